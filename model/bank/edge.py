@@ -1,0 +1,179 @@
+"""The embedded bank: Qdrant's engine in this process, in a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Final
+
+from model.bank import folder
+from model.bank.cache import RowCache
+from model.bank.check import last_of_each
+from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
+from model.bank.row import Row
+from model.bank.search import CONTENT, search
+from model.bank.shard import Shard, key_of
+from model.errors import BankError, M3TRError
+
+CACHE_ROWS: Final = 32_768
+"""Decoded videos kept in memory, 2 to 4 KB each."""
+FLUSH_EVERY: Final = 5_000
+"""Videos written between two flushes; what the log holds since then survives kill -9, not a power cut."""
+
+
+class EdgeBank:
+    """A Bank in a folder, with one opener at a time. Thread-safe: one lock around every call.
+
+    The engine keeps the GIL, so a thread that searches stops all others meanwhile (about 0.5 ms a query), and
+    ``optimize`` stops the process for as long as it takes (half a minute for 80,000 vectors): call it while building.
+    """
+
+    def __init__(self, path: Path, lock: folder.Lock, shard: Shard, dims: tuple[int, int]) -> None:
+        """Use ``open`` or ``build``."""
+        self.path = path
+        self._hold: folder.Lock | None = lock
+        self._shard = shard
+        self._dims = dims
+        self._lock = RLock()
+        self._cache: RowCache[int] = RowCache(CACHE_ROWS)
+        self._unflushed = 0
+
+    @classmethod
+    def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EdgeBank:
+        """Open the bank at ``path``; with ``create``, start an empty one if nothing is there."""
+        if create and not (path.exists() and any(path.iterdir())):
+            with cls.build(path, content_dim, trajectory_dim):
+                pass
+        folder.check_complete(path, content_dim, trajectory_dim)
+        return cls._on(path, content_dim, trajectory_dim, create=False)
+
+    @classmethod
+    @contextmanager
+    def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EdgeBank]:
+        """Fill a new bank, which replaces what is at ``path`` when the block ends without an error.
+
+        Until then it is a hidden folder beside ``path``, where a crash leaves it to the next ``build``.
+        """
+        part = folder.building(path)
+        bank = cls._on(part, content_dim, trajectory_dim, create=True)
+        try:
+            yield bank
+        except BaseException:
+            bank.close()
+            shutil.rmtree(part)
+            raise
+        bank.close()
+        folder.mark_complete(part, content_dim, trajectory_dim)
+        folder.install(part, path)
+
+    @classmethod
+    def _on(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EdgeBank:
+        lock = folder.Lock(path)
+        try:
+            with _engine(path):
+                make = Shard.create if create else Shard.load
+                shard = make(folder.shard_path(path), content_dim, trajectory_dim)
+        except BankError:
+            lock.release()
+            raise
+        return cls(path, lock, shard, (content_dim, trajectory_dim))
+
+    def __enter__(self) -> EdgeBank:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def upsert(self, videos: Sequence[BankVideo]) -> None:
+        """Add or replace videos, each atomically; see Bank."""
+        distinct = last_of_each(videos)
+        with self._use() as shard:
+            try:
+                shard.upsert(distinct)
+            finally:
+                for video in distinct:
+                    self._cache.drop(key_of(video.video_id))
+            self._unflushed += len(distinct)
+            if self._unflushed >= FLUSH_EVERY:
+                shard.flush()
+                self._unflushed = 0
+
+    def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
+        """Neighbours of each query; see Bank. Many queries in one call are faster than many calls."""
+        with self._use() as shard:
+            return search(queries, self._dims, key_of, shard.nearest, self._rows)
+
+    def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
+        """All videos of each creator; see Bank."""
+        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id in creator_ids}
+        if not found:
+            return found
+        with self._use() as shard:
+            rows = self._rows([(key, CONTENT) for key in shard.keys_by(list(found))])
+        for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
+            if row.creator_id is not None:
+                found[row.creator_id].append(row.past())
+        return found
+
+    def optimize(self, progress: Progress | None = None) -> None:
+        """Purge replaced points, and build graphs for spaces of 20,000 vectors or more. Stops the process meanwhile."""
+        with self._use() as shard:
+            if progress is not None:
+                progress(0, 1)
+            shard.optimize()
+            shard.flush()
+            if progress is not None:
+                progress(1, 1)
+
+    def counts(self) -> dict[str, int]:
+        """Number of videos and of trajectories."""
+        with self._use() as shard:
+            sizes = shard.sizes()
+            return {"videos": shard.points(), "trajectories": sum(n for space, n in sizes.items() if space != CONTENT)}
+
+    def close(self) -> None:
+        """Flush and give the folder up."""
+        with self._lock:
+            if self._hold is None:
+                return
+            try:
+                with _engine(self.path):
+                    self._shard.close()
+            finally:
+                self._hold.release()
+                self._hold = None
+
+    def _rows(self, wanted: Sequence[tuple[int, int]]) -> dict[int, Row]:
+        rows: dict[int, Row] = {}
+        missing: list[int] = []
+        for key in dict.fromkeys(key for key, _ in wanted):
+            row = self._cache.get(key)
+            if row is None:
+                missing.append(key)
+            else:
+                rows[key] = row
+        for key, row in self._shard.rows(missing).items():
+            self._cache.put(key, row)
+            rows[key] = row
+        return rows
+
+    @contextmanager
+    def _use(self) -> Iterator[Shard]:
+        with self._lock, _engine(self.path):
+            if self._hold is None:
+                raise BankError(f"bank {self.path}: closed")
+            yield self._shard
+
+
+@contextmanager
+def _engine(path: Path) -> Iterator[None]:
+    """The engine raises bare Exceptions: name the bank, and make them ours."""
+    try:
+        yield
+    except M3TRError:
+        raise
+    except Exception as error:
+        raise BankError(f"bank {path}: {error}") from error

@@ -1,0 +1,118 @@
+"""The folder of an embedded bank: who may open it, and whether it is complete.
+
+- ``bank.json``: written last, so its presence says that the fill was finished; holds format and dimensions.
+- ``lock``: held (flock) while the bank is open: one opener, one process.
+- ``shard/``: the engine's files, which change with every opening (do not hash them).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from model.errors import BankError
+
+FORMAT: Final = 1
+
+
+class Lock:
+    """An exclusive hold on a bank's folder, released by ``release`` or with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise BankError(f"bank {folder}: cannot be locked: {error}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise BankError(
+                f"bank {folder}: already open, here or in another process; an embedded bank has one opener"
+            ) from error
+
+    def release(self) -> None:
+        """Give the folder up."""
+        os.close(self._file)
+
+
+def shard_path(folder: Path) -> Path:
+    """Where the engine keeps its files."""
+    return folder / "shard"
+
+
+def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
+    """Refuse a folder that is no bank, is not completely filled, or has other dimensions."""
+    if not folder.is_dir():
+        raise BankError(f"bank {folder}: no such folder")
+    try:
+        marker = json.loads((folder / "bank.json").read_bytes())
+    except FileNotFoundError as error:
+        raise BankError(f"bank {folder}: bank.json is missing: its fill was never finished; fill it again") from error
+    except ValueError as error:
+        raise BankError(f"bank {folder}: bank.json is not JSON: {error}") from error
+    expected = _marker(content_dim, trajectory_dim)
+    if marker != expected:
+        raise BankError(f"bank {folder}: bank.json says {marker}, needed is {expected}")
+
+
+def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
+    """Say, durably, that the folder holds a whole bank."""
+    part = folder / "bank.json.part"
+    with part.open("w") as file:
+        json.dump(_marker(content_dim, trajectory_dim), file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(folder / "bank.json")
+    _sync(folder)
+
+
+def building(folder: Path) -> Path:
+    """An empty folder beside ``folder`` to fill, the remains of an unfinished fill removed. Not locked.
+
+    Refuses at once what ``install`` would refuse: to replace a bank that is open, or a folder that is no bank.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "bank.json").exists():
+            raise BankError(f"bank {folder}: the folder has other files and no bank.json, and will not be replaced")
+        Lock(folder).release()
+    part = folder.with_name(f".{folder.name}.building")
+    _remove(part)
+    part.mkdir(parents=True)
+    return part
+
+
+def install(part: Path, folder: Path) -> None:
+    """Put a filled folder in its place. A bank already there is replaced; one that is open is refused."""
+    old = folder.with_name(f".{folder.name}.old")
+    _remove(old)
+    if folder.exists():
+        hold = Lock(folder)
+        folder.rename(old)
+        hold.release()
+    part.rename(folder)
+    _sync(folder.parent)
+    _remove(old)
+
+
+def _marker(content_dim: int, trajectory_dim: int) -> dict[str, int]:
+    return {"format": FORMAT, "content_dim": content_dim, "trajectory_dim": trajectory_dim}
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        hold = Lock(folder)
+        shutil.rmtree(folder)
+        hold.release()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

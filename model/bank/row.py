@@ -1,0 +1,95 @@
+"""A stored video in memory, and its form in an engine's payload."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bank.interface import BankVideo, Candidate, Curve, PastVideo
+
+
+@dataclass(slots=True)
+class Row:
+    """A decoded video. ``trajectories`` maps an age bucket to (unit vector, usable_from_us), or to None if it has none.
+
+    A bucket that is no key was not fetched (yet).
+    """
+
+    video_id: str
+    published_us: int
+    usable_from_us: int
+    category: str | None
+    creator_id: str | None
+    curve: Curve
+    content: NDArray[np.float32] | None
+    trajectories: dict[int, tuple[NDArray[np.float32], int] | None] = field(default_factory=dict)
+
+    def trajectory(self, age_bucket: int, now_us: int) -> NDArray[np.float32] | None:
+        """The trajectory vector of a bucket if it exists and was usable at ``now_us``."""
+        found = self.trajectories.get(age_bucket)
+        return found[0] if found is not None and found[1] <= now_us else None
+
+    def candidate(self, age_bucket: int, now_us: int) -> Candidate:
+        """The video as it was known at ``now_us``."""
+        return Candidate(
+            self.video_id,
+            self.published_us,
+            self.category,
+            self.creator_id,
+            self.curve.until(now_us - self.published_us),
+            self.content if self.usable_from_us <= now_us else None,
+            self.trajectory(age_bucket, now_us),
+        )
+
+    def past(self) -> PastVideo:
+        """The video as one of its creator's, curve untruncated."""
+        return PastVideo(self.video_id, self.published_us, self.curve)
+
+
+def encode_curve(curve: Curve) -> str:
+    """Base64 of the little-endian int64 ages, then values."""
+    return base64.b64encode(np.concatenate([curve.ages_us, curve.values]).astype("<i8").tobytes()).decode("ascii")
+
+
+def decode_curve(text: str) -> Curve:
+    """Inverse of ``encode_curve``; the arrays are read-only."""
+    ages_us, values = np.frombuffer(base64.b64decode(text), dtype="<i8").astype(np.int64, copy=False).reshape(2, -1)
+    return Curve(ages_us, values)
+
+
+def payload(video: BankVideo) -> dict[str, Any]:
+    """Payload of a video's point; fields that are None are left out."""
+    fields = {
+        "video_id": video.video_id,
+        "published_us": int(video.published_us),
+        "usable_from_us": int(video.usable_from_us),
+        "category": video.category,
+        "creator_id": video.creator_id,
+        "curve": encode_curve(video.curve),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def row(fields: Mapping[str, Any], content: list[float] | None) -> Row:
+    """Decode a point: its payload and content vector as an engine returned them."""
+    return Row(
+        fields["video_id"],
+        fields["published_us"],
+        fields["usable_from_us"],
+        fields.get("category"),
+        fields.get("creator_id"),
+        decode_curve(fields["curve"]),
+        None if content is None else frozen(content),
+    )
+
+
+def frozen(values: list[float]) -> NDArray[np.float32]:
+    """A read-only float32 vector: rows are shared between answers."""
+    vector = np.array(values, dtype=np.float32)
+    vector.flags.writeable = False
+    return vector

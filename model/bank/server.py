@@ -1,0 +1,198 @@
+"""The bank on a Qdrant server."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from qdrant_client import QdrantClient
+
+from model.bank import remote
+from model.bank.cache import RowCache
+from model.bank.check import last_of_each
+from model.bank.deadline import Deadlines
+from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
+from model.bank.remote import Remote, key_of
+from model.bank.row import Row
+from model.bank.search import Ask, search
+from model.errors import BankError, M3TRError
+
+T = TypeVar("T")
+
+CACHE_ROWS: Final = 32_768
+"""Decoded videos kept in memory, 1 to 3 KB each."""
+CACHE_S: Final = 60.0
+"""Seconds for which a decoded video or a size is trusted: other processes write to the server too."""
+UPSERT_VIDEOS: Final = 256
+"""Videos in one write, and in one write deadline."""
+OPTIMIZE_S: Final = 1800.0
+"""Longest wait for the server's optimizers."""
+
+
+class ServerBank:
+    """A Bank on a server, under the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. Thread-safe.
+
+    ``search``, ``creator`` and ``counts`` answer or raise BankError within ``deadline_s``; a write has
+    ``write_deadline_s`` for every 256 videos, and one that was late may yet take effect (repeating it is safe).
+    The constructor does not connect: a server that is down fails the calls, not the start.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        content_dim: int,
+        trajectory_dim: int,
+        deadline_s: float,
+        api_key: str | None = None,
+        *,
+        write_deadline_s: float = 30.0,
+        client: QdrantClient | None = None,
+    ) -> None:
+        self.url = url
+        self.prefix = prefix
+        self._dims = (content_dim, trajectory_dim)
+        self._deadline_s = deadline_s
+        self._write_deadline_s = write_deadline_s
+        self._owned = client is None
+        timeout_s = math.ceil(max(deadline_s, write_deadline_s))
+        self._client = client or QdrantClient(url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False)
+        self._deadlines = Deadlines()
+        self._remote: Remote | None = None
+        self._cache: RowCache[str] = RowCache(CACHE_ROWS, CACHE_S)
+        self._sizes: dict[int, tuple[int, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"ServerBank(url={self.url!r}, prefix={self.prefix!r})"
+
+    @classmethod
+    @contextmanager
+    def build(
+        cls,
+        url: str,
+        prefix: str,
+        content_dim: int,
+        trajectory_dim: int,
+        deadline_s: float,
+        api_key: str | None = None,
+        *,
+        write_deadline_s: float = 30.0,
+        client: QdrantClient | None = None,
+    ) -> Iterator[ServerBank]:
+        """Fill a new bank, which readers see, in place of the old one, when the block ends without an error."""
+        bank = cls(
+            url,
+            prefix,
+            content_dim,
+            trajectory_dim,
+            deadline_s,
+            api_key,
+            write_deadline_s=write_deadline_s,
+            client=client,
+        )
+        try:
+            filled = bank._call("create", lambda: remote.create(bank._client, prefix, bank._dims), write_deadline_s)
+            bank._remote = filled
+            try:
+                yield bank
+            except BaseException:
+                with contextlib.suppress(BankError):
+                    bank._call("drop", lambda: remote.drop(filled), write_deadline_s)
+                raise
+            # If this fails the aliases may have moved all the same: nothing is dropped, the next fill tidies up.
+            bank._call("publish", lambda: remote.publish(filled, prefix), write_deadline_s)
+        finally:
+            bank.close()
+
+    def upsert(self, videos: Sequence[BankVideo]) -> None:
+        """Add or replace videos; see Bank. Not atomic: a crash in between may leave a video's old trajectories."""
+        distinct = last_of_each(videos)
+        for start in range(0, len(distinct), UPSERT_VIDEOS):
+            chunk = distinct[start : start + UPSERT_VIDEOS]
+            try:
+                self._call("upsert", lambda chunk=chunk: self._found().upsert(chunk), self._write_deadline_s)  # type: ignore[misc]
+            finally:
+                for video in chunk:
+                    self._cache.drop(key_of(video.video_id))
+        self._sizes.clear()
+
+    def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
+        """Neighbours of each query; see Bank."""
+        return self._call("search", lambda: search(queries, self._dims, key_of, self._nearest, self._rows))
+
+    def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
+        """All videos of each creator; see Bank."""
+        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id in creator_ids}
+        rows = self._call("creator", lambda: self._found().rows_by(list(found))) if found else {}
+        for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
+            if row.creator_id is not None:
+                found[row.creator_id].append(row.past())
+        return found
+
+    def optimize(self, progress: Progress | None = None) -> None:
+        """Wait for the server's own optimizers; progress counts indexed vectors, which small banks never have."""
+        end = time.monotonic() + OPTIMIZE_S
+        while True:
+            done, indexed, points = self._call("optimize", lambda: self._found().indexing())
+            if progress is not None:
+                progress(points if done else min(indexed, points), points)
+            if done:
+                return
+            if time.monotonic() > end:
+                raise BankError(f"{self!r}: still optimizing after {OPTIMIZE_S} s")
+            time.sleep(0.5)
+
+    def counts(self) -> dict[str, int]:
+        """Number of videos and of trajectories."""
+        videos, trajectories = self._call("counts", lambda: self._found().totals())
+        return {"videos": videos, "trajectories": trajectories}
+
+    def close(self) -> None:
+        """Close the connections, unless the client was handed in."""
+        if self._owned:
+            self._client.close()
+
+    def _found(self) -> Remote:
+        if self._remote is None:
+            self._remote = remote.find(self._client, self.prefix, self._dims)
+        return self._remote
+
+    def _nearest(self, asks: Sequence[Ask]) -> list[list[tuple[str, float]]]:
+        return self._found().nearest(asks, {space: self._size(space) for space in {ask.space for ask in asks}})
+
+    def _size(self, space: int) -> int:
+        size, since = self._sizes.get(space, (0, -math.inf))
+        if time.monotonic() - since > CACHE_S:
+            size = self._found().size(space)
+            self._sizes[space] = (size, time.monotonic())
+        return size
+
+    def _rows(self, wanted: Sequence[tuple[str, int]]) -> Mapping[str, Row]:
+        rows: dict[str, Row] = {}
+        for key in dict.fromkeys(key for key, _ in wanted):
+            row = self._cache.get(key)
+            if row is not None:
+                rows[key] = row
+        missing = list(dict.fromkeys(key for key, _ in wanted if key not in rows))
+        if missing:
+            fetched = self._found().contents(missing)
+            rows.update(fetched)
+            for key, row in fetched.items():
+                self._cache.put(key, row)
+        bare = [(key, bucket) for key, bucket in wanted if key in rows and bucket not in rows[key].trajectories]
+        if bare:
+            self._found().add_trajectories(rows, bare)
+        return rows
+
+    def _call(self, what: str, function: Callable[[], T], seconds: float | None = None) -> T:
+        name = f"{what} on {self!r}"
+        try:
+            return self._deadlines.call(function, self._deadline_s if seconds is None else seconds, name)
+        except M3TRError:
+            raise
+        except Exception as error:
+            raise BankError(f"{name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,156 @@
+"""A bundle: everything a forecast needs, in one folder, checked byte by byte when it is loaded.
+
+    manifest.json         what the bundle is, and the SHA-256 of every other file
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre
+    content.onnx          text and metadata -> content vector
+    head.onnx             state, content, creator, neighbours -> quantile coefficients
+    calibration.json      conformal stretch factors
+    report.html           the evaluation, for people
+    bank/                 past videos; data that grows, so not part of the bundle's version
+
+The version is the hash of the manifest, so two bundles that differ in a byte differ in version. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from model.bins import BINS_VERSION
+from model.calibration import Calibration
+from model.errors import BundleError
+from model.mhp.shape import MHPShape
+from model.schema import Schema
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+BANK: Final = "bank"
+FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration.json", "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    ``version`` hex SHA-256 of the manifest's content; ``content_weight`` w of the combined similarity; ``neighbours`` K;
+    ``training`` window, data fingerprint and settings; ``evaluation`` the table of the last window before as-of.
+    """
+
+    version: str
+    schema: Schema
+    shape: MHPShape
+    encoder: str
+    content_weight: float
+    neighbours: int
+    ngram_buckets: int
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+    bins_version: int = BINS_VERSION
+
+    @property
+    def metric(self) -> str:
+        """What is forecast: a counter column, an event type, or total."""
+        return self.schema.metric
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Engagement types the model reads."""
+        return self.schema.types
+
+    @property
+    def max_horizon_us(self) -> int:
+        """The longest trained horizon, microseconds."""
+        return self.schema.max_horizon_us
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded bundle."""
+
+    path: Path
+    manifest: Manifest
+    weights: dict[str, NDArray[np.float32]]
+    calibration: Calibration
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _version(body: dict[str, Any]) -> str:
+    rest = {key: value for key, value in body.items() if key != "version"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Seal a folder that holds FILES: hash them, write the manifest (its ``version`` is computed) and return the version."""
+    schema, shape = manifest.schema, manifest.shape
+    body: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "bins_version": manifest.bins_version,
+        "schema": {
+            "types": list(schema.types), "metric": schema.metric, "max_horizon_us": schema.max_horizon_us,
+            "max_age_us": schema.max_age_us, "categories": list(schema.categories), "languages": list(schema.languages),
+        },
+        "shape": {name: getattr(shape, name) for name in shape.__slots__},
+        "encoder": manifest.encoder,
+        "content_weight": manifest.content_weight,
+        "neighbours": manifest.neighbours,
+        "ngram_buckets": manifest.ngram_buckets,
+        "training": manifest.training,
+        "evaluation": manifest.evaluation,
+        "files": {name: _hash(folder / name) for name in FILES},
+    }  # fmt: skip
+    body["version"] = _version(body)
+    (folder / MANIFEST).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(body["version"])
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load and verify a bundle.
+
+    Raises:
+        BundleError: a file is missing or altered, or the format is another.
+    """
+    try:
+        body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = body["format_version"], body["bins_version"]
+    except OSError as error:
+        raise BundleError(f"{folder / MANIFEST}: {error.strerror}; a bundle is a folder that m3tr-build train wrote") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST}: not a bundle's manifest ({error})") from None
+    if found != (FORMAT_VERSION, BINS_VERSION):
+        raise BundleError(
+            f"{folder / MANIFEST}: format_version, bins_version: {found}; allowed: {(FORMAT_VERSION, BINS_VERSION)}"
+        )
+    if body.get("version") != _version(body):
+        raise BundleError(f"{folder / MANIFEST}: the version does not match the content: the file was altered")
+    for name in FILES:
+        expected = body["files"].get(name)
+        try:
+            actual = _hash(folder / name)
+        except OSError as error:
+            raise BundleError(f"{folder / name}: {error.strerror}") from None
+        if actual != expected:
+            raise BundleError(f"{folder / name}: SHA-256 {actual[:16]}..., the manifest says {str(expected)[:16]}...: the file was altered")
+    schema = body["schema"]
+    manifest = Manifest(
+        version=body["version"],
+        schema=Schema(**{key: tuple(value) if isinstance(value, list) else value for key, value in schema.items()}),
+        shape=MHPShape(**body["shape"]), encoder=body["encoder"], content_weight=body["content_weight"],
+        neighbours=body["neighbours"], ngram_buckets=body["ngram_buckets"], training=body["training"],
+        evaluation=body["evaluation"],
+    )  # fmt: skip
+    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    return Bundle(folder, manifest, load_file(folder / "weights.safetensors"), Calibration.from_json(calibration))

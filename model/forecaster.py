@@ -1,0 +1,331 @@
+"""From a video and its history to a forecast: the one path that the service and the builder both take."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bank import Bank, BankQuery, Candidate, EdgeBank, PastVideo
+from model.bins import SECOND_US
+from model.bundle import BANK, Bundle, Manifest, load_bundle
+from model.content.creator import N_CREATOR, N_GROWTH, creator_features
+from model.content.ngrams import bag_mean, video_bags
+from model.content.text import ENCODER_ID, SentenceEncoder, text_of
+from model.errors import BankError, BundleError, DataError
+from model.graphs import Graph
+from model.growth import N_CURVE, age_bucket, curve_growth, growth_horizons_us
+from model.head import counts_at, grid_growth, growth_at
+from model.history import History
+from model.mhp.backend import choose_backend
+from model.mhp.intensity import rates_per_hour
+from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
+from model.state_pool import StatePool
+from model.tokens import Tokens, cells_of, tokenize
+from model.types import metric_types
+from model.video import Video
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CONTENT_CACHE: Final = 20_000
+_BATCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question: ``history`` must hold nothing later than ``now_us``; horizons in microseconds after now, each
+    in (0, max_horizon_us]."""
+
+    video: Video
+    history: History
+    now_us: int
+    horizons_us: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A past video like this one. Similarities are cosines (None: no such vector); ``growth`` maps a horizon (us) to the
+    factor its count grew by from the same age on, None where not known yet."""
+
+    video_id: str
+    similarity: float
+    content_similarity: float | None
+    trajectory_similarity: float | None
+    growth: dict[int, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The answer.
+
+    ``quantiles`` (H, 3) float64, cumulative counts of ``metric`` at q0.1, q0.5, q0.9 of each horizon; ``counts`` now by type;
+    ``intensity`` expected engagements an hour by type, at now; ``state_age_s`` seconds since the newest engagement, the
+    video's age without any; ``degraded`` names what was missing.
+    """
+
+    now_us: int
+    metric: str
+    value_now: float
+    counts: dict[str, int]
+    horizons_us: tuple[int, ...]
+    quantiles: NDArray[np.float64]
+    intensity: dict[str, float]
+    neighbours: list[Neighbour]
+    cold_start: bool
+    degraded: list[str]
+    state_age_s: float
+
+
+def check_request(manifest: Manifest, request: Request) -> None:
+    """Refuse what cannot be answered.
+
+    Raises:
+        DataError: now before publication, or a horizon outside (0, max_horizon_us].
+    """
+    if request.now_us < request.video.published_us:
+        raise DataError(f"now: {request.now_us} is before published_at {request.video.published_us}; allowed: later times")
+    for horizon in request.horizons_us:
+        if not 0 < horizon <= manifest.max_horizon_us:
+            raise DataError(
+                f"horizon_s: {horizon / SECOND_US:g}; allowed: above 0 and at most {manifest.max_horizon_us // SECOND_US}, the trained maximum"
+            )
+
+
+class Forecaster:
+    """A loaded bundle, ready to answer; thread-safe, one batch at a time."""
+
+    def __init__(self, bundle: Bundle, bank: Bank, *, device: str = "auto", encoder_workers: int = 2) -> None:
+        self.manifest = bundle.manifest
+        self.bank = bank
+        self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
+        if bundle.manifest.encoder != ENCODER_ID:
+            raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
+        self._weights = bundle.weights
+        self._calibration = bundle.calibration
+        self._encoder = SentenceEncoder(encoder_workers)
+        self._content_net = Graph(bundle.path / "content.onnx")
+        self._head = Graph(bundle.path / "head.onnx")
+        self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
+        self._metric = list(metric_types(self.manifest.metric, self.manifest.types))
+        self._growth_us = growth_horizons_us(self.manifest.max_horizon_us)
+        self._contents: OrderedDict[Video, NDArray[np.float32]] = OrderedDict()
+        self._no_pool = StatePool(self.backend, 0)
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, bundle: Path, *, bank: Bank | None = None, device: str = "auto") -> Forecaster:
+        """Load and verify a bundle; without ``bank`` its own embedded one is opened.
+
+        Raises:
+            BundleError: the bundle is damaged or of another format.
+            BankError: its bank cannot be opened.
+        """
+        loaded = load_bundle(bundle)
+        if bank is None:
+            shape = loaded.manifest.shape
+            bank = EdgeBank.open(bundle / BANK, int(loaded.weights["content_dim"][0]), shape.d_model)
+        return cls(loaded, bank, device=device)
+
+    def close(self) -> None:
+        """Release the bank."""
+        self.bank.close()
+
+    def new_pool(self, capacity: int) -> StatePool:
+        """A state cache for this model."""
+        return StatePool(self.backend, capacity)
+
+    def forecast(
+        self, requests: Sequence[Request], *, pool: StatePool | None = None,
+        stage: Callable[[str, float], None] | None = None,
+    ) -> list[Forecast]:  # fmt: skip
+        """Answer every request, in order.
+
+        Args:
+            requests: any number.
+            pool: states kept from earlier calls, by video_id; without it every state is computed anew.
+            stage: told (name, seconds) for "content", "state", "bank" and "head".
+
+        Raises:
+            DataError: a request that cannot be answered; nothing was computed.
+        """
+        for request in requests:
+            check_request(self.manifest, request)
+        answers: list[Forecast] = []
+        with self._lock:
+            for start in range(0, len(requests), _BATCH):
+                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage)
+        return answers
+
+    def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Content vectors (N, content_dim) float32, cached by the video's metadata; ``sentence`` (N, 384) where already encoded."""
+        new = [v for v in dict.fromkeys(videos) if v not in self._contents]
+        if new:
+            if sentence is None:
+                encoded = self._encoder.encode([text_of(video) for video in new])
+            else:
+                rows = {v: i for i, v in enumerate(videos)}
+                encoded = sentence[[rows[v] for v in new]]
+            schema = self.manifest.schema
+            static = schema.static(new)
+            table = self._weights["ngrams.weight"]
+            vectors = self._content_net({
+                "sentence": encoded,
+                "ngrams": bag_mean(table, *video_bags(new, buckets=len(table))),
+                "has_text": np.ascontiguousarray(static[:, 4:5]),
+                "category": np.array([schema.category(v) for v in new], dtype=np.int64),
+                "language": np.array([schema.language(v) for v in new], dtype=np.int64),
+                "static": static,
+            })  # fmt: skip
+            self._contents.update(zip(new, vectors, strict=True))
+        out = np.stack([self._contents[v] for v in videos])
+        while len(self._contents) > _CONTENT_CACHE:
+            self._contents.popitem(last=False)
+        return out
+
+    def tokens(self, requests: Sequence[Request]) -> Tokens:
+        """Tokens of every request's history as of its ``now``."""
+        return tokenize(
+            cells_of([r.history for r in requests], self._type_index),
+            np.array([r.video.published_us for r in requests], dtype=np.int64),
+            np.array([r.now_us for r in requests], dtype=np.int64), len(self.manifest.types),
+        )  # fmt: skip
+
+    def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread."""
+        return hidden - self._weights["trajectory_centre"]
+
+    def _batch(
+        self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None
+    ) -> list[Forecast]:
+        with _timed("content", stage):
+            content = self.content([r.video for r in requests])
+        with _timed("state", stage):
+            tokens = self.tokens(requests)
+            newest, hidden = pool.read([r.video.video_id for r in requests], tokens)
+        ages_us = np.array([r.now_us - r.video.published_us for r in requests], dtype=np.int64)
+        values = tokens.totals[:, self._metric].sum(1)
+        cold = tokens.offsets[1:] == tokens.offsets[:-1]
+        with _timed("bank", stage):
+            ranked, past, degraded = self._neighbours(requests, content, hidden, ages_us, cold)
+        with _timed("head", stage):
+            coefficients = self._coefficients(requests, tokens, hidden, content, ages_us, values, ranked, past)
+            max_horizon_s = self.manifest.max_horizon_us / SECOND_US
+            age_s = ages_us / SECOND_US
+            stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
+            growth = grid_growth(coefficients, age_s, max_horizon_s, stretch)
+            rates = rates_per_hour(self._weights, newest, cold, tokens.last_end_s, age_s)
+        return [
+            self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i], bool(cold[i]), degraded,
+                         float(age_s[i] - tokens.last_end_s[i]))
+            for i, r in enumerate(requests)
+        ]  # fmt: skip
+
+    def _neighbours(
+        self, requests: Sequence[Request], content: NDArray[np.float32], hidden: NDArray[np.float32],
+        ages_us: NDArray[np.int64], cold: NDArray[np.bool_],
+    ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:  # fmt: skip
+        trajectory = self.trajectory(hidden)
+        buckets = age_bucket(ages_us)
+        k = self.manifest.neighbours
+        queries = [
+            BankQuery(content[i], None if cold[i] else trajectory[i], int(buckets[i]), r.now_us, r.video.video_id, k)
+            for i, r in enumerate(requests)
+        ]
+        creators = sorted({r.video.creator_id for r in requests if r.video.creator_id})
+        try:
+            found = self.bank.search(queries)
+            past = self.bank.creator(creators)
+        except BankError:
+            return [[] for _ in requests], {}, ["bank"]
+        weight = self.manifest.content_weight
+        return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
+
+    def _coefficients(
+        self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],
+        ages_us: NDArray[np.int64], values: NDArray[np.float64], ranked: list[list[Ranked]],
+        past: dict[str, list[PastVideo]],
+    ) -> NDArray[np.float32]:  # fmt: skip
+        n, k = len(requests), self.manifest.neighbours
+        last = np.zeros_like(tokens.read_features)
+        some = tokens.offsets[1:] > tokens.offsets[:-1]
+        last[some] = tokens.features[tokens.offsets[1:][some] - 1]
+        creator = np.zeros((n, N_CREATOR), dtype=np.float32)
+        neighbours, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
+        scratch = np.empty(N_GROWTH + 1)
+        for i, request in enumerate(requests):
+            others = [p for p in past.get(request.video.creator_id or "", []) if p.video_id != request.video.video_id]
+            self._fill_creator(request, others, int(ages_us[i]), creator[i])
+            level = np.log2(1 + values[i])
+            for j, item in enumerate(ranked[i]):
+                c = item.candidate
+                cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
+                same = c.creator_id is not None and c.creator_id == request.video.creator_id
+                fill_features(
+                    c.curve.ages_us, c.curve.values, len(c.curve.ages_us), ages_us[i], self._growth_us, level, cosines,
+                    item.similarity, same, scratch, neighbours[i, j],
+                )  # fmt: skip
+                mask[i, j] = 1
+        return self._head({
+            "hidden": hidden, "read": tokens.read_features, "last": last, "content": content, "creator": creator,
+            "neighbours": neighbours, "mask": mask,
+        })  # fmt: skip
+
+    def _fill_creator(self, request: Request, past: list[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
+        past = [p for p in past if p.published_us < request.video.published_us]
+        if not past:
+            return
+        ages, values = np.zeros((len(past), N_CURVE), np.int64), np.zeros((len(past), N_CURVE), np.int64)
+        for row, p in enumerate(past):
+            ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
+            values[row, : len(p.curve.values)] = p.curve.values
+        creator_features(
+            np.arange(len(past)), ages, values, np.array([len(p.curve.ages_us) for p in past]),
+            np.array([p.published_us for p in past]), request.now_us, age_us, self._growth_us, out,
+        )  # fmt: skip
+
+    def _answer(
+        self, request: Request, totals: NDArray[np.float64], value_now: float, growth: NDArray[np.float64],
+        rates: NDArray[np.float64], ranked: list[Ranked], cold: bool, degraded: list[str], state_age_s: float,
+    ) -> Forecast:  # fmt: skip
+        horizons_s = np.array(request.horizons_us, dtype=np.float64) / SECOND_US
+        at_horizons = growth_at(growth, horizons_s, self.manifest.max_horizon_us / SECOND_US)
+        observed = request.history.series
+        age_us = request.now_us - request.video.published_us
+        return Forecast(
+            request.now_us, self.manifest.metric, float(value_now),
+            {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
+            request.horizons_us, counts_at(float(value_now), at_horizons),
+            {kind: float(rates[i]) for kind, i in self._type_index.items()},
+            [self._neighbour(item, age_us, request.horizons_us) for item in ranked], cold, list(degraded),
+            max(state_age_s, 0.0),
+        )  # fmt: skip
+
+    def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
+        growth = _factors(item.candidate, age_us, horizons_us)
+        return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
+
+
+def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    order = sorted(horizons_us)
+    one = np.empty(len(order) + 1)
+    curve = candidate.curve
+    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
+    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
+    return {h: known[h] for h in horizons_us}
+
+
+@contextmanager
+def _timed(name: str, stage: Callable[[str, float], None] | None) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    if stage:
+        stage(name, time.perf_counter() - start)

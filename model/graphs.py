@@ -1,0 +1,39 @@
+"""ONNX graphs run so that a row's result does not depend on the batch it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+_ROWS: Final = 16
+"""Rows of every run. Matrix kernels choose their order of summation by the number of rows, so it is always the same."""
+
+
+class Graph:
+    """One exported graph with a dynamic first axis, thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._output = self._session.get_outputs()[0].name
+
+    def __call__(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Run rows (N, ...) in blocks of a fixed size, the last one padded by zeros; N may be 0."""
+        n = len(next(iter(inputs.values())))
+        outputs = []
+        for start in range(0, n, _ROWS):
+            block = {}
+            for name, value in inputs.items():
+                rows = value[start : start + _ROWS]
+                if len(rows) < _ROWS:
+                    rows = np.concatenate([rows, np.zeros((_ROWS - len(rows), *rows.shape[1:]), rows.dtype)])
+                block[name] = rows
+            outputs.append(self._session.run([self._output], block)[0][: n - start])
+        return np.concatenate(outputs) if outputs else np.zeros((0,), np.float32)

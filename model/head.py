@@ -1,0 +1,90 @@
+"""The forecast head's mathematics: quantiles of growth that are monotone and never cross, for any horizon.
+
+Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives non-negative coefficients over a basis of ramps phi_m
+that are 0 at d = 0 and never fall:
+
+    y_0.1 = sum a_m phi_m(d),   y_0.5 = y_0.1 + sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   a, b, c >= 0
+
+so every quantile is >= 0, monotone in d, and above the one before, by construction. Half of the ramps run on the
+horizon, half on the horizon relative to the video's age, because popularity ages as a power law.
+
+Calibration stretches the interval at each horizon of a fixed grid; a running maximum restores monotonicity, and between grid
+points growth is interpolated linearly in log(1 + d / minute), so the three properties hold at any d.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES: Final = (0.1, 0.5, 0.9)
+N_ABSOLUTE: Final = 12
+_MINUTE_S: Final = 60.0
+_RELATIVE_KNOTS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0, 4.5, 7.0, 10.0])
+_AGE_OFFSET_S: Final = 600.0
+N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS) - 1
+N_GRID: Final = 64
+
+
+def _ramps(u: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip((u[..., None] - knots[:-1]) / np.diff(knots), 0.0, 1.0)
+
+
+def basis(age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float) -> NDArray[np.float64]:
+    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with a last axis of N_BASIS, each in [0, 1]."""
+    absolute = np.log1p(horizon_s / _MINUTE_S)
+    first = np.log1p(5.0)
+    knots = np.concatenate([[0.0], np.linspace(first, np.log1p(max_horizon_s / _MINUTE_S), N_ABSOLUTE)])
+    relative = np.log1p(horizon_s / (age_s + _AGE_OFFSET_S))
+    absolute, relative = np.broadcast_arrays(absolute, relative)
+    return np.concatenate([_ramps(absolute, knots), _ramps(relative, _RELATIVE_KNOTS)], axis=-1)
+
+
+def grid_s(max_horizon_s: float) -> NDArray[np.float64]:
+    """The fixed horizons, (N_GRID + 1,) float64 seconds from 0 to the maximum, even in log(1 + d / minute)."""
+    return _MINUTE_S * np.expm1(np.linspace(0.0, np.log1p(max_horizon_s / _MINUTE_S), N_GRID + 1))
+
+
+def grid_growth(
+    coefficients: NDArray[np.float32],
+    age_s: NDArray[np.float64],
+    max_horizon_s: float,
+    stretch: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Growth quantiles on the grid.
+
+    Args:
+        coefficients: (N, 3, N_BASIS) float32, non-negative.
+        age_s: (N,) float64 seconds of age at now.
+        max_horizon_s: the trained maximum, seconds.
+        stretch: (N, N_GRID + 1, 2) factors >= 0 on the lower and the upper half of the interval; None for 1.
+
+    Returns:
+        (N, N_GRID + 1, 3) float64 in log2 units, 0 at d = 0, non-decreasing along both axes.
+    """
+    phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s)
+    # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
+    parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
+    low, median_up, high_up = parts[..., 0], parts[..., 1], parts[..., 2]
+    median = low + median_up
+    if stretch is not None:
+        low = np.maximum(median - median_up * stretch[..., 0], 0.0)
+        high_up = high_up * stretch[..., 1]
+    growth = np.stack([low, median, median + high_up], axis=-1)
+    return np.maximum.accumulate(growth, axis=1)
+
+
+def growth_at(
+    on_grid: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float
+) -> NDArray[np.float64]:
+    """Interpolate (N_GRID + 1, 3) grid growth of one video at horizons (H,) float64 seconds: (H, 3) float64."""
+    x = np.log1p(grid_s(max_horizon_s) / _MINUTE_S)
+    at = np.log1p(horizon_s / _MINUTE_S)
+    return np.stack([np.interp(at, x, on_grid[:, q]) for q in range(3)], axis=-1)
+
+
+def counts_at(value_now: float, growth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cumulative counts (1 + N(now)) 2^y - 1, never below N(now); float64 of growth's shape."""
+    return np.maximum((1.0 + value_now) * np.exp2(growth) - 1.0, value_now)

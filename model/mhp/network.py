@@ -1,0 +1,140 @@
+"""The Mamba-Hawkes network for training (PyTorch).
+
+Mamba (Gu & Dao 2023) whose decay runs on the video's own clock. With token i at age t_i, u_i the convolved input
+and delta_i = softplus(dt_proj(x_i)) Mamba's selective step:
+
+    D_i = delta_i * (a * (t_i - t_{i-1}) / tau + (1 - a) * log((t_i + c) / (t_{i-1} + c)))      per channel
+    z_i = exp(D_i A) z_{i-1} + delta_i B_i u_i,        y_i = C_i z_i + D u_i
+
+The state decays through the real gap, mixed with log-age time (an exponential in log-age is a power law in
+age), and *jumps* at the token, as the intensity of a Hawkes process does. tau and a are learned per channel. With D_i =
+delta_i this is Mamba exactly, and parameter names are those of mamba-ssm's ``Mamba``.
+
+A forecast reads the state on a branch: a copy takes the bin still filling (if any) and a read token that carries the
+silence until ``now``. All branches of a video hang on one causal scan.
+"""
+
+from __future__ import annotations
+
+import math
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.mhp.scan import selective_scan
+from model.mhp.shape import MHPShape
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape (..., width), float32."""
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
+
+
+class MambaBlock(nn.Module):
+    """One residual block: norm, in_proj, causal conv, SiLU, selective scan on the real clock, gate, out_proj."""
+
+    def __init__(self, shape: MHPShape) -> None:
+        super().__init__()
+        d, inner, n = shape.d_model, shape.d_inner, shape.d_state
+        self.shape = shape
+        self.norm = RMSNorm(d)
+        self.in_proj = nn.Linear(d, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, shape.d_conv, groups=inner)
+        self.x_proj = nn.Linear(inner, shape.dt_rank + 2 * n, bias=False)
+        self.dt_proj = nn.Linear(shape.dt_rank, inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, n + 1, dtype=torch.float32)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, d, bias=False)
+        self.log_tau = nn.Parameter(torch.linspace(math.log(1.0), math.log(200.0), inner))
+        self.clock_mix = nn.Parameter(torch.zeros(inner))
+        with torch.no_grad():
+            nn.init.uniform_(self.dt_proj.weight, -(shape.dt_rank**-0.5), shape.dt_rank**-0.5)
+            delta = torch.exp(torch.empty(inner).uniform_(math.log(0.02), math.log(0.5)))
+            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
+
+    def _selective(self, u: Tensor, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decay gap D (..., inner), jump delta * u (..., inner), B and C (..., n) of tokens with convolved input u (..., inner)."""
+        rank, n = self.shape.dt_rank, self.shape.d_state
+        dt, b, c = self.x_proj(u).split([rank, n, n], dim=-1)
+        delta = F.softplus(self.dt_proj(dt))
+        mix = torch.sigmoid(self.clock_mix)
+        gap = mix * clock[..., :1] * torch.exp(-self.log_tau) + (1 - mix) * clock[..., 1:]
+        return delta * gap, delta * u, b, c
+
+    def _emit(self, x: Tensor, u: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = x + self.out_proj((y + self.D * u) * F.silu(gate))
+        return out
+
+    def forward(self, x: Tensor, clock: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scan x (L, B, d_model); position (B, C) tokens read at each cut.
+
+        Returns the output (L, B, d_model) and at each cut the state (B, C, n, inner) and the conv window (B, C, inner,
+        d_conv - 1), oldest first.
+        """
+        rows = torch.arange(x.shape[1], device=x.device).unsqueeze(1)
+        raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        width = self.shape.d_conv - 1
+        padded = F.pad(raw, (0, 0, 0, 0, width, 0))
+        taps = self.conv1d.weight.squeeze(1)
+        # Four shifted products: torch's depthwise convolution is some ten times slower backwards on a CPU.
+        mixed = sum(padded[k : k + len(x)] * taps[:, k] for k in range(width + 1)) + self.conv1d.bias
+        u = F.silu(mixed)
+        gap, jump, b, c = self._selective(u, clock)
+        y, state = selective_scan(gap, jump, b, c, -torch.exp(self.A_log).t(), position)
+        window = torch.stack([padded[position + k, rows] for k in range(width)], dim=-1)
+        return self._emit(x, u, gate, y), state, window
+
+    def step(self, x: Tensor, clock: Tensor, state: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One token a row: x (..., d_model), state (..., n, inner), window (..., inner, d_conv - 1); returns all three anew."""
+        raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
+        u = F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self.conv1d.bias)
+        gap, jump, b, c = self._selective(u, clock)
+        decay = torch.exp(gap.unsqueeze(-2) * -torch.exp(self.A_log).t())
+        state = decay * state + jump.unsqueeze(-2) * b.unsqueeze(-1)
+        return self._emit(x, u, gate, (state * c.unsqueeze(-1)).sum(-2)), state, full[..., 1:]
+
+
+class MambaHawkes(nn.Module):
+    """Tokens in, hidden states out: after every token, and at every cut through a branch."""
+
+    def __init__(self, shape: MHPShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed = nn.Linear(shape.n_features, shape.d_model)
+        self.blocks = nn.ModuleList(MambaBlock(shape) for _ in range(shape.n_layers))
+        self.norm_f = RMSNorm(shape.d_model)
+
+    def forward(
+        self, features: Tensor, clock: Tensor, position: Tensor,
+        branch_features: Tensor, branch_clock: Tensor, pending: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Scan and read.
+
+        Args:
+            features: (L, B, F) float32 committed tokens, padded at the end.
+            clock: (L, B, 2) float32.
+            position: (B, C) int64, tokens committed before each cut.
+            branch_features: (B, C, 2, F), the filling bin's token and the read token.
+            branch_clock: (B, C, 2, 2).
+            pending: (B, C) bool, whether the first of the two exists.
+
+        Returns:
+            Hidden states after every token (L, B, d_model), and as read at every cut (B, C, d_model).
+        """
+        x = self.embed(features)
+        branch = [self.embed(branch_features[:, :, 0]), self.embed(branch_features[:, :, 1])]
+        for block in self.blocks:
+            x, state, window = block(x, clock, position)
+            y, after, after_window = block.step(branch[0], branch_clock[:, :, 0], state, window)
+            state = torch.where(pending[..., None, None], after, state)
+            window = torch.where(pending[..., None, None], after_window, window)
+            branch = [y, block.step(branch[1], branch_clock[:, :, 1], state, window)[0]]
+        return self.norm_f(x), self.norm_f(branch[1])

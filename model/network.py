@@ -1,0 +1,119 @@
+"""The trained network around the Mamba-Hawkes process: content, retrieval fusion and forecast head (PyTorch).
+
+Training and ONNX export only; serving runs the exported graphs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.content.creator import N_CREATOR
+from model.head import N_BASIS
+from model.mhp.likelihood import IntensityHead
+from model.mhp.network import MambaHawkes
+from model.mhp.shape import MHPShape
+from model.neighbours import N_NEIGHBOUR
+from model.schema import N_STATIC
+
+SENTENCE_DIM = 384
+NGRAM_DIM = 16
+CONTENT_DIM = 48
+FUSED_DIM = 48
+
+
+class ContentNet(nn.Module):
+    """Content vector of a video from text, category, language and static numbers."""
+
+    def __init__(self, n_categories: int, n_languages: int, dropout: float) -> None:
+        super().__init__()
+        self.sentence = nn.Linear(SENTENCE_DIM, 32)
+        self.no_sentence = nn.Parameter(torch.zeros(32))
+        self.no_ngrams = nn.Parameter(torch.zeros(NGRAM_DIM))
+        self.category = nn.Embedding(n_categories + 1, 8)
+        self.language = nn.Embedding(n_languages + 1, 8)
+        self.drop_text = nn.Dropout(dropout)
+        self.mix = nn.Sequential(
+            nn.Linear(32 + NGRAM_DIM + 16 + N_STATIC, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, CONTENT_DIM)
+        )
+
+    def forward(
+        self, sentence: Tensor, ngrams: Tensor, has_text: Tensor, category: Tensor, language: Tensor, static: Tensor
+    ) -> Tensor:
+        """(N, 384), (N, NGRAM_DIM), (N, 1), (N,), (N,), (N, N_STATIC) -> (N, CONTENT_DIM)."""
+        text = torch.cat([
+            has_text * self.sentence(sentence) + (1 - has_text) * self.no_sentence,
+            has_text * ngrams + (1 - has_text) * self.no_ngrams,
+        ], dim=-1)  # fmt: skip
+        out: Tensor = self.mix(torch.cat([self.drop_text(text), self.category(category), self.language(language), static], dim=-1))
+        return out
+
+
+class Fusion(nn.Module):
+    """Bipolar cross-attention between a target and its neighbours.
+
+    Positive attention softmax(s) looks at what is alike, negative attention softmax(-s) at what is not; both pooled values and their
+    products with the target go through an MLP. The block is MMRA's, the similarity its own plus a learned term.
+    """
+
+    def __init__(self, target_dim: int) -> None:
+        super().__init__()
+        width = 48
+        self.query = nn.Linear(target_dim, width)
+        self.key = nn.Linear(N_NEIGHBOUR, width)
+        self.value = nn.Sequential(nn.Linear(N_NEIGHBOUR, width), nn.SiLU(), nn.Linear(width, width))
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
+
+    def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
+        """target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K) 1 for a real one -> (N, FUSED_DIM), 0 without any."""
+        query = self.query(target)
+        value = self.value(neighbours)
+        learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
+        score = learned + 4 * self.temperature * neighbours[..., -2]
+        absent = (mask - 1) * 1e4
+        positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
+        negative = (torch.softmax(-score + absent, -1).unsqueeze(-1) * value).sum(1)
+        fused: Tensor = self.out(torch.cat([query, positive, negative, query * positive, query * negative], dim=-1))
+        return fused * mask.amax(-1, keepdim=True)
+
+
+class HeadNet(nn.Module):
+    """Coefficients of the quantile head."""
+
+    def __init__(self, target_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(target_dim + FUSED_DIM, 192), nn.SiLU(), nn.Dropout(dropout), nn.Linear(192, 128), nn.SiLU(),
+        )  # fmt: skip
+        self.out = nn.Linear(128, 3 * N_BASIS)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.constant_(self.out.bias, -2.5)
+
+    def forward(self, target: Tensor, fused: Tensor) -> Tensor:
+        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative."""
+        return F.softplus(self.out(self.layers(torch.cat([target, fused], dim=-1)))).unflatten(-1, (3, N_BASIS))
+
+
+class M3TR(nn.Module):
+    """All trained parts; ``target`` joins what is known of a video at a moment."""
+
+    def __init__(
+        self, shape: MHPShape, n_categories: int, n_languages: int, ngram_buckets: int, *,
+        text_dropout: float = 0.4, head_dropout: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.ngrams = nn.EmbeddingBag(ngram_buckets, NGRAM_DIM, mode="mean")
+        nn.init.normal_(self.ngrams.weight, std=0.05)
+        self.mhp = MambaHawkes(shape)
+        self.intensity = IntensityHead(shape.d_model, shape.n_types)
+        self.content = ContentNet(n_categories, n_languages, text_dropout)
+        self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + N_CREATOR
+        self.fusion = Fusion(self.target_dim)
+        self.head = HeadNet(self.target_dim, head_dropout)
+
+    @staticmethod
+    def target(hidden: Tensor, read: Tensor, last: Tensor, content: Tensor, creator: Tensor) -> Tensor:
+        """(N, d_model), (N, F), (N, F), (N, CONTENT_DIM), (N, N_CREATOR) -> (N, target_dim)."""
+        return torch.cat([hidden, read, last, content, creator], dim=-1)
