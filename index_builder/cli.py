@@ -1,0 +1,247 @@
+"""Command line of the builder, ``m3tr-build``.
+
+Imports of a command stand inside it, so that help and completion stay fast. An error that the user can mend ends
+the command with one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from model.errors import M3TRError
+
+_TIMES: Final = "2026-06-01, 2026-06-01T12:30 or 2026-06-01T12:30:00+02:00; UTC without a zone"
+
+
+def parse_time(text: str) -> int:
+    """Microseconds since 1970 UTC of an ISO 8601 date or time; UTC when it names no zone.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time; allowed: {_TIMES}") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def parse_hours(option: str, text: str) -> list[float]:
+    """Hours > 0, separated by commas.
+
+    Raises:
+        typer.BadParameter: something else.
+    """
+    try:
+        hours = [float(part) for part in text.split(",")]
+    except ValueError:
+        hours = []
+    if not hours or not all(0 < hour < float("inf") for hour in hours):
+        raise typer.BadParameter(
+            f"{option}: {text!r} is not allowed; allowed: hours above 0 with commas between, such as 24,72"
+        )
+    return hours
+
+
+app = typer.Typer(
+    name="m3tr-build",
+    help="Simulate, check, train, evaluate, forecast, replay: the offline half of M3TR Online.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Data set folder with videos.parquet and its rows.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder that train wrote.")]
+AsOf = Annotated[int, typer.Option("--as-of", parser=parse_time, metavar="TIME", help=f"Use nothing later: {_TIMES}.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder to write the data set to.")],
+    videos: Annotated[int, typer.Option(min=1, help="Number of videos.")] = 1000,
+    seed: Seed = 0,
+    days: Annotated[float, typer.Option(min=1, help="Days over which videos are published.")] = 60,
+    start: Annotated[
+        int | None, typer.Option(parser=parse_time, metavar="TIME", help="First publication. [default: 2025-09-01]")
+    ] = None,
+    counters: Annotated[bool, typer.Option("--counters", help="Write counter snapshots instead of events.")] = False,
+) -> None:
+    """Write a SYNTHETIC data set.
+
+    Engagement is a marked self-exciting process with power-law memory, and content moves it.
+    """
+    from index_builder.simulate import DEFAULT_START_US
+    from index_builder.simulate import simulate as run
+
+    start_us = DEFAULT_START_US if start is None else start
+    made = run(out, videos=videos, seed=seed, days=days, start_us=start_us, counters=counters)
+    typer.echo(f"{out}: synthetic, {videos:,} videos, {int(made.counts.sum()):,} engagements")
+
+
+@app.command()
+def check(data: Data) -> None:
+    """Say what is wrong with a data set.
+
+    By file, column and row; the exit code is 1 if there are errors.
+    """
+    from rich.console import Console
+
+    from index_builder.check import check_dataset
+    from index_builder.findings import report
+
+    if not report(check_dataset(data), Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    data: Data,
+    as_of: AsOf,
+    metric: Annotated[str, typer.Option(help="views, likes, ..., an event type, or total (their sum).")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the config's]")] = None,
+    seed: Seed = 0,
+    config: Annotated[Path | None, typer.Option(help="TOML file with training settings.")] = None,
+) -> None:
+    """Train a model and write its bundle.
+
+    Trains, calibrates and evaluates on what was known at --as-of, and fills the bundle's own bank.
+    """
+    from index_builder.train import train as run
+
+    run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+
+
+@app.command()
+def index(
+    bundle: Bundle,
+    data: Data,
+    as_of: AsOf,
+    qdrant_url: Annotated[str | None, typer.Option(help="Qdrant server to fill.")] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Folder of an embedded bank to fill. [default: BUNDLE/bank]")
+    ] = None,
+) -> None:
+    """Fill a bank with what was observed before --as-of."""
+    from index_builder.index import index as run
+
+    if qdrant_url is not None and bank is not None:
+        raise typer.BadParameter("--qdrant-url and --bank exclude one another; give one of them")
+    run(bundle, data, as_of_us=as_of, qdrant_url=qdrant_url, bank=bank)
+
+
+@app.command()
+def forecast(
+    bundle: Bundle,
+    data: Data,
+    queries: Annotated[Path, typer.Argument(help="Parquet file: video_id, metric, now, target_time.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, the queries with q0.1, q0.5 and q0.9.")],
+) -> None:
+    """Forecast a file of queries.
+
+    Each from rows up to its own now only.
+    """
+    from index_builder.forecast import forecast as run
+
+    run(bundle, data, queries, out)
+
+
+@app.command()
+def evaluate(
+    bundle: Bundle,
+    data: Data,
+    published_from: Annotated[
+        int, typer.Option(parser=parse_time, metavar="TIME", help="Score videos published from here on.")
+    ],
+    published_before: Annotated[
+        int | None, typer.Option(parser=parse_time, metavar="TIME", help="... and before here. [default: the end]")
+    ] = None,
+    ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",
+    horizons: Annotated[str, typer.Option(metavar="HOURS", help="Horizons to forecast.")] = "24,72,120",
+    out: Annotated[Path | None, typer.Option(help="File to write the table to as well.")] = None,
+) -> None:
+    """Score a bundle against simple baselines.
+
+    By age and horizon, on the videos of a data set that were published in a time.
+    """
+    from index_builder.evaluate import evaluate as run
+
+    run(
+        bundle,
+        data,
+        published_from_us=published_from,
+        published_before_us=published_before,
+        ages_h=parse_hours("--ages", ages),
+        horizons_h=parse_hours("--horizons", horizons),
+        out=out,
+    )
+
+
+@app.command()
+def replay(
+    data: Data,
+    url: Annotated[str, typer.Option(help="Address of a running service, such as http://127.0.0.1:8000.")],
+    from_: Annotated[
+        int | None, typer.Option("--from", parser=parse_time, metavar="TIME", help="First row. [default: all]")
+    ] = None,
+    to: Annotated[
+        int | None, typer.Option(parser=parse_time, metavar="TIME", help="Last row. [default: the end]")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Rows a second. [default: as fast as possible]")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows a request, at most.")] = 1000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="Key with scope ingest.")
+    ] = None,
+) -> None:
+    """Send a data set's rows to a running service.
+
+    In time order, each with an id: sending them again while the service remembers ids changes nothing. Videos that
+    have rows in that time, or are published in it, are registered first. Of a video that is older than --from the
+    service then knows later events only; counters carry the past in them.
+    """
+    from index_builder.replay import replay as run
+
+    tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
+    typer.echo(str(tally))
+    if tally.rejected:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    dir: Annotated[Path, typer.Option(help="Folder for the demo's data, bundle and store; made anew.")] = Path("demo"),
+    videos: Annotated[int, typer.Option(min=100, help="Number of simulated videos.")] = 400,
+    seed: Seed = 7,
+    keep_serving: Annotated[
+        bool | None,
+        typer.Option("--keep-serving/--no-keep-serving", help="Serve until Ctrl-C. [default: in a terminal]"),
+    ] = None,
+) -> None:
+    """Run the whole of it on synthetic data.
+
+    Simulate, train, index, serve, replay the last part as a live stream, and compare forecasts with what then happened.
+    """
+    from index_builder.demo import demo as run
+
+    run(dir, videos=videos, seed=seed, keep_serving=sys.stdout.isatty() if keep_serving is None else keep_serving)
+
+
+def main() -> None:
+    """Entry point of ``m3tr-build``."""
+    try:
+        app()
+    except (M3TRError, OSError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)

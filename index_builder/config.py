@@ -1,0 +1,83 @@
+"""Settings of training, each with its unit; a TOML file may set any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a bundle is trained."""
+
+    epochs: int = 6
+    """Passes over the training samples of the network without retrieval; >= 1."""
+    fusion_epochs: int = 3
+    """Passes of the second stage, which learns to use neighbours; >= 0, 0 leaves retrieval unused."""
+    learning_rate: float = 2e-3
+    """Peak of AdamW's rate; warmed up, then a cosine to 2 %."""
+    weight_decay: float = 0.02
+    """AdamW's decay of matrices."""
+    text_dropout: float = 0.4
+    """Share of text features dropped in training, 0 .. 1."""
+    likelihood_weight: float = 0.01
+    """Weight of the Hawkes log-likelihood a token beside the forecast loss."""
+    validation_share: float = 0.1
+    """Share of videos, the newest ones, held back for calibration and evaluation, 0 .. 0.5."""
+    max_horizon_h: float = 168.0
+    """Longest horizon that can be asked for, hours."""
+    max_age_h: float = 720.0
+    """Oldest age at which training looks at a video, hours."""
+    cuts_per_video: int = 16
+    """Moments at which an event-fed video is looked at; counters are cut at every snapshot."""
+    labels_per_cut: int = 6
+    """Later observations learned from at each moment."""
+    bank_videos: int = 20_000
+    """Videos in the bank, the newest ones; searched exactly up to about 20,000."""
+    neighbours: int = 10
+    """Neighbours fused into a forecast (K)."""
+    fusion_samples: int = 80_000
+    """Training samples of the second stage at most."""
+    batch_tokens: int = 6000
+    """Tokens in a training batch, padding included."""
+    d_model: int = 64
+    """Width of the Mamba-Hawkes network."""
+    n_layers: int = 2
+    """Its depth."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "epochs": (1, 1000), "fusion_epochs": (0, 1000), "learning_rate": (1e-6, 1.0), "weight_decay": (0.0, 1.0),
+            "text_dropout": (0.0, 0.95), "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
+            "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (1, 1000),
+            "labels_per_cut": (1, 100), "bank_videos": (0, 10_000_000), "neighbours": (1, 100),
+            "fusion_samples": (1, 100_000_000), "batch_tokens": (64, 1_000_000), "d_model": (8, 1024), "n_layers": (1, 16),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                raise DataError(f"{name}: {value!r}; allowed: a number from {low} to {high}")
+            if isinstance(limits[name][0], int) and not isinstance(value, int):
+                raise DataError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
+
+    @staticmethod
+    def read(path: Path | None) -> TrainConfig:
+        """Defaults, overridden by the TOML file at ``path``.
+
+        Raises:
+            DataError: the file cannot be read, or has a setting that does not exist or is out of range.
+        """
+        if path is None:
+            return TrainConfig()
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise DataError(f"{path}: {error}") from None
+        names = {field.name for field in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(set(values) - names):
+            raise DataError(f"{path}: {unknown[0]!r} is no setting; allowed: {', '.join(sorted(names))}")
+        return TrainConfig(**values)

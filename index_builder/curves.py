@@ -1,0 +1,75 @@
+"""Growth curves of a data set's videos, each point with the time from which it was known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.sequences import Source
+from model.growth import CURVE_EDGES_US, N_CURVE
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) hold."""
+
+    ages_us: NDArray[np.int64]
+    values: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+@numba.njit(cache=True)
+def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
+    for v in range(len(published_us)):
+        n, filled = 0, -1
+        i = offsets[v]
+        while i < offsets[v + 1] and time_us[i] <= until_us:
+            # The rows of one snapshot share a time; the last of them has the whole total.
+            while i + 1 < offsets[v + 1] and time_us[i + 1] == time_us[i]:
+                i += 1
+            age = time_us[i] - published_us[v]
+            index = np.searchsorted(edges, age, side="right") - 1
+            if index > filled and n < ages.shape[1] and index < len(edges) - 1:
+                ages[v, n] = age
+                values[v, n] = totals[i]
+                filled = index
+                n += 1
+            i += 1
+        lengths[v] = n
+
+
+@numba.njit(cache=True)
+def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
+    for v in range(len(published_us)):
+        i, n, total = offsets[v], 0, 0
+        for e in range(ages.shape[1]):
+            at = published_us[v] + edges[e]
+            if at > until_us:
+                break
+            while i < offsets[v + 1] and time_us[i] <= at:
+                total = totals[i]
+                i += 1
+            ages[v, n] = edges[e]
+            values[v, n] = total
+            n += 1
+        lengths[v] = n
+
+
+def curves(
+    source: Source, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
+) -> Curves:
+    """Curves of every video from rows up to ``until_us``.
+
+    Events (``continuous``) are read at the edges of the coarse age grid; of counters the *first* snapshot in each coarse bin is
+    kept. Both choices make a point independent of any later row, so a curve cut at a time equals
+    the curve of a data set that ends at that time.
+    """
+    n = len(published_us)
+    ages, values = np.zeros((n, N_CURVE), np.int64), np.zeros((n, N_CURVE), np.int64)
+    lengths = np.zeros(n, np.int64)
+    fill = _event_curves if continuous else _snapshot_curves
+    fill(source.offsets, source.time_us, totals, published_us, until_us, CURVE_EDGES_US, ages, values, lengths)
+    return Curves(ages, values, lengths)

@@ -1,0 +1,222 @@
+"""The whole loop on synthetic data (command ``m3tr-build demo``).
+
+    simulate -> train as of day 48 of 60 -> index -> serve -> replay the rest as a live stream -> forecast at cuts
+
+At each cut the replay stands still, the service is asked about videos published since the model was trained, and the
+stream goes on. What then happened is read from the data set, which the service never sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from index_builder.client import Client, ServiceError, iso
+from index_builder.dataset import DataSet, load_dataset
+from index_builder.index import index
+from index_builder.population import DAY_US, LIFE_DAYS
+from index_builder.progress import progress
+from index_builder.replay import Replay
+from index_builder.serving import serving
+from index_builder.simulate import DEFAULT_START_US, simulate
+from index_builder.train import train
+from model.bins import HOUR_US, SECOND_US
+from model.errors import DataError
+
+DAYS: Final = 60
+AS_OF_US: Final = DEFAULT_START_US + 48 * DAY_US
+CUTS_US: Final = tuple(AS_OF_US + round(days * DAY_US) for days in (1.5, 3.25, 5.6))
+HORIZONS_S: Final = (24 * 3600, 72 * 3600)
+METRIC: Final = "views"
+_MARKER: Final = ".m3tr-demo"
+_SHOWN: Final = 4
+_STEPS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One forecast and what then happened; counts are cumulative."""
+
+    cut_us: int
+    video: int
+    age_h: float
+    now: float
+    horizon_s: int
+    low: float
+    middle: float
+    high: float
+    happened: int
+
+    @property
+    def inside(self) -> bool:
+        """Whether the count that came lies within the 80 % interval."""
+        return self.low <= self.happened <= self.high
+
+
+def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool = False) -> None:
+    """Run every step, print the comparison, and serve until interrupted if ``keep_serving``.
+
+    Raises:
+        M3TRError: a step failed; the message says what is wrong.
+    """
+    console = Console() if Console().is_terminal else Console(width=130)
+    _prepare(folder)
+    began = time.perf_counter()
+    with _step(console, 1, f"simulate {videos} videos over {DAYS} days (synthetic data)"):
+        simulate(folder / "data", videos=videos, seed=seed, days=DAYS)
+    with _step(console, 2, f"train on what was known on {iso(AS_OF_US)[:10]}"):
+        bundle, data_path = folder / "bundle", folder / "data"
+        train(
+            data_path, as_of_us=AS_OF_US, metric=METRIC, out=bundle, device="auto", epochs=None, seed=seed, config=None
+        )
+    with _step(console, 3, "index: fill the bank of past videos"):
+        index(bundle, data_path, as_of_us=AS_OF_US, qdrant_url=None, bank=None)
+    data = load_dataset(data_path)
+    with contextlib.ExitStack() as running:
+        with _step(console, 4, "serve: m3tr-serve with its embedded store"):
+            served = running.enter_context(serving(bundle, folder / "store", folder / "serve.log"))
+            client = running.enter_context(Client(served.url))
+            console.print(f"      on {served.url}", highlight=False)
+        with _step(console, 5, "replay the rest as a live stream, and ask for forecasts on the way"):
+            cases, told = _live(data, client)
+        console.print(f"      {told}", highlight=False)
+        with _step(console, 6, "compare"):
+            _report(console, data, cases)
+        console.print(f"all steps took {time.perf_counter() - began:.0f} s; everything is in {folder}", highlight=False)
+        if keep_serving:
+            console.print(
+                f"\nserving on {served.url}  (schema {served.url}/docs, metrics {served.url}/metrics); Ctrl-C stops it",
+                highlight=False,
+            )
+            try:
+                served.wait()
+            except KeyboardInterrupt:
+                console.print("stopping")
+
+
+@contextlib.contextmanager
+def _step(console: Console, number: int, name: str) -> Iterator[None]:
+    console.print(f"({number}/{_STEPS}) {name}", style="bold", highlight=False)
+    start = time.perf_counter()
+    yield
+    console.print(f"      done in {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, or empty one that an earlier demo made; nobody else's."""
+    marker = folder / _MARKER
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; allowed: a folder that is new, empty, or an earlier demo's")
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.exists():
+            raise DataError(
+                f"{folder}: holds something else; allowed: a folder that is new, empty, or an earlier demo's"
+            )
+        for name in ("data", "bundle", "store"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _live(data: DataSet, client: Client) -> tuple[list[Case], str]:
+    """Replay up to each cut, ask there, and go on to the end; the cases, and what was sent, in words."""
+    alive = data.published_us >= AS_OF_US - round(LIFE_DAYS[1] * DAY_US)
+    stream = Replay(data, client, videos=alive)
+    cases: list[Case] = []
+    sent = registered = 0
+    spent_s = asked_s = 0.0
+    with progress("replay", stream.remaining()) as bar:
+        for cut_us in (*CUTS_US, None):
+            start = time.perf_counter()
+            tally = stream.play(cut_us, bar=bar)
+            spent_s += time.perf_counter() - start
+            sent, registered = sent + tally.sent, registered + tally.videos
+            if tally.rejected or tally.duplicate or tally.parked:
+                raise ServiceError(f"the service did not take every row: {tally}")
+            if cut_us is not None:
+                start = time.perf_counter()
+                cases += _ask(data, client, cut_us)
+                asked_s += time.perf_counter() - start
+    rate = sent / max(spent_s, 1e-9)
+    calls = len(cases) // len(HORIZONS_S)
+    told = f"{registered} videos and {sent:,} rows over HTTP at {rate:,.0f} rows/s; "
+    return cases, told + f"{calls} calls for forecasts, {1000 * asked_s / max(calls, 1):.1f} ms each"
+
+
+def _ask(data: DataSet, client: Client, cut_us: int) -> list[Case]:
+    """Forecasts at a cut of every video published since the model was trained."""
+    fresh = np.flatnonzero((data.published_us >= AS_OF_US) & (data.published_us <= cut_us))
+    targets = [cut_us + horizon_s * SECOND_US for horizon_s in HORIZONS_S]
+    now, *later = (_counts(data, time_us) for time_us in (cut_us, *targets))
+    cases = []
+    for video in fresh:
+        answer = client.forecast(data.videos[video].video_id, cut_us, HORIZONS_S)
+        if answer["value_now"] != now[video]:
+            raise ServiceError(
+                f"video {data.videos[video].video_id} at {iso(cut_us)}: the service counts {answer['value_now']:g} "
+                f"{METRIC}, the rows say {now[video]}"
+            )
+        age_h = (cut_us - data.published_us[video]) / HOUR_US
+        for made, count in zip(answer["forecasts"], later, strict=True):
+            low, middle, high = (float(made[name]) for name in ("q0.1", "q0.5", "q0.9"))
+            horizon_s, happened = int(made["horizon_s"]), int(count[video])
+            cases.append(Case(cut_us, int(video), age_h, float(now[video]), horizon_s, low, middle, high, happened))
+    return cases
+
+
+def _counts(data: DataSet, until_us: int) -> NDArray[np.int64]:
+    """Views of each video up to and including a time, (V,) int64."""
+    events = data.events
+    assert events is not None
+    chosen = (events.time_us <= until_us) & (events.type == data.types.index("view"))
+    return np.bincount(events.video[chosen], events.value[chosen], minlength=len(data.videos)).astype(np.int64)
+
+
+def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
+    """A table of a handful of videos a cut, and a summary of all."""
+    if not cases:
+        raise DataError("videos: too few, none was published between the training and the cuts; use more")
+    table = Table(title=f"{METRIC}: forecast, and what then happened", title_justify="left")
+    for name in ("asked at", "video", "title"):
+        table.add_column(name, no_wrap=True, max_width=34)
+    for name in ("age", METRIC, "horizon", "q0.1", "q0.5", "q0.9", "happened", "inside"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cut_us in CUTS_US:
+        asked = [case for case in cases if case.cut_us == cut_us]
+        known = sorted({case.video for case in asked if case.now > 0}) or sorted({case.video for case in asked})
+        shown = {known[round(place)] for place in np.linspace(0, len(known) - 1, _SHOWN)} if known else set()
+        for case in asked:
+            if case.video in shown:
+                video = data.videos[case.video]
+                table.add_row(
+                    iso(case.cut_us)[:16].replace("T", " "),
+                    video.video_id,
+                    video.title,
+                    f"{case.age_h:.1f} h",
+                    f"{case.now:,.0f}",
+                    f"+{case.horizon_s // 3600} h",
+                    *(f"{quantile:,.0f}" for quantile in (case.low, case.middle, case.high)),
+                    f"{case.happened:,}",
+                    "[green]yes[/]" if case.inside else "[red]no[/]",
+                )
+        table.add_section()
+    console.print(table)
+    happened = np.log2(1 + np.array([case.happened for case in cases]))
+    model = np.abs(np.log2(1 + np.array([case.middle for case in cases])) - happened).mean()
+    still = np.abs(np.log2(1 + np.array([case.now for case in cases])) - happened).mean()
+    covered = sum(case.inside for case in cases)
+    console.print(
+        f"all {len(cases)} forecasts: {covered} inside the 80 % interval ({covered / len(cases):.0%}); "
+        f"mean error {model:.2f} in log2, against {still:.2f} for 'nothing more happens'",
+        highlight=False,
+    )

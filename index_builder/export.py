@@ -1,0 +1,78 @@
+"""From a trained network to the files of a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from model.calibration import Calibration
+from model.content.creator import N_CREATOR
+from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
+from model.neighbours import N_NEIGHBOUR
+from model.schema import N_STATIC
+
+
+class _Head(nn.Module):
+    """Target, neighbours and head in one graph."""
+
+    def __init__(self, net: M3TR) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, hidden: Tensor, read: Tensor, last: Tensor, content: Tensor, creator: Tensor, neighbours: Tensor, mask: Tensor
+    ) -> Tensor:
+        target = self.net.target(hidden, read, last, content, creator)
+        out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))
+        return out
+
+
+def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    batch = torch.export.Dim("batch", min=2, max=1 << 20)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval().cpu(), kwargs=inputs, input_names=list(inputs), output_names=["out"], dynamo=True, verbose=False,
+            dynamic_shapes={name: {0: batch} for name in inputs},
+        )  # fmt: skip
+    assert program is not None
+    program.save(path)
+
+
+def write_network(net: M3TR, trajectory_centre: NDArray[np.float32], neighbours: int, folder: Path) -> None:
+    """Write weights.safetensors, content.onnx and head.onnx."""
+    net = net.eval().cpu()
+    shape = net.mhp.shape
+    prefixes = ("mhp.", "intensity.", "ngrams.")
+    weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
+    weights["trajectory_centre"] = trajectory_centre.astype(np.float32)
+    weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
+    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
+    n = 4
+    _export(net.content, {
+        "sentence": torch.zeros(n, SENTENCE_DIM), "ngrams": torch.zeros(n, NGRAM_DIM), "has_text": torch.ones(n, 1),
+        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
+        "static": torch.zeros(n, N_STATIC),
+    }, folder / "content.onnx")  # fmt: skip
+    _export(_Head(net), {
+        "hidden": torch.zeros(n, shape.d_model), "read": torch.zeros(n, shape.n_features),
+        "last": torch.zeros(n, shape.n_features), "content": torch.zeros(n, CONTENT_DIM),
+        "creator": torch.zeros(n, N_CREATOR), "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR),
+        "mask": torch.ones(n, neighbours),
+    }, folder / "head.onnx")  # fmt: skip
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write calibration.json."""
+    (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,123 @@
+"""Scores of growth forecasts, on y = log2((1 + count at the horizon) / (1 + count now)).
+
+All inputs are finite (n,) float64 in log2 units, n >= 1. A ratio or a correlation that is not defined (one row, or
+growth that does not vary) is NaN or infinite, as division makes it, and never an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Scores", "average_ranks", "cover", "intervals", "mae", "nmse", "pinball", "score", "spearman", "width"]
+
+Array = NDArray[np.float64]
+
+LOW: Final = 0.1
+MEDIAN: Final = 0.5
+HIGH: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of n forecasts; the last three need an interval and are NaN without one.
+
+    ``pinball`` is the mean of the losses at 0.1, 0.5 and 0.9; ``cover`` should be 0.80.
+    """
+
+    n: int
+    nmse: float
+    mae: float
+    src: float
+    cover: float = float("nan")
+    width: float = float("nan")
+    pinball: float = float("nan")
+
+
+def nmse(y: Array, forecast: Array) -> float:
+    """Mean squared error over the population variance of y: 1 is as good as the mean of y itself."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.mean((forecast - y) ** 2) / np.var(y))
+
+
+def mae(y: Array, forecast: Array) -> float:
+    """Mean absolute error, log2 units."""
+    return float(np.mean(np.abs(forecast - y)))
+
+
+def average_ranks(x: Array) -> Array:
+    """Ranks from 1 to n, equal values sharing the mean of theirs, (n,) float64."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
+
+
+def spearman(y: Array, forecast: Array) -> float:
+    """Spearman rank correlation: Pearson's of the average ranks."""
+    a, b = average_ranks(y), average_ranks(forecast)
+    a -= a.mean()
+    b -= b.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+def pinball(y: Array, forecast: Array, level: float) -> float:
+    """Mean pinball loss of a forecast of the quantile ``level`` in (0, 1)."""
+    miss = y - forecast
+    return float(np.mean(np.maximum(level * miss, (level - 1) * miss)))
+
+
+def cover(y: Array, low: Array, high: Array) -> float:
+    """Share of y inside [low, high], bounds included."""
+    return float(np.mean((y >= low) & (y <= high)))
+
+
+def width(low: Array, high: Array) -> float:
+    """Mean width of the interval, log2 units."""
+    return float(np.mean(high - low))
+
+
+def score(y: Array, median: Array, low: Array | None = None, high: Array | None = None) -> Scores:
+    """All scores of a forecast; ``low`` and ``high`` are its quantiles 0.1 and 0.9."""
+    n, point = len(y), (nmse(y, median), mae(y, median), spearman(y, median))
+    if low is None or high is None:
+        return Scores(n, *point)
+    losses = pinball(y, low, LOW), pinball(y, median, MEDIAN), pinball(y, high, HIGH)
+    return Scores(n, *point, cover(y, low, high), width(low, high), float(np.mean(losses)))
+
+
+def intervals(
+    video: NDArray[np.int64],
+    y: Array,
+    median: Array,
+    low: Array | None = None,
+    high: Array | None = None,
+    *,
+    seed: int = 0,
+    draws: int = 200,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap interval of every score, by name.
+
+    Whole videos are drawn with replacement, for the rows of one video err together: drawing rows would
+    make the intervals too narrow. ``video`` (n,) is any integer that tells videos apart.
+    """
+    names = [name for name in Scores.__slots__ if name != "n"]
+    _, owner = np.unique(video, return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    size = np.bincount(owner)
+    start = np.cumsum(size) - size
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((draws, len(names)))
+    for k in range(draws):
+        pick = rng.integers(0, len(size), len(size))
+        inside = np.arange(size[pick].sum()) - np.repeat(np.cumsum(size[pick]) - size[pick], size[pick])
+        rows = order[np.repeat(start[pick], size[pick]) + inside]
+        bounds = (None, None) if low is None or high is None else (low[rows], high[rows])
+        found = asdict(score(y[rows], median[rows], *bounds))
+        drawn[k] = [found[name] for name in names]
+    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {name: (float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(names)}
