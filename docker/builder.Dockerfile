@@ -1,0 +1,28 @@
+# One-off jobs on a CPU: check, train, index, evaluate. Build from the root of the project:
+#   docker build -f docker/builder.Dockerfile -t m3tr-builder .
+# PIP_FLAGS takes further options of pip, for example an index with CPU-only builds of torch (a far smaller image).
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+ARG PIP_FLAGS=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/m3tr
+WORKDIR /src
+COPY LICENSE README.md constraints.txt pyproject.toml ./
+COPY index_builder index_builder
+COPY model model
+COPY service service
+RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[cpu]"
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/m3tr m3tr \
+    && install --directory --owner=m3tr --group=m3tr /bundles
+COPY --from=build /opt/m3tr /opt/m3tr
+ENV PATH=/opt/m3tr/bin:${PATH} \
+    PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/tmp/numba
+USER m3tr
+WORKDIR /bundles
+VOLUME /bundles
+ENTRYPOINT ["m3tr-build"]
+CMD ["--help"]

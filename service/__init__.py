@@ -1,0 +1,1 @@
+"""The online service: rows in over HTTP, forecasts out."""

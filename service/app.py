@@ -1,0 +1,74 @@
+"""The ASGI application around a context."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from service.context import Context
+from service.embedded import EmbeddedError, EmbeddedServer
+from service.instrument import Measured, RawVideoPaths
+from service.problems import Problem, Unavailable
+from service.responses import on_http_error, on_problem
+from service.routes import operations, predict, rows, videos
+
+log = structlog.get_logger(__name__)
+
+_WATCH_S = 0.5
+
+
+def service_version() -> str:
+    """The installed package's version."""
+    try:
+        return version("m3tr-online")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAPI:
+    """The application; restarts ``server`` whenever it dies, and stops it at the end."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context.engine.batcher.start()
+        watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
+        with contextlib.suppress(Unavailable):
+            await context.store.ready()
+        try:
+            yield
+        finally:
+            if watch is not None:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+            await context.engine.batcher.stop()
+            await context.link.close()
+
+    app = FastAPI(title="M3TR Online", version=service_version(), lifespan=lifespan, redirect_slashes=False)
+    app.state.context = context
+    manifest = context.forecaster.manifest
+    context.metrics.build.info({"version": app.version, "model_version": manifest.version})
+    for module in (predict, rows, videos, operations):
+        app.include_router(module.router)
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_middleware(Measured, metrics=context.metrics)
+    app.add_middleware(RawVideoPaths)
+    return app
+
+
+async def _keep_alive(server: EmbeddedServer, context: Context) -> None:
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        if not server.alive:
+            log.warning("the embedded store died; starting it again")
+            context.metrics.store_restarts.inc()
+            try:
+                await asyncio.to_thread(server.start)
+            except EmbeddedError as error:
+                log.error("the embedded store does not start", error=str(error))

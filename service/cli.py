@@ -1,0 +1,55 @@
+"""``m3tr-serve``: the service as one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from model.errors import M3TRError
+from service.context import new_metrics
+from service.embedded import EmbeddedError
+from service.loading import load_model
+from service.server import serve
+from service.settings import Settings
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.command()
+def run(
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to serve.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; beyond loopback API keys are needed.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and prints it.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for the embedded event store.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Event store to use in place of the embedded one.")] = None,
+    qdrant_url: Annotated[str | None, typer.Option(help="Qdrant server to use in place of the bundle's bank.")] = None,
+    appendfsync: Annotated[str | None, typer.Option(help="Embedded store's log: everysec or always.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Serve forecasts. Every setting can also be given by an environment variable M3TR_<NAME>."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as errors:
+        for error in errors.errors(include_url=False, include_input=False):
+            place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""
+            typer.echo(f"m3tr-serve: {place}{error['msg'].removeprefix('Value error, ')}", err=True)
+        raise typer.Exit(2) from None
+    metrics = new_metrics(settings)
+    try:
+        forecaster, bank = load_model(settings, metrics)
+        try:
+            serve(settings, metrics, forecaster, forecaster.new_pool(settings.cache_videos), bank)
+        finally:
+            bank.close()
+    except (M3TRError, EmbeddedError, OSError) as error:
+        typer.echo(f"m3tr-serve: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def main() -> None:
+    """Entry point of ``m3tr-serve``."""
+    cli()

@@ -1,0 +1,92 @@
+"""Everything one running service is made of, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import Metric
+
+from model.errors import BankError
+from model.forecaster import Forecaster
+from model.state_pool import StatePool
+from service.auth import Keys
+from service.bank import WatchedBank
+from service.catalog import Catalog
+from service.engine import Engine
+from service.histories import Histories
+from service.ingest import Ingest
+from service.link import Link
+from service.metrics import Metrics, counter, gauge
+from service.rowparser import RowParser
+from service.settings import Settings
+from service.store import Store
+from service.times import now_us
+from service.videos import Videos
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts that routes and lifespan use."""
+
+    settings: Settings
+    metrics: Metrics
+    forecaster: Forecaster
+    bank: WatchedBank
+    keys: Keys
+    link: Link
+    store: Store
+    engine: Engine
+    ingest: Ingest
+    videos: Videos
+
+
+def new_metrics(settings: Settings) -> Metrics:
+    """Instruments whose top buckets are the deadlines of these settings."""
+    return Metrics(
+        request_deadline_s=settings.request_deadline_ms / 1000,
+        store_deadline_s=settings.store_deadline_ms / 1000,
+        bank_deadline_s=settings.bank_deadline_ms / 1000,
+    )
+
+
+def build(
+    settings: Settings,
+    metrics: Metrics,
+    forecaster: Forecaster,
+    pool: StatePool,
+    bank: WatchedBank,
+    redis_url: str,
+    clock: Callable[[], int] = now_us,
+) -> Context:
+    """Put a service together; ``forecaster`` already asks ``bank``, and ``pool`` keeps its states."""
+    manifest = forecaster.manifest
+    link = Link(
+        redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
+    )
+    store = Store(link, settings, metrics)
+    histories = Histories(store, settings.cache_videos)
+    engine = Engine(forecaster, pool, histories, settings, metrics, clock)
+    parser = RowParser(Catalog(manifest.types), settings, clock)
+    ingest = Ingest(parser, store, metrics, settings.max_batch_rows)
+    videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    metrics.watch(lambda: _readings(engine, bank))
+    return Context(settings, metrics, forecaster, bank, Keys(settings.keys()), link, store, engine, ingest, videos)
+
+
+def _readings(engine: Engine, bank: WatchedBank) -> Sequence[Metric]:
+    pool = engine.pool
+    readings = [
+        counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", pool.hits),
+        counter("m3tr_state_cache_misses", "Forecasts that built their state from the histogram", pool.misses),
+        counter("m3tr_state_cache_evictions", "Cached states that made room for others", pool.evictions),
+        gauge("m3tr_state_cache_used_slots", "Videos with a cached state", pool.used),
+        gauge("m3tr_state_cache_capacity_slots", "Videos that can have a cached state", pool.capacity),
+        gauge("m3tr_model_queue_forecasts", "Forecasts waiting for the model", engine.batcher.waiting),
+    ]
+    try:
+        counts = bank.counts()
+    except BankError:
+        return readings
+    points = gauge("m3tr_bank_points", "Points of the bank", counts["videos"] + counts["trajectories"])
+    return [*readings, points]

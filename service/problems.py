@@ -1,0 +1,139 @@
+"""Every error a client can meet, as RFC 9457 problem details.
+
+request -> body -> rows -> store -> engine -> answer
+  |         |       |       |        |
+  |         |       |       |        +-- Unavailable  503  the forecast missed its deadline, or the queue is full
+  |         |       |       +----------- Unavailable  503  the event store does not answer
+  |         |       +------------------- Conflict     409  published_at of a video that already has rows
+  |         +--------------------------- Invalid      422  a value that is not allowed: field, value, allowed
+  |         +--------------------------- Malformed    400  bytes that are not what they claim to be
+  |         +--------------------------- TooLarge     413  body (as sent or unpacked) over its limit
+  |         +--------------------------- WrongMedia   415  content type or encoding
+  +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
+
+Problem
++-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, WrongMedia, Invalid
++-- Unavailable            a retry can help: carries Retry-After
++-- Internal          500  a fault of ours; the detail says nothing about the inside
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+VALUE_LIMIT = 100
+
+
+def shown(value: object) -> str:
+    """The offending value as text of at most ``VALUE_LIMIT`` characters, safe to put into JSON."""
+    text = value if isinstance(value, str) else repr(value) if not isinstance(value, float) else str(value)
+    text = text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class Problem(Exception):
+    """Base of all; ``slug`` names the type, ``retryable`` says whether the same request can succeed later."""
+
+    slug: ClassVar[str] = "problem"
+    title: ClassVar[str] = "Problem"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+        self.headers: dict[str, str] = {}
+
+    def body(self) -> dict[str, Any]:
+        """The problem+json members."""
+        return {
+            "type": f"urn:m3tr:problem:{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "retryable": self.retryable,
+            **self.extra,
+        }
+
+
+class Malformed(Problem):
+    """Broken JSON, broken gzip, a body that ends early."""
+
+    slug, title, status = "malformed", "Malformed request", 400
+
+
+class Unauthorized(Problem):
+    """No API key, or one that is not known."""
+
+    slug, title, status = "unauthorized", "API key needed", 401
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class Forbidden(Problem):
+    """The key lacks a scope."""
+
+    slug, title, status = "forbidden", "Scope missing", 403
+
+
+class NotFound(Problem):
+    """An unknown route or video."""
+
+    slug, title, status = "not-found", "Not found", 404
+
+
+class WrongMethod(Problem):
+    """A known route with another method."""
+
+    slug, title, status = "method-not-allowed", "Method not allowed", 405
+
+
+class Conflict(Problem):
+    """The request contradicts what is stored."""
+
+    slug, title, status = "conflict", "Conflict", 409
+
+
+class TooLarge(Problem):
+    """The body is over the limit, as sent or after unpacking."""
+
+    slug, title, status = "too-large", "Body too large", 413
+
+
+class WrongMedia(Problem):
+    """A content type or content encoding that is not served."""
+
+    slug, title, status = "unsupported-media-type", "Unsupported media type", 415
+
+
+class Invalid(Problem):
+    """A value that is not allowed; names the field, shows the value, says what is allowed."""
+
+    slug, title, status = "invalid-value", "Value not allowed", 422
+
+    def __init__(self, field: str, value: object, allowed: str, **extra: Any) -> None:
+        text = shown(value)
+        super().__init__(
+            f"{field}: {text} is not allowed; allowed is {allowed}", field=field, value=text, allowed=allowed
+        )
+        self.field, self.value, self.allowed = field, text, allowed
+        self.extra.update(extra)
+
+
+class Unavailable(Problem):
+    """A part is down or late; the same request can succeed later."""
+
+    slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1, **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        self.headers["Retry-After"] = str(retry_after_s)
+
+
+class Internal(Problem):
+    """A fault of the service itself."""
+
+    slug, title, status = "internal", "Internal error", 500

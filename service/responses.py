@@ -1,0 +1,45 @@
+"""JSON out, errors included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.problems import Internal, NotFound, Problem, WrongMethod
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+def problem_response(problem: Problem) -> Response:
+    """A problem as application/problem+json."""
+    return Response(
+        orjson.dumps(problem.body()), problem.status, headers=problem.headers, media_type="application/problem+json"
+    )
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """Answer one of our own errors."""
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer the router's own errors: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    problem: Problem
+    if error.status_code == 404:
+        problem = NotFound("no such route", field="path", value=request.url.path[:100])
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        problem = WrongMethod("not on this route", field="method", value=request.method[:100], allowed=allowed)
+    else:
+        problem = Internal(error.detail)
+    problem.headers.update(error.headers or {})
+    return problem_response(problem)

@@ -1,0 +1,31 @@
+"""POST /predict: a video, what happened to it, and its forecast in one call."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import answers
+from service.bodies import read_json
+from service.responses import json_response
+from service.routes.access import context
+from service.routes.schema import predict_body
+
+router = APIRouter(tags=["forecasts"])
+
+
+@router.post("/predict", openapi_extra=predict_body(), response_model=None)
+async def post_predict(request: Request) -> Response:
+    """Register the video, store its rows, and forecast; a body with anything wrong in it stores nothing.
+
+    Needs the scope predict, and ingest as well where it registers or brings rows.
+    """
+    parts = context(request, "predict")
+    prediction = parts.videos.parse_prediction(await read_json(request, parts.settings.max_body_bytes))
+    if prediction.writes:
+        parts.keys.check(request, "ingest")
+    answer, outcome = await parts.videos.predict(prediction)
+    told = answers.forecast(answer, parts.forecaster.manifest.version)
+    told["rows"] = {"accepted": outcome.accepted, "duplicate": outcome.duplicate, "corrected": outcome.corrected}
+    return json_response(told)

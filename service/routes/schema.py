@@ -1,0 +1,64 @@
+"""OpenAPI of bodies that are parsed by hand, because they are large or need errors of our own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from model.history import Mode
+from service.forms import PredictBody, VideoBody
+from service.row import MAX_COUNT
+from service.times import ALLOWED
+
+_TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
+_ID: Final = {"type": "string", "minLength": 1}
+_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_FIELDS: Final[dict[Mode, dict[str, Any]]] = {
+    "events": {
+        "type": {"type": "string", "description": "an engagement type of the served bundle"},
+        "count": {**_COUNT, "minimum": 1, "default": 1},
+        "reach": {**_COUNT, "description": "audience of the acting account"},
+    },
+    "counters": {name: _COUNT for name in ("views", "likes", "comments", "shares")},
+}
+_VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
+
+VIDEO_PATH: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID]}
+FORECAST_QUERY: Final[dict[str, Any]] = {
+    "parameters": [
+        _VIDEO_ID,
+        {"name": "at", "in": "query", "schema": _TIME},
+        {
+            "name": "horizons_s",
+            "in": "query",
+            "explode": False,
+            "schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
+        },
+    ]
+}
+
+
+def _body(*contents: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in contents}}}
+
+
+def rows_body(mode: Mode) -> dict[str, Any]:
+    """A batch of rows, as JSON or NDJSON, gzip allowed."""
+    row = {
+        "type": "object",
+        "required": ["video_id", "time", *(["type"] if mode == "events" else [])],
+        "properties": {"video_id": _ID, "time": _TIME, "id": _ID, **_FIELDS[mode]},
+        "additionalProperties": mode == "counters",
+    }
+    rows = {"type": "array", "items": row}
+    either = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
+    return _body(("application/json", either), ("application/x-ndjson", row))
+
+
+def video_body() -> dict[str, Any]:
+    """A video's metadata."""
+    return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema()))}
+
+
+def predict_body() -> dict[str, Any]:
+    """A prediction."""
+    return _body(("application/json", PredictBody.model_json_schema()))

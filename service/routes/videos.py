@@ -1,0 +1,64 @@
+"""PUT, GET, DELETE /videos/{id} and GET /videos/{id}/forecast."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import answers
+from service.bodies import read_json
+from service.problems import Invalid
+from service.responses import json_response
+from service.routes.access import context, query_numbers, query_time, video_id
+from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, video_body
+
+router = APIRouter(tags=["videos"])
+
+
+@router.put("/videos/{video_id}", openapi_extra=video_body(), response_model=None)
+async def put_video(request: Request) -> Response:
+    """Register a video, or replace its metadata; rows that came before it are applied now."""
+    parts = context(request, "ingest")
+    identifier = video_id(request, parts)
+    body = await read_json(request, parts.settings.max_body_bytes)
+    if not isinstance(body, dict):
+        raise Invalid("body", body, "a JSON object")
+    if body.pop("video_id", identifier) != identifier:
+        raise Invalid("video_id", "another id than the path's", "the path's id, or nothing")
+    applied, unused = await parts.videos.register(identifier, body)
+    return json_response(
+        {
+            "video_id": identifier,
+            "version": applied.version,
+            "changed": applied.changed,
+            "parked_applied": applied.parked_applied,
+            "parked_rejected": applied.parked_rejected,
+            "unused_fields": unused,
+        }
+    )
+
+
+@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None)
+async def get_video(request: Request) -> Response:
+    """Read a video back: metadata, counts, version."""
+    parts = context(request, "predict")
+    return json_response(answers.video(*await parts.videos.get(video_id(request, parts))))
+
+
+@router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
+async def delete_video(request: Request) -> Response:
+    """Forget everything about a video."""
+    parts = context(request, "admin")
+    await parts.videos.delete(video_id(request, parts))
+    return Response(status_code=204)
+
+
+@router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
+async def get_forecast(request: Request) -> Response:
+    """Forecast a registered video."""
+    parts = context(request, "predict")
+    identifier = video_id(request, parts)
+    horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
+    answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
+    return json_response(answers.forecast(answer, parts.forecaster.manifest.version))

@@ -1,0 +1,56 @@
+"""One accepted input row, and what becomes of rows in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from model.history import Mode
+
+MAX_COUNT: Final = 2**53 - 1
+"""Largest count, sum or audience: the store's arithmetic is exact up to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A validated row; ``index`` is its place in the request, ``cells`` are (type, value) pairs."""
+
+    index: int
+    video_id: str
+    time_us: int
+    mode: Mode
+    cells: tuple[tuple[str, int], ...]
+    reach: int = 0
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a row was not taken: what ``field`` holds, what is allowed; ``index`` is its place in the ``mode`` list."""
+
+    mode: Mode
+    index: int
+    reason: str
+    field: str
+    value: str
+    allowed: str
+    retryable: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a batch: counts of rows, and each refused row."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    parked: int = 0
+    corrected: int = 0
+    rejections: list[Rejection] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        """Sum another batch's outcome into this one."""
+        self.accepted += other.accepted
+        self.duplicate += other.duplicate
+        self.parked += other.parked
+        self.corrected += other.corrected
+        self.rejections += other.rejections

@@ -1,0 +1,127 @@
+"""Every setting, with its unit and range; each is read from the environment variable ``M3TR_<NAME>``.
+
+``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the prefix. A value that is unsafe or out of
+range stops the start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_KEY = re.compile(r"(ingest|predict|admin):[0-9a-f]{64}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address bound to ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    """Settings of one service process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="M3TR_", extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
+    )
+
+    bundle: Path
+    """Folder of the bundle to serve."""
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback needs ``api_keys``."""
+    port: int = Field(8000, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+    data_dir: Path = Path("m3tr-data")
+    """Folder for the embedded event store's files; one running service a folder."""
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
+    """Accepted API keys as ``scope:sha256`` (scope: ingest, predict or admin; lower-case hex of the key's SHA-256),
+    separated by commas or white space. Empty: no key is asked for, and only loopback is bound."""
+    api_keys_file: Path | None = None
+    """File with further ``api_keys``; a line that starts with # is a comment."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+
+    redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_REDIS_URL", "REDIS_URL"))
+    """Event store server (redis://, rediss:// or unix://); None starts the embedded one."""
+    store_binary: Path | None = None
+    """Server binary of the embedded store; None takes the one that came with the package."""
+    appendfsync: Literal["everysec", "always"] = "everysec"
+    """When the embedded store syncs its log: each second (a power cut loses up to a second), or before each answer."""
+    store_deadline_ms: int = Field(2000, ge=10, le=60_000)
+    """Milliseconds that one event store call may take."""
+    store_connections: int = Field(64, ge=1, le=10_000)
+    """Connections to the event store, at most."""
+    qdrant_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_QDRANT_URL", "QDRANT_URL"))
+    """Qdrant server that holds the bank; None opens the bundle's own."""
+    qdrant_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("M3TR_QDRANT_API_KEY", "QDRANT_API_KEY")
+    )
+    """Key of the Qdrant server."""
+    bank_deadline_ms: int = Field(500, ge=1, le=60_000)
+    """Milliseconds that one bank query may take; a later one gives a forecast without neighbours."""
+
+    dedup_ttl_s: int = Field(48 * 3600, ge=3600, le=30 * 86400)
+    """Seconds for which an event id is remembered, at least."""
+    park_rows: int = Field(2000, ge=0, le=1_000_000)
+    """Rows kept for one video that is not registered yet."""
+    park_videos: int = Field(5000, ge=0, le=1_000_000)
+    """Unregistered videos that rows are kept for (a soft limit where several services share a store)."""
+    park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
+    """Seconds for which parked rows wait for the registration, counted from the last of them."""
+    future_skew_s: float = Field(60, ge=0, le=3600)
+    """Seconds that a time may lie ahead of this machine's clock."""
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
+    """Bytes of a request body, as sent and after unpacking."""
+    max_batch_rows: int = Field(10_000, ge=1, le=1_000_000)
+    """Rows in one request."""
+    max_id_length: int = Field(256, ge=1, le=1024)
+    """Characters of a video id or an event id."""
+    max_horizons: int = Field(64, ge=1, le=1024)
+    """Horizons in one request."""
+
+    request_deadline_ms: int = Field(10_000, ge=10, le=300_000)
+    """Milliseconds within which a forecast is answered; later is 503."""
+    batch_forecasts: int = Field(32, ge=1, le=1024)
+    """Forecasts computed together, at most."""
+    batch_wait_ms: float = Field(2, ge=0, le=1000)
+    """Milliseconds that a forecast waits for company."""
+    queue_forecasts: int = Field(1024, ge=1, le=1_000_000)
+    """Forecasts waiting for the model, at most; more are refused with 503."""
+    cache_videos: int = Field(4096, ge=1, le=10_000_000)
+    """Videos whose model state and histogram are cached."""
+    shutdown_s: int = Field(10, ge=0, le=600)
+    """Seconds that requests in flight may take at a stop."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        for key in self.keys():
+            if not _KEY.fullmatch(key):
+                raise ValueError("api_keys: each must be scope:sha256, with scope ingest, predict or admin")
+        if not self.keys() and not is_loopback(self.host):
+            raise ValueError(
+                f"host: {self.host} can be reached from outside this machine; set api_keys, or bind 127.0.0.1"
+            )
+        if self.bank_deadline_ms > self.request_deadline_ms:
+            raise ValueError("bank_deadline_ms: must not be longer than request_deadline_ms")
+        return self
+
+    def keys(self) -> tuple[str, ...]:
+        """All accepted keys, those of the file included."""
+        if self.api_keys_file is None:
+            return self.api_keys
+        lines = (line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines())
+        return self.api_keys + tuple(line for line in lines if line and not line.startswith("#"))

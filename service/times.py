@@ -1,0 +1,45 @@
+"""Times as clients write them: ISO 8601 with a zone, or seconds since 1970 UTC; microseconds inside."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from service.problems import Invalid
+
+ALLOWED: Final = "an ISO 8601 time with a zone, or a number of seconds since 1970 UTC"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LAST_S: Final = 253_402_300_799
+"""The end of the year 9999."""
+
+
+def now_us() -> int:
+    """The wall clock, microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def parse_time(field: str, value: object) -> int:
+    """Microseconds since 1970 UTC; raises Invalid naming ``field``."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None or len(value) <= 10:
+                raise ValueError
+            result = (moment - _EPOCH) // _MICROSECOND
+        except (ValueError, OverflowError):
+            raise Invalid(field, value, ALLOWED) from None
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value <= _LAST_S:
+        result = round(value * 1_000_000)
+    else:
+        raise Invalid(field, value, ALLOWED)
+    if result < 0:
+        raise Invalid(field, value, "a time from 1970 on")
+    return result
+
+
+def iso(us: int) -> str:
+    """A time as ISO 8601 in UTC, to the microsecond where it has any."""
+    return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,46 @@
+"""The store's refusals in words: reason code and place -> field, value, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from service.catalog import column_of
+from service.entry import Entry
+from service.row import MAX_COUNT, Rejection, Row
+from service.times import iso
+
+
+def rejections(
+    entries: Sequence[Entry], refused: Sequence[Sequence[Any]], published_us: int | None
+) -> Iterator[Rejection]:
+    """One Rejection a row of each refused entry; ``refused`` holds (entry index, reason, place)."""
+    for index, reason, place in refused:
+        for row in entries[index].rows:
+            yield _rejection(row, reason.decode(), place.decode(), published_us)
+
+
+def _rejection(row: Row, reason: str, place: str, published_us: int | None) -> Rejection:
+    if reason == "before_publication":
+        limit = f" ({iso(published_us)})" if published_us is not None else ""
+        return Rejection(row.mode, row.index, reason, "time", iso(row.time_us), f"published_at{limit} or later")
+    if reason == "mode_conflict":
+        other = "counters" if row.mode == "events" else "events"
+        allowed = f"{other} only: this video's type {place!r} is fed by {other}"
+        return Rejection(row.mode, row.index, reason, _field(row, place, "type"), _value(row, place, place), allowed)
+    if reason == "overflow":
+        field = "reach" if place == "reach" else _field(row, place, "count")
+        value = str(row.reach) if place == "reach" else str(dict(row.cells)[place])
+        return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} a video")
+    if reason == "parking_full":
+        allowed = "a registered video, or fewer rows ahead of its registration"
+        return Rejection(row.mode, row.index, reason, "video_id", row.video_id, allowed, retryable=True)
+    raise ValueError(reason)
+
+
+def _field(row: Row, kind: str, of_event: str) -> str:
+    return of_event if row.mode == "events" else column_of(kind)
+
+
+def _value(row: Row, kind: str, of_event: str) -> str:
+    return of_event if row.mode == "events" else str(dict(row.cells)[kind])

@@ -1,0 +1,140 @@
+"""Videos: registered, read back, forgotten, and predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.history import Mode
+from service.engine import Answer, Engine
+from service.forms import PredictBody, VideoBody, parse_form, parse_horizons
+from service.histories import Histories
+from service.ingest import Ingest
+from service.metrics import Metrics
+from service.problems import Invalid, NotFound
+from service.row import Outcome, Rejection, Row
+from service.rowparser import RowParser, parse_identifier
+from service.settings import Settings
+from service.snapshot import Snapshot
+from service.store import Applied, Registration, Store
+from service.times import iso
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A validated prediction: nothing is stored before all of it is known to be good."""
+
+    video_id: str
+    registration: Registration | None
+    rows: list[Row]
+    at_us: int | None
+    horizons_us: tuple[int, ...]
+
+    @property
+    def writes(self) -> bool:
+        """Whether answering it changes the store."""
+        return self.registration is not None or bool(self.rows)
+
+
+class Videos:
+    """The handlers behind /videos and /predict."""
+
+    def __init__(
+        self,
+        store: Store,
+        histories: Histories,
+        engine: Engine,
+        ingest: Ingest,
+        parser: RowParser,
+        settings: Settings,
+        metrics: Metrics,
+        max_horizon_us: int,
+    ) -> None:
+        self._store, self._histories, self._engine = store, histories, engine
+        self._ingest, self._parser = ingest, parser
+        self._settings, self._metrics = settings, metrics
+        self._max_horizon_us = max_horizon_us
+
+    def identify(self, video_id: object) -> str:
+        """The id itself, if it can be one."""
+        return parse_identifier("video_id", video_id, self._settings.max_id_length)
+
+    def horizons(self, values: list[Any] | None) -> tuple[int, ...]:
+        """Horizons in microseconds, within what the bundle was trained for."""
+        return parse_horizons(values, self._max_horizon_us, self._settings.max_horizons)
+
+    async def register(self, video_id: str, metadata: dict[str, Any]) -> tuple[Applied, list[str]]:
+        """Register a video, or replace its metadata; also the names of fields that are not used."""
+        form = parse_form(VideoBody, metadata)
+        applied = await self._store.register(video_id, self._registration(form))
+        self._count_unparked(applied)
+        return applied, form.unused()
+
+    async def get(self, video_id: str) -> tuple[Snapshot, bool]:
+        """The video, and whether it is stale."""
+        snapshot, stale = await self._histories.get(video_id)
+        if snapshot is None:
+            raise NotFound("this video is not registered", field="video_id", value=video_id)
+        return snapshot, stale
+
+    async def delete(self, video_id: str) -> None:
+        """Forget everything about a video."""
+        gone = await self._store.forget(video_id)
+        await self._engine.forget(video_id)
+        if not gone:
+            raise NotFound("nothing is known about this video", field="video_id", value=video_id)
+
+    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> Answer:
+        """The forecast of a registered video."""
+        if at_us is not None:
+            self._parser.check_future("at", at_us)
+        return await self._engine.forecast(video_id, at_us, horizons_us)
+
+    def parse_prediction(self, body: object) -> Prediction:
+        """Validate all of a prediction; any bad row refuses it whole."""
+        form = parse_form(PredictBody, body)
+        metadata = dict(form.video)
+        video_id = self.identify(metadata.pop("video_id", None))
+        horizons_us = self.horizons(form.horizons_s)
+        rows: list[Row] = []
+        given: tuple[tuple[Mode, list[Any]], ...] = (("events", form.events), ("counters", form.counters))
+        for mode, items in given:
+            good, refused = self._ingest.parse(mode, items, video_id)
+            _refuse(refused)
+            rows += good
+        at_us = None if form.at is None else self._parser.check_future("at", form.at)
+        registration = self._registration(parse_form(VideoBody, metadata, "video")) if metadata else None
+        if registration is not None and at_us is not None and at_us < registration.published_us:
+            raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
+        return Prediction(video_id, registration, rows, at_us, horizons_us)
+
+    async def predict(self, prediction: Prediction) -> tuple[Answer, Outcome]:
+        """Register, store the rows, forecast; also what became of the rows."""
+        video_id, outcome = prediction.video_id, Outcome()
+        if prediction.registration is not None:
+            applied = await self._store.register(video_id, prediction.registration, prediction.rows)
+            self._count_unparked(applied)
+            outcome = applied.outcome
+        else:
+            snapshot, _ = await self._histories.get(video_id)
+            if snapshot is None:
+                raise Invalid("published_at", "missing", "the publication time: this video is not registered yet")
+            if prediction.rows:
+                outcome = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id].outcome
+        _refuse(outcome.rejections)
+        return await self._engine.forecast(video_id, prediction.at_us, prediction.horizons_us), outcome
+
+    def _registration(self, form: VideoBody) -> Registration:
+        registration = form.registration()
+        self._parser.check_future("published_at", registration.published_us)
+        return registration
+
+    def _count_unparked(self, applied: Applied) -> None:
+        self._metrics.unparked.labels("applied").inc(applied.parked_applied)
+        self._metrics.unparked.labels("rejected").inc(applied.parked_rejected)
+
+
+def _refuse(refused: list[Rejection]) -> None:
+    for first in refused[:1]:
+        field = f"{first.mode}[{first.index}].{first.field}"
+        raise Invalid(field, first.value, first.allowed, reason=first.reason, rejected=len(refused))

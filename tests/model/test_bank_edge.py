@@ -1,0 +1,197 @@
+"""What only the embedded bank promises: one opener, crashes that lose nothing, graphs, threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bank import BankVideo, EdgeBank, shard
+from model.errors import BankError
+from tests.model.bank_cases import (
+    DC,
+    DT,
+    T0,
+    cosine,
+    facts,
+    generation,
+    ids,
+    one,
+    random_queries,
+    random_videos,
+    vec,
+    video,
+)
+
+
+def run(code: str, *args: object) -> subprocess.Popen[str]:
+    """Python in a process of its own, with the cases as ``t``."""
+    head = (
+        "import sys; sys.path.insert(0, sys.argv[1]); args = sys.argv[2:]\n"
+        "from pathlib import Path; import tests.model.bank_cases as t\n"
+        "from model.bank import EdgeBank; from model.errors import BankError\n"
+    )
+    command = [sys.executable, "-c", head + code, str(Path(__file__).parents[2]), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bank"
+
+
+def edge(path: Path, videos: Sequence[BankVideo]) -> EdgeBank:
+    with EdgeBank.build(path, DC, DT) as bank:
+        bank.upsert(videos)
+    return EdgeBank.open(path, DC, DT)
+
+
+def test_edge_persists_and_grows_after_reopening(path: Path) -> None:
+    with EdgeBank.open(path, DC, DT, create=True) as bank:
+        assert bank.counts() == {"videos": 0, "trajectories": 0}
+        assert one(bank) == []
+        bank.upsert([video("a")])
+    with EdgeBank.open(path, DC, DT, create=True) as bank:
+        before = facts(one(bank))
+        assert [fact[0] for fact in before] == ["a"]
+        bank.upsert([video("b", trajectories={5: (vec(DT, 1), T0)})])
+    with EdgeBank.open(path, DC, DT) as bank:
+        assert facts(one(bank, limit=1)) == before
+        assert ids(one(bank, age_bucket=5, content=None)) == ["b"]
+        assert [past.video_id for past in bank.creator(["ann"])["ann"]] == ["a", "b"]
+
+
+def test_edge_has_one_opener(path: Path) -> None:
+    bank = edge(path, [video("a")])
+    with pytest.raises(BankError, match="one opener"):
+        EdgeBank.open(path, DC, DT)
+    code = """
+try: EdgeBank.open(Path(args[0]), t.DC, t.DT)
+except BankError as error: print(error)
+"""
+    out, err = run(code, path).communicate()
+    assert "one opener" in out, err
+    with pytest.raises(BankError, match="one opener"), EdgeBank.build(path, DC, DT):
+        pytest.fail("a bank that is open must not be replaced")
+    assert ids(one(bank)) == ["a"]
+    bank.close()
+    bank.close()
+    with pytest.raises(BankError, match="closed"):
+        one(bank)
+
+
+def test_edge_opens_only_what_is_a_whole_bank_of_these_dimensions(path: Path) -> None:
+    with pytest.raises(BankError, match="no such folder"):
+        EdgeBank.open(path, DC, DT)
+    edge(path, [video("a")]).close()
+    with pytest.raises(BankError, match="content_dim"):
+        EdgeBank.open(path, DC + 1, DT)
+    with pytest.raises(BankError, match="trajectory_dim"):
+        EdgeBank.open(path, DC, DT + 1)
+    (path / "bank.json").unlink()
+    for create in (False, True):
+        with pytest.raises(BankError, match="never finished"):
+            EdgeBank.open(path, DC, DT, create=create)
+    with pytest.raises(BankError, match="will not be replaced"), EdgeBank.build(path, DC, DT):
+        pytest.fail("a folder that is no bank must not be replaced")
+
+
+def test_edge_damage_is_a_bank_error(path: Path) -> None:
+    edge(path, [video("a")]).close()
+    for file in (path / "shard").rglob("*.json"):
+        file.write_bytes(b"\0")
+    with pytest.raises(BankError, match=str(path)):
+        EdgeBank.open(path, DC, DT)
+    with pytest.raises(BankError, match=str(path)):  # and not "one opener": the lock was given up
+        EdgeBank.open(path, DC, DT)
+
+
+def test_edge_killed_while_building_leaves_no_bank(path: Path) -> None:
+    code = """
+with EdgeBank.build(Path(args[0]), t.DC, t.DT) as bank:
+    bank.upsert([t.video("half")]); print("half", flush=True); sys.stdin.read(); import time; time.sleep(60)
+"""
+    process = run(code, path)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    process.kill()
+    process.communicate()
+    with pytest.raises(BankError):
+        EdgeBank.open(path, DC, DT)
+    with edge(path, [video("whole")]) as bank:
+        assert ids(one(bank)) == ["whole"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["bank"]
+
+
+def test_edge_killed_while_writing_keeps_every_video_whole(path: Path) -> None:
+    edge(path, generation(0)).close()
+    code = """
+bank = EdgeBank.open(Path(args[0]), t.DC, t.DT)
+for g in range(int(args[1]) + 1, 10**6):
+    bank.upsert(t.generation(g)); print(g, flush=True)
+"""
+    g = 0
+    for delay_s in (0.05, 0.11, 0.2):
+        process = run(code, path, g)
+        assert process.stdout is not None and process.stdout.readline()
+        time.sleep(delay_s)
+        process.kill()
+        out, _ = process.communicate()
+        acknowledged = max([g + 1, *map(int, out.split())])
+        with EdgeBank.open(path, DC, DT) as bank:
+            assert bank.counts() == {"videos": 400, "trajectories": 400}
+            seen = 0
+            for g in (acknowledged, acknowledged + 1):
+                found = one(bank, content=vec(DC, g + 1, 100), age_bucket=g % 3, trajectory=None, limit=400)
+                assert len(found) == 400
+                for c in found:
+                    if c.creator_id == f"g{g}":
+                        seen += 1
+                        assert c.content is not None and c.trajectory is not None
+                        assert cosine(c.content, vec(DC, g + 1, 100)) > 1 - 1e-12
+                        assert cosine(c.trajectory, vec(DT, g + 1, 100)) > 1 - 1e-12
+                        assert c.curve.values.tolist() == [g]
+                by_time = one(bank, trajectory=None, now_us=T0 + g, limit=400)
+                assert sum(c.creator_id == f"g{g}" for c in by_time) == len(bank.creator([f"g{g}"])[f"g{g}"])
+            assert seen == 400
+
+
+def test_edge_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "EXACT_BELOW", 500)
+    rng = np.random.default_rng(2)
+    videos = random_videos(rng, 4000)
+    queries = [replace(q, limit=16) for q in random_queries(rng, 100)]
+    bank = edge(path, videos)
+    bank.optimize()
+    graphs = bank.search(queries)
+    monkeypatch.setattr(shard, "EXACT_BELOW", 10**9)
+    recalls = []
+    for found, exact in zip(graphs, bank.search(queries), strict=True):
+        if exact:
+            recalls.append(len(set(ids(found)) & set(ids(exact))) / len(exact))
+    assert bank._shard._engine.info().indexed_vectors_count > 3000  # type: ignore[attr-defined]
+    assert np.mean(recalls) >= 0.98
+    # A space made after the graphs, and videos replaced after them.
+    bank.upsert([video("new", trajectories={9: (vec(DT, 1), T0)}), replace(videos[0], content=vec(DC, 1))])
+    assert ids(one(bank, age_bucket=9, content=None)) == ["new"]
+    assert ids(one(bank, age_bucket=9, trajectory=None, limit=1)) == [videos[0].video_id]
+    bank.close()
+
+
+def test_edge_serves_many_threads(path: Path) -> None:
+    rng = np.random.default_rng(4)
+    videos, queries = random_videos(rng, 300), random_queries(rng, 40)
+    bank = edge(path, videos)
+    alone = [facts(found) for found in bank.search(queries)]
+    with ThreadPoolExecutor(8) as pool:
+        writes = [pool.submit(bank.upsert, videos[i::10]) for i in range(10)]
+        answers = [pool.submit(bank.search, queries) for _ in range(20)]
+        assert all([facts(found) for found in answer.result()] == alone for answer in answers)
+        assert all(write.result() is None for write in writes)
+    bank.close()

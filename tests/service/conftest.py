@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from service.embedded import EmbeddedServer
+from tests.service.live import Live, live
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real embedded server."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("redis"), appendfsync="everysec")
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def running(redis_url: str) -> Iterator[Live]:
+    with live(redis_url) as service:
+        yield service
+
+
+@pytest.fixture
+def service(running: Live) -> Live:
+    """A service over HTTP with an empty store."""
+    running.redis.flushall()
+    return running
+
+
+@pytest.fixture
+def empty_redis(redis_url: str) -> str:
+    """The server's address, with nothing in it."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    return redis_url

@@ -1,0 +1,92 @@
+"""A small deterministic stand-in for the model, for tests of the service alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.bank import NoBank
+from model.errors import BankError
+from model.forecaster import Forecast, Neighbour, Request
+
+HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class FakeManifest:
+    version: str = "fa4e"
+    metric: str = "total"
+    types: tuple[str, ...] = ("view", "like", "comment", "share")
+    max_horizon_us: int = 720 * HOUR_US
+    bins_version: int = 1
+
+
+class FakePool:
+    """Counts like a state pool and keeps nothing."""
+
+    capacity = 16
+    used = hits = misses = evictions = 0
+
+    def forget(self, video_id: str) -> None:
+        pass
+
+
+class FakeForecaster:
+    """Quantiles are multiples of the count, a function of every cell; ``fail`` lists parts that are down."""
+
+    def __init__(self) -> None:
+        self.manifest = FakeManifest()
+        self.bank_down = False
+        self.batches: list[int] = []
+
+    def forecast(
+        self,
+        requests: Sequence[Request],
+        *,
+        pool: object = None,
+        stage: Callable[[str, float], None] | None = None,
+    ) -> list[Forecast]:
+        self.batches.append(len(requests))
+        if stage is not None:
+            stage("head", 0.001)
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Request) -> Forecast:
+        counts = request.history.totals()
+        value = float(sum(counts.values()))
+        moment = sum(
+            (int(b) + 1) * int(v)
+            for series in request.history.series.values()
+            for b, v in zip(series.bins, series.values, strict=True)
+        )
+        moment += sum((b + 1) * r for b, r in request.history.reach.items())
+        growth = np.array([1 + h / HOUR_US for h in request.horizons_us])
+        middle = value + growth * (1 + moment % 9973)
+        return Forecast(
+            now_us=request.now_us,
+            metric=self.manifest.metric,
+            value_now=value,
+            counts=counts,
+            horizons_us=request.horizons_us,
+            quantiles=np.stack([0.5 * (value + middle), middle, 2 * middle], axis=1),
+            intensity={kind: float(n) for kind, n in counts.items()},
+            neighbours=[]
+            if self.bank_down
+            else [Neighbour("old", 0.9, 0.8, None, {h: 2.0 for h in request.horizons_us})],
+            cold_start=not counts,
+            degraded=["bank"] if self.bank_down else [],
+            state_age_s=(request.now_us - request.video.published_us) / 1e6,
+        )
+
+
+class FakeBank(NoBank):
+    """An empty bank that can be down."""
+
+    down = False
+
+    def counts(self) -> dict[str, int]:
+        if self.down:
+            raise BankError("down")
+        return super().counts()

@@ -1,0 +1,22 @@
+"""``m3tr-serve`` with the fake model: the same process in everything but the forecasts, and quick to start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from service.bank import WatchedBank
+from service.context import new_metrics
+from service.server import serve
+from service.settings import Settings
+from tests.service.fakes import FakeBank, FakeForecaster, FakePool
+
+
+def main() -> None:
+    settings = Settings(bundle=Path("unused"))
+    metrics = new_metrics(settings)
+    serve(settings, metrics, cast(Any, FakeForecaster()), cast(Any, FakePool()), WatchedBank(FakeBank(), metrics))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.service.live import T0, Live
+
+EXPECTED = [
+    'm3tr_requests_total{method="GET",route="/videos/{video_id}/forecast",status="200"}',
+    'm3tr_requests_total{method="GET",route="unmatched",status="404"}',
+    'm3tr_requests_total{method="other",route="unmatched",status="404"}',
+    'm3tr_requests_total{method="POST",route="/events",status="422"}',
+    'm3tr_request_duration_seconds_bucket{le="10.0",method="GET",route="/videos/{video_id}/forecast"}',
+    'm3tr_ingest_rows_total{kind="events",outcome="accepted"}',
+    'm3tr_ingest_rows_total{kind="events",outcome="duplicate"}',
+    'm3tr_ingest_rows_total{kind="events",outcome="parked"}',
+    'm3tr_ingest_rows_total{kind="events",outcome="rejected"}',
+    'm3tr_unparked_rows_total{outcome="applied"}',
+    "m3tr_ingest_corrections_total",
+    "m3tr_parked_videos",
+    'm3tr_store_call_duration_seconds_bucket{call="apply",le="2.0"}',
+    "m3tr_state_cache_hits_total",
+    "m3tr_state_cache_misses_total",
+    "m3tr_state_cache_evictions_total",
+    "m3tr_state_cache_used_slots",
+    "m3tr_state_cache_capacity_slots",
+    "m3tr_bank_points",
+    "m3tr_bank_query_duration_seconds_count",
+    "m3tr_bank_failures_total",
+    'm3tr_model_stage_duration_seconds_count{stage="head"}',
+    'm3tr_forecasts_total{kind="warm"}',
+    'm3tr_build_info{model_version="fa4e"',
+]
+
+
+def exercised(service: Live) -> str:
+    service.register("secret-video")
+    row = {"video_id": "secret-video", "time": T0, "type": "view", "id": "1"}
+    service.post("/events", [row, row, {**row, "video_id": "w"}])
+    service.http.post("/events", json=[{**row, "count": -1}])
+    service.http.get("/videos/secret-video/forecast")
+    service.http.get("/secret-path")
+    service.http.request("PROPFIND", "/secret-path")
+    return service.http.get("/metrics").text
+
+
+def test_everything_is_covered_and_no_label_is_without_bound(service: Live) -> None:
+    text = exercised(service)
+    assert [sample for sample in EXPECTED if sample not in text] == []
+    assert "secret" not in text and "PROPFIND" not in text
+
+
+def test_promtool_has_no_complaint(service: Live) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is missing: apt-get install prometheus")
+        pytest.skip("promtool is missing: apt-get install prometheus")
+    text = exercised(service)
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    assert checked.stdout + checked.stderr == ""
+    assert checked.returncode == 0
