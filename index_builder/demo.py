@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +42,8 @@ METRIC: Final = "views"
 _MARKER: Final = ".m3tr-demo"
 _SHOWN: Final = 4
 _STEPS: Final = 6
+_WIDE: Final = 110
+"""Columns of a terminal from which on titles are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,12 @@ class Case:
 
     @property
     def inside(self) -> bool:
-        """Whether the count that came lies within the 80 % interval."""
+        """Whether the count that came lies within the 80 % interval, as shown: in whole counts."""
+        return round(self.low) <= self.happened <= round(self.high)
+
+    @property
+    def strictly_inside(self) -> bool:
+        """The same before rounding, as ``m3tr-build evaluate`` counts it."""
         return self.low <= self.happened <= self.high
 
 
@@ -69,7 +77,7 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
     Raises:
         M3TRError: a step failed; the message says what is wrong.
     """
-    console = Console() if Console().is_terminal else Console(width=130)
+    console = Console() if Console().is_terminal else Console(width=120)
     _prepare(folder)
     began = time.perf_counter()
     with _step(console, 1, f"simulate {videos} videos over {DAYS} days (synthetic data)"):
@@ -186,37 +194,39 @@ def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
     """A table of a handful of videos a cut, and a summary of all."""
     if not cases:
         raise DataError("videos: too few, none was published between the training and the cuts; use more")
-    table = Table(title=f"{METRIC}: forecast, and what then happened", title_justify="left")
-    for name in ("asked at", "video", "title"):
-        table.add_column(name, no_wrap=True, max_width=34)
-    for name in ("age", METRIC, "horizon", "q0.1", "q0.5", "q0.9", "happened", "inside"):
-        table.add_column(name, justify="right", no_wrap=True)
     for cut_us in CUTS_US:
         asked = [case for case in cases if case.cut_us == cut_us]
         known = sorted({case.video for case in asked if case.now > 0}) or sorted({case.video for case in asked})
         shown = {known[round(place)] for place in np.linspace(0, len(known) - 1, _SHOWN)} if known else set()
-        for case in asked:
-            if case.video in shown:
-                video = data.videos[case.video]
-                table.add_row(
-                    iso(case.cut_us)[:16].replace("T", " "),
-                    video.video_id,
-                    video.title,
-                    f"{case.age_h:.1f} h",
-                    f"{case.now:,.0f}",
-                    f"+{case.horizon_s // 3600} h",
-                    *(f"{quantile:,.0f}" for quantile in (case.low, case.middle, case.high)),
-                    f"{case.happened:,}",
-                    "[green]yes[/]" if case.inside else "[red]no[/]",
-                )
-        table.add_section()
-    console.print(table)
+        title = f"asked at {iso(cut_us)[:16].replace('T', ' ')} UTC, {METRIC} now and later"
+        console.print(_table(title, data, [case for case in asked if case.video in shown], console.width >= _WIDE))
     happened = np.log2(1 + np.array([case.happened for case in cases]))
     model = np.abs(np.log2(1 + np.array([case.middle for case in cases])) - happened).mean()
     still = np.abs(np.log2(1 + np.array([case.now for case in cases])) - happened).mean()
-    covered = sum(case.inside for case in cases)
+    whole, strict = (sum(inside) for inside in zip(*((c.inside, c.strictly_inside) for c in cases), strict=True))
     console.print(
-        f"all {len(cases)} forecasts: {covered} inside the 80 % interval ({covered / len(cases):.0%}); "
+        f"all {len(cases)} forecasts: {whole} inside the 80 % interval in whole counts ({whole / len(cases):.0%}), "
+        f"{strict} before rounding ({strict / len(cases):.0%})\n"
         f"mean error {model:.2f} in log2, against {still:.2f} for 'nothing more happens'",
         highlight=False,
     )
+
+
+def _table(title: str, data: DataSet, cases: list[Case], with_title: bool) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("video", "title") if with_title else ("video",):
+        table.add_column(name, no_wrap=True, max_width=34)
+    for name in ("age", "now", "after", "q0.1", "q0.5", "q0.9", "happened", "inside"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for case in cases:
+        video = data.videos[case.video]
+        table.add_row(
+            *(video.video_id, video.title) if with_title else (video.video_id,),
+            f"{case.age_h:.1f} h",
+            f"{case.now:,.0f}",
+            f"{case.horizon_s // 3600} h",
+            *(f"{round(quantile):,}" for quantile in (case.low, case.middle, case.high)),
+            f"{case.happened:,}",
+            "[green]yes[/]" if case.inside else "[red]no[/]",
+        )
+    return table

@@ -49,7 +49,12 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
             await context.engine.batcher.stop()
             await context.link.close()
 
-    app = FastAPI(title="M3TR Online", version=service_version(), lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="M3TR Online",
+        version=service_version(),
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
     app.state.context = context
     manifest = context.forecaster.manifest
     context.metrics.build.info({"version": app.version, "model_version": manifest.version})

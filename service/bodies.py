@@ -5,14 +5,16 @@ Nothing is read past the limit, neither of what was sent nor of what it unpacks 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.problems import Malformed, TooLarge, WrongMedia
+from service.problems import Malformed, TooLarge, TooSlow, WrongMedia
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
@@ -28,24 +30,32 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_json(request: Request, limit: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a body may take: bytes as sent and after unpacking, and seconds to arrive."""
+
+    size: int
+    deadline_s: float
+
+
+async def read_json(request: Request, limits: Limits) -> Any:
     """The body as JSON."""
     kind = media_type(request)
     if kind != JSON:
         raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=JSON)
-    return parse_json(await read_body(request, limit))
+    return parse_json(await read_body(request, limits))
 
 
-async def read_items(request: Request, limit: int) -> list[Any]:
+async def read_items(request: Request, limits: Limits) -> list[Any]:
     """The rows of a body: a JSON list, a JSON object ``{"rows": [...]}``, or NDJSON."""
     kind = media_type(request)
     if kind in NDJSON:
-        lines = (await read_body(request, limit)).split(b"\n")
+        lines = (await read_body(request, limits)).split(b"\n")
         return [_parse_line(line) for line in lines if line.strip()]
     if kind != JSON:
         allowed = ", ".join((JSON, *NDJSON))
         raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=allowed)
-    body = parse_json(await read_body(request, limit))
+    body = parse_json(await read_body(request, limits))
     items = body.get("rows") if isinstance(body, dict) and set(body) == {"rows"} else body
     if not isinstance(items, list):
         allowed = 'a list of rows, or an object {"rows": [...]}'
@@ -53,8 +63,18 @@ async def read_items(request: Request, limit: int) -> list[Any]:
     return items
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, unpacked; raises TooLarge as soon as it is known to be."""
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline."""
+    try:
+        async with asyncio.timeout(limits.deadline_s):
+            return await _read(request, limits.size)
+    except TimeoutError:
+        problem = TooSlow(f"the body did not arrive within {limits.deadline_s:g} s", field="body")
+        problem.headers["Connection"] = "close"
+        raise problem from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise WrongMedia(

@@ -33,18 +33,17 @@ def run(
     given = {name: value for name, value in locals().items() if value is not None}
     try:
         settings = Settings(**given)
-    except ValidationError as errors:
-        for error in errors.errors(include_url=False, include_input=False):
-            place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""
-            typer.echo(f"m3tr-serve: {place}{error['msg'].removeprefix('Value error, ')}", err=True)
-        raise typer.Exit(2) from None
-    metrics = new_metrics(settings)
-    try:
+        metrics = new_metrics(settings)
         forecaster, bank = load_model(settings, metrics)
         try:
             serve(settings, metrics, forecaster, forecaster.new_pool(settings.cache_videos), bank)
         finally:
             bank.close()
+    except ValidationError as errors:
+        for error in errors.errors(include_url=False, include_input=False):
+            place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""
+            typer.echo(f"m3tr-serve: {place}{error['msg'].removeprefix('Value error, ')}", err=True)
+        raise typer.Exit(2) from None
     except (M3TRError, EmbeddedError, OSError) as error:
         typer.echo(f"m3tr-serve: {error}", err=True)
         raise typer.Exit(1) from None
@@ -53,3 +52,7 @@ def run(
 def main() -> None:
     """Entry point of ``m3tr-serve``."""
     cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from model.forecaster import Forecaster
 from model.state_pool import StatePool
 from service.auth import Keys
 from service.bank import WatchedBank
+from service.bodies import Limits
 from service.catalog import Catalog
 from service.engine import Engine
 from service.histories import Histories
@@ -34,6 +35,7 @@ class Context:
     forecaster: Forecaster
     bank: WatchedBank
     keys: Keys
+    limits: Limits
     link: Link
     store: Store
     engine: Engine
@@ -70,8 +72,11 @@ def build(
     parser = RowParser(Catalog(manifest.types), settings, clock)
     ingest = Ingest(parser, store, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    limits = Limits(settings.max_body_bytes, settings.body_deadline_ms / 1000)
     metrics.watch(lambda: _readings(engine, bank))
-    return Context(settings, metrics, forecaster, bank, Keys(settings.keys()), link, store, engine, ingest, videos)
+    return Context(
+        settings, metrics, forecaster, bank, Keys(settings.keys()), limits, link, store, engine, ingest, videos
+    )
 
 
 def _readings(engine: Engine, bank: WatchedBank) -> Sequence[Metric]:

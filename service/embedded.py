@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ from urllib.parse import quote
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class EmbeddedServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._service_lock: int | None = None
         self._socket = self._dir / "server.sock"
+        self._turn = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -65,6 +67,15 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start the server and wait until it has loaded its files; blocks. Also restarts one that has died."""
+        with self._turn:
+            self._start()
+
+    def stop(self) -> None:
+        """Stop the server after it has written everything; blocks."""
+        with self._turn:
+            self._stop()
+
+    def _start(self) -> None:
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._service_lock is None:
             self._service_lock = _open_lock(self._dir / "service.lock")
@@ -83,8 +94,7 @@ class EmbeddedServer:
             os.close(lock)
         self._await_ready()
 
-    def stop(self) -> None:
-        """Stop the server after it has written everything; blocks."""
+    def _stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             try:
@@ -128,19 +138,15 @@ class EmbeddedServer:
 
     def _await_ready(self) -> None:
         assert self._process is not None
-        client = self._client()
-        while True:
-            if self._process.poll() is not None:
-                tail = (self._dir / "server.log").read_bytes()[-2000:].decode("utf-8", "replace")
-                raise EmbeddedError(f"the embedded store ended at once (status {self._process.returncode}):\n{tail}")
-            try:
-                if client.ping():
-                    return
-            except BusyLoadingError:
-                pass
-            except RedisError:
-                pass
-            time.sleep(_POLL_S)
+        with self._client() as client:
+            # However long it loads its files: as long as the process lives, it is on its way.
+            while self._process.poll() is None:
+                with contextlib.suppress(RedisError):
+                    if client.ping():
+                        return
+                time.sleep(_POLL_S)
+        tail = (self._dir / "server.log").read_bytes()[-2000:].decode("utf-8", "replace")
+        raise EmbeddedError(f"the embedded store ended at once (status {self._process.returncode}):\n{tail}")
 
     def _end_orphan(self, lock: int) -> None:
         started = time.monotonic()
@@ -150,8 +156,8 @@ class EmbeddedServer:
             if waited > _ORPHAN_GIVE_UP_S:
                 raise EmbeddedError(f"{self._dir}: the server of an earlier service cannot be stopped")
             if not signalled:
-                with contextlib.suppress(RedisError):
-                    self._client().shutdown()
+                with contextlib.suppress(RedisError), self._client() as client:
+                    client.shutdown()
             # The lock is held, so the pid in it is that of the holder.
             for after, sig in ((_ORPHAN_TERM_S, signal.SIGTERM), (_ORPHAN_KILL_S, signal.SIGKILL)):
                 pid = os.pread(lock, 32, 0)

@@ -42,8 +42,8 @@ class Ingest:
             raise Invalid("rows", f"{len(items)} rows", f"at most {self._max_rows} rows in one request")
         return (self._parser.events if kind == "events" else self._parser.counters)(items, video_id)
 
-    def count(self, kind: Mode, outcome: Outcome) -> None:
-        """Add a batch to the metrics."""
+    def count(self, kind: str, outcome: Outcome) -> None:
+        """Add a batch to the metrics; ``kind`` is the call that brought it."""
         for name, n in (
             ("accepted", outcome.accepted),
             ("duplicate", outcome.duplicate),

@@ -65,7 +65,7 @@ class Link:
 
     async def ready(self) -> None:
         """Check that the server answers, and that it has our functions."""
-        await self._within("ready", self._load())
+        await self._within("ready", self._check())
 
     async def call(self, name: str, arguments: Sequence[tuple[str, str | bytes]]) -> list[Any]:
         """Run our function ``name`` on each (video id, argument), in one pipeline; replies in order."""
@@ -91,6 +91,10 @@ class Link:
             raise Unavailable("the event store does not answer", part="store") from error
         finally:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
+
+    async def _check(self) -> None:
+        if not await self._redis.function_list(library=f"m3tr_{self._tag}"):
+            await self._load()
 
     async def _load(self) -> None:
         try:

@@ -25,7 +25,7 @@ def load_model(settings: Settings, metrics: Metrics) -> tuple[Forecaster, Watche
         bundle = load_bundle(settings.bundle)
         remote = ServerBank(
             settings.qdrant_url.get_secret_value(),
-            f"m3tr_{bundle.manifest.version[:16]}",
+            bundle.manifest.version[:16],
             int(bundle.weights["content_dim"][0]),
             bundle.manifest.shape.d_model,
             settings.bank_deadline_ms / 1000,

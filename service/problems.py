@@ -8,11 +8,12 @@ request -> body -> rows -> store -> engine -> answer
   |         +--------------------------- Invalid      422  a value that is not allowed: field, value, allowed
   |         +--------------------------- Malformed    400  bytes that are not what they claim to be
   |         +--------------------------- TooLarge     413  body (as sent or unpacked) over its limit
+  |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
 
 Problem
-+-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, WrongMedia, Invalid
++-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, TooSlow, WrongMedia, Invalid
 +-- Unavailable            a retry can help: carries Retry-After
 +-- Internal          500  a fault of ours; the detail says nothing about the inside
 """
@@ -121,6 +122,12 @@ class Invalid(Problem):
         )
         self.field, self.value, self.allowed = field, text, allowed
         self.extra.update(extra)
+
+
+class TooSlow(Problem):
+    """The body did not arrive in time."""
+
+    slug, title, status, retryable = "timeout", "Body too slow", 408, True
 
 
 class Unavailable(Problem):

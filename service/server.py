@@ -14,6 +14,7 @@ from service.app import create_app
 from service.bank import WatchedBank
 from service.context import build
 from service.embedded import EmbeddedServer
+from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -41,6 +42,7 @@ def serve(settings: Settings, metrics: Metrics, forecaster: Forecaster, pool: St
     Raises:
         EmbeddedError: the embedded store does not start.
     """
+    configure_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     server: EmbeddedServer | None = None

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """Seconds that a time may lie ahead of this machine's clock."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
     """Bytes of a request body, as sent and after unpacking."""
+    body_deadline_ms: int = Field(30_000, ge=10, le=600_000)
+    """Milliseconds within which a request body must have arrived."""
     max_batch_rows: int = Field(10_000, ge=1, le=1_000_000)
     """Rows in one request."""
     max_id_length: int = Field(256, ge=1, le=1024)

@@ -108,21 +108,21 @@ class Videos:
             raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
         return Prediction(video_id, registration, rows, at_us, horizons_us)
 
-    async def predict(self, prediction: Prediction) -> tuple[Answer, Outcome]:
+    async def predict(self, prediction: Prediction) -> tuple[Answer, Applied]:
         """Register, store the rows, forecast; also what became of the rows."""
-        video_id, outcome = prediction.video_id, Outcome()
+        video_id, applied = prediction.video_id, Applied(Outcome())
         if prediction.registration is not None:
             applied = await self._store.register(video_id, prediction.registration, prediction.rows)
             self._count_unparked(applied)
-            outcome = applied.outcome
         else:
             snapshot, _ = await self._histories.get(video_id)
             if snapshot is None:
                 raise Invalid("published_at", "missing", "the publication time: this video is not registered yet")
             if prediction.rows:
-                outcome = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id].outcome
-        _refuse(outcome.rejections)
-        return await self._engine.forecast(video_id, prediction.at_us, prediction.horizons_us), outcome
+                applied = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id]
+        self._ingest.count("predict", applied.outcome)
+        _refuse(applied.outcome.rejections)
+        return await self._engine.forecast(video_id, prediction.at_us, prediction.horizons_us), applied
 
     def _registration(self, form: VideoBody) -> Registration:
         registration = form.registration()

@@ -1,10 +1,36 @@
 """Past videos for temporal-aware retrieval: one interface, three banks.
 
-``model.bank.server.ServerBank`` is imported from its own module: its client takes a second to import.
+ServerBank is imported when it is first asked for: its client takes a second to import.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from model.bank.edge import EdgeBank
-from model.bank.interface import Bank, BankQuery, BankVideo, Candidate, Curve, PastVideo
+from model.bank.interface import NEVER_US, Bank, BankQuery, BankVideo, Candidate, Curve, PastVideo
 from model.bank.none import NoBank
 
-__all__ = ["Bank", "BankQuery", "BankVideo", "Candidate", "Curve", "EdgeBank", "NoBank", "PastVideo"]
+if TYPE_CHECKING:
+    from model.bank.server import ServerBank
+
+__all__ = [
+    "NEVER_US",
+    "Bank",
+    "BankQuery",
+    "BankVideo",
+    "Candidate",
+    "Curve",
+    "EdgeBank",
+    "NoBank",
+    "PastVideo",
+    "ServerBank",
+]
+
+
+def __getattr__(name: str) -> type[ServerBank]:
+    if name != "ServerBank":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from model.bank.server import ServerBank
+
+    return ServerBank

@@ -8,13 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank.interface import BankQuery, BankVideo, Curve
+from model.bank.interface import NEVER_US, BankQuery, BankVideo, Curve
 from model.errors import DataError
 
 MAX_AGE_BUCKET: Final = 254
 MAX_CURVE_POINTS: Final = 40
-MAX_TIME_US: Final = 2**53
-"""Engines compare payload ranges as float64, which holds every integer up to here exactly (the year 2255)."""
 
 
 def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np.float32] | None:
@@ -32,7 +30,7 @@ def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np
 
 def check_query(query: BankQuery) -> None:
     """Refuse a query that no bank can answer; vectors are checked by ``unit``."""
-    _time(query.now_us, "now_us")
+    _time(query.now_us, "now_us", NEVER_US - 1)
     _bucket(query.age_bucket)
     if query.limit < 1:
         raise DataError(f"limit: {query.limit}, must be at least 1")
@@ -42,10 +40,10 @@ def check_video(video: BankVideo) -> None:
     """Refuse a video that would be stored wrongly; vectors are checked by ``unit``."""
     if not video.video_id:
         raise DataError("video_id: empty, must be a non-empty string")
-    _time(video.published_us, "published_us")
+    _time(video.published_us, "published_us", NEVER_US - 1)
     starts = [video.usable_from_us, *(usable_us for _, usable_us in video.trajectories.values())]
     for usable_us in starts:
-        _time(usable_us, "usable_from_us")
+        _time(usable_us, "usable_from_us", NEVER_US)
         if usable_us < video.published_us:
             raise DataError(f"usable_from_us: {usable_us}, must not be before published_us {video.published_us}")
     for bucket in video.trajectories:
@@ -62,9 +60,15 @@ def last_of_each(videos: Iterable[BankVideo]) -> list[BankVideo]:
     return list(by_id.values())
 
 
-def _time(value: int, field: str) -> None:
-    if not 0 <= value <= MAX_TIME_US:
-        raise DataError(f"{field}: {value}, must be microseconds since 1970 in 0 .. {MAX_TIME_US}")
+def findable(vector: NDArray[np.float32] | None, usable_us: int, dim: int, field: str) -> list[float] | None:
+    """What an engine stores of a vector (dim,): its unit vector, or None if no search can ever find it."""
+    found = unit(vector, dim, field)
+    return None if found is None or usable_us >= NEVER_US else found.tolist()
+
+
+def _time(value: int, field: str, latest: int) -> None:
+    if not 0 <= value <= latest:
+        raise DataError(f"{field}: {value}, must be microseconds since 1970 in 0 .. {latest}")
 
 
 def _bucket(bucket: int) -> None:

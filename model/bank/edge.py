@@ -119,7 +119,7 @@ class EdgeBank:
         return found
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Purge replaced points, and build graphs for spaces of 20,000 vectors or more. Stops the process meanwhile."""
+        """Purge replaced points, build graphs for spaces of more than 25,000 vectors. Stops the process meanwhile."""
         with self._use() as shard:
             if progress is not None:
                 progress(0, 1)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+NEVER_US: Final = 2**53
+"""A ``usable_from_us`` that never comes; every time of a query lies before it (2255), so that float64 is exact."""
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -41,8 +44,9 @@ class BankVideo:
     """One video as it enters the bank.
 
     ``content`` (Dc,) float32 or None. ``trajectories`` maps an age bucket (0 .. 254) to (vector (Dt,) float32,
-    ``usable_from_us``). The video's own ``usable_from_us`` guards its content. A vector of norm zero has no
-    direction and counts as missing. No ``usable_from_us`` may lie before ``published_us``.
+    ``usable_from_us``). The video's own ``usable_from_us`` guards its content. NEVER_US makes a video known to its
+    creator only. A vector of norm zero has no direction and counts as missing. No ``usable_from_us`` may lie before
+    ``published_us``.
     """
 
     video_id: str

@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
-from model.bank.check import unit
+from model.bank.check import findable
 from model.bank.interface import BankVideo
 from model.bank.row import Row, frozen, payload, row
 from model.bank.search import CONTENT, Ask
 from model.errors import BankError
 
-EXACT_BELOW: Final = 20_000
-"""Spaces with fewer points are scanned: no graph, the same answer every time."""
+EXACT_UP_TO: Final = 25_000
+"""Spaces of at most so many points are scanned: no graph, the same answer every time."""
 HNSW_EF: Final = 256
 """Search breadth of larger spaces."""
 PAGE: Final = 1_000
@@ -96,18 +96,18 @@ class Remote:
         trajectories = []
         for video in videos:
             key = key_of(video.video_id)
-            content = unit(video.content, self.dims[0], "content")
-            vectors: Any = {} if content is None else {"content": content.tolist()}
+            content = findable(video.content, video.usable_from_us, self.dims[0], "content")
+            vectors: Any = {} if content is None else {"content": content}
             contents.append(models.PointStruct(id=key, vector=vectors, payload=payload(video)))
             for bucket, (vector, usable_us) in video.trajectories.items():
-                trajectory = unit(vector, self.dims[1], f"trajectories[{bucket}]")
+                trajectory = findable(vector, usable_us, self.dims[1], f"trajectories[{bucket}]")
                 if trajectory is not None:
                     fields = {
                         "video_id": video.video_id,
                         "age_bucket": int(bucket),
                         "usable_from_us": int(usable_us),
                     }
-                    vectors = {"trajectory": trajectory.tolist()}
+                    vectors = {"trajectory": trajectory}
                     trajectories.append(models.PointStruct(id=_point_id(key, bucket), vector=vectors, payload=fields))
         self.client.upsert(self.names[0], contents)
         stale = _any_of("video_id", [video.video_id for video in videos])
@@ -207,11 +207,11 @@ def _row(record: models.Record) -> Row:
 
 
 def _request(ask: Ask, size: int) -> models.QueryRequest:
-    # float64 holds every time that a bank accepts (see check.MAX_TIME_US), so this compares integers exactly.
+    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
     must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(ask.now_us)))]
     if ask.space != CONTENT:
         must.append(_in_bucket(ask.space))
-    exact = size < EXACT_BELOW
+    exact = size <= EXACT_UP_TO
     return models.QueryRequest(
         query=ask.vector.tolist(),
         using=KINDS[ask.space != CONTENT],

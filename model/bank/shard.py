@@ -3,7 +3,9 @@
 A video is ONE point: named vectors ``content`` and ``t<bucket>``, each with the time from which it is usable as an
 integer-indexed payload field. So a video is replaced in one engine update, which the write-ahead log makes atomic
 under kill -9, and no search has to filter by age bucket (an indexed match on 80,000 points costs five times the scan
-of the bucket's own vectors). Named vectors are added when a bucket is first seen.
+of the bucket's own vectors). Named vectors are added when a bucket is first seen. The engine tells its segments and its
+configuration of a new name one after the other, and refuses to load what kill -9 left in between: the file
+``new_space``, written before and removed after, has all names and lets ``load`` mend that.
 
 Vectors are stored at unit length, so that the dot product is the cosine and the engine leaves their bits alone.
 
@@ -20,13 +22,13 @@ from typing import Any, Final
 
 import qdrant_edge as qe
 
-from model.bank.check import unit
+from model.bank.check import findable
 from model.bank.interface import BankVideo
 from model.bank.row import Row, frozen, payload, row
 from model.bank.search import CONTENT, Ask
 
-EXACT_BELOW: Final = 20_000
-"""Spaces with fewer vectors are scanned: no graph, the same answer every time."""
+EXACT_UP_TO: Final = 25_000
+"""Spaces of at most so many vectors are scanned: no graph, the same answer every time."""
 HNSW_EF: Final = 256
 """Search breadth of larger spaces: recall >= 0.99 at 80,000 vectors with half of them filtered out."""
 BATCH: Final = 64
@@ -45,7 +47,8 @@ def key_of(video_id: str) -> int:
 class Shard:
     """Points of past videos in the engine. Not thread-safe; engine errors come out as they are."""
 
-    def __init__(self, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
+    def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
+        self._path = path
         self._engine = engine
         self._dims = (content_dim, trajectory_dim)
         self._sizes: dict[int, int] | None = None
@@ -58,23 +61,24 @@ class Shard:
     def create(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
         """A new, empty shard in the folder ``path``, which must not exist."""
         path.mkdir(parents=True)
-        kilobytes = EXACT_BELOW * max(content_dim, trajectory_dim) * 4 // 1024
-        config = qe.EdgeConfig(
-            vectors={_vector(CONTENT): qe.EdgeVectorParams(content_dim, qe.Distance.Dot)},
-            payload_memory=qe.Memory.Cached,
-            hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
-            optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=kilobytes),
-            wal_enabled=True,
-        )
-        engine = qe.EdgeShard.create(str(path), config)
+        engine = qe.EdgeShard.create(str(path), _config((content_dim, trajectory_dim), []))
         engine.update(qe.UpdateOperation.create_field_index("creator_id", qe.KeywordIndexParams()))
         engine.update(_range_index(CONTENT))
-        return cls(engine, content_dim, trajectory_dim)
+        return cls(path, engine, content_dim, trajectory_dim)
 
     @classmethod
     def load(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
         """The shard in the folder ``path``."""
-        return cls(qe.EdgeShard.load(str(path)), content_dim, trajectory_dim)
+        new_space = _new_space(path)
+        try:
+            engine = qe.EdgeShard.load(str(path))
+        except Exception:
+            if not new_space.exists():
+                raise
+            buckets = [int(bucket) for bucket in new_space.read_text().split()]
+            engine = _mend(path, (content_dim, trajectory_dim), buckets)
+        new_space.unlink(missing_ok=True)
+        return cls(path, engine, content_dim, trajectory_dim)
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
         """Replace the points of videos, whose ids are distinct."""
@@ -86,24 +90,27 @@ class Shard:
     def _point(self, video: BankVideo) -> qe.Point:
         vectors: dict[str, Any] = {}
         fields = payload(video)
-        content = unit(video.content, self._dims[0], "content")
+        content = findable(video.content, video.usable_from_us, self._dims[0], "content")
         if content is not None:
-            vectors[_vector(CONTENT)] = content.tolist()
-        self._latest[CONTENT] = max(self._latest[CONTENT], video.usable_from_us)
+            vectors[_vector(CONTENT)] = content
+            self._latest[CONTENT] = max(self._latest[CONTENT], video.usable_from_us)
         for bucket, (vector, usable_us) in video.trajectories.items():
-            trajectory = unit(vector, self._dims[1], f"trajectories[{bucket}]")
+            trajectory = findable(vector, usable_us, self._dims[1], f"trajectories[{bucket}]")
             if trajectory is not None:
                 self._make_space(bucket)
-                vectors[_vector(bucket)] = trajectory.tolist()
+                vectors[_vector(bucket)] = trajectory
                 fields[_usable(bucket)] = int(usable_us)
                 self._latest[bucket] = max(self._latest[bucket], usable_us)
         return qe.Point(key_of(video.video_id), vectors, fields)
 
     def _make_space(self, bucket: int) -> None:
         if bucket not in self._latest:
+            buckets = [space for space in self._latest if space != CONTENT]
+            _new_space(self._path).write_text(" ".join(map(str, [*buckets, bucket])))
             create = qe.UpdateOperation.create_dense_vector(_vector(bucket), self._dims[1], qe.Distance.Dot)
             self._engine.update(create)
             self._engine.update(_range_index(bucket))
+            _new_space(self._path).unlink()
             self._latest[bucket] = 0
 
     def nearest(self, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
@@ -127,7 +134,7 @@ class Shard:
             limit=ask.limit,
             query=qe.Query.Nearest(ask.vector.tolist(), using=_vector(ask.space)),
             filter=None if everything else _known_by(ask.space, ask.now_us),
-            params=qe.SearchParams(exact=True) if size < EXACT_BELOW else qe.SearchParams(hnsw_ef=HNSW_EF),
+            params=qe.SearchParams(exact=True) if size <= EXACT_UP_TO else qe.SearchParams(hnsw_ef=HNSW_EF),
         )
 
     def rows(self, keys: Sequence[int]) -> dict[int, Row]:
@@ -180,19 +187,47 @@ class Shard:
         self._engine.close()
 
     def _size(self, space: int) -> int:
-        having = qe.Filter(must=[qe.HasVectorCondition(_vector(space))])
-        return self._engine.count(qe.CountRequest(filter=having, exact=True))
+        return self._engine.count(qe.CountRequest(filter=_having(space), exact=True))
 
     def _latest_of(self, space: int) -> int:
         order = qe.OrderBy(_usable(space), qe.Direction.Desc)
-        request = qe.ScrollRequest(limit=1, order_by=order, with_payload=[_usable(space)], with_vector=False)
+        request = qe.ScrollRequest(limit=1, filter=_having(space), order_by=order, with_payload=[_usable(space)])
         records, _ = self._engine.scroll(request)
         fields: Any = records[0].payload if records else None
         return int(fields[_usable(space)]) if fields else 0
 
 
+def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
+    kilobytes = EXACT_UP_TO * max(dims) * 4 // 1024
+    vectors = {_vector(CONTENT): qe.EdgeVectorParams(dims[0], qe.Distance.Dot)}
+    vectors |= {_vector(bucket): qe.EdgeVectorParams(dims[1], qe.Distance.Dot) for bucket in buckets}
+    return qe.EdgeConfig(
+        vectors=vectors,
+        payload_memory=qe.Memory.Cached,
+        hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
+        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=kilobytes),
+        wal_enabled=True,
+    )
+
+
+def _new_space(path: Path) -> Path:
+    return path.with_name("new_space")
+
+
+def _mend(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
+    """Load a shard whose segments have, or have not, the last of ``buckets``, whatever its configuration says."""
+    try:
+        return qe.EdgeShard.load(str(path), _config(dims, buckets))
+    except Exception:
+        return qe.EdgeShard.load(str(path), _config(dims, buckets[:-1]))
+
+
 def _vector(space: int) -> str:
     return "content" if space == CONTENT else f"t{space}"
+
+
+def _having(space: int) -> qe.Filter:
+    return qe.Filter(must=[qe.HasVectorCondition(_vector(space))])
 
 
 def _usable(space: int) -> str:
@@ -209,5 +244,5 @@ def _range_index(space: int) -> qe.UpdateOperation:
 
 
 def _known_by(space: int, now_us: int) -> qe.Filter:
-    # float64 holds every time that a bank accepts (see check.MAX_TIME_US), so this compares integers exactly.
+    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
     return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

@@ -22,10 +22,16 @@ async def post_predict(request: Request) -> Response:
     Needs the scope predict, and ingest as well where it registers or brings rows.
     """
     parts = context(request, "predict")
-    prediction = parts.videos.parse_prediction(await read_json(request, parts.settings.max_body_bytes))
+    prediction = parts.videos.parse_prediction(await read_json(request, parts.limits))
     if prediction.writes:
         parts.keys.check(request, "ingest")
-    answer, outcome = await parts.videos.predict(prediction)
+    answer, applied = await parts.videos.predict(prediction)
     told = answers.forecast(answer, parts.forecaster.manifest.version)
-    told["rows"] = {"accepted": outcome.accepted, "duplicate": outcome.duplicate, "corrected": outcome.corrected}
+    told["rows"] = {
+        "accepted": applied.outcome.accepted,
+        "duplicate": applied.outcome.duplicate,
+        "corrected": applied.outcome.corrected,
+        "parked_applied": applied.parked_applied,
+        "parked_rejected": applied.parked_rejected,
+    }
     return json_response(told)

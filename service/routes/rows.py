@@ -31,7 +31,7 @@ async def post_counters(request: Request) -> Response:
 
 async def _post(request: Request, mode: Mode) -> Response:
     parts = context(request, "ingest")
-    items = await read_items(request, parts.settings.max_body_bytes)
+    items = await read_items(request, parts.limits)
     outcome = await parts.ingest.take(mode, items)
     if items and len(outcome.rejections) == len(items):
         first, told = outcome.rejections[0], answers.outcome(outcome)

@@ -21,7 +21,7 @@ async def put_video(request: Request) -> Response:
     """Register a video, or replace its metadata; rows that came before it are applied now."""
     parts = context(request, "ingest")
     identifier = video_id(request, parts)
-    body = await read_json(request, parts.settings.max_body_bytes)
+    body = await read_json(request, parts.limits)
     if not isinstance(body, dict):
         raise Invalid("body", body, "a JSON object")
     if body.pop("video_id", identifier) != identifier:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from model.bank import Bank, BankVideo, EdgeBank, NoBank
+from model.bank import NEVER_US, Bank, BankVideo, EdgeBank, NoBank
 from model.bank.server import ServerBank
 from model.errors import BankError, DataError
 from tests.model.bank_cases import (
@@ -114,24 +114,24 @@ def test_search_equals_brute_force(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("late_us", [0, 1])
-def test_a_point_is_admitted_at_its_microsecond_and_not_before(kit: Kit, late_us: int) -> None:
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_a_point_is_admitted_at_its_microsecond_and_not_before(kit: Kit, late_us: int, afterwards: bool) -> None:
     usable = 1_764_000_000_000_001
-    near, far = (usable + late_us, 1), (T0, 2)
-    # More of the near ones than a search for one neighbour can fetch: those that are late must not take its place.
-    bank = kit.filled(
-        [
-            replace(
-                video(f"{space}{turn}{i}", content=None, trajectories={}, usable_from_us=since),
-                **({"content": vec(DC, 1, turn)} if space == "c" else {"trajectories": {2: (vec(DT, 1, turn), since)}}),
-            )
-            for since, turn in (near, far)
-            for space in "ct"
-            for i in range(6)
+
+    def row(name: str, since: int, turn: float) -> list[BankVideo]:
+        return [
+            video(f"c{name}", content=vec(DC, 1, turn), trajectories={}, usable_from_us=since),
+            video(f"t{name}", content=None, trajectories={2: (vec(DT, 1, turn), since)}),
         ]
-        # Keeps the latest usable time of the bank above now, so that a filter is needed at all.
-        + [video("later", trajectories={2: (vec(DT, 1), usable + HOUR)}, usable_from_us=usable + HOUR)]
-    )
-    assert ids(one(bank, now_us=usable, limit=1)) == (["c20", "t20"] if late_us else ["c10", "t10"])
+
+    # More of the near ones than a search for one neighbour fetches: those that are late must not take its place.
+    near = [late for i in range(6) for late in row(f"near{i}", usable + late_us, i / 100)]
+    # One that is later still, so that the bank cannot do without a filter.
+    rest = row("far", T0, 2) + row("later", usable + HOUR, 0)
+    bank = kit.filled(row("far", T0, 2) if afterwards else near + rest)
+    if afterwards:
+        bank.upsert(near)
+    assert ids(one(bank, now_us=usable, limit=1)) == (["cfar", "tfar"] if late_us else ["cnear0", "tnear0"])
 
 
 def test_trajectories_are_searched_in_the_age_bucket_only(kit: Kit) -> None:
@@ -192,6 +192,16 @@ def test_missing_vectors_ask_nothing_and_are_found_by_nothing(kit: Kit) -> None:
     assert bank.counts() == {"videos": 3, "trajectories": 1}
 
 
+def test_what_is_never_usable_is_known_to_its_creator_only(kit: Kit) -> None:
+    hidden = video("hidden", usable_from_us=NEVER_US, trajectories={2: (vec(DT, 1), NEVER_US)})
+    half = video("half", usable_from_us=NEVER_US)
+    bank = kit.filled([hidden, half])
+    [found] = one(bank, now_us=NEVER_US - 1)
+    assert (found.video_id, found.content) == ("half", None)
+    assert [past.video_id for past in bank.creator(["ann"])["ann"]] == ["half", "hidden"]
+    assert bank.counts() == {"videos": 2, "trajectories": 1}
+
+
 def test_ties_are_ordered_by_id_beyond_the_last_place(kit: Kit) -> None:
     rng = np.random.default_rng(3)
     names = [f"v{i:03d}" for i in rng.permutation(200)]
@@ -199,10 +209,11 @@ def test_ties_are_ordered_by_id_beyond_the_last_place(kit: Kit) -> None:
     best = video("zz", content=vec(DC, 1), trajectories={})
     few = [video(f"w{i}", content=None, trajectories={5: (vec(DT, 1), T0)}) for i in (3, 1, 4, 0, 2)]
     worse = video("ww", content=None, trajectories={5: (vec(DT, 1, 1), T0)})
-    bank = kit.filled([*twins, best, *few, worse])
-    assert ids(one(bank, limit=5)) == ["zz", "v000", "v001", "v002", "v003", "v004"]
+    second = video("zy", content=vec(DC, 1, 0.1), trajectories={})
+    bank = kit.filled([*twins, best, second, *few, worse])
+    assert ids(one(bank, limit=5)) == ["zz", "zy", "v000", "v001", "v002", "v003", "v004"]
     assert ids(one(bank, limit=5, exclude="v001", content=None)) == ["v000", "v002", "v003", "v004", "v005"]
-    assert ids(one(bank, limit=1, exclude="zz", trajectory=None)) == ["v000"]
+    assert ids(one(bank, limit=2, exclude="zz", trajectory=None)) == ["zy", "v000"]
     assert ids(one(bank, content=None, age_bucket=5)) == ["w0", "w1", "w2", "w3", "w4", "ww"]
 
 
@@ -279,7 +290,7 @@ BAD_VIDEOS: dict[str, dict[str, Any]] = {
     r"trajectories\[2\]": {"trajectories": {2: (vec(DT, np.nan), T0)}},
     "age_bucket": {"trajectories": {255: (vec(DT, 1), T0)}},
     "usable_from_us": {"usable_from_us": T0 - 1},
-    "published_us": {"published_us": 2**53 + 1, "usable_from_us": 2**53 + 2},
+    "published_us": {"published_us": NEVER_US, "usable_from_us": NEVER_US},
     "strictly increasing": {"curve": curve((5, 1), (5, 2))},
     "n <= 40": {"curve": curve(*[(i, i) for i in range(41)])},
     "curve.values": {"curve": curve((5, -1))},
@@ -301,7 +312,7 @@ def test_bad_videos_are_refused_by_name_and_not_stored(kit: Kit, field: str) -> 
         ("trajectory", {"trajectory": vec(DT, np.inf)}),
         ("limit", {"limit": 0}),
         ("age_bucket", {"age_bucket": -1}),
-        ("now_us", {"now_us": 2**53 + 1}),
+        ("now_us", {"now_us": NEVER_US}),
     ],
 )
 def test_bad_queries_are_refused_by_name(kit: Kit, field: str, change: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from service.embedded import EmbeddedServer
-from tests.service.live import Live, live
+from tests.service.live import FAKE_COMMAND, Live, Process, live
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,23 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield server.url
     server.stop()
+
+
+Starter = Callable[..., Process]
+
+
+@pytest.fixture
+def fake_process() -> Iterator[Starter]:
+    """Starts service processes with the fake model; none outlives the test."""
+    started: list[Process] = []
+
+    def start(data_dir: Path, **environment: str) -> Process:
+        started.append(Process(FAKE_COMMAND, data_dir, **environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.clean_up()
 
 
 @pytest.fixture(scope="session")

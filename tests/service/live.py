@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,9 @@ class Process:
         )
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
-        assert "listens on" in line, (line, Path(self._errors.name).read_text())
+        if "listens on" not in line:
+            self.clean_up()
+            raise AssertionError((line, Path(self._errors.name).read_text()))
         self.url = line.split()[-1]
 
     @property
@@ -140,6 +142,14 @@ class Process:
         self.popen.terminate()
         return self._end()
 
+    def clean_up(self) -> None:
+        """Kill whatever a failed test has left running."""
+        if self.popen.returncode is None:
+            with suppress(ProcessLookupError, OSError, ValueError):
+                os.kill(self.server_pid, signal.SIGKILL)
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            self._end()
+
     def _end(self) -> int:
         status = self.popen.wait(30)
         assert self.popen.stdout is not None
@@ -148,5 +158,4 @@ class Process:
         return status
 
 
-def fake_process(data_dir: Path, **environment: str) -> Process:
-    return Process([sys.executable, "-m", "tests.service.serve_fake"], data_dir, **environment)
+FAKE_COMMAND = [sys.executable, "-m", "tests.service.serve_fake"]

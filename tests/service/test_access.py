@@ -58,6 +58,11 @@ def test_keys_come_from_environment_and_file(tmp_path: Path, monkeypatch: pytest
     assert HASHED[0] not in repr(chosen)
 
 
+def test_a_missing_key_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no-such"):
+        Settings(bundle=Path("b"), api_keys_file=tmp_path / "no-such")
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import socket
 import time
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.service.live import T0, Live
+from tests.service.live import T0, Live, live
 
 NOW = time.time()
 OK_EVENT = {"video_id": "v", "time": T0 + 5, "type": "view"}
@@ -210,6 +211,15 @@ def test_a_body_without_a_length_is_cut_off(service: Live) -> None:
     answer = service.http.post("/events", content=chunks(), headers={"content-type": "application/json"})
     assert answer.status_code == 413 and sent < 100
     assert service.dump() == {}
+
+
+def test_a_body_that_trickles_is_given_up(empty_redis: str) -> None:
+    with live(empty_redis, body_deadline_ms=100) as service:
+        address = (service.http.base_url.host, service.http.base_url.port)
+        with socket.create_connection(address, timeout=10) as connection:
+            head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+            connection.sendall(head.encode() + b"[")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 def test_gzip(service: Live) -> None:

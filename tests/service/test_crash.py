@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from tests.service.live import T0, Process, fake_process
+from tests.service.conftest import Starter
+from tests.service.live import T0
 
 KILLS = 20
 BATCH = 20
@@ -52,14 +53,10 @@ class Client:
                 self.after_ack.set()
 
 
-def start(data_dir: Path) -> Process:
-    return fake_process(data_dir, M3TR_APPENDFSYNC="always")
-
-
-def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
+def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, fake_process: Starter) -> None:
     chance = random.Random(7)
     client = Client()
-    process = start(tmp_path / "data")
+    process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
     with httpx.Client(base_url=process.url) as http:
         for i in range(3):
             assert http.put(f"/videos/v{i}", json={"published_at": T0}).status_code == 200
@@ -73,7 +70,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
             time.sleep(chance.uniform(0, 0.05))
         process.kill(server=True)
         thread.join(20)
-        process = start(tmp_path / "data")
+        process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
     with httpx.Client(base_url=process.url) as http:
         # The batch under way at the last kill may or may not have been applied: the client repeats it.
         assert http.post("/events", json=client.rows(client.batch)).status_code == 200

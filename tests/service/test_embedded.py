@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from service.embedded import EmbeddedError, EmbeddedServer
-from tests.service.live import T0, fake_process, is_dead, live, wait_until
+from tests.service.conftest import Starter
+from tests.service.live import T0, is_dead, live, wait_until
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_binary_that_does_not_start_is_told(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_killed_service_leaves_a_server_that_the_next_one_ends(tmp_path: Path) -> None:
+def test_a_killed_service_leaves_a_server_that_the_next_one_ends(tmp_path: Path, fake_process: Starter) -> None:
     first = fake_process(tmp_path / "data")
     orphan = first.server_pid
     with live(f"unix://{tmp_path}/data/store/server.sock") as service:
@@ -74,7 +75,7 @@ def test_a_killed_service_leaves_a_server_that_the_next_one_ends(tmp_path: Path)
     assert second.stop() == 0
 
 
-def test_the_service_starts_a_dead_server_again(tmp_path: Path) -> None:
+def test_the_service_starts_a_dead_server_again(tmp_path: Path, fake_process: Starter) -> None:
     process = fake_process(tmp_path / "data")
     with httpx.Client(base_url=process.url) as http:
         assert http.put("/videos/v", json={"published_at": T0}).status_code == 200

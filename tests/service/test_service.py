@@ -67,7 +67,13 @@ def test_predict_is_register_feed_forecast(service: Live) -> None:
         "horizons_s": [3600],
     }
     made = service.http.post("/predict", json=body).json()
-    assert made.pop("rows") == {"accepted": 4, "duplicate": 0, "corrected": 0}
+    assert made.pop("rows") == {
+        "accepted": 4,
+        "duplicate": 0,
+        "corrected": 0,
+        "parked_applied": 0,
+        "parked_rejected": 0,
+    }
     assert made == expected
     # A registered video needs no metadata; rows of known ids change nothing.
     again = service.http.post(

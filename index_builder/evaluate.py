@@ -1,0 +1,110 @@
+"""`m3tr-build evaluate`: a bundle beside the simple baselines, by age and horizon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.dataset import load_dataset
+from index_builder.forecast import forecast_at
+from index_builder.metrics import intervals, score
+from index_builder.progress import progress
+from index_builder.queries import Queries, cut
+from index_builder.samples import Observed
+from model.bank import NoBank
+from model.bins import HOUR_US
+from model.bundle import load_bundle
+from model.errors import DataError
+from model.forecaster import Forecaster
+from model.types import metric_types
+
+
+def evaluate(
+    bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
+    ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
+
+    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then.
+
+    Raises:
+        DataError: no query can be cut, or a horizon is beyond the trained maximum.
+    """
+    forecaster = Forecaster.load(bundle)
+    try:
+        manifest = forecaster.manifest
+        if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
+            raise DataError(f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum")
+        dataset = load_dataset(data)
+        metric_types(manifest.metric, dataset.types)
+        seen = Observed.of(dataset, manifest.metric)
+        published = dataset.published_us
+        end = dataset.last_us() or 0
+        tested = published >= published_from_us
+        if published_before_us is not None:
+            tested &= published < published_before_us
+        queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+        within = queries.horizon_us <= manifest.max_horizon_us
+        queries = Queries(*(getattr(queries, n)[within] for n in ("video", "now_us", "horizon_us", "cell")), _pairs(queries, within))
+        if not len(queries.video):
+            raise DataError("published-from: no video of that time has an observation at these ages and horizons")
+        past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
+        growths: dict[str, NDArray[np.float64]] = {}
+        if len(past.video):
+            for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
+                growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
+        arms = {"M3TR": forecaster, "M3TR without retrieval": Forecaster(load_bundle(bundle), NoBank())}
+        for name, arm in arms.items():
+            with progress(f"forecast, {name}", len(queries.video)) as bar:
+                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, lambda n, b=bar: b.advance(n))  # type: ignore[misc]
+            growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
+    finally:
+        forecaster.close()
+    table = {name: _cells(queries, growth) for name, growth in growths.items()}
+    _print(table)
+    if out is not None:
+        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return table
+
+
+def _pairs(queries: Queries, rows: NDArray[np.bool_]) -> Any:
+    p = queries.pairs
+    return type(p)(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
+
+
+def _cells(queries: Queries, growth: NDArray[np.float64]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for name in [*dict.fromkeys(queries.cell.tolist()), "pooled"]:
+        rows = queries.cell == name if name != "pooled" else np.ones(len(queries.cell), dtype=bool)
+        y, g = queries.pairs.growth[rows], growth[rows]
+        bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
+        median = g[:, g.shape[1] // 2]
+        cells[name] = asdict(score(y, median, *bounds)) | {"intervals": intervals(queries.video[rows], y, median, *bounds)}
+    return cells
+
+
+def _print(table: dict[str, Any]) -> None:
+    shown = Table(title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video")
+    shown.add_column("cell")
+    shown.add_column("model")
+    for name in ("n", "nMSE", "95 %", "MAE", "SRC", "cover", "width", "pinball"):
+        shown.add_column(name, justify="right")
+    for cell in next(iter(table.values())):
+        for model, cells in table.items():
+            c = cells[cell]
+            low, high = c["intervals"]["nmse"]
+            values = [c["nmse"], None, c["mae"], c["src"], c["cover"], c["width"], c["pinball"]]
+            texts = ["-" if v is None or not np.isfinite(v) else f"{v:.4f}" for v in values]
+            texts[1] = f"{low:.3f} to {high:.3f}"
+            shown.add_row(cell, model, f"{c['n']:,}", *texts)
+        shown.add_section()
+    Console(width=120 if not Console().is_terminal else None).print(shown)

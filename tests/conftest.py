@@ -1,0 +1,61 @@
+"""Fixtures shared by all suites: real data, and a miniature of a real bundle trained on a simulated data set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from index_builder.simulate import simulate
+from index_builder.train import train
+from model.bins import HOUR_US
+
+ROOT = Path(__file__).resolve().parent.parent
+MINI_CONFIG = """epochs = 1
+fusion_epochs = 1
+d_model = 16
+cuts_per_video = 4
+bank_videos = 150
+"""
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; a machine without it skips the test, CI fails it."""
+    path = Path(os.environ.get("M3TR_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"real data: {path} is missing; set M3TR_TEST_DATA")
+        pytest.skip("no real data here; set M3TR_TEST_DATA")
+    return path
+
+
+@dataclass(frozen=True)
+class Mini:
+    """A small simulated data set, a time within it, and a bundle trained on what was known then."""
+
+    data: Path
+    bundle: Path
+    as_of_us: int
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    """A real bundle, small: trained, calibrated, with its bank. About 20 s."""
+    folder = tmp_path_factory.mktemp("mini")
+    data, bundle, config = folder / "data", folder / "bundle", folder / "config.toml"
+    config.write_text(MINI_CONFIG, encoding="utf-8")
+    simulate(data, videos=150, seed=11, days=30)
+    from index_builder.dataset import load_dataset
+
+    as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
+    train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)
+    return Mini(data, bundle, as_of_us)
+
+
+@pytest.fixture(scope="session")
+def mini_bundle(mini: Mini) -> Path:
+    """The folder of the miniature bundle."""
+    return mini.bundle
