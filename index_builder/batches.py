@@ -43,7 +43,7 @@ def batches(
             longest = max(int(length[i]), 4)
         groups[-1].append(i)
     if rng:
-        rng.shuffle(groups)  # type: ignore[arg-type]
+        rng.shuffle(groups)
     for group in groups:
         rows = [np.arange(first[i], last[i]) for i in group]
         if rng:

@@ -76,7 +76,9 @@ def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, publ
 def creator_codes(videos: Sequence[Video]) -> NDArray[np.int64]:
     """A number for each video's creator, (V,) int64, -1 without one."""
     codes: dict[str, int] = {}
-    return np.array([codes.setdefault(v.creator_id, len(codes)) if v.creator_id else -1 for v in videos], dtype=np.int64)
+    return np.array(
+        [codes.setdefault(v.creator_id, len(codes)) if v.creator_id else -1 for v in videos], dtype=np.int64
+    )
 
 
 def creator_rows(

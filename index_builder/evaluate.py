@@ -43,7 +43,9 @@ def evaluate(
     try:
         manifest = forecaster.manifest
         if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
-            raise DataError(f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum")
+            raise DataError(
+                f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
+            )
         dataset = load_dataset(data)
         metric_types(manifest.metric, dataset.types)
         seen = Observed.of(dataset, manifest.metric)
@@ -54,7 +56,7 @@ def evaluate(
             tested &= published < published_before_us
         queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
         within = queries.horizon_us <= manifest.max_horizon_us
-        queries = Queries(*(getattr(queries, n)[within] for n in ("video", "now_us", "horizon_us", "cell")), _pairs(queries, within))
+        queries = queries.take(np.flatnonzero(within))
         if not len(queries.video):
             raise DataError("published-from: no video of that time has an observation at these ages and horizons")
         past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
@@ -65,7 +67,7 @@ def evaluate(
         arms = {"M3TR": forecaster, "M3TR without retrieval": Forecaster(load_bundle(bundle), NoBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:
-                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, lambda n, b=bar: b.advance(n))  # type: ignore[misc]
+                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
     finally:
         forecaster.close()
@@ -76,11 +78,6 @@ def evaluate(
     return table
 
 
-def _pairs(queries: Queries, rows: NDArray[np.bool_]) -> Any:
-    p = queries.pairs
-    return type(p)(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
-
-
 def _cells(queries: Queries, growth: NDArray[np.float64]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for name in [*dict.fromkeys(queries.cell.tolist()), "pooled"]:
@@ -88,12 +85,16 @@ def _cells(queries: Queries, growth: NDArray[np.float64]) -> dict[str, Any]:
         y, g = queries.pairs.growth[rows], growth[rows]
         bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
         median = g[:, g.shape[1] // 2]
-        cells[name] = asdict(score(y, median, *bounds)) | {"intervals": intervals(queries.video[rows], y, median, *bounds)}
+        cells[name] = asdict(score(y, median, *bounds)) | {
+            "intervals": intervals(queries.video[rows], y, median, *bounds)
+        }
     return cells
 
 
 def _print(table: dict[str, Any]) -> None:
-    shown = Table(title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video")
+    shown = Table(
+        title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video"
+    )
     shown.add_column("cell")
     shown.add_column("model")
     for name in ("n", "nMSE", "95 %", "MAE", "SRC", "cover", "width", "pinball"):

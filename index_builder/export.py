@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model.calibration import Calibration
 from model.content.creator import N_CREATOR
-from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
 from model.neighbours import N_NEIGHBOUR
+from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
 from model.schema import N_STATIC
 
 
@@ -30,7 +30,14 @@ class _Head(nn.Module):
         self.net = net
 
     def forward(
-        self, hidden: Tensor, read: Tensor, last: Tensor, content: Tensor, creator: Tensor, neighbours: Tensor, mask: Tensor
+        self,
+        hidden: Tensor,
+        read: Tensor,
+        last: Tensor,
+        content: Tensor,
+        creator: Tensor,
+        neighbours: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         target = self.net.target(hidden, read, last, content, creator)
         out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))

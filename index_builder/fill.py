@@ -11,15 +11,13 @@ from index_builder.curves import Curves, curves
 from index_builder.retrieval import usable_from
 from index_builder.samples import Observed
 from index_builder.sequences import cells_at
-from model.bank import Bank, BankVideo, Curve
+from model.bank import NEVER_US, Bank, BankVideo, Curve
 from model.forecaster import Forecaster
 from model.growth import age_bucket
 from model.tokens import tokenize
 
 _BATCH = 1000
 _NEVER = np.iinfo(np.int64).max
-_FAR_US = 1 << 53
-"""Usable never: the latest time a bank takes."""
 
 
 def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -51,7 +49,11 @@ def entries(
     members = bank_members(seen, as_of_us, limit)
     members = members[known.lengths[members] > 0]
     cut_video, cut_bucket, cut_age = trajectory_cuts(known)
-    cut_usable = usable_from(Curves(known.ages_us[cut_video], known.values[cut_video], known.lengths[cut_video]), data.published_us[cut_video], cut_age)
+    cut_usable = usable_from(
+        Curves(known.ages_us[cut_video], known.values[cut_video], known.lengths[cut_video]),
+        data.published_us[cut_video],
+        cut_age,
+    )
     usable = usable_from(known, data.published_us, known.ages_us[:, 0])
     # A video's cuts come in order of age, so each goes on from the state of the one before.
     pool = forecaster.new_pool(1)
@@ -64,7 +66,10 @@ def entries(
         published = data.published_us[cut_video[cuts]]
         now = published + cut_age[cuts]
         tokens = tokenize(
-            cells_at(seen.events, seen.counters, cut_video[cuts], now, published, len(data.types)), published, now, len(data.types)
+            cells_at(seen.events, seen.counters, cut_video[cuts], now, published, len(data.types)),
+            published,
+            now,
+            len(data.types),
         )
         some = tokens.offsets[1:] > tokens.offsets[:-1]
         vectors = forecaster.trajectory(pool.read([data.videos[v].video_id for v in cut_video[cuts]], tokens)[1])
@@ -75,7 +80,7 @@ def entries(
         yield [
             BankVideo(
                 video.video_id, video.published_us, video.category, video.creator_id, content[i], trajectories.get(int(v), {}),
-                Curve(known.ages_us[v, : known.lengths[v]], known.values[v, : known.lengths[v]]), int(min(usable[v], _FAR_US)),
+                Curve(known.ages_us[v, : known.lengths[v]], known.values[v, : known.lengths[v]]), int(min(usable[v], NEVER_US)),
             )
             for i, (v, video) in enumerate(zip(batch.tolist(), videos, strict=True))
         ]  # fmt: skip

@@ -43,7 +43,9 @@ class Encoded:
 class Trainer:
     """Holds a network and a corpus on one device."""
 
-    def __init__(self, net: M3TR, corpus: Corpus, config: TrainConfig, max_horizon_s: float, device: str, seed: int) -> None:
+    def __init__(
+        self, net: M3TR, corpus: Corpus, config: TrainConfig, max_horizon_s: float, device: str, seed: int
+    ) -> None:
         self.net = net.to(device)
         self.corpus = corpus
         self.config = config
@@ -83,7 +85,9 @@ class Trainer:
         )  # fmt: skip
         return hidden, read[self._put(batch.real)], index
 
-    def _target(self, samples: Samples, creator: NDArray[np.float32], rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
+    def _target(
+        self, samples: Samples, creator: NDArray[np.float32], rows: NDArray[np.int64], hidden: Tensor
+    ) -> Tensor:
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         return self.net.target(
             hidden, self._put(samples.branch[rows, 1]), self._put(samples.last[rows]),
@@ -101,7 +105,9 @@ class Trainer:
         error = growth.unsqueeze(-1) - quantiles
         pinball = torch.maximum(self._levels * error, (self._levels - 1) * error).mean(-1)
         squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=1.0)
-        weight = known.float() * self._put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(-1)
+        weight = known.float() * self._put(
+            np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)
+        ).unsqueeze(-1)
         return ((pinball + _SQUARED_WEIGHT * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
 
     def _log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
@@ -114,11 +120,14 @@ class Trainer:
         observed = self._put(tokens.observed[at])
         return (value * observed).sum() / observed.sum().clamp(min=1)
 
-    def _optimizer(self, parameters: list[tuple[str, torch.nn.Parameter]], rate: float, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    def _optimizer(
+        self, parameters: list[tuple[str, torch.nn.Parameter]], rate: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         decayed = [p for name, p in parameters if p.ndim >= 2 and "A_log" not in name]
         others = [p for name, p in parameters if not (p.ndim >= 2 and "A_log" not in name)]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=rate
+            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=rate,
         )
         warm = min(200, max(1, steps // 10))
 
@@ -139,13 +148,15 @@ class Trainer:
                 hidden, read, index = self._scan(samples, batch)
                 rows = batch.rows[batch.real]
                 target = self._target(samples, creator, rows, read)
-                quantiles = self._quantiles(samples, rows, self.net.head(target, target.new_zeros(len(rows), FUSED_DIM)))
+                quantiles = self._quantiles(
+                    samples, rows, self.net.head(target, target.new_zeros(len(rows), FUSED_DIM))
+                )
                 loss = self._loss(samples, rows, quantiles)
                 total = loss
                 if config.likelihood_weight:
                     total = loss - config.likelihood_weight * self._log_likelihood(batch, hidden, index)
                 optimizer.zero_grad()
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
                 torch.nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
                 optimizer.step()
                 schedule.step()
@@ -201,7 +212,7 @@ class Trainer:
                 fused = self.net.fusion(target, self._put(neighbours[rows]), self._put(seen.astype(np.float32)))
                 loss = self._loss(samples, rows, self._quantiles(samples, rows, self.net.head(target, fused)))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
                 optimizer.step()
                 schedule.step()

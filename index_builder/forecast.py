@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
     """The history of each of S sequences."""
     out = []
     offsets = cells.offsets.tolist()
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         bins, kinds, values = cells.bins[start:stop], cells.types[start:stop], cells.values[start:stop]
         series = {}
         for kind in np.unique(kinds).tolist():
@@ -97,7 +98,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
         _check_times(queries, dataset, video, now, target, forecaster.manifest.max_horizon_us)
         seen = Observed.of(dataset, metric)
         with progress("forecast", len(video)) as bar:
-            quantiles = forecast_at(forecaster, seen, video, now, target - now, lambda n: bar.advance(n))
+            quantiles = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
     finally:
         forecaster.close()
     for i, level in enumerate(QUANTILES):
@@ -112,18 +113,27 @@ def _resolve(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     metrics = table["metric"].to_pylist()
     if other := [(i, m) for i, m in enumerate(metrics) if m != metric]:
-        raise DataError(f"{path.name}, column metric, row {other[0][0]}: {other[0][1]!r}; this bundle forecasts {metric!r}")
+        raise DataError(
+            f"{path.name}, column metric, row {other[0][0]}: {other[0][1]!r}; this bundle forecasts {metric!r}"
+        )
     index = {video.video_id: i for i, video in enumerate(dataset.videos)}
     ids = table["video_id"].to_pylist()
     video = np.array([index.get(v, -1) for v in ids], dtype=np.int64)
     if (unknown := np.flatnonzero(video < 0)).size:
         row = int(unknown[0])
-        raise DataError(f"{path.name}, column video_id, row {row}: {ids[row]!r} is not in the data set's videos.parquet")
+        raise DataError(
+            f"{path.name}, column video_id, row {row}: {ids[row]!r} is not in the data set's videos.parquet"
+        )
     return video, _times(path, table, "now"), _times(path, table, "target_time")
 
 
 def _check_times(
-    path: Path, dataset: DataSet, video: NDArray[np.int64], now: NDArray[np.int64], target: NDArray[np.int64], longest_us: int
+    path: Path,
+    dataset: DataSet,
+    video: NDArray[np.int64],
+    now: NDArray[np.int64],
+    target: NDArray[np.int64],
+    longest_us: int,
 ) -> None:
     if (early := np.flatnonzero(now < dataset.published_us[video])).size:
         row = int(early[0])

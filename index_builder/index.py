@@ -37,18 +37,18 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
     members = len(bank_members(seen, as_of_us, limit))
     dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-    with progress("fill bank", members) as bar, _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target:
-        fill(target, forecaster, seen, as_of_us, limit=limit, advance=lambda n: bar.advance(n))
+    with (
+        progress("fill bank", members) as bar,
+        _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
+    ):
+        fill(target, forecaster, seen, as_of_us, limit=limit, advance=bar.advance)
 
 
 @contextmanager
 def _target(bundle: Path, dims: tuple[int, int], version: str, url: str | None, folder: Path | None) -> Iterator[Bank]:
     if url is not None:
-        server = ServerBank(url, version[:16], *dims)
-        try:
+        with ServerBank.build(url, version[:16], *dims) as server:
             yield server
-        finally:
-            server.close()
         return
     with EdgeBank.build(folder or bundle / BANK, *dims) as bank:
         yield bank

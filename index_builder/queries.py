@@ -33,6 +33,12 @@ class Queries:
     cell: NDArray[np.str_]
     pairs: Pairs
 
+    def take(self, rows: NDArray[np.int64]) -> Queries:
+        """The queries of ``rows``."""
+        p = self.pairs
+        pairs = Pairs(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
+        return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
+
 
 def cut(
     seen: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
@@ -53,7 +59,10 @@ def cut(
     videos, now, horizon_us, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
     value_now, value = seen.count_at(videos, now), seen.count_at(videos, now + horizon_us)
     pairs = Pairs(
-        (now - seen.data.published_us[videos]) / SECOND_US, horizon_us / SECOND_US, value_now, np.log2((1 + value) / (1 + value_now))
+        (now - seen.data.published_us[videos]) / SECOND_US,
+        horizon_us / SECOND_US,
+        value_now,
+        np.log2((1 + value) / (1 + value_now)),
     )
     return Queries(videos, now, horizon_us, cell, pairs)
 

@@ -48,7 +48,8 @@ def write_report(manifest: Manifest, folder: Path) -> None:
     head = "".join(f"<th>{title}</th>" for _, title, _ in _COLUMNS)
     facts = {
         "Forecasts": f"{manifest.metric}, up to {manifest.max_horizon_us / HOUR_US:g} h ahead",
-        "Trained on": f"{training['videos']:,} videos published from {_time(training['first_published_us'])}, as known at {_time(training['as_of_us'])}",
+        "Trained on": f"{training['videos']:,} videos published from {_time(training['first_published_us'])}, "
+        f"as known at {_time(training['as_of_us'])}",
         "Scored on": f"videos published from {_time(evaluation['window_from_us'])} on, half of them; the other half set the intervals",
         "Log-likelihood of a token and type": f"{evaluation['log_likelihood_per_token']:.3f} nats",
         "Weight of content similarity": f"{manifest.content_weight:g} (the rest is trajectory)",

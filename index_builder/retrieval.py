@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -55,12 +56,15 @@ class Union:
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows divided by their norm; a zero row stays zero."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
+    out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
+    return out
 
 
 def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time from which growth beyond an age is known: of the first curve point later than ``after_age_us`` (V,) that has one
-    before it; the far future where there is none."""
+    """Time from which growth beyond an age is known, (V,) int64; the far future where it is not.
+
+    That of the first curve point later than ``after_age_us`` (V,) that has one before it.
+    """
     rows = np.arange(len(published_us))
     point = np.maximum((curves.ages_us <= after_age_us[:, None]).sum(1), 1)
     point = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, _NEVER)[
@@ -83,7 +87,7 @@ def find(
     position[memory.trajectory_bucket[known], memory.trajectory_video[known]] = np.flatnonzero(known)
     order = np.lexsort((samples.now_us, buckets))
     starts = [0, *(np.flatnonzero(np.diff(buckets[order])) + 1).tolist(), n]
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in pairwise(starts):
         for start in range(first, last, _BLOCK):
             rows = order[start : min(start + _BLOCK, last)]
             if not len(rows):
@@ -93,9 +97,24 @@ def find(
             lo = max(0, int(np.searchsorted(memory.published_us, now.min())) - bank_videos)
             window = np.arange(lo, hi)
             at = position[buckets[rows[0]], lo:hi]
-            usable = np.where(at >= 0, memory.trajectory_usable_us[np.maximum(at, 0)], _NEVER) if len(memory.trajectory_usable_us) else np.full(len(window), _NEVER)
-            by_content = _cosines(content[samples.video[rows]], memory.content[lo:hi], memory.usable_us[lo:hi], now, window, samples.video[rows])
-            vectors = memory.trajectory[np.maximum(at, 0)] if len(memory.trajectory) else np.zeros((len(window), hidden.shape[1]), np.float32)
+            usable = (
+                np.where(at >= 0, memory.trajectory_usable_us[np.maximum(at, 0)], _NEVER)
+                if len(memory.trajectory_usable_us)
+                else np.full(len(window), _NEVER)
+            )
+            by_content = _cosines(
+                content[samples.video[rows]],
+                memory.content[lo:hi],
+                memory.usable_us[lo:hi],
+                now,
+                window,
+                samples.video[rows],
+            )
+            vectors = (
+                memory.trajectory[np.maximum(at, 0)]
+                if len(memory.trajectory)
+                else np.zeros((len(window), hidden.shape[1]), np.float32)
+            )
             queries = np.where(samples.cold[rows, None], 0, hidden[rows]).astype(np.float32)
             by_trajectory = _cosines(queries, vectors, usable, now, window, samples.video[rows])
             by_trajectory[samples.cold[rows]] = np.nan
@@ -104,13 +123,28 @@ def find(
     return Union(video, cosines[0], cosines[1])
 
 
-def _cosines(queries, vectors, usable_us, now, window, target):  # type: ignore[no-untyped-def]
-    out = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
+def _cosines(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    usable_us: NDArray[np.int64],
+    now: NDArray[np.int64],
+    window: NDArray[np.int64],
+    target: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
     out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
     return out
 
 
-def _union(by_content, by_trajectory, lo, limit, video, cosines, rows):  # type: ignore[no-untyped-def]
+def _union(
+    by_content: NDArray[np.float32],
+    by_trajectory: NDArray[np.float32],
+    lo: int,
+    limit: int,
+    video: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> None:
     k = min(limit, by_content.shape[1])
     if not k:
         return
@@ -135,7 +169,10 @@ def _union(by_content, by_trajectory, lo, limit, video, cosines, rows):  # type:
 
 
 @numba.njit(cache=True)
-def _features(video, content, trajectory, similarity, target, now_us, level, creator, published, ages, values, lengths, horizons, features, mask):  # type: ignore[no-untyped-def]
+def _features(  # type: ignore[no-untyped-def]
+    video, content, trajectory, similarity, target, now_us, level, creator, published, ages, values, lengths, horizons,
+    features, mask,
+):  # fmt: skip
     one = np.empty(N_GROWTH + 1)
     cosines = np.empty(2)
     for i in range(len(target)):
@@ -147,7 +184,9 @@ def _features(video, content, trajectory, similarity, target, now_us, level, cre
             n = known_points(ages[v], lengths[v], published[v], now_us[i])
             cosines[0], cosines[1] = content[i, j], trajectory[i, j]
             same = creator[v] >= 0 and creator[v] == creator[target[i]]
-            fill_features(ages[v], values[v], n, age, horizons, level[i], cosines, similarity[i, j], same, one, features[i, j])
+            fill_features(
+                ages[v], values[v], n, age, horizons, level[i], cosines, similarity[i, j], same, one, features[i, j]
+            )
             mask[i, j] = 1
 
 
@@ -172,7 +211,9 @@ def neighbour_features(
     return features, mask
 
 
-def nearest_growth_error(features: NDArray[np.float32], mask: NDArray[np.float32], samples: Samples, max_horizon_s: float) -> float:
+def nearest_growth_error(
+    features: NDArray[np.float32], mask: NDArray[np.float32], samples: Samples, max_horizon_s: float
+) -> float:
     """Mean squared error of forecasting by the neighbours' mean growth alone: what the similarity's weight is chosen by."""
     known = features[..., N_GROWTH : 2 * N_GROWTH] * mask[..., None]
     mean = (features[..., :N_GROWTH] * 2 * known).sum(1) / np.maximum(known.sum(1), 1e-9)
@@ -184,7 +225,12 @@ def nearest_growth_error(features: NDArray[np.float32], mask: NDArray[np.float32
         rows = np.arange(len(x))
         share = np.clip((x - at[upper - 1]) / (at[upper] - at[upper - 1]), 0, 1)
         guess = mean[rows, upper - 1] * (1 - share) + mean[rows, upper] * share
-        fine = np.isfinite(samples.growth[:, h]) & ~samples.cold & (known.sum(1)[rows, upper] > 0) & (known.sum(1)[rows, upper - 1] > 0)
+        fine = (
+            np.isfinite(samples.growth[:, h])
+            & ~samples.cold
+            & (known.sum(1)[rows, upper] > 0)
+            & (known.sum(1)[rows, upper - 1] > 0)
+        )
         errors.append(np.square(guess - samples.growth[:, h])[fine])
     every = np.concatenate(errors)
     return float(every.mean()) if len(every) else float("nan")

@@ -74,7 +74,11 @@ class Observed:
         """The metric's count from rows up to each time, (n,) float64."""
         end = rows_until(self.metric, video, time_us)
         has = end > self.metric.offsets[video]
-        return np.where(has, self.totals[np.maximum(end - 1, 0)], 0).astype(np.float64) if len(self.totals) else np.zeros(len(video))
+        return (
+            np.where(has, self.totals[np.maximum(end - 1, 0)], 0).astype(np.float64)
+            if len(self.totals)
+            else np.zeros(len(video))
+        )
 
 
 def snapshot_rows(source: Source) -> NDArray[np.int64]:
@@ -87,7 +91,9 @@ def snapshot_rows(source: Source) -> NDArray[np.int64]:
     return np.flatnonzero(last)
 
 
-def _cut_times(seen: Observed, until_us: int, max_age_us: int, per_video: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cut_times(
+    seen: Observed, until_us: int, max_age_us: int, per_video: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     published = seen.data.published_us
     every = np.arange(len(published))
     if seen.continuous:
@@ -103,7 +109,10 @@ def _cut_times(seen: Observed, until_us: int, max_age_us: int, per_video: int, r
         now = seen.metric.time_us[rows]
         chosen = rng.random(len(rows)) < 0.25
         delay = np.exp(rng.uniform(np.log(0.1), np.log(24.0), len(rows))) * HOUR_US
-        video, now = np.concatenate([video, video[chosen]]), np.concatenate([now, now[chosen] + delay[chosen].astype(np.int64)])
+        video, now = (
+            np.concatenate([video, video[chosen]]),
+            np.concatenate([now, now[chosen] + delay[chosen].astype(np.int64)]),
+        )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
     cold = published + (first * rng.random(len(published)) ** 2).astype(np.int64)
@@ -138,7 +147,14 @@ def _labels(
     return horizon, np.where(valid & (horizon > 0), seen.totals[row].astype(np.float64), np.nan)
 
 
-def read_samples(seen: Observed, video: NDArray[np.int64], now: NDArray[np.int64], *, horizon_us: NDArray[np.int64], value: NDArray[np.float64]) -> Samples:
+def read_samples(
+    seen: Observed,
+    video: NDArray[np.int64],
+    now: NDArray[np.int64],
+    *,
+    horizon_us: NDArray[np.int64],
+    value: NDArray[np.float64],
+) -> Samples:
     """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for none."""
     data = seen.data
     published = data.published_us[video]
@@ -150,18 +166,29 @@ def read_samples(seen: Observed, video: NDArray[np.int64], now: NDArray[np.int64
     parts: list[tuple[NDArray[np.generic], ...]] = []
     for part in range(int(chunk[-1]) + 1 if len(chunk) else 0):
         at = np.flatnonzero(chunk == part)
-        tokens = tokenize(cells_at(seen.events, seen.counters, video[at], now[at], published[at], n_types), published[at], now[at], n_types)
+        tokens = tokenize(
+            cells_at(seen.events, seen.counters, video[at], now[at], published[at], n_types),
+            published[at],
+            now[at],
+            n_types,
+        )
         ends = tokens.offsets[1:]
         some = ends > tokens.offsets[:-1]
         newest = np.maximum(ends - 1, 0)
         has_tokens = len(tokens.features) > 0
-        last = np.where(some[:, None], tokens.features[newest], 0) if has_tokens else np.zeros_like(tokens.read_features)
-        last_clock = np.where(some[:, None], tokens.clock[newest], 0) if has_tokens else np.zeros_like(tokens.read_clock)
+        last = (
+            np.where(some[:, None], tokens.features[newest], 0) if has_tokens else np.zeros_like(tokens.read_features)
+        )
+        last_clock = (
+            np.where(some[:, None], tokens.clock[newest], 0) if has_tokens else np.zeros_like(tokens.read_clock)
+        )
         parts.append((
             ends - tokens.offsets[:-1] - tokens.pending, tokens.pending, np.stack([last, tokens.read_features], 1),
             np.stack([last_clock, tokens.read_clock], 1), last.astype(np.float32), ~some,
         ))  # fmt: skip
-    position, pending, branch, branch_clock, last, cold = (np.concatenate(column) for column in zip(*parts, strict=True))
+    position, pending, branch, branch_clock, last, cold = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
     value_now = seen.count_at(video, now)
     growth = np.maximum(np.log2((1 + value) / (1 + value_now[:, None])), 0.0)
     return Samples(

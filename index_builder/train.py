@@ -128,21 +128,33 @@ class _Job:
 
     def run(self, folder: Path) -> None:
         config, data = self.config, self.data
-        known = curves(self.seen.metric, self.seen.totals, data.published_us, self.until_us, continuous=self.seen.continuous)
+        known = curves(
+            self.seen.metric, self.seen.totals, data.published_us, self.until_us, continuous=self.seen.continuous
+        )
         with _step("read text", len(data.videos)) as advance:
             content = content_inputs(data.videos, self.schema, SentenceEncoder(), lambda n: advance(n))
         with _step("draw samples", 3) as advance:
             fit = self._window(known, self.split_us, self.seed)
             advance()
             held = self._window(known, self.until_us, self.seed + 1)
-            held = _take(held, (held.samples.now_us > self.split_us) & (data.published_us[held.samples.video] > self.split_us))
+            held = _take(
+                held, (held.samples.now_us > self.split_us) & (data.published_us[held.samples.video] > self.split_us)
+            )
             advance()
             corpus = Corpus(sequences(self.seen, self.until_us), fit.samples, fit.creator, content)
             advance()
         if not len(fit.samples.video) or not len(held.samples.video):
-            raise DataError("data: no video has both an observation and a later one on each side of the split; more data or a later --as-of is needed")
+            raise DataError(
+                "data: no video has both an observation and a later one on each side of the split; more data or a later --as-of is needed"
+            )
         shape = MHPShape(n_features(len(data.types)), len(data.types), config.d_model, config.n_layers)
-        net = M3TR(shape, len(self.schema.categories), len(self.schema.languages), _NGRAM_BUCKETS, text_dropout=config.text_dropout)
+        net = M3TR(
+            shape,
+            len(self.schema.categories),
+            len(self.schema.languages),
+            _NGRAM_BUCKETS,
+            text_dropout=config.text_dropout,
+        )
         trainer = Trainer(net, corpus, config, self.max_horizon_us / SECOND_US, self.device, self.seed)
         with _step("train", trainer.n_batches() * config.epochs) as advance:
             trainer.stage_one(config.epochs, lambda n, note: advance(n, note=note))
@@ -150,14 +162,24 @@ class _Job:
         weight, centre, quantiles, plain = self._retrieval(trainer, known, fit, held)
         calibrating = _half(data, held.samples.video)
         calibration = _calibrate(_take(held, calibrating).samples, quantiles[calibrating])
-        evaluation = self._evaluate(_take(held, ~calibrating).samples, quantiles[~calibrating], plain[~calibrating], calibration)
+        evaluation = self._evaluate(
+            _take(held, ~calibrating).samples, quantiles[~calibrating], plain[~calibrating], calibration
+        )
         evaluation["log_likelihood_per_token"] = likelihood
         with _step("write bundle", 4) as advance:
             write_network(net, centre, config.neighbours, folder)
             advance(2)
             write_calibration(calibration, folder)
             manifest = Manifest(
-                "", self.schema, shape, ENCODER_ID, weight, config.neighbours, _NGRAM_BUCKETS, self._training(fit, held), evaluation
+                "",
+                self.schema,
+                shape,
+                ENCODER_ID,
+                weight,
+                config.neighbours,
+                _NGRAM_BUCKETS,
+                self._training(fit, held),
+                evaluation,
             )
             write_report(manifest, folder)
             advance()
@@ -166,7 +188,15 @@ class _Job:
         forecaster = Forecaster(load_bundle(folder), NoBank(), device="cpu")
         members = len(bank_members(self.seen, self.as_of_us, config.bank_videos))
         with _step("fill bank", members) as advance, EdgeBank.build(folder / BANK, CONTENT_DIM, shape.d_model) as bank:
-            fill(bank, forecaster, self.seen, self.as_of_us, limit=config.bank_videos, sentence=content.sentence, advance=lambda n: advance(n))
+            fill(
+                bank,
+                forecaster,
+                self.seen,
+                self.as_of_us,
+                limit=config.bank_videos,
+                sentence=content.sentence,
+                advance=lambda n: advance(n),
+            )
 
     def _window(self, known: Curves, until_us: int, seed: int) -> _Window:
         c = self.config
@@ -178,7 +208,13 @@ class _Job:
 
     def _with_creators(self, known: Curves, samples: Samples) -> _Window:
         creator = creator_rows(
-            self.data.videos, self.data.published_us, known, samples.video, samples.now_us, self.max_horizon_us, self.config.bank_videos
+            self.data.videos,
+            self.data.published_us,
+            known,
+            samples.video,
+            samples.now_us,
+            self.max_horizon_us,
+            self.config.bank_videos,
         )
         return _Window(samples, creator)
 
@@ -197,14 +233,30 @@ class _Job:
             judged = trainer.encode(held.samples, held.creator)
             advance()
             video, bucket, age = trajectory_cuts(known)
-            usable = usable_from(Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age)
+            usable = usable_from(
+                Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
+            )
             nothing = np.full((len(video), 1), np.nan)
-            cuts = self._with_creators(known, read_samples(self.seen, video, published[video] + age, horizon_us=np.zeros((len(video), 1), np.int64), value=nothing))
+            cuts = self._with_creators(
+                known,
+                read_samples(
+                    self.seen,
+                    video,
+                    published[video] + age,
+                    horizon_us=np.zeros((len(video), 1), np.int64),
+                    value=nothing,
+                ),
+            )
             states = trainer.encode(cuts.samples, cuts.creator).hidden
             advance()
         centre = states.mean(0) if len(states) else np.zeros(trainer.net.mhp.shape.d_model, np.float32)
         with torch.no_grad():
-            content = np.concatenate([trainer.content(part).cpu().numpy() for part in np.array_split(np.arange(len(published)), max(1, len(published) // 2000))])
+            content = np.concatenate(
+                [
+                    trainer.content(part).cpu().numpy()
+                    for part in np.array_split(np.arange(len(published)), max(1, len(published) // 2000))
+                ]
+            )
         content = unit(content)
         some = ~cuts.samples.cold
         memory = Memory(
@@ -222,15 +274,31 @@ class _Job:
 
         def features(window: _Window, union: Any, weight: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             return neighbour_features(
-                memory, union, window.samples, creators, content_weight=weight, k=config.neighbours, max_horizon_us=self.max_horizon_us
+                memory,
+                union,
+                window.samples,
+                creators,
+                content_weight=weight,
+                k=config.neighbours,
+                max_horizon_us=self.max_horizon_us,
             )
 
-        errors = [nearest_growth_error(*features(fit, unions[0], w), fit.samples, self.max_horizon_us / SECOND_US) for w in _WEIGHTS]
+        errors = [
+            nearest_growth_error(*features(fit, unions[0], w), fit.samples, self.max_horizon_us / SECOND_US)
+            for w in _WEIGHTS
+        ]
         weight = _WEIGHTS[int(np.nanargmin(errors))] if np.isfinite(errors).any() else 0.5
         learn, judge = features(fit, unions[0], weight), features(held, unions[1], weight)
         steps = config.fusion_epochs * -(-len(fit.samples.video) // 512)
         with _step("train fusion", steps) as advance:
-            trainer.stage_two(fit.samples, fit.creator, learned.hidden, *learn, config.fusion_epochs, lambda n, note: advance(n, note=note))
+            trainer.stage_two(
+                fit.samples,
+                fit.creator,
+                learned.hidden,
+                *learn,
+                config.fusion_epochs,
+                lambda n, note: advance(n, note=note),
+            )
         quantiles = trainer.predict(held.samples, held.creator, judged.hidden, *judge)
         return weight, centre, quantiles, judged.quantiles
 
@@ -240,7 +308,9 @@ class _Job:
         stretched = _stretch(samples, quantiles, calibration)
         cells: dict[str, Any] = {}
         warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
-        bucket = np.broadcast_to(age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape)
+        bucket = np.broadcast_to(
+            age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape
+        )
         known = np.isfinite(samples.growth)
         for name, rows in (
             [("pooled", known & warm), ("cold start", known & ~warm)]
@@ -251,8 +321,15 @@ class _Job:
                 cells[name] = asdict(score(y, q[:, 1], q[:, 0], q[:, 2]))
         rows = known & warm
         without = plain[rows].astype(np.float64)
-        reference = asdict(score(samples.growth[rows], without[:, 1], without[:, 0], without[:, 2])) if rows.sum() else {}
-        return {"window_from_us": self.split_us, "window_to_us": self.until_us, "cells": cells, "without_retrieval": reference}
+        reference = (
+            asdict(score(samples.growth[rows], without[:, 1], without[:, 0], without[:, 2])) if rows.sum() else {}
+        )
+        return {
+            "window_from_us": self.split_us,
+            "window_to_us": self.until_us,
+            "cells": cells,
+            "without_retrieval": reference,
+        }
 
     def _training(self, fit: _Window, held: _Window) -> dict[str, Any]:
         return {
@@ -274,7 +351,9 @@ def _names(values: Iterator[str | None]) -> tuple[str, ...]:
 
 def _half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
     """A stable half of the videos, by a hash of their ids."""
-    chosen = {v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()}
+    chosen = {
+        v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()
+    }
     return np.array([chosen[v] for v in video.tolist()], dtype=bool)
 
 
@@ -282,8 +361,11 @@ def _calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     known = np.isfinite(samples.growth)
     if not known.any():
         return Calibration.identity()
-    spread = [np.broadcast_to(x[:, None], known.shape)[known] for x in (samples.age_s, samples.cold)]
-    return Calibration.fit(spread[0], samples.horizon_s[known], spread[1], quantiles[known].astype(np.float64), samples.growth[known])
+    age_s = np.broadcast_to(samples.age_s[:, None], known.shape)[known]
+    cold = np.broadcast_to(samples.cold[:, None], known.shape)[known]
+    return Calibration.fit(
+        age_s, samples.horizon_s[known], cold, quantiles[known].astype(np.float64), samples.growth[known]
+    )
 
 
 def _stretch(samples: Samples, quantiles: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float64]:
@@ -295,4 +377,3 @@ def _fingerprint(seen: Observed) -> str:
     for array in (seen.data.published_us, seen.metric.time_us, seen.totals):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-

@@ -1,1 +1,4 @@
-"""The core of M3TR Online: from a video and its histogram to a forecast. Imports neither the service nor the builder."""
+"""The core of M3TR Online: from a video and its histogram to a forecast.
+
+Imports neither the service nor the builder.
+"""

@@ -39,14 +39,17 @@ EDGES_US: Final = _edges_us()
 
 def bin_index(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
     """Bin of each age: int64 of the input's shape, in 0 .. N_BINS - 1. Ages must be >= 0 microseconds."""
-    return np.minimum(np.searchsorted(EDGES_US, age_us, side="right") - 1, N_BINS - 1)
+    index: NDArray[np.int64] = np.minimum(np.searchsorted(EDGES_US, age_us, side="right") - 1, N_BINS - 1)
+    return index
 
 
 def bin_start_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
     """Age in microseconds at which each bin starts, int64."""
-    return EDGES_US[index]
+    start: NDArray[np.int64] = EDGES_US[index]
+    return start
 
 
 def bin_end_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
     """Age in microseconds at which each bin ends (exclusive), int64."""
-    return EDGES_US[np.asarray(index) + 1]
+    end: NDArray[np.int64] = EDGES_US[np.asarray(index) + 1]
+    return end

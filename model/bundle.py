@@ -127,7 +127,9 @@ def load_bundle(folder: Path) -> Bundle:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = body["format_version"], body["bins_version"]
     except OSError as error:
-        raise BundleError(f"{folder / MANIFEST}: {error.strerror}; a bundle is a folder that m3tr-build train wrote") from None
+        raise BundleError(
+            f"{folder / MANIFEST}: {error.strerror}; a bundle is a folder that m3tr-build train wrote"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST}: not a bundle's manifest ({error})") from None
     if found != (FORMAT_VERSION, BINS_VERSION):
@@ -143,11 +145,16 @@ def load_bundle(folder: Path) -> Bundle:
         except OSError as error:
             raise BundleError(f"{folder / name}: {error.strerror}") from None
         if actual != expected:
-            raise BundleError(f"{folder / name}: SHA-256 {actual[:16]}..., the manifest says {str(expected)[:16]}...: the file was altered")
+            raise BundleError(
+                f"{folder / name}: SHA-256 {actual[:16]}..., the manifest says {str(expected)[:16]}...: the file was altered"
+            )
     schema = body["schema"]
     manifest = Manifest(
         version=body["version"],
-        schema=Schema(**{key: tuple(value) if isinstance(value, list) else value for key, value in schema.items()}),
+        schema=Schema(
+            tuple(schema["types"]), schema["metric"], schema["max_horizon_us"], schema["max_age_us"],
+            tuple(schema["categories"]), tuple(schema["languages"]),
+        ),
         shape=MHPShape(**body["shape"]), encoder=body["encoder"], content_weight=body["content_weight"],
         neighbours=body["neighbours"], ngram_buckets=body["ngram_buckets"], training=body["training"],
         evaluation=body["evaluation"],

@@ -72,9 +72,7 @@ class Calibration:
         low = np.maximum(median - (median - low) * factor[..., 0], 0.0)
         return np.stack([low, median, median + (high - median) * factor[..., 1]], axis=-1)
 
-    def on_grid(
-        self, age_s: NDArray[np.float64], cold: NDArray[np.bool_], max_horizon_s: float
-    ) -> NDArray[np.float64]:
+    def on_grid(self, age_s: NDArray[np.float64], cold: NDArray[np.bool_], max_horizon_s: float) -> NDArray[np.float64]:
         """Stretch at every grid horizon, (N, N_GRID + 1, 2), linear in log horizon between the middles of buckets."""
         edges = np.array(HORIZON_EDGES_H)
         middles = np.log(np.concatenate([[edges[0] / 2], np.sqrt(edges[:-1] * edges[1:]), [edges[-1] * 1.3]]))

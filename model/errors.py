@@ -1,9 +1,9 @@
 """Errors of the core.
 
-    M3TRError                  everything below
-    +-- BundleError            a bundle is missing, of another format, or its bytes do not match the manifest
-    +-- BankError              the bank did not answer, or answered late
-    +-- DataError              rows or queries that cannot be used; names the field, the value and what is allowed
+M3TRError                  everything below
++-- BundleError            a bundle is missing, of another format, or its bytes do not match the manifest
++-- BankError              the bank did not answer, or answered late
++-- DataError              rows or queries that cannot be used; names the field, the value and what is allowed
 """
 
 from __future__ import annotations

@@ -42,8 +42,11 @@ _BATCH: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question: ``history`` must hold nothing later than ``now_us``; horizons in microseconds after now, each
-    in (0, max_horizon_us]."""
+    """One question.
+
+    ``history`` must hold nothing later than ``now_us``; horizons are microseconds after now, each in
+    (0, max_horizon_us].
+    """
 
     video: Video
     history: History
@@ -53,8 +56,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A past video like this one. Similarities are cosines (None: no such vector); ``growth`` maps a horizon (us) to the
-    factor its count grew by from the same age on, None where not known yet."""
+    """A past video like this one.
+
+    Similarities are cosines (None: no such vector); ``growth`` maps a horizon (us) to the factor its count grew by
+    from the same age on, None where not known yet.
+    """
 
     video_id: str
     similarity: float
@@ -92,11 +98,14 @@ def check_request(manifest: Manifest, request: Request) -> None:
         DataError: now before publication, or a horizon outside (0, max_horizon_us].
     """
     if request.now_us < request.video.published_us:
-        raise DataError(f"now: {request.now_us} is before published_at {request.video.published_us}; allowed: later times")
+        raise DataError(
+            f"now: {request.now_us} is before published_at {request.video.published_us}; allowed: later times"
+        )
     for horizon in request.horizons_us:
         if not 0 < horizon <= manifest.max_horizon_us:
             raise DataError(
-                f"horizon_s: {horizon / SECOND_US:g}; allowed: above 0 and at most {manifest.max_horizon_us // SECOND_US}, the trained maximum"
+                f"horizon_s: {horizon / SECOND_US:g}; allowed: above 0 and at most "
+                f"{manifest.max_horizon_us // SECOND_US}, the trained maximum"
             )
 
 

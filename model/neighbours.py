@@ -32,7 +32,7 @@ class Ranked:
 def combine(
     content: NDArray[np.float64], trajectory: NDArray[np.float64], content_weight: float
 ) -> NDArray[np.float64]:
-    """s = w cos(content) + (1 - w) cos(trajectory), the other term alone where one is NaN; any equal shapes."""
+    """S = w cos(content) + (1 - w) cos(trajectory), the other term alone where one is NaN; any equal shapes."""
     both = content_weight * content + (1 - content_weight) * trajectory
     return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
 
@@ -60,7 +60,7 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
         return out
     norm = np.sqrt(np.square(query.astype(np.float64)).sum())
     if norm > 0:
-        rows = np.stack([vectors[i] for i in at]).astype(np.float64)  # type: ignore[arg-type, misc]
+        rows = np.stack([vectors[i] for i in at]).astype(np.float64)  # type: ignore[misc]
         out[at] = np.einsum("nd,d->n", rows, query.astype(np.float64) / norm, optimize=False)
     return out
 

@@ -46,7 +46,9 @@ class ContentNet(nn.Module):
             has_text * self.sentence(sentence) + (1 - has_text) * self.no_sentence,
             has_text * ngrams + (1 - has_text) * self.no_ngrams,
         ], dim=-1)  # fmt: skip
-        out: Tensor = self.mix(torch.cat([self.drop_text(text), self.category(category), self.language(language), static], dim=-1))
+        out: Tensor = self.mix(
+            torch.cat([self.drop_text(text), self.category(category), self.language(language), static], dim=-1)
+        )
         return out
 
 
@@ -67,7 +69,7 @@ class Fusion(nn.Module):
         self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
 
     def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
-        """target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K) 1 for a real one -> (N, FUSED_DIM), 0 without any."""
+        """Target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K) 1 for a real one -> (N, FUSED_DIM), 0 without any."""
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
@@ -93,7 +95,8 @@ class HeadNet(nn.Module):
 
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
         """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative."""
-        return F.softplus(self.out(self.layers(torch.cat([target, fused], dim=-1)))).unflatten(-1, (3, N_BASIS))
+        out: Tensor = F.softplus(self.out(self.layers(torch.cat([target, fused], dim=-1)))).unflatten(-1, (3, N_BASIS))
+        return out
 
 
 class M3TR(nn.Module):

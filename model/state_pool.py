@@ -89,7 +89,12 @@ class StatePool:
         return newest, read
 
     def _commit(
-        self, video_id: str, row: int, features: NDArray[np.float32], clock: NDArray[np.float32], newest: NDArray[np.float32]
+        self,
+        video_id: str,
+        row: int,
+        features: NDArray[np.float32],
+        clock: NDArray[np.float32],
+        newest: NDArray[np.float32],
     ) -> None:
         entry = self._entry(video_id)
         if entry is None:
@@ -110,8 +115,12 @@ class StatePool:
         newest[row] = entry.hidden
         self._scratch.put_slot(row, self._states.take_slot(entry.slot))
 
-    def _run(self, states: States, slot: int, features: NDArray[np.float32], clock: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._backend.advance(states, np.array([slot]), np.array([0, len(features)]), features, clock)[0]
+    def _run(
+        self, states: States, slot: int, features: NDArray[np.float32], clock: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        offsets = np.array([0, len(features)])
+        hidden: NDArray[np.float32] = self._backend.advance(states, np.array([slot]), offsets, features, clock)[0]
+        return hidden
 
     def _roll_back(self, entry: _Entry, done: int) -> int:
         self.rollbacks += 1

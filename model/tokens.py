@@ -179,9 +179,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
         last_end_s[s] = previous_end
 
 
-def tokenize(
-    cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int
-) -> Tokens:
+def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
     """Tokens of every sequence; ``published_us`` and ``now_us`` are (S,) int64, now >= published.
 
     ``cells`` may hold nothing later than each sequence's own ``now``; the caller cuts them.
@@ -220,7 +218,9 @@ def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
         if parts:
             rows = np.concatenate(parts, axis=1)
             rows = rows[:, np.lexsort((rows[1], rows[0]))]
-            reach = np.array([history.reach.get(b, 0) for b in rows[0].tolist()] if history.reach else [0] * rows.shape[1])
+            reach = np.array(
+                [history.reach.get(b, 0) for b in rows[0].tolist()] if history.reach else [0] * rows.shape[1]
+            )
             columns.append(np.concatenate([rows, reach[None].astype(np.int64)]))
             offsets.append(offsets[-1] + rows.shape[1])
         else:

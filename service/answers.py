@@ -6,9 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from model.forecaster import Neighbour
-
 from model.bins import SECOND_US
+from model.forecaster import Neighbour
 from model.history import History
 from service.engine import Answer
 from service.row import Outcome, Rejection

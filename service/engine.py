@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from model.forecaster import Forecast, Forecaster, Request
-
 from model.bins import bin_end_us
+from model.forecaster import Forecast, Forecaster, Request
 from model.history import History, Series
 from model.state_pool import StatePool
 from service.batcher import Batcher

@@ -68,7 +68,9 @@ def _token(  # type: ignore[no-untyped-def]
         _matvec(projected[:rank], dt_proj[layer], gap)
         for d in range(inner):
             delta = softplus32(gap[d] + dt_bias[layer, d])
-            gap[d] = delta * (mix[layer, d] * clock[0] * inverse_tau[layer, d] + (np.float32(1.0) - mix[layer, d]) * clock[1])
+            gap[d] = delta * (
+                mix[layer, d] * clock[0] * inverse_tau[layer, d] + (np.float32(1.0) - mix[layer, d]) * clock[1]
+            )
             y[d] = skip[layer, d] * u[d]
             u[d] = delta * u[d]
         for n in range(n_state):

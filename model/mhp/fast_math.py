@@ -41,7 +41,7 @@ def exp32(x):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def silu32(x):  # type: ignore[no-untyped-def]
-    """x * sigmoid(x) in float32."""
+    """X * sigmoid(x) in float32."""
     return x / (np.float32(1.0) + exp32(-x))
 
 

@@ -27,4 +27,5 @@ def rates_per_hour(
     clock = (last_end_s + LOG_AGE_OFFSET_S)[:, None]
     tau = np.maximum(age_s - last_end_s, 0)[:, None] / clock
     rate = np.exp(np.clip(4 * log_scale, -20, 30)) * np.logaddexp(0, -np.logaddexp(0, alpha) * tau + c)
-    return 3600 * rate / clock
+    out: NDArray[np.float64] = 3600 * rate / clock
+    return out

@@ -62,7 +62,7 @@ def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> T
     safe_alpha = torch.where(near, torch.ones_like(alpha), alpha)
     x0 = torch.where(near, torch.zeros_like(c), alpha * start + c)
     x1 = torch.where(near, torch.zeros_like(c), alpha * end + c)
-    exact = (_NegativeDilog.apply(x1) - _NegativeDilog.apply(x0)) / safe_alpha
+    exact = (_NegativeDilog.apply(x1) - _NegativeDilog.apply(x0)) / safe_alpha  # type: ignore[no-untyped-call]
     half, middle = (end - start) / 2, (end + start) / 2
     quadrature = torch.zeros_like(c)
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
@@ -71,7 +71,7 @@ def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> T
 
 
 def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    """log P(n) with variance mean + mean^2 / dispersion, float64, any broadcastable shapes; mean, dispersion > 0."""
+    """Log P(n) with variance mean + mean^2 / dispersion, float64, any broadcastable shapes; mean, dispersion > 0."""
     n, mean, r = n.double(), mean.double().clamp(min=1e-12), dispersion.double()
     return (
         torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
@@ -89,7 +89,7 @@ class IntensityHead(nn.Module):
         self.project = nn.Linear(d_model, 4 * n_types)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log S, c, alpha (<= 0) and dispersion (> 0), each (..., n_types)."""
+        """Log S, c, alpha (<= 0) and dispersion (> 0), each (..., n_types)."""
         log_scale, c, alpha, dispersion = self.project(hidden).chunk(4, dim=-1)
         return (4 * log_scale).clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
 

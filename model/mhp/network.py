@@ -17,6 +17,7 @@ silence until ``now``. All branches of a video hang on one causal scan.
 from __future__ import annotations
 
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class MambaBlock(nn.Module):
             delta = torch.exp(torch.empty(inner).uniform_(math.log(0.02), math.log(0.5)))
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
-    def _selective(self, u: Tensor, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def selective(self, u: Tensor, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decay gap D (..., inner), jump delta * u (..., inner), B and C (..., n) of tokens with convolved input u (..., inner)."""
         rank, n = self.shape.dt_rank, self.shape.d_state
         dt, b, c = self.x_proj(u).split([rank, n, n], dim=-1)
@@ -68,7 +69,18 @@ class MambaBlock(nn.Module):
         gap = mix * clock[..., :1] * torch.exp(-self.log_tau) + (1 - mix) * clock[..., 1:]
         return delta * gap, delta * u, b, c
 
-    def _emit(self, x: Tensor, u: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One token a row: raw input, gate and convolved input, each (..., inner), from x (..., d_model) and its window."""
+        raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
+        return raw, gate, F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self._bias())
+
+    def _bias(self) -> Tensor:
+        assert self.conv1d.bias is not None
+        return self.conv1d.bias
+
+    def emit(self, x: Tensor, u: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        """Residual output (..., d_model) from the scan's y and the convolved input u (..., inner)."""
         out: Tensor = x + self.out_proj((y + self.D * u) * F.silu(gate))
         return out
 
@@ -84,22 +96,26 @@ class MambaBlock(nn.Module):
         padded = F.pad(raw, (0, 0, 0, 0, width, 0))
         taps = self.conv1d.weight.squeeze(1)
         # Four shifted products: torch's depthwise convolution is some ten times slower backwards on a CPU.
-        mixed = sum(padded[k : k + len(x)] * taps[:, k] for k in range(width + 1)) + self.conv1d.bias
+        mixed = self._bias().expand(raw.shape)
+        for k in range(width + 1):
+            mixed = mixed + padded[k : k + len(x)] * taps[:, k]
         u = F.silu(mixed)
-        gap, jump, b, c = self._selective(u, clock)
+        gap, jump, b, c = self.selective(u, clock)
         y, state = selective_scan(gap, jump, b, c, -torch.exp(self.A_log).t(), position)
         window = torch.stack([padded[position + k, rows] for k in range(width)], dim=-1)
-        return self._emit(x, u, gate, y), state, window
+        return self.emit(x, u, gate, y), state, window
 
     def step(self, x: Tensor, clock: Tensor, state: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One token a row: x (..., d_model), state (..., n, inner), window (..., inner, d_conv - 1); returns all three anew."""
-        raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-        full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
-        u = F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self.conv1d.bias)
-        gap, jump, b, c = self._selective(u, clock)
+        raw, gate, u = self.convolve(x, window)
+        gap, jump, b, c = self.selective(u, clock)
         decay = torch.exp(gap.unsqueeze(-2) * -torch.exp(self.A_log).t())
         state = decay * state + jump.unsqueeze(-2) * b.unsqueeze(-1)
-        return self._emit(x, u, gate, (state * c.unsqueeze(-1)).sum(-2)), state, full[..., 1:]
+        return (
+            self.emit(x, u, gate, (state * c.unsqueeze(-1)).sum(-2)),
+            state,
+            torch.cat([window[..., 1:], raw.unsqueeze(-1)], dim=-1),
+        )
 
 
 class MambaHawkes(nn.Module):
@@ -132,6 +148,7 @@ class MambaHawkes(nn.Module):
         x = self.embed(features)
         branch = [self.embed(branch_features[:, :, 0]), self.embed(branch_features[:, :, 1])]
         for block in self.blocks:
+            assert isinstance(block, MambaBlock)
             x, state, window = block(x, clock, position)
             y, after, after_window = block.step(branch[0], branch_clock[:, :, 0], state, window)
             state = torch.where(pending[..., None, None], after, state)

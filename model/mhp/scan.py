@@ -82,6 +82,7 @@ class SelectiveScan(torch.autograd.Function):
     def forward(
         ctx: Any, gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """See the class."""
         inputs = [x.detach().contiguous() for x in (gap, jump, b, c, a)]
         y = torch.zeros_like(inputs[0])
         z = inputs[0].new_empty((*gap.shape[:2], a.shape[0], gap.shape[2]))
@@ -91,6 +92,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of every input, by the reversed recurrence."""
         gap, jump, b, c, a, z, position = ctx.saved_tensors
         grad_a = a.new_zeros((gap.shape[1], *a.shape))
         out = [torch.zeros_like(gap), torch.zeros_like(jump), torch.zeros_like(b), torch.zeros_like(c)]
@@ -106,7 +108,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """The same function anywhere: fused on a CPU in float32, step by step in PyTorch elsewhere. Shapes as SelectiveScan."""
     if gap.device.type == "cpu" and gap.dtype == torch.float32:
-        y, cut = SelectiveScan.apply(gap, jump, b, c, a, position)
+        y, cut = SelectiveScan.apply(gap, jump, b, c, a, position)  # type: ignore[no-untyped-call]
         return y, cut
     state = torch.zeros_like(jump[0].unsqueeze(-2) * b[0].unsqueeze(-1))
     states = []
