@@ -17,6 +17,7 @@ from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persist
 from index_builder.dataset import load_dataset
 from index_builder.forecast import forecast_at
 from index_builder.metrics import intervals, score
+from index_builder.opening import opened
 from index_builder.progress import progress
 from index_builder.queries import Queries, cut
 from index_builder.samples import Observed
@@ -39,8 +40,7 @@ def evaluate(
     Raises:
         DataError: no query can be cut, or a horizon is beyond the trained maximum.
     """
-    forecaster = Forecaster.load(bundle)
-    try:
+    with opened(bundle) as forecaster:
         manifest = forecaster.manifest
         if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
             raise DataError(
@@ -69,8 +69,6 @@ def evaluate(
             with progress(f"forecast, {name}", len(queries.video)) as bar:
                 counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
-    finally:
-        forecaster.close()
     table = {name: _cells(queries, growth) for name, growth in growths.items()}
     _print(table)
     if out is not None:

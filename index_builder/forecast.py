@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index_builder import columns
 from index_builder.dataset import DataSet, load_dataset
+from index_builder.opening import opened
 from index_builder.progress import progress
 from index_builder.samples import Observed
 from index_builder.sequences import cells_at
@@ -89,8 +90,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
         raise DataError(f"{queries}: {error}") from None
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
-    forecaster = Forecaster.load(bundle)
-    try:
+    with opened(bundle) as forecaster:
         dataset = load_dataset(data)
         metric = forecaster.manifest.metric
         metric_types(metric, dataset.types)
@@ -99,8 +99,6 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
         seen = Observed.of(dataset, metric)
         with progress("forecast", len(video)) as bar:
             quantiles = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
-    finally:
-        forecaster.close()
     for i, level in enumerate(QUANTILES):
         name = f"q{level}"
         table = table.drop_columns([name]) if name in table.column_names else table

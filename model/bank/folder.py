@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from model.errors import BankError
+from model.errors import BankBusy, BankError
 
 FORMAT: Final = 1
 
@@ -31,7 +31,7 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            raise BankError(
+            raise BankBusy(
                 f"bank {folder}: already open, here or in another process; an embedded bank has one opener"
             ) from error
 
