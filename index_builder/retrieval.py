@@ -65,12 +65,11 @@ def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: N
 
     That of the first curve point later than ``after_age_us`` (V,) that has one before it.
     """
-    rows = np.arange(len(published_us))
-    point = np.maximum((curves.ages_us <= after_age_us[:, None]).sum(1), 1)
-    point = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, _NEVER)[
-        rows, np.minimum(point, curves.ages_us.shape[1] - 1)
-    ]
-    return np.where(point < _NEVER, published_us + np.minimum(point, _NEVER // 4), _NEVER)
+    # Past a curve's end stand zeros, which are no ages.
+    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, _NEVER)
+    point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
+    age = np.append(ages, np.full((len(ages), 1), _NEVER), axis=1)[np.arange(len(ages)), point]
+    return np.where(age < _NEVER, published_us + np.minimum(age, _NEVER // 4), _NEVER)
 
 
 def find(

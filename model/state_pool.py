@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class _Entry:
     slot: int
     features: NDArray[np.float32]
     hidden: NDArray[np.float32]
-    checkpoints: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    checkpoints: list[tuple[tuple[Any, Any], NDArray[np.float32]]] = field(default_factory=list)
 
 
 class StatePool:
@@ -110,7 +110,7 @@ class StatePool:
             entry.hidden = self._run(self._states, entry.slot, features[done:stop], clock[done:stop])
             done = stop
             if done % CHECKPOINT_TOKENS == 0:
-                entry.checkpoints.append(self._states.take_slot(entry.slot))
+                entry.checkpoints.append((self._states.take_slot(entry.slot), entry.hidden.copy()))
         entry.features = features.copy() if len(features) != len(entry.features) else entry.features
         newest[row] = entry.hidden
         self._scratch.put_slot(row, self._states.take_slot(entry.slot))
@@ -127,11 +127,13 @@ class StatePool:
         keep = done // CHECKPOINT_TOKENS
         del entry.checkpoints[keep:]
         if keep:
-            self._states.put_slot(entry.slot, entry.checkpoints[-1])
+            saved, hidden = entry.checkpoints[-1]
+            self._states.put_slot(entry.slot, saved)
+            entry.hidden = hidden.copy()
         else:
             self._states.clear_slot(entry.slot)
+            entry.hidden = np.zeros_like(entry.hidden)
         entry.features = entry.features[:0]
-        entry.hidden = np.zeros_like(entry.hidden)
         return keep * CHECKPOINT_TOKENS
 
     def _entry(self, video_id: str) -> _Entry | None:

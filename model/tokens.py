@@ -4,7 +4,7 @@ A token is an interval of the video's age in which engagement was seen: its end,
 it and the token before, and per type the increment and the cumulative count. Empty bins, and counter snapshots
 that found nothing new, make no token; they lengthen the next token's ``gap``, the time known to be silent. For
 counters the interval starts at the previous snapshot, for events at the bin. So events, and counters read in
-every bin, give the same tokens.
+every bin, give the same tokens (from the moment each type was first seen).
 
 Every token depends on rows of its own bin and earlier ones only. The last bin ends at ``now`` if it is still filling
 (``pending``). A *read token* closes each sequence: it carries the silence from the last token to ``now``.
