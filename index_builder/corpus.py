@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from index_builder.curves import Curves
 from index_builder.samples import Observed, Samples
 from index_builder.sequences import cells_at
+from index_builder.text import WORTH_A_PROCESS, sentences
 from model.content.creator import N_CREATOR, creator_features
 from model.content.ngrams import video_bags
 from model.content.text import SentenceEncoder, text_of
@@ -19,6 +20,8 @@ from model.growth import growth_horizons_us
 from model.schema import Schema
 from model.tokens import Tokens, tokenize
 from model.video import Video
+
+_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,20 @@ class ContentInputs:
 
 
 def content_inputs(
-    videos: Sequence[Video], schema: Schema, encoder: SentenceEncoder, advance: Callable[[int], None] | None = None
+    videos: Sequence[Video], schema: Schema, advance: Callable[[int], None] | None = None
 ) -> ContentInputs:
     """Encode the videos' text and metadata; ``advance`` is told how many more videos are done."""
-    texts = [text_of(video) for video in videos]
-    step = 2000
+    chunks = [videos[i : i + _CHUNK] for i in range(0, len(videos), _CHUNK)]
+    few = len(videos) < WORTH_A_PROCESS
+    encoder = SentenceEncoder() if few else None
+    encoded = (
+        (encoder.encode([text_of(v) for v in chunk]) for chunk in chunks) if encoder is not None else sentences(chunks)
+    )
     parts = []
-    for i in range(0, len(texts), step):
-        parts.append(encoder.encode(texts[i : i + step]))
+    for part in encoded:
+        parts.append(part)
         if advance:
-            advance(len(parts[-1]))
+            advance(len(part))
     ids, offsets = video_bags(videos)
     return ContentInputs(
         np.concatenate(parts) if parts else np.zeros((0, 384), np.float32), ids, offsets,

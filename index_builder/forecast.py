@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from index_builder.opening import opened
 from index_builder.progress import progress
 from index_builder.samples import Observed
 from index_builder.sequences import cells_at
+from index_builder.text import WORTH_A_PROCESS, sentences
 from model.bins import SECOND_US
 from model.errors import DataError
 from model.forecaster import Forecaster, Request
@@ -24,6 +27,7 @@ from model.head import QUANTILES
 from model.history import History, Mode, Series
 from model.tokens import EVENTS, Cells
 from model.types import metric_types
+from model.video import Video
 
 _BATCH = 512
 _COLUMNS = ("video_id", "metric", "now", "target_time")
@@ -56,7 +60,8 @@ def forecast_at(
     out = np.zeros((len(video), 3))
     data = seen.data
     pool = forecaster.new_pool(_BATCH)
-    for first in range(0, moments.shape[1], _BATCH):
+    ready = _content_ahead(forecaster, data.videos, moments[0])
+    for first, _ in zip(range(0, moments.shape[1], _BATCH), ready, strict=False):
         v, now = moments[:, first : first + _BATCH]
         cells = cells_at(seen.events, seen.counters, v, now, data.published_us[v], len(data.types))
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
@@ -64,11 +69,26 @@ def forecast_at(
             Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
             for i, history in enumerate(histories(cells, data.types))
         ]
-        for rows, answer in zip(members, forecaster.forecast(requests, pool=pool), strict=True):
+        for rows, answer in zip(members, forecaster.forecast(requests, pool=pool, explain=False), strict=True):
             out[rows] = answer.quantiles
         if advance:
             advance(sum(len(m) for m in members))
     return out
+
+
+def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArray[np.int64]) -> Iterator[None]:
+    """Has the content of each batch's videos in the forecaster's cache when it yields; ``video`` is sorted."""
+    batches = [np.unique(video[first : first + _BATCH]) for first in range(0, len(video), _BATCH)]
+    new = [batch if not i else batch[batch > batches[i - 1][-1]] for i, batch in enumerate(batches)]
+    if sum(map(len, new)) < WORTH_A_PROCESS:
+        yield from (None for _ in new)
+        return
+    chunks = [[videos[v] for v in batch] for batch in new]
+    with closing(sentences(chunks)) as encoded:
+        for chunk, vectors in zip(chunks, encoded, strict=True):
+            if chunk:
+                forecaster.content(chunk, vectors)
+            yield
 
 
 def _times(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:
@@ -97,6 +117,8 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
         video, now, target = _resolve(queries, table, dataset, metric)
         _check_times(queries, dataset, video, now, target, forecaster.manifest.max_horizon_us)
         seen = Observed.of(dataset, metric)
+        # The data set's objects stay to the end: without them a collection takes no time.
+        gc.freeze()
         with progress("forecast", len(video)) as bar:
             quantiles = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
     for i, level in enumerate(QUANTILES):

@@ -33,7 +33,7 @@ from model.bank import EdgeBank, NoBank
 from model.bins import HOUR_US, SECOND_US
 from model.bundle import BANK, Manifest, load_bundle, write_manifest
 from model.calibration import Calibration
-from model.content.text import ENCODER_ID, SentenceEncoder
+from model.content.text import ENCODER_ID
 from model.errors import DataError
 from model.forecaster import Forecaster
 from model.growth import age_bucket
@@ -132,7 +132,7 @@ class _Job:
             self.seen.metric, self.seen.totals, data.published_us, self.until_us, continuous=self.seen.continuous
         )
         with _step("read text", len(data.videos)) as advance:
-            content = content_inputs(data.videos, self.schema, SentenceEncoder(), lambda n: advance(n))
+            content = content_inputs(data.videos, self.schema, lambda n: advance(n))
         with _step("draw samples", 3) as advance:
             fit = self._window(known, self.split_us, self.seed)
             advance()

@@ -154,7 +154,7 @@ class Forecaster:
 
     def forecast(
         self, requests: Sequence[Request], *, pool: StatePool | None = None,
-        stage: Callable[[str, float], None] | None = None,
+        stage: Callable[[str, float], None] | None = None, explain: bool = True,
     ) -> list[Forecast]:  # fmt: skip
         """Answer every request, in order.
 
@@ -162,6 +162,7 @@ class Forecaster:
             requests: any number.
             pool: states kept from earlier calls, by video_id; without it every state is computed anew.
             stage: told (name, seconds) for "content", "state", "bank" and "head".
+            explain: whether answers name the neighbours they were made from.
 
         Raises:
             DataError: a request that cannot be answered; nothing was computed.
@@ -171,7 +172,7 @@ class Forecaster:
         answers: list[Forecast] = []
         with self._lock:
             for start in range(0, len(requests), _BATCH):
-                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage)
+                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
         return answers
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -213,7 +214,7 @@ class Forecaster:
         return hidden - self._weights["trajectory_centre"]
 
     def _batch(
-        self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None
+        self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool
     ) -> list[Forecast]:
         with _timed("content", stage):
             content = self.content([r.video for r in requests])
@@ -233,8 +234,8 @@ class Forecaster:
             growth = grid_growth(coefficients, age_s, max_horizon_s, stretch)
             rates = rates_per_hour(self._weights, newest, cold, tokens.last_end_s, age_s)
         return [
-            self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i], bool(cold[i]), degraded,
-                         float(age_s[i] - tokens.last_end_s[i]))
+            self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
+                         degraded, float(age_s[i] - tokens.last_end_s[i]))
             for i, r in enumerate(requests)
         ]  # fmt: skip
 

@@ -60,7 +60,7 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
         return out
     norm = np.sqrt(np.square(query.astype(np.float64)).sum())
     if norm > 0:
-        rows = np.stack([vectors[i] for i in at]).astype(np.float64)  # type: ignore[misc]
+        rows = np.concatenate([vectors[i] for i in at]).reshape(len(at), -1).astype(np.float64)
         out[at] = np.einsum("nd,d->n", rows, query.astype(np.float64) / norm, optimize=False)
     return out
 

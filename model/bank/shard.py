@@ -116,24 +116,33 @@ class Shard:
     def nearest(self, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
         """(key, cosine) of the points nearest to each ask, best first."""
         sizes = self.sizes()
+        # A video asked about at two times has one content vector: what the engine cannot tell apart it answers once.
+        same: dict[tuple[int, int, int, bytes], list[int]] = {}
+        for i, ask in enumerate(asks):
+            if ask.space in self._latest:
+                key = (ask.space, self._cut_us(ask), ask.limit, ask.vector.tobytes())
+                same.setdefault(key, []).append(i)
         # The engine scores neighbouring queries together when they differ by their vector only.
-        order = sorted(range(len(asks)), key=lambda i: (asks[i].space, asks[i].now_us))
-        order = [i for i in order if asks[i].space in self._latest]
+        distinct = sorted(same.values(), key=lambda group: (asks[group[0]].space, asks[group[0]].now_us))
         hits: list[list[tuple[int, float]]] = [[] for _ in asks]
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            requests = [self._request(asks[i], sizes[asks[i].space]) for i in batch]
-            for i, found in zip(batch, self._engine.query_batch(qe.QueryBatchRequest(requests)), strict=True):
-                hits[i] = [(int(point.id), point.score) for point in found]
+        for start in range(0, len(distinct), BATCH):
+            batch = distinct[start : start + BATCH]
+            requests = [self._request(asks[group[0]], sizes[asks[group[0]].space]) for group in batch]
+            for group, found in zip(batch, self._engine.query_batch(qe.QueryBatchRequest(requests)), strict=True):
+                for i in group:
+                    hits[i] = [(int(point.id), point.score) for point in found]
         return hits
 
+    def _cut_us(self, ask: Ask) -> int:
+        """The time a filter has to cut at, 0 for none: most searches come after everything stored became usable."""
+        return 0 if self._latest[ask.space] <= ask.now_us else ask.now_us
+
     def _request(self, ask: Ask, size: int) -> qe.QueryRequest:
-        # Most searches come after everything stored became usable, and no filter is the cheapest.
-        everything = self._latest[ask.space] <= ask.now_us
+        cut_us = self._cut_us(ask)
         return qe.QueryRequest(
             limit=ask.limit,
             query=qe.Query.Nearest(ask.vector.tolist(), using=_vector(ask.space)),
-            filter=None if everything else _known_by(ask.space, ask.now_us),
+            filter=_known_by(ask.space, cut_us) if cut_us else None,
             params=qe.SearchParams(exact=True) if size <= EXACT_UP_TO else qe.SearchParams(hnsw_ef=HNSW_EF),
         )
 
