@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 
 from index_builder import columns
 from index_builder.layout import COUNTERS, EVENTS, LAYOUT, MAX_TYPES, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS, faults
+from model.bins import HOUR_US
 from model.errors import DataError
 from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 from model.video import Video
 
+SILENCE_US: Final = HOUR_US
+"""So long after its newest row a data set is taken to have been watched still."""
 _LATEST: Final = np.iinfo(np.int64).max
 _CHECK: Final = "m3tr-build check lists every such row"
 
@@ -72,6 +75,11 @@ class DataSet:
         ends = [int(rows.time_us.max()) for rows in (self.events, self.counters) if rows is not None and len(rows)]
         ends += [int(self.published_us[-1])] if len(self.videos) else []
         return max(ends, default=None)
+
+    def watched_until_us(self, as_of_us: int) -> int:
+        """Until when silence means that nothing happened: ``as_of_us``, but at most SILENCE_US after the newest row."""
+        last = self.last_us()
+        return as_of_us if last is None else min(as_of_us, last + SILENCE_US)
 
 
 class _Sink:

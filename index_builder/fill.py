@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,10 @@ def entries(
     forecaster: Forecaster, seen: Observed, as_of_us: int, limit: int, sentence: NDArray[np.float32] | None = None
 ) -> Iterator[list[BankVideo]]:
     """Bank entries in batches; ``sentence`` (V, 384) spares encoding texts again. Videos without a curve are left out."""
-    data = seen.data
-    until = min(as_of_us, data.last_us() or as_of_us)
+    data, types = seen.data, forecaster.manifest.types
+    # The data set numbers its types by itself, and need not have all that the model knows.
+    type_codes = np.array([types.index(kind) for kind in data.types], dtype=np.int64)
+    until = data.watched_until_us(as_of_us)
     known = curves(seen.metric, seen.totals, data.published_us, until, continuous=seen.continuous)
     members = bank_members(seen, as_of_us, limit)
     members = members[known.lengths[members] > 0]
@@ -65,12 +68,8 @@ def entries(
         cuts = cuts[(cut_usable[cuts] < _NEVER) & np.isin(cut_video[cuts], batch)]
         published = data.published_us[cut_video[cuts]]
         now = published + cut_age[cuts]
-        tokens = tokenize(
-            cells_at(seen.events, seen.counters, cut_video[cuts], now, published, len(data.types)),
-            published,
-            now,
-            len(data.types),
-        )
+        cells = cells_at(seen.events, seen.counters, cut_video[cuts], now, published, len(data.types))
+        tokens = tokenize(replace(cells, types=type_codes[cells.types]), published, now, len(types))
         some = tokens.offsets[1:] > tokens.offsets[:-1]
         vectors = forecaster.trajectory(pool.read([data.videos[v].video_id for v in cut_video[cuts]], tokens)[1])
         trajectories: dict[int, dict[int, tuple[NDArray[np.float32], int]]] = {}

@@ -114,7 +114,7 @@ class _Job:
     def __init__(self, seen: Observed, config: TrainConfig, as_of_us: int, device: str, seed: int) -> None:
         self.seen, self.config, self.as_of_us, self.device, self.seed = seen, config, as_of_us, device, seed
         self.data: DataSet = seen.data
-        self.until_us = min(as_of_us, self.data.last_us() or as_of_us)
+        self.until_us = self.data.watched_until_us(as_of_us)
         published = self.data.published_us
         self.split_us = int(np.quantile(published, 1 - config.validation_share, method="lower"))
         oldest = int(published[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from index_builder.dataset import load_dataset
-from index_builder.forecast import forecast
+from index_builder.forecast import forecast, forecast_at
+from index_builder.index import index
+from index_builder.opening import opened
+from index_builder.samples import Observed
 from index_builder.sequences import cells_at, sources
 from model.bank import NoBank
 from model.bins import EDGES_US, HOUR_US, bin_index
+from model.bundle import load_bundle
 from model.forecaster import Forecast, Forecaster, Request
 from model.history import History, Series
 from model.video import Video
@@ -121,16 +126,7 @@ def times_us(table: pa.Table) -> np.ndarray:
 def test_offline_forecasts_do_not_look_ahead(mini: Mini, tmp_path: Path) -> None:
     now_us = mini.as_of_us
     cut = tmp_path / "cut"
-    cut.mkdir()
-    dropped = 0
-    for file in mini.data.glob("*.parquet"):
-        table = pq.read_table(file)
-        if "time" in table.column_names:
-            keep = times_us(table) <= now_us
-            dropped += int((~keep).sum())
-            table = table.filter(pa.array(keep))
-        pq.write_table(table, cut / file.name)
-    assert dropped > 100
+    assert without_later_rows(mini.data, cut, now_us) > 100
     rows = [
         (video.video_id, now_us, now_us + horizon)
         for video in load_dataset(mini.data).videos if video.published_us <= now_us
@@ -144,6 +140,75 @@ def test_offline_forecasts_do_not_look_ahead(mini: Mini, tmp_path: Path) -> None
     )
     assert len(whole) > 100 and (whole[:, 2] > whole[:, 0]).any()
     np.testing.assert_array_equal(whole, blind)
+
+
+def without_later_rows(data: Path, out: Path, now_us: int) -> int:
+    """Copy a data set without the rows later than now; returns how many those were."""
+    out.mkdir()
+    dropped = 0
+    for file in data.glob("*.parquet"):
+        table = pq.read_table(file)
+        if "time" in table.column_names:
+            keep = times_us(table) <= now_us
+            dropped += int((~keep).sum())
+            table = table.filter(pa.array(keep))
+        pq.write_table(table, out / file.name)
+    return dropped
+
+
+def sample_of_videos(data: Path, out: Path, every: int) -> Path:
+    """Copy every so many-th video of a data set."""
+    out.mkdir()
+    videos = pq.read_table(data / "videos.parquet").sort_by("published_at")
+    videos = videos.take(pa.array(np.arange(0, len(videos), every)))
+    pq.write_table(videos, out / "videos.parquet")
+    counters = pq.read_table(data / "counters.parquet")
+    mine = pc.is_in(counters["video_id"], value_set=videos["video_id"].combine_chunks())
+    pq.write_table(counters.filter(mine), out / "counters.parquet")
+    return out
+
+
+@pytest.mark.parametrize("source", ["simulated events", "real counters"])
+def test_a_neighbour_is_as_it_was_known_at_now(
+    source: str, mini: Mini, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A bank filled later, and one filled later without the rows that neighbours had after now, answer alike."""
+    if source == "simulated events":
+        data = mini.data
+    else:
+        data = sample_of_videos(request.getfixturevalue("real_data") / "youtube_trending", tmp_path / "data", 100)
+    whole = load_dataset(data)
+    end_us = whole.last_us()
+    assert end_us is not None
+    now_us = end_us - (5 if source == "simulated events" else 14) * DAY_US
+    assert without_later_rows(data, tmp_path / "known", now_us) > 100
+    banks = {"later": data, "cut": tmp_path / "known"}
+    for name, known in banks.items():
+        shutil.copytree(mini.bundle, tmp_path / name)
+        index(tmp_path / name, known, as_of_us=end_us)
+    rows = [
+        (video.video_id, now_us, now_us + horizon)
+        for video in whole.videos if now_us - 30 * DAY_US <= video.published_us <= now_us
+        for horizon in (HOUR_US, DAY_US)
+    ]  # fmt: skip
+    write_queries(tmp_path / "queries.parquet", rows)
+    answers = {
+        name: quantiles(tmp_path / name, data, tmp_path / "queries.parquet", tmp_path / "out.parquet") for name in banks
+    }
+    np.testing.assert_array_equal(answers["later"], answers["cut"])
+    assert len(rows) > 100
+    with opened(tmp_path / "later") as with_bank:
+        members = with_bank.bank.counts()["videos"]
+    assert members > 50
+    alone = Forecaster(load_bundle(tmp_path / "later"), NoBank(), device="cpu")
+    seen = Observed.of(whole, "view")
+    index_of = {video.video_id: i for i, video in enumerate(whole.videos)}
+    video = np.array([index_of[name] for name, _, _ in rows])
+    now, target = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
+    without = forecast_at(alone, seen, video, now, target - now)
+    assert (without != answers["later"]).any(axis=1).mean() > 0.5, (
+        "neighbours must matter for this test to say anything"
+    )
 
 
 def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: Path) -> None:
