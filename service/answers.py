@@ -33,7 +33,7 @@ def _neighbour(neighbour: Neighbour) -> dict[str, Any]:
     }
 
 
-def forecast(answer: Answer, model_version: str) -> dict[str, Any]:
+def forecast(answer: Answer) -> dict[str, Any]:
     """A forecast: quantiles are cumulative counts at ``time``; ``growth`` by horizon_s, as a multiple of the count."""
     made = answer.forecast
     return {
@@ -54,7 +54,7 @@ def forecast(answer: Answer, model_version: str) -> dict[str, Any]:
         ],
         "intensity_per_hour": {kind: _number(rate) for kind, rate in made.intensity.items()},
         "neighbours": [_neighbour(neighbour) for neighbour in made.neighbours],
-        "model_version": model_version,
+        "model_version": answer.model_version,
         "state_age_s": _number(made.state_age_s),
         "cold_start": made.cold_start,
         "as_of_bins": answer.as_of_bins,

@@ -40,9 +40,13 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
         with contextlib.suppress(Unavailable):
             await context.store.ready()
+        for work in context.background:
+            work.start()
         try:
             yield
         finally:
+            for work in reversed(context.background):
+                await work.stop()
             if watch is not None:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
@@ -56,8 +60,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         redirect_slashes=False,
     )
     app.state.context = context
-    manifest = context.forecaster.manifest
-    context.metrics.build.info({"version": app.version, "model_version": manifest.version})
+    context.metrics.build.info({"version": app.version, "model_version": context.engine.active.version})
     for module in (predict, rows, videos, operations):
         app.include_router(module.router)
     app.add_exception_handler(Problem, on_problem)

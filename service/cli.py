@@ -34,11 +34,11 @@ def run(
     try:
         settings = Settings(**given)
         metrics = new_metrics(settings)
-        forecaster, bank = load_model(settings, metrics)
+        deployment = load_model(settings, metrics)
         try:
-            serve(settings, metrics, forecaster, forecaster.new_pool(settings.cache_videos), bank)
+            serve(settings, metrics, deployment)
         finally:
-            bank.close()
+            deployment.close()
     except ValidationError as errors:
         for error in errors.errors(include_url=False, include_input=False):
             place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""

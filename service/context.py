@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from model.errors import BankError
-from model.forecaster import Forecaster
-from model.state_pool import StatePool
 from service.auth import Keys
-from service.bank import WatchedBank
+from service.background import Background
 from service.bodies import Limits
 from service.catalog import Catalog
+from service.deployment import Deployment
 from service.engine import Engine
 from service.histories import Histories
 from service.ingest import Ingest
@@ -32,8 +31,6 @@ class Context:
 
     settings: Settings
     metrics: Metrics
-    forecaster: Forecaster
-    bank: WatchedBank
     keys: Keys
     limits: Limits
     link: Link
@@ -41,6 +38,7 @@ class Context:
     engine: Engine
     ingest: Ingest
     videos: Videos
+    background: Sequence[Background]
 
 
 def new_metrics(settings: Settings) -> Metrics:
@@ -55,32 +53,29 @@ def new_metrics(settings: Settings) -> Metrics:
 def build(
     settings: Settings,
     metrics: Metrics,
-    forecaster: Forecaster,
-    pool: StatePool,
-    bank: WatchedBank,
+    deployment: Deployment,
     redis_url: str,
     clock: Callable[[], int] = now_us,
 ) -> Context:
-    """Put a service together; ``forecaster`` already asks ``bank``, and ``pool`` keeps its states."""
-    manifest = forecaster.manifest
+    """Put a service together around the deployment that answers first."""
+    manifest = deployment.forecaster.manifest
     link = Link(
         redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
     )
     store = Store(link, settings, metrics)
     histories = Histories(store, settings.cache_videos)
-    engine = Engine(forecaster, pool, histories, settings, metrics, clock)
+    engine = Engine(deployment, histories, settings, metrics, clock)
     parser = RowParser(Catalog(manifest.types), settings, clock)
     ingest = Ingest(parser, store, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
     limits = Limits(settings.max_body_bytes, settings.body_deadline_ms / 1000)
-    metrics.watch(lambda: _readings(engine, bank))
-    return Context(
-        settings, metrics, forecaster, bank, Keys(settings.keys()), limits, link, store, engine, ingest, videos
-    )
+    metrics.watch(lambda: _readings(engine))
+    background: list[Background] = []
+    return Context(settings, metrics, Keys(settings.keys()), limits, link, store, engine, ingest, videos, background)
 
 
-def _readings(engine: Engine, bank: WatchedBank) -> Sequence[Metric]:
-    pool = engine.pool
+def _readings(engine: Engine) -> Sequence[Metric]:
+    pool = engine.active.pool
     readings = [
         counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", pool.hits),
         counter("m3tr_state_cache_misses", "Forecasts that built their state from the histogram", pool.misses),
@@ -90,7 +85,7 @@ def _readings(engine: Engine, bank: WatchedBank) -> Sequence[Metric]:
         gauge("m3tr_model_queue_forecasts", "Forecasts waiting for the model", engine.batcher.waiting),
     ]
     try:
-        counts = bank.counts()
+        counts = engine.active.bank.counts()
     except BankError:
         return readings
     points = gauge("m3tr_bank_points", "Points of the bank", counts["videos"] + counts["trajectories"])

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from model.bins import bin_end_us
-from model.forecaster import Forecast, Forecaster, Request
+from model.forecaster import Forecast, Request
 from model.history import History, Series
-from model.state_pool import StatePool
 from service.batcher import Batcher
+from service.deployment import Deployment
 from service.histories import Histories
 from service.metrics import Metrics
 from service.problems import Invalid, NotFound, Unavailable
@@ -21,7 +21,7 @@ from service.times import iso, now_us
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A forecast and what it was made from.
+    """A forecast, the version of the model that made it, and what it was made from.
 
     ``as_of_bins``: ``at`` lies before the newest row, so only bins that had ended by then were used. ``stale``: the
     store did not answer, and this is the video as it was last read.
@@ -29,6 +29,7 @@ class Answer:
 
     snapshot: Snapshot
     forecast: Forecast
+    model_version: str
     as_of_bins: bool
     stale: bool
 
@@ -52,24 +53,27 @@ def ended_by(history: History, age_us: int) -> History:
 
 
 class Engine:
-    """Answers forecasts from histories through one worker thread, which alone touches the pool's states."""
+    """Answers forecasts from histories through one worker thread, which alone touches the pool's states.
+
+    ``active`` answers; it may be replaced at any time, and a batch is computed by one deployment. ``observers`` are told
+    every answer made from a video's newest history; they must not block.
+    """
 
     def __init__(
         self,
-        forecaster: Forecaster,
-        pool: StatePool,
+        deployment: Deployment,
         histories: Histories,
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], int] = now_us,
     ) -> None:
-        self._forecaster = forecaster
-        self.pool = pool
+        self.active = deployment
+        self.observers: list[Callable[[Answer], None]] = []
         self._histories = histories
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
-        self.batcher: Batcher[_Job, Forecast] = Batcher(
+        self.batcher: Batcher[_Job, tuple[Forecast, str]] = Batcher(
             self._compute,
             size=settings.batch_forecasts,
             wait_s=settings.batch_wait_ms / 1000,
@@ -97,34 +101,39 @@ class Engine:
         job = _Job(Request(snapshot.video, history, now, horizons_us), live=not as_of_bins)
         try:
             async with asyncio.timeout(self._deadline_s):
-                forecast = await self.batcher.submit(job)
+                forecast, version = await self.batcher.submit(job)
         except TimeoutError:
             raise Unavailable("the forecast missed its deadline", part="model") from None
         if stale:
             forecast = replace(forecast, degraded=[*forecast.degraded, "store"])
         self._count(forecast)
-        return Answer(snapshot, forecast, as_of_bins, stale)
+        answer = Answer(snapshot, forecast, version, as_of_bins, stale)
+        if job.live and not stale:
+            for observer in self.observers:
+                observer(answer)
+        return answer
 
     async def forget(self, video_id: str) -> None:
         """Drop what is cached of a deleted video."""
         self._histories.forget(video_id)
-        await self.batcher.between(lambda: self.pool.forget(video_id))
+        await self.batcher.between(lambda: self.active.pool.forget(video_id))
 
     def _count(self, forecast: Forecast) -> None:
         self._metrics.forecasts.labels("cold" if forecast.cold_start else "warm").inc()
         for part in forecast.degraded:
             self._metrics.degraded.labels(part).inc()
 
-    def _compute(self, jobs: Sequence[_Job]) -> Sequence[Forecast]:
+    def _compute(self, jobs: Sequence[_Job]) -> Sequence[tuple[Forecast, str]]:
+        deployment = self.active
         self._metrics.batch_size.observe(len(jobs))
         results: dict[int, Forecast] = {}
         for live in (True, False):
             indices = [i for i, job in enumerate(jobs) if job.live is live]
             if indices:
-                forecasts = self._forecaster.forecast(
+                forecasts = deployment.forecaster.forecast(
                     [jobs[i].request for i in indices],
-                    pool=self.pool if live else None,
+                    pool=deployment.pool if live else None,
                     stage=lambda name, seconds: self._metrics.model_seconds.labels(name).observe(seconds),
                 )
                 results.update(zip(indices, forecasts, strict=True))
-        return [results[i] for i in range(len(jobs))]
+        return [(results[i], deployment.version) for i in range(len(jobs))]

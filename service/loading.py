@@ -5,12 +5,13 @@ from __future__ import annotations
 from model.bundle import load_bundle
 from model.forecaster import Forecaster
 from service.bank import WatchedBank
+from service.deployment import Deployment
 from service.metrics import Metrics
 from service.settings import Settings
 
 
-def load_model(settings: Settings, metrics: Metrics) -> tuple[Forecaster, WatchedBank]:
-    """The bundle's forecaster, asking its bank through our metrics.
+def load_model(settings: Settings, metrics: Metrics) -> Deployment:
+    """The bundle, asking its bank through our metrics.
 
     Raises:
         BundleError: the bundle is damaged or of another format.
@@ -34,4 +35,4 @@ def load_model(settings: Settings, metrics: Metrics) -> tuple[Forecaster, Watche
         forecaster = Forecaster(bundle, remote, device=settings.device)
     bank = WatchedBank(forecaster.bank, metrics)
     forecaster.bank = bank
-    return forecaster, bank
+    return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))

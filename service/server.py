@@ -8,11 +8,9 @@ from types import FrameType
 
 import uvicorn
 
-from model.forecaster import Forecaster
-from model.state_pool import StatePool
 from service.app import create_app
-from service.bank import WatchedBank
 from service.context import build
+from service.deployment import Deployment
 from service.embedded import EmbeddedServer
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -36,7 +34,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def serve(settings: Settings, metrics: Metrics, forecaster: Forecaster, pool: StatePool, bank: WatchedBank) -> None:
+def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     """Run until SIGTERM or SIGINT; requests in flight are finished first, the store stops last.
 
     Raises:
@@ -53,7 +51,7 @@ def serve(settings: Settings, metrics: Metrics, forecaster: Forecaster, pool: St
             server = EmbeddedServer(settings.data_dir, appendfsync=settings.appendfsync, binary=settings.store_binary)
             server.start()
             redis_url = server.url
-        app = create_app(build(settings, metrics, forecaster, pool, bank, redis_url), server)
+        app = create_app(build(settings, metrics, deployment, redis_url), server)
         config = uvicorn.Config(
             app,
             host=settings.host,

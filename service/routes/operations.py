@@ -35,10 +35,10 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Rows can be stored and forecasts made; a bank that is down is told, and does not make the service unready."""
     parts = context(request)
-    version = parts.forecaster.manifest.version
+    version = parts.engine.active.version
     bank = "ok"
     try:
-        await asyncio.to_thread(parts.bank.counts)
+        await asyncio.to_thread(parts.engine.active.bank.counts)
     except BankError:
         bank = "down"
     try:

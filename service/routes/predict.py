@@ -26,7 +26,7 @@ async def post_predict(request: Request) -> Response:
     if prediction.writes:
         parts.keys.check(request, "ingest")
     answer, applied = await parts.videos.predict(prediction)
-    told = answers.forecast(answer, parts.forecaster.manifest.version)
+    told = answers.forecast(answer)
     told["rows"] = {
         "accepted": applied.outcome.accepted,
         "duplicate": applied.outcome.duplicate,

@@ -61,4 +61,4 @@ async def get_forecast(request: Request) -> Response:
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return json_response(answers.forecast(answer, parts.forecaster.manifest.version))
+    return json_response(answers.forecast(answer))

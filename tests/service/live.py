@@ -20,6 +20,7 @@ import uvicorn
 from service.app import create_app
 from service.bank import WatchedBank
 from service.context import Context, build, new_metrics
+from service.deployment import Deployment
 from service.settings import Settings
 from service.times import now_us
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
@@ -66,7 +67,8 @@ def live(
     chosen = Settings(bundle=Path("unused"), **settings)
     metrics = new_metrics(chosen)
     watched = WatchedBank(bank or FakeBank(), metrics)
-    context = build(chosen, metrics, forecaster or FakeForecaster(), pool or FakePool(), watched, redis_url, clock)
+    deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
+    context = build(chosen, metrics, deployment, redis_url, clock)
     server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

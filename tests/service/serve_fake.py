@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from service.bank import WatchedBank
 from service.context import new_metrics
+from service.deployment import Deployment
 from service.server import serve
 from service.settings import Settings
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
@@ -15,7 +16,11 @@ from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 def main() -> None:
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
-    serve(settings, metrics, cast(Any, FakeForecaster()), cast(Any, FakePool()), WatchedBank(FakeBank(), metrics))
+    serve(
+        settings,
+        metrics,
+        Deployment(cast(Any, FakeForecaster()), WatchedBank(FakeBank(), metrics), cast(Any, FakePool())),
+    )
 
 
 if __name__ == "__main__":
