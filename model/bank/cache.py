@@ -1,4 +1,4 @@
-"""A bounded cache of decoded rows."""
+"""A bounded cache."""
 
 from __future__ import annotations
 
@@ -8,44 +8,48 @@ from collections.abc import Hashable
 from threading import Lock
 from typing import Generic, TypeVar
 
-from model.bank.row import Row
-
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
-class RowCache(Generic[K]):
-    """The most recently used rows, at most ``capacity``; thread-safe.
+class Cache(Generic[K, V]):
+    """The most recently used values, at most ``capacity``; thread-safe.
 
-    ``ttl_s``: seconds a row is trusted. None means until it is dropped, which is right only for the sole writer.
+    ``ttl_s``: seconds a value is trusted. None means until it is dropped, which is right only for the sole writer.
     """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:
         self._capacity = capacity
         self._ttl_s = ttl_s
-        self._rows: OrderedDict[K, tuple[Row, float]] = OrderedDict()
+        self._values: OrderedDict[K, tuple[V, float]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: K) -> Row | None:
-        """The row, now the most recently used, or None if it is absent or too old."""
+    def get(self, key: K) -> V | None:
+        """The value, now the most recently used, or None if it is absent or too old."""
         with self._lock:
-            found = self._rows.get(key)
+            found = self._values.get(key)
             if found is None:
                 return None
             if self._ttl_s is not None and time.monotonic() - found[1] > self._ttl_s:
-                del self._rows[key]
+                del self._values[key]
                 return None
-            self._rows.move_to_end(key)
+            self._values.move_to_end(key)
             return found[0]
 
-    def put(self, key: K, row: Row) -> None:
-        """Keep a row, and drop the least recently used one if there are too many."""
+    def put(self, key: K, value: V) -> None:
+        """Keep a value, and drop the least recently used one if there are too many."""
         with self._lock:
-            self._rows[key] = (row, time.monotonic())
-            self._rows.move_to_end(key)
-            if len(self._rows) > self._capacity:
-                self._rows.popitem(last=False)
+            self._values[key] = (value, time.monotonic())
+            self._values.move_to_end(key)
+            if len(self._values) > self._capacity:
+                self._values.popitem(last=False)
 
     def drop(self, key: K) -> None:
-        """Forget a row, present or not."""
+        """Forget a value, present or not."""
         with self._lock:
-            self._rows.pop(key, None)
+            self._values.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._values.clear()

@@ -10,16 +10,19 @@ from threading import RLock
 from typing import Final
 
 from model.bank import folder
-from model.bank.cache import RowCache
+from model.bank.cache import Cache
 from model.bank.check import last_of_each
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
+from model.bank.nearby import Nearby
 from model.bank.row import Row
-from model.bank.search import CONTENT, search
+from model.bank.search import CONTENT, Ask, search
 from model.bank.shard import Shard, key_of
 from model.errors import BankError, M3TRError
 
 CACHE_ROWS: Final = 32_768
 """Decoded videos kept in memory, 2 to 4 KB each."""
+CACHE_CREATORS: Final = 4_096
+"""Creators whose videos are kept in memory as a list."""
 FLUSH_EVERY: Final = 5_000
 """Videos written between two flushes; what the log holds since then survives kill -9, not a power cut."""
 
@@ -38,7 +41,9 @@ class EdgeBank:
         self._shard = shard
         self._dims = dims
         self._lock = RLock()
-        self._cache: RowCache[int] = RowCache(CACHE_ROWS)
+        self._cache: Cache[int, Row] = Cache(CACHE_ROWS)
+        self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS)
+        self._nearby: Nearby[int] | None = None
         self._unflushed = 0
 
     @classmethod
@@ -73,6 +78,8 @@ class EdgeBank:
     def _on(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EdgeBank:
         lock = folder.Lock(path)
         try:
+            if not create:
+                folder.read_ahead(path)
             with _engine(path):
                 make = Shard.create if create else Shard.load
                 shard = make(folder.shard_path(path), content_dim, trajectory_dim)
@@ -94,29 +101,44 @@ class EdgeBank:
             try:
                 shard.upsert(distinct)
             finally:
-                for video in distinct:
-                    self._cache.drop(key_of(video.video_id))
+                self._outdate([key_of(video.video_id) for video in distinct])
             self._unflushed += len(distinct)
             if self._unflushed >= FLUSH_EVERY:
                 shard.flush()
                 self._unflushed = 0
 
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Forget videos, at once and on disk; see Bank."""
+        gone = [key_of(video_id) for video_id in video_ids]
+        with self._use() as shard:
+            try:
+                shard.remove(gone)
+                shard.flush()
+            finally:
+                self._outdate(gone)
+
+    def remember(self, videos: int) -> None:
+        """Keep what is near each of the newest ``videos`` that ask, for those that ask again and again."""
+        self._nearby = Nearby(videos)
+
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query; see Bank. Many queries in one call are faster than many calls."""
         with self._use() as shard:
-            return search(queries, self._dims, key_of, shard.nearest, self._rows)
+            return search(queries, self._dims, key_of, lambda asks: self._nearest(shard, asks), self._rows)
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
         """All videos of each creator; see Bank."""
-        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id in creator_ids}
-        if not found:
-            return found
-        with self._use() as shard:
-            rows = self._rows([(key, CONTENT) for key in shard.keys_by(list(found))])
-        for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
-            if row.creator_id is not None:
-                found[row.creator_id].append(row.past())
-        return found
+        known = {creator_id: self._creators.get(creator_id) for creator_id in creator_ids}
+        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id, past in known.items() if past is None}
+        if found:
+            with self._use() as shard:
+                rows = self._rows([(key, CONTENT) for key in shard.keys_by(list(found))])
+                for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
+                    if row.creator_id is not None:
+                        found[row.creator_id].append(row.past())
+                for creator_id, past in found.items():
+                    self._creators.put(creator_id, past)
+        return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Purge replaced points, build graphs for spaces of more than 25,000 vectors. Stops the process meanwhile."""
@@ -136,15 +158,32 @@ class EdgeBank:
 
     def close(self) -> None:
         """Flush and give the folder up."""
+        if self._hold is not None:
+            folder.write_back(self.path)
         with self._lock:
             if self._hold is None:
                 return
             try:
                 with _engine(self.path):
+                    if self._unflushed:
+                        self._shard.flush()
                     self._shard.close()
             finally:
                 self._hold.release()
                 self._hold = None
+
+    def _outdate(self, changed: Sequence[int]) -> None:
+        """Drop what is remembered of changed videos, and every answer that they may change."""
+        for key in changed:
+            self._cache.drop(key)
+        self._creators.clear()
+        if self._nearby is not None:
+            self._nearby.clear()
+
+    def _nearest(self, shard: Shard, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
+        if self._nearby is None:
+            return shard.nearest(asks)
+        return self._nearby.nearest(asks, shard.steady, shard.nearest, self._rows)
 
     def _rows(self, wanted: Sequence[tuple[int, int]]) -> dict[int, Row]:
         rows: dict[int, Row] = {}

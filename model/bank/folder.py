@@ -11,12 +11,14 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from model.errors import BankBusy, BankError
 
 FORMAT: Final = 1
+_BLOCK: Final = 1 << 20
 
 
 class Lock:
@@ -43,6 +45,29 @@ class Lock:
 def shard_path(folder: Path) -> Path:
     """Where the engine keeps its files."""
     return folder / "shard"
+
+
+def read_ahead(folder: Path) -> None:
+    """Bring all files into the page cache.
+
+    The engine keeps the GIL while it opens, and waits for the disk page by page, a second for 20,000 videos; for what is in the
+    cache it takes less than a tenth of that.
+    """
+    block = bytearray(_BLOCK)
+    for path in shard_path(folder).rglob("*"):
+        if path.is_file():
+            # What cannot be read is told by the engine.
+            with suppress(OSError), path.open("rb", buffering=0) as file:
+                while file.readinto(block):
+                    pass
+
+
+def write_back(folder: Path) -> None:
+    """Make what is written so far durable, so that the engine, which keeps the GIL, finds little to do when it closes."""
+    for path in shard_path(folder).rglob("*"):
+        if path.is_file():
+            with suppress(OSError):
+                _sync(path)
 
 
 def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
@@ -110,8 +135,8 @@ def _remove(folder: Path) -> None:
         hold.release()
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

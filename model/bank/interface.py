@@ -107,6 +107,9 @@ class Bank(Protocol):
     def upsert(self, videos: Sequence[BankVideo]) -> None:
         """Add videos, or replace all that is stored of them; of one id given twice the last stands."""
 
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Forget videos; those that are not there are no error."""
+
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query, in its order.
 
@@ -116,6 +119,9 @@ class Bank(Protocol):
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
         """All videos of each creator asked for, by (published_us, video_id); unknown creators have an empty list."""
+
+    def remember(self, videos: int) -> None:
+        """Keep what is near each of the newest ``videos`` that ask, so that asking again costs little; off until called."""
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Build what makes a large bank fast; answers stay the same to within the index's recall."""

@@ -13,6 +13,9 @@ class NoBank:
     def upsert(self, videos: Sequence[BankVideo]) -> None:
         """Forget the videos."""
 
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Nothing to do."""
+
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """No neighbours for any query."""
         return [[] for _ in queries]
@@ -20,6 +23,9 @@ class NoBank:
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
         """No videos for any creator."""
         return {creator_id: [] for creator_id in creator_ids}
+
+    def remember(self, videos: int) -> None:
+        """Nothing to do."""
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Nothing to do."""

@@ -118,6 +118,11 @@ class Remote:
         operations.append(models.DeleteOperation(delete=models.FilterSelector(filter=stale)))
         self.client.batch_update_points(self.names[1], operations)
 
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Delete the points of videos, present or not."""
+        self.client.delete(self.names[0], models.PointIdsList(points=[key_of(video_id) for video_id in video_ids]))
+        self.client.delete(self.names[1], models.FilterSelector(filter=_any_of("video_id", list(video_ids))))
+
     def size(self, space: int, *, exact: bool = False) -> int:
         """Number of points in a space; estimated unless ``exact``."""
         if space == CONTENT:

@@ -28,8 +28,9 @@ WIDEST: Final = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
-    """The ``limit`` points of a space nearest to the unit vector, usable at ``now_us``."""
+    """The ``limit`` points of a space nearest to the unit vector, usable at ``now_us``; ``owner`` is the video that asks."""
 
+    owner: str
     space: int
     vector: NDArray[np.float32]
     now_us: int
@@ -73,7 +74,7 @@ def _ask(asks: list[Ask], space: int, vector: NDArray[np.float32] | None, query:
     if vector is None:
         return None
     # One more for the target itself, and one more to see whether the last place is shared.
-    asks.append(Ask(space, vector, query.now_us, query.limit + 2))
+    asks.append(Ask(query.exclude, space, vector, query.now_us, query.limit + 2))
     return len(asks) - 1
 
 

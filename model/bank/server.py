@@ -12,10 +12,11 @@ from typing import Final, TypeVar
 from qdrant_client import QdrantClient
 
 from model.bank import remote
-from model.bank.cache import RowCache
+from model.bank.cache import Cache
 from model.bank.check import last_of_each
 from model.bank.deadline import Deadlines
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
+from model.bank.nearby import Nearby
 from model.bank.remote import Remote, key_of
 from model.bank.row import Row
 from model.bank.search import Ask, search
@@ -27,6 +28,8 @@ CACHE_ROWS: Final = 32_768
 """Decoded videos kept in memory, 1 to 3 KB each."""
 CACHE_S: Final = 60.0
 """Seconds for which a decoded video or a size is trusted: other processes write to the server too."""
+CACHE_CREATORS: Final = 4_096
+"""Creators whose videos are kept in memory as a list."""
 UPSERT_VIDEOS: Final = 256
 """Videos in one write, and in one write deadline."""
 OPTIMIZE_S: Final = 1800.0
@@ -63,7 +66,9 @@ class ServerBank:
         self._client = client or QdrantClient(url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False)
         self._deadlines = Deadlines()
         self._remote: Remote | None = None
-        self._cache: RowCache[str] = RowCache(CACHE_ROWS, CACHE_S)
+        self._cache: Cache[str, Row] = Cache(CACHE_ROWS, CACHE_S)
+        self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS, CACHE_S)
+        self._nearby: Nearby[str] | None = None
         self._sizes: dict[int, tuple[int, float]] = {}
 
     def __repr__(self) -> str:
@@ -116,9 +121,18 @@ class ServerBank:
             try:
                 self._call("upsert", lambda chunk=chunk: self._found().upsert(chunk), self._write_deadline_s)  # type: ignore[misc]
             finally:
-                for video in chunk:
-                    self._cache.drop(key_of(video.video_id))
-        self._sizes.clear()
+                self._outdate([video.video_id for video in chunk])
+
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Forget videos; see Bank. Another process may still answer with them for CACHE_S seconds."""
+        try:
+            self._call("remove", lambda: self._found().remove(video_ids), self._write_deadline_s)
+        finally:
+            self._outdate(video_ids)
+
+    def remember(self, videos: int) -> None:
+        """Keep what is near each of the newest ``videos`` that ask, for CACHE_S seconds: other processes write as well."""
+        self._nearby = Nearby(videos, CACHE_S)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query; see Bank."""
@@ -126,12 +140,15 @@ class ServerBank:
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
         """All videos of each creator; see Bank."""
-        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id in creator_ids}
+        known = {creator_id: self._creators.get(creator_id) for creator_id in creator_ids}
+        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id, past in known.items() if past is None}
         rows = self._call("creator", lambda: self._found().rows_by(list(found))) if found else {}
         for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
             if row.creator_id is not None:
                 found[row.creator_id].append(row.past())
-        return found
+        for creator_id, past in found.items():
+            self._creators.put(creator_id, past)
+        return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Wait for the server's own optimizers; progress counts indexed vectors, which small banks never have."""
@@ -156,12 +173,27 @@ class ServerBank:
         if self._owned:
             self._client.close()
 
+    def _outdate(self, changed: Sequence[str]) -> None:
+        """Drop what is remembered of changed videos, and every answer that they may change."""
+        for video_id in changed:
+            self._cache.drop(key_of(video_id))
+        self._sizes.clear()
+        self._creators.clear()
+        if self._nearby is not None:
+            self._nearby.clear()
+
     def _found(self) -> Remote:
         if self._remote is None:
             self._remote = remote.find(self._client, self.prefix, self._dims)
         return self._remote
 
     def _nearest(self, asks: Sequence[Ask]) -> list[list[tuple[str, float]]]:
+        if self._nearby is None:
+            return self._ask(asks)
+        # Only this process knows what became usable when; what others add is seen when CACHE_S have passed.
+        return self._nearby.nearest(asks, lambda _: True, self._ask, self._rows)
+
+    def _ask(self, asks: Sequence[Ask]) -> list[list[tuple[str, float]]]:
         return self._found().nearest(asks, {space: self._size(space) for space in {ask.space for ask in asks}})
 
     def _size(self, space: int) -> int:

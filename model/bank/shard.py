@@ -87,6 +87,11 @@ class Shard:
             self._engine.update(qe.UpdateOperation.upsert_points(points[start : start + UPDATE]))
         self._sizes = None
 
+    def remove(self, keys: Sequence[int]) -> None:
+        """Delete points, present or not."""
+        self._engine.update(qe.UpdateOperation.delete_points(list(keys)))
+        self._sizes = None
+
     def _point(self, video: BankVideo) -> qe.Point:
         vectors: dict[str, Any] = {}
         fields = payload(video)
@@ -133,9 +138,13 @@ class Shard:
                     hits[i] = [(int(point.id), point.score) for point in found]
         return hits
 
+    def steady(self, ask: Ask) -> bool:
+        """Whether all that is stored in the ask's space is usable at its time, and so at any later one."""
+        return self._latest.get(ask.space, 0) <= ask.now_us
+
     def _cut_us(self, ask: Ask) -> int:
         """The time a filter has to cut at, 0 for none: most searches come after everything stored became usable."""
-        return 0 if self._latest[ask.space] <= ask.now_us else ask.now_us
+        return 0 if self.steady(ask) else ask.now_us
 
     def _request(self, ask: Ask, size: int) -> qe.QueryRequest:
         cut_us = self._cut_us(ask)
@@ -191,8 +200,7 @@ class Shard:
         self._engine.flush()
 
     def close(self) -> None:
-        """Flush and release the shard."""
-        self._engine.flush()
+        """Release the shard; flush before it where something was written."""
         self._engine.close()
 
     def _size(self, space: int) -> int:

@@ -230,6 +230,20 @@ def test_upsert_replaces_everything(kit: Kit) -> None:
     assert bank.counts() == {"videos": 2, "trajectories": 2}
 
 
+def test_removed_videos_are_gone_for_good(kit: Kit) -> None:
+    videos = [video(f"v{i}", creator_id="ann") for i in range(5)]
+    bank = kit.filled(videos)
+    bank.remember(10)
+    assert ids(one(bank)) == ["v0", "v1", "v2", "v3", "v4"]
+    bank.remove(["v1", "v3", "never there"])
+    assert ids(one(bank)) == ["v0", "v2", "v4"]
+    bank.close()
+    again = kit.open()
+    assert ids(one(again)) == ["v0", "v2", "v4"]
+    assert [past.video_id for past in again.creator(["ann"])["ann"]] == ["v0", "v2", "v4"]
+    assert again.counts() == {"videos": 3, "trajectories": 3}
+
+
 def test_what_becomes_known_after_now_changes_nothing_at_now(kit: Kit) -> None:
     rng = np.random.default_rng(11)
     videos = random_videos(rng, 200)
