@@ -1,8 +1,9 @@
 """States of live videos, kept between forecasts: a cache over the histogram, nothing more.
 
-The allocator is bookkeeping only: video -> slot, a free list and an order of use. What a cached state has read is
-compared with what it should have read, token by token, so that a late row needs no message: the state rolls back to the
-last checkpoint before the first token that differs, and replays from there.
+The allocator is bookkeeping only: video -> slot, a free list and an order of use. A cached state knows the hash of all
+it has read, and is compared with what it should have read, so that a late row needs no message: the state rolls back
+to the newest checkpoint whose hash still stands, and replays from there. What a cached video costs does not grow with its
+history, but for one checkpoint every CHECKPOINT_TOKENS.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,19 @@ CHECKPOINT_TOKENS: Final = 64
 """A copy of the state is kept every so many tokens, which bounds the replay after a late row."""
 
 
+class _Checkpoint(NamedTuple):
+    digest: int
+    saved: tuple[Any, Any]
+    hidden: NDArray[np.float32]
+
+
 @dataclass(slots=True)
 class _Entry:
     slot: int
-    features: NDArray[np.float32]
     hidden: NDArray[np.float32]
-    checkpoints: list[tuple[tuple[Any, Any], NDArray[np.float32]]] = field(default_factory=list)
+    done: int = 0
+    digest: int = 0
+    checkpoints: list[_Checkpoint] = field(default_factory=list)
 
 
 class StatePool:
@@ -77,7 +85,8 @@ class StatePool:
         for row, video_id in enumerate(video_ids):
             start = int(tokens.offsets[row])
             stop = int(tokens.offsets[row + 1]) - int(tokens.pending[row])
-            self._commit(video_id, row, tokens.features[start:stop], tokens.clock[start:stop], newest)
+            span = slice(start, stop)
+            self._commit(video_id, row, tokens.features[span], tokens.clock[span], tokens.prefix[span], newest)
         every = np.arange(n, dtype=np.int64)
         pending = np.flatnonzero(tokens.pending)
         if len(pending):
@@ -94,6 +103,7 @@ class StatePool:
         row: int,
         features: NDArray[np.float32],
         clock: NDArray[np.float32],
+        prefix: NDArray[np.uint64],
         newest: NDArray[np.float32],
     ) -> None:
         entry = self._entry(video_id)
@@ -102,16 +112,16 @@ class StatePool:
             if len(features):
                 newest[row] = self._run(self._scratch, row, features, clock)
             return
-        done = _same_prefix(entry.features, features)
-        if done < len(entry.features):
-            done = self._roll_back(entry, done)
-        while done < len(features):
-            stop = min(len(features), (done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS)
-            entry.hidden = self._run(self._states, entry.slot, features[done:stop], clock[done:stop])
-            done = stop
-            if done % CHECKPOINT_TOKENS == 0:
-                entry.checkpoints.append((self._states.take_slot(entry.slot), entry.hidden.copy()))
-        entry.features = features.copy() if len(features) != len(entry.features) else entry.features
+        if entry.done and (entry.done > len(features) or int(prefix[entry.done - 1]) != entry.digest):
+            self._roll_back(entry, prefix)
+        while entry.done < len(features):
+            stop = min(len(features), (entry.done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS)
+            span = slice(entry.done, stop)
+            entry.hidden = self._run(self._states, entry.slot, features[span], clock[span])
+            entry.done, entry.digest = stop, int(prefix[stop - 1])
+            if stop % CHECKPOINT_TOKENS == 0:
+                saved = self._states.take_slot(entry.slot)
+                entry.checkpoints.append(_Checkpoint(entry.digest, saved, entry.hidden.copy()))
         newest[row] = entry.hidden
         self._scratch.put_slot(row, self._states.take_slot(entry.slot))
 
@@ -122,19 +132,23 @@ class StatePool:
         hidden: NDArray[np.float32] = self._backend.advance(states, np.array([slot]), offsets, features, clock)[0]
         return hidden
 
-    def _roll_back(self, entry: _Entry, done: int) -> int:
+    def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
         self.rollbacks += 1
-        keep = done // CHECKPOINT_TOKENS
+        ends = range(CHECKPOINT_TOKENS, len(prefix) + 1, CHECKPOINT_TOKENS)
+        keep = 0
+        for checkpoint, end in zip(entry.checkpoints, ends, strict=False):
+            if checkpoint.digest != int(prefix[end - 1]):
+                break
+            keep += 1
         del entry.checkpoints[keep:]
         if keep:
-            saved, hidden = entry.checkpoints[-1]
-            self._states.put_slot(entry.slot, saved)
-            entry.hidden = hidden.copy()
+            last = entry.checkpoints[-1]
+            self._states.put_slot(entry.slot, last.saved)
+            entry.hidden, entry.digest = last.hidden.copy(), last.digest
         else:
             self._states.clear_slot(entry.slot)
-            entry.hidden = np.zeros_like(entry.hidden)
-        entry.features = entry.features[:0]
-        return keep * CHECKPOINT_TOKENS
+            entry.hidden, entry.digest = np.zeros_like(entry.hidden), 0
+        entry.done = keep * CHECKPOINT_TOKENS
 
     def _entry(self, video_id: str) -> _Entry | None:
         entry = self._entries.get(video_id)
@@ -150,15 +164,7 @@ class StatePool:
             self._free.append(oldest.slot)
             self.evictions += 1
         shape = self._backend.shape
-        entry = _Entry(
-            self._free.pop(), np.zeros((0, shape.n_features), np.float32), np.zeros(shape.d_model, np.float32)
-        )
+        entry = _Entry(self._free.pop(), np.zeros(shape.d_model, np.float32))
         self._states.clear_slot(entry.slot)
         self._entries[video_id] = entry
         return entry
-
-
-def _same_prefix(a: NDArray[np.float32], b: NDArray[np.float32]) -> int:
-    n = min(len(a), len(b))
-    different = (a[:n] != b[:n]).any(axis=1)
-    return int(different.argmax()) if different.any() else n

@@ -63,7 +63,8 @@ class Tokens:
     token before as hours and as log-age; ``interval_s`` (n, 3) float64, the previous token's end, the interval's start and
     its end, as seconds of age; ``counts`` (n, K) float64 increments; ``observed`` (n, K) bool. Per sequence:
     ``pending`` bool, whether the last token's bin is still filling; ``read_features`` (S, F), ``read_clock`` (S, 2);
-    ``totals`` (S, K) float64, the counts now; ``last_end_s`` (S,) float64, the last token's end or 0.
+    ``totals`` (S, K) float64, the counts now; ``last_end_s`` (S,) float64, the last token's end or 0. ``prefix`` (n,)
+    uint64 is a hash of everything up to and including each token: equal hashes, equal tokens so far.
     """
 
     offsets: NDArray[np.int64]
@@ -77,6 +78,14 @@ class Tokens:
     read_clock: NDArray[np.float32]
     totals: NDArray[np.float64]
     last_end_s: NDArray[np.float64]
+    prefix: NDArray[np.uint64]
+
+
+@numba.njit(cache=True)
+def _mixed(digest, value):  # type: ignore[no-untyped-def]
+    # One round of a multiply-and-shift hash; two histories collide with a probability of about 1e-19.
+    digest = (digest ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
+    return digest ^ (digest >> np.uint64(29))
 
 
 @numba.njit(cache=True)
@@ -107,6 +116,7 @@ def _fill_features(out, n_types, counts, cumulative, observed, reach, width_s, g
 def _tokenize(  # type: ignore[no-untyped-def]
     edges, offsets, bins, types, values, modes, reach, published_us, now_us, n_types, n_out,
     features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals, last_end_s,
+    prefix,
 ):  # fmt: skip
     at = 0
     increments = np.zeros(n_types)
@@ -119,6 +129,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
         snapshot_end[:] = 0.0
         fed_by_events = False
         previous_end = 0.0
+        digest = _mixed(np.uint64(n_types), published_us[s])
         now_age = (now_us[s] - published_us[s]) * 1e-6
         i = offsets[s]
         while i < offsets[s + 1]:
@@ -134,6 +145,8 @@ def _tokenize(  # type: ignore[no-untyped-def]
             while i < offsets[s + 1] and bins[i] == index:
                 k = types[i]
                 seen[k] = True
+                digest = _mixed(_mixed(digest, index), (k << 2) + modes[i])
+                digest = _mixed(_mixed(digest, values[i]), bin_reach)
                 if modes[i] == EVENTS:
                     fed_by_events = True
                     increment = float(values[i])
@@ -163,6 +176,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
                     start - previous_end, end, published_us[s] + np.int64(end * 1e6), False,
                 )  # fmt: skip
                 pending[s] = filling
+                prefix[at] = digest
                 previous_end = end
                 at += 1
         n_out[s + 1] = at
@@ -191,15 +205,16 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
     observed, pending = np.zeros((n, n_types), np.bool_), np.zeros(s, np.bool_)
     read_features, read_clock = np.zeros((s, f), np.float32), np.zeros((s, 2), np.float32)
     totals, last_end_s = np.zeros((s, n_types)), np.zeros(s)
+    prefix = np.zeros(n, np.uint64)
     _tokenize(
         EDGES_US, cells.offsets, cells.bins, cells.types, cells.values, cells.modes, cells.reach, published_us, now_us,
         n_types, offsets, features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals,
-        last_end_s,
+        last_end_s, prefix,
     )  # fmt: skip
     n = int(offsets[-1])
     return Tokens(
         offsets, features[:n], clock[:n], interval_s[:n], counts[:n], observed[:n], pending, read_features,
-        read_clock, totals, last_end_s,
+        read_clock, totals, last_end_s, prefix[:n],
     )  # fmt: skip
 
 

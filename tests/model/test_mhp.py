@@ -42,6 +42,15 @@ def random_tokens(n: int, seed: int) -> tuple[Floats, Floats]:
     return features, np.exp(rng.normal(-2, 2, (n, 2))).astype(np.float32)
 
 
+def prefix(features: Floats, clock: Floats) -> np.ndarray:
+    """A hash of each token and those before it."""
+    digests, digest = [], 0
+    for row in np.concatenate([features, clock], axis=1):
+        digest = hash((digest, row.tobytes())) & (2**64 - 1)
+        digests.append(digest)
+    return np.array(digests, dtype=np.uint64)
+
+
 def of_features(sequences: list[tuple[Floats, Floats]], pending: list[bool] | None = None) -> Tokens:
     """Tokens with what a StatePool reads; the read token is the same for all."""
     s = len(sequences)
@@ -51,7 +60,7 @@ def of_features(sequences: list[tuple[Floats, Floats]], pending: list[bool] | No
     return Tokens(
         np.cumsum([0, *(len(f) for f, _ in sequences)]), features, clock, np.zeros((n, 3)), np.zeros((n, 2)),
         np.ones((n, 2), np.bool_), np.array(pending or [False] * s), read_features.repeat(s, 0), read_clock.repeat(s, 0),
-        np.zeros((s, 2)), np.zeros(s),
+        np.zeros((s, 2)), np.zeros(s), np.concatenate([prefix(*x) for x in sequences]),
     )  # fmt: skip
 
 
