@@ -9,14 +9,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.curves import Curves
 from index_builder.samples import Observed, Samples
-from index_builder.sequences import cells_at
 from index_builder.text import WORTH_A_PROCESS, sentences
 from model.content.creator import N_CREATOR, creator_features
 from model.content.ngrams import video_bags
 from model.content.text import SentenceEncoder, text_of
+from model.curves import Curves
 from model.growth import growth_horizons_us
+from model.rows import cells_at
 from model.schema import Schema
 from model.tokens import Tokens, tokenize
 from model.video import Video

@@ -18,13 +18,13 @@ from index_builder.dataset import DataSet, load_dataset
 from index_builder.opening import opened
 from index_builder.progress import progress
 from index_builder.samples import Observed
-from index_builder.sequences import cells_at
 from index_builder.text import WORTH_A_PROCESS, sentences
 from model.bins import SECOND_US
 from model.errors import DataError
 from model.forecaster import Forecaster, Request
 from model.head import QUANTILES
 from model.history import History, Mode, Series
+from model.rows import cells_at
 from model.tokens import EVENTS, Cells
 from model.types import metric_types
 from model.video import Video

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from index_builder.baselines import Pairs
 from index_builder.samples import Observed, snapshot_rows
-from index_builder.sequences import rows_until
 from model.bins import HOUR_US, SECOND_US
+from model.rows import rows_until
 
 _TOLERANCE_US: Final = 6 * HOUR_US
 _FRESH_US: Final = 24 * HOUR_US

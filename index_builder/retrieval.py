@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.curves import Curves
 from index_builder.samples import Samples
 from model.content.creator import N_GROWTH, known_points
+from model.curves import Curves
 from model.growth import age_bucket, growth_horizons_us
 from model.neighbours import N_NEIGHBOUR, combine, fill_features
 
@@ -58,18 +58,6 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
     return out
-
-
-def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time from which growth beyond an age is known, (V,) int64; the far future where it is not.
-
-    That of the first curve point later than ``after_age_us`` (V,) that has one before it.
-    """
-    # Past a curve's end stand zeros, which are no ages.
-    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, _NEVER)
-    point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
-    age = np.append(ages, np.full((len(ages), 1), _NEVER), axis=1)[np.arange(len(ages)), point]
-    return np.where(age < _NEVER, published_us + np.minimum(age, _NEVER // 4), _NEVER)
 
 
 def find(

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.dataset import DataSet
-from index_builder.sequences import Source, cells_at, rows_until, running_totals, sources
+from index_builder.sequences import sources
 from model.bins import HOUR_US, SECOND_US
+from model.rows import Source, cells_at, metric_rows, rows_until
 from model.tokens import tokenize
 from model.types import metric_types
 
@@ -65,10 +66,7 @@ class Observed:
         """Prepare ``data``; the metric is fed by counters where there are any, by events otherwise."""
         events, counters = sources(data)
         kinds = metric_types(metric, data.types)
-        from_counters = data.counters is not None and bool(np.isin(counters.type, kinds).any())
-        source = counters if from_counters else events
-        totals = running_totals(source, kinds, len(data.types))
-        return Observed(data, metric, events, counters, source, totals, not from_counters)
+        return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
 
     def count_at(self, video: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
         """The metric's count from rows up to each time, (n,) float64."""

@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 
 from index_builder.config import TrainConfig
 from index_builder.corpus import Corpus, content_inputs, creator_codes, creator_rows, sequences
-from index_builder.curves import Curves, curves
 from index_builder.dataset import DataSet, load_dataset
 from index_builder.export import write_calibration, write_network
-from index_builder.fill import bank_members, fill, trajectory_cuts
+from index_builder.fill import bank_members, fill
 from index_builder.fit import Trainer
 from index_builder.metrics import score
 from index_builder.progress import progress
 from index_builder.report import write_report
-from index_builder.retrieval import Memory, find, nearest_growth_error, neighbour_features, unit, usable_from
+from index_builder.retrieval import Memory, find, nearest_growth_error, neighbour_features, unit
 from index_builder.samples import Observed, Samples, draw, read_samples
 from model.bank import EdgeBank, NoBank
 from model.bins import HOUR_US, SECOND_US
 from model.bundle import BANK, Manifest, load_bundle, write_manifest
 from model.calibration import Calibration
 from model.content.text import ENCODER_ID
+from model.curves import Curves, curves, trajectory_cuts, usable_from
 from model.errors import DataError
 from model.forecaster import Forecaster
 from model.growth import age_bucket

@@ -19,6 +19,8 @@ AGE_EDGES_H: Final = (0.5, 2.0, 8.0, 20.0, 36.0, 72.0, 168.0)
 HORIZON_EDGES_H: Final = (0.5, 2.0, 8.0, 18.0, 36.0, 60.0, 96.0)
 COLD: Final = len(AGE_EDGES_H) + 1
 """Row of forecasts made before anything was observed."""
+N_ROWS: Final = COLD + 1
+N_COLUMNS: Final = len(HORIZON_EDGES_H) + 1
 _MIN_SAMPLES: Final = 150
 _MISS: Final = 0.1
 _RANGE: Final = (0.2, 5.0)
@@ -34,7 +36,7 @@ class Calibration:
     @staticmethod
     def identity() -> Calibration:
         """Leaves every interval as it is."""
-        return Calibration(np.ones((COLD + 1, len(HORIZON_EDGES_H) + 1, 2)))
+        return Calibration(np.ones((N_ROWS, N_COLUMNS, 2)))
 
     @staticmethod
     def fit(
@@ -46,11 +48,11 @@ class Calibration:
         scores = np.stack([
             (median - growth) / np.maximum(median - low, _TINY), (growth - median) / np.maximum(high - median, _TINY)
         ])  # fmt: skip
-        rows, columns = _row(age_s, cold), _column(horizon_s)
-        stretch = np.ones((COLD + 1, len(HORIZON_EDGES_H) + 1, 2))
-        for r in range(COLD + 1):
+        rows, columns = row_of(age_s, cold), column_of(horizon_s)
+        stretch = np.ones((N_ROWS, N_COLUMNS, 2))
+        for r in range(N_ROWS):
             in_row = rows == r
-            for c in range(stretch.shape[1]):
+            for c in range(N_COLUMNS):
                 near = in_row & (columns == c)
                 if near.sum() < _MIN_SAMPLES:
                     near = in_row & (np.abs(columns - c) <= 1)
@@ -67,7 +69,7 @@ class Calibration:
         quantiles: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
         """Stretch growth quantiles (N, J, 3) at horizons (N, J) one by one, as ``fit`` saw them; never below 0."""
-        factor = self.stretch[_row(age_s, cold)[:, None], _column(horizon_s)]
+        factor = self.stretch[row_of(age_s, cold)[:, None], column_of(horizon_s)]
         low, median, high = np.moveaxis(quantiles, -1, 0)
         low = np.maximum(median - (median - low) * factor[..., 0], 0.0)
         return np.stack([low, median, median + (high - median) * factor[..., 1]], axis=-1)
@@ -79,9 +81,13 @@ class Calibration:
         at = np.log(np.maximum(grid_s(max_horizon_s) / 3600, 1e-3))
         by_row = np.stack([
             np.stack([np.interp(at, middles, self.stretch[r, :, side]) for side in range(2)], axis=-1)
-            for r in range(COLD + 1)
+            for r in range(N_ROWS)
         ])  # fmt: skip
-        return by_row[_row(age_s, cold)]
+        return by_row[row_of(age_s, cold)]
+
+    def times(self, factors: NDArray[np.float64]) -> Calibration:
+        """This stretch times ``factors`` of its shape, each > 0."""
+        return Calibration(self.stretch * factors)
 
     def to_json(self) -> dict[str, Any]:
         """As plain lists, with the bucket edges for whoever reads the file."""
@@ -93,11 +99,13 @@ class Calibration:
         return Calibration(np.array(data["stretch"], dtype=np.float64))
 
 
-def _row(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
+def row_of(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Row of each forecast: its age's bucket, or COLD."""
     return np.where(cold, COLD, np.searchsorted(AGE_EDGES_H, age_s / 3600, side="right"))
 
 
-def _column(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
+def column_of(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Column of each horizon: its bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 
 

@@ -112,15 +112,19 @@ def check_request(manifest: Manifest, request: Request) -> None:
 class Forecaster:
     """A loaded bundle, ready to answer; thread-safe, one batch at a time."""
 
-    def __init__(self, bundle: Bundle, bank: Bank, *, device: str = "auto", encoder_workers: int = 2) -> None:
+    def __init__(
+        self, bundle: Bundle, bank: Bank, *, device: str = "auto", encoder_workers: int = 2,
+        encoder: SentenceEncoder | None = None,
+    ) -> None:  # fmt: skip
+        """``encoder``: one that another forecaster has loaded, to be shared."""
         self.manifest = bundle.manifest
         self.bank = bank
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._weights = bundle.weights
-        self._calibration = bundle.calibration
-        self._encoder = SentenceEncoder(encoder_workers)
+        self._bundled = self._calibration = bundle.calibration
+        self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._content_net = Graph(bundle.path / "content.onnx")
         self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
@@ -147,6 +151,10 @@ class Forecaster:
     def close(self) -> None:
         """Release the bank."""
         self.bank.close()
+
+    def adapt(self, factors: NDArray[np.float64] | None) -> None:
+        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it."""
+        self._calibration = self._bundled if factors is None else self._bundled.times(factors)
 
     def new_pool(self, capacity: int) -> StatePool:
         """A state cache for this model."""
@@ -180,7 +188,7 @@ class Forecaster:
         new = [v for v in dict.fromkeys(videos) if v not in self._contents]
         if new:
             if sentence is None:
-                encoded = self._encoder.encode([text_of(video) for video in new])
+                encoded = self.encoder.encode([text_of(video) for video in new])
             else:
                 rows = {v: i for i, v in enumerate(videos)}
                 encoded = sentence[[rows[v] for v in new]]

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from index_builder.curves import Curves
 from index_builder.index import index
-from index_builder.retrieval import usable_from
 from index_builder.simulate import simulate
 from model.bank import EdgeBank
 from model.bins import HOUR_US
 from model.bundle import load_bundle
+from model.curves import Curves, usable_from
 from model.growth import N_CURVE
 from tests.conftest import Mini
 

@@ -16,12 +16,13 @@ from index_builder.forecast import forecast, forecast_at
 from index_builder.index import index
 from index_builder.opening import opened
 from index_builder.samples import Observed
-from index_builder.sequences import cells_at, sources
+from index_builder.sequences import sources
 from model.bank import NoBank
 from model.bins import EDGES_US, HOUR_US, bin_index
 from model.bundle import load_bundle
 from model.forecaster import Forecast, Forecaster, Request
 from model.history import History, Series
+from model.rows import cells_at
 from model.video import Video
 from tests.conftest import Mini
 

@@ -1,15 +1,19 @@
-"""Growth curves of a data set's videos, each point with the time from which it was known."""
+"""Growth curves of many videos, each point with the time from which it was known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.sequences import Source
-from model.growth import CURVE_EDGES_US, N_CURVE
+from model.growth import CURVE_EDGES_US, N_CURVE, age_bucket
+from model.rows import Source
+
+NEVER: Final = np.iinfo(np.int64).max
+"""A time that never comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ class Curves:
     lengths: NDArray[np.int64]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
     for v in range(len(published_us)):
         n, filled = 0, -1
@@ -41,7 +45,7 @@ def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ag
         lengths[v] = n
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
     for v in range(len(published_us)):
         i, n, total = offsets[v], 0, 0
@@ -73,3 +77,28 @@ def curves(
     fill = _event_curves if continuous else _snapshot_curves
     fill(source.offsets, source.time_us, totals, published_us, until_us, CURVE_EDGES_US, ages, values, lengths)
     return Curves(ages, values, lengths)
+
+
+def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Time from which growth beyond an age is known, (V,) int64; the far future where it is not.
+
+    That of the first curve point later than ``after_age_us`` (V,) that has one before it.
+    """
+    # Past a curve's end stand zeros, which are no ages.
+    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, NEVER)
+    point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
+    age = np.append(ages, np.full((len(ages), 1), NEVER), axis=1)[np.arange(len(ages)), point]
+    return np.where(age < NEVER, published_us + np.minimum(age, NEVER // 4), NEVER)
+
+
+def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where trajectories are taken: (video, age bucket, age in us) of the first curve point in each age bucket, sorted by video.
+
+    A point at age 0 has nothing to read and makes none.
+    """
+    valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
+    bucket = np.where(valid, age_bucket(of.ages_us), -1)
+    first = valid.copy()
+    first[:, 1:] &= bucket[:, 1:] != bucket[:, :-1]
+    video, point = np.nonzero(first)
+    return video, bucket[video, point], of.ages_us[video, point]

@@ -1,0 +1,135 @@
+"""Intervals return to their coverage after the world has changed, in any order of outcomes and however late they come."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.adaptive import LIMIT, Adaptive, reaches
+from model.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, column_of, row_of
+from model.growth import N_AGE_BUCKETS
+from model.head import N_BASIS, grid_growth
+
+Z = 1.2816
+"""Half-width of a standard normal's 80 % interval."""
+
+
+def world(n: int, seed: int, spread: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Outcomes around a median of 0 in cells of very unequal traffic, for intervals that were right at a spread of 1."""
+    rng = np.random.default_rng(seed)
+    cell = rng.zipf(1.3, n) % (N_ROWS * N_COLUMNS)
+    return cell // N_COLUMNS, cell % N_COLUMNS, rng.normal(size=n) * spread
+
+
+def reach(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([-y, y], axis=1) / Z
+
+
+def followed(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tuple[Adaptive, NDArray[np.bool_]]:
+    """Forecast n outcomes, each made known ``late`` forecasts after; which of them were covered when forecast."""
+    rows, columns, y = world(n, seed, spread)
+    covered = np.zeros(n, np.bool_)
+    for start in range(0, n, 50):
+        now = slice(start, start + 50)
+        covered[now] = (reach(y[now]) <= state.factors()[rows[now], columns[now]]).all(1)
+        if (known := slice(start - late, start - late + 50)).start >= 0:
+            state = state.learned(rows[known], columns[known], reach(y[known]))
+    return state, covered
+
+
+def test_without_outcomes_nothing_changes() -> None:
+    assert (Adaptive.new().factors() == 1.0).all()
+    none = np.zeros(0, np.int64)
+    assert (Adaptive.new().learned(none, none, np.zeros((0, 2))).factors() == 1.0).all()
+
+
+@pytest.mark.parametrize("late", [0, 1000])
+@pytest.mark.parametrize("spread", [2.0, 0.5])
+def test_coverage_returns_after_a_shift(spread: float, late: int) -> None:
+    state, before = followed(Adaptive.new(), 6000, 1, 1.0, late)
+    assert before.mean() == pytest.approx(0.80, abs=0.03)
+    _, after = followed(state, 9000, 2, spread, late)
+    assert abs(after[:500].mean() - 0.80) > 0.08, "the shift must hurt, or nothing is shown"
+    for start in range(4000, 9000, 2500):
+        assert after[start : start + 2500].mean() == pytest.approx(0.80, abs=0.03)
+
+
+def test_every_cell_has_its_own_coverage() -> None:
+    """Half the horizons became twice as uncertain, half of them half as uncertain."""
+    rng = np.random.default_rng(3)
+    n = 60_000
+    rows, columns = rng.integers(0, N_ROWS, n), rng.integers(0, N_COLUMNS, n)
+    y = rng.normal(size=n) * np.where(columns % 2, 2.0, 0.5)
+    state, covered = Adaptive.new(), np.zeros(n, np.bool_)
+    for start in range(0, n, 100):
+        now = slice(start, start + 100)
+        covered[now] = (reach(y[now]) <= state.factors()[rows[now], columns[now]]).all(1)
+        state = state.learned(rows[now], columns[now], reach(y[now]))
+    late = np.arange(n) >= n // 2
+    for column in range(N_COLUMNS):
+        assert covered[late & (columns == column)].mean() == pytest.approx(0.80, abs=0.03)
+
+
+def test_a_cell_without_outcomes_has_what_is_common_to_all() -> None:
+    rows, columns, y = world(5000, 4, 3.0)
+    rows, columns = np.where((rows == 2) & (columns == 5), 3, rows), columns
+    factors = Adaptive.new().learned(rows, columns, reach(y)).factors()
+    assert (factors[2, 5] > 1.2).all()
+
+
+def test_one_side_moves_alone() -> None:
+    n = 500
+    upwards = np.stack([np.zeros(n), np.full(n, 9.0)], axis=1)
+    factors = Adaptive.new().learned(np.full(n, 1), np.full(n, 1), upwards).factors()
+    assert factors[1, 1, 0] < 1 < factors[1, 1, 1]
+
+
+def test_the_stretch_is_bounded_and_comes_back_at_once() -> None:
+    n = 3000
+    cell = np.zeros(n, np.int64)
+    wide = Adaptive.new().learned(cell, cell, np.full((n, 2), np.inf))
+    assert wide.factors().max() == pytest.approx(np.exp(LIMIT), rel=0.03) and np.isfinite(wide.factors()).all()
+    assert (wide.learned(cell[:200], cell[:200], np.zeros((200, 2))).factors()[0, 0] < 0.7 * np.exp(LIMIT)).all()
+
+
+def test_json_and_back() -> None:
+    rows, columns, y = world(300, 5, 1.5)
+    state = Adaptive.new().learned(rows, columns, reach(y))
+    again = Adaptive.from_json(json.loads(json.dumps(state.to_json())))
+    np.testing.assert_array_equal(again.factors(), state.factors())
+    assert again.outcomes == 300
+
+
+def test_how_far_an_outcome_lay_does_not_depend_on_the_stretch() -> None:
+    growth = np.array([0.2, 3.0, 1.0, 2.0])
+    plain = np.array([[0.5, 1.0, 2.0]] * 3 + [[1.0, 1.0, 1.0]])
+    stretch = np.array([[0.5, 2.0]] * 4)
+    low, median, high = plain.T
+    stretched = np.stack(
+        [median - (median - low) * stretch[:, 0], median, median + (high - median) * stretch[:, 1]], axis=1
+    )
+    expected = [[1.6, -0.8], [-4.0, 2.0], [0.0, 0.0], [0.0, np.inf]]
+    np.testing.assert_allclose(reaches(growth, plain, np.ones((4, 2))), expected)
+    np.testing.assert_allclose(reaches(growth, stretched, stretch), expected)
+
+
+def test_stretched_quantiles_stay_ordered_and_monotone() -> None:
+    rng = np.random.default_rng(6)
+    rows, columns = rng.integers(0, N_ROWS, 4000), rng.integers(0, N_COLUMNS, 4000)
+    state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, 2)))
+    calibration = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, 2))).times(state.factors())
+    age_s = rng.uniform(0, 30 * 86400, N_AGE_BUCKETS)
+    cold = age_s < 86400
+    max_horizon_s = 168 * 3600.0
+    coefficients = rng.exponential(0.3, (len(age_s), 3, N_BASIS)).astype(np.float32)
+    growth = grid_growth(coefficients, age_s, max_horizon_s, calibration.on_grid(age_s, cold, max_horizon_s))
+    assert (growth >= 0).all() and (np.diff(growth, axis=1) >= 0).all() and (np.diff(growth, axis=2) >= 0).all()
+    assert (growth[:, 0] == 0).all()
+
+
+def test_cells_are_the_calibrations() -> None:
+    assert row_of(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [COLD, 1, N_ROWS - 2]
+    assert column_of(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
