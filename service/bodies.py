@@ -1,6 +1,7 @@
 """Request bodies: read within a limit, unpacked, and parsed.
 
-Nothing is read past the limit, neither of what was sent nor of what it unpacks to.
+Nothing is read past the limit, neither of what was sent nor of what it unpacks to. NDJSON has no limit as a whole: it is
+taken in batches while it arrives.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from service.problems import Malformed, TooLarge, TooSlow, WrongMedia
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_PART: Final = 256 * 1024
 
 
 class BrokenLine(str):
@@ -32,69 +35,129 @@ def media_type(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a body may take: bytes as sent and after unpacking, and seconds to arrive."""
+    """What a body may take: bytes as sent and after unpacking, and seconds to arrive.
+
+    A stream of lines has no size; its lines have (``line`` bytes), and ``deadline_s`` is for the next bytes.
+    """
 
     size: int
+    line: int
     deadline_s: float
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
     """The body as JSON."""
-    kind = media_type(request)
-    if kind != JSON:
-        raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=JSON)
+    _check_media(request, JSON)
     return parse_json(await read_body(request, limits))
 
 
-async def read_items(request: Request, limits: Limits) -> list[Any]:
-    """The rows of a body: a JSON list, a JSON object ``{"rows": [...]}``, or NDJSON."""
-    kind = media_type(request)
-    if kind in NDJSON:
-        lines = (await read_body(request, limits)).split(b"\n")
-        return [_parse_line(line) for line in lines if line.strip()]
-    if kind != JSON:
-        allowed = ", ".join((JSON, *NDJSON))
-        raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=allowed)
-    body = parse_json(await read_body(request, limits))
-    items = body.get("rows") if isinstance(body, dict) and set(body) == {"rows"} else body
-    if not isinstance(items, list):
-        allowed = 'a list of rows, or an object {"rows": [...]}'
-        raise Malformed("the body holds no rows", field="rows", value=type(items).__name__, allowed=allowed)
-    return items
+def is_lines(request: Request) -> bool:
+    """Whether rows come as NDJSON rather than JSON; raises WrongMedia when they come as neither."""
+    return _check_media(request, JSON, *NDJSON) in NDJSON
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
     """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.size:
+        raise _too_large(int(declared), limits.size)
+    received, parts = 0, []
     try:
         async with asyncio.timeout(limits.deadline_s):
-            return await _read(request, limits.size)
+            async for part in _unpacked(request, _pieces(request, limits.size)):
+                received += len(part)
+                if received > limits.size:
+                    raise _too_large(received, limits.size)
+                parts.append(part)
     except TimeoutError:
-        problem = TooSlow(f"the body did not arrive within {limits.deadline_s:g} s", field="body")
-        problem.headers["Connection"] = "close"
-        raise problem from None
+        raise _too_slow(limits.deadline_s) from None
+    return b"".join(parts)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterator[list[bytes]]:
+    """The lines of a body of any length, blank ones left out, ``most`` at a time.
+
+    Only those and the newest bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come.
+    """
+    lines: list[bytes] = []
+    rest = b""
+    async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s)):
+        *whole, rest = (rest + part).split(b"\n")
+        longest = max(map(len, (*whole, rest)))
+        if longest > limits.line:
+            raise _too_large(longest, limits.line, "line")
+        lines += [line for line in whole if line and not line.isspace()]
+        while len(lines) >= most:
+            yield lines[:most]
+            del lines[:most]
+    if rest and not rest.isspace():
+        lines.append(rest)
+    if lines:
+        yield lines
+
+
+def _check_media(request: Request, *allowed: str) -> str:
+    kind = media_type(request)
+    if kind not in allowed:
+        shown = ", ".join(allowed)
+        raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=shown)
+    return kind
+
+
+async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:
+    """The body as it was sent."""
+    received = 0
+    try:
+        async for piece in request.stream():
+            received += len(piece)
+            if limit is not None and received > limit:
+                raise _too_large(received, limit)
+            yield piece
+    except ClientDisconnect:
+        raise Malformed("the body ended early") from None
+
+
+async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterator[bytes]:
+    """The same pieces, each within the deadline."""
+    while True:
+        try:
+            async with asyncio.timeout(deadline_s):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise _too_slow(deadline_s) from None
+        yield piece
+
+
+async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, unpacked where the body is gzip, into parts of at most ``_PART`` bytes."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise WrongMedia(
             f"content encoding {encoding}", field="Content-Encoding", value=encoding, allowed="gzip, identity"
         )
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(int(declared), limit)
-    received, chunks, unpacker = 0, [], _Gunzip(limit) if encoding == "gzip" else None
-    try:
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > limit:
-                raise _too_large(received, limit)
-            chunks.append(unpacker.feed(chunk) if unpacker else chunk)
-    except ClientDisconnect:
-        raise Malformed("the body ended early") from None
-    if unpacker:
+    unpacker = Gunzip() if encoding == "gzip" else None
+    async for piece in pieces:
+        if unpacker is None:
+            yield piece
+            continue
+        for part in unpacker.feed(piece):
+            yield part
+            # Much may come out of little: others have their turn in between.
+            await asyncio.sleep(0)
+    if unpacker is not None:
         unpacker.finish()
-    return b"".join(chunks)
+
+
+def parse_rows(body: bytes) -> list[Any]:
+    """The rows of a JSON body: a list, or an object ``{"rows": [...]}``."""
+    value = parse_json(body)
+    items = value.get("rows") if isinstance(value, dict) and set(value) == {"rows"} else value
+    if not isinstance(items, list):
+        allowed = 'a list of rows, or an object {"rows": [...]}'
+        raise Malformed("the body holds no rows", field="rows", value=type(items).__name__, allowed=allowed)
+    return items
 
 
 def parse_json(body: bytes) -> Any:
@@ -117,17 +180,18 @@ def parse_json(body: bytes) -> Any:
         return value
 
 
-def _parse_line(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
+    """A line of NDJSON, or what stands for a broken one."""
     try:
         return parse_json(line)
     except Malformed:
         return BrokenLine(line[:200].decode("utf-8", "replace"))
 
 
-def _too_large(size: int, limit: int) -> TooLarge:
+def _too_large(size: int, limit: int, field: str = "body") -> TooLarge:
     problem = TooLarge(
-        f"the body has more than {limit} bytes",
-        field="body",
+        f"the {field} has more than {limit} bytes",
+        field=field,
         value=f"{size} bytes or more",
         allowed=f"at most {limit} bytes",
     )
@@ -135,35 +199,35 @@ def _too_large(size: int, limit: int) -> TooLarge:
     return problem
 
 
-class _Gunzip:
-    """Unpacks gzip members one after the other, never past the limit."""
+def _too_slow(deadline_s: float) -> TooSlow:
+    problem = TooSlow(f"the body did not arrive within {deadline_s:g} s", field="body")
+    problem.headers["Connection"] = "close"
+    return problem
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._unpacked = 0
+
+class Gunzip:
+    """Unpacks gzip members one after the other, in parts of at most ``_PART`` bytes."""
+
+    def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP_WINDOW)
         self._begun = False
 
-    def feed(self, data: bytes) -> bytes:
-        out = bytearray()
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What the next bytes unpack to."""
         while data:
             if self._member.eof:
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             self._begun = True
-            room = self._limit - self._unpacked
             try:
-                part = self._member.decompress(data, room + 1)
+                part = self._member.decompress(data, _PART)
             except zlib.error as error:
                 raise Malformed(
                     f"broken gzip: {error}", field="body", value="gzip", allowed="a whole gzip stream"
                 ) from None
-            self._unpacked += len(part)
-            if self._unpacked > self._limit:
-                raise _too_large(self._unpacked, self._limit)
-            out += part
+            yield part
             data = self._member.unconsumed_tail or self._member.unused_data
-        return bytes(out)
 
     def finish(self) -> None:
+        """Raise Malformed unless the last member is whole."""
         if not self._begun or not self._member.eof:
             raise Malformed("broken gzip: it ends early", field="body", value="gzip", allowed="a whole gzip stream")

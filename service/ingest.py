@@ -6,41 +6,63 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.history import Mode
+from service.bodies import parse_line, parse_rows
+from service.columns import Columns
+from service.fastrows import FastRows
 from service.metrics import Metrics
 from service.problems import Invalid
 from service.row import Outcome, Rejection, Row
 from service.rowparser import RowParser
-from service.store import Store
+from service.writer import Writer
 
 
 class Ingest:
     """Takes batches of events or counters."""
 
-    def __init__(self, parser: RowParser, store: Store, metrics: Metrics, max_rows: int) -> None:
-        self._parser = parser
-        self._store = store
+    def __init__(self, parser: RowParser, fast: FastRows, writer: Writer, metrics: Metrics, max_rows: int) -> None:
+        self._parser, self._fast = parser, fast
+        self._writer = writer
         self._metrics = metrics
-        self._max_rows = max_rows
+        self.max_rows = max_rows
+        """Rows in one batch, at most."""
 
     async def take(self, kind: Mode, items: Sequence[Any]) -> Outcome:
         """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing."""
+        columns = self._fast.items(kind, items)
+        return await (self._store(kind, columns) if columns is not None else self._take(kind, items))
+
+    async def take_json(self, kind: Mode, body: bytes) -> Outcome:
+        """``take`` of a JSON body."""
+        columns = self._fast.json(kind, body)
+        return await (self._store(kind, columns) if columns is not None else self._take(kind, parse_rows(body)))
+
+    async def take_lines(self, kind: Mode, lines: Sequence[bytes]) -> Outcome:
+        """``take`` of lines of NDJSON, none of them blank."""
+        columns = self._fast.lines(kind, lines)
+        if columns is not None:
+            return await self._store(kind, columns)
+        return await self._take(kind, [parse_line(line) for line in lines])
+
+    async def _take(self, kind: Mode, items: Sequence[Any]) -> Outcome:
         rows, refused = self.parse(kind, items)
-        by_video: dict[str, list[Row]] = {}
-        for row in rows:
-            by_video.setdefault(row.video_id, []).append(row)
-        outcome = Outcome(rejections=refused)
-        if by_video:
-            for applied in (await self._store.apply(by_video)).values():
-                outcome.add(applied.outcome)
+        return await self._store(kind, Columns.of(rows), refused)
+
+    async def _store(self, kind: Mode, rows: Columns, refused: Sequence[Rejection] = ()) -> Outcome:
+        self._check(len(rows))
+        outcome = await self._writer.write(rows) if len(rows) else Outcome()
+        outcome.rejections += refused
         outcome.rejections.sort(key=lambda rejection: rejection.index)
         self.count(kind, outcome)
         return outcome
 
     def parse(self, kind: Mode, items: Sequence[Any], video_id: str | None = None) -> tuple[list[Row], list[Rejection]]:
         """Validate a batch."""
-        if len(items) > self._max_rows:
-            raise Invalid("rows", f"{len(items)} rows", f"at most {self._max_rows} rows in one request")
+        self._check(len(items))
         return (self._parser.events if kind == "events" else self._parser.counters)(items, video_id)
+
+    def _check(self, rows: int) -> None:
+        if rows > self.max_rows:
+            raise Invalid("rows", f"{rows} rows", f"at most {self.max_rows} rows in one request")
 
     def count(self, kind: str, outcome: Outcome) -> None:
         """Add a batch to the metrics; ``kind`` is the call that brought it."""

@@ -8,15 +8,48 @@ from __future__ import annotations
 from typing import Final
 
 CHANGES: Final = "m3tr:changes"
-"""Capped stream of (video_id, version): what changed."""
+"""Capped stream of what changed: each entry's field ``videos`` is a JSON list of [video_id, version]; 0: forgotten."""
 
-ACTIVE: Final = "m3tr:active"
-"""Sorted set of video ids by the time of their last accepted change (seconds)."""
+ACTIVE_MODEL: Final = "m3tr:active-model"
+"""Hash of the bundle that was activated last; absent before that."""
 
 PARKED: Final = "m3tr:parked"
 """Sorted set of unregistered video ids that have parked rows, by the time the rows expire (seconds)."""
 
+INGEST: Final = "m3tr:ingest"
+"""Stream that producers append rows to."""
+
+INGEST_DEAD: Final = "m3tr:ingest:dead"
+"""Capped stream of rows from ``INGEST`` that could not be taken, each with the reason."""
+
+RANK_DUE: Final = "m3tr:{rank}:due"
+"""Sorted set of video ids by the time at which their place in the lists is to be looked at again (seconds)."""
+
+RANK_ROWS: Final = "m3tr:{rank}:rows"
+"""Hash of what the lists say about a video (JSON)."""
+
+EVERY_META: Final = "m3tr:{*}:meta"
+"""Pattern of the key that every registered video has."""
+
+LABELS_LEASE: Final = "m3tr:{labels}:lease"
+"""Held by the replica that scores."""
+
 _ESCAPES: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+
+
+def rank(sort: str) -> str:
+    """Sorted set of video ids by one of the scores that lists are sorted by; all of ``{rank}`` shares one slot."""
+    return f"m3tr:{{rank}}:{sort}"
+
+
+def maturing(bank: str) -> str:
+    """Sorted set of video ids by the time at which they are to enter a bank (seconds); with ":lease", who sees to it."""
+    return f"m3tr:{{maturing-{bank}}}"
+
+
+def label_key(name: str) -> str:
+    """A key of the labels and their scores; all of them share one slot."""
+    return f"m3tr:{{labels}}:{name}"
 
 
 def video_prefix(video_id: str) -> str:
@@ -24,7 +57,7 @@ def video_prefix(video_id: str) -> str:
     return f"m3tr:{{{video_id.translate(_ESCAPES)}}}:"
 
 
-def video_keys(video_id: str) -> list[str]:
-    """Keys in the order the functions take them: meta, bins, parked, parked ids, prefix of the id sets."""
-    prefix = video_prefix(video_id)
-    return [prefix + name for name in ("meta", "bins", "parked", "parked-ids", "ids:")]
+def video_id_of(key: bytes) -> str:
+    """The video that a key belongs to."""
+    name = key.decode().split("{", 1)[1].split("}", 1)[0]
+    return name.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")

@@ -39,13 +39,19 @@ class Rejection:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch: counts of rows, and each refused row."""
+    """What became of a batch: counts of rows, and each refused row; ``unlisted`` are refused rows past those listed."""
 
     accepted: int = 0
     duplicate: int = 0
     parked: int = 0
     corrected: int = 0
     rejections: list[Rejection] = field(default_factory=list)
+    unlisted: int = 0
+
+    @property
+    def rejected(self) -> int:
+        """Refused rows, all of them."""
+        return len(self.rejections) + self.unlisted
 
     def add(self, other: Outcome) -> None:
         """Sum another batch's outcome into this one."""
@@ -54,3 +60,9 @@ class Outcome:
         self.parked += other.parked
         self.corrected += other.corrected
         self.rejections += other.rejections
+        self.unlisted += other.unlisted
+
+    def list_at_most(self, most: int) -> None:
+        """Keep the first ``most`` rejections only, and the number of the others."""
+        self.unlisted += max(0, len(self.rejections) - most)
+        del self.rejections[most:]

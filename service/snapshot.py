@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from model.history import History, Mode
+from model.history import History, Mode, Series
 from model.video import Video
+
+REACH: Final = "reach"
+"""Stands where a type would, for the audience of each bin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +27,32 @@ class Snapshot:
     newest_us: int | None
 
 
-def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
-    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+_MODES: Final[dict[int, Mode]] = {1: "events", 2: "counters"}
 
 
 def parse_snapshot(video_id: str, reply: Sequence[Any]) -> Snapshot:
-    """Read a full reply of the store's ``read`` function: version, meta pairs, bin pairs."""
-    meta = _fields(reply[1])
-    modes = {name[5:]: cast(Mode, value.decode()) for name, value in meta.items() if name.startswith("mode:")}
-    cells: list[tuple[int, str, int]] = []
-    reach: dict[int, int] = {}
-    for name, value in _fields(reply[2]).items():
-        index, kind = name.split(":", 1)
-        if kind == "reach":
-            reach[int(index)] = int(value)
-        else:
-            cells.append((int(index), kind, int(value)))
+    """Read a full reply of the store's ``read`` function: version, meta, metadata, (type, cells) pairs."""
+    published_us, _, version, newest_us, _, _, *types = msgspec.msgpack.decode(reply[1])
+    blocks: dict[str, list[bytes]] = {}
+    for kind, flat in zip(reply[3][::2], reply[3][1::2], strict=True):
+        blocks.setdefault(kind.decode(), []).extend(flat)
+    cells = {kind: _cells(flat) for kind, flat in blocks.items()}
+    reach = cells.pop(REACH, None)
+    series = {}
+    for kind, mode in zip(types[::6], types[1::6], strict=True):
+        if mode in _MODES:
+            by_bin = cells[kind]
+            series[kind] = Series(_MODES[mode], by_bin[:, 0].copy(), by_bin[:, 1].copy())
     return Snapshot(
-        version=int(reply[0]),
-        video=Video(video_id=video_id, published_us=int(meta["published_us"]), **msgspec.json.decode(meta["metadata"])),
-        history=History.from_cells(modes, cells, reach),
-        newest_us=int(meta["newest_us"]) if "newest_us" in meta else None,
+        version=version,
+        video=Video(video_id=video_id, published_us=published_us, **msgspec.json.decode(reply[2])),
+        history=History(series, {} if reach is None else dict(reach.tolist())),
+        newest_us=newest_us if newest_us >= 0 else None,
     )
+
+
+def _cells(flat: list[bytes]) -> NDArray[np.int64]:
+    """(bin, value) rows in the order of bins, (n, 2) int64."""
+    cells = np.array(list(map(int, flat)), np.int64).reshape(-1, 2)
+    ordered: NDArray[np.int64] = cells[np.argsort(cells[:, 0])]
+    return ordered

@@ -1,287 +1,482 @@
 #!lua name=m3tr_@TAG@
 -- The event store's semantics: each function does everything to one video, atomically.
--- KEYS of every function: meta, bins, parked, parked ids, prefix of the id sets (all of one hash tag).
+-- KEYS of every function: one prefix a video; the names below are appended to it, so a video's keys share its hash tag.
 --
--- meta   hash: metadata (JSON), published_us, registered_us, version, newest_us, ids_from (hour of the first id),
---              mode:<type> = events | counters, total:<type> (sum, or largest value), top:<type> (time of that value)
--- bins   hash: "<bin>:<type>" -> increment sum (events) or largest value (counters); "<bin>:reach" -> audience sum
--- parked list: rows of an unregistered video as they came (MessagePack), bounded; parked ids: the ids among them
--- ids:<hour> set: event ids by hour of arrival, each set expires dedup_ttl_s after its hour has ended
+-- meta   string: MessagePack list, see META; small and read and written whole, which costs less than fields of a hash
+-- about  string: metadata (JSON); apart, so that rows do not carry it
+-- bins:<type>:<block> hash: bin -> increment sum (events; but the open bin) or largest value (counters); type "reach": bin ->
+--              audience sum. A block holds BLOCK bins, few enough to stay a listpack: about 10 bytes a cell
+-- parked list: rows of an unregistered video as they came (MessagePack), bounded; parked-ids: the ids among them
+-- ids:<day> set: event ids that came from that day on, for as many days as dedup_ttl_s has; it expires dedup_ttl_s later.
+--              So an id is remembered for dedup_ttl_s to twice that, and two sets hold all of them
 --
--- A row is an array: time_us, id or false, reach, "events" | "counters", then type, value, type, value, ...
--- Every decision is taken before the first write, so a refusal leaves nothing behind.
+-- Every decision about a video is taken before its first write, so a refusal leaves nothing behind.
 -- Numbers are doubles: exact up to MAX, and no count, sum or audience is let past it.
 
 local EDGES = {@EDGES@}
 local MAX = 9007199254740991
 local CHUNK = 1000
+local BLOCK = 128
+local DAY_S = 86400
+local SECOND_US = 1000000
+local LINEAR = 64
+local LINEAR_US = LINEAR * SECOND_US
+local LAST_BIN = #EDGES - 2
+local LOG_RATIO = 0.015504186535965254 -- ln(1 + 1/64); functions load without the math library
+local COUNTERS = 255
 
-local function whole(number) return string.format('%.0f', number) end
+-- Places in meta: times in us (NEWEST -1: no row yet), days of the id sets (-1: none), then FIELDS for each type:
+-- its name, mode, total (sum, or largest value), top (time of that value, us; -1: none), open bin (-1: none), its sum.
+-- The newest bin of an increment is open: it lives here, where most rows add to it, and goes to its hash when a newer comes.
+local PUBLISHED, REGISTERED, VERSION, NEWEST, IDS_NOW, IDS_BEFORE, TYPES, FIELDS = 1, 2, 3, 4, 5, 6, 7, 6
+local UNFED, EVENTS, CUMULATIVE = 0, 1, 2
 
+-- The logarithm may be one bin off beside an edge; the edges decide.
 local function bin_of(age)
-  local low, high = 1, #EDGES
-  while low < high do
-    local middle = math.floor((low + high + 1) / 2)
-    if EDGES[middle] <= age then low = middle else high = middle - 1 end
-  end
-  return math.min(low - 1, #EDGES - 2)
+  if age < LINEAR_US then return math.floor(age / SECOND_US) end
+  local bin = math.min(LINEAR + math.floor(math.log(age / LINEAR_US) / LOG_RATIO), LAST_BIN)
+  while EDGES[bin + 1] > age do bin = bin - 1 end
+  while bin < LAST_BIN and EDGES[bin + 2] <= age do bin = bin + 1 end
+  return bin
 end
 
-local function pairs_of(flat)
-  local map = {}
-  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-  return map
-end
+local function block_key(prefix, kind, bin) return prefix .. 'bins:' .. kind .. ':' .. math.floor(bin / BLOCK) end
 
-local function in_chunks(command, key, items, each)
-  for from = 1, #items, CHUNK do
-    local to = math.min(from + CHUNK - 1, #items)
+local function in_chunks(command, key, items, first, last, each)
+  for from = first, last, CHUNK do
+    local to = math.min(from + CHUNK - 1, last)
     local reply = redis.call(command, key, unpack(items, from, to))
     if each then each(from, reply) end
   end
 end
 
--- Ids of `ids` that arrived within the de-duplication window, as a set.
-local function ids_seen(prefix, ids, first_hour, last_hour)
-  local seen = {}
-  if #ids == 0 then return seen end
-  for hour = first_hour, last_hour do
-    in_chunks('SMISMEMBER', prefix .. whole(hour), ids, function(from, reply)
-      for i = 1, #reply do
-        if reply[i] == 1 then seen[ids[from + i - 1]] = true end
+-- Rows come as columns, row i of each being one row:
+-- times (us), ids (false: none), kinds (a type, or a counters row's {type, value, ...}), counts, reaches (nil: all 1, all 0).
+
+local FORMATS = {d = {}, B = {}, Bc0 = {}}
+local STEP = 100
+
+-- All values of a column packed as `format` each.
+local function column(blob, format, n)
+  local out, place = {}, 1
+  for from = 0, n - 1, STEP do
+    local count = math.min(STEP, n - from)
+    local known = FORMATS[format][count]
+    if not known then
+      known = '<' .. string.rep(format, count)
+      FORMATS[format][count] = known
+    end
+    local part = {struct.unpack(known, blob, place)}
+    for i = 1, count do out[from + i] = part[i] end
+    place = part[count + 1]
+  end
+  return out
+end
+
+-- head: names (types), cells (of the counters rows, in their order); blobs: times, ids, kinds, counts, reaches ('' : default).
+local function columns_of(head, times, ids, kinds, counts, reaches)
+  local n = #kinds
+  local rows = {n = n, times = column(times, 'd', n), ids = {}, kinds = column(kinds, 'B', n), with_ids = ids ~= ''}
+  if rows.with_ids then
+    rows.ids = column(ids, 'Bc0', n)
+    for i = 1, n do
+      if rows.ids[i] == '' then
+        rows.ids[i] = false
+        rows.with_ids = false
       end
-    end)
+    end
   end
-  return seen
+  if counts ~= '' then rows.counts = column(counts, 'd', n) end
+  if reaches ~= '' then rows.reaches = column(reaches, 'd', n) end
+  local names, types, cell = head.names, rows.kinds, 0
+  for i = 1, n do
+    if types[i] == COUNTERS then
+      cell = cell + 1
+      types[i] = head.cells[cell]
+    else
+      types[i] = names[types[i] + 1]
+    end
+  end
+  return rows
 end
 
--- Oldest hour whose id set can still exist.
-local function first_id_hour(ids_from, hour, dedup_ttl_s)
-  return math.max(tonumber(ids_from), hour - math.ceil(dedup_ttl_s / 3600) - 1)
-end
-
-local function ids_of(rows)
+-- Ids of rows first..last but those of `out` (places from 0), as a list and its first and last place.
+local function ids_of(rows, first, last, out)
+  if rows.with_ids and not out then return rows.ids, first, last end
   local ids = {}
-  for _, row in ipairs(rows) do
-    if row[2] then ids[#ids + 1] = row[2] end
+  for i = first, last do
+    if rows.ids[i] and not (out and out[i - first]) then ids[#ids + 1] = rows.ids[i] end
   end
-  return ids
+  return ids, 1, #ids
 end
 
--- A row for a video nobody has registered yet: kept as it is, within the limits.
-local function park(keys, request)
-  local rows, duplicates, rejected, kept, new_ids = request.rows, {}, {}, {}, {}
-  local seen = {}
-  local ids = ids_of(rows)
-  in_chunks('SMISMEMBER', keys[4], ids, function(from, reply)
+-- Marks those ids that are in a set as seen by video v.
+local function mark_seen(seen, v, key, ids, first, last)
+  in_chunks('SMISMEMBER', key, ids, first, last, function(from, reply)
     for i = 1, #reply do
-      if reply[i] == 1 then seen[ids[from + i - 1]] = true end
+      if reply[i] == 1 then seen[ids[from + i - 1]] = v end
     end
   end)
-  local room = request.park_rows - redis.call('LLEN', keys[3])
-  for i, row in ipairs(rows) do
-    if row[2] and seen[row[2]] then
-      duplicates[#duplicates + 1] = i - 1
+end
+
+-- Rows of a video nobody has registered yet: kept as they are, within the limits.
+local function park(prefix, rows, first, last, head)
+  local duplicates, rejected, kept, new_ids, seen = {}, {}, {}, {}, {}
+  mark_seen(seen, true, prefix .. 'parked-ids', ids_of(rows, first, last))
+  local room = head.park_rows - redis.call('LLEN', prefix .. 'parked')
+  for i = first, last do
+    local id = rows.ids[i] or false
+    if id and seen[id] then
+      duplicates[#duplicates + 1] = i - first
     elseif #kept >= room then
-      rejected[#rejected + 1] = {i - 1, 'parking_full', ''}
+      rejected[#rejected + 1] = {i - first, 'parking_full', ''}
     else
-      kept[#kept + 1] = cmsgpack.pack(row)
-      if row[2] then
-        seen[row[2]] = true
-        new_ids[#new_ids + 1] = row[2]
+      local count, reach = rows.counts and rows.counts[i] or 1, rows.reaches and rows.reaches[i] or 0
+      kept[#kept + 1] = cmsgpack.pack({rows.times[i], id, rows.kinds[i], count, reach})
+      if id then
+        seen[id] = true
+        new_ids[#new_ids + 1] = id
       end
     end
   end
   if #kept > 0 then
-    in_chunks('RPUSH', keys[3], kept)
-    in_chunks('SADD', keys[4], new_ids)
-    redis.call('EXPIRE', keys[3], request.park_ttl_s)
-    redis.call('EXPIRE', keys[4], request.park_ttl_s)
+    in_chunks('RPUSH', prefix .. 'parked', kept, 1, #kept)
+    in_chunks('SADD', prefix .. 'parked-ids', new_ids, 1, #new_ids)
+    redis.call('EXPIRE', prefix .. 'parked', head.park_ttl_s)
+    redis.call('EXPIRE', prefix .. 'parked-ids', head.park_ttl_s)
   end
   return {'parked', #kept, duplicates, rejected}
 end
 
--- What a set of rows would change: filled row by row, written at the end.
-local function new_plan(meta, bins_key, published)
-  return {meta = meta, bins_key = bins_key, published = published, newest = tonumber(meta.newest_us), modes = {}, totals = {}, tops = {},
-    adds = {}, maxima = {}, new_ids = {}, seen = {}, corrected = 0, applied = 0}
-end
-
-local function total_of(plan, kind)
-  return plan.totals[kind] or tonumber(plan.meta['total:' .. kind] or '0')
-end
-
--- Why a row cannot be applied: reason and field, or nothing.
-local function refusal(plan, row)
-  if row[1] < plan.published then return 'before_publication', 'time' end
-  for j = 5, #row, 2 do
-    local kind = row[j]
-    local mode = plan.modes[kind] or plan.meta['mode:' .. kind]
-    if mode and mode ~= row[4] then return 'mode_conflict', kind end
-    if row[4] == 'events' and total_of(plan, kind) + row[j + 1] > MAX then return 'overflow', kind end
+local function parked_rows(prefix)
+  local rows = {n = 0, times = {}, ids = {}, kinds = {}, counts = {}, reaches = {}}
+  for i, packed in ipairs(redis.call('LRANGE', prefix .. 'parked', 0, -1)) do
+    local row = cmsgpack.unpack(packed)
+    rows.times[i], rows.ids[i], rows.kinds[i], rows.counts[i], rows.reaches[i] = row[1], row[2], row[3], row[4], row[5]
+    rows.n = i
   end
-  if total_of(plan, 'reach') + row[3] > MAX then return 'overflow', 'reach' end
+  return rows
 end
 
-local function apply_row(plan, row)
-  local bin = whole(bin_of(row[1] - plan.published))
-  for j = 5, #row, 2 do
-    local kind, value = row[j], row[j + 1]
-    local field = bin .. ':' .. kind
-    if not plan.meta['mode:' .. kind] then plan.modes[kind] = row[4] end
-    local total = total_of(plan, kind)
-    if row[4] == 'events' then
-      plan.adds[field] = (plan.adds[field] or 0) + value
-      plan.totals[kind] = total + value
+-- A type of a video: what meta holds of it, and `more`: what rows add to bins that are not open.
+local function state_of(plan, kind)
+  local state = plan.states[kind]
+  if not state then
+    local meta = plan.meta
+    local at = TYPES
+    while meta[at] and meta[at] ~= kind do at = at + FIELDS end
+    if not meta[at] then
+      meta[at], meta[at + 1], meta[at + 2], meta[at + 3], meta[at + 4], meta[at + 5] = kind, UNFED, 0, -1, -1, 0
+    end
+    state = {at = at, mode = meta[at + 1], total = meta[at + 2], top = meta[at + 3], open = meta[at + 4], sum = meta[at + 5]}
+    plan.states[kind] = state
+  end
+  return state
+end
+
+local function add_more(state, bin, count)
+  if not state.more then state.more = {} end
+  state.more[bin] = (state.more[bin] or 0) + count
+end
+
+local function add_to(state, bin, count)
+  state.added = true
+  state.total = state.total + count
+  if bin == state.open then
+    state.sum = state.sum + count
+  elseif bin < state.open then
+    add_more(state, bin, count)
+  else
+    if state.open >= 0 then add_more(state, state.open, state.sum) end
+    state.open, state.sum = bin, count
+  end
+end
+
+-- Takes an event row into the plan; or why not: reason and field.
+local function add_event(plan, age, kind, count, reach)
+  local state = state_of(plan, kind)
+  if state.mode == CUMULATIVE then return 'mode_conflict', kind end
+  if state.total + count > MAX then return 'overflow', kind end
+  local bin = bin_of(age)
+  if reach > 0 then
+    local audience = state_of(plan, 'reach')
+    if audience.total + reach > MAX then return 'overflow', 'reach' end
+    add_to(audience, bin, reach)
+  end
+  state.mode = EVENTS
+  add_to(state, bin, count)
+end
+
+-- Takes a row of cumulative counters into the plan; or why not. Also how many counters it corrects downwards.
+local function raise_counters(plan, time, cells)
+  for i = 1, #cells, 2 do
+    if state_of(plan, cells[i]).mode == EVENTS then return 'mode_conflict', cells[i] end
+  end
+  local bin = bin_of(time - plan.meta[PUBLISHED])
+  local corrected = 0
+  for i = 1, #cells, 2 do
+    local state, value = state_of(plan, cells[i]), cells[i + 1]
+    state.mode = CUMULATIVE
+    if not state.raised then state.raised = {} end
+    local cell = state.raised[bin]
+    if not cell then
+      local old = tonumber(redis.call('HGET', block_key(plan.prefix, cells[i], bin), bin) or '-1')
+      cell = {value = old, old = old}
+      state.raised[bin] = cell
+    end
+    if value > cell.value then cell.value = value end
+    if value < state.total and time >= state.top then corrected = corrected + 1 end
+    if value > state.total or state.top < 0 then
+      state.total = math.max(state.total, value)
+      state.top = time
+    end
+  end
+  return nil, nil, corrected
+end
+
+-- Takes each row: a duplicate, refused, or into the plan; the lists are nil where empty, and places count from 0.
+local function take(plan, rows, first, last)
+  local duplicates, rejected, corrections
+  local times, ids, kinds, counts, reaches = rows.times, rows.ids, rows.kinds, rows.counts, rows.reaches
+  local seen, v, published, newest = plan.seen, plan.v, plan.meta[PUBLISHED], plan.meta[NEWEST]
+  for i = first, last do
+    local id, time, kind = ids[i], times[i], kinds[i]
+    if id and seen[id] == v then
+      duplicates = duplicates or {}
+      duplicates[#duplicates + 1] = i - first
     else
-      local stored = plan.maxima[field]
-      if not stored then
-        local old = redis.call('HGET', plan.bins_key, field)
-        stored = {value = old and tonumber(old) or -1, old = old and tonumber(old) or -1}
-        plan.maxima[field] = stored
+      local reason, field, corrected
+      if time < published then
+        reason, field = 'before_publication', 'time'
+      elseif type(kind) == 'table' then
+        reason, field, corrected = raise_counters(plan, time, kind)
+        for _ = 1, corrected or 0 do
+          corrections = corrections or {}
+          corrections[#corrections + 1] = i - first
+        end
+      else
+        reason, field = add_event(plan, time - published, kind, counts and counts[i] or 1, reaches and reaches[i] or 0)
       end
-      if value > stored.value then stored.value = value end
-      local top = plan.tops[kind] or tonumber(plan.meta['top:' .. kind] or '-1')
-      if value < total and row[1] >= top then plan.corrected = plan.corrected + 1 end
-      if value > total or top < 0 then
-        plan.totals[kind] = math.max(total, value)
-        plan.tops[kind] = row[1]
+      if reason then
+        rejected = rejected or {}
+        rejected[#rejected + 1] = {i - first, reason, field}
+      else
+        if id then seen[id] = v end
+        if time > newest then newest = time end
+        plan.applied = plan.applied + 1
       end
     end
   end
-  if row[3] > 0 then
-    local field = bin .. ':reach'
-    plan.adds[field] = (plan.adds[field] or 0) + row[3]
-    plan.totals.reach = total_of(plan, 'reach') + row[3]
-  end
-  if row[2] then
-    plan.seen[row[2]] = true
-    plan.new_ids[#plan.new_ids + 1] = row[2]
-  end
-  if not plan.newest or row[1] > plan.newest then
-    plan.newest = row[1]
-    plan.changed = true
-  end
-  plan.applied = plan.applied + 1
+  plan.meta[NEWEST] = newest
+  return duplicates, rejected, corrections
 end
 
--- Takes each row: a duplicate, refused, or into the plan. Indices are those of `rows`, from 0.
-local function take(plan, rows)
-  local duplicates, rejected = {}, {}
-  for i, row in ipairs(rows) do
-    if row[2] and plan.seen[row[2]] then
-      duplicates[#duplicates + 1] = i - 1
-    else
-      local reason, field = refusal(plan, row)
-      if reason then rejected[#rejected + 1] = {i - 1, reason, field} else apply_row(plan, row) end
+-- Writes the bins of a plan, and into its meta what rows change there; whether anything changed.
+local function write_bins(plan)
+  local changed = false
+  local meta, prefix = plan.meta, plan.prefix
+  for kind, state in pairs(plan.states) do
+    local at = state.at
+    meta[at + 1], meta[at + 2], meta[at + 3], meta[at + 4], meta[at + 5] = state.mode, state.total, state.top, state.open, state.sum
+    changed = changed or state.added
+    for bin, sum in pairs(state.more or {}) do redis.call('HINCRBY', block_key(prefix, kind, bin), bin, sum) end
+    for bin, cell in pairs(state.raised or {}) do
+      if cell.value > cell.old then
+        changed = true
+        redis.call('HSET', block_key(prefix, kind, bin), bin, cell.value)
+      end
     end
   end
-  return duplicates, rejected
-end
-
-local function write_plan(keys, plan, hour, dedup_ttl_s)
-  local changed = plan.changed
-  for field, value in pairs(plan.adds) do
-    if value > 0 then
-      redis.call('HINCRBY', keys[2], field, whole(value))
-      changed = true
-    end
-  end
-  for field, cell in pairs(plan.maxima) do
-    if cell.value > cell.old then
-      redis.call('HSET', keys[2], field, whole(cell.value))
-      changed = true
-    end
-  end
-  local fields = {}
-  local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
-  for kind, mode in pairs(plan.modes) do set('mode:' .. kind, mode) end
-  for kind, total in pairs(plan.totals) do set('total:' .. kind, whole(total)) end
-  for kind, top in pairs(plan.tops) do set('top:' .. kind, whole(top)) end
-  if plan.newest then set('newest_us', whole(plan.newest)) end
-  if #plan.new_ids > 0 then
-    local key = keys[5] .. whole(hour)
-    in_chunks('SADD', key, plan.new_ids)
-    redis.call('EXPIREAT', key, whole((hour + 1) * 3600 + dedup_ttl_s))
-    if not plan.meta.ids_from then set('ids_from', whole(hour)) end
-  end
-  if #fields > 0 then redis.call('HSET', keys[1], unpack(fields)) end
   return changed
 end
 
--- Registers a video (when asked), applies its parked rows, then the request's rows.
--- request: rows; register {published_us, metadata} or nil; expected_us: the published_us the caller merged rows by, or nil;
--- strict: all rows or none; dedup_ttl_s, park_rows, park_ttl_s.
--- Answers {'parked', kept, duplicates, rejected}, {'stale', published_us}, {'conflict', published_us}, {'refused', rejected, published_us} or
--- {'ok', version, changed, published_us, duplicates, rejected, corrected, parked applied, parked rejected}.
-local function apply(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  local register = request.register
-  local clock = redis.call('TIME')
-  local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-  local hour = math.floor(tonumber(clock[1]) / 3600)
-  local meta = pairs_of(redis.call('HGETALL', keys[1]))
-  local published = tonumber(meta.published_us)
-  if register then
-    if published and published ~= register.published_us and meta.newest_us then return {'conflict', meta.published_us} end
-    published = register.published_us
-  elseif request.expected_us and request.expected_us ~= published then
-    return {'stale', meta.published_us or ''}
-  elseif not published then
-    return park(keys, request)
-  end
+local function id_days(dedup_ttl_s) return math.ceil(dedup_ttl_s / DAY_S) end
 
-  local plan = new_plan(meta, keys[2], published)
-  local parked = {}
-  if register and not meta.published_us then
-    for i, packed in ipairs(redis.call('LRANGE', keys[3], 0, -1)) do parked[i] = cmsgpack.unpack(packed) end
-  end
-  local _, parked_rejected = take(plan, parked)
-  local parked_applied = plan.applied
-  if meta.ids_from then
-    local seen = ids_seen(keys[5], ids_of(request.rows), first_id_hour(meta.ids_from, hour, request.dedup_ttl_s), hour)
-    for id in pairs(seen) do plan.seen[id] = true end
-  end
-  local duplicates, rejected = take(plan, request.rows)
-  if request.strict and #rejected > 0 then return {'refused', rejected, whole(published)} end
+local function ids_due(meta, day, dedup_ttl_s) return meta[IDS_NOW] < 0 or day >= meta[IDS_NOW] + id_days(dedup_ttl_s) end
 
-  local changed = write_plan(keys, plan, hour, request.dedup_ttl_s)
-  if register then
-    if meta.metadata ~= register.metadata or meta.published_us ~= whole(published) then
-      redis.call('HSET', keys[1], 'metadata', register.metadata, 'published_us', whole(published),
-        'registered_us', meta.registered_us or whole(now_us))
-      changed = true
-    end
-    if #parked > 0 then redis.call('DEL', keys[3], keys[4]) end
+-- Adds ids to the newest set, or to a new one when that has had its days; the number of those that were not in it.
+local function write_ids(plan, day, dedup_ttl_s, ids, first, last)
+  if first > last then return 0 end
+  local meta, begins, added = plan.meta, ids_due(plan.meta, day, dedup_ttl_s), 0
+  if begins then meta[IDS_BEFORE], meta[IDS_NOW] = meta[IDS_NOW], day end
+  local key = plan.prefix .. 'ids:' .. meta[IDS_NOW]
+  in_chunks('SADD', key, ids, first, last, function(_, reply) added = added + reply end)
+  if begins then redis.call('EXPIREAT', key, (day + id_days(dedup_ttl_s)) * DAY_S + dedup_ttl_s) end
+  return added
+end
+
+-- Places of rows that were not applied; nil when all were.
+local function left_out(duplicates, rejected)
+  if not duplicates and not rejected then return nil end
+  local out = {}
+  for _, place in ipairs(duplicates or {}) do out[place] = true end
+  for _, refused in ipairs(rejected or {}) do out[refused[1]] = true end
+  return out
+end
+
+-- Marks the ids of rows first..last that are known already.
+local function find_seen(plan, rows, first, last, day, dedup_ttl_s, newest_too)
+  local meta = plan.meta
+  local ids, from, to = ids_of(rows, first, last)
+  if newest_too and meta[IDS_NOW] >= 0 then mark_seen(plan.seen, plan.v, plan.prefix .. 'ids:' .. meta[IDS_NOW], ids, from, to) end
+  if meta[IDS_BEFORE] >= 0 and day <= meta[IDS_BEFORE] + 2 * id_days(dedup_ttl_s) then
+    mark_seen(plan.seen, plan.v, plan.prefix .. 'ids:' .. meta[IDS_BEFORE], ids, from, to)
   end
+end
+
+-- Writes a plan and the video's next version; meta must be good to keep.
+local function write(plan, changed, now_us)
+  local meta = plan.meta
   -- Versions follow the clock: they never repeat, not after a deletion, not after a crash that lost the newest changes.
-  local version = tonumber(meta.version or '0')
-  if changed then
-    version = math.max(version + 1, now_us)
-    redis.call('HSET', keys[1], 'version', whole(version))
+  if changed then meta[VERSION] = math.max(meta[VERSION] + 1, now_us) end
+  redis.call('SET', plan.prefix .. 'meta', cmsgpack.pack(meta))
+end
+
+local function new_plan(prefix, v, seen, meta)
+  return {prefix = prefix, v = v, seen = seen, meta = meta, states = {}, applied = 0}
+end
+
+-- Registers a video, applies its parked rows, then rows first..last.
+local function register(prefix, v, seen, rows, first, last, head, now_us, day)
+  local wanted = head.register
+  local packed = redis.call('GET', prefix .. 'meta')
+  local meta = packed and cmsgpack.unpack(packed) or {wanted.published_us, now_us, 0, -1, -1, -1}
+  if meta[PUBLISHED] ~= wanted.published_us and meta[NEWEST] >= 0 then return {'conflict', meta[PUBLISHED]} end
+  local moved = meta[PUBLISHED] ~= wanted.published_us
+  meta[PUBLISHED] = wanted.published_us
+  local plan = new_plan(prefix, v, seen, meta)
+  local newest = meta[NEWEST]
+  local parked = packed and {n = 0} or parked_rows(prefix)
+  local parked_ids, parked_rejected = {}, {}
+  if parked.n > 0 then
+    local duplicates, rejected = take(plan, parked, 1, parked.n)
+    parked_rejected = rejected or {}
+    parked_ids = ids_of(parked, 1, parked.n, left_out(duplicates, rejected) or {})
   end
-  return {'ok', whole(version), changed and 1 or 0, whole(published), duplicates, rejected, plan.corrected,
+  local parked_applied = plan.applied
+  find_seen(plan, rows, first, last, day, head.dedup_ttl_s, true)
+  local duplicates, rejected, corrections = take(plan, rows, first, last)
+  if head.strict and rejected then return {'refused', meta[PUBLISHED], rejected} end
+  local changed = write_bins(plan)
+  changed = changed or not packed or moved or meta[NEWEST] > newest
+  write_ids(plan, day, head.dedup_ttl_s, parked_ids, 1, #parked_ids)
+  write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
+  if redis.call('GET', prefix .. 'about') ~= wanted.metadata then
+    redis.call('SET', prefix .. 'about', wanted.metadata)
+    changed = true
+  end
+  if parked.n > 0 then redis.call('DEL', prefix .. 'parked', prefix .. 'parked-ids') end
+  write(plan, changed, now_us)
+  return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {},
     parked_applied, #parked_rejected}
 end
 
--- The whole video, or only its version where the caller already has it: {}, {version} or {version, meta, bins}.
+-- Rows first..last into one video: all that a call does to it.
+local function apply_one(prefix, v, seen, rows, first, last, head, expected, now_us, day)
+  if head.register then return register(prefix, v, seen, rows, first, last, head, now_us, day) end
+  local packed = redis.call('GET', prefix .. 'meta')
+  local meta = packed and cmsgpack.unpack(packed)
+  if expected and not (meta and meta[PUBLISHED] == expected) then return {'stale'} end
+  if not meta then return park(prefix, rows, first, last, head) end
+  local plan = new_plan(prefix, v, seen, meta)
+  local version, newest = meta[VERSION], meta[NEWEST]
+  -- Adding a single id tells whether it was new, which saves asking first. Nothing else is written when it was not.
+  local single = first == last and rows.ids[first] and not ids_due(meta, day, head.dedup_ttl_s)
+  find_seen(plan, rows, first, last, day, head.dedup_ttl_s, not single)
+  local duplicates, rejected, corrections = take(plan, rows, first, last)
+  if single and rejected then
+    mark_seen(seen, v, prefix .. 'ids:' .. meta[IDS_NOW], rows.ids, first, last)
+    if seen[rows.ids[first]] == v then duplicates, rejected = {0}, nil end
+  end
+  if head.strict and rejected then return {'refused', meta[PUBLISHED], rejected} end
+  local changed = false
+  if plan.applied > 0 then
+    local added = write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
+    if single and added == 0 then return {0, version, meta[PUBLISHED], {0}, {}, {}} end
+    changed = write_bins(plan) or meta[NEWEST] > newest
+    write(plan, changed, now_us)
+  end
+  if duplicates or rejected or corrections then
+    return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {}}
+  end
+  return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED]}
+end
+
+-- Applies rows to many videos, to each on its own: what goes wrong with one video is its own answer.
+-- ARGV: head, times, ids, kinds, counts, reaches. head (MessagePack): lengths (rows of each video, which follow one
+-- another), names, cells, expected (published_us that a video's rows were merged by, 0: not merged; or absent),
+-- register {published_us, metadata} (one video only) or absent, strict (all rows or none), dedup_ttl_s, park_rows, park_ttl_s.
+-- Answers (MessagePack) for each video {changed, version, published_us, and where there is something to tell: duplicates,
+-- rejected, corrected, parked applied, parked rejected}; or {'parked', kept, duplicates, rejected}, {'stale'},
+-- {'conflict', published_us}, {'refused', published_us, rejected}, {'error', message}.
+local function apply(keys, args)
+  local head = cmsgpack.unpack(args[1])
+  local clock = redis.call('TIME')
+  local now_us = tonumber(clock[1]) * SECOND_US + tonumber(clock[2])
+  local rows = columns_of(head, args[2], args[3], args[4], args[5], args[6])
+  local day = math.floor(now_us / SECOND_US / DAY_S)
+  local answers, seen, first = {}, {}, 1
+  for v, prefix in ipairs(keys) do
+    local last = first + head.lengths[v] - 1
+    local expected = head.expected and head.expected[v] > 0 and head.expected[v]
+    local done, answer = pcall(apply_one, prefix, v, seen, rows, first, last, head, expected, now_us, day)
+    answers[v] = done and answer or {'error', type(answer) == 'table' and answer.err or tostring(answer)}
+    first = last + 1
+  end
+  return cmsgpack.pack(answers)
+end
+
+-- Every key that bins of a video may have, with its type.
+local function each_block(prefix, meta, each)
+  if meta[NEWEST] < 0 then return end
+  for at = TYPES, #meta, FIELDS do
+    for block = 0, math.floor(bin_of(meta[NEWEST] - meta[PUBLISHED]) / BLOCK) do
+      each(meta[at], prefix .. 'bins:' .. meta[at] .. ':' .. block)
+    end
+  end
+end
+
+-- One whole video, or only its version where the caller already has it: {}, {version} or
+-- {version, meta, metadata, {type, {bin, value, ...}, ...}}, where a type may come several times.
+local function read_one(prefix, known)
+  local packed = redis.call('GET', prefix .. 'meta')
+  if not packed then return {} end
+  local meta = cmsgpack.unpack(packed)
+  local version = string.format('%.0f', meta[VERSION])
+  if version == known then return {version} end
+  local cells = {}
+  each_block(prefix, meta, function(kind, key)
+    local block = redis.call('HGETALL', key)
+    if #block > 0 then
+      cells[#cells + 1] = kind
+      cells[#cells + 1] = block
+    end
+  end)
+  for at = TYPES, #meta, FIELDS do
+    if meta[at + 4] >= 0 then
+      cells[#cells + 1] = meta[at]
+      cells[#cells + 1] = {string.format('%.0f', meta[at + 4]), string.format('%.0f', meta[at + 5])}
+    end
+  end
+  return {version, packed, redis.call('GET', prefix .. 'about'), cells}
+end
+
+-- Each video, given the version that the caller has or ''.
 local function read(keys, args)
-  local version = redis.call('HGET', keys[1], 'version')
-  if not version then return {} end
-  if version == args[1] then return {version} end
-  return {version, redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2])}
+  local videos = {}
+  for i = 1, #keys do videos[i] = read_one(keys[i], args[i]) end
+  return videos
 end
 
 -- Everything about a video, parked rows included: 1 when there was something.
 local function forget(keys, args)
-  local ids_from = redis.call('HGET', keys[1], 'ids_from')
-  local gone = redis.call('DEL', keys[1], keys[2], keys[3], keys[4])
-  if ids_from then
-    local hour = math.floor(tonumber(redis.call('TIME')[1]) / 3600)
-    for each = first_id_hour(ids_from, hour, tonumber(args[1])), hour do redis.call('DEL', keys[5] .. whole(each)) end
+  local prefix = keys[1]
+  local packed = redis.call('GET', prefix .. 'meta')
+  local gone = redis.call('DEL', prefix .. 'meta', prefix .. 'about', prefix .. 'parked', prefix .. 'parked-ids')
+  if packed then
+    local meta = cmsgpack.unpack(packed)
+    each_block(prefix, meta, function(_, key) redis.call('DEL', key) end)
+    redis.call('DEL', prefix .. 'ids:' .. meta[IDS_NOW], prefix .. 'ids:' .. meta[IDS_BEFORE])
   end
   return gone > 0 and 1 or 0
 end

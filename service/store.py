@@ -1,35 +1,35 @@
 """The event store: what the service asks of Redis, and nothing about HTTP.
 
-Every change of a video is one call of one Redis function (``store.lua``); a batch for many videos is one pipeline.
-Two lists outside a video's hash tag, what changed and what is active, are told afterwards: losing one of their entries
-loses no row, because versions decide what is current.
+Every change of a video is made by one Redis function (``store.lua``), atomically for that video; a call takes many videos
+where the server is no cluster. ``m3tr:changes`` is told afterwards: each entry of that stream has one field ``videos``, a
+JSON list of [video_id, version] (version 0: forgotten).
 """
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from service import keys
-from service.entry import Entry, merged, single
-from service.link import Command, Link
+from service.columns import Columns
+from service.link import Link
 from service.metrics import Metrics
-from service.problems import Conflict, Unavailable
+from service.news import News
+from service.problems import Conflict
+from service.round import Round, Share, no_rows
 from service.row import Outcome, Row
 from service.settings import Settings
 from service.snapshot import Snapshot, parse_snapshot
 from service.times import iso
-from service.verdicts import rejections
 
-REMEMBERED_VIDEOS: Final = 100_000
-CHANGES_KEPT: Final = 100_000
-ACTIVE_KEPT: Final = 100_000
+REMEMBERED_VIDEOS: Final = 250_000
+"""Videos whose publication time is remembered, to merge rows by."""
+ROWS_A_CALL: Final = 500
+"""Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
+READS_A_CALL: Final = 32
+"""Videos read in one call of the function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +56,29 @@ class Store:
 
     def __init__(self, link: Link, settings: Settings, metrics: Metrics) -> None:
         self._link = link
-        self._metrics = metrics
         self._settings = settings
-        self._published: OrderedDict[str, int] = OrderedDict()
-        self._parking_full = False
+        self._news = News(link, settings, metrics)
+        self._published: dict[str, int] = {}
 
     async def ready(self) -> None:
         """Raise Unavailable unless the server answers and has our functions."""
         await self._link.ready()
 
-    async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
-        """Apply each video's rows, or park them where the video is not registered.
+    async def ingest(self, batches: Sequence[Columns]) -> list[Outcome | Exception]:
+        """Apply each batch's rows, or park them where a video is not registered; what became of each batch.
 
-        Atomic for a video, not across videos; ``strict``: all rows of a video, or none when one is refused. Raises
-        Unavailable when the server does not answer: the outcome is not known then, and sending the same ids again is
-        safe.
+        Rows of one video are applied together, whatever batch they came in. A fault of one video is the outcome of the
+        batches with rows of it, and of no other. Raises Unavailable when the server does not answer: the outcome is not
+        known then, and sending the same ids again is safe.
         """
-        results: dict[str, Applied] = {}
-        pending, trust_memory = list(rows), True
-        while pending:
-            batches = {video_id: self._batch(video_id, rows[video_id], trust_memory) for video_id in pending}
-            calls = [(video_id, self._packed(*batch, strict=strict)) for video_id, batch in batches.items()]
-            replies = await self._link.call("apply", calls)
-            for video_id, reply in zip(pending, replies, strict=True):
-                if reply[0] != b"stale":
-                    results[video_id] = self._applied(video_id, batches[video_id][0], reply)
-            pending, trust_memory = [video_id for video_id in pending if video_id not in results], False
-        await self._announce(results)
-        return results
+        done = await self._apply(batches)
+        return [outcome if fault is None else fault for outcome, fault in zip(done.outcomes, done.faults, strict=True)]
+
+    async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
+        """Apply each video's rows like ``ingest``; ``strict``: all rows of a video, or none when one is refused."""
+        done = await self._apply([Columns.of(given) for given in rows.values()], strict=strict)
+        answers = dict(zip(done.videos, done.answers, strict=True))
+        return {video_id: _applied(done, i, answers[video_id]) for i, video_id in enumerate(rows)}
 
     async def register(self, video_id: str, registration: Registration, rows: Sequence[Row] = ()) -> Applied:
         """Register a video or replace its metadata, apply what was parked for it, then ``rows``: all of it or nothing.
@@ -91,113 +86,93 @@ class Store:
         Raises Conflict when rows were applied under another ``published_us``; a refused row is in the outcome, and then
         nothing was stored.
         """
-        entries = merged(rows, registration.published_us)
-        call = (video_id, self._packed(entries, register=registration, strict=True))
-        reply = (await self._link.call("apply", [call]))[0]
-        if reply[0] == b"conflict":
+        register = {"published_us": registration.published_us, "metadata": registration.metadata}
+        done = Round([Columns.of(rows)])
+        share = next(done.shares(len(rows)), None) or no_rows(video_id)
+        answer = (await self._call([share], {"register": register, "strict": True}))[0][0]
+        if answer[0] == "conflict":
             raise Conflict(
                 "published_at cannot change once rows were applied",
                 field="published_at",
                 value=iso(registration.published_us),
-                allowed=iso(int(reply[1])),
+                allowed=iso(answer[1]),
             )
-        applied = self._applied(video_id, entries, reply)
-        await self._announce({video_id: applied}, registered=video_id)
+        if rows:
+            done.settle(share, [answer])
+        applied = _applied(done, 0, answer)
+        if applied.version is not None:
+            changes = [(video_id, applied.version)] if applied.changed else []
+            await self._news.tell(changes, unparked=[video_id])
         return applied
 
     async def read(self, video_id: str, known: Snapshot | None = None) -> Snapshot | None:
         """The video as it is now, ``known`` itself when that is still current; None when it is not registered."""
-        reply = (await self._link.call("read", [(video_id, str(known.version) if known else "")]))[0]
-        if not reply:
-            return None
-        if len(reply) == 1 and known is not None:
-            return known
-        return parse_snapshot(video_id, reply)
+        return (await self.read_many({video_id: known}))[video_id]
+
+    async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | None]:
+        """``read`` of several videos in one round trip."""
+        asked = [(video_id, str(held.version) if held else "") for video_id, held in known.items()]
+        size = 1 if await self._link.clustered() else READS_A_CALL
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        told = await self._link.call("read", [([v for v, _ in part], [held for _, held in part]) for part in parts])
+        replies = [reply for part in told for reply in part]
+        return {
+            video_id: held if len(reply) == 1 else parse_snapshot(video_id, reply) if reply else None
+            for (video_id, held), reply in zip(known.items(), replies, strict=True)
+        }
 
     async def forget(self, video_id: str) -> bool:
         """Delete everything about a video, parked rows included; False when there was nothing."""
         self._published.pop(video_id, None)
-        gone = bool((await self._link.call("forget", [(video_id, str(self._settings.dedup_ttl_s))]))[0])
+        gone = bool((await self._link.call("forget", [([video_id], [str(self._settings.dedup_ttl_s)])]))[0])
         if gone:
-            await self._tell([["ZREM", keys.ACTIVE, video_id], ["ZREM", keys.PARKED, video_id], _change(video_id, 0)])
+            await self._news.tell([(video_id, 0)], unparked=[video_id])
         return gone
 
-    def _batch(self, video_id: str, rows: Sequence[Row], trust_memory: bool) -> tuple[list[Entry], int | None]:
-        published_us = self._published.get(video_id) if trust_memory else None
-        return (single(rows), None) if published_us is None else (merged(rows, published_us), published_us)
+    async def _apply(self, batches: Sequence[Columns], *, strict: bool = False) -> Round:
+        done = Round(batches, self._published)
+        await self._send(done, strict=strict)
+        if done.stale:
+            again = Round(done.again())
+            await self._send(again, strict=strict)
+            done.add(again)
+        changes = [(v, a[1]) for v, a in zip(done.videos, done.answers, strict=True) if a[0] == 1]
+        parked = [v for v, a in zip(done.videos, done.answers, strict=True) if a[0] == "parked" and a[1]]
+        await self._news.tell(changes, parked=parked)
+        return done
 
-    def _packed(
-        self,
-        entries: Sequence[Entry],
-        expected_us: int | None = None,
-        register: Registration | None = None,
-        *,
-        strict: bool = False,
-    ) -> bytes:
-        request: dict[str, Any] = {
-            "rows": [entry.packed() for entry in entries],
-            "strict": strict,
+    async def _send(self, done: Round, *, strict: bool) -> None:
+        shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
+        for share, answers in zip(shares, await self._call(shares, {"strict": strict}), strict=True):
+            done.settle(share, answers)
+
+    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any]) -> list[list[Any]]:
+        given = {
+            **options,
             "dedup_ttl_s": self._settings.dedup_ttl_s,
-            "park_rows": 0 if self._parking_full else self._settings.park_rows,
+            "park_rows": 0 if self._news.parking_full else self._settings.park_rows,
             "park_ttl_s": self._settings.park_ttl_s,
         }
-        # Absent, not nil: the function tests for presence.
-        if expected_us is not None:
-            request["expected_us"] = expected_us
-        if register is not None:
-            request["register"] = {"published_us": register.published_us, "metadata": register.metadata}
-        return msgspec.msgpack.encode(request)
-
-    def _applied(self, video_id: str, entries: Sequence[Entry], reply: Sequence[Any]) -> Applied:
-        if reply[0] == b"parked":
-            outcome = _outcome(entries, duplicates=reply[2], refused=reply[3], published_us=None)
-            outcome.parked, outcome.accepted = outcome.accepted, 0
-            return Applied(outcome)
-        if reply[0] == b"refused":
-            published_us = int(reply[2])
-            return Applied(Outcome(rejections=list(rejections(entries, reply[1], published_us))))
-        _, version, changed, published, duplicates, refused, corrected, parked_applied, parked_rejected = reply
-        self._published[video_id] = int(published)
-        self._published.move_to_end(video_id)
-        if len(self._published) > REMEMBERED_VIDEOS:
-            self._published.popitem(last=False)
-        outcome = _outcome(entries, duplicates=duplicates, refused=refused, published_us=int(published))
-        outcome.corrected = corrected
-        return Applied(outcome, int(version), bool(changed), parked_applied, parked_rejected)
-
-    async def _announce(self, results: Mapping[str, Applied], registered: str | None = None) -> None:
-        now_s = int(time.time())
-        commands: list[Command] = []
-        for video_id, applied in results.items():
-            if applied.outcome.parked:
-                commands.append(["ZADD", keys.PARKED, now_s + self._settings.park_ttl_s, video_id])
-            elif applied.changed and applied.version is not None:
-                commands += [_change(video_id, applied.version), ["ZADD", keys.ACTIVE, now_s, video_id]]
-        if registered is not None and results[registered].version is not None:
-            commands.append(["ZREM", keys.PARKED, registered])
-        if commands or self._parking_full:
-            await self._tell(commands)
-
-    async def _tell(self, commands: Sequence[Command]) -> None:
-        housekeeping: list[Command] = [
-            ["ZREMRANGEBYRANK", keys.ACTIVE, 0, -ACTIVE_KEPT - 1],
-            ["ZREMRANGEBYSCORE", keys.PARKED, "-inf", int(time.time())],
-            ["ZCARD", keys.PARKED],
-        ]
-        with suppress(Unavailable):
-            parked_videos = (await self._link.pipeline("announce", [*commands, *housekeeping]))[-1]
-            self._parking_full = parked_videos >= self._settings.park_videos
-            self._metrics.parked_videos.set(parked_videos)
+        calls = [(s.videos, [msgspec.msgpack.encode({**given, **s.head}), *s.columns]) for s in shares]
+        answers = [_decode(reply) for reply in await self._link.call("apply", calls)]
+        for share, told in zip(shares, answers, strict=True):
+            for video_id, answer in zip(share.videos, told, strict=True):
+                if answer[0] in (0, 1):
+                    self._published[video_id] = answer[2]
+        while len(self._published) > REMEMBERED_VIDEOS:
+            del self._published[next(iter(self._published))]
+        return answers
 
 
-def _change(video_id: str, version: int) -> Command:
-    return ["XADD", keys.CHANGES, "MAXLEN", "~", CHANGES_KEPT, "*", "video_id", video_id, "version", version]
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-def _outcome(
-    entries: Sequence[Entry], *, duplicates: Sequence[int], refused: Sequence[Sequence[Any]], published_us: int | None
-) -> Outcome:
-    outcome = Outcome(rejections=list(rejections(entries, refused, published_us)))
-    outcome.duplicate = sum(len(entries[i].rows) for i in duplicates)
-    outcome.accepted = sum(len(entry.rows) for entry in entries) - outcome.duplicate - len(outcome.rejections)
-    return outcome
+def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:
+    fault = done.faults[batch]
+    if fault is not None:
+        raise fault
+    outcome = done.outcomes[batch]
+    if answer[0] not in (0, 1):
+        return Applied(outcome)
+    parked_applied, parked_rejected = answer[6:] or (0, 0)
+    return Applied(outcome, answer[1], bool(answer[0]), parked_applied, parked_rejected)

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 from service.catalog import column_of
-from service.entry import Entry
 from service.row import MAX_COUNT, Rejection, Row
 from service.times import iso
 
 
-def rejections(
-    entries: Sequence[Entry], refused: Sequence[Sequence[Any]], published_us: int | None
-) -> Iterator[Rejection]:
-    """One Rejection a row of each refused entry; ``refused`` holds (entry index, reason, place)."""
-    for index, reason, place in refused:
-        for row in entries[index].rows:
-            yield _rejection(row, reason.decode(), place.decode(), published_us)
-
-
-def _rejection(row: Row, reason: str, place: str, published_us: int | None) -> Rejection:
+def rejection(row: Row, reason: str, place: str, published_us: int | None) -> Rejection:
+    """Why the store refused ``row``; ``place`` is the type it is about, where it is about one."""
     if reason == "before_publication":
         limit = f" ({iso(published_us)})" if published_us is not None else ""
         return Rejection(row.mode, row.index, reason, "time", iso(row.time_us), f"published_at{limit} or later")

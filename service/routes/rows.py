@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from model.history import Mode
 from service import answers
-from service.bodies import read_items
-from service.problems import Invalid, Unavailable
+from service.bodies import is_lines, read_body, read_lines
+from service.context import Context
+from service.problems import Invalid, Problem, Unavailable
 from service.responses import json_response
 from service.routes.access import context
 from service.routes.schema import rows_body
+from service.row import Outcome
 
 router = APIRouter(tags=["rows"])
+
+LISTED: Final = 1000
+"""Rejections that the answer to a stream lists, at most; it counts them all."""
 
 
 @router.post("/events", openapi_extra=rows_body("events"), response_model=None)
@@ -31,13 +39,32 @@ async def post_counters(request: Request) -> Response:
 
 async def _post(request: Request, mode: Mode) -> Response:
     parts = context(request, "ingest")
-    items = await read_items(request, parts.limits)
-    outcome = await parts.ingest.take(mode, items)
-    if items and len(outcome.rejections) == len(items):
-        first, told = outcome.rejections[0], answers.outcome(outcome)
+    if is_lines(request):
+        outcome = await _stream(request, parts, mode)
+    else:
+        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits))
+    told = answers.outcome(outcome)
+    if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
+        first = outcome.rejections[0]
         if all(refused.retryable for refused in outcome.rejections):
             raise Unavailable(
                 "no row could be taken", field=first.field, value=first.value, allowed=first.allowed, **told
             )
         raise Invalid(first.field, first.value, first.allowed, reason=first.reason, **told)
-    return json_response(answers.outcome(outcome))
+    return json_response(told)
+
+
+async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
+    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it."""
+    total, before = Outcome(), 0
+    try:
+        async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
+            outcome = await parts.ingest.take_lines(mode, lines)
+            outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
+            total.add(outcome)
+            total.list_at_most(LISTED)
+            before += len(lines)
+    except Problem as problem:
+        problem.extra.update({"rows": before, **answers.outcome(total)})
+        raise
+    return total
