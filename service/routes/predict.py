@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import answers
+from service.answer import Answer
 from service.bodies import read_json
-from service.responses import json_response
+from service.problems import Problem
 from service.routes.access import context
 from service.routes.schema import predict_body
+from service.store import Applied
 
 router = APIRouter(tags=["forecasts"])
 
@@ -19,19 +22,24 @@ router = APIRouter(tags=["forecasts"])
 async def post_predict(request: Request) -> Response:
     """Register the video, store its rows, and forecast; a body with anything wrong in it stores nothing.
 
+    A list of such bodies is answered with a list in the same order, each item with its own ``status``: a forecast where that
+    is 200, and otherwise a problem; a bad item stores nothing of its own and does not touch the others.
+
     Needs the scope predict, and ingest as well where it registers or brings rows.
     """
     parts = context(request, "predict")
-    prediction = parts.videos.parse_prediction(await read_json(request, parts.limits))
+    body = await read_json(request, parts.limits)
+    if isinstance(body, list):
+        results = await parts.videos.predict_all(body, lambda: parts.keys.check(request, "ingest"))
+        return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
+    prediction = parts.videos.parse_prediction(body)
     if prediction.writes:
         parts.keys.check(request, "ingest")
     answer, applied = await parts.videos.predict(prediction)
-    told = answers.forecast(answer)
-    told["rows"] = {
-        "accepted": applied.outcome.accepted,
-        "duplicate": applied.outcome.duplicate,
-        "corrected": applied.outcome.corrected,
-        "parked_applied": applied.parked_applied,
-        "parked_rejected": applied.parked_rejected,
-    }
-    return json_response(told)
+    return Response(answers.prediction_json(answer, applied), media_type="application/json")
+
+
+def _item(result: tuple[Answer, Applied] | Problem) -> bytes:
+    if isinstance(result, Problem):
+        return orjson.dumps(result.body())
+    return b'{"status":200,' + answers.prediction_json(*result)[1:]

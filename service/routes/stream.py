@@ -1,0 +1,40 @@
+"""WS /events/stream: rows over one long connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter
+from starlette.websockets import WebSocket
+
+from service.context import Context
+from service.problems import Problem
+from service.responses import problem_response
+
+router = APIRouter(tags=["rows"])
+
+_LINGER_S: Final = 0.05
+
+
+@router.websocket("/events/stream")
+async def stream_events(socket: WebSocket) -> None:
+    """Take frames of events or counters and acknowledge each; see ``service.streaming`` for what is said.
+
+    Needs the scope ingest, by a header as everywhere, or where a browser cannot set one, by ``?api_key=``.
+    """
+    parts: Context = socket.app.state.context
+    query = parse_qs(socket.scope["query_string"].decode("latin-1"))
+    # The server's log of handshakes shows the query: it must not see the key.
+    socket.scope["query_string"] = b""
+    try:
+        parts.keys.check(socket, "ingest", query.get("api_key", [None])[0])
+        parts.producers.check_room()
+    except Problem as problem:
+        await socket.send_denial_response(problem_response(problem))
+        # The server logs an error for a handler that returns before the connection is gone.
+        await asyncio.sleep(_LINGER_S)
+        return
+    await socket.accept()
+    await parts.producers.serve(socket)
