@@ -219,6 +219,32 @@ def replay(
 
 
 @app.command()
+def export(
+    out: Annotated[Path, typer.Option(metavar="DATA", help="Folder to write the data set to.")],
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="REDIS_URL", show_envvar=True, help="Event store of a service.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Data folder of a service with the embedded store; the service must be stopped.")
+    ] = None,
+) -> None:
+    """Write what a service has collected as a data set, to train on.
+
+    One row a bin of a video's age, which is what the store keeps. Rows for videos that are not registered are left out.
+    """
+    from index_builder.export_store import export_store as run
+
+    if data_dir is not None:
+        redis_url = None
+    elif redis_url is None:
+        raise typer.BadParameter("give --redis-url or --data-dir")
+    made = run(out, redis_url=redis_url, data_dir=data_dir)
+    typer.echo(f"{out}: " + ", ".join(f"{n:,} rows in {name}" for name, n in made.rows.items()))
+    for kind, n in made.left_out.items():
+        typer.echo(f"left out: {n:,} counts of {kind!r}, which has no column in counters.parquet", err=True)
+
+
+@app.command()
 def demo(
     dir: Annotated[Path, typer.Option(help="Folder for the demo's data, bundle and store; made anew.")] = Path("demo"),
     videos: Annotated[int, typer.Option(min=100, help="Number of simulated videos.")] = 400,

@@ -1,0 +1,108 @@
+"""Keeps the served model's intervals, and what the metrics say of its quality, up to date with the shared state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from service.deployment import Deployment
+from service.problems import Unavailable
+from service.quality.ledger import Ledger, parse_adaptive
+from service.quality.tally import Tally, horizon_name
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 5.0
+_SCORES: Final = {
+    "labels": ("m3tr_quality_labels", "Forecasts scored in the last days"),
+    "nmse": ("m3tr_quality_nmse_ratio", "Squared error of the median over the variance of log2 growth"),
+    "mae": ("m3tr_quality_mae_log2", "Absolute error of the median, doublings"),
+    "coverage": ("m3tr_quality_coverage_ratio", "Share of outcomes within q0.1 to q0.9; should be 0.80"),
+    "pinball": ("m3tr_quality_pinball_log2", "Mean pinball loss of the three quantiles, doublings"),
+    "width": ("m3tr_quality_width_log2", "Width of the interval, doublings"),
+}
+
+
+class Adaptation:
+    """Reads the shared state every few seconds. ``enabled``: whether intervals follow it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        active: Callable[[], Deployment],
+        settings: Settings,
+        clock: Callable[[], int],
+        shadow: Callable[[], Deployment | None] = lambda: None,
+    ) -> None:
+        self.enabled = settings.adaptive
+        self._ledger, self._active, self._shadow, self._clock = ledger, active, shadow, clock
+        self._applied: dict[Deployment, str] = {}
+        self._factors: dict[str, NDArray[np.float64]] = {}
+        self._tallies: dict[str, Tally] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def factors(self, version: str) -> NDArray[np.float64] | None:
+        """The stretch in a model's forecasts, None where there is none."""
+        return self._factors.get(version)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Apply the newest state to the model that answers now, and to its shadow."""
+        self._tallies = await self._ledger.tallies(self._clock())
+        serving = [deployment for deployment in (self._active(), self._shadow()) if deployment is not None]
+        self._applied = {deployment: self._applied[deployment] for deployment in serving if deployment in self._applied}
+        for deployment in serving:
+            await self.apply(deployment)
+
+    async def apply(self, deployment: Deployment) -> None:
+        """Apply the newest state to a model; also before its first forecast."""
+        if not self.enabled:
+            return
+        state = await self._ledger.adaptive(deployment.version)
+        if self._applied.get(deployment) == state:
+            return
+        factors = parse_adaptive(state).factors() if state else None
+        deployment.forecaster.adapt(factors)
+        self._factors.pop(deployment.version, None)
+        if factors is not None:
+            self._factors[deployment.version] = factors
+        self._applied[deployment] = state
+
+    def readings(self) -> Sequence[Metric]:
+        """Scores by model and horizon, of the newest models only."""
+        families = {
+            name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
+        }
+        for version, tally in self._tallies.items():
+            for column in tally.columns():
+                scores = tally.scores([cell for cell in tally.cells if cell[1] == column])
+                for name, family in families.items():
+                    if scores[name] is not None:
+                        family.add_metric([version, horizon_name(column)], scores[name])
+        return list(families.values())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except Unavailable:
+                pass
+            except Exception:
+                log.exception("intervals could not be adapted")
+            await asyncio.sleep(EVERY_S)

@@ -1,0 +1,212 @@
+"""Labels, scores and the adaptive state in Redis, shared by all replicas; every key has the hash tag ``{labels}``.
+
+A column is a horizon bucket. Each has room of its own, so that long horizons, which wait for days, leave room to short ones.
+
+    due:<column>       sorted set: label key by the time it is to be looked at (us)
+    made:<column>      hash: label key to label (JSON); who removes a label from it has scored it
+    done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
+    day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
+    models             sorted set: model versions by the day on which a label of theirs was scored last
+    adaptive:<model>   the adaptive state (JSON)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from model.adaptive import Adaptive
+from model.bins import SECOND_US
+from model.calibration import N_COLUMNS
+from service.keys import label_key
+from service.link import Command, Link
+from service.quality.label import Label
+from service.quality.tally import Tally
+
+DAY_S: Final = 86_400
+MODELS: Final = 4
+"""Newest model versions whose scores are shown."""
+_ADAPTIVE_S: Final = 90 * DAY_S
+_SHARE: Final = 20
+"""A twentieth of a horizon has a twentieth of its column's room, so that labels come in evenly."""
+_DONE: Final = 2
+"""Keys remembered after scoring, times the room."""
+
+_KEEP: Final = """
+local request = cmsgpack.unpack(ARGV[1])
+local pending, kept, known = redis.call('HLEN', KEYS[2]), 0, 0
+for _, label in ipairs(request.labels) do
+  local key, due_us, since_us, packed = unpack(label)
+  local due = string.format('%.0f', due_us)
+  if redis.call('HEXISTS', KEYS[2], key) == 1 or redis.call('ZSCORE', KEYS[3], key) then
+    known = known + 1
+  elseif pending < request.room and redis.call('ZCOUNT', KEYS[1], string.format('%.0f', since_us), due) < request.pace then
+    redis.call('ZADD', KEYS[1], due, key)
+    redis.call('HSET', KEYS[2], key, packed)
+    kept, pending = kept + 1, pending + 1
+  end
+end
+return {kept, known}
+"""
+# All of it or nothing: another replica may have scored some of these labels, or moved the adaptive state.
+_SETTLE: Final = """
+local request = cmsgpack.unpack(ARGV[1])
+for _, done in ipairs(request.done) do
+  if redis.call('HEXISTS', KEYS[2], done[1]) == 0 then return 0 end
+end
+if request.before ~= request.after then
+  if (redis.call('GET', KEYS[6]) or '') ~= request.before then return 0 end
+  redis.call('SET', KEYS[6], request.after, 'EX', request.adaptive_s)
+end
+for _, done in ipairs(request.done) do
+  redis.call('HDEL', KEYS[2], done[1])
+  redis.call('ZREM', KEYS[1], done[1])
+  redis.call('ZADD', KEYS[3], string.format('%.0f', done[2]), done[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -request.remembered - 1)
+for field, value in pairs(request.sums) do
+  redis.call('HINCRBYFLOAT', KEYS[4], field, string.format('%.17g', value))
+end
+redis.call('EXPIRE', KEYS[4], request.day_s)
+redis.call('ZADD', KEYS[5], request.day, request.model)
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some labels of one column and one model: ``done`` and their ``sums``, and the adaptive state before and after."""
+
+    done: Sequence[Label]
+    sums: Mapping[str, float]
+    before: str
+    after: str
+
+
+class Ledger:
+    """All that is shared about labels. Every method raises Unavailable when the store does not answer."""
+
+    def __init__(self, link: Link, *, room: int, days: int) -> None:
+        self._link = link
+        self._room = max(1, room // N_COLUMNS)
+        self._days = days
+
+    async def keep(self, column: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
+        """Keep labels of one column; how many were kept, and how many were there already. The others found no room."""
+        rows = [
+            [
+                label.key,
+                due := label.target_us + grace_us,
+                due - label.horizon_us // _SHARE,
+                msgspec.json.encode(label).decode(),
+            ]
+            for label in labels
+        ]
+        request = {"labels": rows, "room": self._room, "pace": -(-self._room // _SHARE)}
+        kept, known = await self._run(_KEEP, _keys(column, "due", "made", "done"), request)
+        return int(kept), int(known)
+
+    async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
+        """Labels of a column that are to be looked at, those that have been longest first."""
+        due, made, _ = _keys(column, "due", "made", "done")
+        found = (await self._link.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
+            0
+        ]
+        if not found:
+            return []
+        packed = (await self._link.pipeline("labels", [["HMGET", made, *found]]))[0]
+        labels = [_parse(value) for value in packed]
+        if lost := [key for key, label in zip(found, labels, strict=True) if label is None]:
+            await self._link.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
+        return [label for label in labels if label is not None]
+
+    async def later(self, column: int, labels: Mapping[str, int]) -> None:
+        """Look at labels again at a time (us), unless they have been scored meanwhile."""
+        if labels:
+            flat = [part for key, at_us in labels.items() for part in (at_us, key)]
+            await self._link.pipeline("labels", [["ZADD", _keys(column, "due")[0], "XX", *flat]])
+
+    async def settle(self, column: int, settlement: Settlement, now_us: int) -> bool:
+        """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
+        model, day = settlement.done[0].model_version, now_us // SECOND_US // DAY_S
+        request = {
+            "done": [[label.key, label.key_until_us] for label in settlement.done],
+            "sums": dict(settlement.sums),
+            "before": settlement.before,
+            "after": settlement.after,
+            "now_us": now_us,
+            "remembered": _DONE * self._room,
+            "day": day,
+            "day_s": (self._days + 1) * DAY_S,
+            "adaptive_s": _ADAPTIVE_S,
+            "model": model,
+        }
+        keys = [*_keys(column, "due", "made", "done"), _day_key(day, model), label_key("models"), _adaptive_key(model)]
+        return bool(await self._run(_SETTLE, keys, request))
+
+    async def adaptive(self, model: str) -> str:
+        """The adaptive state of a model as it is stored, "" before any outcome."""
+        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model)]]))[0]
+        return found.decode() if found else ""
+
+    async def pending(self) -> int:
+        """Labels that wait."""
+        commands: list[Command] = [["HLEN", _keys(column, "made")[0]] for column in range(N_COLUMNS)]
+        return sum(await self._link.pipeline("labels", commands))
+
+    async def tallies(self, now_us: int) -> dict[str, Tally]:
+        """Scores of the last days by model version, the newest first."""
+        today = now_us // SECOND_US // DAY_S
+        found = await self._link.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
+        models = [name.decode() for name in found[0]]
+        tallies = {model: Tally() for model in models}
+        days = range(today - self._days + 1, today + 1)
+        asked = [(model, _day_key(day, model)) for model in models for day in days]
+        replies = await self._link.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
+        for (model, _), flat in zip(asked, replies, strict=True):
+            tallies[model].add(_fields(flat))
+        return {model: tally for model, tally in tallies.items() if tally.cells}
+
+    async def _run(self, script: str, keys: Sequence[str], request: Mapping[str, Any]) -> Any:
+        packed = msgspec.msgpack.encode(request)
+        return (await self._link.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
+
+
+def parse_adaptive(text: str) -> Adaptive:
+    """The adaptive state from how it is stored."""
+    return Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new()
+
+
+def encode_adaptive(state: Adaptive) -> str:
+    """Inverse of ``parse_adaptive``."""
+    return msgspec.json.encode(state.to_json()).decode()
+
+
+def _parse(packed: bytes | None) -> Label | None:
+    """A label; None for one that is gone, or that another release wrote in a form of its own."""
+    try:
+        return None if packed is None else msgspec.json.decode(packed, type=Label)
+    except msgspec.DecodeError:
+        return None
+
+
+def _keys(column: int, *names: str) -> list[str]:
+    return [label_key(f"{name}:{column}") for name in names]
+
+
+def _day_key(day: int, model: str) -> str:
+    return label_key(f"day:{day}:{model}")
+
+
+def _adaptive_key(model: str) -> str:
+    return label_key(f"adaptive:{model}")
+
+
+def _fields(reply: Any) -> dict[str, float]:
+    """A hash's fields, whichever form the protocol version gives them."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): float(value) for name, value in pairs}

@@ -1,0 +1,40 @@
+"""The parts that keep, score and adapt, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.background import Background
+from service.keys import LABELS_LEASE
+from service.lease import Lease
+from service.link import Link
+from service.metrics import Metrics
+from service.models import Models
+from service.quality.adaptation import Adaptation
+from service.quality.ledger import Ledger
+from service.quality.sampler import Sampler
+from service.quality.scorer import Scorer
+from service.settings import Settings
+from service.store import Store
+
+_LEASE_S = 15
+
+
+def quality_work(
+    ledger: Ledger,
+    store: Store,
+    link: Link,
+    models: Models,
+    settings: Settings,
+    metrics: Metrics,
+    clock: Callable[[], int],
+) -> list[Background]:
+    """The background work on labels; the engine's answers, and the shadow's, are observed from now on."""
+    engine, shadow = models.engine, models.shadow
+    adaptation = Adaptation(ledger, lambda: engine.active, settings, clock, lambda: shadow.deployment)
+    models.prepare.append(adaptation.apply)
+    sampler = Sampler(ledger, adaptation, settings, metrics, clock)
+    engine.observers.append(sampler.observe)
+    shadow.observers.append(sampler.observe)
+    metrics.watch(adaptation.readings)
+    return [adaptation, sampler, Scorer(ledger, store, Lease(link, LABELS_LEASE, _LEASE_S), settings, metrics, clock)]

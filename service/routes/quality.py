@@ -1,0 +1,20 @@
+"""GET /quality: how good the forecasts were whose outcome is known."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.responses import json_response
+from service.routes import replies
+from service.routes.access import context
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/quality", openapi_extra=replies.OBJECT, response_model=None)
+async def quality(request: Request) -> Response:
+    """Scores of the last days by model, horizon and age, in log2 units of growth; null where not defined."""
+    parts = context(request, "predict")
+    return json_response(await parts.quality.read(parts.engine.active.version))
