@@ -1,0 +1,174 @@
+"""The network between the replicas and the real store: every message waits until the schedule decides its fate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+import redis
+from redis.exceptions import ConnectionError, RedisError
+
+Command = Sequence[Any]
+
+
+class Fate(Enum):
+    """What becomes of one message: a pipeline of commands on its way to the store."""
+
+    PASS = "pass"
+    LOST = "lost"
+    """The connection breaks before the store sees anything."""
+    UNHEARD = "unheard"
+    """The store does it all, and the connection breaks before the answer."""
+    TORN = "torn"
+    """The store gets the first commands of the pipeline only, and the answer is lost."""
+
+
+class Cut(Enum):
+    """How a partition looks from a replica."""
+
+    REFUSED = "refused"
+    """Every call fails at once."""
+    SILENT = "silent"
+    """Nothing comes back until the deadline; what was sent may still arrive after the partition."""
+
+
+class Server:
+    """The real store, one synchronous connection: what is sent is executed before the next line of the simulation."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._connection = self._client.connection_pool.get_connection()
+
+    def execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies in order, errors as values."""
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        return [self._reply(str(command[0])) for command in commands]
+
+    def _reply(self, name: str) -> Any:
+        try:
+            reply = self._connection.read_response()
+        except RedisError as error:
+            return error
+        understand = self._client.response_callbacks.get(name)
+        return understand(reply) if understand else reply
+
+    def close(self) -> None:
+        self._connection.disconnect()
+        self._client.close()
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """A pipeline under way; nobody waits for ``answer`` any more when it is done (the sender was late, or has died)."""
+
+    replica: int
+    commands: Sequence[Command]
+    answer: asyncio.Future[list[Any]]
+
+
+class Network:
+    """Messages under way, in order of sending.
+
+    ``failures`` counts, by replica, what a sender has seen fail; ``troubled`` replicas have seen a failure, and not been
+    left in peace since; ``seen`` is told the fates, and of messages that arrived when nobody waited for them any more.
+    """
+
+    def __init__(self, server: Server, seen: Counter[str]) -> None:
+        self.server = server
+        self._seen = seen
+        self.pending: list[Message] = []
+        self.cuts: dict[int, Cut] = {}
+        self.failures: Counter[int] = Counter()
+        self.troubled: set[int] = set()
+
+    def fail(self, replica: int) -> None:
+        """Note that a replica has seen a call fail."""
+        self.failures[replica] += 1
+        self.troubled.add(replica)
+
+    async def send(self, replica: int, commands: Sequence[Command]) -> list[Any]:
+        if self.cuts.get(replica) is Cut.REFUSED:
+            self.fail(replica)
+            raise ConnectionError("refused")
+        message = Message(replica, commands, asyncio.get_running_loop().create_future())
+        self.pending.append(message)
+        try:
+            return await message.answer
+        except asyncio.CancelledError:
+            self.fail(replica)
+            raise
+
+    def movable(self) -> list[Message]:
+        """Messages that no partition holds up."""
+        return [message for message in self.pending if message.replica not in self.cuts]
+
+    def deliver(self, message: Message, fate: Fate, part: int = 0) -> None:
+        """Let a message meet its fate; ``part`` chooses how much of a torn pipeline arrives."""
+        self.pending.remove(message)
+        if fate is Fate.PASS or fate is Fate.UNHEARD:
+            arrived = message.commands
+        else:
+            arrived = message.commands[: part % len(message.commands)] if fate is Fate.TORN else ()
+        replies = self.server.execute(arrived) if arrived else []
+        self._seen[fate.value] += 1
+        if message.answer.done():
+            self._seen["too late"] += len(arrived) > 0
+            return
+        if fate is Fate.PASS:
+            message.answer.set_result(replies)
+        else:
+            self.fail(message.replica)
+            message.answer.set_exception(ConnectionError(fate.value))
+
+
+class Client:
+    """Stands where ``Link`` has its redis.asyncio client; all it sends goes through the network."""
+
+    def __init__(self, network: Network, replica: int) -> None:
+        self._network = network
+        self._replica = replica
+
+    def pipeline(self, transaction: bool = True) -> _Pipeline:
+        return _Pipeline(self._network, self._replica)
+
+    async def execute_command(self, *command: Any) -> Any:
+        reply = (await self._network.send(self._replica, [command]))[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def function_list(self, library: str) -> Any:
+        return await self.execute_command("FUNCTION", "LIST", "LIBRARYNAME", library)
+
+    async def function_load(self, source: str) -> Any:
+        return await self.execute_command("FUNCTION", "LOAD", source)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class _Pipeline:
+    def __init__(self, network: Network, replica: int) -> None:
+        self._network = network
+        self._replica = replica
+        self._commands: list[Command] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    def execute_command(self, *command: Any) -> None:
+        self._commands.append(command)
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        replies = await self._network.send(self._replica, self._commands)
+        for reply in replies:
+            if raise_on_error and isinstance(reply, Exception):
+                raise reply
+        return replies

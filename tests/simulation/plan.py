@@ -1,0 +1,232 @@
+"""What a seed draws: a small world, and the list of things that happen in it.
+
+A plan is data: it can be printed, and any part of its steps is again a plan, so a failing one can be made shorter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.catalog import column_of
+from service.times import iso
+from tests.simulation.faults import Cut, Fate
+
+START_US = 1_760_000_000_000_000
+"""The earliest publication time of any video."""
+DAY_US = 86_400_000_000
+NOW_US = START_US + 30 * DAY_US
+"""The clock at the start, before a replica's skew."""
+
+HORIZONS_US = (3_600_000_000, DAY_US)
+
+Mode = Literal["events", "counters"]
+Form = Literal["items", "json", "lines"]
+"""How a batch reaches the service: as values, as a JSON body, as lines of NDJSON."""
+Flaw = Literal["", "early", "future", "type", "count", "field"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVideo:
+    """A video; ``published`` are the times that it may be registered with, ``modes`` how each type is fed."""
+
+    id: str
+    published: tuple[int, ...]
+    modes: dict[str, Mode]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One row that a producer may send, as often as it likes if it has an id or holds counters.
+
+    ``flaw``: why it must not be taken; "early" is the store's to refuse, all others the parser's.
+    """
+
+    video: int
+    mode: Mode
+    time_us: int
+    values: tuple[tuple[str, int], ...]
+    reach: int = 0
+    id: str | None = None
+    flaw: Flaw = ""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it twice is safe."""
+        return self.id is not None or self.mode == "counters" or self.flaw != ""
+
+    def item(self, video_id: str) -> dict[str, Any]:
+        """The row as a client writes it."""
+        item: dict[str, Any] = {"video_id": video_id, "time": iso(self.time_us)}
+        if self.mode == "events":
+            kind, count = self.values[0]
+            item |= {"type": "wave" if self.flaw == "type" else kind, "count": 0 if self.flaw == "count" else count}
+            if self.reach:
+                item["reach"] = self.reach
+        else:
+            item |= {column_of(kind): -1 if self.flaw == "count" else value for kind, value in self.values}
+            if self.flaw == "type":
+                item["waves"] = 1
+        if self.flaw == "field":
+            item["colour"] = "red"
+        if self.id is not None:
+            item["id"] = self.id
+        return item
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A producer sends rows (of one mode) in one batch; new ones, or again ones that were acknowledged."""
+
+    replica: int
+    rows: tuple[int, ...]
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """A producer repeats all that was not acknowledged, in batches of ``size``, in an order drawn from ``order``."""
+
+    replica: int
+    size: int
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendOnce:
+    """Event rows without an id, which cannot be repeated: sent while nothing else happens and nothing fails."""
+
+    replica: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendWrong:
+    """A row in the mode that its video's type is not fed by, while nothing else happens."""
+
+    replica: int
+    video: int
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """PUT a video, with one of its publication times and a title."""
+
+    replica: int
+    video: int
+    published: int
+    title: int
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """POST /predict with rows, and the registration as it is known, or none."""
+
+    replica: int
+    video: int
+    rows: tuple[int, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """DELETE a video until that is acknowledged, its messages meeting ``fates``."""
+
+    replica: int
+    video: int
+    fates: tuple[Fate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A forecast; ``at_us`` None is now."""
+
+    replica: int
+    video: int
+    at_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """One of the messages under way meets its fate."""
+
+    which: int
+    fate: Fate = Fate.PASS
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Time passes, and deadlines with it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A replica and the store no longer see each other; ``cut`` None: they do again."""
+
+    replica: int
+    cut: Cut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A replica dies with all it remembers and all it was doing; what it had sent is still on its way."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A dead replica starts."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """A replica's clock is set."""
+
+    replica: int
+    skew_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Another model answers on a replica."""
+
+    replica: int
+    model: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amnesia:
+    """The store loses our functions, as after a failover to a server that never had them."""
+
+
+Step = (
+    Send | Resend | SendOnce | SendWrong | Register | Predict | Delete | Ask
+    | Deliver | Wait | Partition | Crash | Start | Skew | Switch | Amnesia
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A world and what happens in it; ``settings`` are the replicas', ``replicas`` how many there are."""
+
+    seed: int
+    replicas: int
+    settings: dict[str, Any]
+    videos: tuple[PlannedVideo, ...]
+    rows: tuple[PlannedRow, ...]
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        used = sorted({i for step in self.steps for i in getattr(step, "rows", ())})
+        return "\n".join([
+            f"seed {self.seed}: {self.replicas} replicas, {self.settings}",
+            *(f"  video {i}: {video}" for i, video in enumerate(self.videos)),
+            *(f"  row {i}: {self.rows[i]}" for i in used),
+            *(f"  {i:3}. {step}" for i, step in enumerate(self.steps)),
+        ])  # fmt: skip

@@ -1,0 +1,92 @@
+"""One replica of the service: the real parts, put together by the service's own ``build``, on the simulated network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from service.context import Context, build, new_metrics
+from service.deployment import Deployment
+from service.settings import Settings
+from tests.simulation.faults import Client, Network
+from tests.simulation.models import Models
+from tests.simulation.plan import NOW_US
+
+T = TypeVar("T")
+_owner: contextvars.ContextVar[Replica | None] = contextvars.ContextVar("owner", default=None)
+
+
+def own_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Let every replica know its tasks, so that a crash ends them all: those of requests, and those begun by them."""
+
+    def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **options)
+        owner = _owner.get()
+        if owner is not None:
+            owner.tasks.add(task)
+            task.add_done_callback(owner.tasks.discard)
+        return task
+
+    loop.set_task_factory(factory)
+
+
+class Replica:
+    """What survives a crash is here; what does not is in ``context``, which is None while the replica is dead.
+
+    ``deployed``: every model that has answered here, the newest last.
+    """
+
+    def __init__(self, number: int, settings: Settings, models: Models, network: Network) -> None:
+        self.number = number
+        self.skew_us = 0
+        self.model = 0
+        self.deployed: list[Deployment] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.context: Context | None = None
+        self._settings = settings
+        self._models = models
+        self._network = network
+
+    def clock(self) -> int:
+        """The replica's wall clock, microseconds."""
+        return NOW_US + round(asyncio.get_running_loop().time() * 1_000_000) + self.skew_us
+
+    def start(self) -> None:
+        """Come up with nothing in memory."""
+        metrics = new_metrics(self._settings)
+        deployment = self._models.deploy(self.model, self._settings.cache_videos, metrics)
+        self.context = build(self._settings, metrics, deployment, "redis://simulated", self.clock)
+        self.context.link._redis = Client(self._network, self.number)  # type: ignore[assignment]
+        self.deployed.append(deployment)
+        self._as_owner(self.context.engine.batcher.start)
+
+    def crash(self) -> None:
+        """Forget everything and stop in the middle of whatever is being done."""
+        self.context = None
+        for task in list(self.tasks):
+            task.cancel()
+
+    def switch(self, model: int) -> None:
+        """Let another model answer, from now on."""
+        assert self.context is not None
+        self.model = model
+        deployment = self._models.deploy(model, self._settings.cache_videos, self.context.metrics)
+        self.context.engine.active = deployment
+        self.deployed.append(deployment)
+
+    def counts(self) -> Counter[str]:
+        """What the caches of states did."""
+        pools = [deployment.pool for deployment in self.deployed]
+        return Counter(evictions=sum(p.evictions for p in pools), rollbacks=sum(p.rollbacks for p in pools))
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a request."""
+        return self._as_owner(lambda: asyncio.get_running_loop().create_task(work))
+
+    def _as_owner(self, action: Callable[[], T]) -> T:
+        context = contextvars.copy_context()
+        context.run(_owner.set, self)
+        return context.run(action)

@@ -1,0 +1,75 @@
+"""One seed: live through its plan, tell what went wrong; and make a failing plan shorter."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from structlog.testing import capture_logs
+
+from tests.simulation.faults import Server
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.models import Models
+from tests.simulation.plan import Plan
+from tests.simulation.verdict import Wrong
+from tests.simulation.world import World
+
+
+@dataclass(frozen=True)
+class Life:
+    """What became of a world: ``wrong`` is None when all was right; ``seen`` counts what happened."""
+
+    wrong: str | None
+    seen: Counter[str]
+
+
+def live(plan: Plan, server: Server, models: Models) -> Life:
+    """Live through a plan on an emptied store."""
+    seen: Counter[str] = Counter()
+
+    async def lifetime() -> None:
+        world = World(plan, server, models)
+        await world.live()
+        seen.update(world.seen)
+
+    with capture_logs(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        # Whatever ends a task in an unexpected way ends a request so, too, or keeps it from ending.
+        runner.get_loop().set_exception_handler(lambda loop, context: None)
+        try:
+            runner.run(lifetime())
+        except Wrong as wrong:
+            return Life(str(wrong), seen)
+        except Exception:
+            return Life(traceback.format_exc(), seen)
+    return Life(None, seen)
+
+
+def shortened(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
+    """A plan that still fails, and does not without any one of its steps."""
+    size = max(1, len(plan.steps) // 2)
+    while True:
+        at, before = 0, len(plan.steps)
+        while at < len(plan.steps):
+            shorter = replace(plan, steps=plan.steps[:at] + plan.steps[at + size :])
+            if fails(shorter):
+                plan = shorter
+            else:
+                at += size
+        if size > 1:
+            size //= 2
+        elif len(plan.steps) == before:
+            return plan
+
+
+def told(plan: Plan, server: Server, models: Models) -> str:
+    """A failing plan in words: what is wrong, how to see it again, and the shortest plan that fails."""
+    short = shortened(plan, lambda shorter: live(shorter, server, models).wrong is not None)
+    wrong = [live(each, server, models).wrong for each in (plan, short)]
+    return (
+        f"seed {plan.seed}: {wrong[0]}\n"
+        f"again: python benchmarks/simulate.py --seed {plan.seed}\n"
+        f"{len(plan.steps)} steps; {len(short.steps)} are enough for: {wrong[1]}\n{short}"
+    )

@@ -1,0 +1,158 @@
+"""Worlds under faults end equal to a serial oracle; and a service that is not exact is found out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import service.link
+from model.state_pool import StatePool
+from model.tokens import Tokens
+from service.columns import Columns
+from service.histories import Histories
+from service.link import Link
+from service.problems import Unavailable
+from service.row import Outcome
+from service.snapshot import Snapshot
+from service.writer import Writer
+from tests.simulation.draw import draw
+from tests.simulation.faults import Server
+from tests.simulation.models import FakeModels, Models, RealModels
+from tests.simulation.plan import PlannedRow
+from tests.simulation.simulate import live, shortened, told
+
+WORLDS = 250
+REAL_WORLDS = 60
+ALWAYS_SEEN = {
+    "Send", "Resend", "SendOnce", "SendWrong", "Register", "Predict", "Delete", "Ask", "Deliver", "Wait", "Partition",
+    "Crash", "Start", "Skew", "Switch", "Amnesia", "pass", "lost", "unheard", "torn", "too late", "abandoned",
+    "accepted", "duplicate", "parked", "corrected", "invalid", "before_publication", "mode_conflict", "parking_full",
+    "unavailable", "conflict", "forecast", "as of bins", "stale", "switched",
+}  # fmt: skip
+"""What a few hundred worlds must have met, or they prove less than they claim."""
+
+
+@pytest.fixture(scope="module")
+def real_models(mini_bundle: Path) -> Models:
+    return RealModels(mini_bundle)
+
+
+def lived(seeds: range, server: Server, models: Models) -> Counter[str]:
+    seen: Counter[str] = Counter()
+    for seed in seeds:
+        plan = draw(seed)
+        life = live(plan, server, models)
+        if life.wrong is not None:
+            pytest.fail(told(plan, server, models))
+        seen += life.seen
+    return seen
+
+
+def test_worlds_end_equal_to_the_oracle(server: Server) -> None:
+    seen = lived(range(WORLDS), server, FakeModels())
+    assert ALWAYS_SEEN - seen.keys() == set()
+
+
+def test_worlds_with_a_real_model_end_equal_to_the_oracle(server: Server, real_models: Models) -> None:
+    seen = lived(range(REAL_WORLDS), server, real_models)
+    assert seen["rollbacks"] > 0 and seen["evictions"] > 0
+
+
+def test_a_seed_is_one_order_of_events(server: Server) -> None:
+    """Whatever the world before has left in the store: a failing one stops anywhere, functions loaded or not."""
+    for seed in range(20):
+        lives = []
+        for left in (["FUNCTION", "FLUSH"], ["SET", "left", "over"]):
+            server.execute([left])
+            lives.append(live(draw(seed), server, FakeModels()))
+        assert lives[0] == lives[1]
+
+
+def lua(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        source, tag = service.link.library()
+        assert old in source
+        other = hashlib.sha256(new.encode()).hexdigest()[:12]
+        monkeypatch.setattr(service.link, "library", lambda: (source.replace(old, new).replace(tag, other), other))
+
+    return patch
+
+
+def acknowledge_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Writer.write
+
+    async def lie(self: Writer, batch: Columns) -> Outcome:
+        try:
+            return await write(self, batch)
+        except Unavailable:
+            return Outcome(accepted=len(batch))
+
+    monkeypatch.setattr(Writer, "write", lie)
+
+
+def trust_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    get = Histories.get
+
+    async def cached(self: Histories, video_id: str) -> tuple[Snapshot | None, bool]:
+        known = self._known.get(video_id)
+        return (known, False) if known is not None else await get(self, video_id)
+
+    monkeypatch.setattr(Histories, "get", cached)
+
+
+def never_recover(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(self: Link) -> None:
+        pass
+
+    monkeypatch.setattr(Link, "_until_it_replies", give_up)
+
+
+def ignore_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = PlannedRow.item
+
+    def without_id(self: PlannedRow, video_id: str) -> dict[str, Any]:
+        return {name: value for name, value in item(self, video_id).items() if name != "id"}
+
+    monkeypatch.setattr(PlannedRow, "item", without_id)
+
+
+def never_roll_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = StatePool.read
+
+    def blind(self: StatePool, video_ids: Sequence[str], tokens: Tokens) -> Any:
+        return read(self, video_ids, replace(tokens, prefix=np.ones_like(tokens.prefix)))
+
+    monkeypatch.setattr(StatePool, "read", blind)
+
+
+BREAKAGES = {
+    "ids are ignored": ignore_ids,
+    "the last counter wins": lua("if value > cell.value then cell.value = value end", "cell.value = value"),
+    "versions begin again": lua("math.max(meta[VERSION] + 1, now_us)", "meta[VERSION] + 1"),
+    "rows are merged by an old publication time": lua("if expected and not (", "if expected and false and ("),
+    "what was not stored is acknowledged": acknowledge_anyway,
+    "the cache is not compared with the store": trust_the_cache,
+    "a replica never finds that the store is back": never_recover,
+    "late rows do not reach the state": never_roll_back,
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_service_is_found_out(
+    breakage: str, server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = BREAKAGES[breakage]
+    patch(monkeypatch)
+    models: Models = request.getfixturevalue("real_models") if patch is never_roll_back else FakeModels()
+    wrong = next((plan for seed in range(WORLDS) if live(plan := draw(seed), server, models).wrong is not None), None)
+    assert wrong is not None, "no world notices"
+    short = shortened(wrong, lambda shorter: live(shorter, server, models).wrong is not None)
+    assert len(short.steps) <= 12
+    assert f"--seed {wrong.seed}" in told(short, server, models)
