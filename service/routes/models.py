@@ -1,0 +1,48 @@
+"""GET /models, POST /models/{version}/activate, POST /models/{version}/shadow and DELETE /models/shadow."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.responses import json_response
+from service.routes import replies
+from service.routes.access import context
+from service.routes.schema import VERSION_PATH
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models", openapi_extra=replies.MODELS, response_model=None)
+async def list_models(request: Request) -> Response:
+    """List every version: the served bundle, and those beside it.
+
+    ``state`` is active (it answers), shadow (it forecasts along), loaded (it answered before, and can again at once), available, or
+    broken; ``reason`` says why it is broken, or why it cannot be activated. ``evaluation`` is the pooled row of its report.
+    """
+    return json_response({"models": await context(request, "predict").models.rows()})
+
+
+@router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | replies.OBJECT, response_model=None)
+async def activate(request: Request) -> Response:
+    """Let a version answer from now on: verified, loaded and warmed up first, then switched to between two batches.
+
+    The answer comes when it is done. Nothing changes where the version is damaged or does not fit.
+    """
+    parts = context(request, "admin")
+    return json_response(await parts.models.activate(request.path_params["version"]))
+
+
+@router.post("/models/{version}/shadow", openapi_extra=VERSION_PATH | replies.OBJECT, response_model=None)
+async def shadow(request: Request) -> Response:
+    """Let a version forecast along, in this replica: its forecasts are compared, and scored at GET /quality, never given."""
+    parts = context(request, "admin")
+    return json_response(await parts.models.begin_shadow(request.path_params["version"]))
+
+
+@router.delete("/models/shadow", response_model=None, status_code=204)
+async def end_shadow(request: Request) -> Response:
+    """Let no version forecast along any more."""
+    await context(request, "admin").models.end_shadow()
+    return Response(status_code=204)

@@ -1,0 +1,149 @@
+"""Bundles side by side in a folder, and which of them a name means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from model.bins import SECOND_US
+from model.bundle import FILES, MANIFEST, Manifest, load_bundle
+from model.errors import M3TRError
+from service.problems import Conflict, NotFound
+from service.times import iso
+
+PREFIX: Final = 8
+"""Characters of a hash that name a version, at least."""
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One bundle: its hash, its folder (None: in memory only), and why it cannot be used where it is damaged.
+
+    ``hash`` of a damaged bundle is what it says of itself, None where it says nothing.
+    """
+
+    hash: str | None
+    folder: Path | None
+    manifest: Manifest | None
+    broken: str | None = None
+
+    def row(self, state: str, reason: str | None) -> dict[str, Any]:
+        """What GET /models shows of it."""
+        row: dict[str, Any] = {
+            "version": self.hash,
+            "folder": None if self.folder is None else self.folder.name,
+            "state": state,
+            "reason": reason,
+        }
+        if self.manifest is not None:
+            as_of_us = self.manifest.training.get("as_of_us")
+            row |= {
+                "metric": self.manifest.metric,
+                "types": list(self.manifest.types),
+                "max_horizon_s": self.manifest.max_horizon_us // SECOND_US,
+                "as_of": None if as_of_us is None else iso(as_of_us),
+                "evaluation": self.manifest.evaluation.get("cells", {}).get("pooled"),
+            }
+        return row
+
+
+def misfit(manifest: Manifest, promised: Manifest) -> str | None:
+    """Why a bundle cannot answer in a service that was started with another one, None if it can.
+
+    What a service accepts is decided once, by the bundle that it starts with: engagement types, the metric, the longest horizon.
+    A model fits if it forecasts the same metric, reads at least these types, and reaches at least as far; what it can do
+    beyond that is served after a start with it.
+    """
+    if manifest.metric != promised.metric:
+        return f"it forecasts {manifest.metric}, this service {promised.metric}: start one with it"
+    if missing := sorted(set(promised.types) - set(manifest.types)):
+        return f"it does not read {', '.join(missing)}, which this service accepts: start one with it"
+    reach_s, needed_s = manifest.max_horizon_us // SECOND_US, promised.max_horizon_us // SECOND_US
+    if reach_s < needed_s:
+        return f"it forecasts {reach_s} s ahead, this service {needed_s} s: start one with it"
+    return None
+
+
+class Versions:
+    """The served bundle, and all sub-folders of ``bundles`` that are bundles; hidden folders are left out.
+
+    Every file is verified; a bundle that was found good, or damaged, is read again only when one of its files changed.
+    """
+
+    def __init__(self, served: Path, bundles: Path | None) -> None:
+        self._served, self._bundles = served, bundles
+        self._known: dict[Path, tuple[Stamp, Version]] = {}
+
+    def look(self) -> list[Version]:
+        """What is there now, by name, the served one first. Blocks: for a thread.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        found: dict[Path, None] = {}
+        if (self._served / MANIFEST).is_file():
+            found[self._served.resolve()] = None
+        for folder in sorted(self._bundles.iterdir()) if self._bundles is not None else ():
+            if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
+                found[folder.resolve()] = None
+        known: dict[Path, tuple[Stamp, Version]] = {}
+        for folder in found:
+            stamp = _stamp(folder)
+            before = self._known.get(folder)
+            known[folder] = before if before is not None and before[0] == stamp else (stamp, _read(folder))
+        self._known = known
+        return [version for _, version in known.values()]
+
+
+def choose(name: str, versions: Iterable[Version]) -> Version:
+    """The version that a hash, the start of one, or a folder's name means.
+
+    Raises:
+        NotFound: none.
+        Conflict: several.
+    """
+    versions = list(versions)
+    meant = [version for version in versions if version.folder is not None and version.folder.name == name]
+    if not meant and len(name) >= PREFIX:
+        meant = [version for version in versions if version.hash is not None and version.hash.startswith(name)]
+    if not meant:
+        allowed = f"a version of GET /models: its hash, at least {PREFIX} characters of it, or its folder"
+        raise NotFound("there is no such model", field="version", value=name, allowed=allowed)
+    if len({version.hash for version in meant}) > 1:
+        raise Conflict("several models begin like this", field="version", value=name, allowed=_hashes(meant))
+    # Copies of one version: a good one.
+    return min(meant, key=lambda version: version.broken is not None)
+
+
+def _hashes(versions: Sequence[Version]) -> str:
+    return ", ".join(sorted(str(version.hash) for version in versions))
+
+
+def _stamp(folder: Path) -> Stamp:
+    stamps = []
+    for name in (MANIFEST, *FILES):
+        try:
+            told = (folder / name).stat()
+            stamps.append((told.st_size, told.st_mtime_ns, told.st_ino))
+        except OSError:
+            stamps.append((-1, 0, 0))
+    return tuple(stamps)
+
+
+def _read(folder: Path) -> Version:
+    try:
+        manifest = load_bundle(folder).manifest
+    except (M3TRError, OSError, ValueError, KeyError, TypeError) as error:
+        said = None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said = str(json.loads((folder / MANIFEST).read_bytes())["version"])
+        return Version(
+            said, folder, None, f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        )
+    return Version(manifest.version, folder, manifest)
