@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.load import Load, closed_loop, request
+from benchmarks.client import Load, closed_loop, request
 from model.bank import BankVideo, Curve, EdgeBank
 from model.bundle import BANK, load_bundle
 from model.growth import age_bucket
@@ -107,7 +107,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="folder that keeps the filled bundle for the next run")
-    for name, default in (("bank-videos", 100_000), ("videos", 200), ("events", 40), ("connections", 16), ("rounds", 3)):
+    for name, default in (
+        ("bank-videos", 100_000),
+        ("videos", 200),
+        ("events", 40),
+        ("connections", 16),
+        ("rounds", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
@@ -134,7 +140,12 @@ def run(args: argparse.Namespace, bundle: Path, data: Path) -> None:
             metadata = {"published_at": now_s - age_s, "title": f"video number {i}", "creator_id": f"creator-{i}"}
             post(port, f"/videos/v{i}", metadata, "PUT")
             rows = [
-                {"video_id": f"v{i}", "time": now_s - age_s * float(rng.uniform(0, 1)), "type": kinds[-1], "id": f"{i}-{e}"}
+                {
+                    "video_id": f"v{i}",
+                    "time": now_s - age_s * float(rng.uniform(0, 1)),
+                    "type": kinds[-1],
+                    "id": f"{i}-{e}",
+                }
                 for e in range(args.events)
             ]
             post(port, "/events", rows)

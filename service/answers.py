@@ -6,12 +6,15 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import orjson
+
 from model.bins import SECOND_US
 from model.forecaster import Neighbour
 from model.history import History
-from service.engine import Answer
+from service.answer import Answer
 from service.row import Outcome, Rejection
 from service.snapshot import Snapshot
+from service.store import Applied
 from service.times import iso
 
 
@@ -31,6 +34,13 @@ def _neighbour(neighbour: Neighbour) -> dict[str, Any]:
         "trajectory_similarity": _number(neighbour.trajectory_similarity),
         "growth": {str(_seconds(us)): _number(factor) for us, factor in neighbour.growth.items()},
     }
+
+
+def forecast_json(answer: Answer) -> bytes:
+    """A forecast as it is sent."""
+    if answer.json is None:
+        answer.json = orjson.dumps(forecast(answer))
+    return answer.json
 
 
 def forecast(answer: Answer) -> dict[str, Any]:
@@ -63,6 +73,18 @@ def forecast(answer: Answer) -> dict[str, Any]:
     }
 
 
+def prediction_json(answer: Answer, applied: Applied) -> bytes:
+    """A forecast as it is sent, with what became of the rows that came with the question."""
+    rows = {
+        "accepted": applied.outcome.accepted,
+        "duplicate": applied.outcome.duplicate,
+        "corrected": applied.outcome.corrected,
+        "parked_applied": applied.parked_applied,
+        "parked_rejected": applied.parked_rejected,
+    }
+    return forecast_json(answer)[:-1] + b',"rows":' + orjson.dumps(rows) + b"}"
+
+
 def rejection(refused: Rejection) -> dict[str, Any]:
     """One refused row."""
     return {name: value for name, value in asdict(refused).items() if name != "mode"}
@@ -74,7 +96,7 @@ def outcome(result: Outcome) -> dict[str, Any]:
         "accepted": result.accepted,
         "duplicate": result.duplicate,
         "parked": result.parked,
-        "rejected": len(result.rejections),
+        "rejected": result.rejected,
         "corrected": result.corrected,
         "rejections": [rejection(refused) for refused in result.rejections],
     }

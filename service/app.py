@@ -9,14 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 from fastapi import FastAPI
+from prometheus_client.core import Metric
 from starlette.exceptions import HTTPException
 
 from service.context import Context
 from service.embedded import EmbeddedError, EmbeddedServer
 from service.instrument import Measured, RawVideoPaths
+from service.metrics import info
 from service.problems import Problem, Unavailable
 from service.responses import on_http_error, on_problem
-from service.routes import operations, predict, rows, videos
+from service.routes import live, models, operations, predict, quality, rows, stream, videos
+from service.routes.direct import DIRECT
+from service.routes.replies import PROBLEMS
+from service.shedding import Shedding
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +45,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
         with contextlib.suppress(Unavailable):
             await context.store.ready()
+            await context.models.follow()
         for work in context.background:
             work.start()
         try:
@@ -51,6 +57,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
             await context.engine.batcher.stop()
+            await context.models.close()
             await context.link.close()
 
     app = FastAPI(
@@ -58,16 +65,24 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         version=service_version(),
         lifespan=lifespan,
         redirect_slashes=False,
+        responses=PROBLEMS,
     )
     app.state.context = context
-    context.metrics.build.info({"version": app.version, "model_version": context.engine.active.version})
-    for module in (predict, rows, videos, operations):
+    context.metrics.watch(lambda: [_build(app, context)])
+    for module in (predict, rows, stream, live, videos, quality, models, operations):
         app.include_router(module.router)
+    app.router.routes[:0] = DIRECT
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(Measured, metrics=context.metrics)
     app.add_middleware(RawVideoPaths)
+    app.add_middleware(Shedding, settings=context.settings, metrics=context.metrics, lifecycle=context.lifecycle)
     return app
+
+
+def _build(app: FastAPI, context: Context) -> Metric:
+    text = "Version of the service and of the model that answers"
+    return info("m3tr_build", text, version=app.version, model_version=context.engine.active.version)
 
 
 async def _keep_alive(server: EmbeddedServer, context: Context) -> None:

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Iterable
 from typing import Literal
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from service.problems import Forbidden, Unauthorized
 
@@ -28,11 +28,14 @@ class Keys:
             scope, _, digest = key.partition(":")
             self._keys.append((digest, scope))
 
-    def check(self, request: Request, scope: Scope) -> None:
-        """Raise Unauthorized without a known key, Forbidden when the key lacks ``scope``."""
+    def check(self, request: HTTPConnection, scope: Scope, presented: str | None = None) -> None:
+        """Raise Unauthorized without a known key, Forbidden when the key lacks ``scope``.
+
+        A key in the headers comes before one ``presented`` otherwise.
+        """
         if not self._keys:
             return
-        presented = _presented(request)
+        presented = _presented(request) or presented
         if presented is None:
             raise Unauthorized("send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
@@ -44,7 +47,7 @@ class Keys:
             raise Forbidden(f"this API key lacks the scope {scope}", allowed=scope)
 
 
-def _presented(request: Request) -> str | None:
+def _presented(request: HTTPConnection) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from service.problems import Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Reason = Literal["size", "deadline", "stop"]
+"""Why a batch was released: it was full, its first item had waited long enough, or the service stops."""
 
 
 class Batcher(Generic[T, R]):
@@ -18,12 +23,23 @@ class Batcher(Generic[T, R]):
 
     While a batch is computed the next one fills up, so load makes batches by itself. An item whose caller has gone is
     dropped unseen. When a batch fails its items are computed one by one, so that one item cannot fail others.
+    ``released`` is told why each batch went.
     """
 
-    def __init__(self, compute: Callable[[Sequence[T]], Sequence[R]], *, size: int, wait_s: float, queue: int) -> None:
-        self._compute = compute
-        self._size, self._wait_s = size, wait_s
-        self._queue: asyncio.Queue[tuple[T, asyncio.Future[R]]] = asyncio.Queue(queue)
+    def __init__(
+        self,
+        compute: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        size: int,
+        wait_s: float,
+        queue: int,
+        released: Callable[[Reason], None] = lambda reason: None,
+    ) -> None:
+        self._compute, self._released = compute, released
+        self._size, self._wait_s, self._queue = size, wait_s, queue
+        self._pending: deque[tuple[float, T, asyncio.Future[R]]] = deque()
+        self._some, self._full = asyncio.Event(), asyncio.Event()
+        self._stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-model")
         self._task: asyncio.Task[None] | None = None
 
@@ -32,15 +48,19 @@ class Batcher(Generic[T, R]):
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Finish nothing more; callers that still wait are told that the service stops."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        while not self._queue.empty():
-            _, future = self._queue.get_nowait()
-            if not future.done():
-                future.set_exception(Unavailable("the service is stopping"))
-        self._thread.shutdown(wait=True)
+        """Compute what waits, take nothing more, and end. Cancelled, it tells those who still wait that the service stops."""
+        self._stopping = True
+        self._some.set()
+        self._full.set()
+        task, self._task = self._task, None
+        try:
+            if task is not None:
+                await task
+        finally:
+            for _, _, future in self._pending:
+                if not future.done():
+                    future.set_exception(Unavailable("the service is stopping"))
+            self._thread.shutdown(wait=False)
 
     async def between(self, action: Callable[[], None]) -> None:
         """Run an action in the worker thread, between two batches."""
@@ -49,41 +69,52 @@ class Batcher(Generic[T, R]):
     @property
     def waiting(self) -> int:
         """Items in the queue."""
-        return self._queue.qsize()
+        return len(self._pending)
 
     async def submit(self, item: T) -> R:
-        """The item's result; raises Unavailable when the queue is full."""
+        """The item's result; raises Unavailable when the queue is full or the service stops."""
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if len(self._pending) >= self._queue:
+            raise Unavailable("too many forecasts are waiting", part="model")
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait((item, future))
-        except asyncio.QueueFull:
-            raise Unavailable("too many forecasts are waiting", part="model") from None
+        self._pending.append((time.monotonic(), item, future))
+        self._some.set()
+        if len(self._pending) >= self._size:
+            self._full.set()
         return await future
 
     async def _run(self) -> None:
         while True:
-            batch = [await self._queue.get()]
+            await self._some.wait()
+            if not self._pending:
+                if self._stopping:
+                    return
+                self._some.clear()
+                continue
+            self._released(await self._ripe())
+            batch = [self._pending.popleft() for _ in range(min(self._size, len(self._pending)))]
             try:
-                await self._fill(batch)
-                await self._answer([(item, future) for item, future in batch if not future.done()])
+                await self._answer([(item, future) for _, item, future in batch if not future.done()])
             finally:
-                for _, future in batch:
+                for _, _, future in batch:
                     if not future.done():
                         future.set_exception(Unavailable("the service is stopping"))
 
-    async def _fill(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        deadline = asyncio.get_running_loop().time() + self._wait_s
-        while len(batch) < self._size:
-            if not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-                continue
-            left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                return
-            try:
-                batch.append(await asyncio.wait_for(self._queue.get(), left_s))
-            except TimeoutError:
-                return
+    async def _ripe(self) -> Reason:
+        """Wait until the batch should go."""
+        if len(self._pending) < self._size and not self._stopping:
+            self._full.clear()
+            left_s = self._pending[0][0] + self._wait_s - time.monotonic()
+            if left_s > 0:
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self._full.wait()
+                except TimeoutError:
+                    return "deadline"
+        if len(self._pending) >= self._size:
+            return "size"
+        return "stop" if self._stopping else "deadline"
 
     async def _answer(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         if not batch:

@@ -21,6 +21,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def run(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to serve.")] = None,
+    bundles: Annotated[Path | None, typer.Option(help="Folder of bundles that can be activated.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; beyond loopback API keys are needed.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and prints it.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for the embedded event store.")] = None,

@@ -8,21 +8,38 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from model.errors import BankError
+from service import answers
 from service.auth import Keys
 from service.background import Background
 from service.bodies import Limits
 from service.catalog import Catalog
+from service.changes import Changes
+from service.choice import Choice
+from service.consumer import Consumer
 from service.deployment import Deployment
 from service.engine import Engine
+from service.fastrows import FastRows
 from service.histories import Histories
 from service.ingest import Ingest
+from service.lifecycle import Lifecycle
 from service.link import Link
+from service.listing import Listing
+from service.live import Live
+from service.maturing import Maturing
 from service.metrics import Metrics, counter, gauge
+from service.models import Models
+from service.quality.ledger import Ledger
+from service.quality.report import Report
+from service.quality.wiring import quality_work
+from service.ranking import Ranking
 from service.rowparser import RowParser
 from service.settings import Settings
+from service.shadow import Shadow
 from service.store import Store
+from service.streaming import Producers
 from service.times import now_us
 from service.videos import Videos
+from service.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,17 @@ class Context:
     ingest: Ingest
     videos: Videos
     background: Sequence[Background]
+    lifecycle: Lifecycle
+    live: Live
+    listing: Listing
+    producers: Producers
+    quality: Report
+    models: Models
+
+    async def close_streams(self) -> None:
+        """End what never ends by itself; a server must do so before it waits for its connections."""
+        await self.live.close()
+        await self.producers.close()
 
 
 def new_metrics(settings: Settings) -> Metrics:
@@ -65,23 +93,79 @@ def build(
     store = Store(link, settings, metrics)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
-    parser = RowParser(Catalog(manifest.types), settings, clock)
-    ingest = Ingest(parser, store, metrics, settings.max_batch_rows)
+    models = Models(
+        engine,
+        Shadow(engine, settings, metrics),
+        Choice(link, enabled=settings.bundles is not None),
+        settings,
+        metrics,
+    )
+    catalog = Catalog(manifest.types)
+    parser = RowParser(catalog, settings, clock)
+    writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
+    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
-    limits = Limits(settings.max_body_bytes, settings.body_deadline_ms / 1000)
-    metrics.watch(lambda: _readings(engine))
-    background: list[Background] = []
-    return Context(settings, metrics, Keys(settings.keys()), limits, link, store, engine, ingest, videos, background)
+    limits = Limits(settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000)
+    live = Live(engine.forecast, answers.forecast_json, settings)
+    producers = Producers(
+        ingest.take,
+        window=settings.stream_window,
+        frame_bytes=settings.max_body_bytes,
+        connections=settings.stream_producers,
+    )
+    metrics.watch(lambda: _readings(engine, models))
+    metrics.watch(models.readings)
+    metrics.watch(lambda: [gauge("m3tr_ingest_queue_rows", "Rows waiting for the event store", writer.waiting_rows)])
+    metrics.watch(
+        lambda: [
+            gauge("m3tr_stream_subscribers", "Clients that watch a forecast", live.subscribers),
+            counter("m3tr_stream_forecasts", "Forecasts made for watching clients", live.forecasts),
+            gauge("m3tr_stream_producers", "WebSocket connections that bring rows", producers.connections),
+        ]
+    )
+    store_deadline_s = settings.store_deadline_ms / 1000
+    changes = Changes(redis_url, store_deadline_s)
+    changes.listeners.append(live)
+    background: list[Background] = [changes]
+    if settings.ranking_forecasts:
+        ranking = Ranking(engine, link, settings)
+        changes.listeners.append(ranking)
+        background.append(ranking)
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
+    if settings.labels:
+        background += quality_work(ledger, store, link, models, settings, metrics, clock)
+    if settings.bank_after_s:
+        maturing = Maturing(engine, store, link, settings, metrics, clock)
+        changes.listeners.append(maturing)
+        background.append(maturing)
+    if settings.ingest_stream:
+        consumer = Consumer(
+            redis_url,
+            ingest.take,
+            metrics,
+            deadline_s=store_deadline_s,
+            claim_s=settings.ingest_claim_s,
+            batch_rows=settings.max_batch_rows,
+        )
+        background.append(consumer)
+    background.append(models)
+    return Context(
+        settings, metrics, Keys(settings.keys()), limits, link, store, engine, ingest, videos, background, Lifecycle(),
+        live, Listing(link), producers, Report(ledger, settings, clock), models,
+    )  # fmt: skip
 
 
-def _readings(engine: Engine) -> Sequence[Metric]:
+def _readings(engine: Engine, models: Models) -> Sequence[Metric]:
     pool = engine.active.pool
     readings = [
-        counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", pool.hits),
-        counter("m3tr_state_cache_misses", "Forecasts that built their state from the histogram", pool.misses),
-        counter("m3tr_state_cache_evictions", "Cached states that made room for others", pool.evictions),
+        counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", models.states("hits")),
+        counter(
+            "m3tr_state_cache_misses", "Forecasts that built their state from the histogram", models.states("misses")
+        ),
+        counter("m3tr_state_cache_evictions", "Cached states that made room for others", models.states("evictions")),
         gauge("m3tr_state_cache_used_slots", "Videos with a cached state", pool.used),
         gauge("m3tr_state_cache_capacity_slots", "Videos that can have a cached state", pool.capacity),
+        counter("m3tr_forecasts_reused", "Forecasts given again, as nothing had changed", engine.recent.hits),
         gauge("m3tr_model_queue_forecasts", "Forecasts waiting for the model", engine.batcher.waiting),
     ]
     try:

@@ -50,12 +50,14 @@ class Measured:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        answered: float | None = None
         status: int | None = None
 
         async def watching(message: Message) -> None:
-            nonlocal status
+            nonlocal answered, status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                # Of a stream, how long it is watched says nothing about the service.
+                answered, status = time.perf_counter(), message["status"]
             await send(message)
 
         try:
@@ -69,4 +71,4 @@ class Measured:
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.requests.labels(route, method, str(status or 500)).inc()
-            self._metrics.request_seconds.labels(route, method).observe(time.perf_counter() - started)
+            self._metrics.request_seconds.labels(route, method).observe((answered or time.perf_counter()) - started)

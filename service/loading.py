@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from model.bundle import load_bundle
+from pathlib import Path
+
+from model.bank import Bank, EdgeBank
+from model.bundle import BANK, Bundle, load_bundle
+from model.content.text import SentenceEncoder
 from model.forecaster import Forecaster
 from service.bank import WatchedBank
 from service.deployment import Deployment
@@ -10,29 +14,44 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 
-def load_model(settings: Settings, metrics: Metrics) -> Deployment:
-    """The bundle, asking its bank through our metrics.
+def load_model(
+    settings: Settings, metrics: Metrics, folder: Path | None = None, encoder: SentenceEncoder | None = None
+) -> Deployment:
+    """A bundle, asking its bank through our metrics.
+
+    Args:
+        settings: which bank, which device, how many states.
+        metrics: told about the bank's answers.
+        folder: the bundle; None is the one of the settings.
+        encoder: one that another model has loaded, to be shared.
 
     Raises:
         BundleError: the bundle is damaged or of another format.
         BankError: its embedded bank cannot be opened. (A Qdrant server that is down does not stop the start.)
     """
-    if settings.qdrant_url is None:
-        forecaster = Forecaster.load(settings.bundle, device=settings.device)
-    else:
-        # Its client takes a second to import, and most services do without.
-        from model.bank.server import ServerBank
+    bundle = load_bundle(folder or settings.bundle)
+    asked = _bank(settings, bundle)
+    try:
+        asked.remember(settings.cache_videos)
+        bank = WatchedBank(asked, metrics)
+        forecaster = Forecaster(bundle, bank, device=settings.device, encoder=encoder)
+        return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
+    except BaseException:
+        asked.close()
+        raise
 
-        bundle = load_bundle(settings.bundle)
-        remote = ServerBank(
-            settings.qdrant_url.get_secret_value(),
-            bundle.manifest.version[:16],
-            int(bundle.weights["content_dim"][0]),
-            bundle.manifest.shape.d_model,
-            settings.bank_deadline_ms / 1000,
-            settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None,
-        )
-        forecaster = Forecaster(bundle, remote, device=settings.device)
-    bank = WatchedBank(forecaster.bank, metrics)
-    forecaster.bank = bank
-    return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
+
+def _bank(settings: Settings, bundle: Bundle) -> Bank:
+    dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
+    if settings.qdrant_url is None:
+        return EdgeBank.open(bundle.path / BANK, *dims)
+    # Its client takes a second to import, and most services do without.
+    from model.bank.server import ServerBank
+
+    return ServerBank(
+        settings.qdrant_url.get_secret_value(),
+        bundle.manifest.version[:16],
+        *dims,
+        settings.bank_deadline_ms / 1000,
+        settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None,
+    )

@@ -12,11 +12,10 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    Info,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -35,9 +34,14 @@ class Metrics:
     def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
         self.registry = CollectorRegistry()
         r, request, store = self.registry, buckets(request_deadline_s), buckets(store_deadline_s)
-        self.build = Info("m3tr_build", "Version of the service and of the served bundle", registry=r)
         self.requests = Counter(
             "m3tr_requests", "HTTP requests by route template", ["route", "method", "status"], registry=r
+        )
+        self.shed = Counter(
+            "m3tr_shed_requests",
+            "Requests refused unread: no place and no room to wait (full), waited in vain (late), client over its share",
+            ["kind", "reason"],
+            registry=r,
         )
         self.request_seconds = Histogram(
             "m3tr_request_duration_seconds",
@@ -54,6 +58,13 @@ class Metrics:
         )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
+        self.stream_dead = Counter(
+            "m3tr_ingest_stream_dead_rows", "Rows and entries of the Redis stream that were given up", registry=r
+        )
+        self.stream_lag = Gauge("m3tr_ingest_stream_lag_entries", "Entries of the stream not delivered yet", registry=r)
+        self.stream_pending = Gauge(
+            "m3tr_ingest_stream_pending_entries", "Entries of the stream delivered and not finished", registry=r
+        )
         self.store_seconds = Histogram(
             "m3tr_store_call_duration_seconds", "Time of event store calls", ["call"], registry=r, buckets=store
         )
@@ -63,6 +74,13 @@ class Metrics:
         self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
         self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
         self.degraded = Counter("m3tr_forecasts_degraded", "Forecasts made without a part", ["part"], registry=r)
+        self.labels = Counter(
+            "m3tr_labels",
+            "Forecasts to be scored: kept, known (one like it is kept), without room (full) or dropped; and what became of those kept",
+            ["outcome"],
+            registry=r,
+        )
+        self.bank_entries = Counter("m3tr_bank_entries", "Videos that were to enter the bank", ["outcome"], registry=r)
         self.model_seconds = Histogram(
             "m3tr_model_stage_duration_seconds",
             "Model time by stage of a batch",
@@ -70,16 +88,51 @@ class Metrics:
             registry=r,
             buckets=request,
         )
+        self.batches = Counter(
+            "m3tr_model_batches", "Batches of forecasts, by why each was released", ["reason"], registry=r
+        )
         self.batch_size = Histogram(
             "m3tr_model_batch_forecasts",
             "Forecasts computed together",
             registry=r,
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
         )
+        self.model_switches = Counter("m3tr_model_switches", "Times another model took over", registry=r)
+        self.model_switch_seconds = Histogram(
+            "m3tr_model_switch_duration_seconds",
+            "Time from the order to the switch: loading and warming up",
+            registry=r,
+            buckets=[0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60],
+        )
+        self.model_load_failures = Counter("m3tr_model_load_failures", "Models that could not be loaded", registry=r)
+        self.model_choice_failures = Counter(
+            "m3tr_model_choice_failures", "Times the stored choice of a model could not be followed", registry=r
+        )
+        self.shadow_forecasts = Counter(
+            "m3tr_shadow_forecasts",
+            "Forecasts for the shadow model: made, dropped (it was behind) or failed",
+            ["outcome"],
+            registry=r,
+        )
+        self.shadow_difference = Histogram(
+            "m3tr_shadow_median_log2_ratio",
+            "Shadow's median over the active model's, doublings",
+            registry=r,
+            buckets=[-2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2],
+        )
+        self.shadow_width = Histogram(
+            "m3tr_shadow_width_ratio",
+            "Width of the shadow's interval, in doublings, over the active model's",
+            registry=r,
+            buckets=[0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4],
+        )
         self.bank_seconds = Histogram(
             "m3tr_bank_query_duration_seconds", "Time of bank queries", registry=r, buckets=buckets(bank_deadline_s)
         )
         self.bank_failures = Counter("m3tr_bank_failures", "Bank queries that failed or were late", registry=r)
+        self.bank_skipped = Counter(
+            "m3tr_bank_skipped", "Bank queries not asked, because an earlier one has failed", registry=r
+        )
 
     def watch(self, collect: Callable[[], Sequence[Metric]]) -> None:
         """Read values at scrape time from whoever owns them."""
@@ -109,3 +162,8 @@ def gauge(name: str, text: str, value: float) -> Metric:
 def counter(name: str, text: str, value: float) -> Metric:
     """A counter read at scrape time."""
     return CounterMetricFamily(name, text, value=value)
+
+
+def info(name: str, text: str, **labels: str) -> Metric:
+    """Facts read at scrape time."""
+    return InfoMetricFamily(name, text, labels)

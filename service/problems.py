@@ -11,10 +11,13 @@ request -> body -> rows -> store -> engine -> answer
   |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
+  +------------------------------------- Overloaded 503, OverShare 429: too much at once, before anything else
 
 Problem
 +-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, TooSlow, WrongMedia, Invalid
 +-- Unavailable            a retry can help: carries Retry-After
+|   +-- Overloaded
+|       +-- OverShare
 +-- Internal          500  a fault of ours; the detail says nothing about the inside
 """
 
@@ -138,6 +141,18 @@ class Unavailable(Problem):
     def __init__(self, detail: str, *, retry_after_s: int = 1, **extra: Any) -> None:
         super().__init__(detail, **extra)
         self.headers["Retry-After"] = str(retry_after_s)
+
+
+class Overloaded(Unavailable):
+    """More requests than can be served; refused before anything was read of it."""
+
+    slug, title = "overloaded", "Too busy"
+
+
+class OverShare(Overloaded):
+    """This client holds its share of what is served at once."""
+
+    slug, title, status = "over-share", "Too many requests at once", 429
 
 
 class Internal(Problem):

@@ -36,6 +36,17 @@ class Settings(BaseSettings):
 
     bundle: Path
     """Folder of the bundle to serve."""
+    bundles: Path | None = None
+    """Folder whose sub-folders are bundles that can be activated; the choice is kept in the event store, and all services that
+    share it follow. None: only ``bundle``."""
+    models_kept: int = Field(1, ge=0, le=16)
+    """Earlier models kept in memory, so that going back to them is quick (about 0.1 GB each)."""
+    warm_videos: int = Field(1024, ge=0, le=10_000_000)
+    """Videos, those asked for last, that a model forecasts before it is switched to."""
+    shadow_share: float = Field(1.0, gt=0, le=1)
+    """Part of the forecasts that a shadow model makes as well."""
+    shadow_queue: int = Field(256, ge=1, le=1_000_000)
+    """Forecasts waiting for the shadow model, at most; more are dropped."""
     host: str = "127.0.0.1"
     """Address to bind. Anything but loopback needs ``api_keys``."""
     port: int = Field(8000, ge=0, le=65535)
@@ -80,11 +91,17 @@ class Settings(BaseSettings):
     future_skew_s: float = Field(60, ge=0, le=3600)
     """Seconds that a time may lie ahead of this machine's clock."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
-    """Bytes of a request body, as sent and after unpacking."""
+    """Bytes of a request body, as sent and after unpacking; NDJSON may be longer."""
+    max_line_bytes: int = Field(64 * 1024, ge=1024, le=2**24)
+    """Bytes of one line of NDJSON."""
     body_deadline_ms: int = Field(30_000, ge=10, le=600_000)
-    """Milliseconds within which a request body must have arrived."""
+    """Milliseconds within which a request body must have arrived; of NDJSON, the next bytes of it."""
     max_batch_rows: int = Field(10_000, ge=1, le=1_000_000)
-    """Rows in one request."""
+    """Rows in one request; NDJSON may have more, and is taken in batches of so many."""
+    ingest_round_rows: int = Field(16_384, ge=1, le=1_000_000)
+    """Rows of several requests that go to the event store together, about."""
+    ingest_queue_rows: int = Field(200_000, ge=1, le=10_000_000)
+    """Rows waiting for the event store, at most; more are refused with 503."""
     max_id_length: int = Field(256, ge=1, le=1024)
     """Characters of a video id or an event id."""
     max_horizons: int = Field(64, ge=1, le=1024)
@@ -92,16 +109,82 @@ class Settings(BaseSettings):
 
     request_deadline_ms: int = Field(10_000, ge=10, le=300_000)
     """Milliseconds within which a forecast is answered; later is 503."""
+    forecast_reuse_ms: int = Field(1000, ge=0, le=60_000)
+    """Milliseconds for which a forecast is given again while nothing new is known of its video (and at most a thousandth
+    of the video's age); 0 computes every forecast anew."""
     batch_forecasts: int = Field(32, ge=1, le=1024)
     """Forecasts computed together, at most."""
-    batch_wait_ms: float = Field(2, ge=0, le=1000)
+    batch_wait_ms: float = Field(1, ge=0, le=1000)
     """Milliseconds that a forecast waits for company."""
     queue_forecasts: int = Field(1024, ge=1, le=1_000_000)
     """Forecasts waiting for the model, at most; more are refused with 503."""
+    max_batch_predictions: int = Field(256, ge=1, le=10_000)
+    """Predictions in one request."""
+
+    stream_interval_ms: int = Field(100, ge=0, le=60_000)
+    """Milliseconds between two forecasts of a watched video, at least."""
+    stream_refresh_s: float = Field(60, ge=0.05, le=86_400)
+    """Seconds after which a watched forecast is made anew though nothing happened: it decays."""
+    stream_subscribers: int = Field(2000, ge=0, le=1_000_000)
+    """Clients that watch forecasts, at most; more are refused with 503."""
+    stream_producers: int = Field(256, ge=0, le=1_000_000)
+    """WebSocket connections that bring rows, at most; more are refused with 503."""
+    stream_window: int = Field(8, ge=1, le=1024)
+    """Frames of one WebSocket that are read and not answered yet; the next one waits in the network."""
+    ingest_stream: bool = True
+    """Whether rows are taken from the Redis stream ``m3tr:ingest``."""
+    ingest_claim_s: float = Field(30, ge=0.05, le=86_400)
+    """Seconds after which an entry of that stream that somebody took and did not finish is taken over."""
+
+    ranking_horizon_s: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
+    """Horizon of the forecasts that videos are listed by, seconds; the bundle's longest where that is shorter."""
+    ranking_forecasts: int = Field(25, ge=0, le=10_000)
+    """Forecasts a second that keep the lists current, at most; 0 leaves that to other replicas."""
+    ranking_silent_s: float = Field(3 * 86_400, ge=1, le=365 * 86_400)
+    """Seconds without an engagement after which a video is no longer listed as rising."""
+    ranking_videos: int = Field(100_000, ge=1, le=100_000_000)
+    """Videos in each list; the last ones drop out."""
+    labels: int = Field(100_000, ge=0, le=10_000_000)
+    """Forecasts kept in the event store until their outcome is known, at most, by all replicas together (about 0.4 KB each); 0 keeps
+    none, scores none, and adapts nothing."""
+    label_horizon_s: int = Field(7 * 86_400, ge=1, le=365 * 86_400)
+    """Longest horizon of a forecast that is kept, seconds."""
+    label_grace_s: int = Field(60, ge=0, le=86_400)
+    """Seconds after its target time at which a forecast is scored, so that late rows are in."""
+    quality_days: int = Field(7, ge=1, le=90)
+    """Days over which scores are shown."""
+    adaptive: bool = True
+    """Whether intervals follow the coverage of the forecasts that were scored."""
+    bank_after_s: int = Field(86_400, ge=0, le=365 * 86_400)
+    """Age at which a video enters the bank, seconds, and again whenever its age has doubled; 0 leaves the bank as it is."""
+    bank_videos: int = Field(100_000, ge=0, le=100_000_000)
+    """Videos in the bank past which none enters any more."""
+    bank_entries: float = Field(5, gt=0, le=1000)
+    """Videos a second that enter the bank, at most."""
+
     cache_videos: int = Field(4096, ge=1, le=10_000_000)
     """Videos whose model state and histogram are cached."""
+
+    reads_in_flight: int = Field(24, ge=1, le=100_000)
+    """Forecasts and other reads handled at once; streams, probes and metrics are not counted."""
+    reads_waiting: int = Field(16, ge=0, le=100_000)
+    """Reads that wait until one of those ends, at most; more are refused with 503."""
+    writes_in_flight: int = Field(8, ge=1, le=100_000)
+    """Registrations and small batches of rows (up to 4 KB as sent) handled at once."""
+    writes_waiting: int = Field(16, ge=0, le=100_000)
+    """Such writes that wait, at most; more are refused with 503."""
+    bulk_in_flight: int = Field(64, ge=1, le=100_000)
+    """Larger batches of rows handled at once: many, because rows that meet are stored together."""
+    bulk_waiting: int = Field(64, ge=0, le=100_000)
+    """Larger batches that wait, at most; more are refused with 503."""
+    wait_ms: int = Field(500, ge=1, le=60_000)
+    """Milliseconds that a request waits for its turn; then it is refused with 503."""
+    client_share: float = Field(1.0, gt=0, le=1)
+    """Part of the above that one client (API key, or address without one) may hold; over it is 429."""
+    drain_s: float = Field(1.0, ge=0, le=600)
+    """Seconds for which a stopping service is not ready but still answers, so that load balancers turn away first."""
     shutdown_s: int = Field(10, ge=0, le=600)
-    """Seconds that requests in flight may take at a stop."""
+    """Seconds that requests in flight may take after that."""
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -117,6 +200,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"host: {self.host} can be reached from outside this machine; set api_keys, or bind 127.0.0.1"
             )
+        if self.bundles is not None and not self.bundles.is_dir():
+            raise ValueError(f"bundles: {self.bundles} is no folder")
         if self.bank_deadline_ms > self.request_deadline_ms:
             raise ValueError("bank_deadline_ms: must not be longer than request_deadline_ms")
         return self

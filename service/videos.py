@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
+from model.errors import BankError
 from model.history import Mode
-from service.engine import Answer, Engine
+from service.answer import Answer
+from service.engine import Engine
 from service.forms import PredictBody, VideoBody, parse_form, parse_horizons
 from service.histories import Histories
 from service.ingest import Ingest
 from service.metrics import Metrics
-from service.problems import Invalid, NotFound
+from service.problems import Internal, Invalid, NotFound, Problem, Unavailable
 from service.row import Outcome, Rejection, Row
 from service.rowparser import RowParser, parse_identifier
 from service.settings import Settings
 from service.snapshot import Snapshot
 from service.store import Applied, Registration, Store
 from service.times import iso
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,11 @@ class Videos:
         return snapshot, stale
 
     async def delete(self, video_id: str) -> None:
-        """Forget everything about a video."""
+        """Forget everything about a video; as a neighbour of others first, so that a failure there can be tried again."""
+        try:
+            await self._engine.forget_neighbour(video_id)
+        except BankError:
+            raise Unavailable("the bank does not answer, and may know this video", part="bank") from None
         gone = await self._store.forget(video_id)
         await self._engine.forget(video_id)
         if not gone:
@@ -114,15 +126,53 @@ class Videos:
         if prediction.registration is not None:
             applied = await self._store.register(video_id, prediction.registration, prediction.rows)
             self._count_unparked(applied)
-        else:
+        elif prediction.rows:
             snapshot, _ = await self._histories.get(video_id)
             if snapshot is None:
-                raise Invalid("published_at", "missing", "the publication time: this video is not registered yet")
-            if prediction.rows:
-                applied = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id]
+                raise _unregistered()
+            applied = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id]
         self._ingest.count("predict", applied.outcome)
         _refuse(applied.outcome.rejections)
-        return await self._engine.forecast(video_id, prediction.at_us, prediction.horizons_us), applied
+        try:
+            return await self._engine.forecast(video_id, prediction.at_us, prediction.horizons_us), applied
+        except NotFound:
+            raise _unregistered() from None
+
+    async def predict_all(
+        self, bodies: Sequence[object], check_write: Callable[[], None]
+    ) -> list[tuple[Answer, Applied] | Problem]:
+        """Each prediction's answer or problem, in order; a bad one stores nothing of its own and disturbs no other.
+
+        Those of one video follow each other in their order; ``check_write`` raises for who may only read.
+        """
+        if not 1 <= len(bodies) <= self._settings.max_batch_predictions:
+            allowed = f"1 to {self._settings.max_batch_predictions} predictions in one request"
+            raise Invalid("body", f"{len(bodies)} predictions", allowed)
+        results: dict[int, tuple[Answer, Applied] | Problem] = {}
+        by_video: dict[str, list[tuple[int, Prediction]]] = {}
+        for index, body in enumerate(bodies):
+            try:
+                prediction = self.parse_prediction(body)
+                if prediction.writes:
+                    check_write()
+                by_video.setdefault(prediction.video_id, []).append((index, prediction))
+            except Problem as problem:
+                results[index] = problem
+        places = asyncio.Semaphore(self._settings.batch_forecasts)
+
+        async def answer(predictions: list[tuple[int, Prediction]]) -> None:
+            for index, prediction in predictions:
+                async with places:
+                    try:
+                        results[index] = await self.predict(prediction)
+                    except Problem as problem:
+                        results[index] = problem
+                    except Exception:
+                        log.exception("a prediction failed")
+                        results[index] = Internal("the service failed; its log has the reason")
+
+        await asyncio.gather(*map(answer, by_video.values()))
+        return [results[index] for index in range(len(bodies))]
 
     def _registration(self, form: VideoBody) -> Registration:
         registration = form.registration()
@@ -132,6 +182,10 @@ class Videos:
     def _count_unparked(self, applied: Applied) -> None:
         self._metrics.unparked.labels("applied").inc(applied.parked_applied)
         self._metrics.unparked.labels("rejected").inc(applied.parked_rejected)
+
+
+def _unregistered() -> Invalid:
+    return Invalid("published_at", "missing", "the publication time: this video is not registered yet")
 
 
 def _refuse(refused: list[Rejection]) -> None:

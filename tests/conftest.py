@@ -41,10 +41,8 @@ class Mini:
     as_of_us: int
 
 
-@pytest.fixture(scope="session")
-def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
-    """A real bundle, small: trained, calibrated, with its bank. About 20 s."""
-    folder = tmp_path_factory.mktemp("mini")
+def make_mini(folder: Path) -> Mini:
+    """Simulate the data set and train the bundle, in ``folder``. About 20 s."""
     data, bundle, config = folder / "data", folder / "bundle", folder / "config.toml"
     config.write_text(MINI_CONFIG, encoding="utf-8")
     simulate(data, videos=150, seed=11, days=30)
@@ -53,6 +51,12 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
     train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)
     return Mini(data, bundle, as_of_us)
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    """A real bundle, small: trained, calibrated, with its bank. About 20 s."""
+    return make_mini(tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture(scope="session")

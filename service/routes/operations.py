@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -12,12 +13,13 @@ from starlette.responses import Response
 from model.errors import BankError
 from service.problems import Unavailable
 from service.responses import json_response
+from service.routes import replies
 from service.routes.access import context
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", openapi_extra=replies.METRICS, response_class=Response, response_model=None)
 async def metrics(request: Request) -> Response:
     """Everything Prometheus reads."""
     # In a thread: asking the bank for its size may take up to its deadline.
@@ -25,26 +27,30 @@ async def metrics(request: Request) -> Response:
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/health/live", response_model=None)
+@router.get("/health/live", openapi_extra=replies.LIVE, response_model=None)
 async def live(request: Request) -> Response:
     """The process answers."""
     return json_response({"status": "live"})
 
 
-@router.get("/health/ready", response_model=None)
+@router.get("/health/ready", openapi_extra=replies.READY, response_model=None)
 async def ready(request: Request) -> Response:
     """Rows can be stored and forecasts made; a bank that is down is told, and does not make the service unready."""
     parts = context(request)
-    version = parts.engine.active.version
-    bank = "ok"
-    try:
-        await asyncio.to_thread(parts.engine.active.bank.counts)
-    except BankError:
-        bank = "down"
-    try:
-        await parts.store.ready()
-    except Unavailable:
-        raise Unavailable(
-            "the event store does not answer", store="down", model="ok", bank=bank, model_version=version
-        ) from None
-    return json_response({"status": "ready", "store": "ok", "model": "ok", "bank": bank, "model_version": version})
+    active = parts.engine.active
+    bank, store = await asyncio.gather(
+        asyncio.to_thread(active.bank.counts), parts.store.ready(), return_exceptions=True
+    )
+    found: dict[str, Any] = {"store": _told(store, Unavailable), "model": "ok", "bank": _told(bank, BankError)}
+    found["model_version"] = active.version
+    if parts.lifecycle.draining:
+        raise Unavailable("the service is stopping", **found)
+    if found["store"] != "ok":
+        raise Unavailable("the event store does not answer", **found)
+    return json_response({"status": "ready", **found})
+
+
+def _told(result: object, expected: type[Exception]) -> str:
+    if isinstance(result, BaseException) and not isinstance(result, expected):
+        raise result
+    return "down" if isinstance(result, expected) else "ok"

@@ -6,6 +6,9 @@ from typing import Any, Final
 
 from model.history import Mode
 from service.forms import PredictBody, VideoBody
+from service.listing import DEFAULT_LIMIT, MAX_LIMIT
+from service.ranking import SORTS
+from service.routes import replies
 from service.row import MAX_COUNT
 from service.times import ALLOWED
 
@@ -22,17 +25,41 @@ _FIELDS: Final[dict[Mode, dict[str, Any]]] = {
 }
 _VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
 
+VERSION_PATH: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "version",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1},
+            "description": "a version's hash, at least 8 characters of it, or its folder",
+        }
+    ]
+}
 VIDEO_PATH: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID]}
-FORECAST_QUERY: Final[dict[str, Any]] = {
+_HORIZONS: Final = {
+    "name": "horizons_s",
+    "in": "query",
+    "explode": False,
+    "schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
+}
+STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS]}
+LIST_QUERY: Final[dict[str, Any]] = replies.LIST | {
+    "parameters": [
+        {"name": "sort", "in": "query", "schema": {"type": "string", "enum": list(SORTS), "default": SORTS[0]}},
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        },
+        {"name": "cursor", "in": "query", "schema": {"type": "string"}, "description": "next_cursor of the page before"},
+    ]
+}
+FORECAST_QUERY: Final[dict[str, Any]] = replies.FORECAST | {
     "parameters": [
         _VIDEO_ID,
         {"name": "at", "in": "query", "schema": _TIME},
-        {
-            "name": "horizons_s",
-            "in": "query",
-            "explode": False,
-            "schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
-        },
+        _HORIZONS,
     ]
 }
 
@@ -51,14 +78,15 @@ def rows_body(mode: Mode) -> dict[str, Any]:
     }
     rows = {"type": "array", "items": row}
     either = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
-    return _body(("application/json", either), ("application/x-ndjson", row))
+    return _body(("application/json", either), ("application/x-ndjson", row)) | replies.OUTCOME
 
 
 def video_body() -> dict[str, Any]:
     """A video's metadata."""
-    return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema()))}
+    return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema())), **replies.REGISTERED}
 
 
 def predict_body() -> dict[str, Any]:
-    """A prediction."""
-    return _body(("application/json", PredictBody.model_json_schema()))
+    """A prediction, or a list of them."""
+    one = PredictBody.model_json_schema()
+    return _body(("application/json", {"anyOf": [one, {"type": "array", "items": one}]})) | replies.PREDICTED

@@ -10,6 +10,7 @@ from service import answers
 from service.bodies import read_json
 from service.problems import Invalid
 from service.responses import json_response
+from service.routes import replies
 from service.routes.access import context, query_numbers, query_time, video_id
 from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, video_body
 
@@ -39,7 +40,7 @@ async def put_video(request: Request) -> Response:
     )
 
 
-@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None)
+@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | replies.VIDEO, response_model=None)
 async def get_video(request: Request) -> Response:
     """Read a video back: metadata, counts, version."""
     parts = context(request, "predict")
@@ -61,4 +62,4 @@ async def get_forecast(request: Request) -> Response:
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return json_response(answers.forecast(answer))
+    return Response(answers.forecast_json(answer), media_type="application/json")

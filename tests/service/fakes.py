@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class FakeManifest:
     types: tuple[str, ...] = ("view", "like", "comment", "share")
     max_horizon_us: int = 720 * HOUR_US
     bins_version: int = 1
+    training: dict[str, object] = field(default_factory=dict)
+    evaluation: dict[str, object] = field(default_factory=dict)
 
 
 class FakePool:
@@ -40,6 +42,10 @@ class FakeForecaster:
         self.manifest = FakeManifest()
         self.bank_down = False
         self.batches: list[int] = []
+        self.factors: object = None
+
+    def adapt(self, factors: object) -> None:
+        self.factors = factors
 
     def forecast(
         self,
@@ -54,6 +60,8 @@ class FakeForecaster:
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Forecast:
+        if request.video.title == "poison":
+            raise ValueError("a video that no model can take")
         counts = request.history.totals()
         value = float(sum(counts.values()))
         moment = sum(

@@ -27,6 +27,7 @@ from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 
 ROOT = Path(__file__).parents[2]
 DAY_US = 86_400_000_000
+QUIET = {"labels": 0, "bank_after_s": 0, "ranking_forecasts": 0, "ingest_stream": False}
 T0 = 1_760_000_000
 """A publication time, seconds since 1970."""
 
@@ -64,7 +65,8 @@ def live(
     clock: Callable[[], int] = now_us,
     **settings: Any,
 ) -> Iterator[Live]:
-    chosen = Settings(bundle=Path("unused"), **settings)
+    # What works on in the background is for the tests that are about it.
+    chosen = Settings(bundle=Path("unused"), **(QUIET | settings))
     metrics = new_metrics(chosen)
     watched = WatchedBank(bank or FakeBank(), metrics)
     deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
@@ -112,6 +114,8 @@ class Process:
                 "OMP_NUM_THREADS": "1",
                 "M3TR_DATA_DIR": str(data_dir),
                 "M3TR_PORT": "0",
+                # The bundle is shared by tests, and so is its bank.
+                "M3TR_BANK_AFTER_S": "0",
                 **environment,
             },
             stdout=subprocess.PIPE,

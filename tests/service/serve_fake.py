@@ -14,7 +14,7 @@ from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 
 
 def main() -> None:
-    settings = Settings(bundle=Path("unused"))
+    settings = Settings(bundle=Path("unused"), bank_after_s=0)
     metrics = new_metrics(settings)
     serve(
         settings,

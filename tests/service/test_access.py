@@ -19,6 +19,8 @@ CALLS = [
     ("POST", "/counters", "ingest"),
     ("GET", "/videos/v", "predict"),
     ("GET", "/videos/v/forecast", "predict"),
+    ("GET", "/videos/v/forecast/stream", "predict"),
+    ("GET", "/videos", "predict"),
     ("POST", "/predict", "predict"),
     ("DELETE", "/videos/v", "admin"),
 ]

@@ -81,7 +81,7 @@ def test_a_full_queue_refuses_and_a_gone_caller_is_dropped() -> None:
     run(compute, work, size=1, queue=2)
 
 
-def test_a_stop_tells_those_who_wait() -> None:
+def test_a_stop_finishes_what_waits_and_takes_no_more() -> None:
     free = threading.Event()
 
     def compute(items: Sequence[int]) -> Sequence[int]:
@@ -91,9 +91,51 @@ def test_a_stop_tells_those_who_wait() -> None:
     async def work(batcher: Batcher[int, int]) -> None:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
         await asyncio.sleep(0.05)
+        stop = asyncio.create_task(batcher.stop())
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await batcher.submit(9)
         free.set()
-        await batcher.stop()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(r, Unavailable) or r in (0, 1, 2) for r in results)
+        await stop
+        assert await asyncio.gather(*tasks) == [0, 1, 2]
 
     run(compute, work, size=1)
+
+
+def test_a_stop_out_of_patience_tells_those_who_wait() -> None:
+    free = threading.Event()
+
+    def compute(items: Sequence[int]) -> Sequence[int]:
+        free.wait(10)
+        return items
+
+    async def work(batcher: Batcher[int, int]) -> None:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await batcher.stop()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(r) for r in results] == [Unavailable] * 3
+        free.set()
+
+    run(compute, work, size=1)
+
+
+def test_why_batches_were_released() -> None:
+    reasons: list[str] = []
+
+    async def body() -> None:
+        batcher: Batcher[int, int] = Batcher(
+            lambda items: items, size=4, wait_s=0.02, queue=99, released=reasons.append
+        )
+        batcher.start()
+        await asyncio.gather(*[batcher.submit(i) for i in range(4)])
+        assert await batcher.submit(7) == 7
+        last = asyncio.create_task(batcher.submit(8))
+        await asyncio.sleep(0)
+        await batcher.stop()
+        assert await last == 8
+
+    asyncio.run(body())
+    assert reasons == ["size", "deadline", "stop"]

@@ -32,6 +32,12 @@ EXPECTED = [
     "m3tr_bank_failures_total",
     'm3tr_model_stage_duration_seconds_count{stage="head"}',
     'm3tr_forecasts_total{kind="warm"}',
+    "m3tr_stream_subscribers 0.0",
+    "m3tr_stream_forecasts_total",
+    "m3tr_stream_producers 0.0",
+    "m3tr_ingest_stream_dead_rows_total",
+    "m3tr_ingest_stream_lag_entries",
+    "m3tr_ingest_stream_pending_entries",
     'm3tr_build_info{model_version="fa4e"',
 ]
 

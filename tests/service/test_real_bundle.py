@@ -178,8 +178,9 @@ def test_shuffled_split_doubled_and_asked_on_the_way(http: httpx.Client, cases: 
 def test_every_stage_is_in_the_metrics(http: httpx.Client, cases: list[Case]) -> None:
     assert http.put(f"/videos/{cases[0].id}", json=cases[0].video).status_code == 200
     before = http.get("/metrics").text
-    for _ in range(2):
-        ask(http, cases[0])
+    for horizon_s in HORIZONS_S[:2]:
+        query = {"at": iso(cases[0].now_us), "horizons_s": horizon_s}
+        assert http.get(f"/videos/{cases[0].id}/forecast", params=query).status_code == 200
     text = http.get("/metrics").text
     for stage in ("content", "state", "bank", "head"):
         assert f'm3tr_model_stage_duration_seconds_count{{stage="{stage}"}}' in text

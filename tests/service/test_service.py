@@ -183,7 +183,10 @@ def test_forecasts_are_computed_together(redis_url: str) -> None:
     with live(redis_url, forecaster=model) as service:
         service.redis.flushall()
         service.register("v")
-        threads = [threading.Thread(target=forecast, args=(service,)) for _ in range(20)]
+        threads = [
+            threading.Thread(target=service.http.get, args=(f"/videos/v/forecast?horizons_s={3600 + i}",))
+            for i in range(20)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -234,7 +237,9 @@ def test_without_the_bank(redis_url: str) -> None:
 def test_openapi_names_every_route(service: Live) -> None:
     paths = service.http.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        "/predict", "/events", "/counters", "/videos/{video_id}", "/videos/{video_id}/forecast",
-        "/metrics", "/health/live", "/health/ready",
+        "/predict", "/events", "/counters", "/videos", "/videos/{video_id}", "/videos/{video_id}/forecast",
+        "/videos/{video_id}/forecast/stream",
+        "/models", "/models/{version}/activate", "/models/{version}/shadow", "/models/shadow",
+        "/quality", "/metrics", "/health/live", "/health/ready",
     }  # fmt: skip
     assert "published_at" in json.dumps(paths["/videos/{video_id}"]["put"])
