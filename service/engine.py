@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ class Engine:
         self.observers: list[Callable[[Answer], None]] = []
         self._histories = histories
         self._under_way: Counter[Deployment] = Counter()
+        self._idle_since_s = time.monotonic()
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
@@ -98,9 +100,9 @@ class Engine:
         return await asyncio.shield(task)
 
     @property
-    def busy(self) -> bool:
-        """Whether a forecast is being made."""
-        return self._under_way.total() > 0
+    def idle_s(self) -> float:
+        """Seconds for which no forecast has been under way, 0 while one is."""
+        return 0.0 if self._under_way else time.monotonic() - self._idle_since_s
 
     def switch(self, deployment: Deployment) -> Deployment:
         """Let another model answer every request from now on; the one that did so far."""
@@ -165,6 +167,7 @@ class Engine:
         self._under_way[deployment] -= 1
         if not self._under_way[deployment]:
             del self._under_way[deployment]
+            self._idle_since_s = time.monotonic()
         # Whoever waits is told; an error that nobody waits for any more is no news.
         if not task.cancelled():
             task.exception()

@@ -72,5 +72,7 @@ class Ingest:
             ("parked", outcome.parked),
             ("rejected", len(outcome.rejections)),
         ):
-            self._metrics.rows.labels(kind, name).inc(n)
-        self._metrics.corrections.inc(outcome.corrected)
+            if n:
+                self._metrics.rows.labels(kind, name).inc(n)
+        if outcome.corrected:
+            self._metrics.corrections.inc(outcome.corrected)

@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 import structlog
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
@@ -43,6 +44,7 @@ class Measured:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -70,5 +72,18 @@ class Measured:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.requests.labels(route, method, str(status or 500)).inc()
-            self._metrics.request_seconds.labels(route, method).observe((answered or time.perf_counter()) - started)
+            count, seconds = self._instruments(route, method, status or 500)
+            count.inc()
+            seconds.observe((answered or time.perf_counter()) - started)
+
+    def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        # Finding an instrument by its labels costs more than using it; there are only so many.
+        key = (route, method, status)
+        found = self._known.get(key)
+        if found is None:
+            found = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.request_seconds.labels(route, method),
+            )
+            self._known[key] = found
+        return found

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     request_deadline_ms: int = Field(10_000, ge=10, le=300_000)
     """Milliseconds within which a forecast is answered; later is 503."""
-    forecast_reuse_ms: int = Field(1000, ge=0, le=60_000)
+    forecast_reuse_ms: int = Field(5000, ge=0, le=60_000)
     """Milliseconds for which a forecast is given again while nothing new is known of its video (and at most a thousandth
     of the video's age); 0 computes every forecast anew."""
     batch_forecasts: int = Field(32, ge=1, le=1024)

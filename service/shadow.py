@@ -21,13 +21,15 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_BATCH: Final = 4
+_BATCH: Final = 2
 """Forecasts made together: few, because one that somebody waits for may come meanwhile."""
+_IDLE_S: Final = 0.01
+"""Seconds without any forecast under way before the shadow makes one: between two batches of a busy service is no rest."""
 _LOOK_S: Final = 0.005
 
 
 class Shadow:
-    """Forecasts a sample of what was just answered, in a thread of its own, while nobody waits for a forecast.
+    """Forecasts a sample of what was just answered, in a thread of its own, and only while nobody waits for a forecast.
 
     What does not fit the queue is dropped and counted. ``deployment`` is the model, None while there is none;
     ``observers`` are told its answers as the engine's are told theirs.
@@ -86,7 +88,7 @@ class Shadow:
         while True:
             self._some.clear()
             while self._queue:
-                while self._engine.busy:
+                while self._engine.idle_s < _IDLE_S:
                     await asyncio.sleep(_LOOK_S)
                 answers = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
                 try:

@@ -406,7 +406,7 @@ def test_a_request_stays_with_the_model_that_it_met_and_the_drain_waits_for_it(e
             await context.videos.register("v", {"published_at": T0})
             first = asyncio.create_task(context.engine.forecast("v", None, (1_000_000,)))
             await asyncio.to_thread(slow.begun.wait, 10)
-            assert context.engine.busy
+            assert context.engine.idle_s == 0
             assert context.engine.switch(new) is old
             second = asyncio.create_task(context.engine.forecast("v", None, (1_000_000,)))
             drain = asyncio.create_task(context.engine.drained(old))
@@ -415,7 +415,7 @@ def test_a_request_stays_with_the_model_that_it_met_and_the_drain_waits_for_it(e
             slow.let.set()
             assert (await first).model_version == "fa4e" and (await second).model_version == "new"
             await asyncio.wait_for(drain, 5)
-            assert not context.engine.busy
+            assert context.engine.idle_s > 0
 
     asyncio.run(body())
 
@@ -426,7 +426,7 @@ class Along:
     def __init__(self, forecaster: FakeForecaster | None = None, **options: Any) -> None:
         self.settings = Settings(bundle=Path("unused"), **options)
         self.metrics = new_metrics(self.settings)
-        self.engine: Any = SimpleNamespace(observers=[], busy=False)
+        self.engine: Any = SimpleNamespace(observers=[], idle_s=1.0)
         self.shadow = Shadow(self.engine, self.settings, self.metrics)
         self.forecaster = forecaster or FakeForecaster()
         self.deployment = deployed(self.forecaster, self.metrics)
@@ -458,13 +458,13 @@ def test_a_shadow_waits_while_the_engine_is_busy_and_drops_what_it_has_no_room_f
         along = Along(shadow_queue=3)
         along.answer()
         assert along.shadow.waiting == 0, "without a model it notes nothing"
-        along.engine.busy = True
+        along.engine.idle_s = 0.0
         along.shadow.begin(along.deployment)
         for _ in range(5):
             along.answer()
         await asyncio.sleep(0.1)
         assert along.outcomes() == {"dropped": 2} and along.forecaster.batches == []
-        along.engine.busy = False
+        along.engine.idle_s = 1.0
         await until(lambda: len(along.told) == 3)
         assert along.outcomes() == {"dropped": 2, "made": 3}
         assert {answer.model_version for answer in along.told} == {"fa4e"}
@@ -502,7 +502,7 @@ def test_a_shadow_that_fails_goes_on() -> None:
 def test_a_share_of_the_answers() -> None:
     async def body() -> None:
         along = Along(shadow_share=0.25, shadow_queue=10_000)
-        along.engine.busy = True
+        along.engine.idle_s = 0.0
         along.shadow.begin(along.deployment)
         for _ in range(2000):
             along.answer()

@@ -76,13 +76,13 @@ def test_an_answer_grows_old(empty_redis: str, model: Counting) -> None:
         service.register("v", 1_760_000_000 - 86_400)
         service.register("young", 1_760_000_000 - 10)
         first = ask(service)
-        now[0] += 999_000
+        now[0] += 4_999_000
         assert ask(service) == first
         now[0] += 2_000
         assert ask(service)["at"] != first["at"] and model.made == 2
-        # A thousandth of ten seconds.
+        # A thousandth of its fifteen seconds.
         service.http.get("/videos/young/forecast")
-        now[0] += 12_000
+        now[0] += 16_000
         service.http.get("/videos/young/forecast")
         assert model.made == 4
 
