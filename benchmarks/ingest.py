@@ -34,13 +34,13 @@ import redis
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from service.columns import Columns  # noqa: E402
 from service.context import new_metrics  # noqa: E402
-from service.link import Link  # noqa: E402
-from service.round import Share  # noqa: E402
-from service.row import Row  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.store import Store  # noqa: E402
+from service.store.columns import Columns  # noqa: E402
+from service.store.link import Link  # noqa: E402
+from service.store.round import Share  # noqa: E402
+from service.store.row import Row  # noqa: E402
+from service.store.store import Store  # noqa: E402
 
 BATCH = 1000
 TYPES, SHARES = ("view", "like", "comment", "share"), (0.70, 0.20, 0.07, 0.03)

@@ -24,13 +24,13 @@ sys.path.insert(0, str(ROOT))
 from index_builder.dataset import DataSet, load_dataset  # noqa: E402
 from model.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us  # noqa: E402
 from service.context import new_metrics  # noqa: E402
-from service.embedded import EmbeddedServer  # noqa: E402
-from service.forms import VideoBody  # noqa: E402
-from service.keys import video_prefix  # noqa: E402
-from service.link import Link  # noqa: E402
-from service.row import Row  # noqa: E402
+from service.http.forms import VideoBody  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.store import Store  # noqa: E402
+from service.store.embedded import EmbeddedServer  # noqa: E402
+from service.store.keys import video_prefix  # noqa: E402
+from service.store.link import Link  # noqa: E402
+from service.store.row import Row  # noqa: E402
+from service.store.store import Store  # noqa: E402
 
 FIELDS = (
     "title",

@@ -29,11 +29,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.client import closed_loop, request  # noqa: E402
 from model.bins import HOUR_US  # noqa: E402
 from service.context import new_metrics  # noqa: E402
-from service.embedded import EmbeddedServer  # noqa: E402
-from service.link import Link  # noqa: E402
-from service.row import Row  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.store import Registration, Store  # noqa: E402
+from service.store.embedded import EmbeddedServer  # noqa: E402
+from service.store.link import Link  # noqa: E402
+from service.store.row import Row  # noqa: E402
+from service.store.store import Registration, Store  # noqa: E402
 
 SNAPSHOTS = 5
 

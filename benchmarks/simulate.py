@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from service.embedded import EmbeddedServer  # noqa: E402
+from service.store.embedded import EmbeddedServer  # noqa: E402
 from tests.simulation.draw import draw  # noqa: E402
 from tests.simulation.faults import Server  # noqa: E402
 from tests.simulation.models import FakeModels, Models, RealModels  # noqa: E402

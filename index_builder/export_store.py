@@ -206,7 +206,7 @@ def _records(lines: Iterator[bytes]) -> Iterator[_Record]:
 def _reading(redis_url: str | None, data_dir: Path | None) -> Iterator[Iterator[bytes]]:
     """The lines that a process of the service writes about its store."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3TR_")}
-    command = [sys.executable, "-m", "service.dump"]
+    command = [sys.executable, "-m", "service.store.dump"]
     if redis_url is None:
         command += ["--data-dir", str(data_dir)]
     else:

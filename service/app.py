@@ -13,15 +13,15 @@ from prometheus_client.core import Metric
 from starlette.exceptions import HTTPException
 
 from service.context import Context
-from service.embedded import EmbeddedError, EmbeddedServer
-from service.instrument import Measured, RawVideoPaths
+from service.http.instrument import Measured, RawVideoPaths
+from service.http.responses import on_http_error, on_problem
+from service.http.shedding import Shedding
 from service.metrics import info
 from service.problems import Problem, Unavailable
-from service.responses import on_http_error, on_problem
 from service.routes import live, models, operations, predict, quality, rows, stream, videos
 from service.routes.direct import DIRECT
 from service.routes.replies import PROBLEMS
-from service.shedding import Shedding
+from service.store.embedded import EmbeddedError, EmbeddedServer
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from model.errors import M3TRError
 from service.context import new_metrics
-from service.embedded import EmbeddedError
-from service.loading import load_model
+from service.models.loading import load_model
 from service.server import serve
 from service.settings import Settings
+from service.store.embedded import EmbeddedError
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -8,38 +8,38 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from model.errors import BankError
-from service import answers
-from service.auth import Keys
 from service.background import Background
-from service.bodies import Limits
-from service.catalog import Catalog
-from service.changes import Changes
-from service.choice import Choice
-from service.consumer import Consumer
-from service.deployment import Deployment
-from service.engine import Engine
-from service.fastrows import FastRows
-from service.histories import Histories
-from service.ingest import Ingest
+from service.bank.maturing import Maturing
+from service.forecasts.engine import Engine
+from service.forecasts.videos import Videos
+from service.http import answers
+from service.http.auth import Keys
+from service.http.bodies import Limits
+from service.ingest.catalog import Catalog
+from service.ingest.consumer import Consumer
+from service.ingest.fastrows import FastRows
+from service.ingest.ingest import Ingest
+from service.ingest.rowparser import RowParser
+from service.ingest.streaming import Producers
+from service.ingest.writer import Writer
 from service.lifecycle import Lifecycle
-from service.link import Link
-from service.listing import Listing
-from service.live import Live
-from service.maturing import Maturing
+from service.live.listing import Listing
+from service.live.live import Live
+from service.live.ranking import Ranking
 from service.metrics import Metrics, counter, gauge
-from service.models import Models
+from service.models.choice import Choice
+from service.models.deployment import Deployment
+from service.models.models import Models
+from service.models.shadow import Shadow
 from service.quality.ledger import Ledger
 from service.quality.report import Report
 from service.quality.wiring import quality_work
-from service.ranking import Ranking
-from service.rowparser import RowParser
 from service.settings import Settings
-from service.shadow import Shadow
-from service.store import Store
-from service.streaming import Producers
+from service.store.changes import Changes
+from service.store.histories import Histories
+from service.store.link import Link
+from service.store.store import Store
 from service.times import now_us
-from service.videos import Videos
-from service.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)

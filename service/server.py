@@ -16,11 +16,11 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context, build
-from service.deployment import Deployment
-from service.embedded import EmbeddedServer
 from service.logs import configure_logs
 from service.metrics import Metrics
+from service.models.deployment import Deployment
 from service.settings import Settings
+from service.store.embedded import EmbeddedServer
 
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2

@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from service.deployment import Deployment
+from service.models.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.ledger import Ledger, parse_adaptive
 from service.quality.tally import Tally, horizon_name

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.bins import SECOND_US
 from model.calibration import column_of, row_of
 from model.types import COUNTER_COLUMNS, TOTAL
-from service.answer import Answer
+from service.forecasts.answer import Answer
 
 _FIRST_AGE_US: Final = 900 * SECOND_US
 

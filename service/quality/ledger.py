@@ -21,10 +21,10 @@ import msgspec
 from model.adaptive import Adaptive
 from model.bins import SECOND_US
 from model.calibration import N_COLUMNS
-from service.keys import label_key
-from service.link import Command, Link
 from service.quality.label import Label
 from service.quality.tally import Tally
+from service.store.keys import label_key
+from service.store.link import Command, Link
 
 DAY_S: Final = 86_400
 MODELS: Final = 4

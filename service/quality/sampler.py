@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from model.bins import SECOND_US
-from service.answer import Answer
+from service.forecasts.answer import Answer
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.adaptation import Adaptation

@@ -13,7 +13,6 @@ import structlog
 from model.adaptive import reaches
 from model.bins import SECOND_US
 from model.calibration import N_COLUMNS
-from service.lease import Lease
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
@@ -21,8 +20,9 @@ from service.quality.ledger import Ledger, Settlement, encode_adaptive, parse_ad
 from service.quality.tally import growth, sums
 from service.quality.truth import NEAR, outcome
 from service.settings import Settings
-from service.snapshot import Snapshot
-from service.store import Store
+from service.store.lease import Lease
+from service.store.snapshot import Snapshot
+from service.store.store import Store
 
 log = structlog.get_logger(__name__)
 

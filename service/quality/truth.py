@@ -16,7 +16,7 @@ import numpy as np
 from model.bins import EDGES_US, bin_index
 from model.history import Series
 from service.quality.label import Label, metric_kinds
-from service.snapshot import Snapshot
+from service.store.snapshot import Snapshot
 
 NEAR: Final = 0.1
 

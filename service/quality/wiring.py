@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.background import Background
-from service.keys import LABELS_LEASE
-from service.lease import Lease
-from service.link import Link
 from service.metrics import Metrics
-from service.models import Models
+from service.models.models import Models
 from service.quality.adaptation import Adaptation
 from service.quality.ledger import Ledger
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.settings import Settings
-from service.store import Store
+from service.store.keys import LABELS_LEASE
+from service.store.lease import Lease
+from service.store.link import Link
+from service.store.store import Store
 
 _LEASE_S = 15
 

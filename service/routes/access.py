@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
 
-from service.auth import Scope
 from service.context import Context
+from service.http.auth import Scope
 from service.problems import Invalid
 from service.times import parse_time
 

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.listing import parse_cursor, parse_limit, parse_sort
-from service.responses import json_response
+from service.http.responses import json_response
+from service.live.listing import parse_cursor, parse_limit, parse_sort
+from service.live.topic import Subscription
 from service.routes.access import context, query_numbers, video_id
 from service.routes.schema import LIST_QUERY, STREAM_QUERY
-from service.topic import Subscription
 
 router = APIRouter(tags=["live"])
 

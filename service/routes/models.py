@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.responses import json_response
+from service.http.responses import json_response
 from service.routes import replies
 from service.routes.access import context
 from service.routes.schema import VERSION_PATH

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.errors import BankError
+from service.http.responses import json_response
 from service.problems import Unavailable
-from service.responses import json_response
 from service.routes import replies
 from service.routes.access import context
 

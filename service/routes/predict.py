@@ -7,13 +7,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import answers
-from service.answer import Answer
-from service.bodies import read_json
+from service.forecasts.answer import Answer
+from service.http import answers
+from service.http.bodies import read_json
 from service.problems import Problem
 from service.routes.access import context
 from service.routes.schema import predict_body
-from service.store import Applied
+from service.store.store import Applied
 
 router = APIRouter(tags=["forecasts"])
 

@@ -1,4 +1,4 @@
-"""OpenAPI of answers, which are written as plain JSON by ``service.answers``; a test holds every answer against it."""
+"""OpenAPI of answers, which are written as plain JSON by ``service.http.answers``; a test holds every answer against it."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.history import Mode
-from service import answers
-from service.bodies import is_lines, read_body, read_lines
 from service.context import Context
+from service.http import answers
+from service.http.bodies import is_lines, read_body, read_lines
+from service.http.responses import json_response
 from service.problems import Invalid, Problem, Unavailable
-from service.responses import json_response
 from service.routes.access import context
 from service.routes.schema import rows_body
-from service.row import Outcome
+from service.store.row import Outcome
 
 router = APIRouter(tags=["rows"])
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from model.history import Mode
-from service.forms import PredictBody, VideoBody
-from service.listing import DEFAULT_LIMIT, MAX_LIMIT
-from service.ranking import SORTS
+from service.http.forms import PredictBody, VideoBody
+from service.live.listing import DEFAULT_LIMIT, MAX_LIMIT
+from service.live.ranking import SORTS
 from service.routes import replies
-from service.row import MAX_COUNT
+from service.store.row import MAX_COUNT
 from service.times import ALLOWED
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
@@ -52,7 +52,12 @@ LIST_QUERY: Final[dict[str, Any]] = replies.LIST | {
             "in": "query",
             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
         },
-        {"name": "cursor", "in": "query", "schema": {"type": "string"}, "description": "next_cursor of the page before"},
+        {
+            "name": "cursor",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "next_cursor of the page before",
+        },
     ]
 }
 FORECAST_QUERY: Final[dict[str, Any]] = replies.FORECAST | {

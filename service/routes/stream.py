@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from service.context import Context
+from service.http.responses import problem_response
 from service.problems import Problem
-from service.responses import problem_response
 
 router = APIRouter(tags=["rows"])
 
@@ -20,7 +20,7 @@ _LINGER_S: Final = 0.05
 
 @router.websocket("/events/stream")
 async def stream_events(socket: WebSocket) -> None:
-    """Take frames of events or counters and acknowledge each; see ``service.streaming`` for what is said.
+    """Take frames of events or counters and acknowledge each; see ``service.ingest.streaming`` for what is said.
 
     Needs the scope ingest, by a header as everywhere, or where a browser cannot set one, by ``?api_key=``.
     """

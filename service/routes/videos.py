@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import answers
-from service.bodies import read_json
+from service.http import answers
+from service.http.bodies import read_json
+from service.http.responses import json_response
 from service.problems import Invalid
-from service.responses import json_response
 from service.routes import replies
 from service.routes.access import context, query_numbers, query_time, video_id
 from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, video_body

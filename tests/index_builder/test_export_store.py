@@ -27,12 +27,12 @@ from model.history import Mode
 from model.rows import cells_at
 from model.tokens import Tokens, cells_of, tokenize
 from service.context import new_metrics
-from service.embedded import EmbeddedServer
-from service.link import Link
-from service.row import Row
 from service.settings import Settings
-from service.snapshot import Snapshot
-from service.store import Registration, Store
+from service.store.embedded import EmbeddedServer
+from service.store.link import Link
+from service.store.row import Row
+from service.store.snapshot import Snapshot
+from service.store.store import Registration, Store
 
 ROOT = Path(__file__).parents[2]
 TYPES = ("view", "like", "comment", "share")

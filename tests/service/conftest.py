@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.embedded import EmbeddedServer
+from service.store.embedded import EmbeddedServer
 from tests.service.live import FAKE_COMMAND, Live, Process, live
 
 

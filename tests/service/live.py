@@ -18,9 +18,9 @@ import redis
 import uvicorn
 
 from service.app import create_app
-from service.bank import WatchedBank
+from service.bank.watched import WatchedBank
 from service.context import Context, build, new_metrics
-from service.deployment import Deployment
+from service.models.deployment import Deployment
 from service.settings import Settings
 from service.times import now_us
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from service.batcher import Batcher
+from service.forecasts.batcher import Batcher
 from service.problems import Unavailable
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.embedded import packaged_binary
-from service.row import Row
-from service.store import Registration, Store
+from service.store.embedded import packaged_binary
+from service.store.row import Row
+from service.store.store import Registration, Store
 from tests.service.live import wait_until
 from tests.service.test_store import P0, S, with_store
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 import redis
 
-from service import keys
-from service.consumer import GROUP, Consumer
-from service.embedded import EmbeddedServer
+from service.ingest.consumer import GROUP, Consumer
+from service.store import keys
+from service.store.embedded import EmbeddedServer
 from tests.service.live import T0, Live, Process, live, wait_until
 
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}

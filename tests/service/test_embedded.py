@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from service.embedded import EmbeddedError, EmbeddedServer
+from service.store.embedded import EmbeddedError, EmbeddedServer
 from tests.service.conftest import Starter
 from tests.service.live import T0, is_dead, live, wait_until
 

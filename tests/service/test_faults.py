@@ -22,12 +22,12 @@ from model.bank.server import ServerBank
 from model.errors import BankError
 from model.forecaster import Forecast, Request
 from service.app import create_app
-from service.bank import WatchedBank
+from service.bank.watched import WatchedBank
 from service.context import build, new_metrics
-from service.deployment import Deployment
-from service.embedded import EmbeddedServer
+from service.models.deployment import Deployment
 from service.server import Server
 from service.settings import Settings
+from service.store.embedded import EmbeddedServer
 from tests.service.conftest import Starter
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.live import QUIET, T0, Live, live, wait_until

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.history import Mode
-from service.bodies import parse_line, parse_rows
-from service.catalog import Catalog
-from service.columns import Columns
-from service.eventids import LONGEST, packed_ids
-from service.fastrows import FastRows
+from service.http.bodies import parse_line, parse_rows
+from service.ingest.catalog import Catalog
+from service.ingest.fastrows import FastRows
+from service.ingest.rowparser import RowParser
 from service.problems import Malformed
-from service.row import MAX_COUNT
-from service.rowparser import RowParser
 from service.settings import Settings
+from service.store.columns import Columns
+from service.store.eventids import LONGEST, packed_ids
+from service.store.row import MAX_COUNT
 
 NOW_US = 1_760_000_000_000_000
 SETTINGS = Settings(bundle=Path("unused"), max_id_length=24)

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from service import keys
-from service.columns import Columns
+from service.ingest.writer import ROUNDS, Writer
 from service.problems import Unavailable
-from service.round import Round
-from service.row import MAX_COUNT, Outcome, Row
-from service.store import Registration, Store
-from service.writer import ROUNDS, Writer
+from service.store import keys
+from service.store.columns import Columns
+from service.store.round import Round
+from service.store.row import MAX_COUNT, Outcome, Row
+from service.store.store import Registration, Store
 from tests.service.test_store import P0, REGISTRATION, S, cells, event, with_store
 
 VIDEOS = ("a", "b", "unregistered")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service import keys
-from service.ranking import PRIOR, SORTS
+from service.live.ranking import PRIOR, SORTS
+from service.store import keys
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, live, wait_until
 

@@ -17,11 +17,12 @@ import httpx
 import pytest
 import redis
 
-from service import keys, topic
-from service.changes import Changes
-from service.embedded import EmbeddedServer
-from service.news import Change
-from service.topic import Subscription
+from service.live import topic
+from service.live.topic import Subscription
+from service.store import keys
+from service.store.changes import Changes
+from service.store.embedded import EmbeddedServer
+from service.store.news import Change
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, Process, live, wait_until
 

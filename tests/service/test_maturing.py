@@ -23,8 +23,8 @@ from model.errors import BankError
 from model.forecaster import Forecaster
 from model.growth import age_bucket
 from model.video import Video
-from service import keys
-from service.maturing import bank_entries
+from service.bank.maturing import bank_entries
+from service.store import keys
 from service.times import iso
 from tests.conftest import Mini
 from tests.service.fakes import FakeBank
@@ -142,8 +142,8 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 async def _snapshots(service: Live, names: list[str]) -> Any:
     # Through a store of its own: the service's belongs to another loop.
     from service.context import new_metrics
-    from service.link import Link
-    from service.store import Store
+    from service.store.link import Link
+    from service.store.store import Store
 
     url = service.redis.connection_pool.connection_kwargs["path"]
     link = Link(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
@@ -260,7 +260,7 @@ def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path,
 
 
 def _scope(service: Live) -> str:
-    from service.maturing import _place
+    from service.bank.maturing import _place
 
     return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
 

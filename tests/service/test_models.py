@@ -25,15 +25,15 @@ from safetensors.numpy import load_file, save_file
 from model.bundle import load_bundle, write_manifest
 from model.history import History
 from model.video import Video
-from service.answer import Answer
 from service.app import create_app
-from service.bank import WatchedBank
+from service.bank.watched import WatchedBank
 from service.context import build, new_metrics
-from service.deployment import Deployment
-from service.loading import load_model
+from service.forecasts.answer import Answer
+from service.models.deployment import Deployment
+from service.models.loading import load_model
+from service.models.shadow import Shadow
 from service.settings import Settings
-from service.shadow import Shadow
-from service.snapshot import Snapshot
+from service.store.snapshot import Snapshot
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.live import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints

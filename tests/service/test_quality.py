@@ -19,10 +19,8 @@ from model.calibration import N_COLUMNS, column_of
 from model.forecaster import Forecast
 from model.history import History, Series
 from model.video import Video
-from service.answer import Answer
 from service.context import new_metrics
-from service.lease import Lease
-from service.link import Link
+from service.forecasts.answer import Answer
 from service.problems import Unavailable
 from service.quality import sampler as sampling
 from service.quality.adaptation import Adaptation
@@ -33,10 +31,12 @@ from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.quality.tally import Tally
 from service.quality.truth import outcome
-from service.row import Row
 from service.settings import Settings
-from service.snapshot import Snapshot
-from service.store import Registration, Store
+from service.store.lease import Lease
+from service.store.link import Link
+from service.store.row import Row
+from service.store.snapshot import Snapshot
+from service.store.store import Registration, Store
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, live, wait_until
 from tests.service.test_metrics import promtool_complaints

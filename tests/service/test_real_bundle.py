@@ -22,7 +22,7 @@ from index_builder.forecast import forecast_at
 from index_builder.samples import Observed
 from model.bins import HOUR_US
 from model.forecaster import Forecaster
-from service.catalog import column_of
+from service.ingest.catalog import column_of
 from service.times import iso
 from tests.conftest import Mini
 from tests.service.live import Process

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.bins import EDGES_US, N_BINS, bin_index
-from service import keys
 from service.context import new_metrics
-from service.link import Link
 from service.problems import Conflict
-from service.row import MAX_COUNT, Row
 from service.settings import Settings
-from service.store import Registration, Store
+from service.store import keys
+from service.store.link import Link
+from service.store.row import MAX_COUNT, Row
+from service.store.store import Registration, Store
 
 T = TypeVar("T")
 P0 = 1_760_000_000_000_000

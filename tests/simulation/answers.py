@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from model.forecaster import Request
-from service.answer import Answer
-from service.snapshot import Snapshot
+from service.forecasts.answer import Answer
+from service.store.snapshot import Snapshot
 from tests.simulation import oracle
 from tests.simulation.books import Book, Books
 from tests.simulation.models import Models, comparable

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.problems import Conflict
-from service.row import Outcome
-from service.store import Applied
+from service.store.row import Outcome
+from service.store.store import Applied
 from service.times import parse_time
 from tests.simulation.plan import Mode, Plan, PlannedRow
 from tests.simulation.verdict import demand

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from service.answer import Answer
 from service.context import Context
+from service.forecasts.answer import Answer
 from service.problems import Conflict
 from service.times import iso
 from tests.simulation import oracle

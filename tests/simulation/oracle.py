@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.bins import EDGES_US, N_BINS
 from model.history import History, Series
-from service.snapshot import Snapshot
+from service.store.snapshot import Snapshot
 from tests.simulation.plan import PlannedRow
 
 _EDGES = EDGES_US.tolist()

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.link
+import service.store.link
 from model.state_pool import StatePool
 from model.tokens import Tokens
-from service.columns import Columns
-from service.histories import Histories
-from service.link import Link
+from service.ingest.writer import Writer
 from service.problems import Unavailable
-from service.row import Outcome
-from service.snapshot import Snapshot
-from service.writer import Writer
+from service.store.columns import Columns
+from service.store.histories import Histories
+from service.store.link import Link
+from service.store.row import Outcome
+from service.store.snapshot import Snapshot
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels

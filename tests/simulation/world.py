@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from service.answer import Answer
 from service.context import Context
+from service.forecasts.answer import Answer
 from service.problems import Conflict, NotFound, Unavailable
-from service.store import Applied
+from service.store.store import Applied
 from service.times import iso
 from tests.simulation import plan
 from tests.simulation.answers import Judge

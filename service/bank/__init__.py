@@ -1,0 +1,1 @@
+"""The bank as the service uses it: watched, and growing with the traffic."""

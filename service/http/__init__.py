@@ -1,0 +1,1 @@
+"""HTTP, apart from the routes: bodies, answers, keys, limits, measurement."""

@@ -1,0 +1,107 @@
+"""Bodies of the routes that take one object: a video, and a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from model.bins import SECOND_US
+from service.problems import Invalid
+from service.store.store import Registration
+from service.times import ALLOWED, parse_time
+
+M = TypeVar("M", bound=BaseModel)
+
+DEFAULT_HORIZONS_S: Final = (3600, 6 * 3600, 24 * 3600, 72 * 3600, 7 * 86400, 30 * 86400)
+
+_TIME_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}], "description": ALLOWED}
+)
+
+
+def _time(field: str) -> Any:
+    return Annotated[int, BeforeValidator(lambda value: parse_time(field, value)), _TIME_SCHEMA]
+
+
+def _joined(value: object) -> object:
+    return ",".join(value) if isinstance(value, list) and all(isinstance(tag, str) for tag in value) else value
+
+
+Name = Annotated[str, Field(max_length=1024)]
+Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+
+
+class VideoBody(BaseModel):
+    """Metadata of a video; further fields are taken, not used, and named in the answer."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    published_at: _time("published_at")  # type: ignore[valid-type]
+    title: Annotated[str, Field(max_length=5_000)] | None = None
+    description: Annotated[str, Field(max_length=50_000)] | None = None
+    tags: Annotated[str, BeforeValidator(_joined), Field(max_length=20_000)] | None = None
+    category: Name | None = None
+    language: Name | None = None
+    duration_s: Amount | None = None
+    creator_id: Name | None = None
+    creator_name: Name | None = None
+    creator_followers: Amount | None = None
+
+    def registration(self) -> Registration:
+        """What the store keeps; equal metadata gives equal JSON."""
+        known = self.model_dump(exclude={"published_at"} | set(self.unused()), exclude_none=True)
+        return Registration(int(self.published_at), msgspec.json.encode(known, order="sorted").decode())
+
+    def unused(self) -> list[str]:
+        """Names of the fields that were given but are not used."""
+        return sorted(self.__pydantic_extra__ or ())
+
+
+class PredictBody(BaseModel):
+    """A video, what happened to it, and what is asked."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    video: dict[str, Any]
+    """``video_id``, and the metadata unless it is registered already."""
+    events: list[Any] = []
+    counters: list[Any] = []
+    at: _time("at") | None = None  # type: ignore[valid-type]
+    horizons_s: list[Any] | None = None
+
+
+def parse_form(form: type[M], value: object, place: str = "body") -> M:
+    """Validate an object; raises Invalid for the first thing that is wrong in it."""
+    if not isinstance(value, dict):
+        raise Invalid(place, value, "a JSON object")
+    try:
+        return form.model_validate(value)
+    except ValidationError as errors:
+        first = errors.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or place
+        if first["type"] == "missing":
+            raise Invalid(field, "missing", "a value: this field is required") from None
+        if first["type"] == "extra_forbidden":
+            raise Invalid(field, first["input"], f"the fields {', '.join(form.model_fields)}") from None
+        raise Invalid(field, first["input"], first["msg"].removeprefix("Input should be ")) from None
+
+
+def parse_horizons(values: Sequence[Any] | None, max_horizon_us: int, most: int) -> tuple[int, ...]:
+    """Horizons in microseconds, ascending, each once; the default list as far as the bundle reaches."""
+    max_s = max_horizon_us / SECOND_US
+    if values is None:
+        return tuple(s * SECOND_US for s in DEFAULT_HORIZONS_S if s <= max_s) or (max_horizon_us,)
+    if not 1 <= len(values) <= most:
+        raise Invalid("horizons_s", f"{len(values)} horizons", f"1 to {most} horizons")
+    found = set()
+    for value in values:
+        horizon_us = round(value * SECOND_US) if type(value) in (int, float) and 0 < value <= max_s else 0
+        if horizon_us == 0:
+            raise Invalid(
+                "horizons_s", value, f"seconds, more than 0 and at most {max_s:g}, the bundle's longest horizon"
+            )
+        found.add(horizon_us)
+    return tuple(sorted(found))

@@ -1,0 +1,89 @@
+"""ASGI layers around the router: every request measured, and ids in paths kept exact."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.responses import problem_response
+from service.metrics import Metrics
+from service.problems import Internal
+
+log = structlog.get_logger(__name__)
+
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+
+
+class RawVideoPaths:
+    """Routes paths below /videos/ as they were sent, so that an id may hold an encoded slash.
+
+    Handlers decode the id themselves: ``a%2Fforecast`` is a video, ``a/forecast`` is a video's forecast.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        raw: bytes = scope.get("raw_path") or b""
+        if scope["type"] == "http" and raw.startswith(b"/videos/"):
+            scope["path"] = raw.decode("latin-1")
+        await self._app(scope, receive, send)
+
+
+class Measured:
+    """Counts and times requests by route template; unknown routes and methods share one label.
+
+    Also the last to see an exception: it is logged and answered here, and the connection goes on.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        answered: float | None = None
+        status: int | None = None
+
+        async def watching(message: Message) -> None:
+            nonlocal answered, status
+            if message["type"] == "http.response.start":
+                # Of a stream, how long it is watched says nothing about the service.
+                answered, status = time.perf_counter(), message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watching)
+        except Exception:
+            log.exception("a request failed", method=scope["method"], path=scope["path"])
+            if status is not None:
+                raise
+            await problem_response(Internal("the service failed; its log has the reason"))(scope, receive, watching)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            count, seconds = self._instruments(route, method, status or 500)
+            count.inc()
+            seconds.observe((answered or time.perf_counter()) - started)
+
+    def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        # Finding an instrument by its labels costs more than using it; there are only so many.
+        key = (route, method, status)
+        found = self._known.get(key)
+        if found is None:
+            found = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.request_seconds.labels(route, method),
+            )
+            self._known[key] = found
+        return found

@@ -1,0 +1,1 @@
+"""The doors that rows come in by, and the writer behind all of them."""

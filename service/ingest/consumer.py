@@ -1,0 +1,189 @@
+"""Rows from the Redis stream ``m3tr:ingest``: exactly once in effect, by any number of replicas.
+
+An entry has the fields ``kind`` (events or counters) and ``row`` (a JSON object) or ``rows`` (a JSON list of them). An event
+without an id gets one made of its entry's: it is stored in the same call as the count, so an entry that is delivered again
+changes nothing (for ``dedup_ttl_s``). Cumulative counters cannot count twice, and need none.
+
+An entry is acknowledged after the store's answer. What somebody took and did not finish is taken over after ``claim_s``.
+Rows that can never be taken go to ``m3tr:ingest:dead`` with the reason, and so does an entry after its fifth delivery. Producers
+trim the stream (XADD MAXLEN or MINID); nothing here deletes from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from model.history import Mode
+from service.ingest.delivery import Delivery
+from service.ingest.streaming import Take
+from service.metrics import Metrics
+from service.problems import Malformed, Unavailable
+from service.store import keys
+from service.store.reader import BLOCK_S, connect
+
+log = structlog.get_logger(__name__)
+
+GROUP: Final = "m3tr"
+DELIVERIES: Final = 5
+"""Deliveries of an entry, at most."""
+DEAD_KEPT: Final = 100_000
+_ENTRIES: Final = 256
+_PAUSE_S: Final = 1.0
+_FORGET_S: Final = 3600
+
+
+class Consumer:
+    """One member of the group."""
+
+    def __init__(
+        self, url: str, take: Take, metrics: Metrics, *, deadline_s: float, claim_s: float, batch_rows: int
+    ) -> None:
+        self._redis = connect(url, deadline_s)
+        self._take, self._metrics = take, metrics
+        self._claim_ms, self._batch_rows = round(claim_s * 1000), batch_rows
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop; what is taken and not acknowledged is taken over by others, and harmless if it was stored."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._redis.aclose()
+
+    async def _run(self) -> None:
+        told = False
+        while True:
+            try:
+                await self._join()
+                told = False
+                await self._follow()
+            except (RedisError, OSError, TimeoutError) as error:
+                if not told and "NOGROUP" not in str(error):
+                    log.warning("the stream of rows is out of reach", error=str(error) or type(error).__name__)
+                told = True
+            except Exception:
+                log.exception("the consumer of the stream of rows failed")
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _join(self) -> None:
+        """Wait for the stream's first entry, then make sure of the group: a service nobody streams to leaves no key."""
+        while not await self._redis.xread({keys.INGEST: "0-0"}, count=1, block=BLOCK_S * 1000):
+            pass
+        try:
+            await self._redis.xgroup_create(keys.INGEST, GROUP, id="0-0")
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        block_ms = max(1, min(BLOCK_S * 1000, self._claim_ms // 2))
+        looked_at = float("-inf")
+        while True:
+            if loop.time() - looked_at >= block_ms / 1000:
+                looked_at = loop.time()
+                await self._take_over()
+                await self._measure()
+            reply = await self._redis.xreadgroup(GROUP, self._name, {keys.INGEST: ">"}, count=_ENTRIES, block=block_ms)
+            if reply:
+                await self._handle([Delivery(name, fields) for name, fields in reply[0][1]])
+
+    async def _take_over(self) -> None:
+        """Take what others left, except what was delivered too often, which is dead."""
+        start = "0-0"
+        while True:
+            start, entries, *_ = await self._redis.xautoclaim(
+                keys.INGEST, GROUP, self._name, self._claim_ms, start, count=100
+            )
+            if entries:
+                pending = await self._redis.xpending_range(
+                    keys.INGEST, GROUP, entries[0][0], entries[-1][0], _ENTRIES, self._name
+                )
+                times = {told["message_id"]: told["times_delivered"] for told in pending}
+                again = []
+                for name, fields in entries:
+                    delivery = Delivery(name, fields)
+                    if times.get(name, 1) > DELIVERIES:
+                        delivery.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
+                        await self._finish([delivery])
+                    else:
+                        again.append(delivery)
+                # One by one: should an entry kill this process, the others with it stay below their limit.
+                for delivery in again:
+                    await self._handle([delivery])
+            if start == b"0-0":
+                return
+
+    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        """Store the rows of these entries together, and acknowledge."""
+        batches: dict[Mode, list[tuple[Delivery, Any]]] = {"events": [], "counters": []}
+        for delivery in deliveries:
+            try:
+                kind, items = delivery.rows()
+            except Malformed as problem:
+                delivery.dead.append((None, {"reason": "malformed", **problem.body()}))
+            else:
+                batches[kind] += [(delivery, item) for item in items]
+        for kind, items in batches.items():
+            for start in range(0, len(items), self._batch_rows):
+                await self._store(kind, items[start : start + self._batch_rows])
+        await self._finish(deliveries)
+
+    async def _store(self, kind: Mode, items: Sequence[tuple[Delivery, Any]]) -> None:
+        while True:
+            try:
+                outcome = await self._take(kind, [item for _, item in items])
+                break
+            except Unavailable:
+                # Not the entries' fault, so no delivery is spent on it.
+                await asyncio.sleep(_PAUSE_S)
+            except Exception as error:
+                owners = list({id(delivery): delivery for delivery, _ in items}.values())
+                if len(owners) == 1:
+                    log.warning("an entry of the stream of rows failed", id=owners[0].entry_id, error=repr(error))
+                    owners[0].later = True
+                    return
+                for owner in owners:
+                    await self._store(kind, [item for item in items if item[0] is owner])
+                return
+        for refused in outcome.rejections:
+            delivery, item = items[refused.index]
+            if refused.retryable:
+                delivery.later = True
+            else:
+                why = {name: getattr(refused, name) for name in ("reason", "field", "value", "allowed")}
+                delivery.dead.append((item, why))
+
+    async def _finish(self, deliveries: Sequence[Delivery]) -> None:
+        """Bury what is dead, acknowledge what is done."""
+        done = [delivery for delivery in deliveries if not delivery.later]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for delivery in done:
+                for row, why in delivery.dead:
+                    pipe.xadd(keys.INGEST_DEAD, delivery.dead_entry(row, why), maxlen=DEAD_KEPT, approximate=True)
+            if done:
+                pipe.xack(keys.INGEST, GROUP, *(delivery.entry_id for delivery in done))
+                await pipe.execute()
+        self._metrics.stream_dead.inc(sum(len(delivery.dead) for delivery in done))
+
+    async def _measure(self) -> None:
+        for group in await self._redis.xinfo_groups(keys.INGEST):
+            if group["name"] == GROUP.encode():
+                self._metrics.stream_lag.set(group["lag"] or 0)
+                self._metrics.stream_pending.set(group["pending"])
+        for consumer in await self._redis.xinfo_consumers(keys.INGEST, GROUP):
+            if consumer["pending"] == 0 and consumer["idle"] > _FORGET_S * 1000:
+                await self._redis.xgroup_delconsumer(keys.INGEST, GROUP, consumer["name"])

@@ -1,0 +1,1 @@
+"""What changes while it is watched: streams of forecasts, and lists of videos."""

@@ -1,0 +1,1 @@
+"""Model versions: loaded, warmed, switched, and shadowed."""

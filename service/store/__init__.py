@@ -1,0 +1,1 @@
+"""The event store: its semantics in Redis, and what was read from it."""

@@ -1,0 +1,99 @@
+"""The newest known snapshot of each video: read again only when it changed, and still there when the store fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from itertools import islice
+from typing import Final
+
+from service.problems import Unavailable
+from service.store.snapshot import Snapshot
+from service.store.store import Store
+
+Read = asyncio.Future[tuple[Snapshot | None, bool]]
+ROUNDS: Final = 2
+"""Round trips under way at most."""
+
+
+class Histories:
+    """A read-through cache of ``capacity`` snapshots, the least recently asked for leaving first.
+
+    Every ``get`` asks the store, so what any replica acknowledged before is seen; gets that meet in one turn of the loop,
+    or while a round is under way, share the next round trip.
+    """
+
+    def __init__(self, store: Store, capacity: int) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._known: OrderedDict[str, Snapshot] = OrderedDict()
+        self._wanted: dict[str, list[Read]] = {}
+        self._rounds: set[asyncio.Task[None]] = set()
+
+    async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
+        """The video (None: not registered), and whether it is stale because the store does not answer.
+
+        Raises Unavailable when the store does not answer and the video was never seen here.
+        """
+        loop = asyncio.get_running_loop()
+        waiting: Read = loop.create_future()
+        if not self._wanted and len(self._rounds) < ROUNDS:
+            loop.call_soon(self._begin)
+        self._wanted.setdefault(video_id, []).append(waiting)
+        return await waiting
+
+    def newest(self, limit: int) -> list[Snapshot]:
+        """Of the videos asked for last, what was known then; at most ``limit``, the newest first."""
+        return list(islice(reversed(self._known.values()), limit))
+
+    def forget(self, video_id: str) -> None:
+        """Drop a video that was deleted."""
+        self._known.pop(video_id, None)
+
+    def _begin(self) -> None:
+        if self._wanted:
+            wanted, self._wanted = self._wanted, {}
+            task = asyncio.get_running_loop().create_task(self._round(wanted))
+            self._rounds.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._rounds.discard(task)
+        self._begin()
+
+    async def _round(self, wanted: dict[str, list[Read]]) -> None:
+        try:
+            found = await self._store.read_many({video_id: self._known.get(video_id) for video_id in wanted})
+        except Unavailable as error:
+            for video_id, waiting in wanted.items():
+                known = self._known.get(video_id)
+                for future in waiting:
+                    if future.done():
+                        continue
+                    if known is None:
+                        future.set_exception(error)
+                    else:
+                        future.set_result((known, True))
+            return
+        except BaseException as error:
+            for waiting in wanted.values():
+                for future in waiting:
+                    if not future.done():
+                        future.set_exception(error)
+            raise
+        for video_id, waiting in wanted.items():
+            self._keep(video_id, found[video_id])
+            for future in waiting:
+                if not future.done():
+                    future.set_result((found[video_id], False))
+
+    def _keep(self, video_id: str, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            self.forget(video_id)
+            return
+        held = self._known.get(video_id)
+        if held is None or held.version < snapshot.version:
+            self._known[video_id] = snapshot
+        self._known.move_to_end(video_id)
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)

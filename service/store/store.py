@@ -1,0 +1,178 @@
+"""The event store: what the service asks of Redis, and nothing about HTTP.
+
+Every change of a video is made by one Redis function (``store.lua``), atomically for that video; a call takes many videos
+where the server is no cluster. ``m3tr:changes`` is told afterwards: each entry of that stream has one field ``videos``, a
+JSON list of [video_id, version] (version 0: forgotten).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from service.metrics import Metrics
+from service.problems import Conflict
+from service.settings import Settings
+from service.store.columns import Columns
+from service.store.link import Link
+from service.store.news import News
+from service.store.round import Round, Share, no_rows
+from service.store.row import Outcome, Row
+from service.store.snapshot import Snapshot, parse_snapshot
+from service.times import iso
+
+REMEMBERED_VIDEOS: Final = 250_000
+"""Videos whose publication time is remembered, to merge rows by."""
+ROWS_A_CALL: Final = 500
+"""Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
+READS_A_CALL: Final = 32
+"""Videos read in one call of the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What to register a video with; ``metadata`` is canonical JSON of the fields besides id and publication time."""
+
+    published_us: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One video after its batch; ``version`` is None while it is not registered, or when a strict batch was refused."""
+
+    outcome: Outcome
+    version: int | None = None
+    changed: bool = False
+    parked_applied: int = 0
+    parked_rejected: int = 0
+
+
+class Store:
+    """The event store over one Redis (or compatible) server."""
+
+    def __init__(self, link: Link, settings: Settings, metrics: Metrics) -> None:
+        self._link = link
+        self._settings = settings
+        self._news = News(link, settings, metrics)
+        self._published: dict[str, int] = {}
+
+    async def ready(self) -> None:
+        """Raise Unavailable unless the server answers and has our functions."""
+        await self._link.ready()
+
+    async def ingest(self, batches: Sequence[Columns]) -> list[Outcome | Exception]:
+        """Apply each batch's rows, or park them where a video is not registered; what became of each batch.
+
+        Rows of one video are applied together, whatever batch they came in. A fault of one video is the outcome of the
+        batches with rows of it, and of no other. Raises Unavailable when the server does not answer: the outcome is not
+        known then, and sending the same ids again is safe.
+        """
+        done = await self._apply(batches)
+        return [outcome if fault is None else fault for outcome, fault in zip(done.outcomes, done.faults, strict=True)]
+
+    async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
+        """Apply each video's rows like ``ingest``; ``strict``: all rows of a video, or none when one is refused."""
+        done = await self._apply([Columns.of(given) for given in rows.values()], strict=strict)
+        answers = dict(zip(done.videos, done.answers, strict=True))
+        return {video_id: _applied(done, i, answers[video_id]) for i, video_id in enumerate(rows)}
+
+    async def register(self, video_id: str, registration: Registration, rows: Sequence[Row] = ()) -> Applied:
+        """Register a video or replace its metadata, apply what was parked for it, then ``rows``: all of it or nothing.
+
+        Raises Conflict when rows were applied under another ``published_us``; a refused row is in the outcome, and then
+        nothing was stored.
+        """
+        register = {"published_us": registration.published_us, "metadata": registration.metadata}
+        done = Round([Columns.of(rows)])
+        share = next(done.shares(len(rows)), None) or no_rows(video_id)
+        answer = (await self._call([share], {"register": register, "strict": True}))[0][0]
+        if answer[0] == "conflict":
+            raise Conflict(
+                "published_at cannot change once rows were applied",
+                field="published_at",
+                value=iso(registration.published_us),
+                allowed=iso(answer[1]),
+            )
+        if rows:
+            done.settle(share, [answer])
+        applied = _applied(done, 0, answer)
+        if applied.version is not None:
+            changes = [(video_id, applied.version)] if applied.changed else []
+            await self._news.tell(changes, unparked=[video_id])
+        return applied
+
+    async def read(self, video_id: str, known: Snapshot | None = None) -> Snapshot | None:
+        """The video as it is now, ``known`` itself when that is still current; None when it is not registered."""
+        return (await self.read_many({video_id: known}))[video_id]
+
+    async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | None]:
+        """``read`` of several videos in one round trip."""
+        asked = [(video_id, str(held.version) if held else "") for video_id, held in known.items()]
+        size = 1 if await self._link.clustered() else READS_A_CALL
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        told = await self._link.call("read", [([v for v, _ in part], [held for _, held in part]) for part in parts])
+        replies = [reply for part in told for reply in part]
+        return {
+            video_id: held if len(reply) == 1 else parse_snapshot(video_id, reply) if reply else None
+            for (video_id, held), reply in zip(known.items(), replies, strict=True)
+        }
+
+    async def forget(self, video_id: str) -> bool:
+        """Delete everything about a video, parked rows included; False when there was nothing."""
+        self._published.pop(video_id, None)
+        gone = bool((await self._link.call("forget", [([video_id], [str(self._settings.dedup_ttl_s)])]))[0])
+        if gone:
+            await self._news.tell([(video_id, 0)], unparked=[video_id])
+        return gone
+
+    async def _apply(self, batches: Sequence[Columns], *, strict: bool = False) -> Round:
+        done = Round(batches, self._published)
+        await self._send(done, strict=strict)
+        if done.stale:
+            again = Round(done.again())
+            await self._send(again, strict=strict)
+            done.add(again)
+        changes = [(v, a[1]) for v, a in zip(done.videos, done.answers, strict=True) if a[0] == 1]
+        parked = [v for v, a in zip(done.videos, done.answers, strict=True) if a[0] == "parked" and a[1]]
+        await self._news.tell(changes, parked=parked)
+        return done
+
+    async def _send(self, done: Round, *, strict: bool) -> None:
+        shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
+        for share, answers in zip(shares, await self._call(shares, {"strict": strict}), strict=True):
+            done.settle(share, answers)
+
+    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any]) -> list[list[Any]]:
+        given = {
+            **options,
+            "dedup_ttl_s": self._settings.dedup_ttl_s,
+            "park_rows": 0 if self._news.parking_full else self._settings.park_rows,
+            "park_ttl_s": self._settings.park_ttl_s,
+        }
+        calls = [(s.videos, [msgspec.msgpack.encode({**given, **s.head}), *s.columns]) for s in shares]
+        answers = [_decode(reply) for reply in await self._link.call("apply", calls)]
+        for share, told in zip(shares, answers, strict=True):
+            for video_id, answer in zip(share.videos, told, strict=True):
+                if answer[0] in (0, 1):
+                    self._published[video_id] = answer[2]
+        while len(self._published) > REMEMBERED_VIDEOS:
+            del self._published[next(iter(self._published))]
+        return answers
+
+
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:
+    fault = done.faults[batch]
+    if fault is not None:
+        raise fault
+    outcome = done.outcomes[batch]
+    if answer[0] not in (0, 1):
+        return Applied(outcome)
+    parked_applied, parked_rejected = answer[6:] or (0, 0)
+    return Applied(outcome, answer[1], bool(answer[0]), parked_applied, parked_rejected)
