@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 
@@ -13,3 +15,26 @@ class Background(Protocol):
 
     async def stop(self) -> None:
         """End in good order; called once, also when ``start`` failed elsewhere."""
+
+
+class Running(ABC):
+    """A Background that is one task: ``_run`` goes on until it is cancelled, ``_ended`` tidies up."""
+
+    _task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; a running loop is there."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End, and tidy up."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ended()
+
+    @abstractmethod
+    async def _run(self) -> None: ...
+
+    async def _ended(self) -> None:  # noqa: B027 - most have nothing to tidy up
+        ...

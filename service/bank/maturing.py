@@ -29,6 +29,7 @@ from model.errors import M3TRError
 from model.forecaster import Forecaster
 from model.growth import CURVE_EDGES_US
 from model.rows import rows_of
+from service.background import Running
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.models.deployment import Deployment
@@ -56,7 +57,7 @@ SILENCE_US: Final = HOUR_US
 _OLDEST_US: Final = int(CURVE_EDGES_US[-1])
 
 
-class Maturing:
+class Maturing(Running):
     """A listener to changes that notes new videos, and a task that enters those whose time has come."""
 
     def __init__(
@@ -79,7 +80,6 @@ class Maturing:
         self._seeded = ""
         self._cursor: int | None = None
         self._leases: dict[str, Lease] = {}
-        self._task: asyncio.Task[None] | None = None
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note videos that are new here. Deleted ones are found out when they are due."""
@@ -94,15 +94,8 @@ class Maturing:
         """Look through all there is."""
         self._seeded = ""
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop, and let another replica go on at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    async def _ended(self) -> None:
+        # Another replica goes on at once.
         for lease in self._leases.values():
             await lease.give()
 

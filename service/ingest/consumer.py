@@ -22,6 +22,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from model.history import Mode
+from service.background import Running
 from service.ingest.delivery import Delivery
 from service.ingest.streaming import Take
 from service.metrics import Metrics
@@ -40,7 +41,7 @@ _PAUSE_S: Final = 1.0
 _FORGET_S: Final = 3600
 
 
-class Consumer:
+class Consumer(Running):
     """One member of the group."""
 
     def __init__(
@@ -50,17 +51,9 @@ class Consumer:
         self._take, self._metrics = take, metrics
         self._claim_ms, self._batch_rows = round(claim_s * 1000), batch_rows
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to read."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop; what is taken and not acknowledged is taken over by others, and harmless if it was stored."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    async def _ended(self) -> None:
+        # What is taken and not acknowledged is taken over by others, and harmless if it was stored.
         await self._redis.aclose()
 
     async def _run(self) -> None:

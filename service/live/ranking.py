@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.problems import NotFound, Problem
@@ -47,7 +48,7 @@ _REMEMBERED: Final = 100_000
 _US: Final = 1_000_000
 
 
-class Ranking:
+class Ranking(Running):
     """Follows changes and keeps the lists."""
 
     def __init__(self, engine: Engine, link: Link, settings: Settings) -> None:
@@ -57,17 +58,6 @@ class Ranking:
         self._most = settings.ranking_videos
         self._changed: dict[str, int] = {}
         self._told_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop; what was taken and not finished is due again soon."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note what changed. Past what can be remembered, a video waits for its next change."""

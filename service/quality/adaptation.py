@@ -11,6 +11,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from service.background import Running
 from service.models.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.ledger import Ledger, parse_adaptive
@@ -30,7 +31,7 @@ _SCORES: Final = {
 }
 
 
-class Adaptation:
+class Adaptation(Running):
     """Reads the shared state every few seconds. ``enabled``: whether intervals follow it."""
 
     def __init__(
@@ -46,21 +47,10 @@ class Adaptation:
         self._applied: dict[Deployment, str] = {}
         self._factors: dict[str, NDArray[np.float64]] = {}
         self._tallies: dict[str, Tally] = {}
-        self._task: asyncio.Task[None] | None = None
 
     def factors(self, version: str) -> NDArray[np.float64] | None:
         """The stretch in a model's forecasts, None where there is none."""
         return self._factors.get(version)
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop reading."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def refresh(self) -> None:
         """Apply the newest state to the model that answers now, and to its shadow."""

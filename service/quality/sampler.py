@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from model.bins import SECOND_US
+from service.background import Running
 from service.forecasts.answer import Answer
 from service.metrics import Metrics
 from service.problems import Unavailable
@@ -32,7 +33,7 @@ _LATE_US: Final = 60 * SECOND_US
 Seen = tuple[str, str, int, tuple[int, ...]]
 
 
-class Sampler:
+class Sampler(Running):
     """An observer of the engine: a request pays for a look into a dictionary, Redis is told in the background."""
 
     def __init__(
@@ -49,7 +50,6 @@ class Sampler:
         self._grace_us = settings.label_grace_s * SECOND_US
         self._queue: deque[Answer] = deque()
         self._seen: OrderedDict[Seen, None] = OrderedDict()
-        self._task: asyncio.Task[None] | None = None
 
     def observe(self, answer: Answer) -> None:
         """Note an answer, unless one like it was noted before."""
@@ -66,15 +66,7 @@ class Sampler:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
 
-    def start(self) -> None:
-        """Begin to write."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Write what waits, if the store answers."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    async def _ended(self) -> None:
         with suppress(Unavailable):
             while self._queue:
                 await self.write()

@@ -13,6 +13,7 @@ import structlog
 from model.adaptive import reaches
 from model.bins import SECOND_US
 from model.calibration import N_COLUMNS
+from service.background import Running
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
@@ -36,7 +37,7 @@ Fate = float | str
 """A count, or one of ``tally.UNSCORED``."""
 
 
-class Scorer:
+class Scorer(Running):
     """One replica at a time does the work, by a lease; the ledger makes it exact where two of them do."""
 
     def __init__(
@@ -52,17 +53,10 @@ class Scorer:
         self._metrics, self._clock = metrics, clock
         self._grace_us = settings.label_grace_s * SECOND_US
         self._silence = False
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to score."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop, and let another replica go on at once."""
+    async def _ended(self) -> None:
+        # Another replica goes on at once.
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
             await self._lease.give()
 
     async def sweep(self) -> None:

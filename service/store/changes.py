@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from service.background import Running
 from service.store import keys
 from service.store.news import Change
 from service.store.reader import BLOCK_S, connect, stream_id
@@ -37,7 +38,7 @@ class Listener(Protocol):
         """Changes may have been lost: anything may have changed."""
 
 
-class Changes:
+class Changes(Running):
     """Follows the stream from the moment of the first connection on; after an interruption it goes on where it was."""
 
     def __init__(self, url: str, deadline_s: float) -> None:
@@ -45,17 +46,8 @@ class Changes:
         self._redis = connect(url, deadline_s)
         self._decoder = msgspec.json.Decoder(list[Change])
         self._place: str | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to read."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop reading and drop the connection."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    async def _ended(self) -> None:
         await self._redis.aclose()
 
     async def _run(self) -> None:
