@@ -220,7 +220,7 @@ class Service:
 def service_container(image: dict[str, str], bundle: Path, redis: Redis, folder: Path) -> Iterator[Service]:
     """The image's CMD and environment and the compose file's, paths and host names put in their place."""
     declared = COMPOSE["services"]["service"]["environment"]
-    assert set(declared) == {"M3TR_API_KEYS_FILE", "QDRANT_URL", "REDIS_URL"}
+    assert set(declared) == {"M3TR_API_KEYS_FILE", "M3TR_BUNDLES", "QDRANT_URL", "REDIS_URL"}
     keys = folder / "api_keys"
     keys.write_text(f"# the tests' own\nadmin:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
     port = free_port()
@@ -228,6 +228,7 @@ def service_container(image: dict[str, str], bundle: Path, redis: Redis, folder:
         **image,
         "M3TR_API_KEYS_FILE": str(keys),
         "M3TR_BUNDLE": str(bundle),
+        "M3TR_BUNDLES": str(bundle.parent),
         "M3TR_DATA_DIR": str(folder / "data"),
         "M3TR_PORT": str(port),
         "REDIS_URL": declared["REDIS_URL"].replace("redis:6379", f"127.0.0.1:{redis.port}"),
