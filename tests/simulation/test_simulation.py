@@ -77,10 +77,10 @@ def test_a_seed_is_one_order_of_events(server: Server) -> None:
 
 def lua(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        source, tag = service.link.library()
+        source, tag = service.store.link.library()
         assert old in source
         other = hashlib.sha256(new.encode()).hexdigest()[:12]
-        monkeypatch.setattr(service.link, "library", lambda: (source.replace(old, new).replace(tag, other), other))
+        monkeypatch.setattr(service.store.link, "library", lambda: (source.replace(old, new).replace(tag, other), other))
 
     return patch
 
