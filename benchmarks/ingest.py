@@ -57,6 +57,7 @@ class Traffic:
     iso: bool
     ndjson: bool
     connections: int
+    spread: int
     seed: int
 
 
@@ -75,7 +76,10 @@ def requests(traffic: Traffic) -> Iterator[bytes]:
     share = popularity(traffic.videos, traffic.exponent)
     kind = "application/x-ndjson" if traffic.ndjson else "application/json"
     for _ in range(traffic.batches):
-        chosen = chance.choice(traffic.videos, BATCH, p=share).tolist()
+        if traffic.spread:
+            chosen = np.resize(chance.choice(traffic.videos, traffic.spread, replace=False), BATCH).tolist()
+        else:
+            chosen = chance.choice(traffic.videos, BATCH, p=share).tolist()
         kinds = chance.choice(4, BATCH, p=SHARES).tolist()
         times = (time.time() - chance.uniform(0, 5, BATCH)).round(3).tolist()
         if traffic.iso:
@@ -245,6 +249,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=1500)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
+    parser.add_argument(
+        "--spread", type=int, default=0, help="distinct videos of a batch, drawn evenly, in place of Zipf's law: with one "
+        "connection a row meets the same coalescing however many videos there are"
+    )  # fmt: skip
     parser.add_argument("--no-ids", action="store_true")
     parser.add_argument("--iso", action="store_true", help="times as text")
     parser.add_argument("--ndjson", action="store_true")
@@ -252,7 +260,15 @@ def main() -> None:
     costs = {}
     for videos in args.videos:
         traffic = Traffic(
-            videos, args.batches, args.exponent, not args.no_ids, args.iso, args.ndjson, args.connections, seed=videos
+            videos,
+            args.batches,
+            args.exponent,
+            not args.no_ids,
+            args.iso,
+            args.ndjson,
+            args.connections,
+            args.spread,
+            seed=videos,
         )
         made = measure(traffic)
         rate = made["rows"] / made["wall"]

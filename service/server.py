@@ -26,6 +26,8 @@ _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
 """Seconds in which a connection that was taken at the last moment delivers its request."""
 
+GC_THRESHOLDS: Final = (10_000, 10, 100)
+"""Objects, and collections of the younger generation, between two collections of a generation."""
 SWITCH_S: Final = 0.0005
 """Seconds for which a thread may keep the interpreter while another waits."""
 
@@ -47,6 +49,8 @@ class Server(uvicorn.Server):
         # Code and model stay to the end: a full collection that walked them would stop every request for 0.1 s.
         gc.collect()
         gc.freeze()
+        # What remains are caches, which are no garbage either: the full collection is left for once in ten million objects.
+        gc.set_threshold(*GC_THRESHOLDS)
         for server in self.servers if self.started else ():
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
