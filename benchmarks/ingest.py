@@ -1,4 +1,4 @@
-"""Rows a second over HTTP, beside the raw rate of the same event store: python benchmarks/ingest.py [--videos 1000 100000].
+"""Rows a second over HTTP, beside the raw rate of the same event store: python -m benchmarks.ingest [--videos 1000 100000].
 
 A real service process with its embedded store (``everysec``; the model is a stand-in, and unused), and a client process with
 ready-made bodies: ``--connections`` batches of 1,000 events with ids under way at once, each row sent once. Videos are
@@ -31,16 +31,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import redis
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from service.context import new_metrics
+from service.settings import Settings
+from service.store.columns import Columns
+from service.store.link import Link
+from service.store.round import Share
+from service.store.row import Row
+from service.store.store import Store
 
-from service.context import new_metrics  # noqa: E402
-from service.settings import Settings  # noqa: E402
-from service.store.columns import Columns  # noqa: E402
-from service.store.link import Link  # noqa: E402
-from service.store.round import Share  # noqa: E402
-from service.store.row import Row  # noqa: E402
-from service.store.store import Store  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 BATCH = 1000
 TYPES, SHARES = ("view", "like", "comment", "share"), (0.70, 0.20, 0.07, 0.03)

@@ -1,6 +1,6 @@
 """Real kill -9 under concurrent writes: what was acknowledged must be there afterwards, and once.
 
-    python benchmarks/kills.py                     200 kills, half of them with each appendfsync
+    python -m benchmarks.kills                     200 kills, half of them with each appendfsync
 
 Kills the service, its store, or both, at moments drawn from ``--seed``. After each kill every producer's rows are
 counted before anything is sent again: with ``always`` none may be missing; with ``everysec`` what is missing was
@@ -24,11 +24,8 @@ from pathlib import Path
 
 import httpx
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.service.live import FAKE_COMMAND, T0, Process, wait_until  # noqa: E402
-from tests.service.producer import BATCH, Producer  # noqa: E402
+from tests.service.live import FAKE_COMMAND, T0, Process, wait_until
+from tests.service.producer import BATCH, Producer
 
 EVERYSEC_S = 1.0
 REPEATED = 20

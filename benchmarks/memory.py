@@ -1,4 +1,4 @@
-"""Memory of a live video in the event store: M3TR_TEST_DATA=../shared/data python benchmarks/memory.py.
+"""Memory of a live video in the event store: M3TR_TEST_DATA=FOLDER python -m benchmarks.memory.
 
 Videos of youtube_trending, with their own metadata and snapshots of counters; the same videos as if a platform had sent every
 view, like and comment as an event (each interval's growth spread over it, so nearly every bin is in use); and a video as
@@ -11,26 +11,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import redis
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from index_builder.dataset import DataSet, load_dataset
+from model.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
+from service.context import new_metrics
+from service.http.forms import VideoBody
+from service.settings import Settings
+from service.store.embedded import EmbeddedServer
+from service.store.keys import video_prefix
+from service.store.link import Link
+from service.store.row import Row
+from service.store.store import Store
 
-from index_builder.dataset import DataSet, load_dataset  # noqa: E402
-from model.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us  # noqa: E402
-from service.context import new_metrics  # noqa: E402
-from service.http.forms import VideoBody  # noqa: E402
-from service.settings import Settings  # noqa: E402
-from service.store.embedded import EmbeddedServer  # noqa: E402
-from service.store.keys import video_prefix  # noqa: E402
-from service.store.link import Link  # noqa: E402
-from service.store.row import Row  # noqa: E402
-from service.store.store import Store  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 FIELDS = (
     "title",

@@ -1,6 +1,6 @@
 """Forecasts a second beside a trivial FastAPI route, with a bank of 100,000 videos.
 
-    python benchmarks/read.py --bundle BUNDLE [--bank-videos 100000] [--videos 200] [--events 40] [--connections 16] [--rounds 3]
+    python -m benchmarks.read --bundle BUNDLE [--bank-videos 100000] [--videos 200] [--events 40] [--connections 16] [--rounds 3]
 
 Starts the real service (embedded store, the bundle's model, a bank filled with clustered vectors) and, on the same
 uvicorn in a process of its own, an application of one trivial POST route. Each is loaded alone, in turns, by this process.

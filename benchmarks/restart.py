@@ -1,6 +1,6 @@
 """A restart with many videos in the store, and the service's memory of a live video.
 
-    python benchmarks/restart.py --bundle BUNDLE [--videos 100000] [--live 4000]
+    python -m benchmarks.restart --bundle BUNDLE [--videos 100000] [--live 4000]
 
 Videos have snapshots of views and likes, five each (the median of youtube_trending), a title and a creator. They are put into the embedded
 store, which is then stopped; the service starts on its files. Times run from the start of the process; "first answer"
@@ -23,17 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.client import closed_loop, request
+from model.bins import HOUR_US
+from service.context import new_metrics
+from service.settings import Settings
+from service.store.embedded import EmbeddedServer
+from service.store.link import Link
+from service.store.row import Row
+from service.store.store import Registration, Store
 
-from benchmarks.client import closed_loop, request  # noqa: E402
-from model.bins import HOUR_US  # noqa: E402
-from service.context import new_metrics  # noqa: E402
-from service.settings import Settings  # noqa: E402
-from service.store.embedded import EmbeddedServer  # noqa: E402
-from service.store.link import Link  # noqa: E402
-from service.store.row import Row  # noqa: E402
-from service.store.store import Registration, Store  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 SNAPSHOTS = 5
 

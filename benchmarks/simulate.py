@@ -1,7 +1,7 @@
 """Simulated worlds in great number: two replicas, a real store, every fault; each must end equal to a serial oracle.
 
-    python benchmarks/simulate.py                  10,000 seeds over all cores
-    python benchmarks/simulate.py --seed 4711      one again, with its steps; a failing one is made shorter
+    python -m benchmarks.simulate                  10,000 seeds over all cores
+    python -m benchmarks.simulate --seed 4711      one again, with its steps; a failing one is made shorter
 
 A seed draws a world (``tests/simulation``), and every tenth world forecasts with a real model, which is trained for
 it first unless ``--bundle`` names one. Prints failing seeds; the exit status is 1 if there are any.
@@ -22,14 +22,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from service.store.embedded import EmbeddedServer  # noqa: E402
-from tests.simulation.draw import draw  # noqa: E402
-from tests.simulation.faults import Server  # noqa: E402
-from tests.simulation.models import FakeModels, Models, RealModels  # noqa: E402
-from tests.simulation.simulate import live, told  # noqa: E402
+from service.store.embedded import EmbeddedServer
+from tests.simulation.draw import draw
+from tests.simulation.faults import Server
+from tests.simulation.models import FakeModels, Models, RealModels
+from tests.simulation.simulate import live, told
 
 REAL_EVERY = 10
 TOLD = 3

@@ -1,6 +1,6 @@
 """Clients that watch forecasts: time from an event to the update, and the memory they take.
 
-    python benchmarks/sse.py [--bundle DIR] [--subscribers 1000] [--few 100] [--videos 100] [--rounds 20]
+    python -m benchmarks.sse [--bundle DIR] [--subscribers 1000] [--few 100] [--videos 100] [--rounds 20]
 
 Starts ``m3tr-serve`` (with the tests' fake model unless a bundle is given) and lets clients watch: few, then many spread over
 the videos, then many on one video. Each round posts one event for every watched video in one batch. The latency of an
@@ -25,8 +25,6 @@ import httpx
 import numpy as np
 import orjson
 import uvloop
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.service.live import FAKE_COMMAND, Process
 

@@ -1,6 +1,6 @@
 """Backends of the Mamba-Hawkes state: a step, a wave of 64 steps, and a scan of 700 tokens.
 
-    python benchmarks/steps.py [--d-model 64] [--layers 2]
+    python -m benchmarks.steps [--d-model 64] [--layers 2]
 
 Compiled: the serving kernel (numba). PyTorch: the same equations as tensor operations, one thread. ONNX Runtime: those
 operations as an exported graph, one thread. With a CUDA card and mamba-ssm its kernels are measured too. "Pool" is
