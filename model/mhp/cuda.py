@@ -1,16 +1,20 @@
 """The serving backend on CUDA, by mamba-ssm's kernels.
 
-mamba-ssm's step computes z <- exp(dt A) z + dt B x. Ours decays by D and jumps by w B, so the kernel is given dt = D
-and x = w / D: the same equation, any D > 0. States live in slots; the step updates them in place by slot index.
+mamba-ssm computes z <- exp(dt A) z + dt B x. Ours decays by D and jumps by w B, so its kernels are given dt = D
+and x = w / D: the same equation, any D > 0. States live in slots; a step updates them in place by slot index.
+
+A slot with many pending tokens is caught up by one scan. mamba-ssm's scan begins at zero, so the state it is to begin at
+comes as tokens before the first: d_state of them, each of which jumps to one component of the state and decays by nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,36 +22,69 @@ from model.mhp.backend import States
 from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 
+SCAN_FROM: Final = 8
+"""Tokens from which a slot is scanned, and not stepped."""
 _LEAST_GAP: Final = 1e-6
 """Keeps x = w / D finite; a decay of exp(-1e-6 |A|) is 1 in float32."""
+_NO_GAP: Final = 1e-8
+"""Gap of the tokens that bring a state: sixteen of them decay it by less than float32 can tell."""
+
+
+class Kernels(NamedTuple):
+    """mamba-ssm's step, ``selective_state_update``, and scan, ``selective_scan_fn``."""
+
+    update: Any
+    scan: Any
+
+    @classmethod
+    def of_mamba_ssm(cls) -> Kernels:
+        """The installed package's."""
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+        return cls(selective_state_update, selective_scan_fn)
+
+
+class TensorStates(States):
+    """Slots of tensors."""
+
+    def take_slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """A copy of one slot."""
+        return self.state[slot].clone(), self.window[slot].clone()
 
 
 class CUDABackend:
-    """Steps on a card; waves hold at most one token a slot.
+    """Steps and scans on a card; a wave of steps holds at most one token a slot.
 
-    States are ``(layers, slots, d_inner, d_state)`` and ``(layers, slots, d_inner, d_conv - 1)``.
+    States are ``(slots, layers, d_inner, d_state)`` and ``(slots, layers, d_inner, d_conv - 1)`` float32.
     """
 
     name = "cuda"
 
-    def __init__(self, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(
+        self,
+        shape: MHPShape,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        device: str = "cuda",
+        kernels: Kernels | None = None,
+    ) -> None:
         """Take float32 weights under PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
-        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-
         self.shape = shape
-        self._update: Any = selective_state_update
-        self._device = torch.device("cuda")
+        self._kernels = kernels or Kernels.of_mamba_ssm()
+        self._device = torch.device(device)
         net = MambaHawkes(shape)
         net.load_state_dict({
             name.removeprefix("mhp."): torch.from_numpy(value.copy())
             for name, value in weights.items() if name.startswith("mhp.")
         })  # fmt: skip
         self._net = net.eval().to(self._device)
+        self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
 
     def new_states(self, slots: int) -> States:
         """Zeroed slabs for ``slots`` videos."""
         s = self.shape
-        return States(
+        return TensorStates(
             torch.zeros(slots, s.n_layers, s.d_inner, s.d_state, device=self._device),
             torch.zeros(slots, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device),
         )
@@ -63,11 +100,19 @@ class CUDABackend:
     ) -> NDArray[np.float32]:
         """See Backend.advance."""
         hidden = torch.zeros(len(slots), self.shape.d_model, device=self._device)
-        lengths = np.diff(offsets)
+        lengths, starts = np.diff(offsets), offsets[:-1]
         tokens = self._put(features), self._put(clock)
-        for step in range(int(lengths.max(initial=0))):
-            rows = np.flatnonzero(lengths > step)
-            at = self._put(offsets[:-1][rows] + step)
+        long = np.flatnonzero(lengths >= SCAN_FROM)
+        if len(long):
+            # Padded at the end: what a row reads there is no token of its own, and is masked.
+            at = starts[long, None] + np.minimum(np.arange(lengths[long].max()), lengths[long, None] - 1)
+            hidden[self._put(long)] = self._scan(
+                states, self._put(slots[long]), tokens[0][self._put(at)], tokens[1][self._put(at)],
+                self._put(lengths[long]),
+            )  # fmt: skip
+        for step in range(int(lengths[lengths < SCAN_FROM].max(initial=0))):
+            rows = np.flatnonzero((lengths > step) & (lengths < SCAN_FROM))
+            at = self._put(starts[rows] + step)
             hidden[self._put(rows)] = self._wave(states, self._put(slots[rows]), tokens[0][at], tokens[1][at])
         out: NDArray[np.float32] = hidden.cpu().numpy()
         return out
@@ -76,21 +121,58 @@ class CUDABackend:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _wave(self, states: States, slots: Tensor, features: Tensor, clock: Tensor) -> Tensor:
+        """One token (N, F), (N, 2) of each slot (N,) -> hidden (N, d_model)."""
         x = self._net.embed(features)
-        for layer, block in enumerate(self._net.blocks):
-            assert isinstance(block, MambaBlock)
-            x = self._block(block, states.state[:, layer], states.window[:, layer], slots, x, clock)
+        for layer, block in enumerate(self._blocks):
+            state, window = states.state[:, layer], states.window[:, layer]
+            raw, gate, u = block.convolve(x, window[slots])
+            window[slots] = torch.cat([window[slots][..., 1:], raw.unsqueeze(-1)], dim=-1)
+            gap, jump, b, c = block.selective(u, clock)
+            dt = gap.clamp(min=_LEAST_GAP)
+            y = self._kernels.update(
+                state, jump / dt, dt, -torch.exp(block.A_log), b, c, state_batch_indices=slots.to(torch.int32)
+            )
+            x = block.emit(x, u, gate, y)
         out: Tensor = self._net.norm_f(x)
         return out
 
-    def _block(
-        self, block: MambaBlock, state: Tensor, window: Tensor, slots: Tensor, x: Tensor, clock: Tensor
-    ) -> Tensor:
-        raw, gate, u = block.convolve(x, window[slots])
-        window[slots] = torch.cat([window[slots][..., 1:], raw.unsqueeze(-1)], dim=-1)
-        gap, jump, b, c = block.selective(u, clock)
-        dt = gap.clamp(min=_LEAST_GAP)
-        y = self._update(
-            state, jump / dt, dt, -torch.exp(block.A_log), b, c, state_batch_indices=slots.to(torch.int32)
-        )  # fmt: skip
-        return block.emit(x, u, gate, y)
+    def _scan(self, states: States, slots: Tensor, features: Tensor, clock: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (N, L, F), (N, L, 2) of which each slot has ``lengths`` (N,) >= 1 -> hidden after the last (N, d_model)."""
+        length = features.shape[1]
+        every = torch.arange(len(slots), device=self._device)
+        mine = (torch.arange(length, device=self._device) < lengths[:, None]).unsqueeze(-1)
+        x = self._net.embed(features)
+        for layer, block in enumerate(self._blocks):
+            raw, gate = block.in_proj(block.norm(x)).chunk(2, dim=-1)
+            padded = torch.cat([states.window[slots, layer].transpose(1, 2), raw], dim=1)
+            taps = block.conv1d.weight.squeeze(1)
+            mixed = block.bias.expand(raw.shape)
+            for k in range(taps.shape[1]):
+                mixed = mixed + padded[:, k : k + length] * taps[:, k]
+            u = F.silu(mixed)
+            gap, jump, b, c = block.selective(u, clock)
+            dt = gap.clamp(min=_LEAST_GAP)
+            y, states.state[slots, layer] = self._resume(
+                states.state[slots, layer], torch.where(mine, jump / dt, 0), torch.where(mine, dt, 0), block, b, c
+            )
+            newest = lengths[:, None] + torch.arange(padded.shape[1] - length, device=self._device)
+            states.window[slots, layer] = padded[every[:, None], newest].transpose(1, 2)
+            x = block.emit(x, u, gate, y)
+        out: Tensor = self._net.norm_f(x)[every, lengths - 1]
+        return out
+
+    def _resume(
+        self, state: Tensor, x: Tensor, dt: Tensor, block: MambaBlock, b: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The scan of x, dt (N, L, d_inner), b, c (N, L, n) that begins at state (N, d_inner, n) -> y (N, L, d_inner), state."""
+        rows, _, n = state.shape
+        bring = torch.eye(n, device=self._device).expand(rows, n, n)
+        y, after = self._kernels.scan(
+            torch.cat([state / _NO_GAP, x.transpose(1, 2)], dim=-1),
+            torch.cat([torch.full_like(state, _NO_GAP), dt.transpose(1, 2)], dim=-1),
+            -torch.exp(block.A_log),
+            torch.cat([bring, b.transpose(1, 2)], dim=-1),
+            torch.cat([torch.zeros_like(bring), c.transpose(1, 2)], dim=-1),
+            return_last_state=True,
+        )
+        return y[..., n:].transpose(1, 2), after

@@ -73,9 +73,11 @@ class MambaBlock(nn.Module):
         """One token a row: raw input, gate and convolved input, each (..., inner), from x (..., d_model) and its window."""
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
-        return raw, gate, F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self._bias())
+        return raw, gate, F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self.bias)
 
-    def _bias(self) -> Tensor:
+    @property
+    def bias(self) -> Tensor:
+        """Of the convolution, (inner,)."""
         assert self.conv1d.bias is not None
         return self.conv1d.bias
 
@@ -96,7 +98,7 @@ class MambaBlock(nn.Module):
         padded = F.pad(raw, (0, 0, 0, 0, width, 0))
         taps = self.conv1d.weight.squeeze(1)
         # Four shifted products: torch's depthwise convolution is some ten times slower backwards on a CPU.
-        mixed = self._bias().expand(raw.shape)
+        mixed = self.bias.expand(raw.shape)
         for k in range(width + 1):
             mixed = mixed + padded[k : k + len(x)] * taps[:, k]
         u = F.silu(mixed)

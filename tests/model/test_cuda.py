@@ -1,0 +1,92 @@
+"""The CUDA backend: its own code on kernels written out from mamba-ssm's documentation, and on the real ones where there is a card."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.mhp.cpu import CPUBackend
+from model.mhp.cuda import SCAN_FROM, CUDABackend, Kernels
+from model.mhp.network import MambaHawkes
+from model.state_pool import StatePool
+from tests.model.test_mhp import SHAPE, of_features, random_tokens, relative
+
+
+def update(
+    state: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, state_batch_indices: Tensor
+) -> Tensor:
+    """state (slots, D, N), x, dt (batch, D), a (D, N), b, c (batch, N): in place at the given slots."""
+    at = state_batch_indices.long()
+    assert len(at.unique()) == len(at), "a wave may hold a slot once"
+    state[at] = torch.exp(dt[..., None] * a) * state[at] + (dt * x)[..., None] * b[:, None]
+    return (state[at] * c[:, None]).sum(-1)
+
+
+def scan(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, *, return_last_state: bool
+) -> tuple[Tensor, Tensor]:
+    """u, delta (B, D, L), a (D, N), b, c (B, N, L): from zero."""
+    assert return_last_state
+    state, out = torch.zeros(*u.shape[:2], a.shape[1]), []
+    for t in range(u.shape[2]):
+        state = torch.exp(delta[..., t, None] * a) * state + (delta[..., t] * u[..., t])[..., None] * b[:, None, :, t]
+        out.append((state * c[:, None, :, t]).sum(-1))
+    return torch.stack(out, -1), state
+
+
+@pytest.fixture(scope="module", params=["documented kernels", "mamba-ssm"])
+def backends(request: pytest.FixtureRequest) -> tuple[CPUBackend, CUDABackend]:
+    torch.manual_seed(3)
+    network = MambaHawkes(SHAPE)
+    weights = {f"mhp.{k}": v.numpy().astype(np.float32) for k, v in network.state_dict().items()}
+    if request.param == "mamba-ssm":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        return CPUBackend(SHAPE, weights), CUDABackend(SHAPE, weights)
+    return CPUBackend(SHAPE, weights), CUDABackend(SHAPE, weights, device="cpu", kernels=Kernels(update, scan))
+
+
+@pytest.mark.parametrize("n", [1, SCAN_FROM - 1, SCAN_FROM, 700])
+def test_steps_and_scans_equal_the_cpu(n: int, backends: tuple[CPUBackend, CUDABackend]) -> None:
+    features, clock = random_tokens(n, n)
+    results = []
+    for backend in backends:
+        states, slot = backend.new_states(3), np.array([1])
+        results.append(backend.advance(states, slot, np.array([0, n]), features, clock))
+        # The states go on alike: by a step, by a scan, and by a step again.
+        for more, seed in ((1, 5), (2 * SCAN_FROM, 6), (1, 7)):
+            f, k = random_tokens(more, seed)
+            results.append(backend.advance(states, slot, np.array([0, more]), f, k))
+    for ours, theirs in zip(results[:4], results[4:], strict=True):
+        assert np.abs(ours).max() > 0.1
+        assert relative(theirs, ours) < 1e-3
+
+
+def test_slots_of_every_length_in_one_call_equal_the_cpu(backends: tuple[CPUBackend, CUDABackend]) -> None:
+    lengths = [5, 0, 31, 1, SCAN_FROM, 90]
+    sequences = [random_tokens(n, n) for n in lengths]
+    features, clock = (np.concatenate([x[i] for x in sequences]) for i in (0, 1))
+    slots, offsets = np.array([4, 0, 2, 6, 1, 3]), np.cumsum([0, *lengths])
+    results = []
+    for backend in backends:
+        states = backend.new_states(7)
+        for _ in range(2):
+            results.append(backend.advance(states, slots, offsets, features, clock))
+    for ours, theirs in zip(results[:2], results[2:], strict=True):
+        assert relative(theirs, ours) < 1e-3
+        assert not theirs[1].any()
+
+
+def test_the_pool_gives_the_same_from_a_cache_and_from_scratch(backends: tuple[CPUBackend, CUDABackend]) -> None:
+    cpu, cuda = backends
+    features, clock = random_tokens(200, 1)
+    late = features.copy()
+    late[100, 0] += 1
+    pool = StatePool(cuda, 2)
+    for rows in ((features[:90], clock[:90]), (features, clock), (late, clock), (late[:150], clock[:150])):
+        tokens = of_features([rows])
+        for got, expected in zip(pool.read(["a"], tokens), StatePool(cpu, 0).read(["a"], tokens), strict=True):
+            assert relative(got, expected) < 1e-3
+    assert pool.rollbacks == 2
