@@ -170,6 +170,9 @@ def evaluate(
     ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",
     horizons: Annotated[str, typer.Option(metavar="HOURS", help="Horizons to forecast.")] = "24,72,120",
     out: Annotated[Path | None, typer.Option(help="File to write the table to as well.")] = None,
+    boosting: Annotated[
+        bool, typer.Option("--boosting", help="Also against gradient boosting (LightGBM), which takes minutes.")
+    ] = False,
 ) -> None:
     """Score a bundle against simple baselines.
 
@@ -185,6 +188,7 @@ def evaluate(
         ages_h=parse_hours("--ages", ages),
         horizons_h=parse_hours("--horizons", horizons),
         out=out,
+        boosting=boosting,
     )
 
 

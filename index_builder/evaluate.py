@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.boosting import boosted
 from index_builder.dataset import load_dataset
 from index_builder.forecast import forecast_at
 from index_builder.metrics import intervals, score
@@ -32,10 +33,12 @@ from model.types import metric_types
 def evaluate(
     bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
     ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
+    boosting: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
-    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then.
+    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
+    gradient boosting to them, which takes minutes.
 
     Raises:
         DataError: no query can be cut, or a horizon is beyond the trained maximum.
@@ -64,6 +67,12 @@ def evaluate(
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
                 growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
+        if boosting:
+            known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
+            with progress("gradient boosting", 3) as bar:
+                growths["gradient boosting"] = boosted(
+                    known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
+                )
         arms = {"M3TR": forecaster, "M3TR without retrieval": Forecaster(load_bundle(bundle), NoBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:

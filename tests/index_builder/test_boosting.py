@@ -1,0 +1,60 @@
+"""Gradient boosting as a baseline: it learns what can be learned, and nothing from later."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from index_builder.boosting import boosted
+from index_builder.dataset import load_dataset
+from index_builder.metrics import nmse
+from index_builder.queries import Queries, cut
+from index_builder.samples import Observed
+from model.bundle import load_bundle
+from model.errors import DataError
+from model.schema import Schema
+from tests.conftest import Mini
+
+HORIZONS_H = (6.0, 24.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lightgbm() -> None:
+    """A machine without the OpenMP library skips; CI has it."""
+    try:
+        import lightgbm  # noqa: F401
+    except OSError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
+    """What was known at the bundle's as-of time, all that is known, and queries of younger videos."""
+    past = Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
+    seen = Observed.of(load_dataset(mini.data), "view")
+    young = np.flatnonzero(seen.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
+    queries = cut(seen, young, (3.0, 12.0), HORIZONS_H, seen.data.last_us() or 0)
+    return past, seen, queries, load_bundle(mini.bundle).manifest.schema
+
+
+def test_it_beats_the_mean_and_keeps_order(mini: Mini, task: tuple[Observed, Observed, Queries, Schema]) -> None:
+    past, seen, queries, schema = task
+    growth = boosted(past, seen, queries, schema, mini.as_of_us)
+    assert growth.shape == (len(queries.video), 3) and len(queries.video) > 40
+    assert (growth[:, 0] <= growth[:, 1]).all() and (growth[:, 1] <= growth[:, 2]).all()
+    assert nmse(queries.pairs.growth, growth[:, 1]) < 0.8
+    again = boosted(past, seen, queries, schema, mini.as_of_us)
+    np.testing.assert_array_equal(again, growth)
+
+
+def test_without_the_package_it_says_how_to_get_it(
+    mini: Mini, task: tuple[Observed, Observed, Queries, Schema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(DataError, match="boosting"):
+        boosted(*task, mini.as_of_us)
