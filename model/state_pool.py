@@ -112,6 +112,18 @@ class StatePool:
             if len(features):
                 newest[row] = self._run(self._scratch, row, features, clock)
             return
+        try:
+            self._bring_up(entry, features, clock, prefix)
+        except BaseException:
+            # Half a step may have been written in place: a state that is not known is not kept.
+            self.forget(video_id)
+            raise
+        newest[row] = entry.hidden
+        self._scratch.put_slot(row, self._states.take_slot(entry.slot))
+
+    def _bring_up(
+        self, entry: _Entry, features: NDArray[np.float32], clock: NDArray[np.float32], prefix: NDArray[np.uint64]
+    ) -> None:
         if entry.done and (entry.done > len(features) or int(prefix[entry.done - 1]) != entry.digest):
             self._roll_back(entry, prefix)
         while entry.done < len(features):
@@ -122,8 +134,6 @@ class StatePool:
             if stop % CHECKPOINT_TOKENS == 0:
                 saved = self._states.take_slot(entry.slot)
                 entry.checkpoints.append(_Checkpoint(entry.digest, saved, entry.hidden.copy()))
-        newest[row] = entry.hidden
-        self._scratch.put_slot(row, self._states.take_slot(entry.slot))
 
     def _run(
         self, states: States, slot: int, features: NDArray[np.float32], clock: NDArray[np.float32]

@@ -119,7 +119,7 @@ class Invalid(Problem):
     slug, title, status = "invalid-value", "Value not allowed", 422
 
     def __init__(self, field: str, value: object, allowed: str, **extra: Any) -> None:
-        text = shown(value)
+        field, text = shown(field), shown(value)
         super().__init__(
             f"{field}: {text} is not allowed; allowed is {allowed}", field=field, value=text, allowed=allowed
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,7 +30,8 @@ def parse_time(field: str, value: object) -> int:
             result = (moment - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
             raise Invalid(field, value, ALLOWED) from None
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value <= _LAST_S:
+    elif isinstance(value, int | float) and not isinstance(value, bool) and -_LAST_S <= value <= _LAST_S:
+        # Within the range: NaN, infinities and what would overflow are outside.
         result = round(value * 1_000_000)
     else:
         raise Invalid(field, value, ALLOWED)

@@ -198,6 +198,10 @@ class Maturing(Running):
         made = await asyncio.to_thread(bank_entries, forecaster, snapshots, found[0], now_us)
         await asyncio.to_thread(deployment.bank.upsert, made)
         self._metrics.bank_entries.labels("entered").inc(len(made))
+        # Deleted while its entry was made: it must not stay.
+        still = await self._store.read_many({snapshot.video.video_id: snapshot for snapshot in snapshots})
+        if gone := [name for name, snapshot in still.items() if snapshot is None]:
+            await asyncio.to_thread(deployment.bank.remove, gone)
 
     def _lease(self, key: str) -> Lease:
         return self._leases.setdefault(key, Lease(self._link, f"{key}:lease", _LEASE_S))

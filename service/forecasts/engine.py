@@ -63,6 +63,7 @@ class Engine:
         clock: Callable[[], int] = now_us,
     ) -> None:
         self.active = deployment
+        self.deployments: Callable[[], Sequence[Deployment]] = lambda: [self.active]
         self.observers: list[Callable[[Answer], None]] = []
         self._histories = histories
         self._under_way: Counter[Deployment] = Counter()
@@ -173,8 +174,9 @@ class Engine:
             task.exception()
 
     async def forget_neighbour(self, video_id: str) -> None:
-        """Drop a video from the active bank; raises BankError."""
-        await asyncio.to_thread(self.active.bank.remove, [video_id])
+        """Drop a video from the bank of every model in memory; raises BankError."""
+        for deployment in self.deployments():
+            await asyncio.to_thread(deployment.bank.remove, [video_id])
 
     async def forget(self, video_id: str) -> None:
         """Drop what is cached of a deleted video."""

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from model.bins import SECOND_US
-from service.live.ranking import SORTS, scored
+from service.live.ranking import scored
 from service.problems import Invalid
 from service.store import keys
 from service.store.link import Link
@@ -36,9 +36,9 @@ class Place(NamedTuple):
 def parse_sort(text: str | None) -> str:
     """One of ``SORTS``."""
     if text is None:
-        return SORTS[0]
-    if text not in SORTS:
-        raise Invalid("sort", text, f"one of {', '.join(SORTS)}")
+        return keys.SORTS[0]
+    if text not in keys.SORTS:
+        raise Invalid("sort", text, f"one of {', '.join(keys.SORTS)}")
     return text
 
 

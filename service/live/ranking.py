@@ -27,11 +27,10 @@ from service.problems import NotFound, Problem
 from service.settings import Settings
 from service.store import keys
 from service.store.link import Command, Link
-from service.store.news import Change
+from service.store.news import Change, unlisted
 
 log = structlog.get_logger(__name__)
 
-SORTS: Final = ("rising", "expected", "views")
 PRIOR: Final = 100
 """Engagements added on both sides of the growth."""
 REFRESH_S: Final = 60
@@ -91,7 +90,7 @@ class Ranking(Running):
             gone = [video_id for video_id, version in changed.items() if version == 0]
             due = [video_id for video_id, version in changed.items() if version > 0]
             now_s = time.time()
-            commands = [*_remove(gone)]
+            commands = [*unlisted(gone)]
             for start in range(0, len(due), _CHUNK):
                 # LT: whoever waits longest stays first.
                 flat = [part for video_id in due[start : start + _CHUNK] for part in (now_s, video_id)]
@@ -123,7 +122,7 @@ class Ranking(Running):
         still = (await self._link.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, answer in zip(due, still, answers, strict=True):
             if isinstance(answer, NotFound):
-                commands += _remove([name])
+                commands += unlisted([name])
             elif isinstance(answer, BaseException):
                 # Its claim runs out, and it is due again.
                 log.warning("a listed video could not be forecast", error=repr(answer))
@@ -163,7 +162,7 @@ class Ranking(Running):
         return commands
 
     async def _trim(self) -> None:
-        sets = [keys.rank(sort) for sort in SORTS]
+        sets = [keys.rank(sort) for sort in keys.SORTS]
         *sizes, waiting = await self._link.pipeline("rank", [["ZCARD", key] for key in (*sets, keys.RANK_DUE)])
         over: list[Command] = [
             ["ZPOPMIN", key, size - self._most] for key, size in zip(sets, sizes, strict=True) if size > self._most
@@ -181,16 +180,7 @@ class Ranking(Running):
         found = await self._link.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
         gone = [name for name, *scores in zip(dropped, *found, strict=True) if all(s is None for s in scores)]
         if gone:
-            await self._link.pipeline("rank", _remove(gone))
-
-
-def _remove(names: Sequence[str | bytes]) -> list[Command]:
-    commands: list[Command] = []
-    for start in range(0, len(names), _CHUNK):
-        some = names[start : start + _CHUNK]
-        commands += [["ZREM", key, *some] for key in (keys.RANK_DUE, *(keys.rank(sort) for sort in SORTS))]
-        commands.append(["HDEL", keys.RANK_ROWS, *some])
-    return commands
+            await self._link.pipeline("rank", unlisted(gone))
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:

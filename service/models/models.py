@@ -48,6 +48,7 @@ class Models:
 
     def __init__(self, engine: Engine, shadow: Shadow, choice: Choice, settings: Settings, metrics: Metrics) -> None:
         self.engine, self.shadow = engine, shadow
+        engine.deployments = self.deployments
         self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []
         self._choice, self._settings, self._metrics = choice, settings, metrics
         self._versions = Versions(settings.bundle, settings.bundles)

@@ -7,8 +7,8 @@ from typing import Any, Final
 from model.history import Mode
 from service.http.forms import PredictBody, VideoBody
 from service.live.listing import DEFAULT_LIMIT, MAX_LIMIT
-from service.live.ranking import SORTS
 from service.routes import replies
+from service.store import keys
 from service.store.row import MAX_COUNT
 from service.times import ALLOWED
 
@@ -46,7 +46,11 @@ _HORIZONS: Final = {
 STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS]}
 LIST_QUERY: Final[dict[str, Any]] = replies.LIST | {
     "parameters": [
-        {"name": "sort", "in": "query", "schema": {"type": "string", "enum": list(SORTS), "default": SORTS[0]}},
+        {
+            "name": "sort",
+            "in": "query",
+            "schema": {"type": "string", "enum": list(keys.SORTS), "default": keys.SORTS[0]},
+        },
         {
             "name": "limit",
             "in": "query",

@@ -65,6 +65,12 @@ class Changes(Running):
                     log.warning("the stream of changes is out of reach", error=str(error) or type(error).__name__)
                 await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
                 failures += 1
+            except Exception:
+                # A fault of a listener must not end what all others live by.
+                log.exception("the stream of changes could not be followed")
+                for listener in self.listeners:
+                    listener.missed()
+                await asyncio.sleep(_PAUSES_S[-1])
 
     async def _find_place(self) -> None:
         """Make sure that the next entry is still to come; where it cannot be, say that something was missed."""
@@ -89,7 +95,7 @@ class Changes(Running):
             self._place = name.decode()
             try:
                 changes = self._decoder.decode(fields.get(b"videos", b""))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeError):
                 log.warning("an entry of the stream of changes is not ours", id=self._place)
                 continue
             for listener in self.listeners:

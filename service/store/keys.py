@@ -37,6 +37,10 @@ LABELS_LEASE: Final = "m3tr:{labels}:lease"
 _ESCAPES: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
+SORTS: Final = ("rising", "expected", "views")
+"""What lists are sorted by."""
+
+
 def rank(sort: str) -> str:
     """Sorted set of video ids by one of the scores that lists are sorted by; all of ``{rank}`` shares one slot."""
     return f"m3tr:{{rank}}:{sort}"

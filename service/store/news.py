@@ -23,6 +23,8 @@ Change = tuple[str, int]
 
 ENTRIES_KEPT: Final = 4096
 CHANGES_AN_ENTRY: Final = 256
+_CHUNK: Final = 500
+"""Members in one command."""
 
 
 class News:
@@ -57,3 +59,13 @@ class News:
 
 def _entry(changes: Sequence[Change]) -> Command:
     return ["XADD", keys.CHANGES, "MAXLEN", "~", ENTRIES_KEPT, "*", "videos", msgspec.json.encode(changes)]
+
+
+def unlisted(names: Sequence[str | bytes]) -> list[Command]:
+    """Commands that take videos out of every list."""
+    commands: list[Command] = []
+    for start in range(0, len(names), _CHUNK):
+        some = names[start : start + _CHUNK]
+        commands += [["ZREM", key, *some] for key in (keys.RANK_DUE, *(keys.rank(sort) for sort in keys.SORTS))]
+        commands.append(["HDEL", keys.RANK_ROWS, *some])
+    return commands

@@ -27,6 +27,7 @@ class Snapshot:
     newest_us: int | None
 
 
+_FIELDS: Final = frozenset(Video.__dataclass_fields__) - {"video_id", "published_us"}
 _MODES: Final[dict[int, Mode]] = {1: "events", 2: "counters"}
 
 
@@ -45,10 +46,15 @@ def parse_snapshot(video_id: str, reply: Sequence[Any]) -> Snapshot:
             series[kind] = Series(_MODES[mode], by_bin[:, 0].copy(), by_bin[:, 1].copy())
     return Snapshot(
         version=version,
-        video=Video(video_id=video_id, published_us=published_us, **msgspec.json.decode(reply[2])),
+        video=Video(video_id=video_id, published_us=published_us, **_known(msgspec.json.decode(reply[2]))),
         history=History(series, {} if reach is None else dict(reach.tolist())),
         newest_us=newest_us if newest_us >= 0 else None,
     )
+
+
+def _known(metadata: dict[str, Any]) -> dict[str, Any]:
+    # A newer replica may have stored fields that this one does not know.
+    return {name: value for name, value in metadata.items() if name in _FIELDS}
 
 
 def _cells(flat: list[bytes]) -> NDArray[np.int64]:

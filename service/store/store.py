@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from service.metrics import Metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store.columns import Columns
 from service.store.link import Link
-from service.store.news import News
+from service.store.news import News, unlisted
 from service.store.round import Round, Share, no_rows
 from service.store.row import Outcome, Row
 from service.store.snapshot import Snapshot, parse_snapshot
@@ -90,6 +91,8 @@ class Store:
         done = Round([Columns.of(rows)])
         share = next(done.shares(len(rows)), None) or no_rows(video_id)
         answer = (await self._call([share], {"register": register, "strict": True}))[0][0]
+        if answer[0] == "error":
+            raise ResponseError(answer[1])
         if answer[0] == "conflict":
             raise Conflict(
                 "published_at cannot change once rows were applied",
@@ -124,6 +127,8 @@ class Store:
     async def forget(self, video_id: str) -> bool:
         """Delete everything about a video, parked rows included; False when there was nothing."""
         self._published.pop(video_id, None)
+        # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
+        await self._link.pipeline("unlist", unlisted([video_id]))
         gone = bool((await self._link.call("forget", [([video_id], [str(self._settings.dedup_ttl_s)])]))[0])
         if gone:
             await self._news.tell([(video_id, 0)], unparked=[video_id])

@@ -46,6 +46,7 @@ class Table:
         self.ids = _picked([batch.ids for batch in batches], sizes, NONE, order)
         self.cells = _picked([batch.cells for batch in batches], sizes, (), order)
         self._grouped: tuple[Ints, Ints] | None = None
+        self._place_of: dict[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.origin)
@@ -85,9 +86,11 @@ class Table:
         origin = int(self.origin[row])
         if self._grouped is not None:
             rows, starts = self._grouped
-            for place in np.flatnonzero(rows == origin).tolist():
-                end = int(np.searchsorted(starts, place, side="right"))
-                found: list[int] = rows[place : starts[end] if end < len(starts) else len(rows)].tolist()
+            if self._place_of is None:
+                self._place_of = dict(zip(rows[starts].tolist(), range(len(starts)), strict=True))
+            group = self._place_of.get(origin)
+            if group is not None:
+                found: list[int] = rows[starts[group] : starts[group + 1] if group + 1 < len(starts) else None].tolist()
                 return found
         return [origin]
 

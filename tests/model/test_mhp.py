@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.mhp.backend import States
 from model.mhp.cpu import CPUBackend
 from model.mhp.likelihood import softplus_integral
 from model.mhp.network import MambaHawkes
@@ -213,3 +216,23 @@ def test_eviction_changes_nothing(backend: CPUBackend) -> None:
         assert pool.used <= 2
     assert pool.evictions > 10 and pool.hits > 0
     assert none.used == none.hits == none.evictions == 0
+
+
+def test_a_state_that_failed_half_way_is_not_kept(backend: CPUBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, clock = random_tokens(20, 1)
+    pool = StatePool(backend, 2)
+    pool.read(["a"], of_features([(features[:10], clock[:10])]))
+    plain = backend.advance
+
+    def half(states: States, *args: Any) -> Floats:
+        plain(states, *args)
+        raise MemoryError
+
+    monkeypatch.setattr(backend, "advance", half)
+    tokens = of_features([(features, clock)])
+    with pytest.raises(MemoryError):
+        pool.read(["a"], tokens)
+    monkeypatch.undo()
+    assert pool.used == 0
+    for got, expected in zip(pool.read(["a"], tokens), StatePool(backend, 0).read(["a"], tokens), strict=True):
+        np.testing.assert_array_equal(got, expected)
