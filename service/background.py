@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
+
+_PATIENCE_S: Final = 0.5
 
 
 class Background(Protocol):
@@ -28,9 +30,10 @@ class Running(ABC):
 
     async def stop(self) -> None:
         """End, and tidy up."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # Again and again: a library in between may take a cancellation for a failure of its connection.
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=_PATIENCE_S)
         await self._ended()
 
     @abstractmethod

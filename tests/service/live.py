@@ -83,6 +83,7 @@ def live(
     finally:
         server.should_exit = True
         thread.join(20)
+        assert not thread.is_alive(), "the service did not stop"
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:

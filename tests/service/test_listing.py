@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.live.ranking import PRIOR, SORTS
+from service.live.ranking import PRIOR
 from service.store import keys
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, live, wait_until
@@ -59,7 +59,7 @@ def test_every_order_and_every_number(ranked: Live) -> None:
     views = {f"v{i}": (i * 37) % 101 + 1 for i in range(12)}
     fill(ranked, views)
     wait_listed(ranked, views)
-    for sort in SORTS:
+    for sort in keys.SORTS:
         rows = page(ranked, sort=sort)["videos"]
         assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
         assert {row["video_id"] for row in rows} == set(views)
@@ -83,7 +83,7 @@ def test_lists_follow_changes_and_deletions(ranked: Live) -> None:
     wait_listed(ranked, {"a": 10, "b": 2})
     assert walk(ranked, "views", 1) == ["a", "b"]
     ranked.http.delete("/videos/a")
-    wait_until(lambda: [scores(ranked, sort).keys() for sort in SORTS] == [{"b"}] * 3)
+    wait_until(lambda: [scores(ranked, sort).keys() for sort in keys.SORTS] == [{"b"}] * 3)
     assert ranked.redis.hkeys(keys.RANK_ROWS) == [b"b"]
 
 
@@ -149,8 +149,8 @@ def test_lists_are_bounded(empty_redis: str) -> None:
         views = {f"v{i:02}": i + 1 for i in range(30)}
         fill(service, views)
         wait_until(lambda: scores(service, "views") == {f"v{i:02}": i + 1 for i in range(25, 30)})
-        assert all(len(scores(service, sort)) <= 5 for sort in SORTS)
-        listed = {video_id for sort in SORTS for video_id in scores(service, sort)}
+        assert all(len(scores(service, sort)) <= 5 for sort in keys.SORTS)
+        listed = {video_id for sort in keys.SORTS for video_id in scores(service, sort)}
         wait_until(lambda: {name.decode() for name in service.redis.hkeys(keys.RANK_ROWS)} == listed)
         assert service.redis.zcard(keys.RANK_DUE) <= 50
 
