@@ -80,7 +80,9 @@ def lua(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
         source, tag = service.store.link.library()
         assert old in source
         other = hashlib.sha256(new.encode()).hexdigest()[:12]
-        monkeypatch.setattr(service.store.link, "library", lambda: (source.replace(old, new).replace(tag, other), other))
+        monkeypatch.setattr(
+            service.store.link, "library", lambda: (source.replace(old, new).replace(tag, other), other)
+        )
 
     return patch
 
