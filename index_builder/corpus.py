@@ -96,10 +96,7 @@ def creator_rows(
 
     Only the ``bank_videos`` newest are looked back at, as many as a bank will hold. ``videos`` are sorted by publication.
     """
-    codes: dict[str, int] = {}
-    creator = np.array(
-        [codes.setdefault(v.creator_id, len(codes)) if v.creator_id else -1 for v in videos], dtype=np.int64
-    )
+    creator = creator_codes(videos)
     order = np.lexsort((np.arange(len(videos)), published_us, creator))
     starts, ends = np.zeros(len(videos), np.int64), np.zeros(len(videos), np.int64)
     first = 0
