@@ -22,6 +22,12 @@ class Batch:
     real: NDArray[np.bool_]
     length: int
 
+    def share(self, rank: int, size: int) -> Batch:
+        """Every ``size``-th video from number ``rank`` on; none if there are fewer than ``rank`` + 1."""
+        if size == 1:
+            return self
+        return Batch(self.videos[rank::size], self.rows[rank::size], self.real[rank::size], self.length)
+
 
 def batches(
     samples: Samples, max_tokens: int, *, rng: np.random.Generator | None = None, max_cuts: int = 8

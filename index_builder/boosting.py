@@ -8,6 +8,7 @@ sentence vectors. One ensemble of trees for the mean, and one for each end of th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from index_builder.corpus import content_inputs, creator_rows
 from index_builder.queries import Queries
 from index_builder.samples import Observed, Samples, draw, read_samples
-from model.curves import curves
+from model.curves import curves, usual_pace
 from model.errors import DataError
 from model.schema import Schema
 
@@ -50,12 +51,17 @@ class Table:
         seen: the data set.
         schema: codes of categories and languages, and the trained ranges.
         until_us: nothing later is read of any video.
+        pace: (N_CURVE,) usual growth by age; None to take it from ``seen``.
     """
 
-    def __init__(self, seen: Observed, schema: Schema, until_us: int) -> None:
+    def __init__(
+        self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None
+    ) -> None:
         data = seen.data
         self._seen, self._schema = seen, schema
         self._known = curves(seen.metric, seen.totals, data.published_us, until_us, continuous=seen.continuous)
+        self._known = replace(self._known, pace=usual_pace(self._known) if pace is None else pace)
+        self.pace = self._known.pace
         content = content_inputs(data.videos, schema)
         self.sentence = content.sentence
         self._fixed = np.concatenate(
@@ -71,7 +77,7 @@ class Table:
         )  # fmt: skip
         moment = np.concatenate(
             [
-                np.log1p(samples.age_s)[:, None], np.log1p(samples.value_now)[:, None], samples.last, samples.branch[:, 1],
+                samples.summary, samples.last, samples.branch[:, 1],
                 creator, self._fixed[samples.video], self.sentence[samples.video] @ components,
             ],
             axis=1,
@@ -118,7 +124,7 @@ def boosted(
         seen, queries.video, queries.now_us, horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
     )  # fmt: skip
-    asked = Table(seen, schema, int(queries.now_us.max())).rows(moments, components)
+    asked = Table(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):
         trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)

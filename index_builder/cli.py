@@ -173,6 +173,12 @@ def evaluate(
     boosting: Annotated[
         bool, typer.Option("--boosting", help="Also against gradient boosting (LightGBM), which takes minutes.")
     ] = False,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Also log-likelihoods, against simple point processes.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML file to write as well: tables, charts and examples, for people.")
+    ] = None,
 ) -> None:
     """Score a bundle against simple baselines.
 
@@ -189,7 +195,12 @@ def evaluate(
         horizons_h=parse_hours("--horizons", horizons),
         out=out,
         boosting=boosting,
+        report=report,
     )
+    if likelihood:
+        from index_builder.likelihoods import score_likelihood
+
+        score_likelihood(bundle, data, published_from_us=published_from, published_before_us=published_before)
 
 
 @app.command()
@@ -275,3 +286,7 @@ def main() -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

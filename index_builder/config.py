@@ -6,18 +6,25 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from model.errors import DataError
+from model.parts import Parts
+
+PRECISIONS: Final = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How a bundle is trained."""
 
-    epochs: int = 6
-    """Passes over the training samples of the network without retrieval; >= 1."""
-    fusion_epochs: int = 3
-    """Passes of the second stage, which learns to use neighbours; >= 0, 0 leaves retrieval unused."""
+    epochs: int = 0
+    """Passes over the training samples of the network without retrieval; 0 for 3, and up to 9 where the data are few."""
+    fusion_epochs: int = 12
+    """Passes of the second stage, which learns to use neighbours; 0 leaves retrieval unused."""
+    patience: int = 5
+    """Passes without a better held-back loss after which a stage ends, and goes back to its best pass; 0 makes every pass
+    and keeps the last."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate; warmed up, then a cosine to 2 %."""
     weight_decay: float = 0.02
@@ -40,7 +47,7 @@ class TrainConfig:
     """Videos in the bank, the newest ones; searched exactly up to about 20,000."""
     neighbours: int = 10
     """Neighbours fused into a forecast (K)."""
-    fusion_samples: int = 80_000
+    fusion_samples: int = 400_000
     """Training samples of the second stage at most."""
     batch_tokens: int = 6000
     """Tokens in a training batch, padding included."""
@@ -48,11 +55,21 @@ class TrainConfig:
     """Width of the Mamba-Hawkes network."""
     n_layers: int = 2
     """Its depth."""
+    precision: str = "auto"
+    """Of the linear parts in training: float32, bfloat16 (the scan stays float32), or auto, bfloat16 on CUDA."""
+    use_mhp: bool = True
+    """False, for an ablation: no Mamba-Hawkes state, no trajectory vectors, no likelihood."""
+    use_trajectory: bool = True
+    """False, for an ablation: neighbours by content alone."""
+    use_retrieval: bool = True
+    """False, for an ablation: no neighbours."""
+    use_content: bool = True
+    """False, for an ablation: no content vector, so neighbours by trajectory alone."""
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (1, 1000), "fusion_epochs": (0, 1000), "learning_rate": (1e-6, 1.0), "weight_decay": (0.0, 1.0),
-            "text_dropout": (0.0, 0.95), "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
+            "epochs": (0, 1000), "fusion_epochs": (0, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
+            "weight_decay": (0.0, 1.0), "text_dropout": (0.0, 0.95), "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
             "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (1, 1000),
             "labels_per_cut": (1, 100), "bank_videos": (0, 10_000_000), "neighbours": (1, 100),
             "fusion_samples": (1, 100_000_000), "batch_tokens": (64, 1_000_000), "d_model": (8, 1024), "n_layers": (1, 16),
@@ -63,6 +80,20 @@ class TrainConfig:
                 raise DataError(f"{name}: {value!r}; allowed: a number from {low} to {high}")
             if isinstance(limits[name][0], int) and not isinstance(value, int):
                 raise DataError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
+        if self.precision not in PRECISIONS:
+            raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+        for name in ("use_mhp", "use_trajectory", "use_retrieval", "use_content"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
+
+    def passes(self, batches: int) -> int:
+        """Passes of the first stage over ``batches`` batches."""
+        return self.epochs or min(max(3, -(-400 // max(batches, 1))), 9)
+
+    @property
+    def parts(self) -> Parts:
+        """Which parts of the method are trained."""
+        return Parts(self.use_mhp, self.use_trajectory, self.use_retrieval and self.fusion_epochs > 0, self.use_content)
 
     @staticmethod
     def read(path: Path | None) -> TrainConfig:

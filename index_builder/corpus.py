@@ -40,10 +40,8 @@ class ContentInputs:
     static: NDArray[np.float32]
 
 
-def content_inputs(
-    videos: Sequence[Video], schema: Schema, advance: Callable[[int], None] | None = None
-) -> ContentInputs:
-    """Encode the videos' text and metadata; ``advance`` is told how many more videos are done."""
+def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+    """Sentence vectors (V, 384) of the videos' text; ``advance`` is told how many more videos are done."""
     chunks = [videos[i : i + _CHUNK] for i in range(0, len(videos), _CHUNK)]
     few = len(videos) < WORTH_A_PROCESS
     encoder = SentenceEncoder() if few else None
@@ -55,16 +53,23 @@ def content_inputs(
         parts.append(part)
         if advance:
             advance(len(part))
+    return np.concatenate(parts) if parts else np.zeros((0, 384), np.float32)
+
+
+def content_inputs(
+    videos: Sequence[Video], schema: Schema, sentence: NDArray[np.float32] | None = None
+) -> ContentInputs:
+    """The videos' metadata and text; ``sentence`` (V, 384) where it is encoded already."""
     ids, offsets = video_bags(videos)
     return ContentInputs(
-        np.concatenate(parts) if parts else np.zeros((0, 384), np.float32), ids, offsets,
+        encode_text(videos) if sentence is None else sentence, ids, offsets,
         np.array([schema.category(v) for v in videos], dtype=np.int64),
         np.array([schema.language(v) for v in videos], dtype=np.int64), schema.static(videos),
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
-def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, published, horizons, out):  # type: ignore[no-untyped-def]
+def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, published, horizons, pace, out):  # type: ignore[no-untyped-def]
     for i in range(len(video)):
         v = video[i]
         creator_features(
@@ -76,6 +81,7 @@ def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, publ
             now_us[i],
             now_us[i] - published[v],
             horizons,
+            pace,
             out[i],
         )
 
@@ -109,7 +115,7 @@ def creator_rows(
     out = np.zeros((len(video), N_CREATOR), dtype=np.float32)
     _creator_rows(
         order, starts, ends, video, now_us, curves.ages_us, curves.values, curves.lengths, published_us,
-        growth_horizons_us(max_horizon_us), out,
+        growth_horizons_us(max_horizon_us), curves.pace, out,
     )  # fmt: skip
     return out
 

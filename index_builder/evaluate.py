@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persist
 from index_builder.boosting import boosted
 from index_builder.dataset import load_dataset
 from index_builder.forecast import forecast_at
-from index_builder.metrics import intervals, score
 from index_builder.opening import opened
+from index_builder.parametric import STEPS, PowerLawHawkes, hawkes_growth
 from index_builder.progress import progress
-from index_builder.queries import Queries, cut
+from index_builder.queries import cut
+from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
+from index_builder.report.summary import moment
 from index_builder.samples import Observed
+from index_builder.similar import content_retrieval, has_text
 from model.bank import NoBank
 from model.bins import HOUR_US
 from model.bundle import load_bundle
@@ -33,16 +35,18 @@ from model.types import metric_types
 def evaluate(
     bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
     ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
-    boosting: bool = False,
+    boosting: bool = False, report: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
     Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
-    gradient boosting to them, which takes minutes.
+    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to.
 
     Raises:
-        DataError: no query can be cut, or a horizon is beyond the trained maximum.
+        DataError: no query can be cut, a horizon is beyond the trained maximum, or the report's folder does not exist.
     """
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
     with opened(bundle) as forecaster:
         manifest = forecaster.manifest
         if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
@@ -67,35 +71,42 @@ def evaluate(
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
                 growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
+            if seen.continuous:
+                old = np.flatnonzero(published < published_from_us)
+                with progress(PowerLawHawkes.name, STEPS) as bar:
+                    growth = hawkes_growth(seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance)
+                growths[PowerLawHawkes.name] = growth[:, None]
+            if manifest.parts.content and has_text(seen):
+                with progress("content retrieval", len(queries.video)) as bar:
+                    growth = content_retrieval(forecaster, seen, queries, advance=bar.advance)[:, None]
+                growths["content retrieval"] = np.where(np.isnan(growth), growths[MeanGrowth.name], growth)
         if boosting:
             known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
             with progress("gradient boosting", 3) as bar:
                 growths["gradient boosting"] = boosted(
                     known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
                 )
-        arms = {"M3TR": forecaster, "M3TR without retrieval": Forecaster(load_bundle(bundle), NoBank())}
+        arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), NoBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:
                 counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
-    table = {name: _cells(queries, growth) for name, growth in growths.items()}
+        with progress("scores", len(growths)) as bar:
+            table = score_table(queries, growths, bar.advance)
+        if report is not None:
+            with progress("report", EXAMPLES) as bar:
+                looked_at = examples(forecaster, seen, queries, bar.advance)
+            times = published[queries.video]
+            about = (
+                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {moment(int(times.min()))} to "
+                f"{moment(int(times.max()))}"
+            )
+            learned = bool(times.min() < manifest.training["as_of_us"])
+            write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))
     _print(table)
     if out is not None:
         out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return table
-
-
-def _cells(queries: Queries, growth: NDArray[np.float64]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
-    for name in [*dict.fromkeys(queries.cell.tolist()), "pooled"]:
-        rows = queries.cell == name if name != "pooled" else np.ones(len(queries.cell), dtype=bool)
-        y, g = queries.pairs.growth[rows], growth[rows]
-        bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
-        median = g[:, g.shape[1] // 2]
-        cells[name] = asdict(score(y, median, *bounds)) | {
-            "intervals": intervals(queries.video[rows], y, median, *bounds)
-        }
-    return cells
 
 
 def _print(table: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from model.content.creator import N_CREATOR
 from model.neighbours import N_NEIGHBOUR
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
 from model.schema import N_STATIC
+from model.summary import n_summary
 
 
 class _Head(nn.Module):
@@ -34,12 +35,16 @@ class _Head(nn.Module):
         hidden: Tensor,
         read: Tensor,
         last: Tensor,
+        summary: Tensor,
         content: Tensor,
         creator: Tensor,
+        static: Tensor,
+        category: Tensor,
+        language: Tensor,
         neighbours: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        target = self.net.target(hidden, read, last, content, creator)
+        target = self.net.target(hidden, read, last, summary, content, creator, static, category, language)
         out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))
         return out
 
@@ -57,13 +62,16 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     program.save(path)
 
 
-def write_network(net: M3TR, trajectory_centre: NDArray[np.float32], neighbours: int, folder: Path) -> None:
+def write_network(
+    net: M3TR, trajectory_centre: NDArray[np.float32], pace: NDArray[np.float64], neighbours: int, folder: Path
+) -> None:
     """Write weights.safetensors, content.onnx and head.onnx."""
     net = net.eval().cpu()
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
     weights["trajectory_centre"] = trajectory_centre.astype(np.float32)
+    weights["pace"] = pace
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
     n = 4
@@ -74,9 +82,10 @@ def write_network(net: M3TR, trajectory_centre: NDArray[np.float32], neighbours:
     }, folder / "content.onnx")  # fmt: skip
     _export(_Head(net), {
         "hidden": torch.zeros(n, shape.d_model), "read": torch.zeros(n, shape.n_features),
-        "last": torch.zeros(n, shape.n_features), "content": torch.zeros(n, CONTENT_DIM),
-        "creator": torch.zeros(n, N_CREATOR), "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR),
-        "mask": torch.ones(n, neighbours),
+        "last": torch.zeros(n, shape.n_features), "summary": torch.zeros(n, n_summary(shape.n_types)),
+        "content": torch.zeros(n, CONTENT_DIM), "creator": torch.zeros(n, N_CREATOR), "static": torch.zeros(n, N_STATIC),
+        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
+        "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR), "mask": torch.ones(n, neighbours),
     }, folder / "head.onnx")  # fmt: skip
 
 

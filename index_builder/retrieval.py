@@ -120,6 +120,9 @@ def _cosines(
 ) -> NDArray[np.float32]:
     out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
     out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
+    # A vector of norm zero has no direction, here as in a bank.
+    out[~queries.any(1)] = np.nan
+    out[:, ~vectors.any(1)] = np.nan
     return out
 
 
@@ -158,7 +161,7 @@ def _union(
 @numba.njit(cache=True)
 def _features(  # type: ignore[no-untyped-def]
     video, content, trajectory, similarity, target, now_us, level, creator, published, ages, values, lengths, horizons,
-    features, mask,
+    pace, features, mask,
 ):  # fmt: skip
     one = np.empty(N_GROWTH + 1)
     cosines = np.empty(2)
@@ -172,7 +175,18 @@ def _features(  # type: ignore[no-untyped-def]
             cosines[0], cosines[1] = content[i, j], trajectory[i, j]
             same = creator[v] >= 0 and creator[v] == creator[target[i]]
             fill_features(
-                ages[v], values[v], n, age, horizons, level[i], cosines, similarity[i, j], same, one, features[i, j]
+                ages[v],
+                values[v],
+                n,
+                age,
+                horizons,
+                level[i],
+                cosines,
+                similarity[i, j],
+                same,
+                pace,
+                one,
+                features[i, j],
             )
             mask[i, j] = 1
 
@@ -192,8 +206,8 @@ def neighbour_features(
     curves = memory.curves
     _features(
         video, content, trajectory, s, samples.video, samples.now_us, np.log2(1 + samples.value_now), creator,
-        memory.published_us, curves.ages_us, curves.values, curves.lengths, growth_horizons_us(max_horizon_us), features,
-        mask,
+        memory.published_us, curves.ages_us, curves.values, curves.lengths, growth_horizons_us(max_horizon_us),
+        curves.pace, features, mask,
     )  # fmt: skip
     return features, mask
 

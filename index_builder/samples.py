@@ -15,6 +15,7 @@ from index_builder.dataset import DataSet
 from index_builder.sequences import sources
 from model.bins import HOUR_US, SECOND_US
 from model.rows import Source, cells_at, metric_rows, rows_until
+from model.summary import summaries
 from model.tokens import tokenize
 from model.types import metric_types
 
@@ -28,7 +29,7 @@ class Samples:
     ``video`` (N,) int64; ``now_us`` (N,) int64; ``age_s`` (N,) float64; ``value_now`` (N,) float64, the metric's count; ``cold``
     (N,) bool, nothing observed yet; ``position`` (N,) int64, committed tokens; ``branch`` (N, 2, F) float32 and
     ``branch_clock`` (N, 2, 2), the filling bin's token (if ``pending``) and the read token; ``last`` (N, F) the newest token,
-    zeros without one; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
+    zeros without one; ``summary`` (N, n_summary) float32; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
     """
 
     video: NDArray[np.int64]
@@ -41,6 +42,7 @@ class Samples:
     branch: NDArray[np.float32]
     branch_clock: NDArray[np.float32]
     last: NDArray[np.float32]
+    summary: NDArray[np.float32]
     horizon_s: NDArray[np.float64]
     growth: NDArray[np.float64]
 
@@ -157,6 +159,7 @@ def read_samples(
     data = seen.data
     published = data.published_us[video]
     n_types = len(data.types)
+    metric = metric_types(seen.name, data.types)
     sizes = (rows_until(seen.events, video, now) - seen.events.offsets[video]) + (
         rows_until(seen.counters, video, now) - seen.counters.offsets[video]
     )
@@ -182,16 +185,17 @@ def read_samples(
         )
         parts.append((
             ends - tokens.offsets[:-1] - tokens.pending, tokens.pending, np.stack([last, tokens.read_features], 1),
-            np.stack([last_clock, tokens.read_clock], 1), last.astype(np.float32), ~some,
+            np.stack([last_clock, tokens.read_clock], 1), last.astype(np.float32), tokens.cold,
+            summaries(tokens, (now[at] - published[at]) / SECOND_US, metric),
         ))  # fmt: skip
-    position, pending, branch, branch_clock, last, cold = (
+    position, pending, branch, branch_clock, last, cold, summary = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     value_now = seen.count_at(video, now)
     growth = np.maximum(np.log2((1 + value) / (1 + value_now[:, None])), 0.0)
     return Samples(
         video, now, (now - published) / SECOND_US, value_now, cold, position, pending, branch.astype(np.float32),
-        branch_clock.astype(np.float32), last, horizon_us / SECOND_US, growth,
+        branch_clock.astype(np.float32), last, summary, horizon_us / SECOND_US, growth,
     )  # fmt: skip
 
 

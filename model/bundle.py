@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,12 +27,14 @@ from model.bins import BINS_VERSION
 from model.calibration import Calibration
 from model.errors import BundleError
 from model.mhp.shape import MHPShape
+from model.parts import WHOLE, Parts
 from model.schema import Schema
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
-FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration.json", "report.html")
+REPORT: Final = "report.html"
+FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration.json", REPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Manifest:
     """What a bundle says of itself.
 
     ``version`` hex SHA-256 of the manifest's content; ``content_weight`` w of the combined similarity; ``neighbours`` K;
-    ``training`` window, data fingerprint and settings; ``evaluation`` the table of the last window before as-of.
+    ``training`` window, data fingerprint and settings; ``evaluation`` the table of the last window before as-of; ``parts``
+    which of the method is switched on.
     """
 
     version: str
@@ -52,6 +55,7 @@ class Manifest:
     ngram_buckets: int
     training: dict[str, Any]
     evaluation: dict[str, Any]
+    parts: Parts = WHOLE
     bins_version: int = BINS_VERSION
 
     @property
@@ -108,6 +112,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         "content_weight": manifest.content_weight,
         "neighbours": manifest.neighbours,
         "ngram_buckets": manifest.ngram_buckets,
+        "parts": asdict(manifest.parts),
         "training": manifest.training,
         "evaluation": manifest.evaluation,
         "files": {name: _hash(folder / name) for name in FILES},
@@ -157,7 +162,7 @@ def load_bundle(folder: Path) -> Bundle:
         ),
         shape=MHPShape(**body["shape"]), encoder=body["encoder"], content_weight=body["content_weight"],
         neighbours=body["neighbours"], ngram_buckets=body["ngram_buckets"], training=body["training"],
-        evaluation=body["evaluation"],
+        evaluation=body["evaluation"], parts=Parts(**body.get("parts", {})),
     )  # fmt: skip
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     return Bundle(folder, manifest, load_file(folder / "weights.safetensors"), Calibration.from_json(calibration))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.growth import CURVE_EDGES_US, N_CURVE, age_bucket
+from model.growth import CURVE_EDGES_US, N_CURVE, age_bucket, slope
 from model.rows import Source
 
 NEVER: Final = np.iinfo(np.int64).max
@@ -18,11 +18,16 @@ NEVER: Final = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) hold."""
+    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) hold.
+
+    ``pace`` (N_CURVE,) float64 is the growth by log age that is usual in each coarse age bin: what a creator's videos and
+    neighbours are measured against.
+    """
 
     ages_us: NDArray[np.int64]
     values: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    pace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_CURVE))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -102,3 +107,23 @@ def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], N
     first[:, 1:] &= bucket[:, 1:] != bucket[:, :-1]
     video, point = np.nonzero(first)
     return video, bucket[video, point], of.ages_us[video, point]
+
+
+@numba.njit(cache=True, nogil=True)
+def _slopes(ages_us, values, lengths, edges, total, count):  # type: ignore[no-untyped-def]
+    for v in range(len(lengths)):
+        for i in range(1, lengths[v]):
+            if ages_us[v, i - 1] > 0:
+                at = min(np.searchsorted(edges, ages_us[v, i], side="right") - 1, len(total) - 1)
+                total[at] += slope(ages_us[v], values[v], i)
+                count[at] += 1
+
+
+def usual_pace(of: Curves, least: int = 30) -> NDArray[np.float64]:
+    """Mean growth by log age in each coarse age bin, (N_CURVE,) float64; a bin of fewer than ``least`` steps takes its neighbours'."""
+    total, count = np.zeros(N_CURVE), np.zeros(N_CURVE)
+    _slopes(of.ages_us, of.values, of.lengths, CURVE_EDGES_US, total, count)
+    known = np.flatnonzero(count >= least)
+    if not len(known):
+        return np.full(N_CURVE, total.sum() / max(count.sum(), 1.0))
+    return np.interp(np.arange(N_CURVE), known, total[known] / count[known])

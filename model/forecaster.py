@@ -29,6 +29,7 @@ from model.mhp.backend import choose_backend
 from model.mhp.intensity import rates_per_hour
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
 from model.state_pool import StatePool
+from model.summary import summaries
 from model.tokens import Tokens, cells_of, tokenize
 from model.types import metric_types
 from model.video import Video
@@ -74,8 +75,8 @@ class Forecast:
     """The answer.
 
     ``quantiles`` (H, 3) float64, cumulative counts of ``metric`` at q0.1, q0.5, q0.9 of each horizon; ``counts`` now by type;
-    ``intensity`` expected engagements an hour by type, at now; ``state_age_s`` seconds since the newest engagement, the
-    video's age without any; ``degraded`` names what was missing.
+    ``intensity`` expected engagements an hour by type, at now, empty without a Mamba-Hawkes process; ``state_age_s`` seconds since
+    the newest engagement, the video's age without any; ``degraded`` names what was missing.
     """
 
     now_us: int
@@ -123,12 +124,13 @@ class Forecaster:
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._weights = bundle.weights
+        self._pace = bundle.weights["pace"]
         self._bundled = self._calibration = bundle.calibration
         self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._content_net = Graph(bundle.path / "content.onnx")
         self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
-        self._metric = list(metric_types(self.manifest.metric, self.manifest.types))
+        self._metric = metric_types(self.manifest.metric, self.manifest.types)
         self._growth_us = growth_horizons_us(self.manifest.max_horizon_us)
         self._contents: OrderedDict[Video, NDArray[np.float32]] = OrderedDict()
         self._no_pool = StatePool(self.backend, 0)
@@ -218,7 +220,9 @@ class Forecaster:
         )  # fmt: skip
 
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread."""
+        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if they do not count."""
+        if not self.manifest.parts.by_trajectory:
+            return np.zeros_like(hidden)
         return hidden - self._weights["trajectory_centre"]
 
     def _batch(
@@ -230,8 +234,8 @@ class Forecaster:
             tokens = self.tokens(requests)
             newest, hidden = pool.read([r.video.video_id for r in requests], tokens)
         ages_us = np.array([r.now_us - r.video.published_us for r in requests], dtype=np.int64)
-        values = tokens.totals[:, self._metric].sum(1)
-        cold = tokens.offsets[1:] == tokens.offsets[:-1]
+        values = tokens.totals[:, list(self._metric)].sum(1)
+        cold = tokens.cold
         with _timed("bank", stage):
             ranked, past, degraded = self._neighbours(requests, content, hidden, ages_us, cold)
         with _timed("head", stage):
@@ -240,7 +244,8 @@ class Forecaster:
             age_s = ages_us / SECOND_US
             stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
             growth = grid_growth(coefficients, age_s, max_horizon_s, stretch)
-            rates = rates_per_hour(self._weights, newest, cold, tokens.last_end_s, age_s)
+            untouched = tokens.offsets[1:] == tokens.offsets[:-1]
+            rates = rates_per_hour(self._weights, newest, untouched, tokens.last_end_s, age_s)
         return [
             self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
                          degraded, float(age_s[i] - tokens.last_end_s[i]))
@@ -260,7 +265,7 @@ class Forecaster:
         ]
         creators = sorted({r.video.creator_id for r in requests if r.video.creator_id})
         try:
-            found = self.bank.search(queries)
+            found = self.bank.search(queries) if self.manifest.parts.neighbours else [[] for _ in queries]
             past = self.bank.creator(creators)
         except BankError:
             return [[] for _ in requests], {}, ["bank"]
@@ -289,12 +294,16 @@ class Forecaster:
                 same = c.creator_id is not None and c.creator_id == request.video.creator_id
                 fill_features(
                     c.curve.ages_us, c.curve.values, len(c.curve.ages_us), ages_us[i], self._growth_us, level, cosines,
-                    item.similarity, same, scratch, neighbours[i, j],
+                    item.similarity, same, self._pace, scratch, neighbours[i, j],
                 )  # fmt: skip
                 mask[i, j] = 1
+        schema, videos = self.manifest.schema, [r.video for r in requests]
         return self._head({
-            "hidden": hidden, "read": tokens.read_features, "last": last, "content": content, "creator": creator,
-            "neighbours": neighbours, "mask": mask,
+            "hidden": hidden, "read": tokens.read_features, "last": last,
+            "summary": summaries(tokens, ages_us / SECOND_US, self._metric), "content": content, "creator": creator,
+            "static": schema.static(videos), "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
+            "language": np.array([schema.language(v) for v in videos], dtype=np.int64), "neighbours": neighbours,
+            "mask": mask,
         })  # fmt: skip
 
     def _fill_creator(self, request: Request, past: list[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
@@ -307,7 +316,7 @@ class Forecaster:
             values[row, : len(p.curve.values)] = p.curve.values
         creator_features(
             np.arange(len(past)), ages, values, np.array([len(p.curve.ages_us) for p in past]),
-            np.array([p.published_us for p in past]), request.now_us, age_us, self._growth_us, out,
+            np.array([p.published_us for p in past]), request.now_us, age_us, self._growth_us, self._pace, out,
         )  # fmt: skip
 
     def _answer(
@@ -322,7 +331,7 @@ class Forecaster:
             request.now_us, self.manifest.metric, float(value_now),
             {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
             request.horizons_us, counts_at(float(value_now), at_horizons),
-            {kind: float(rates[i]) for kind, i in self._type_index.items()},
+            {kind: float(rates[i]) for kind, i in self._type_index.items() if self.manifest.parts.mhp},
             [self._neighbour(item, age_us, request.horizons_us) for item in ranked], cold, list(degraded),
             max(state_age_s, 0.0),
         )  # fmt: skip

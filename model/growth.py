@@ -58,3 +58,24 @@ def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[
             out[len(horizons_us)] = level
         else:
             out[h] = level - out[len(horizons_us)]
+
+
+@numba.njit(cache=True, nogil=True)
+def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
+    """Growth by log age from point i - 1 of a curve to point i: d log2(1 + count) / d log2(age + 1 minute), at most 8."""
+    grown = np.log2(1.0 + values[i]) - np.log2(1.0 + values[i - 1])
+    older = np.log2((ages_us[i] * 1e-6 + 60.0) / (ages_us[i - 1] * 1e-6 + 60.0))
+    return min(grown / max(older, 0.02), 8.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def pace_sum(ages_us, values, n, edges_us, pace):  # type: ignore[no-untyped-def]
+    """How much faster than ``pace`` (N_CURVE,) a curve of n known points grew: the sum over its steps, and their number."""
+    total, steps = 0.0, 0
+    for i in range(1, n):
+        if ages_us[i - 1] <= 0:
+            continue
+        at = np.searchsorted(edges_us, ages_us[i], side="right") - 1
+        total += slope(ages_us, values, i) - pace[min(max(at, 0), len(pace) - 1)]
+        steps += 1
+    return total, steps

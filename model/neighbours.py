@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate
 from model.content.creator import N_GROWTH
-from model.growth import curve_growth
+from model.growth import CURVE_EDGES_US, curve_growth, pace_sum
 
-N_NEIGHBOUR: Final = 2 * N_GROWTH + 8
+N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
 """Features of a neighbour: growth and mask a horizon, level difference at this age and its mask, both cosines and their masks,
-combined similarity, and whether the creator is the same."""
+combined similarity, whether the creator is the same, steps of growth known, and how much faster than usual they were."""
+_EDGES_US: Final = CURVE_EDGES_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,14 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 
 
 @numba.njit(cache=True, nogil=True)
-def fill_features(ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, one, out):  # type: ignore[no-untyped-def]
+def fill_features(
+    ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
+):  # type: ignore[no-untyped-def]
     """Fill a neighbour's features ``out`` (N_NEIGHBOUR,) float32.
 
     ``ages_us`` and ``values`` (>= n,) int64, the known part of its curve; ``level_now`` log2(1 + count) of the target at
-    ``age_us``; ``cosines`` (2,) content and trajectory, NaN where missing; ``one`` (N_GROWTH + 1,) float64 scratch.
+    ``age_us``; ``pace`` (N_CURVE,) usual growth by age; ``cosines`` (2,) content and trajectory, NaN where missing; ``one``
+    (N_GROWTH + 1,) float64 scratch.
     """
     out[:] = 0
     curve_growth(ages_us, values, n, age_us, horizons_us, one)
@@ -88,3 +92,6 @@ def fill_features(ages_us, values, n, age_us, horizons_us, level_now, cosines, s
             out[at + 3 + 2 * c] = 1
     out[at + 6] = similarity
     out[at + 7] = 1 if same_creator else 0
+    faster, steps = pace_sum(ages_us, values, n, _EDGES_US, pace)
+    out[at + 8] = np.log1p(steps) / 3
+    out[at + 9] = faster / (steps + 1.0)

@@ -9,25 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.content.creator import N_CREATOR
+from model.content.creator import N_CREATOR, N_GROWTH
 from model.head import N_BASIS
 from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
 from model.mhp.shape import MHPShape
 from model.neighbours import N_NEIGHBOUR
+from model.parts import WHOLE, Parts
 from model.schema import N_STATIC
+from model.summary import n_summary
 
 SENTENCE_DIM = 384
 NGRAM_DIM = 16
 CONTENT_DIM = 48
 FUSED_DIM = 48
+HEAD_DIM = 224
+N_BINS = 8
+NAME_DIM = 8
+_LEAST_WIDTH = 1e-3
 
 
 class ContentNet(nn.Module):
     """Content vector of a video from text, category, language and static numbers."""
 
-    def __init__(self, n_categories: int, n_languages: int, dropout: float) -> None:
+    def __init__(self, n_categories: int, n_languages: int, dropout: float, *, silent: bool = False) -> None:
+        """``silent``: the vector is zero, whatever is read."""
         super().__init__()
+        self.silent = silent
         self.sentence = nn.Linear(SENTENCE_DIM, 32)
         self.no_sentence = nn.Parameter(torch.zeros(32))
         self.no_ngrams = nn.Parameter(torch.zeros(NGRAM_DIM))
@@ -49,7 +57,7 @@ class ContentNet(nn.Module):
         out: Tensor = self.mix(
             torch.cat([self.drop_text(text), self.category(category), self.language(language), static], dim=-1)
         )
-        return out
+        return out * 0 if self.silent else out
 
 
 class Fusion(nn.Module):
@@ -73,7 +81,7 @@ class Fusion(nn.Module):
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
-        score = learned + 4 * self.temperature * neighbours[..., -2]
+        score = learned + 4 * self.temperature * neighbours[..., 2 * N_GROWTH + 6]
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
         negative = (torch.softmax(-score + absent, -1).unsqueeze(-1) * value).sum(1)
@@ -81,42 +89,94 @@ class Fusion(nn.Module):
         return fused * mask.amax(-1, keepdim=True)
 
 
+class Numbers(nn.Module):
+    """Piecewise linear encoding of numbers (Gorishniy et al. 2022): how far each has come through each bin of its own range.
+
+    Bins are quantiles of the training data. A network reads thresholds off it as easily as a tree does.
+    """
+
+    edges: Tensor
+
+    def __init__(self, n_numbers: int) -> None:
+        super().__init__()
+        self.register_buffer("edges", torch.linspace(-1, 1, N_BINS + 1).repeat(n_numbers, 1))
+        self.dim = n_numbers * N_BINS
+
+    def fit(self, numbers: Tensor) -> None:
+        """Take the quantiles of numbers (N, n_numbers) as edges."""
+        levels = torch.linspace(0, 1, N_BINS + 1)
+        self.edges.copy_(torch.quantile(numbers.cpu().double(), levels.double(), dim=0).t())
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(N, n_numbers) -> (N, n_numbers * N_BINS) in [0, 1]."""
+        low, width = self.edges[:, :-1], (self.edges[:, 1:] - self.edges[:, :-1]).clamp(min=_LEAST_WIDTH)
+        return ((numbers.unsqueeze(-1) - low) / width).clamp(0, 1).flatten(1)
+
+
 class HeadNet(nn.Module):
-    """Coefficients of the quantile head."""
+    """Coefficients of the quantile head: a residual network."""
 
     def __init__(self, target_dim: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(target_dim + FUSED_DIM, 192), nn.SiLU(), nn.Dropout(dropout), nn.Linear(192, 128), nn.SiLU(),
+        self.enter = nn.Linear(target_dim + FUSED_DIM, HEAD_DIM)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(HEAD_DIM), nn.Linear(HEAD_DIM, 2 * HEAD_DIM), nn.SiLU(), nn.Dropout(dropout),
+                nn.Linear(2 * HEAD_DIM, HEAD_DIM),
+            )
+            for _ in range(2)
         )  # fmt: skip
-        self.out = nn.Linear(128, 3 * N_BASIS)
+        self.norm = nn.LayerNorm(HEAD_DIM)
+        self.out = nn.Linear(HEAD_DIM, 3 * N_BASIS)
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.constant_(self.out.bias, -2.5)
 
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
         """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative."""
-        out: Tensor = F.softplus(self.out(self.layers(torch.cat([target, fused], dim=-1)))).unflatten(-1, (3, N_BASIS))
+        x = self.enter(torch.cat([target, fused], dim=-1))
+        for block in self.blocks:
+            x = x + block(x)
+        out: Tensor = F.softplus(self.out(F.silu(self.norm(x)))).unflatten(-1, (3, N_BASIS))
         return out
 
 
 class M3TR(nn.Module):
-    """All trained parts; ``target`` joins what is known of a video at a moment."""
+    """All trained parts; ``target`` joins what is known of a video at a moment.
+
+    A part that is switched off gives zeros here, and so in the exported graphs.
+    """
 
     def __init__(
         self, shape: MHPShape, n_categories: int, n_languages: int, ngram_buckets: int, *,
-        text_dropout: float = 0.4, head_dropout: float = 0.1,
+        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Parts = WHOLE,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.parts = parts
         self.ngrams = nn.EmbeddingBag(ngram_buckets, NGRAM_DIM, mode="mean")
         nn.init.normal_(self.ngrams.weight, std=0.05)
         self.mhp = MambaHawkes(shape)
         self.intensity = IntensityHead(shape.d_model, shape.n_types)
-        self.content = ContentNet(n_categories, n_languages, text_dropout)
-        self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + N_CREATOR
+        self.content = ContentNet(n_categories, n_languages, text_dropout, silent=not parts.content)
+        self.numbers = Numbers(n_summary(shape.n_types) + N_CREATOR + N_STATIC)
+        self.category = nn.Embedding(n_categories + 1, NAME_DIM)
+        self.language = nn.Embedding(n_languages + 1, NAME_DIM)
+        # A category grows in one language otherwise than in another.
+        self.audience = nn.Embedding((n_categories + 1) * (n_languages + 1), NAME_DIM)
+        nn.init.normal_(self.audience.weight, std=0.05)
+        self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
         self.fusion = Fusion(self.target_dim)
         self.head = HeadNet(self.target_dim, head_dropout)
 
-    @staticmethod
-    def target(hidden: Tensor, read: Tensor, last: Tensor, content: Tensor, creator: Tensor) -> Tensor:
-        """(N, d_model), (N, F), (N, F), (N, CONTENT_DIM), (N, N_CREATOR) -> (N, target_dim)."""
-        return torch.cat([hidden, read, last, content, creator], dim=-1)
+    def target(
+        self, hidden: Tensor, read: Tensor, last: Tensor, summary: Tensor, content: Tensor, creator: Tensor, static: Tensor,
+        category: Tensor, language: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim)."""
+        audience = category * self.language.num_embeddings + language
+        names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)
+        if not self.parts.mhp:
+            hidden = hidden * 0
+        if not self.parts.content:
+            names, static = names * 0, static * 0
+        numbers = self.numbers(torch.cat([summary, creator, static], dim=-1))
+        return torch.cat([hidden, read, last, content, numbers, names], dim=-1)

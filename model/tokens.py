@@ -80,6 +80,12 @@ class Tokens:
     last_end_s: NDArray[np.float64]
     prefix: NDArray[np.uint64]
 
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """Sequences of which nothing is known yet, (S,) bool; a counter that was read as 0 is known."""
+        n_types = self.counts.shape[1]
+        return ~(self.read_features[:, 3 * n_types : 4 * n_types] > 0).any(1)
+
 
 @numba.njit(cache=True)
 def _mixed(digest, value):  # type: ignore[no-untyped-def]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from model.tokens import LOG_AGE_OFFSET_S
 
+_LOG_SCALE = 4
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
 
@@ -88,10 +89,23 @@ class IntensityHead(nn.Module):
         self.start = nn.Parameter(torch.zeros(d_model))
         self.project = nn.Linear(d_model, 4 * n_types)
 
+    @torch.no_grad()
+    def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor) -> None:
+        """Start at the usual rate of tokens: counts (n, n_types), interval_s (n, 3) as in ``Tokens``, observed (n, n_types) bool.
+
+        Where a type is counted in millions a start near one an interval would cost the first pass over the data.
+        """
+        previous, end = interval_s[:, :1], interval_s[:, 2:]
+        clock = ((end - previous) / (previous + LOG_AGE_OFFSET_S)).clamp(min=1e-3)
+        rate = torch.log((counts + 0.1) / clock / math.log(2))
+        for k in range(self.n_types):
+            if observed[:, k].any():
+                self.project.bias[k] = float(rate[observed[:, k], k].median()) / _LOG_SCALE
+
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log S, c, alpha (<= 0) and dispersion (> 0), each (..., n_types)."""
         log_scale, c, alpha, dispersion = self.project(hidden).chunk(4, dim=-1)
-        return (4 * log_scale).clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
+        return (_LOG_SCALE * log_scale).clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
 
     def expected(self, hidden: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean count of each type on [start, end] given the state at ``previous``, and the dispersion: (..., n_types) float64.

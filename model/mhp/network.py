@@ -67,7 +67,9 @@ class MambaBlock(nn.Module):
         delta = F.softplus(self.dt_proj(dt))
         mix = torch.sigmoid(self.clock_mix)
         gap = mix * clock[..., :1] * torch.exp(-self.log_tau) + (1 - mix) * clock[..., 1:]
-        return delta * gap, delta * u, b, c
+        # The linear layers may run in bfloat16 in training; clock and state are float32.
+        delta = delta.float()
+        return delta * gap, delta * u.float(), b.float(), c.float()
 
     def convolve(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One token a row: raw input, gate and convolved input, each (..., inner), from x (..., d_model) and its window."""
@@ -147,8 +149,8 @@ class MambaHawkes(nn.Module):
         Returns:
             Hidden states after every token (L, B, d_model), and as read at every cut (B, C, d_model).
         """
-        x = self.embed(features)
-        branch = [self.embed(branch_features[:, :, 0]), self.embed(branch_features[:, :, 1])]
+        x = self.embed(features).float()
+        branch = [self.embed(branch_features[:, :, 0]).float(), self.embed(branch_features[:, :, 1]).float()]
         for block in self.blocks:
             assert isinstance(block, MambaBlock)
             x, state, window = block(x, clock, position)

@@ -14,6 +14,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from model.mhp.fast_math import exp32
+from model.mhp.scan_kernel import kernel_of_mamba_ssm, scan_by
 
 
 @njit(parallel=True, cache=True, fastmath={"contract"})
@@ -106,10 +107,15 @@ class SelectiveScan(torch.autograd.Function):
 def selective_scan(
     gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same function anywhere: fused on a CPU in float32, step by step in PyTorch elsewhere. Shapes as SelectiveScan."""
+    """The same function anywhere. Shapes as SelectiveScan.
+
+    Fused on a CPU in float32, by mamba-ssm's kernel on CUDA where it is installed, step by step in PyTorch elsewhere.
+    """
     if gap.device.type == "cpu" and gap.dtype == torch.float32:
         y, cut = SelectiveScan.apply(gap, jump, b, c, a, position)  # type: ignore[no-untyped-call]
         return y, cut
+    if gap.is_cuda and (kernel := kernel_of_mamba_ssm()) is not None:
+        return scan_by(kernel, gap, jump, b, c, a, position)
     state = torch.zeros_like(jump[0].unsqueeze(-2) * b[0].unsqueeze(-1))
     states = []
     for t in range(len(gap)):

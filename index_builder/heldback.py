@@ -1,0 +1,67 @@
+"""What the held-back videos say: the loss that training is stopped by, the calibration, and the table of the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.metrics import score
+from index_builder.samples import Samples
+from model.bins import SECOND_US
+from model.calibration import Calibration
+from model.growth import age_bucket
+from model.head import QUANTILES
+
+_LEAST_ROWS: Final = 30
+"""Forecasts below which a cell of the table is left out."""
+
+
+def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
+    """Mean pinball loss of growth quantiles (N, J, 3), log2 units, over the labels of warm samples; NaN without any."""
+    rows = np.isfinite(samples.growth) & ~samples.cold[:, None]
+    if not rows.any():
+        return float("nan")
+    error = samples.growth[rows][:, None] - quantiles[rows].astype(np.float64)
+    levels = np.array(QUANTILES)
+    return float(np.maximum(levels * error, (levels - 1) * error).mean())
+
+
+def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
+    """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3)."""
+    known = np.isfinite(samples.growth)
+    if not known.any():
+        return Calibration.identity()
+    age_s = np.broadcast_to(samples.age_s[:, None], known.shape)[known]
+    cold = np.broadcast_to(samples.cold[:, None], known.shape)[known]
+    return Calibration.fit(
+        age_s, samples.horizon_s[known], cold, quantiles[known].astype(np.float64), samples.growth[known]
+    )
+
+
+def score_table(
+    samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
+) -> dict[str, Any]:
+    """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those before fusion."""
+    stretched = calibration.apply(samples.age_s, samples.horizon_s, samples.cold, quantiles.astype(np.float64))
+    cells: dict[str, Any] = {}
+    warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
+    bucket = np.broadcast_to(age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape)
+    known = np.isfinite(samples.growth)
+    for name, rows in (
+        [("pooled", known & warm), ("cold start", known & ~warm)]
+        + [(f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()]
+    ):  # fmt: skip
+        if rows.sum() >= _LEAST_ROWS:
+            cells[name] = _scores(samples.growth[rows], stretched[rows])
+    rows = known & warm
+    without = {}
+    if plain is not None and rows.any():
+        without = _scores(samples.growth[rows], plain[rows].astype(np.float64))
+    return {"cells": cells, "without_retrieval": without}
+
+
+def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict[str, Any]:
+    return asdict(score(growth, quantiles[:, 1], quantiles[:, 0], quantiles[:, 2]))

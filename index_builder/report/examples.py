@@ -1,0 +1,130 @@
+"""Videos to look at one by one: chosen by a rule, with their forecast over all horizons and their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.forecast import histories
+from index_builder.queries import Queries
+from index_builder.samples import Observed, snapshot_rows
+from model.bins import HOUR_US
+from model.forecaster import Forecaster, Request
+from model.rows import cells_at
+from model.video import Video
+
+EXAMPLES: Final = 12
+_STEPS: Final = 16
+"""Horizons of a fan; closer together near now, where it bends."""
+_MOST_POINTS: Final = 80
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Similar:
+    """A neighbour, with cosines of content and trajectory, each None where there was no such vector.
+
+    ``growth`` is the factor its count grew by from the target's age on, over ``horizon_us``, the longest horizon for which
+    that was known at the target's ``now``; None if for none. ``video`` is None if the data set does not have it.
+    """
+
+    video: Video | None
+    content: float | None
+    trajectory: float | None
+    growth: float | None
+    horizon_us: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One video at one moment.
+
+    ``age_us`` of now; ``seen`` and ``later`` are (n, 2) float64, (age in us, count) up to now and after it; ``horizons_us`` (H,)
+    and ``quantiles`` (H, 3) the forecast; ``growth`` the factor by which the count really grew over the longest horizon.
+    """
+
+    video: Video
+    age_us: int
+    value_now: float
+    seen: NDArray[np.float64]
+    later: NDArray[np.float64]
+    horizons_us: NDArray[np.int64]
+    quantiles: NDArray[np.float64]
+    growth: float
+    neighbours: list[Similar]
+
+
+def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.int64]:
+    """Rows of ``queries`` to show, at most n.
+
+    Of each video the row that looks furthest ahead; of those the further half; ordered by real growth, then id, and taken at
+    evenly spaced ranks. ``ids`` are the video ids that ``queries.video`` indexes.
+    """
+    if not len(queries.video):
+        return np.zeros(0, dtype=np.int64)
+    order = np.lexsort((queries.now_us, -queries.horizon_us, queries.video))
+    _, first = np.unique(queries.video[order], return_index=True)
+    furthest = order[first]
+    horizon = queries.horizon_us[furthest]
+    furthest = furthest[horizon >= np.median(horizon)]
+    names = np.array([ids[v] for v in queries.video[furthest]])
+    ranked = furthest[np.lexsort((names, queries.pairs.growth[furthest]))]
+    n = min(n, len(ranked))
+    return ranked[((np.arange(n) + 0.5) / max(n, 1) * len(ranked)).astype(np.int64)]
+
+
+def examples(
+    forecaster: Forecaster, seen: Observed, queries: Queries, advance: Callable[[int], None] | None = None
+) -> list[Example]:
+    """The chosen rows of ``queries`` as examples."""
+    data = seen.data
+    by_id = {video.video_id: video for video in data.videos}
+    rows = choose(queries, [video.video_id for video in data.videos])
+    video, now = queries.video[rows], queries.now_us[rows]
+    cells = cells_at(seen.events, seen.counters, video, now, data.published_us[video], len(data.types))
+    share = (np.arange(1, _STEPS + 1) / _STEPS) ** 1.5
+    out = []
+    for i, history in enumerate(histories(cells, data.types)):
+        row, target, longest = rows[i], data.videos[video[i]], int(queries.horizon_us[rows[i]])
+        horizons = np.unique(np.maximum((share * longest).astype(np.int64), 1))
+        request = Request(target, history, int(now[i]), tuple(horizons.tolist()))
+        (answer,) = forecaster.forecast([request])
+        before, after = _observed(seen, int(video[i]), int(now[i]), int(now[i]) + longest)
+        similar = [
+            Similar(by_id.get(n.video_id), n.content_similarity, n.trajectory_similarity, *_known(n.growth))
+            for n in answer.neighbours
+        ]
+        out.append(Example(
+            target, int(now[i]) - target.published_us, float(queries.pairs.value_now[row]), before, after, horizons,
+            answer.quantiles, float(2 ** queries.pairs.growth[row]), similar,
+        ))  # fmt: skip
+        if advance:
+            advance(1)
+    return out
+
+
+def _known(growth: dict[int, float | None]) -> tuple[float | None, int]:
+    horizon_us = max((h for h, factor in growth.items() if factor is not None), default=0)
+    return growth.get(horizon_us), horizon_us
+
+
+def _observed(
+    seen: Observed, video: int, now_us: int, until_us: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(age, count) up to now and after it: whole snapshots, or readings of an event count at even steps."""
+    published = int(seen.data.published_us[video])
+    if seen.continuous:
+        step = max((until_us - published) // _MOST_POINTS, 1)
+        times = np.unique(np.append(np.arange(published, until_us, step), [now_us, until_us]))
+    else:
+        whole = snapshot_rows(seen.metric)
+        inside = slice(*np.searchsorted(whole, seen.metric.offsets[[video, video + 1]]))
+        times = seen.metric.time_us[whole[inside]]
+        times = times[times <= until_us + HOUR_US]
+    counts = seen.count_at(np.full(len(times), video), times)
+    points = np.stack([times - published, counts], axis=1).astype(np.float64)
+    past = times <= now_us
+    return points[past], points[~past]

@@ -1,0 +1,103 @@
+"""What a report says in words: the numbers that matter, and the facts they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import numpy as np
+
+from index_builder.report.evaluation import MODEL, POOLED, Evaluation
+from index_builder.report.spread import Spread
+from index_builder.report.svg import TIMES, factor, hours
+from model.bins import HOUR_US, SECOND_US
+
+
+def moment(us: int) -> str:
+    """A time as people read it."""
+    return datetime.fromtimestamp(us / SECOND_US, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def counted(metric: str) -> str:
+    """A metric as words."""
+    return "all engagement (total)" if metric == "total" else metric
+
+
+def summary(evaluation: Evaluation, spread: Spread) -> str:
+    """One paragraph in plain words."""
+    queries, growth = evaluation.queries, evaluation.growths[MODEL]
+    y, n = queries.pairs.growth, len(queries.video)
+    miss = np.abs(growth[:, 1] - y)
+    half, most = (factor(float(2**q)).removeprefix(TIMES) for q in np.quantile(miss, [0.5, 0.9]))
+    held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
+    words = [
+        f"{n:,} forecasts for {len(np.unique(queries.video)):,} videos were compared with what really happened. "
+        f"A typical forecast was off by a factor of {half} (half of them missed by less, up or "
+        f"down), and nine in ten were within a factor of {most}. The interval that should hold the outcome "
+        f"in 80% of cases held it in {held.value:.1%} ({held.low:.1%} to {held.high:.1%})."
+    ]
+    if rival := evaluation.rival():
+        words.append(_beside(evaluation, spread, rival))
+    nmse = evaluation.table[MODEL][POOLED]["nmse"]
+    if np.isfinite(nmse):
+        words.append(
+            f"Of the differences in growth between videos the model foresaw {max(1 - nmse, 0):.0%} (nMSE {nmse:.3f}; 0 would be "
+            "perfect, 1 is as good as always saying the mean)."
+        )
+    return " ".join(words)
+
+
+def _beside(evaluation: Evaluation, spread: Spread, rival: str) -> str:
+    y = evaluation.queries.pairs.growth
+    ours, theirs = (
+        np.square(g[:, g.shape[1] // 2] - y) for g in (evaluation.growths[MODEL], evaluation.growths[rival])
+    )
+    ratio = spread.quotient(ours, theirs)
+    ends = sorted(abs(1 - v) for v in (ratio.low, ratio.high))
+    if ratio.low <= 1 <= ratio.high:
+        return (
+            f"Beside the best other method here, {rival}, no difference in squared error is certain: "
+            f"it is {1 - ratio.low:+.1%} to {1 - ratio.high:+.1%} lower."
+        )
+    word = "lower" if ratio.high < 1 else "higher"
+    return (
+        f"The squared error of {MODEL} is {abs(1 - ratio.value):.1%} {word} than that of the best other method here, {rival} "
+        f"(95% interval {ends[0]:.1%} to {ends[1]:.1%})."
+    )
+
+
+def facts(evaluation: Evaluation) -> dict[str, str]:
+    """What was trained, on what, as known when, and what was scored."""
+    manifest, queries = evaluation.manifest, evaluation.queries
+    training, schema, own = manifest.training, manifest.schema, manifest.evaluation
+    ahead = queries.horizon_us
+    ages = queries.pairs.age_s * SECOND_US
+    passes = training.get("passes", {})
+    out = {
+        "Model": f"M3TR {manifest.version[:12]}".rstrip()
+        + f": a Mamba-Hawkes network of width {manifest.shape.d_model} and depth {manifest.shape.n_layers} that reads each "
+        f"video's engagement, and {manifest.neighbours} similar past videos",
+        "It forecasts": f"{counted(schema.metric)}, up to {schema.max_horizon_us / HOUR_US:g} h ahead, with an interval",
+        "It reads": f"{', '.join(schema.types)}; title, tags and creator; {_many(len(schema.categories), 'category', 'categories')}, "
+        f"{_many(len(schema.languages), 'language', 'languages')}",
+        "Trained on": f"{training['videos']:,} videos published from {moment(training['first_published_us'])}, as known at "
+        f"{moment(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
+        "Training": f"{training['samples']:,} moments learned from, {training['held_back']:,} held back; "
+        f"seed {training['seed']}, on {training['device']}"
+        + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
+        "Scored on": evaluation.about,
+        "Similarity": f"{manifest.content_weight:.0%} content, {1 - manifest.content_weight:.0%} trajectory",
+    }  # fmt: skip
+    if off := [name for name, on in asdict(manifest.parts).items() if not on]:
+        out["Switched off"] = ", ".join(off)
+    if len(ahead):
+        out["Asked"] = (
+            f"at ages of {hours(ages.min())} to {hours(ages.max())}, for {hours(ahead.min())} to {hours(ahead.max())} ahead"
+        )
+    if "log_likelihood_per_token" in own:
+        out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats a token and type, on videos held back"
+    return out
+
+
+def _many(n: int, one: str, more: str) -> str:
+    return f"{n or 'no'} known {one if n == 1 else more}"

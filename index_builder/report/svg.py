@@ -1,0 +1,171 @@
+"""Static SVG: shapes in pixels, axes, and numbers as people read them. Colours are classes that the page's style sheet fills."""
+
+from __future__ import annotations
+
+import html
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from model.bins import HOUR_US
+
+_FACTORS: Final = (1, 1.01, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10, 30, 100, 1000, 10_000, 100_000, 1_000_000)
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
+_STEPS: Final = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + k / 10 for k in range(90)))
+_WIDE: Final = frozenset("WF")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Linear map of [low, high] onto pixels [start, stop], values outside pulled to its ends; NaN lies at the start."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """Pixel of a value."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return self.start + (min(max(share, 0.0), 1.0) if share == share else 0.0) * (self.stop - self.start)
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies inside."""
+        return self.low <= value <= self.high
+
+
+@dataclass(slots=True)
+class Svg:
+    """A drawing of ``width`` by ``height`` pixels, scaled to its place; ``label`` says what it shows to who cannot see it."""
+
+    width: float
+    height: float
+    label: str
+    parts: list[str] = field(default_factory=list)
+
+    def line(self, points: Iterable[tuple[float, float]], cls: str) -> None:
+        """A line through points."""
+        self.parts.append(f'<polyline class="{cls}" points="{_points(points)}"/>')
+
+    def area(self, points: Iterable[tuple[float, float]], cls: str) -> None:
+        """A filled outline."""
+        self.parts.append(f'<polygon class="{cls}" points="{_points(points)}"/>')
+
+    def rect(self, x: float, y: float, width: float, height: float, cls: str, opacity: float = 1.0) -> None:
+        """A filled rectangle."""
+        self.parts.append(
+            f'<rect class="{cls}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" opacity="{opacity:.2f}"/>'
+        )
+
+    def dot(self, x: float, y: float, cls: str, *, radius: float = 3.5, tip: str = "") -> None:
+        """A dot; ``tip`` is shown when pointed at."""
+        title = f"<title>{html.escape(tip)}</title>" if tip else ""
+        self.parts.append(f'<circle class="{cls}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{title}</circle>')
+
+    def text(self, x: float, y: float, text: str, cls: str = "", anchor: str = "start") -> None:
+        """A line of text; ``y`` is its middle."""
+        self.parts.append(
+            f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" dy=".35em">{html.escape(text)}</text>'
+        )
+
+    def x_axis(self, scale: Scale, ticks: Sequence[tuple[float, str]], top: float, bottom: float) -> None:
+        """Grid lines upwards from ``bottom``, labels below it."""
+        for value, label in ticks:
+            self.line([(scale(value), top), (scale(value), bottom)], "grid")
+            self.text(scale(value), bottom + 11, label, "tick", "middle")
+
+    def y_axis(self, scale: Scale, ticks: Sequence[tuple[float, str]], left: float, right: float) -> None:
+        """Grid lines to the right from ``left``, labels before it."""
+        for value, label in ticks:
+            self.line([(left, scale(value)), (right, scale(value))], "grid")
+            self.text(left - 6, scale(value), label, "tick", "end")
+
+    def __str__(self) -> str:
+        return (
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{html.escape(self.label)}">'
+            f"{''.join(self.parts)}</svg>"
+        )
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round values inside [low, high], 1, 2 or 5 times a power of ten apart."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def factor_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
+    """Ticks of a log2 axis, labelled as factors; factors below 1 mirror those above."""
+    every = sorted({math.log2(f) for f in _FACTORS} | {-math.log2(f) for f in _FACTORS})
+    inside = [v for v in every if low <= v <= high]
+    apart = (high - low) / most
+    # The plain factor 1 first, then outwards, so that it is never the one left out.
+    kept: list[float] = []
+    for value in sorted(inside, key=abs):
+        if all(abs(value - other) >= apart * 0.75 for other in kept):
+            kept.append(value)
+    return [(v, factor(2**v)) for v in sorted(kept)]
+
+
+def count_ticks(low: float, high: float, most: int = 5) -> list[tuple[float, str]]:
+    """Ticks of an axis of log2(1 + count), labelled as counts."""
+    for steps in _STEPS:
+        kept: list[tuple[float, str]] = []
+        for value in sorted(m * 10**e for e in range(13) for m in steps):
+            at = math.log2(1 + value)
+            if low <= at <= high and (not kept or at - kept[-1][0] >= (high - low) / most):
+                kept.append((at, count(value)))
+        if len(kept) > 1:
+            return kept
+    return [(v, count(2**v - 1)) for v in (low, high)]
+
+
+def factor(value: float) -> str:
+    """A factor such as 1.18 behind a multiplication sign, with as many places as it can use."""
+    if not math.isfinite(value):
+        return "-"
+    if value < 0.1:
+        return f"{TIMES}{value:.2g}"
+    return TIMES + (f"{value:.2f}".rstrip("0").rstrip(".") if value < 10 else f"{value:,.0f}")
+
+
+def count(value: float) -> str:
+    """A count such as 950, 12.3k or 4.56M."""
+    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            return f"{value / size:.3g}{name}"
+    return f"{value:.0f}"
+
+
+def hours(us: float) -> str:
+    """A duration such as 20 min, 2.5 h or 72 h."""
+    value = us / HOUR_US
+    return f"{value * 60:.0f} min" if value < 1 else f"{value:.2g} h" if value < 10 else f"{value:.0f} h"
+
+
+def number(value: float | None, places: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+
+
+def short(text: str, columns: int) -> str:
+    """Text cut to a width in columns, of which a wide character takes two; control characters are left out."""
+    out: list[str] = []
+    used = 0
+    for letter in " ".join(text.split()):
+        if unicodedata.category(letter) == "Cc":
+            continue
+        used += 0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in _WIDE else 1
+        if used > columns:
+            return "".join(out).rstrip() + "…"
+        out.append(letter)
+    return "".join(out)

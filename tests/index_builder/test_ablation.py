@@ -1,0 +1,166 @@
+"""A part that is switched off does not matter in the served model: change what it reads, and no bit of a forecast moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index_builder.dataset import load_dataset
+from index_builder.forecast import histories
+from index_builder.samples import Observed
+from index_builder.train import train
+from model.bank import Bank, BankQuery, Candidate, EdgeBank, NoBank
+from model.bins import HOUR_US
+from model.bundle import BANK, Bundle, load_bundle
+from model.errors import BankError, DataError
+from model.forecaster import Forecast, Forecaster, Request
+from model.parts import Parts
+from model.rows import cells_at
+from tests.conftest import MINI_CONFIG, Mini
+
+ARMS = ("mhp", "trajectory", "retrieval", "content")
+
+
+@pytest.fixture(scope="module", params=ARMS)
+def arm(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A bundle trained without one part. About 8 s."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = folder / "config.toml"
+    config.write_text(f"{MINI_CONFIG}use_{request.param} = false\n", encoding="utf-8")
+    train(
+        mini.data,
+        as_of_us=mini.as_of_us,
+        metric="view",
+        out=folder / "bundle",
+        device="cpu",
+        seed=1,
+        config=config,
+    )
+    return request.param, folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def asked(mini: Mini) -> list[Request]:
+    """Real questions about videos without creator, whose earlier videos would be read from the bank as well."""
+    data = load_dataset(mini.data, before_us=mini.as_of_us)
+    seen = Observed.of(data, "view")
+    rows = np.arange(len(data.videos) - 30, len(data.videos))
+    now = np.full(len(rows), mini.as_of_us)
+    cells = cells_at(seen.events, seen.counters, rows, now, data.published_us[rows], len(data.types))
+    return [
+        Request(replace(data.videos[v], creator_id=None), history, mini.as_of_us, (HOUR_US, 24 * HOUR_US))
+        for v, history in zip(rows, histories(cells, data.types), strict=True)
+    ]
+
+
+def answers(bundle: Bundle, asked: list[Request], bank: Bank | None = None) -> list[Forecast]:
+    """Of a bundle in memory, with its own bank or another."""
+    dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
+    forecaster = Forecaster(bundle, bank or EdgeBank.open(bundle.path / BANK, *dims), device="cpu")
+    try:
+        return forecaster.forecast(asked)
+    finally:
+        forecaster.close()
+
+
+def scaled(bundle: Bundle, wanted: Callable[[str], bool]) -> Bundle:
+    """The bundle with other weights."""
+    return replace(
+        bundle, weights={name: value * 3 if wanted(name) else value for name, value in bundle.weights.items()}
+    )
+
+
+class HungBank(NoBank):
+    """Knows creators, and fails when neighbours are asked for."""
+
+    def search(self, queries: list[BankQuery]) -> list[list[Candidate]]:  # type: ignore[override]
+        raise BankError("search: no answer")
+
+
+def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Forecast]]:
+    """Forecasts after what the part reads, or is, was changed."""
+    if name == "mhp":
+        yield answers(scaled(bundle, lambda w: w.startswith(("mhp.", "intensity.", "trajectory"))), asked)
+    elif name == "trajectory":
+        yield answers(scaled(bundle, lambda w: w == "trajectory_centre"), asked)
+    elif name == "retrieval":
+        yield answers(bundle, asked, NoBank())
+        yield answers(bundle, asked, HungBank())
+    else:
+        others = {"title": "another title", "tags": "other", "category": None, "language": "xx", "duration_s": 1.0}
+        yield answers(bundle, [replace(r, video=replace(r.video, **others)) for r in asked])
+
+
+def same(a: list[Forecast], b: list[Forecast]) -> bool:
+    return all(np.array_equal(x.quantiles, y.quantiles) for x, y in zip(a, b, strict=True))
+
+
+def test_what_is_switched_off_does_not_matter(arm: tuple[str, Path], asked: list[Request]) -> None:
+    name, folder = arm
+    bundle = load_bundle(folder)
+    assert bundle.manifest.parts == Parts(**{name: False})
+    made = answers(bundle, asked)
+    assert not any(answer.degraded for answer in made)
+    assert len({float(answer.quantiles[-1, 1]) for answer in made}) == len(asked)
+    for changed in changes(name, bundle, asked):
+        assert same(made, changed)
+        assert not any(answer.degraded for answer in changed)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_whole_model_is_moved_by_each_change(name: str, mini_bundle: Path, asked: list[Request]) -> None:
+    bundle = load_bundle(mini_bundle)
+    made = answers(bundle, asked)
+    assert not any(same(made, changed) for changed in changes(name, bundle, asked))
+
+
+def test_neighbours_come_from_the_parts_that_are_left(arm: tuple[str, Path], asked: list[Request]) -> None:
+    name, folder = arm
+    bundle = load_bundle(folder)
+    bank = EdgeBank.open(folder / BANK, int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model)
+    counts = bank.counts()
+    bank.close()
+    assert counts["videos"] > 100
+    assert bool(counts["trajectories"]) == (name == "content")
+    found = [neighbour for answer in answers(bundle, asked) for neighbour in answer.neighbours]
+    assert bool(found) == (name != "retrieval")
+    assert {neighbour.content_similarity is None for neighbour in found} <= {name == "content"}
+    assert {neighbour.trajectory_similarity is None for neighbour in found} <= {name != "content"}
+    assert bundle.manifest.content_weight == (0.0 if name == "content" else 1.0)
+    assert bool(answers(bundle, asked)[-1].intensity) == (name != "mhp")
+
+
+def test_a_bundle_from_before_the_switches_has_every_part(mini_bundle: Path) -> None:
+    import json
+
+    from model import bundle as module
+
+    body = json.loads((mini_bundle / "manifest.json").read_text(encoding="utf-8"))
+    del body["parts"]
+    body["version"] = module._version(body)
+    old = mini_bundle.parent / "old"
+    old.mkdir()
+    for name in module.FILES:
+        (old / name).symlink_to(mini_bundle / name)
+    (old / "manifest.json").write_text(json.dumps(body), encoding="utf-8")
+    assert load_bundle(old).manifest.parts == Parts()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("use_mhp = 1", "use_mhp: 1; allowed: true, false"),
+        ("precision = 'half'", "precision: 'half'; allowed: auto, float32, bfloat16"),
+        ("patience = -1", "patience: -1; allowed: a number from 0 to 1000"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(setting: str, message: str, mini: Mini, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(setting, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        train(mini.data, as_of_us=mini.as_of_us, metric="view", out=tmp_path / "b", config=config)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]

@@ -1,0 +1,66 @@
+"""The benchmarks of bins and of tideh: that they compare like with like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import model.rows
+import model.tokens
+from benchmarks.bins import expected, grid, split_edges, value
+from benchmarks.tideh import TRAINED, WEEK_US, median_error, prepare
+from index_builder.dataset import load_dataset
+from index_builder.likelihoods import mhp_log_likelihood, tokens_of
+from index_builder.queries import cut
+from index_builder.samples import Observed
+from model.bins import EDGES_US, HOUR_US, SECOND_US
+from model.bundle import load_bundle
+from tests.conftest import Mini
+
+
+def test_fine_bins_are_nested_and_the_grid_is_put_back() -> None:
+    fine = split_edges(16)
+    assert np.isin(EDGES_US, fine).all() and (np.diff(fine) >= SECOND_US).all()
+    wide = np.diff(EDGES_US) >= 16 * SECOND_US
+    assert len(fine) > 16 * wide.sum()
+    with pytest.raises(RuntimeError), grid(fine):
+        assert model.rows.EDGES_US is fine and model.tokens.EDGES_US is fine
+        raise RuntimeError
+    assert model.rows.EDGES_US is EDGES_US and model.tokens.EDGES_US is EDGES_US
+
+
+def test_both_grids_are_asked_the_same(mini: Mini) -> None:
+    seen, bundle = Observed.of(load_dataset(mini.data), "view"), load_bundle(mini.bundle)
+    videos = np.arange(15)
+    asked = tokens_of(seen, videos, mini.as_of_us)
+    same = value(asked, expected(bundle, asked, asked), 1.0, 1.0)
+    assert same == pytest.approx(float(np.nanmean(mhp_log_likelihood(bundle, asked))), rel=1e-6)
+    with grid(split_edges(64)):
+        own = tokens_of(seen, videos, mini.as_of_us)
+    assert len(own.counts) > 1.2 * len(asked.counts)
+    np.testing.assert_array_equal(own.counts.sum(0), asked.counts.sum(0))
+    gap, active, _ = expected(bundle, own, asked)
+    assert gap.shape == active.shape == asked.counts.shape
+    assert (gap >= 0).all() and (active > 0).all()
+    assert value(asked, (gap, active, expected(bundle, own, asked)[2]), 1.0, 1.0) != same
+
+
+@pytest.mark.parametrize("other", [None, "weibo_ced"])
+def test_the_first_cascades_end_before_the_others_begin(real_data: Path, tmp_path: Path, other: str | None) -> None:
+    before = load_dataset(real_data / "tideh")
+    start = prepare(real_data / "tideh", real_data / other if other else None, tmp_path / "data")
+    after = load_dataset(tmp_path / "data")
+    now = {v.video_id: int(t) for v, t in zip(after.videos, after.published_us, strict=True)}
+    moved = np.array([now[v.video_id] for v in before.videos]) - before.published_us
+    # Whole weeks, to within the microsecond that the files' nanoseconds are cut to.
+    assert (np.abs(moved - np.round(moved / WEEK_US) * WEEK_US) <= 1).all()
+    published = before.published_us + moved
+    assert (published[:TRAINED] + 168 * HOUR_US <= start + SECOND_US).all()
+    assert (published[TRAINED:] >= start).all() and len(published) == 100
+    seen = Observed.of(after, "total")
+    asked = cut(seen, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
+    exact = median_error(asked, asked.pairs.growth)
+    assert exact == {"age6h+24h": pytest.approx((0.0, 0.0, 0.0), abs=1e-9)}
+    assert median_error(asked, np.zeros(len(asked.video)))["age6h+24h"] == pytest.approx((1.0, 1.0, 1.0))

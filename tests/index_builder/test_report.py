@@ -1,0 +1,216 @@
+"""The report: one page that stands alone, whatever the data are called, with figures that agree with the scores."""
+
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index_builder.baselines import Pairs
+from index_builder.dataset import load_dataset
+from index_builder.evaluate import evaluate
+from index_builder.metrics import intervals
+from index_builder.queries import Queries
+from index_builder.report import MODEL, POOLED, validation
+from index_builder.report.charts import dots, reliability
+from index_builder.report.evaluation import cell_name
+from index_builder.report.examples import choose
+from index_builder.report.groups import LEAST, by_hours, by_name
+from index_builder.report.spread import Spread
+from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
+from index_builder.samples import Observed, draw
+from model.bins import HOUR_US
+from model.bundle import load_bundle
+from model.errors import DataError
+from model.video import Video
+from tests.conftest import Mini
+
+HOSTILE = "</svg></style><script>alert('x')</script><img src=x onerror=\"alert(1)\"> & \u202etxet"
+TITLES = (HOSTILE, "אולי זה סרטון ארוך " * 12, "短视频 的 标题" * 30, "x" * 400, "", None, "nul \x00 and \x1b[31m")
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags must close in order; what would run or be fetched is noted."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.foreign: list[str] = []
+        self.n: dict[str, int] = {}
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.n[tag] = self.n.get(tag, 0) + 1
+        wrong = {"src", "href", "xlink:href", "srcset", "action", "data"}
+        self.foreign += [tag] if tag in {"script", "iframe", "object", "embed", "link", "img"} else []
+        self.foreign += [name for name, _ in attrs if name in wrong or name.startswith("on")]
+
+
+@pytest.fixture(scope="module")
+def hostile(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature's data with titles and categories that try to break the page."""
+    data = tmp_path_factory.mktemp("hostile") / "data"
+    shutil.copytree(mini.data, data)
+    table = pq.read_table(data / "videos.parquet")
+    n = len(table)
+    for name, values in (("title", TITLES), ("category", (HOSTILE, "分类" * 30, None))):
+        column = pa.array([values[i % len(values)] for i in range(n)], pa.string())
+        table = table.drop_columns([name]).append_column(name, column)
+    pq.write_table(table, data / "videos.parquet")
+    return data
+
+
+def test_evaluate_writes_a_page_that_stands_alone_and_escapes_titles(
+    mini: Mini, hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    start = mini.as_of_us - 6 * 24 * HOUR_US
+    table = evaluate(mini.bundle, hostile, published_from_us=start, ages_h=(6.0,), horizons_h=(6.0, 24.0), report=out)
+    assert MODEL in capsys.readouterr().out
+    html = out.read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.foreign == []
+    assert "url(" not in html and "@import" not in html
+    text = " ".join(page.text)
+    assert short(HOSTILE, 160) in text
+    assert "Some of the videos scored here were published before" in text
+    assert f"{table[MODEL][POOLED]['nmse']:.4f}" in text
+    for arm in table:
+        assert arm in text
+    assert page.n["svg"] > 12
+    assert "6 h old, +24 h" in text
+
+
+def test_evaluate_refuses_a_report_that_cannot_be_written_before_it_works(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"report: .*none/page\.html'; allowed: a file in a folder that exists"):
+        evaluate(tmp_path, tmp_path, published_from_us=0, report=tmp_path / "none" / "page.html")
+
+
+def test_the_bundle_has_a_report_of_its_held_back_videos(mini: Mini) -> None:
+    load_bundle(mini.bundle)  # its hash is the one that the manifest names
+    page = Page((mini.bundle / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(page.text)
+    assert page.foreign == []
+    for arm in ("mean growth", "persistence", "growth factor", "log-linear", MODEL, f"{MODEL} without retrieval"):
+        assert arm in text
+    assert "which training held back" in text
+    assert "Forecasts of single videos" in text and "Which past videos were asked" in text
+
+
+def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
+    data = load_dataset(mini.data, before_us=mini.as_of_us)
+    seen = Observed.of(data, "view")
+    samples = draw(
+        seen, until_us=mini.as_of_us, max_age_us=20 * 24 * HOUR_US, max_horizon_us=48 * HOUR_US, n_labels=3,
+        cuts_per_video=6, seed=0,
+    )  # fmt: skip
+    decides = samples.video % 3 == 0
+    perfect = (samples.growth[..., None] + np.array([-0.1, 0, 0.1])).astype(np.float32)
+    found = validation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
+    assert not (found.queries.video % 3 == 0).any()
+    assert len(found.queries.video) == int((np.isfinite(samples.growth) & ~(samples.cold | decides)[:, None]).sum())
+    assert found.table[MODEL][POOLED]["nmse"] < 1e-6
+    assert found.rival() == min(
+        (a for a in found.table if a != MODEL), key=lambda a: found.table[a][POOLED]["nmse"]
+    )  # fmt: skip
+    nothing = validation(
+        load_bundle(mini.bundle).manifest, data, samples, samples, np.ones_like(decides), {MODEL: perfect}
+    )
+    assert (len(nothing.queries.video), nothing.table) == (0, {})
+
+
+def test_examples_are_chosen_by_growth_whatever_the_order_of_rows_and_videos() -> None:
+    n = 60
+    rank = np.random.default_rng(5).permutation(n // 2)
+    growth = np.repeat(rank / 10.0, 2)
+    horizon = np.where(np.arange(n) % 2, 24, 72) * HOUR_US
+    pairs = Pairs(np.ones(n), horizon / 1e6, np.ones(n), growth)
+    queries = Queries(np.arange(n) // 2, np.full(n, HOUR_US), horizon, np.full(n, "age1h+24h"), pairs)
+    ids = [f"v{i:02d}" for i in range(n // 2)]
+    chosen = choose(queries, ids, 6)
+    assert (queries.horizon_us[chosen] == 72 * HOUR_US).all()
+    assert rank[queries.video[chosen]].tolist() == [2, 7, 12, 17, 22, 27]
+    again = queries.take(np.random.default_rng(0).permutation(n))
+    assert again.video[choose(again, ids, 6)].tolist() == queries.video[chosen].tolist()
+    level = Pairs(pairs.age_s, pairs.horizon_s, pairs.value_now, np.ones(n))
+    tied = Queries(queries.video, queries.now_us, queries.horizon_us, queries.cell, level)
+    assert tied.video[choose(tied, ids[::-1], 6)].tolist() == [27, 22, 17, 12, 7, 2]
+    assert len(choose(queries.take(np.zeros(0, np.int64)), ids)) == 0
+
+
+def test_spread_agrees_with_the_bootstrap_of_the_scores() -> None:
+    rng = np.random.default_rng(3)
+    video = np.repeat(np.arange(80), 5)
+    y = np.repeat(rng.normal(size=80), 5) + rng.normal(size=400) * 0.1
+    mean = Spread(video, draws=2000).mean(np.abs(y))
+    low, high = intervals(video, y, np.zeros(400), draws=2000)["mae"]
+    assert mean.value == pytest.approx(np.abs(y).mean())
+    assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.02)
+    alone = Spread(np.arange(400), draws=2000).mean(np.abs(y))
+    assert mean.high - mean.low > 1.7 * (alone.high - alone.low)
+    some = Spread(video).mean(y, video < 40)
+    assert (some.n, some.value) == (200, pytest.approx(y[:200].mean()))
+    assert Spread(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
+
+
+def test_groups_leave_out_what_is_too_small() -> None:
+    hours = np.concatenate([np.zeros(LEAST), np.full(LEAST - 1, 5.0), np.full(LEAST, 1000.0)])
+    groups = by_hours(hours * 3600, (0, 6, 24))
+    assert {name: int(rows.sum()) for name, rows in groups.items()} == {"0 to 6 h": 2 * LEAST - 1, "above 24 h": LEAST}
+    videos = [Video("a", 0, category="Music"), Video("b", 0, category="News"), Video("c", 0)]
+    n = np.array([LEAST, 10, LEAST])
+    video = np.repeat(np.arange(3), n)
+    pairs = Pairs(*(np.ones(len(video)) for _ in range(4)))
+    queries = Queries(video, video, video, np.full(len(video), ""), pairs)
+    assert {k: int(v.sum()) for k, v in by_name(queries, videos, lambda v: v.category).items()} == {
+        "Music": LEAST, "(unknown)": LEAST,
+    }  # fmt: skip
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [factor(x) for x in (1, 1.18, 2.5, 12.3, 1234, 0.5, 0.012, np.nan)] == [
+        "\N{MULTIPLICATION SIGN}" + t for t in ("1", "1.18", "2.5", "12", "1,234", "0.5", "0.012")
+    ] + ["-"]  # fmt: skip
+    assert [count(x) for x in (0, 950, 999.9, 12_345, 4_560_000, 7e9)] == ["0", "950", "1k", "12.3k", "4.56M", "7G"]
+    assert [hours(h * HOUR_US) for h in (0.25, 1, 2.51, 72.4)] == ["15 min", "1 h", "2.5 h", "72 h"]
+    assert short("标题标题", 4) == "标题…" and short("a\x00b\n\x1bc", 9) == "ab c" and short("ab", 2) == "ab"
+    assert (cell_name("age24h+72h"), cell_name("others"), cell_name(POOLED)) == ("24 h old, +72 h", "others", "all")
+
+
+def test_axes_have_ticks_inside_and_apart() -> None:
+    assert ticks(0.69, 0.86) == pytest.approx([0.7, 0.75, 0.8, 0.85])
+    assert [label for _, label in factor_ticks(-1.2, 5)][1] == "\N{MULTIPLICATION SIGN}1"
+    for low, high in ((0.0, 20.0), (16.2, 16.9), (10.0, 10.05)):
+        marks = [at for at, _ in count_ticks(low, high)]
+        assert len(marks) >= 2 and min(marks) >= low and max(marks) <= high and marks == sorted(marks)
+    scale = Scale(0, 10, 100, 0)
+    assert (scale(-5), scale(2.5), scale(99), scale(float("nan"))) == (100, 75, 0, 100)
+
+
+def test_charts_survive_what_is_not_defined() -> None:
+    spread = Spread(np.zeros(3, np.int64))
+    mean = spread.mean(np.ones(3))
+    Page(str(dots("a <b>", [], factors=True)))
+    Page(str(reliability("none", (0.1, 0.5, 0.9), [mean] * 3, None, {HOSTILE: [mean] * 3})))

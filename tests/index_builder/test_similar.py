@@ -1,0 +1,80 @@
+"""Content retrieval: the nearest videos by content whose growth was known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index_builder import similar
+from index_builder.dataset import load_dataset
+from index_builder.queries import Queries, cut
+from index_builder.samples import Observed
+from index_builder.similar import content_retrieval, content_vectors, has_text
+from model.bank import NoBank
+from model.bins import HOUR_US
+from model.bundle import load_bundle
+from model.curves import curves
+from model.forecaster import Forecaster
+from model.growth import curve_growth
+from tests.conftest import Mini
+
+
+@pytest.fixture(scope="module")
+def task(mini: Mini) -> tuple[Forecaster, Observed, Queries]:
+    """A forecaster without a bank, the data, and queries of the younger videos."""
+    seen = Observed.of(load_dataset(mini.data), "view")
+    young = np.flatnonzero(seen.data.published_us >= mini.as_of_us)
+    queries = cut(seen, young, (3.0, 12.0), (6.0, 24.0), seen.data.last_us() or 0)
+    return Forecaster(load_bundle(mini.bundle), NoBank()), seen, queries
+
+
+def by_hand(content: np.ndarray, seen: Observed, queries: Queries, i: int, k: int) -> float:
+    """One query, the slow way: every earlier video in order of cosine."""
+    published, v, now = seen.data.published_us, queries.video[i], int(queries.now_us[i])
+    known = curves(seen.metric, seen.totals, published, now, continuous=True)
+    order = np.argsort(-(content @ content[v]), kind="stable")
+    growth, weight = [], []
+    for j in order.tolist():
+        one = np.empty(2)
+        horizon = np.array([queries.horizon_us[i]])
+        if j != v and published[j] <= published[v]:
+            curve_growth(known.ages_us[j], known.values[j], known.lengths[j], now - published[v], horizon, one)
+            if np.isfinite(one[0]):
+                growth.append(one[0])
+                weight.append(np.exp(content[j] @ content[v]))
+        if len(growth) == k:
+            break
+    return float(np.average(growth, weights=weight)) if growth else float("nan")
+
+
+def test_as_by_hand(task: tuple[Forecaster, Observed, Queries]) -> None:
+    forecaster, seen, queries = task
+    assert has_text(seen)
+    content = content_vectors(forecaster, seen, np.arange(len(seen.data.videos)))
+    found = content_retrieval(forecaster, seen, queries)
+    for i in range(0, len(queries.video), 7):
+        assert found[i] == pytest.approx(by_hand(content, seen, queries, i, 10), rel=1e-5)
+    assert np.isfinite(found).any()
+
+
+def test_a_growth_that_was_not_over_by_now_is_not_read(task: tuple[Forecaster, Observed, Queries], mini: Mini) -> None:
+    forecaster, seen, queries = task
+    early = queries.take(np.flatnonzero(queries.now_us <= np.median(queries.now_us)))
+    cut_off = Observed.of(load_dataset(mini.data, before_us=int(early.now_us.max())), "view")
+    np.testing.assert_array_equal(
+        content_retrieval(forecaster, cut_off, early), content_retrieval(forecaster, seen, early)
+    )
+
+
+def test_the_first_videos_have_no_neighbours(task: tuple[Forecaster, Observed, Queries]) -> None:
+    forecaster, seen, _ = task
+    first = cut(seen, np.arange(3), (3.0,), (24.0 * 6,), seen.data.last_us() or 0)
+    assert int(np.diff(seen.data.published_us[:3]).sum()) < 24 * 6 * HOUR_US
+    assert np.isnan(content_retrieval(forecaster, seen, first)).all()
+
+
+def test_blocks_do_not_matter(task: tuple[Forecaster, Observed, Queries], monkeypatch: pytest.MonkeyPatch) -> None:
+    forecaster, seen, queries = task
+    whole = content_retrieval(forecaster, seen, queries)
+    monkeypatch.setattr(similar, "_BLOCK", 5)
+    np.testing.assert_allclose(content_retrieval(forecaster, seen, queries), whole, rtol=1e-6)
