@@ -67,9 +67,9 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 
 
 @numba.njit(cache=True, nogil=True)
-def fill_features(
+def fill_features(  # type: ignore[no-untyped-def]
     ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
-):  # type: ignore[no-untyped-def]
+):
     """Fill a neighbour's features ``out`` (N_NEIGHBOUR,) float32.
 
     ``ages_us`` and ``values`` (>= n,) int64, the known part of its curve; ``level_now`` log2(1 + count) of the target at

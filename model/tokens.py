@@ -84,7 +84,8 @@ class Tokens:
     def cold(self) -> NDArray[np.bool_]:
         """Sequences of which nothing is known yet, (S,) bool; a counter that was read as 0 is known."""
         n_types = self.counts.shape[1]
-        return ~(self.read_features[:, 3 * n_types : 4 * n_types] > 0).any(1)
+        known = self.read_features[:, 3 * n_types : 4 * n_types] > 0
+        return np.asarray(~known.any(axis=1), dtype=np.bool_)
 
 
 @numba.njit(cache=True)
