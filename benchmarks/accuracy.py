@@ -107,7 +107,7 @@ class Bench:
         if not forecasts.exists():
             scores.unlink(missing_ok=True)
             part = folder / "part.parquet"
-            measured(builder("forecast", bundle, self.data / case.folder, queries, "--out", part))
+            measured(builder("forecast", bundle, self.data / case.folder, queries, "--out", part, "--growing-bank"))
             part.rename(forecasts)
         if not scores.exists():
             answers = queries.with_suffix(".answers.parquet")

@@ -147,6 +147,10 @@ def forecast(
     data: Data,
     queries: Annotated[Path, typer.Argument(help="Parquet file: video_id, metric, now, target_time.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write, the queries with q0.1, q0.5 and q0.9.")],
+    growing_bank: Annotated[
+        bool,
+        typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as a service's does."),
+    ] = False,
 ) -> None:
     """Forecast a file of queries.
 
@@ -154,7 +158,7 @@ def forecast(
     """
     from index_builder.forecast import forecast as run
 
-    run(bundle, data, queries, out)
+    run(bundle, data, queries, out, growing_bank=growing_bank)
 
 
 @app.command()

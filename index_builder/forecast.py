@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from index_builder import columns
 from index_builder.dataset import DataSet, load_dataset
-from index_builder.opening import opened
+from index_builder.opening import grown, opened
 from index_builder.progress import progress
 from index_builder.samples import Observed
 from index_builder.text import WORTH_A_PROCESS, sentences
 from model.bins import SECOND_US
+from model.bundle import load_bundle
 from model.errors import DataError
 from model.forecaster import Forecaster, Request
 from model.head import QUANTILES
@@ -98,8 +99,10 @@ def _times(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:
     return times.us
 
 
-def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
+def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
     """Answer the queries of a Parquet file and write them with q0.1, q0.5 and q0.9, cumulative counts.
+
+    ``growing_bank``: neighbours and creators also from videos published after the bundle was trained, as in a service.
 
     Raises:
         DataError: a column is missing, or a query names an unknown video, another metric, or a time that cannot be asked.
@@ -110,13 +113,14 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path) -> None:
         raise DataError(f"{queries}: {error}") from None
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
-    with opened(bundle) as forecaster:
-        dataset = load_dataset(data)
-        metric = forecaster.manifest.metric
-        metric_types(metric, dataset.types)
-        video, now, target = _resolve(queries, table, dataset, metric)
-        _check_times(queries, dataset, video, now, target, forecaster.manifest.max_horizon_us)
-        seen = Observed.of(dataset, metric)
+    manifest = load_bundle(bundle).manifest
+    dataset = load_dataset(data)
+    metric_types(manifest.metric, dataset.types)
+    video, now, target = _resolve(queries, table, dataset, manifest.metric)
+    _check_times(queries, dataset, video, now, target, manifest.max_horizon_us)
+    seen = Observed.of(dataset, manifest.metric)
+    newest_us = int(now.max()) if len(now) else 0
+    with grown(bundle, seen, newest_us) if growing_bank and len(now) else opened(bundle) as forecaster:
         # The data set's objects stay to the end: without them a collection takes no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index_builder.dataset import load_dataset
 from index_builder.forecast import forecast
+from model.bins import HOUR_US
 from model.forecaster import Forecaster
+from model.video import Video
 from tests.conftest import Mini
+
+
+def _queries(chosen: Sequence[Video], path: Path) -> Path:
+    now = pa.array([v.published_us + 6 * HOUR_US for v in chosen], pa.timestamp("us", "UTC"))
+    later = pa.array([v.published_us + 30 * HOUR_US for v in chosen], pa.timestamp("us", "UTC"))
+    ids = [v.video_id for v in chosen]
+    table = {"video_id": ids, "metric": ["view"] * len(ids), "now": now, "target_time": later}
+    pq.write_table(pa.table(table), path)
+    return path
 
 
 def test_forecasts_are_the_same_while_the_bank_is_open_elsewhere(mini: Mini, tmp_path: Path) -> None:
     data = load_dataset(mini.data)
     chosen = [v for v in data.videos if v.published_us < mini.as_of_us][-20:]
-    now = pa.array([v.published_us + 6 * 3_600_000_000 for v in chosen], pa.timestamp("us", "UTC"))
-    later = pa.array([v.published_us + 30 * 3_600_000_000 for v in chosen], pa.timestamp("us", "UTC"))
-    queries = tmp_path / "queries.parquet"
-    table = {"video_id": [v.video_id for v in chosen], "metric": ["view"] * 20, "now": now, "target_time": later}
-    pq.write_table(pa.table(table), queries)
+    queries = _queries(chosen, tmp_path / "queries.parquet")
     forecast(mini.bundle, mini.data, queries, tmp_path / "free.parquet")
     holder = Forecaster.load(mini.bundle)
     try:
@@ -31,3 +40,23 @@ def test_forecasts_are_the_same_while_the_bank_is_open_elsewhere(mini: Mini, tmp
     assert free == pq.read_table(tmp_path / "held.parquet")
     assert free.num_rows == 20
     assert all(a <= b <= c for a, b, c in zip(*(free[f"q{q}"].to_pylist() for q in (0.1, 0.5, 0.9)), strict=True))
+
+
+def test_a_growing_bank_learns_from_later_videos_but_never_from_later_rows(mini: Mini, tmp_path: Path) -> None:
+    chosen = [v for v in load_dataset(mini.data).videos if v.published_us > mini.as_of_us][-12:]
+    queries = _queries(chosen, tmp_path / "queries.parquet")
+    newest_us = max(v.published_us for v in chosen) + 6 * HOUR_US
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    videos, events = (pq.read_table(mini.data / f"{name}.parquet") for name in ("videos", "events"))
+    limit = pa.scalar(newest_us, pa.timestamp("us", "UTC"))
+    pq.write_table(videos.filter(pc.less_equal(videos["published_at"], limit)), cut / "videos.parquet")
+    pq.write_table(events.filter(pc.less_equal(events["time"], limit)), cut / "events.parquet")
+    forecast(mini.bundle, mini.data, queries, tmp_path / "frozen.parquet")
+    forecast(mini.bundle, mini.data, queries, tmp_path / "growing.parquet", growing_bank=True)
+    forecast(mini.bundle, cut, queries, tmp_path / "cut.parquet", growing_bank=True)
+    frozen, growing, without_later = (
+        pq.read_table(tmp_path / f"{name}.parquet") for name in ("frozen", "growing", "cut")
+    )
+    assert growing == without_later
+    assert growing["q0.5"] != frozen["q0.5"]
