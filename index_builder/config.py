@@ -43,8 +43,8 @@ class TrainConfig:
     """Moments at which an event-fed video is looked at; counters are cut at every snapshot."""
     labels_per_cut: int = 6
     """Later observations learned from at each moment."""
-    bank_videos: int = 20_000
-    """Videos in the bank, the newest ones; searched exactly up to about 20,000."""
+    bank_videos: int = 60_000
+    """Videos in the bank, the newest ones, and how many a creator is looked back over; searched exactly up to about 20,000."""
     neighbours: int = 10
     """Neighbours fused into a forecast (K)."""
     fusion_samples: int = 400_000
