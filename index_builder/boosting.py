@@ -54,9 +54,7 @@ class Table:
         pace: (N_CURVE,) usual growth by age; None to take it from ``seen``.
     """
 
-    def __init__(
-        self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None
-    ) -> None:
+    def __init__(self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None) -> None:
         data = seen.data
         self._seen, self._schema = seen, schema
         self._known = curves(seen.metric, seen.totals, data.published_us, until_us, continuous=seen.continuous)

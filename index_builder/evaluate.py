@@ -74,7 +74,9 @@ def evaluate(
             if seen.continuous:
                 old = np.flatnonzero(published < published_from_us)
                 with progress(PowerLawHawkes.name, STEPS) as bar:
-                    growth = hawkes_growth(seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance)
+                    growth = hawkes_growth(
+                        seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
+                    )
                 growths[PowerLawHawkes.name] = growth[:, None]
             if manifest.parts.content and has_text(seen):
                 with progress("content retrieval", len(queries.video)) as bar:

@@ -225,7 +225,9 @@ class _Job:
                 "", self.schema, self.shape, ENCODER_ID, trained.weight, config.neighbours, _NGRAM_BUCKETS,
                 self._training(trained), evaluation, config.parts,
             )  # fmt: skip
-            arms = {MODEL: trained.quantiles} | ({} if trained.plain is None else {f"{MODEL} without retrieval": trained.plain})
+            arms = {MODEL: trained.quantiles} | (
+                {} if trained.plain is None else {f"{MODEL} without retrieval": trained.plain}
+            )
             report = validation(manifest, self.data, forward.corpus.samples, held.samples, decides, arms)
             write_page(folder / REPORT, report)
             advance()
