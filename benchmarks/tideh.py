@@ -42,8 +42,6 @@ AGES_H, HORIZONS_H = (6.0,), (24.0, 120.0)
 CONFIG = """max_age_h = 48.0
 max_horizon_h = 120.0
 cuts_per_video = 128
-epochs = 20
-fusion_epochs = 2
 """
 WEEK_US = 7 * 86_400_000_000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -14,24 +13,8 @@ from torch import Tensor
 from index_builder.queries import Queries
 from index_builder.samples import Observed
 from model.bins import SECOND_US
+from model.cascade import bin_edges
 from model.rows import rows_until
-
-_RATIO: Final = 1 / 12
-_NARROWEST_S: Final = 20.0
-_WIDEST_S: Final = 7200.0
-
-
-def _edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
-    """Bin edges from 0 over ``age_s`` to ``age_s + horizon_s``, and how many bins are past."""
-
-    def between(low: float, high: float) -> list[float]:
-        edges = [low]
-        while edges[-1] < high:
-            edges.append(edges[-1] + min(max(_NARROWEST_S, edges[-1] * _RATIO), _WIDEST_S))
-        return [*edges[:-1], high]
-
-    past = between(0.0, age_s)
-    return np.array(past + between(age_s, age_s + horizon_s)[1:]), len(past) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +48,7 @@ def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
     parts = []
     for g, age in enumerate(ages.tolist()):
         rows = np.flatnonzero(group == g)
-        edges, past = _edges(age, float(queries.pairs.horizon_s[rows].max()))
+        edges, past = bin_edges(age, float(queries.pairs.horizon_s[rows].max()))
         videos = np.unique(queries.video[rows])
         for start in range(0, len(videos), chunk):
             part = videos[start : start + chunk]

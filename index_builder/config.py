@@ -19,18 +19,24 @@ class TrainConfig:
     """How a bundle is trained."""
 
     epochs: int = 0
-    """Passes over the training samples of the network without retrieval; 0 for 3, and up to 9 where the data are few."""
-    fusion_epochs: int = 12
-    """Passes of the second stage, which learns to use neighbours; 0 leaves retrieval unused."""
+    """Passes over the training samples of the network without retrieval; 0 for 3, for 2 where the videos are few, and for up to 9 of
+    few batches."""
+    fusion_epochs: int = -1
+    """Passes of the second stage, which learns to use neighbours; 0 leaves retrieval unused, -1 for 12, and for 4 where the videos
+    are few."""
     patience: int = 5
     """Passes without a better held-back loss after which a stage ends, and goes back to its best pass; 0 makes every pass
     and keeps the last."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate; warmed up, then a cosine to 2 %."""
-    weight_decay: float = 0.02
-    """AdamW's decay of matrices."""
+    weight_decay: float = 0.0
+    """AdamW's decay of matrices; 0 for 0.02, and for 0.3 where the videos are few."""
     text_dropout: float = 0.4
     """Share of text features dropped in training, 0 .. 1."""
+    head_dropout: float = 0.0
+    """Share of the head's units dropped in training, 0 .. 1; 0 for 0.15, and for 0.5 where the videos are few."""
+    few_videos: int = 20_000
+    """A data set of fewer videos is learned with a small head, which cannot learn them by heart, and from more moments of each."""
     likelihood_weight: float = 0.01
     """Weight of the Hawkes log-likelihood a token beside the forecast loss."""
     validation_share: float = 0.1
@@ -39,8 +45,9 @@ class TrainConfig:
     """Longest horizon that can be asked for, hours."""
     max_age_h: float = 720.0
     """Oldest age at which training looks at a video, hours."""
-    cuts_per_video: int = 16
-    """Moments at which an event-fed video is looked at; counters are cut at every snapshot."""
+    cuts_per_video: int = 0
+    """Moments at which an event-fed video is looked at; counters are cut at every snapshot. 0 for 16, and for 64 where the videos
+    are few."""
     labels_per_cut: int = 6
     """Later observations learned from at each moment."""
     bank_videos: int = 60_000
@@ -65,12 +72,15 @@ class TrainConfig:
     """False, for an ablation: no neighbours."""
     use_content: bool = True
     """False, for an ablation: no content vector, so neighbours by trajectory alone."""
+    use_cascade: bool = True
+    """False, for an ablation: forecasts of event-fed metrics do not start from what a self-exciting cascade expects."""
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (0, 1000), "fusion_epochs": (0, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
-            "weight_decay": (0.0, 1.0), "text_dropout": (0.0, 0.95), "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
-            "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (1, 1000),
+            "epochs": (0, 1000), "fusion_epochs": (-1, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
+            "weight_decay": (0.0, 1.0), "text_dropout": (0.0, 0.95), "head_dropout": (0.0, 0.95),
+            "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
+            "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (0, 1000), "few_videos": (0, 1_000_000_000),
             "labels_per_cut": (1, 100), "bank_videos": (0, 10_000_000), "neighbours": (1, 100),
             "fusion_samples": (1, 100_000_000), "batch_tokens": (64, 1_000_000), "d_model": (8, 1024), "n_layers": (1, 16),
         }  # fmt: skip
@@ -82,18 +92,31 @@ class TrainConfig:
                 raise DataError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
-        for name in ("use_mhp", "use_trajectory", "use_retrieval", "use_content"):
+        for name in ("use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
-    def passes(self, batches: int) -> int:
-        """Passes of the first stage over ``batches`` batches."""
-        return self.epochs or min(max(3, -(-400 // max(batches, 1))), 9)
+    def suited_to(self, videos: int) -> TrainConfig:
+        """These settings with those that are left to the number of ``videos`` filled in."""
+        few = videos < self.few_videos
+        return dataclasses.replace(
+            self,
+            fusion_epochs=self.fusion_epochs if self.fusion_epochs >= 0 else (4 if few else 12),
+            weight_decay=self.weight_decay or (0.3 if few else 0.02),
+            head_dropout=self.head_dropout or (0.5 if few else 0.15), cuts_per_video=self.cuts_per_video or (64 if few else 16),
+        )  # fmt: skip
+
+    def passes(self, batches: int, videos: int) -> int:
+        """Passes of the first stage over ``batches`` batches of so many ``videos``."""
+        least, steps, most = (2, 112, 30) if videos < self.few_videos else (3, 400, 9)
+        return self.epochs or min(max(least, -(-steps // max(batches, 1))), most)
 
     @property
     def parts(self) -> Parts:
         """Which parts of the method are trained."""
-        return Parts(self.use_mhp, self.use_trajectory, self.use_retrieval and self.fusion_epochs > 0, self.use_content)
+        return Parts(
+            self.use_mhp, self.use_trajectory, self.use_retrieval and self.fusion_epochs != 0, self.use_content, self.use_cascade
+        )  # fmt: skip
 
     @staticmethod
     def read(path: Path | None) -> TrainConfig:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from model.calibration import Calibration
+from model.cascade import Cascade
 from model.content.creator import N_CREATOR
 from model.neighbours import N_NEIGHBOUR
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
@@ -63,8 +64,9 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def write_network(
-    net: M3TR, trajectory_centre: NDArray[np.float32], pace: NDArray[np.float64], neighbours: int, folder: Path
-) -> None:
+    net: M3TR, trajectory_centre: NDArray[np.float32], pace: NDArray[np.float64], cascade: Cascade | None, neighbours: int,
+    folder: Path,
+) -> None:  # fmt: skip
     """Write weights.safetensors, content.onnx and head.onnx."""
     net = net.eval().cpu()
     shape = net.mhp.shape
@@ -72,6 +74,8 @@ def write_network(
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
     weights["trajectory_centre"] = trajectory_centre.astype(np.float32)
     weights["pace"] = pace
+    if cascade is not None:
+        weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
     n = 4
@@ -82,7 +86,7 @@ def write_network(
     }, folder / "content.onnx")  # fmt: skip
     _export(_Head(net), {
         "hidden": torch.zeros(n, shape.d_model), "read": torch.zeros(n, shape.n_features),
-        "last": torch.zeros(n, shape.n_features), "summary": torch.zeros(n, n_summary(shape.n_types)),
+        "last": torch.zeros(n, shape.n_features), "summary": torch.zeros(n, n_summary(shape.n_types) + net.n_cascade),
         "content": torch.zeros(n, CONTENT_DIM), "creator": torch.zeros(n, N_CREATOR), "static": torch.zeros(n, N_STATIC),
         "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
         "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR), "mask": torch.ones(n, neighbours),

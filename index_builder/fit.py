@@ -54,6 +54,10 @@ class Trainer:
         """Batches of one pass of stage one (to within the shuffling)."""
         return sum(1 for _ in batches(self.forward.corpus.samples, self.config.batch_tokens))
 
+    def passes(self) -> int:
+        """Passes of stage one."""
+        return self.config.passes(self.n_batches(), len(self.forward.corpus.content.category))
+
     def stage_one(self, judged: Window, report: Report) -> Best:
         """Train Mamba-Hawkes, content and head; ``judged`` says which pass was the best."""
         forward, parts = self.forward, self.forward.net.parts
@@ -64,7 +68,7 @@ class Trainer:
         ]
         return self._stage(
             1, self._parameters(lambda name: not name.startswith(tuple(untouched))), self.config.learning_rate,
-            self.config.passes(self.n_batches()), self.n_batches(), self._forecast_losses,
+            self.passes(), self.n_batches(), self._forecast_losses,
             lambda: warm_pinball(judged.samples, forward.encode(judged).quantiles), report,
         )  # fmt: skip
 

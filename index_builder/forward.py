@@ -19,13 +19,16 @@ from index_builder.batches import Batch, batches
 from index_builder.corpus import Corpus
 from index_builder.samples import Samples
 from index_builder.windows import Window
-from model.head import QUANTILES, basis
+from model.head import QUANTILES, basis, on_grid_at
 from model.network import FUSED_DIM, M3TR
 
 _COLD_WEIGHT: Final = 0.05
 """A forecast from nothing errs by bits where others err by tenths; it must not drown them."""
 _SQUARED_WEIGHT: Final = 1.0
-"""Of the Huber loss (delta 1) that pulls the middle quantile from the median towards the mean, where growth is rare but large."""
+"""Of the Huber loss that pulls the middle quantile from the median towards the mean, where growth is rare but large."""
+_DELTA: Final = 1.0
+_CASCADE_DELTA: Final = 2.0
+"""From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
 _ROWS: Final = 2048
 """Rows at once where nothing is learned."""
 
@@ -50,6 +53,11 @@ class Found:
         return Found(self.features[rows], self.mask[rows])
 
 
+def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The summaries of samples ``rows``, and the numbers of their cascades."""
+    return np.concatenate([samples.summary[rows], samples.cascade[rows]], axis=1)
+
+
 class Forward:
     """A network on one device and the corpus that it reads."""
 
@@ -62,6 +70,7 @@ class Forward:
         self.batch_tokens = batch_tokens
         self._max_horizon_s = max_horizon_s
         self._lengths = np.diff(corpus.tokens.offsets)
+        self._delta = _CASCADE_DELTA if corpus.samples.cascade.shape[1] else _DELTA
         self._levels = torch.tensor(QUANTILES, device=device)
 
     def put(self, array: NDArray[np.generic]) -> Tensor:
@@ -103,7 +112,7 @@ class Forward:
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         c, put, video = self.corpus.content, self.put, samples.video[rows]
         return self.net.target(
-            hidden, put(samples.branch[rows, 1]), put(samples.last[rows]), put(samples.summary[rows]),
+            hidden, put(samples.branch[rows, 1]), put(samples.last[rows]), put(numbers_read(samples, rows)),
             self.content(videos)[put(inverse)], put(window.creator[rows]), put(c.static[video]), put(c.category[video]),
             put(c.language[video]),
         )  # fmt: skip
@@ -120,7 +129,7 @@ class Forward:
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
             static = self.corpus.content.static[samples.video[warm]]
             self.net.numbers.fit(
-                torch.from_numpy(np.concatenate([samples.summary[warm], window.creator[warm], static], axis=1))
+                torch.from_numpy(np.concatenate([numbers_read(samples, warm), window.creator[warm], static], axis=1))
             )
 
     def alone(self, target: Tensor) -> Tensor:
@@ -135,8 +144,10 @@ class Forward:
 
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
         """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units."""
-        phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s).astype(np.float32)
-        return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1)
+        horizon_s, expected = samples.horizon_s[rows], samples.expected[rows]
+        growth = on_grid_at(expected, horizon_s, self._max_horizon_s) if expected.shape[1] else 0.0
+        phi = basis(samples.age_s[rows][:, None], horizon_s, self._max_horizon_s, growth).astype(np.float32)
+        return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1).clamp(min=0)
 
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
         """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``."""
@@ -145,7 +156,7 @@ class Forward:
         growth = torch.nan_to_num(growth)
         error = growth.unsqueeze(-1) - quantiles
         pinball = torch.maximum(self._levels * error, (self._levels - 1) * error).mean(-1)
-        squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=1.0)
+        squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=self._delta)
         weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
             -1
         )

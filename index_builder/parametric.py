@@ -1,19 +1,7 @@
-"""A parametric self-exciting forecast of event data, after SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
+"""Fitting the self-exciting cascade of ``model.cascade`` to a data set of events; by itself it is a baseline.
 
-Event i with reach r_i is followed by children at the rate p(t) m_i phi(t - t_i):
-
-    phi(s)  = (theta / c) (1 + s / c)^-(1 + theta)                      Omori kernel, integral 1
-    m_i     = ((1 + r_i) / typical)^beta;  the post itself: M (1 + followers)^b
-    p(t)    = p a(t) h(t),   a = (1 + t / 1 h)^-kappa exp(-t / tau),   h = exp of two harmonics of the hour of day
-
-A cascade's infectiousness is what it was per unit of expected excitation, shrunk as by a gamma prior: p = (A + sum w n) / (B + sum w E)
-over the bins up to ``now``, once with weights w = (t / now)^w1 and once with two powers more, for the recent past. Its
-trend goes on: p = p_recent (p_recent / p_whole)^eta. What follows is the expectation with all generations, and not only
-the children of what was seen: x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
-
-All these constants are fitted, together and by the error of forecasts of training cascades, from SEISMIC's values on.
-Likelihood is no guide here: it drives the memory to zero, where the process is a local rate and forecasts nothing. As in
-SEISMIC, training cascades then correct the forecast: growth is regressed on the forecast, the count, age and horizon.
+All constants are fitted, together and by the error of forecasts of training cascades, from SEISMIC's values on.
+Likelihood is no guide here: it drives the memory to zero, where the process is a local rate and forecasts nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +18,22 @@ from torch import Tensor
 from index_builder.cascades import Cascades, cascades
 from index_builder.queries import Queries, cut
 from index_builder.samples import Observed
+from model.bins import HOUR_US, SECOND_US
+from model.cascade import CONSTANTS, UNCORRECTED, Cascade, terms
 
 STEPS: Final = 200
 BATCH: Final = 256
 """Cascades of a step of the fit, at most."""
 _FEW: Final = 1000
 """Below so many training pairs, other ages and horizons are learned from too, and forecasts stay uncalibrated."""
+_PAIRS: Final = 40_000
+"""Pairs of a moment and a horizon that a cascade for all ages is fitted on, at most."""
+_AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
+_HORIZONS: Final = (1 / 168, 1 / 56, 1 / 28, 1 / 14, 1 / 7, 2 / 7, 3 / 7, 5 / 7, 1.0)
+"""Of the longest horizon."""
 _RIDGE: Final = 3e-4
 _TREND_LIMIT: Final = 2.0
+_DAY_S: Final = 86_400.0
 _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
     "log_c": (math.log(300), math.log(30), math.log(1800)),
     "theta": (0.242, 0.05, 0.8),
@@ -81,11 +77,10 @@ def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
     return ((f(high, low) - f(low, low) - f(high, high) + f(low, high)) / (high - low)).clamp(min=0)
 
 
-def _terms(growth: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
-    """What a forecast ``growth`` (Q,) is corrected by: (Q, 9)."""
-    pairs = queries.pairs
-    v, h, a = (np.log2(1 + x) for x in (pairs.value_now, pairs.horizon_s, pairs.age_s))
-    return np.stack([np.ones_like(growth), growth, growth**2, v, h, a, growth * v, growth * h, growth * a], axis=1)
+def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[[Tensor], Tensor], sign: int) -> Tensor:
+    """Mean over an interval of the wave whose integral is ``sign`` times ``integral``."""
+    w = 2 * math.pi / period_s
+    return sign * (integral(w * stop) - integral(w * start)) / (w * (stop - start))
 
 
 class PowerLawHawkes:
@@ -109,6 +104,15 @@ class PowerLawHawkes:
     def constants(self) -> dict[str, float]:
         """The fitted constants by name."""
         return {name: float(value.detach()) for name, value in self._values().items()}
+
+    def fitted(self, max_horizon_s: float) -> Cascade:
+        """What was fitted, without PyTorch, for horizons up to ``max_horizon_s``."""
+        means = {
+            "typical_reach": self._typical, "usual_followers": self._followers, "usual_mark": self._mean_mark,
+        }  # fmt: skip
+        values = self.constants | means
+        correction = UNCORRECTED if self._correction is None else self._correction
+        return Cascade(np.array([values[name] for name in CONSTANTS]), correction, max_horizon_s)
 
     def _values(self) -> dict[str, Tensor]:
         return {
@@ -148,16 +152,21 @@ class PowerLawHawkes:
                 advance(1)
         known = np.isfinite(past.pairs.growth)
         if known.sum() >= _FEW and not self._of_increment:
-            terms = _terms(self._plain(seen, past), past)
+            pairs = past.pairs
+            corrected = terms(self._plain(seen, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
             self._correction = np.asarray(
-                np.linalg.lstsq(terms[known], past.pairs.growth[known], rcond=None)[0], np.float64
+                np.linalg.lstsq(corrected[known], pairs.growth[known], rcond=None)[0], np.float64
             )
         return self
 
     def predict(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
         """Growth of each query in log2 units, (Q,) float64, never below 0, from rows up to each query's ``now``."""
-        growth = self._plain(seen, queries)
-        return growth if self._correction is None else np.maximum(_terms(growth, queries) @ self._correction, 0.0)
+        growth, pairs = self._plain(seen, queries), queries.pairs
+        return (
+            growth
+            if self._correction is None
+            else np.maximum(terms(growth, pairs.value_now, pairs.horizon_s, pairs.age_s) @ self._correction, 0.0)
+        )
 
     def _plain(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
         out = np.zeros(len(queries.video))
@@ -186,17 +195,19 @@ class PowerLawHawkes:
         v = self._values()
         c, theta = torch.exp(v["log_c"]), v["theta"]
         edges, n = part.edges, part.past
-        middle = (edges[1:] + edges[:-1]) / 2
+        low, high = edges[:-1], edges[1:]
+        middle = (low + high) / 2
         kernel = kernel_matrix(edges, c, theta)
         survival = (1 + edges / c) ** -theta
         post = torch.exp(v["log_post"] + v["followers"] * (part.followers - self._followers))
         marks = self._marks(part, v)
         excitation = marks @ kernel[:, :n].T + post[:, None] * (survival[:-1] - survival[1:])
-        day = (part.published_s[:, None] + middle) * (2 * math.pi / 86_400)
-        rhythm = (
-            v["cos_day"] * torch.cos(day) + v["sin_day"] * torch.sin(day)
-            + v["cos_half"] * torch.cos(2 * day) + v["sin_half"] * torch.sin(2 * day)
-        )  # fmt: skip
+        start, stop = part.published_s[:, None] + low, part.published_s[:, None] + high
+        rhythm = sum(
+            v[cosine] * _mean_wave(start, stop, period, torch.sin, 1)
+            + v[sine] * _mean_wave(start, stop, period, torch.cos, -1)
+            for cosine, sine, period in (("cos_day", "sin_day", _DAY_S), ("cos_half", "sin_half", _DAY_S / 2))
+        )
         hours = middle / 3600
         pace = torch.exp(rhythm - hours / torch.exp(v["log_tau_h"])) * (1 + hours) ** -torch.exp(v["log_kappa"])
         infectious = self._infectiousness(part, v, (excitation * pace)[:, :n], middle[:n] / edges[n])
@@ -227,6 +238,24 @@ class PowerLawHawkes:
             for w in (power, power + 2)
         )
         return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-_TREND_LIMIT, _TREND_LIMIT))
+
+
+def cascade_of(
+    seen: Observed, until_us: int, max_age_us: int, max_horizon_us: int, *, seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Cascade | None:  # fmt: skip
+    """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was.
+
+    ``advance`` is told 1 after each of STEPS steps.
+    """
+    published = seen.data.published_us
+    ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
+    horizons = [max_horizon_us * share / HOUR_US for share in _HORIZONS]
+    past = cut(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
+    if not len(past.video):
+        return None
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_PAIRS])
+    return PowerLawHawkes().fit(seen, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
 
 
 def hawkes_growth(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+_T = TypeVar("_T", bound=np.generic)
 _PATIENCE: Final = timedelta(hours=12)
 """The first rank encodes all text while the others wait for it."""
 
@@ -39,13 +40,13 @@ class Ranks:
         """Whether this is the process that writes, evaluates and prints."""
         return self.rank == 0
 
-    def share(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def share(self, array: NDArray[_T]) -> NDArray[_T]:
         """The first rank's ``array``, which has the same shape on every rank."""
         if self.size == 1:
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
         dist.broadcast(tensor, 0)
-        out: NDArray[np.float32] = tensor.cpu().numpy()
+        out: NDArray[_T] = tensor.cpu().numpy()
         return out
 
     def agree(self, value: float) -> float:

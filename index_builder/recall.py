@@ -19,6 +19,7 @@ from index_builder.retrieval import Memory, Union, find, nearest_growth_error, n
 from index_builder.samples import Observed, read_samples
 from index_builder.windows import Window
 from model.bins import SECOND_US
+from model.cascade import Cascade
 from model.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -36,7 +37,14 @@ class Recall:
     creators: NDArray[np.int64]
 
     @staticmethod
-    def of(seen: Observed, known: Curves, forward: Forward, config: TrainConfig, max_horizon_us: int) -> Recall:
+    def of(
+        seen: Observed,
+        known: Curves,
+        forward: Forward,
+        config: TrainConfig,
+        max_horizon_us: int,
+        cascade: Cascade | None,
+    ) -> Recall:
         """Encode the content of every video and its state at every age bucket."""
         published, width = seen.data.published_us, forward.net.mhp.shape.d_model
         content = unit(forward.every_content())
@@ -52,7 +60,7 @@ class Recall:
         )
         cuts = Window.of(seen.data, known, read_samples(
             seen, video, published[video] + age, horizon_us=np.zeros((len(video), 1), np.int64),
-            value=np.full((len(video), 1), np.nan),
+            value=np.full((len(video), 1), np.nan), cascade=cascade,
         ), max_horizon_us, config.bank_videos)  # fmt: skip
         states = forward.encode(cuts).hidden
         centre = states.mean(0)

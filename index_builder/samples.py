@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from index_builder.dataset import DataSet
 from index_builder.sequences import sources
 from model.bins import HOUR_US, SECOND_US
+from model.cascade import Cascade, followers_of
 from model.rows import Source, cells_at, metric_rows, rows_until
 from model.summary import summaries
 from model.tokens import tokenize
@@ -29,7 +30,9 @@ class Samples:
     ``video`` (N,) int64; ``now_us`` (N,) int64; ``age_s`` (N,) float64; ``value_now`` (N,) float64, the metric's count; ``cold``
     (N,) bool, nothing observed yet; ``position`` (N,) int64, committed tokens; ``branch`` (N, 2, F) float32 and
     ``branch_clock`` (N, 2, 2), the filling bin's token (if ``pending``) and the read token; ``last`` (N, F) the newest token,
-    zeros without one; ``summary`` (N, n_summary) float32; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
+    zeros without one; ``summary`` (N, n_summary) float32; ``expected`` (N, N_GRID + 1) float32 growth
+    that a cascade expects and its numbers ``cascade`` (N, N_CASCADE),
+    both of width 0 without one; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
     """
 
     video: NDArray[np.int64]
@@ -43,6 +46,8 @@ class Samples:
     branch_clock: NDArray[np.float32]
     last: NDArray[np.float32]
     summary: NDArray[np.float32]
+    expected: NDArray[np.float32]
+    cascade: NDArray[np.float32]
     horizon_s: NDArray[np.float64]
     growth: NDArray[np.float64]
 
@@ -130,9 +135,9 @@ def _labels(
     jitter = (np.arange(n_labels) + rng.random((len(video), n_labels))) / n_labels
     if seen.continuous:
         room = np.minimum(until_us - now, max_horizon_us)
-        low = np.log(60.0 * SECOND_US)
-        horizon = np.exp(low + jitter * np.maximum(np.log(np.maximum(room, 1)) - low, 0.0)[:, None]).astype(np.int64)
-        valid = np.broadcast_to((room > 60 * SECOND_US)[:, None], horizon.shape)
+        # Even in log(1 + d / 1 h): what follows within minutes is soon learned.
+        horizon = (HOUR_US * np.expm1(jitter * np.log1p(np.maximum(room, 0) / HOUR_US)[:, None])).astype(np.int64)
+        valid = (room > 60 * SECOND_US)[:, None] & (horizon > 0)
         target = now[:, None] + horizon
         value = seen.count_at(video.repeat(n_labels), target.ravel()).reshape(target.shape)
         return horizon, np.where(valid, value, np.nan)
@@ -154,12 +159,17 @@ def read_samples(
     *,
     horizon_us: NDArray[np.int64],
     value: NDArray[np.float64],
+    cascade: Cascade | None = None,
 ) -> Samples:
-    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for none."""
+    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for none.
+
+    With a fitted ``cascade`` they carry what it expects.
+    """
     data = seen.data
     published = data.published_us[video]
     n_types = len(data.types)
     metric = metric_types(seen.name, data.types)
+    followers = followers_of(data.videos)
     sizes = (rows_until(seen.events, video, now) - seen.events.offsets[video]) + (
         rows_until(seen.counters, video, now) - seen.counters.offsets[video]
     )
@@ -183,28 +193,34 @@ def read_samples(
         last_clock = (
             np.where(some[:, None], tokens.clock[newest], 0) if has_tokens else np.zeros_like(tokens.read_clock)
         )
+        age_s = (now[at] - published[at]) / SECOND_US
+        expected, numbers = np.zeros((len(at), 0), np.float32), np.zeros((len(at), 0), np.float32)
+        if cascade is not None:
+            expected, process = cascade.growth(tokens, age_s, metric, followers[video[at]], published[at] / SECOND_US)
+            numbers = cascade.numbers(expected, process)
         parts.append((
             ends - tokens.offsets[:-1] - tokens.pending, tokens.pending, np.stack([last, tokens.read_features], 1),
             np.stack([last_clock, tokens.read_clock], 1), last.astype(np.float32), tokens.cold,
-            summaries(tokens, (now[at] - published[at]) / SECOND_US, metric),
+            summaries(tokens, age_s, metric), expected, numbers,
         ))  # fmt: skip
-    position, pending, branch, branch_clock, last, cold, summary = (
+    position, pending, branch, branch_clock, last, cold, summary, expected, numbers = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     value_now = seen.count_at(video, now)
     growth = np.maximum(np.log2((1 + value) / (1 + value_now[:, None])), 0.0)
     return Samples(
         video, now, (now - published) / SECOND_US, value_now, cold, position, pending, branch.astype(np.float32),
-        branch_clock.astype(np.float32), last, summary, horizon_us / SECOND_US, growth,
+        branch_clock.astype(np.float32), last, summary, expected, numbers, horizon_us / SECOND_US, growth,
     )  # fmt: skip
 
 
 def draw(
-    seen: Observed, *, until_us: int, max_age_us: int, max_horizon_us: int, n_labels: int, cuts_per_video: int, seed: int
+    seen: Observed, *, until_us: int, max_age_us: int, max_horizon_us: int, n_labels: int, cuts_per_video: int, seed: int,
+    cascade: Cascade | None = None,
 ) -> Samples:  # fmt: skip
     """Draw training samples from rows and labels up to ``until_us``; samples without a label are left out."""
     rng = np.random.default_rng(seed)
     video, now = _cut_times(seen, until_us, max_age_us, cuts_per_video, rng)
     horizon, value = _labels(seen, video, now, until_us, max_horizon_us, n_labels, rng)
     some = np.isfinite(value).any(1)
-    return read_samples(seen, video[some], now[some], horizon_us=horizon[some], value=value[some])
+    return read_samples(seen, video[some], now[some], horizon_us=horizon[some], value=value[some], cascade=cascade)

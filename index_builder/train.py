@@ -24,6 +24,7 @@ from index_builder.fill import bank_members, fill
 from index_builder.fit import FUSION_ROWS, Trainer
 from index_builder.forward import Forward
 from index_builder.heldback import calibrate, score_table, warm_pinball
+from index_builder.parametric import STEPS, cascade_of
 from index_builder.progress import progress
 from index_builder.ranks import Ranks, join
 from index_builder.recall import Recall
@@ -35,6 +36,7 @@ from index_builder.workplace import workplace, workplace_of
 from model.bank import EdgeBank, NoBank
 from model.bins import HOUR_US, SECOND_US
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
+from model.cascade import Cascade
 from model.content.text import ENCODER_ID
 from model.curves import Curves, curves, usual_pace
 from model.errors import DataError
@@ -74,7 +76,7 @@ def train(
         raise DataError(f"{data}: {len(dataset.videos)} videos published by the as-of time; needed: {_LEAST_VIDEOS}")
     seen = Observed.of(dataset, metric)
     with join(target) as ranks, workplace(out) if ranks.first else nullcontext(workplace_of(out)) as folder:
-        job = _Job(seen, settings, as_of_us, ranks, seed)
+        job = _Job(seen, settings.suited_to(len(dataset.videos)), as_of_us, ranks, seed)
         trained = job.train(workplace_of(out))
         if ranks.first:
             job.write(trained, folder)
@@ -122,6 +124,7 @@ class _Job:
             curves(seen.metric, seen.totals, self.data.published_us, self.split_us, continuous=seen.continuous)
         )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
+        self.cascade: Cascade | None = None
 
     def train(self, checkpoints: Path) -> _Trained:
         """Both stages, on every process alike."""
@@ -131,6 +134,7 @@ class _Job:
         )
         known = replace(known, pace=self.pace)
         sentence = self._text()
+        self.cascade = self._fitted_cascade()
         with self._step("draw samples", 3) as advance:
             fit = self._window(known, self.split_us, self.seed)
             advance()
@@ -154,7 +158,7 @@ class _Job:
             forward, config, self.ranks, Checkpoints(checkpoints, self._key(corpus), self.ranks), self.seed
         )
         decides = deciding(self.data, held.samples.video)
-        with self._step("train", trainer.n_batches() * config.passes(trainer.n_batches())) as advance:
+        with self._step("train", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
         if not config.parts.neighbours:
             with self._step("read states", 1) as advance:
@@ -187,7 +191,7 @@ class _Job:
             advance()
             judged = forward.encode(held)
             advance()
-            recall = Recall.of(self.seen, known, forward, config, self.max_horizon_us)
+            recall = Recall.of(self.seen, known, forward, config, self.max_horizon_us, self.cascade)
             advance()
         with self._step("find neighbours", len(fit) + len(held)) as advance:
             candidates = recall.candidates(fit, learned, lambda n: advance(n))
@@ -218,7 +222,7 @@ class _Job:
             "log_likelihood_per_token": forward.held_log_likelihood(held.samples), **table,
         }  # fmt: skip
         with self._step("write bundle", 4) as advance:
-            write_network(forward.net, trained.centre, self.pace, config.neighbours, folder)
+            write_network(forward.net, trained.centre, self.pace, self.cascade, config.neighbours, folder)
             advance(2)
             write_calibration(calibration, folder)
             manifest = Manifest(
@@ -249,6 +253,20 @@ class _Job:
             write_page(folder / REPORT, replace(report, examples=shown))
         write_manifest(folder, manifest)
 
+    def _fitted_cascade(self) -> Cascade | None:
+        """What events alone expect, fitted before the split; None for counters. The first process fits it for all."""
+        if not (self.seen.continuous and self.config.parts.cascade):
+            return None
+        with self._step("fit cascade", STEPS) as advance:
+            fitted = cascade_of(
+                self.seen, self.split_us, self.max_age_us, self.max_horizon_us, seed=self.seed, advance=lambda n: advance(n)
+            )  # fmt: skip
+        if fitted is None:
+            return None
+        return replace(
+            fitted, constants=self.ranks.share(fitted.constants), correction=self.ranks.share(fitted.correction)
+        )
+
     def _text(self) -> NDArray[np.float32]:
         """Sentence vectors of all videos; the first process makes them for all."""
         sentence = np.zeros((len(self.data.videos), SENTENCE_DIM), np.float32)
@@ -261,7 +279,7 @@ class _Job:
         c = self.config
         samples = draw(
             self.seen, until_us=until_us, max_age_us=self.max_age_us, max_horizon_us=self.max_horizon_us,
-            n_labels=c.labels_per_cut, cuts_per_video=c.cuts_per_video, seed=seed,
+            n_labels=c.labels_per_cut, cuts_per_video=c.cuts_per_video, seed=seed, cascade=self.cascade,
         )  # fmt: skip
         return Window.of(self.data, known, samples, self.max_horizon_us, c.bank_videos)
 
@@ -270,7 +288,9 @@ class _Job:
         torch.manual_seed(self.seed)
         net = M3TR(
             self.shape, len(self.schema.categories), len(self.schema.languages), _NGRAM_BUCKETS,
-            text_dropout=self.config.text_dropout, parts=self.config.parts,
+            text_dropout=self.config.text_dropout, head_dropout=self.config.head_dropout, parts=self.config.parts,
+            cascade=self.cascade is not None,
+            small_head=len(self.data.videos) < self.config.few_videos,
         )  # fmt: skip
         if self.ranks.size > 1:
             torch.manual_seed(self.seed * self.ranks.size + self.ranks.rank)

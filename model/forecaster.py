@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.bank import Bank, BankQuery, Candidate, EdgeBank, PastVideo
 from model.bins import SECOND_US
 from model.bundle import BANK, Bundle, Manifest, load_bundle
+from model.cascade import Cascade, followers_of
 from model.content.creator import N_CREATOR, N_GROWTH, creator_features
 from model.content.ngrams import bag_mean, video_bags
 from model.content.text import ENCODER_ID, SentenceEncoder, text_of
@@ -125,6 +126,12 @@ class Forecaster:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._weights = bundle.weights
         self._pace = bundle.weights["pace"]
+        self._cascade: Cascade | None = None
+        if "cascade.constants" in bundle.weights:
+            self._cascade = Cascade(
+                bundle.weights["cascade.constants"].astype(np.float64), bundle.weights["cascade.correction"].astype(np.float64),
+                self.manifest.max_horizon_us / SECOND_US,
+            )  # fmt: skip
         self._bundled = self._calibration = bundle.calibration
         self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._content_net = Graph(bundle.path / "content.onnx")
@@ -239,11 +246,13 @@ class Forecaster:
         with _timed("bank", stage):
             ranked, past, degraded = self._neighbours(requests, content, hidden, ages_us, cold)
         with _timed("head", stage):
-            coefficients = self._coefficients(requests, tokens, hidden, content, ages_us, values, ranked, past)
-            max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             age_s = ages_us / SECOND_US
+            expected, numbers = self._expected(requests, tokens, age_s)
+            summary = np.concatenate([summaries(tokens, age_s, self._metric), numbers], axis=1)
+            coefficients = self._coefficients(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
-            growth = grid_growth(coefficients, age_s, max_horizon_s, stretch)
+            growth = grid_growth(coefficients, age_s, max_horizon_s, stretch, expected)
             untouched = tokens.offsets[1:] == tokens.offsets[:-1]
             rates = rates_per_hour(self._weights, newest, untouched, tokens.last_end_s, age_s)
         return [
@@ -272,9 +281,20 @@ class Forecaster:
         weight = self.manifest.content_weight
         return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
 
+    def _expected(
+        self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
+        """What a cascade expects of each request on the head's grid, and its numbers; without a cascade 0, and none."""
+        if self._cascade is None:
+            return 0.0, np.zeros((len(requests), 0), np.float32)
+        videos = [r.video for r in requests]
+        published_s = np.array([v.published_us for v in videos], dtype=np.float64) / SECOND_US
+        growth, process = self._cascade.growth(tokens, age_s, self._metric, followers_of(videos), published_s)
+        return growth, self._cascade.numbers(growth, process)
+
     def _coefficients(
         self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],
-        ages_us: NDArray[np.int64], values: NDArray[np.float64], ranked: list[list[Ranked]],
+        summary: NDArray[np.float32], ages_us: NDArray[np.int64], values: NDArray[np.float64], ranked: list[list[Ranked]],
         past: dict[str, list[PastVideo]],
     ) -> NDArray[np.float32]:  # fmt: skip
         n, k = len(requests), self.manifest.neighbours
@@ -300,7 +320,7 @@ class Forecaster:
         schema, videos = self.manifest.schema, [r.video for r in requests]
         return self._head({
             "hidden": hidden, "read": tokens.read_features, "last": last,
-            "summary": summaries(tokens, ages_us / SECOND_US, self._metric), "content": content, "creator": creator,
+            "summary": summary, "content": content, "creator": creator,
             "static": schema.static(videos), "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
             "language": np.array([schema.language(v) for v in videos], dtype=np.int64), "neighbours": neighbours,
             "mask": mask,

@@ -6,7 +6,8 @@ that are 0 at d = 0 and never fall:
     y_0.1 = sum a_m phi_m(d),   y_0.5 = y_0.1 + sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   a, b, c >= 0
 
 so every quantile is >= 0, monotone in d, and above the one before, by construction. Half of the ramps run on the
-horizon, half on the horizon relative to the video's age, because popularity ages as a power law.
+horizon, half on the horizon relative to the video's age, because popularity ages as a power law. Where the metric is fed by events
+the growth that a self-exciting cascade expects (``model.cascade``) is one ramp more: a forecast starts from it.
 
 Calibration stretches the interval at each horizon of a fixed grid; a running maximum restores monotonicity, and between grid
 points growth is interpolated linearly in log(1 + d / minute), so the three properties hold at any d.
@@ -24,7 +25,8 @@ N_ABSOLUTE: Final = 12
 _MINUTE_S: Final = 60.0
 _RELATIVE_KNOTS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0, 4.5, 7.0, 10.0])
 _AGE_OFFSET_S: Final = 600.0
-N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS) - 1
+N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS)
+"""Ramps; the last is what a cascade expects."""
 N_GRID: Final = 64
 
 
@@ -32,14 +34,21 @@ def _ramps(u: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.flo
     return np.clip((u[..., None] - knots[:-1]) / np.diff(knots), 0.0, 1.0)
 
 
-def basis(age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float) -> NDArray[np.float64]:
-    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with a last axis of N_BASIS, each in [0, 1]."""
+def basis(
+    age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float,
+    expected: NDArray[np.floating] | float = 0.0,
+) -> NDArray[np.float64]:  # fmt: skip
+    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with a last axis of N_BASIS.
+
+    Each in [0, 1], but for the last, which is ``expected``: a growth of the same shape in log2 units, 0 where nothing expects any.
+    """
     absolute = np.log1p(horizon_s / _MINUTE_S)
     first = np.log1p(5.0)
     knots = np.concatenate([[0.0], np.linspace(first, np.log1p(max_horizon_s / _MINUTE_S), N_ABSOLUTE)])
     relative = np.log1p(horizon_s / (age_s + _AGE_OFFSET_S))
     absolute, relative = np.broadcast_arrays(absolute, relative)
-    return np.concatenate([_ramps(absolute, knots), _ramps(relative, _RELATIVE_KNOTS)], axis=-1)
+    last = np.broadcast_to(expected, absolute.shape)[..., None]
+    return np.concatenate([_ramps(absolute, knots), _ramps(relative, _RELATIVE_KNOTS), last], axis=-1)
 
 
 def grid_s(max_horizon_s: float) -> NDArray[np.float64]:
@@ -52,6 +61,7 @@ def grid_growth(
     age_s: NDArray[np.float64],
     max_horizon_s: float,
     stretch: NDArray[np.float64] | None = None,
+    expected: NDArray[np.floating] | float = 0.0,
 ) -> NDArray[np.float64]:
     """Growth quantiles on the grid.
 
@@ -60,11 +70,12 @@ def grid_growth(
         age_s: (N,) float64 seconds of age at now.
         max_horizon_s: the trained maximum, seconds.
         stretch: (N, N_GRID + 1, 2) factors >= 0 on the lower and the upper half of the interval; None for 1.
+        expected: (N, N_GRID + 1) growth that a cascade expects, log2 units, 0 at d = 0 and never falling; 0 for none.
 
     Returns:
         (N, N_GRID + 1, 3) float64 in log2 units, 0 at d = 0, non-decreasing along both axes.
     """
-    phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s)
+    phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s, expected)
     # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
     parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
     low, median_up, high_up = parts[..., 0], parts[..., 1], parts[..., 2]
@@ -72,7 +83,7 @@ def grid_growth(
     if stretch is not None:
         low = np.maximum(median - median_up * stretch[..., 0], 0.0)
         high_up = high_up * stretch[..., 1]
-    growth = np.stack([low, median, median + high_up], axis=-1)
+    growth = np.maximum(np.stack([low, median, median + high_up], axis=-1), 0.0)
     return np.maximum.accumulate(growth, axis=1)
 
 
@@ -83,6 +94,16 @@ def growth_at(
     x = np.log1p(grid_s(max_horizon_s) / _MINUTE_S)
     at = np.log1p(horizon_s / _MINUTE_S)
     return np.stack([np.interp(at, x, on_grid[:, q]) for q in range(3)], axis=-1)
+
+
+def on_grid_at(
+    on_grid: NDArray[np.float32], horizon_s: NDArray[np.float64], max_horizon_s: float
+) -> NDArray[np.float64]:
+    """Interpolate (N, N_GRID + 1) values on the grid at horizons (N, J) float64 seconds, one row each: (N, J) float64."""
+    at = np.log1p(horizon_s / _MINUTE_S) / np.log1p(max_horizon_s / _MINUTE_S) * N_GRID
+    low = np.clip(at.astype(np.int64), 0, N_GRID - 1)
+    before, after = (np.take_along_axis(on_grid, i, 1).astype(np.float64) for i in (low, low + 1))
+    return np.asarray(before + (after - before) * np.clip(at - low, 0.0, 1.0))
 
 
 def counts_at(value_now: float, growth: NDArray[np.float64]) -> NDArray[np.float64]:

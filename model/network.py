@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.cascade import N_CASCADE
 from model.content.creator import N_CREATOR, N_GROWTH
 from model.head import N_BASIS
 from model.mhp.likelihood import IntensityHead
@@ -24,9 +25,12 @@ NGRAM_DIM = 16
 CONTENT_DIM = 48
 FUSED_DIM = 48
 HEAD_DIM = 224
+SMALL_HEAD_DIM = 64
 N_BINS = 8
 NAME_DIM = 8
 _LEAST_WIDTH = 1e-3
+_CASCADE_START = (0.7, 0.3, 0.35)
+"""Low quantile, and the steps to the next, as shares of the growth that a cascade expects, before training."""
 
 
 class ContentNet(nn.Module):
@@ -114,11 +118,42 @@ class Numbers(nn.Module):
 
 
 class HeadNet(nn.Module):
-    """Coefficients of the quantile head: a residual network."""
+    """Coefficients of the quantile head: a residual network, or a small plain one that learns less by heart."""
 
-    def __init__(self, target_dim: int, dropout: float) -> None:
+    def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
+        """``from_cascade``: forecasts start near what a cascade expects, and not near no growth."""
         super().__init__()
-        self.enter = nn.Linear(target_dim + FUSED_DIM, HEAD_DIM)
+        self.from_cascade = from_cascade
+        inputs = target_dim + FUSED_DIM
+        self.body: nn.Module = _plain(inputs, dropout) if small else _Residual(inputs, dropout)
+        self.out = nn.Linear(SMALL_HEAD_DIM if small else HEAD_DIM, 3 * N_BASIS)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.constant_(self.out.bias, -4.5 if from_cascade else -2.5)
+        if from_cascade:
+            with torch.no_grad():
+                start = self.out.bias.view(3, N_BASIS)
+                start[0] = 0.0
+                start[0, -1] = _CASCADE_START[0]
+                start[1:, -1] = torch.log(torch.expm1(torch.tensor(_CASCADE_START[1:])))
+
+    def forward(self, target: Tensor, fused: Tensor) -> Tensor:
+        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative; beside a cascade those of the low quantile have any sign."""
+        raw: Tensor = self.out(self.body(torch.cat([target, fused], dim=-1))).unflatten(-1, (3, N_BASIS))
+        out = F.softplus(raw)
+        return torch.cat([raw[:, :1], out[:, 1:]], dim=1) if self.from_cascade else out
+
+
+def _plain(inputs: int, dropout: float) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(inputs, SMALL_HEAD_DIM), nn.SiLU(), nn.Dropout(dropout), nn.Linear(SMALL_HEAD_DIM, SMALL_HEAD_DIM), nn.SiLU(),
+        nn.Dropout(dropout),
+    )  # fmt: skip
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, dropout: float) -> None:
+        super().__init__()
+        self.enter = nn.Linear(inputs, HEAD_DIM)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(HEAD_DIM), nn.Linear(HEAD_DIM, 2 * HEAD_DIM), nn.SiLU(), nn.Dropout(dropout),
@@ -127,17 +162,12 @@ class HeadNet(nn.Module):
             for _ in range(2)
         )  # fmt: skip
         self.norm = nn.LayerNorm(HEAD_DIM)
-        self.out = nn.Linear(HEAD_DIM, 3 * N_BASIS)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.constant_(self.out.bias, -2.5)
 
-    def forward(self, target: Tensor, fused: Tensor) -> Tensor:
-        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative."""
-        x = self.enter(torch.cat([target, fused], dim=-1))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
         for block in self.blocks:
             x = x + block(x)
-        out: Tensor = F.softplus(self.out(F.silu(self.norm(x)))).unflatten(-1, (3, N_BASIS))
-        return out
+        return F.silu(self.norm(x))
 
 
 class M3TR(nn.Module):
@@ -148,16 +178,19 @@ class M3TR(nn.Module):
 
     def __init__(
         self, shape: MHPShape, n_categories: int, n_languages: int, ngram_buckets: int, *,
-        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Parts = WHOLE,
+        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Parts = WHOLE, cascade: bool = False,
+        small_head: bool = False,
     ) -> None:  # fmt: skip
+        """``cascade``: whether inputs hold what a cascade expects. ``small_head``: for few videos."""
         super().__init__()
+        self.n_cascade = N_CASCADE if cascade else 0
         self.parts = parts
         self.ngrams = nn.EmbeddingBag(ngram_buckets, NGRAM_DIM, mode="mean")
         nn.init.normal_(self.ngrams.weight, std=0.05)
         self.mhp = MambaHawkes(shape)
         self.intensity = IntensityHead(shape.d_model, shape.n_types)
         self.content = ContentNet(n_categories, n_languages, text_dropout, silent=not parts.content)
-        self.numbers = Numbers(n_summary(shape.n_types) + N_CREATOR + N_STATIC)
+        self.numbers = Numbers(n_summary(shape.n_types) + self.n_cascade + N_CREATOR + N_STATIC)
         self.category = nn.Embedding(n_categories + 1, NAME_DIM)
         self.language = nn.Embedding(n_languages + 1, NAME_DIM)
         # A category grows in one language otherwise than in another.
@@ -165,13 +198,16 @@ class M3TR(nn.Module):
         nn.init.normal_(self.audience.weight, std=0.05)
         self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
         self.fusion = Fusion(self.target_dim)
-        self.head = HeadNet(self.target_dim, head_dropout)
+        self.head = HeadNet(self.target_dim, head_dropout, small=small_head, from_cascade=cascade)
 
     def target(
         self, hidden: Tensor, read: Tensor, last: Tensor, summary: Tensor, content: Tensor, creator: Tensor, static: Tensor,
         category: Tensor, language: Tensor,
     ) -> Tensor:  # fmt: skip
-        """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim)."""
+        """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim).
+
+        The N_CASCADE numbers of a cascade, where there are any, follow the summary.
+        """
         audience = category * self.language.num_embeddings + language
         names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)
         if not self.parts.mhp:

@@ -8,12 +8,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is switched on: ``mhp`` state, similarity by ``trajectory``, ``retrieval`` of neighbours, ``content`` vector."""
+    """What is switched on: ``mhp`` state, similarity by ``trajectory``, ``retrieval``, ``content``, and ``cascade`` for events."""
 
     mhp: bool = True
     trajectory: bool = True
     retrieval: bool = True
     content: bool = True
+    cascade: bool = True
 
     @property
     def by_content(self) -> bool:

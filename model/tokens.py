@@ -81,6 +81,11 @@ class Tokens:
     prefix: NDArray[np.uint64]
 
     @property
+    def reach(self) -> NDArray[np.float64]:
+        """The summed audience of those who acted in each token's interval, (n,) float64, 0 where unknown."""
+        return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
+
+    @property
     def cold(self) -> NDArray[np.bool_]:
         """Sequences of which nothing is known yet, (S,) bool; a counter that was read as 0 is known."""
         n_types = self.counts.shape[1]

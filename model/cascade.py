@@ -1,0 +1,251 @@
+"""The expected growth of a self-exciting cascade, after SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
+
+Event i with reach r_i is followed by children at the rate p(t) m_i phi(t - t_i):
+
+    phi(s)  = (theta / c) (1 + s / c)^-(1 + theta)                      Omori kernel, integral 1
+    m_i     = ((1 + r_i) / typical)^beta;  the post itself: M (1 + followers)^b
+    p(t)    = p a(t) h(t),   a = (1 + t / 1 h)^-kappa exp(-t / tau),   h = exp of two harmonics of the hour of day
+
+A cascade's infectiousness is what it was per unit of expected excitation, shrunk as by a gamma prior: p = (A + sum w n) / (B + sum w E)
+over the bins up to ``now``, once with weights w = (t / now)^w1 and once with two powers more, for the recent past. Its
+trend goes on: p = p_recent (p_recent / p_whole)^eta. What follows is the expectation with all generations, and not only
+the children of what was seen: x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
+As in SEISMIC, training cascades correct it: growth is regressed on the forecast, the count, age and horizon.
+
+``index_builder.parametric`` fits the constants. To the forecast head the corrected expectation is one more ramp, and a few numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bins import SECOND_US
+from model.growth import growth_horizons_us
+from model.head import N_GRID, grid_s, on_grid_at
+from model.tokens import Tokens
+from model.video import Video
+
+RATIO: Final = 1 / 12
+"""Width of a bin of the expectation by its age."""
+NARROWEST_S: Final = 20.0
+CONSTANTS: Final = (
+    "log_c", "theta", "beta", "log_post", "followers", "log_kappa", "log_tau_h", "log_prior", "log_prior_rate", "log_weight",
+    "trend", "log_mark", "log_mark_prior", "cos_day", "sin_day", "cos_half", "sin_half", "typical_reach", "usual_followers",
+    "usual_mark",
+)  # fmt: skip
+"""The process's constants in the order of ``Cascade.constants``; the last three are means of the training cascades."""
+N_TERMS: Final = 9
+N_CASCADE: Final = 10
+"""Numbers of a cascade for the head: growth at each of ``growth_horizons_us``, log infectiousness and its trend."""
+_DAY_S: Final = 86_400.0
+_TREND_LIMIT: Final = 2.0
+_MOST: Final = 1e7
+_LEAST_LEFT: Final = 0.1
+"""A bin whose own children would outnumber it has no finite expectation; it is held just below."""
+
+
+def bin_edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
+    """Bin edges (B + 1,) s from 0 over ``age_s`` to ``age_s + horizon_s``, and how many bins are past."""
+    edges = np.empty(_most_bins(age_s, horizon_s))
+    past = _between(0.0, age_s, edges, 0)
+    stop = _between(age_s, age_s + horizon_s, edges, past)
+    return edges[: stop + 1].copy(), past
+
+
+@numba.njit(cache=True, nogil=True)
+def _most_bins(age_s, horizon_s):  # type: ignore[no-untyped-def]
+    return int(1 / RATIO + np.log1p(age_s + horizon_s) / np.log1p(RATIO)) + 4
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(low, high, edges, at):  # type: ignore[no-untyped-def]
+    """Write edges from ``low`` to ``high`` from place ``at`` on; returns the place of the last."""
+    edges[at] = low
+    while edges[at] < high:
+        edges[at + 1] = edges[at] + max(NARROWEST_S, edges[at] * RATIO)
+        at += 1
+    edges[at] = high
+    return at
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
+    """Mean of the cosine, or sine, of a period over an interval."""
+    w = 2 * np.pi / period_s
+    if sine:
+        return (np.cos(w * low) - np.cos(w * high)) / (w * (high - low))
+    return (np.sin(w * high) - np.sin(w * low)) / (w * (high - low))
+
+
+@numba.njit(cache=True, nogil=True)
+def _expect(  # type: ignore[no-untyped-def]
+    offsets, interval_s, number, reach, age_s, followers, published_s, constants, correction, grid, out, numbers
+):
+    (
+        log_c, theta, beta, log_post, by_followers, log_kappa, log_tau_h, log_prior, log_prior_rate, log_weight, trend,
+        log_mark, log_mark_prior, cos_day, sin_day, cos_half, sin_half, typical, usual_followers, usual_mark,
+    ) = constants  # fmt: skip
+    c, kappa, tau_h = np.exp(log_c), np.exp(log_kappa), np.exp(log_tau_h)
+    prior, prior_rate, power, counted = (
+        np.exp(log_prior),
+        np.exp(log_prior_rate),
+        np.exp(log_weight),
+        np.exp(log_mark_prior),
+    )
+    last = len(grid) - 1
+    for s in range(len(age_s)):
+        age = age_s[s]
+        edges = np.empty(_most_bins(age, grid[last]))
+        past = _between(0.0, age, edges, 0)
+        bins = _between(age, age + grid[last], edges, past)
+        counts, marks = np.zeros(max(past, 1)), np.zeros(max(past, 1))
+        now, b = 0.0, 0
+        for i in range(offsets[s], offsets[s + 1]):
+            if number[i] <= 0:
+                continue
+            now += number[i]
+            each = np.exp(beta * (np.log1p(reach[i] / number[i]) - typical))
+            start, end = interval_s[i, 1], min(interval_s[i, 2], age)
+            while b < past - 1 and edges[b + 1] <= start:
+                b += 1
+            j = b
+            while True:
+                # Engagement spreads evenly over a token's interval.
+                if end <= edges[j + 1] or j == past - 1:
+                    share = 1.0 if j == b else (end - edges[j]) / (end - start)
+                else:
+                    share = (edges[j + 1] - max(edges[j], start)) / (end - start)
+                counts[j] += share * number[i]
+                marks[j] += share * number[i] * each
+                if end <= edges[j + 1] or j == past - 1:
+                    break
+                j += 1
+        # The kernel integrated twice, between all pairs of edges.
+        twice = np.zeros((bins + 1, bins + 1))
+        for i in range(bins + 1):
+            for j in range(i):
+                x = edges[i] - edges[j]
+                twice[i, j] = x - c * (np.exp((1 - theta) * np.log1p(x / c)) - 1) / (1 - theta)
+        post = np.exp(log_post + by_followers * (followers[s] - usual_followers))
+        pace, excitation = np.empty(bins), np.empty(bins)
+        survived = 1.0
+        for j in range(bins):
+            low, high = edges[j], edges[j + 1]
+            from_s, to_s = published_s[s] + low, published_s[s] + high
+            rhythm = (
+                cos_day * _mean_wave(from_s, to_s, _DAY_S, False) + sin_day * _mean_wave(from_s, to_s, _DAY_S, True)
+                + cos_half * _mean_wave(from_s, to_s, _DAY_S / 2, False) + sin_half * _mean_wave(from_s, to_s, _DAY_S / 2, True)
+            )  # fmt: skip
+            hours = (low + high) / 7200.0
+            pace[j] = np.exp(rhythm - hours / tau_h - kappa * np.log1p(hours))
+            left = np.exp(-theta * np.log1p(high / c))
+            total = post * (survived - left)
+            survived = left
+            for i in range(min(past, j + 1)):
+                if marks[i] > 0:
+                    total += marks[i] * _share(twice, edges, i, j)
+            excitation[j] = total
+        seen, expected, seen_late, expected_late, marked = 0.0, 0.0, 0.0, 0.0, 0.0
+        for j in range(past):
+            place = (edges[j] + edges[j + 1]) / (2 * age)
+            weight = place**power
+            seen += weight * counts[j]
+            expected += weight * excitation[j] * pace[j]
+            seen_late += weight * place**2 * counts[j]
+            expected_late += weight * place**2 * excitation[j] * pace[j]
+            marked += marks[j]
+        whole = (prior + seen) / (prior_rate + expected)
+        recent = (prior + seen_late) / (prior_rate + expected_late)
+        turn = min(max(np.log(recent / whole), -_TREND_LIMIT), _TREND_LIMIT)
+        infectious = recent * np.exp(trend * turn)
+        mark = np.exp(log_mark) * (marked + counted * usual_mark) / (now + counted)
+        grown, at = 0.0, 1
+        future = np.zeros(bins - past)
+        out[s, 0] = 0.0
+        level, age_term = np.log2(1 + now), np.log2(1 + age)
+        highest = 0.0
+        for j in range(past, bins):
+            rate = infectious * pace[j]
+            total = excitation[j]
+            for i in range(past, j):
+                total += mark * future[i - past] * _share(twice, edges, i, j)
+            own = max(1 - rate * mark * _share(twice, edges, j, j), _LEAST_LEFT)
+            future[j - past] = min(max(rate * total / own, 0.0), _MOST)
+            while at <= last and (age + grid[at] <= edges[j + 1] or j == bins - 1):
+                part = min(max((age + grid[at] - edges[j]) / (edges[j + 1] - edges[j]), 0.0), 1.0)
+                growth = np.log2((1 + now + grown + part * future[j - past]) / (1 + now))
+                h = np.log2(1 + grid[at])
+                fitted = (
+                    correction[0] + correction[1] * growth + correction[2] * growth**2 + correction[3] * level
+                    + correction[4] * h + correction[5] * age_term + correction[6] * growth * level
+                    + correction[7] * growth * h + correction[8] * growth * age_term
+                )  # fmt: skip
+                highest = max(highest, fitted)
+                out[s, at] = highest
+                at += 1
+            grown += future[j - past]
+        numbers[s, 0], numbers[s, 1] = np.log2(infectious), turn
+
+
+@numba.njit(cache=True, nogil=True)
+def _share(twice, edges, i, j):  # type: ignore[no-untyped-def]
+    """Share of the children of an event, uniform in bin i, that fall into bin j >= i."""
+    inside = twice[j + 1, i] - twice[j, i] - twice[j + 1, i + 1]
+    if j > i:
+        inside += twice[j, i + 1]
+    return max(inside / (edges[i + 1] - edges[i]), 0.0)
+
+
+def terms(
+    growth: NDArray[np.float64], value_now: NDArray[np.float64], horizon_s: NDArray[np.float64], age_s: NDArray[np.float64]
+) -> NDArray[np.float64]:  # fmt: skip
+    """What a forecast ``growth`` (Q,), log2 units, is corrected by: (Q, N_TERMS) float64."""
+    v, h, a = (np.log2(1 + x) for x in (value_now, horizon_s, age_s))
+    return np.stack([np.ones_like(growth), growth, growth**2, v, h, a, growth * v, growth * h, growth * a], axis=1)
+
+
+UNCORRECTED: Final = np.eye(1, N_TERMS, 1)[0]
+"""The correction that leaves a growth as it is."""
+
+
+def followers_of(videos: Sequence[Video]) -> NDArray[np.float64]:
+    """The creators' followers (V,), 0 where unknown."""
+    return np.array([video.creator_followers or 0.0 for video in videos], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A fitted process: ``constants`` (len(CONSTANTS),) and ``correction`` (N_TERMS,) float64, up to ``max_horizon_s`` seconds."""
+
+    constants: NDArray[np.float64]
+    correction: NDArray[np.float64]
+    max_horizon_s: float
+
+    def numbers(self, growth: NDArray[np.float32], process: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the head reads (S, N_CASCADE) float32 of a ``growth`` on its grid (S, N_GRID + 1), and the ``process`` (S, 2)."""
+        horizon_s = growth_horizons_us(round(self.max_horizon_s * SECOND_US)) / SECOND_US
+        at = on_grid_at(growth, np.broadcast_to(horizon_s, (len(growth), len(horizon_s))), self.max_horizon_s)
+        return np.concatenate([at, process], axis=1).astype(np.float32)
+
+    def growth(
+        self, tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...], followers: NDArray[np.float64],
+        published_s: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+        """Expected growth of S cascades, (S, N_GRID + 1) float32 log2 units on the head's grid, never falling, and their numbers.
+
+        ``age_s`` (S,) at now; ``metric`` the types that count; ``followers`` (S,) of the creators, 0 where unknown;
+        ``published_s`` (S,) UTC. The numbers (S, 2) float32: log2 infectiousness, and the log of how it changed of late.
+        """
+        out, numbers = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
+        number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))
+        _expect(
+            tokens.offsets, tokens.interval_s, number, tokens.reach, age_s, np.log1p(followers), published_s % _DAY_S,
+            tuple(self.constants.tolist()), self.correction, grid_s(self.max_horizon_s), out, numbers,
+        )  # fmt: skip
+        return out.astype(np.float32), numbers.astype(np.float32)

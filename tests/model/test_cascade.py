@@ -1,0 +1,141 @@
+"""What a self-exciting cascade expects: the compiled kernel against the fit's own, and what holds of any history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index_builder import parametric
+from index_builder.dataset import load_dataset
+from index_builder.parametric import PowerLawHawkes, cascade_of
+from index_builder.queries import cut
+from index_builder.samples import Observed, read_samples
+from model.bins import HOUR_US, SECOND_US
+from model.bundle import load_bundle
+from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
+from model.forecaster import Forecaster
+from model.head import N_GRID, grid_s, on_grid_at
+from model.tokens import EVENTS, Cells, Tokens, tokenize
+from tests.conftest import Mini
+
+HORIZON_US = 72 * HOUR_US
+USUAL = dict.fromkeys(CONSTANTS, 0.0) | {
+    "log_c": np.log(300), "theta": 0.242, "beta": 0.5, "log_tau_h": 4.0, "log_kappa": -2.0, "log_weight": -1.0, "trend": 0.3,
+    "log_mark_prior": 2.0, "cos_day": 0.3, "sin_half": -0.2, "usual_mark": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seen(mini: Mini) -> Observed:
+    """All that is known of the small data set."""
+    return Observed.of(load_dataset(mini.data), "total")
+
+
+def test_the_kernel_expects_what_the_fit_expects(seen: Observed, mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parametric, "STEPS", 20)
+    videos = np.flatnonzero(seen.data.published_us < mini.as_of_us)
+    queries = cut(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
+    fit = PowerLawHawkes(of_increment=True).fit(seen, queries)
+    by_fit = fit.predict(seen, queries)
+    order = np.lexsort((queries.now_us, queries.video))
+    queries, by_fit = queries.take(order), by_fit[order]
+    samples = read_samples(
+        seen, queries.video, queries.now_us, horizon_us=queries.horizon_us[:, None],
+        value=np.full((len(order), 1), np.nan), cascade=fit.fitted(HORIZON_US / SECOND_US),
+    )  # fmt: skip
+    by_kernel = on_grid_at(samples.expected, samples.horizon_s, HORIZON_US / SECOND_US)[:, 0]
+    # Tokens are a sixtieth of the age wide, the fit reads single events; and the grid is read between its points.
+    assert np.abs(by_kernel - by_fit).mean() < 0.02 * by_fit.mean()
+    assert np.corrcoef(by_kernel, by_fit)[0, 1] > 0.999
+
+
+def test_nothing_known_fits_nothing(seen: Observed) -> None:
+    assert cascade_of(seen, int(seen.data.published_us[0]), 720 * HOUR_US, HORIZON_US) is None
+
+
+def test_bins_reach_from_publication_over_now_to_the_horizon() -> None:
+    for age_s, horizon_s in ((0.0, 60.0), (1.0, 3600.0), (86_400.0, 604_800.0), (2_592_000.0, 604_800.0)):
+        edges, past = bin_edges(age_s, horizon_s)
+        assert edges[0] == 0 and edges[past] == age_s and edges[-1] == age_s + horizon_s
+        assert (np.diff(edges) > 0).all()
+
+
+def _tokens(bins: list[int], values: list[int], now_s: float) -> Tokens:
+    n = len(bins)
+    cells = Cells(
+        np.array([0, n]), np.array(bins, dtype=np.int64), np.zeros(n, np.int64), np.array(values, dtype=np.int64),
+        np.full(n, EVENTS), np.zeros(n, np.int64),
+    )  # fmt: skip
+    return tokenize(cells, np.zeros(1, np.int64), np.array([round(now_s * SECOND_US)]), 1)
+
+
+def _grown(tokens: Tokens, age_s: float, published_s: float = 0.0, **changed: float) -> np.ndarray:
+    constants = np.array([(USUAL | changed)[name] for name in CONSTANTS])
+    cascade = Cascade(constants, UNCORRECTED, HORIZON_US / SECOND_US)
+    growth, numbers = cascade.growth(
+        tokens, np.array([age_s]), (0,), np.array([1000.0]), np.array([published_s])
+    )  # fmt: skip
+    assert np.isfinite(numbers).all()
+    return growth[0].astype(np.float64)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 10_000_000)), max_size=30, unique_by=lambda cell: cell[0]),
+    st.floats(0, 30 * 86_400.0), st.floats(0, 2e9),
+)  # fmt: skip
+def test_growth_is_finite_and_never_falls(cells: list[tuple[int, int]], after_s: float, published_s: float) -> None:
+    from model.bins import bin_end_us
+
+    cells = sorted(cells)
+    newest_s = float(bin_end_us(np.array([cells[-1][0]]))[0]) / SECOND_US if cells else 0.0
+    now_s = round(newest_s + after_s, 3)
+    growth = _grown(_tokens([b for b, _ in cells], [v for _, v in cells], now_s), now_s, published_s)
+    assert growth.shape == (N_GRID + 1,) and growth[0] == 0
+    assert np.isfinite(growth).all() and (np.diff(growth) >= 0).all()
+
+
+def test_silence_expects_less_and_a_burst_more() -> None:
+    from model.bins import EDGES_US
+
+    at = int(np.searchsorted(EDGES_US, 1800 * SECOND_US)) - 1
+    early, late = _tokens([3], [200], 3600.0), _tokens([at], [200], 3600.0)
+    assert _grown(late, 3600.0)[-1] > _grown(early, 3600.0)[-1]
+    assert _grown(early, 3600.0)[-1] > _grown(_tokens([3], [200], 86_400.0), 86_400.0)[-1] > 0
+
+
+def test_followers_of_the_creator_bring_growth() -> None:
+    nothing = _tokens([], [], 60.0)
+    assert _grown(nothing, 60.0, log_post=6.0)[-1] > _grown(nothing, 60.0, log_post=2.0)[-1]
+
+
+def test_a_correction_moves_the_growth() -> None:
+    tokens = _tokens([10], [50], 3600.0)
+    constants = np.array([USUAL[name] for name in CONSTANTS])
+    plain = Cascade(constants, UNCORRECTED, HORIZON_US / SECOND_US)
+    doubled = replace(plain, correction=2 * UNCORRECTED)
+    told = [c.growth(tokens, np.array([3600.0]), (0,), np.zeros(1), np.zeros(1))[0] for c in (plain, doubled)]
+    np.testing.assert_allclose(told[1], 2 * told[0], rtol=1e-5)
+
+
+def test_values_between_points_of_the_grid() -> None:
+    grid = grid_s(1000.0)
+    values = np.log1p(grid / 60.0)[None].astype(np.float32)
+    asked = np.array([[0.0, 17.0, 333.0, 1000.0, 2000.0]])
+    expected = np.log1p(np.minimum(asked, 1000.0) / 60.0)
+    np.testing.assert_allclose(on_grid_at(values, asked, 1000.0), expected, atol=1e-5)
+
+
+def test_a_bundle_of_events_starts_from_its_cascade(mini_bundle: Path) -> None:
+    loaded = load_bundle(mini_bundle)
+    assert loaded.manifest.parts.cascade
+    assert loaded.weights["cascade.constants"].shape == (len(CONSTANTS),)
+    assert followers_of([]).shape == (0,)
+    forecaster = Forecaster.load(mini_bundle, device="cpu")
+    assert forecaster.manifest.metric == "view"
+    forecaster.close()
