@@ -30,8 +30,14 @@ def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
 
 
 def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
-    """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3)."""
+    """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3).
+
+    A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
+    video would outvote it.
+    """
     known = np.isfinite(samples.growth)
+    first = (np.cumsum(known, axis=1) == 1) & known
+    known &= first | ~samples.cold[:, None]
     if not known.any():
         return Calibration.identity()
     age_s = np.broadcast_to(samples.age_s[:, None], known.shape)[known]

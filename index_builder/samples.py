@@ -21,6 +21,8 @@ from model.tokens import tokenize
 from model.types import metric_types
 
 _CHUNK_ROWS = 2_000_000
+_AT_PUBLICATION = 0.4
+"""Share of the cuts before anything is known that stand at publication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ def _cut_times(
         )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
-    cold = published + (first * rng.random(len(published)) ** 2).astype(np.int64)
+    # Some stand at publication itself, where a cold start is asked for most.
+    late = np.maximum(rng.random(len(published)) - _AT_PUBLICATION, 0.0) / (1 - _AT_PUBLICATION)
+    cold = published + (first * late**2).astype(np.int64)
     video, now = np.concatenate([video, every]), np.concatenate([now, cold])
     fits = (now <= until_us) & (now - published[video] <= max_age_us)
     video, now = video[fits], now[fits]

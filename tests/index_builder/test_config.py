@@ -1,0 +1,38 @@
+"""Settings that follow the size of the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from index_builder.config import TrainConfig
+from model.errors import DataError
+
+
+def test_few_videos_are_learned_more_carefully() -> None:
+    few, many = (TrainConfig().suited_to(videos) for videos in (2_000, 70_000))
+    assert few.head_dropout > many.head_dropout and few.weight_decay > many.weight_decay
+    assert few.cuts_per_video > many.cuts_per_video
+    assert 0 < few.fusion_epochs < many.fusion_epochs
+
+
+def test_what_is_set_stays() -> None:
+    mine = TrainConfig(head_dropout=0.2, weight_decay=0.1, cuts_per_video=5, fusion_epochs=0)
+    assert mine.suited_to(2_000) == mine.suited_to(70_000) == mine
+    assert not mine.parts.retrieval
+
+
+def test_passes_are_many_where_batches_are_few() -> None:
+    config = TrainConfig()
+    assert config.passes(56, 2_000) == 2 and config.passes(5, 60) == 23 and config.passes(1, 60) == 30
+    assert config.passes(152, 70_000) == 3
+    assert TrainConfig(epochs=4).passes(1, 60) == 4
+
+
+@pytest.mark.parametrize("line", ["fusion_epochs = -2", "few_videos = 0.5", "use_cascade = 1", "head_dropout = 1.0"])
+def test_a_setting_out_of_range_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(DataError, match=line.split()[0]):
+        TrainConfig.read(path)

@@ -1,0 +1,45 @@
+"""The quantile head's mathematics, with and without the ramp of a cascade."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.head import N_BASIS, N_GRID, basis, grid_growth, grid_s
+from model.network import HeadNet
+
+MOST_S = 604_800.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.floats(0, 30 * 86_400.0))
+def test_quantiles_are_ordered_and_never_fall(seed: int, signed: bool, age_s: float) -> None:
+    rng = np.random.default_rng(seed)
+    coefficients = rng.exponential(0.3, (4, 3, N_BASIS)).astype(np.float32)
+    expected = np.cumsum(rng.exponential(0.1, (4, N_GRID + 1)), axis=1)
+    expected -= expected[:, :1]
+    if signed:  # Beside a cascade the low quantile may be taken back.
+        coefficients[:, 0] = rng.normal(0, 0.5, (4, N_BASIS))
+    growth = grid_growth(coefficients, np.full(4, age_s), MOST_S, None, expected)
+    assert (growth >= 0).all() and (growth[:, 0] == 0).all()
+    assert (np.diff(growth, axis=1) >= 0).all() and (np.diff(growth, axis=2) >= 0).all()
+
+
+def test_the_last_ramp_is_what_a_cascade_expects() -> None:
+    age_s, expected = np.array([[3600.0]]), np.linspace(0, 2, N_GRID + 1)[None]
+    phi = basis(age_s, grid_s(MOST_S)[None], MOST_S, expected)
+    np.testing.assert_array_equal(phi[0, :, -1], expected[0])
+    assert (basis(age_s, grid_s(MOST_S)[None], MOST_S)[..., -1] == 0).all()
+
+
+def test_before_training_a_forecast_is_near_its_cascade() -> None:
+    torch.manual_seed(0)
+    head = HeadNet(20, 0.5, small=True, from_cascade=True).eval()
+    with torch.no_grad():
+        coefficients = head(torch.randn(8, 20), torch.zeros(8, 48)).numpy()
+    expected = np.broadcast_to(np.linspace(0, 3, N_GRID + 1), (8, N_GRID + 1))
+    growth = grid_growth(coefficients, np.full(8, 3600.0), MOST_S, None, expected)
+    assert np.abs(growth[..., 1] - expected).max() < 1.0
+    assert (growth[:, -1, 0] < growth[:, -1, 1]).all() and (growth[:, -1, 1] < growth[:, -1, 2]).all()
