@@ -81,7 +81,7 @@ def _grown(tokens: Tokens, age_s: float, published_s: float = 0.0, **changed: fl
         tokens, np.array([age_s]), (0,), np.array([1000.0]), np.array([published_s])
     )  # fmt: skip
     assert np.isfinite(numbers).all()
-    return growth[0].astype(np.float64)
+    return np.asarray(growth[0], dtype=np.float64)
 
 
 @settings(max_examples=200, deadline=None)
