@@ -143,11 +143,14 @@ class Forward:
         return out
 
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
-        """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units."""
+        """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units.
+
+        Beside a cascade they may be below 0, where a forecast is none: there the loss still has a slope.
+        """
         horizon_s, expected = samples.horizon_s[rows], samples.expected[rows]
         growth = on_grid_at(expected, horizon_s, self._max_horizon_s) if expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], horizon_s, self._max_horizon_s, growth).astype(np.float32)
-        return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1).clamp(min=0)
+        return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1)
 
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
         """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``."""
@@ -192,7 +195,7 @@ class Forward:
             _, read, _ = self.scan(samples, batch)
             rows = batch.rows[batch.real]
             quantiles = self.quantiles(samples, rows, self.alone(self.target(window, rows, read)))
-            hidden[rows], out[rows] = read.cpu().numpy(), quantiles.cpu().numpy()
+            hidden[rows], out[rows] = read.cpu().numpy(), quantiles.clamp(min=0).cpu().numpy()
         return Encoded(hidden, out)
 
     @torch.no_grad()
@@ -205,7 +208,7 @@ class Forward:
             rows = np.arange(start, min(start + _ROWS, len(window)))
             target = self.target(window, rows, self.put(hidden[rows]))
             coefficients = self.fused(target, found.features[rows], found.mask[rows])
-            out[rows] = self.quantiles(samples, rows, coefficients).cpu().numpy()
+            out[rows] = self.quantiles(samples, rows, coefficients).clamp(min=0).cpu().numpy()
         return out
 
     @torch.no_grad()

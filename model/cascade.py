@@ -84,6 +84,40 @@ def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks):  # type: ignore[no-untyped-def]
+    """Add tokens to the bins of the past, evenly over their intervals; returns how much engagement they are."""
+    now, first = 0.0, 0
+    for i in range(len(number)):
+        if number[i] <= 0:
+            continue
+        now += number[i]
+        each = np.exp(beta * (np.log1p(reach[i] / number[i]) - typical))
+        start, end = interval_s[i, 1], min(interval_s[i, 2], edges[past])
+        while first < past - 1 and edges[first + 1] <= start:
+            first += 1
+        j, done = first, False
+        while not done:
+            done = end <= edges[j + 1] or j == past - 1
+            stop = end if done else edges[j + 1]
+            share = 1.0 if done and j == first else (stop - max(edges[j], start)) / (end - start)
+            counts[j] += share * number[i]
+            marks[j] += share * number[i] * each
+            j += 1
+    return now
+
+
+@numba.njit(cache=True, nogil=True)
+def _twice_integrated(edges, bins, c, theta):  # type: ignore[no-untyped-def]
+    """The kernel integrated twice, from each edge to each later one, (bins + 1, bins + 1)."""
+    twice = np.zeros((bins + 1, bins + 1))
+    for i in range(bins + 1):
+        for j in range(i):
+            x = edges[i] - edges[j]
+            twice[i, j] = x - c * (np.exp((1 - theta) * np.log1p(x / c)) - 1) / (1 - theta)
+    return twice
+
+
+@numba.njit(cache=True, nogil=True)
 def _expect(  # type: ignore[no-untyped-def]
     offsets, interval_s, number, reach, age_s, followers, published_s, constants, correction, grid, out, numbers
 ):
@@ -105,33 +139,11 @@ def _expect(  # type: ignore[no-untyped-def]
         past = _between(0.0, age, edges, 0)
         bins = _between(age, age + grid[last], edges, past)
         counts, marks = np.zeros(max(past, 1)), np.zeros(max(past, 1))
-        now, b = 0.0, 0
-        for i in range(offsets[s], offsets[s + 1]):
-            if number[i] <= 0:
-                continue
-            now += number[i]
-            each = np.exp(beta * (np.log1p(reach[i] / number[i]) - typical))
-            start, end = interval_s[i, 1], min(interval_s[i, 2], age)
-            while b < past - 1 and edges[b + 1] <= start:
-                b += 1
-            j = b
-            while True:
-                # Engagement spreads evenly over a token's interval.
-                if end <= edges[j + 1] or j == past - 1:
-                    share = 1.0 if j == b else (end - edges[j]) / (end - start)
-                else:
-                    share = (edges[j + 1] - max(edges[j], start)) / (end - start)
-                counts[j] += share * number[i]
-                marks[j] += share * number[i] * each
-                if end <= edges[j + 1] or j == past - 1:
-                    break
-                j += 1
-        # The kernel integrated twice, between all pairs of edges.
-        twice = np.zeros((bins + 1, bins + 1))
-        for i in range(bins + 1):
-            for j in range(i):
-                x = edges[i] - edges[j]
-                twice[i, j] = x - c * (np.exp((1 - theta) * np.log1p(x / c)) - 1) / (1 - theta)
+        now = _spread(
+            interval_s[offsets[s] : offsets[s + 1]], number[offsets[s] : offsets[s + 1]], reach[offsets[s] : offsets[s + 1]],
+            edges, past, beta, typical, counts, marks,
+        )  # fmt: skip
+        twice = _twice_integrated(edges, bins, c, theta)
         post = np.exp(log_post + by_followers * (followers[s] - usual_followers))
         pace, excitation = np.empty(bins), np.empty(bins)
         survived = 1.0
