@@ -19,7 +19,7 @@ from index_builder.cascades import Cascades, cascades
 from index_builder.queries import Queries, cut
 from index_builder.samples import Observed
 from model.bins import HOUR_US, SECOND_US
-from model.cascade import CONSTANTS, UNCORRECTED, Cascade, terms
+from model.cascade import CONSTANTS, DAY_S, LEAST_LEFT, MOST, TREND_LIMIT, UNCORRECTED, Cascade, terms
 
 STEPS: Final = 200
 BATCH: Final = 256
@@ -32,8 +32,6 @@ _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 19
 _HORIZONS: Final = (1 / 168, 1 / 56, 1 / 28, 1 / 14, 1 / 7, 2 / 7, 3 / 7, 5 / 7, 1.0)
 """Of the longest horizon."""
 _RIDGE: Final = 3e-4
-_TREND_LIMIT: Final = 2.0
-_DAY_S: Final = 86_400.0
 _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
     "log_c": (math.log(300), math.log(30), math.log(1800)),
     "theta": (0.242, 0.05, 0.8),
@@ -206,7 +204,7 @@ class PowerLawHawkes:
         rhythm = sum(
             v[cosine] * _mean_wave(start, stop, period, torch.sin, 1)
             + v[sine] * _mean_wave(start, stop, period, torch.cos, -1)
-            for cosine, sine, period in (("cos_day", "sin_day", _DAY_S), ("cos_half", "sin_half", _DAY_S / 2))
+            for cosine, sine, period in (("cos_day", "sin_day", DAY_S), ("cos_half", "sin_half", DAY_S / 2))
         )
         hours = middle / 3600
         pace = torch.exp(rhythm - hours / torch.exp(v["log_tau_h"])) * (1 + hours) ** -torch.exp(v["log_kappa"])
@@ -219,9 +217,9 @@ class PowerLawHawkes:
         system = -(rate * mark[:, None])[:, :, None] * kernel[n:, n:]
         # A bin whose own children would outnumber it has no finite expectation; it is held just below.
         diagonal = torch.diagonal(system, dim1=1, dim2=2)
-        system = system + torch.diag_embed((1 + diagonal).clamp(min=0.1) - diagonal)
+        system = system + torch.diag_embed((1 + diagonal).clamp(min=LEAST_LEFT) - diagonal)
         future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
-        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, 1e7).cumsum(1), (1, 0))
+        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MOST).cumsum(1), (1, 0))
         after = edges[n:] - edges[n]
         upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
         share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])
@@ -237,7 +235,7 @@ class PowerLawHawkes:
             (prior + (share**w * part.counts).sum(1)) / (rate + (share**w * expected).sum(1))
             for w in (power, power + 2)
         )
-        return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-_TREND_LIMIT, _TREND_LIMIT))
+        return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-TREND_LIMIT, TREND_LIMIT))
 
 
 def cascade_of(

@@ -43,10 +43,10 @@ CONSTANTS: Final = (
 N_TERMS: Final = 9
 N_CASCADE: Final = 10
 """Numbers of a cascade for the head: growth at each of ``growth_horizons_us``, log infectiousness and its trend."""
-_DAY_S: Final = 86_400.0
-_TREND_LIMIT: Final = 2.0
-_MOST: Final = 1e7
-_LEAST_LEFT: Final = 0.1
+DAY_S: Final = 86_400.0
+TREND_LIMIT: Final = 2.0
+MOST: Final = 1e7
+LEAST_LEFT: Final = 0.1
 """A bin whose own children would outnumber it has no finite expectation; it is held just below."""
 
 
@@ -151,8 +151,8 @@ def _expect(  # type: ignore[no-untyped-def]
             low, high = edges[j], edges[j + 1]
             from_s, to_s = published_s[s] + low, published_s[s] + high
             rhythm = (
-                cos_day * _mean_wave(from_s, to_s, _DAY_S, False) + sin_day * _mean_wave(from_s, to_s, _DAY_S, True)
-                + cos_half * _mean_wave(from_s, to_s, _DAY_S / 2, False) + sin_half * _mean_wave(from_s, to_s, _DAY_S / 2, True)
+                cos_day * _mean_wave(from_s, to_s, DAY_S, False) + sin_day * _mean_wave(from_s, to_s, DAY_S, True)
+                + cos_half * _mean_wave(from_s, to_s, DAY_S / 2, False) + sin_half * _mean_wave(from_s, to_s, DAY_S / 2, True)
             )  # fmt: skip
             hours = (low + high) / 7200.0
             pace[j] = np.exp(rhythm - hours / tau_h - kappa * np.log1p(hours))
@@ -174,7 +174,7 @@ def _expect(  # type: ignore[no-untyped-def]
             marked += marks[j]
         whole = (prior + seen) / (prior_rate + expected)
         recent = (prior + seen_late) / (prior_rate + expected_late)
-        turn = min(max(np.log(recent / whole), -_TREND_LIMIT), _TREND_LIMIT)
+        turn = min(max(np.log(recent / whole), -TREND_LIMIT), TREND_LIMIT)
         infectious = recent * np.exp(trend * turn)
         mark = np.exp(log_mark) * (marked + counted * usual_mark) / (now + counted)
         grown, at = 0.0, 1
@@ -187,8 +187,8 @@ def _expect(  # type: ignore[no-untyped-def]
             total = excitation[j]
             for i in range(past, j):
                 total += mark * future[i - past] * _share(twice, edges, i, j)
-            own = max(1 - rate * mark * _share(twice, edges, j, j), _LEAST_LEFT)
-            future[j - past] = min(max(rate * total / own, 0.0), _MOST)
+            own = max(1 - rate * mark * _share(twice, edges, j, j), LEAST_LEFT)
+            future[j - past] = min(max(rate * total / own, 0.0), MOST)
             while at <= last and (age + grid[at] <= edges[j + 1] or j == bins - 1):
                 part = min(max((age + grid[at] - edges[j]) / (edges[j + 1] - edges[j]), 0.0), 1.0)
                 growth = np.log2((1 + now + grown + part * future[j - past]) / (1 + now))
@@ -257,7 +257,7 @@ class Cascade:
         out, numbers = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))
         _expect(
-            tokens.offsets, tokens.interval_s, number, tokens.reach, age_s, np.log1p(followers), published_s % _DAY_S,
+            tokens.offsets, tokens.interval_s, number, tokens.reach, age_s, np.log1p(followers), published_s % DAY_S,
             tuple(self.constants.tolist()), self.correction, grid_s(self.max_horizon_s), out, numbers,
         )  # fmt: skip
         return out.astype(np.float32), numbers.astype(np.float32)

@@ -8,6 +8,7 @@ that are 0 at d = 0 and never fall:
 so every quantile is >= 0, monotone in d, and above the one before, by construction. Half of the ramps run on the
 horizon, half on the horizon relative to the video's age, because popularity ages as a power law. Where the metric is fed by events
 the growth that a self-exciting cascade expects (``model.cascade``) is one ramp more: a forecast starts from it.
+There a may be negative, to take some of it back; what falls below 0 or below an earlier horizon is lifted.
 
 Calibration stretches the interval at each horizon of a fixed grid; a running maximum restores monotonicity, and between grid
 points growth is interpolated linearly in log(1 + d / minute), so the three properties hold at any d.
@@ -81,7 +82,7 @@ def grid_growth(
     low, median_up, high_up = parts[..., 0], parts[..., 1], parts[..., 2]
     median = low + median_up
     if stretch is not None:
-        low = np.maximum(median - median_up * stretch[..., 0], 0.0)
+        low = median - median_up * stretch[..., 0]
         high_up = high_up * stretch[..., 1]
     growth = np.maximum(np.stack([low, median, median + high_up], axis=-1), 0.0)
     return np.maximum.accumulate(growth, axis=1)
