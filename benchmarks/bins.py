@@ -43,6 +43,7 @@ from index_builder.train import train
 from model.bins import EDGES_US, SECOND_US
 from model.bundle import Bundle, load_bundle
 from model.mhp.likelihood import negative_binomial_logpmf
+from model.mhp.pace import MEMORIES, pace_after
 from model.tokens import Tokens
 
 LEARNED_ON = 300
@@ -89,6 +90,10 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
     """Means in gap and interval of ``asked`` (n, K), and dispersions, read off the states after ``own`` tokens."""
     head = intensity_of(bundle)
     hidden = torch.cat([states_after(bundle, own), head.start[None]])
+    pace = torch.from_numpy(pace_after(own))
+    pace = (
+        torch.cat([pace, torch.zeros_like(pace[:1])]) if len(pace) else torch.zeros(1, head.n_types, len(MEMORIES), 2)
+    )
     last = np.full(len(asked.counts), len(own.counts))
     for v in range(len(asked.offsets) - 1):
         mine, theirs = slice(*own.offsets[v : v + 2]), slice(*asked.offsets[v : v + 2])
@@ -96,10 +101,10 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
         n = np.searchsorted(own.interval_s[mine, 2], asked.interval_s[theirs, 0] + 1e-6, side="right")
         last[theirs] = np.where(n > 0, own.offsets[v] + n - 1, len(own.counts))
     ends = torch.from_numpy(np.append(own.interval_s[:, 2], 0.0)[last])
-    state = hidden[torch.from_numpy(last)]
+    state, so_far = hidden[torch.from_numpy(last)], pace[torch.from_numpy(last)]
     previous, start, end = (torch.from_numpy(np.ascontiguousarray(c)) for c in asked.interval_s.T)
-    gap, dispersion = head.expected(state, ends, previous, start)
-    active, _ = head.expected(state, ends, start, end)
+    gap, dispersion = head.expected(state, so_far, ends, previous, start)
+    active, _ = head.expected(state, so_far, ends, start, end)
     return gap, active, dispersion
 
 

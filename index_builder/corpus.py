@@ -122,9 +122,13 @@ def creator_rows(
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Token sequences of every video, samples over them with their creator features, and content inputs."""
+    """Token sequences of every video, samples over them with their creator features, and content inputs.
+
+    ``pace`` is the pace before each token (n, K, M, 2) float32, see ``model.mhp.pace``.
+    """
 
     tokens: Tokens
+    pace: NDArray[np.float32]
     samples: Samples
     creator: NDArray[np.float32]
     content: ContentInputs

@@ -123,7 +123,9 @@ class Forward:
         mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
         mine[samples.video] = True
         at = np.flatnonzero(mine.repeat(self._lengths))
-        self.net.intensity.fit(*(self.put(a[at]) for a in (tokens.counts, tokens.interval_s, tokens.observed)))
+        self.net.intensity.fit(
+            *(self.put(a[at]) for a in (tokens.counts, tokens.interval_s, tokens.observed, self.corpus.pace))
+        )
         warm = np.flatnonzero(~samples.cold)
         if len(warm):
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
@@ -172,7 +174,9 @@ class Forward:
         real = np.arange(batch.length)[:, None] < np.minimum(self._lengths[batch.videos], batch.length)
         at, mask = index[real], self.put(real)
         previous, start, end = (self.put(column) for column in tokens.interval_s[at].T)
-        value = self.net.intensity.log_likelihood(before[mask], previous, start, end, self.put(tokens.counts[at]))
+        value = self.net.intensity.log_likelihood(
+            before[mask], self.put(self.corpus.pace[at]), previous, start, end, self.put(tokens.counts[at])
+        )
         observed = self.put(tokens.observed[at])
         return (value * observed).sum() / observed.sum().clamp(min=1)
 

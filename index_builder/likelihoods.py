@@ -26,6 +26,7 @@ from model.bundle import Bundle, load_bundle
 from model.errors import DataError
 from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
+from model.mhp.pace import pace_before
 from model.rows import cells_at
 from model.tokens import Tokens, tokenize
 
@@ -108,7 +109,8 @@ def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
     before = torch.roll(states_after(bundle, tokens), 1, 0)
     before[torch.from_numpy(tokens.offsets[:-1][np.diff(tokens.offsets) > 0])] = head.start
     previous, start, end = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.interval_s.T)
-    value = head.log_likelihood(before, previous, start, end, torch.from_numpy(tokens.counts)).numpy()
+    pace = torch.from_numpy(pace_before(tokens))
+    value = head.log_likelihood(before, pace, previous, start, end, torch.from_numpy(tokens.counts)).numpy()
     return np.where(tokens.observed, value, np.nan)
 
 

@@ -41,6 +41,7 @@ from model.content.text import ENCODER_ID
 from model.curves import Curves, curves, usual_pace
 from model.errors import DataError
 from model.forecaster import Forecaster
+from model.mhp.pace import pace_before
 from model.mhp.shape import MHPShape
 from model.network import CONTENT_DIM, M3TR, SENTENCE_DIM
 from model.schema import Schema
@@ -144,7 +145,8 @@ class _Job:
             )
             advance()
             content = content_inputs(self.data.videos, self.schema, sentence)
-            corpus = Corpus(sequences(self.seen, self.until_us), fit.samples, fit.creator, content)
+            tokens = sequences(self.seen, self.until_us)
+            corpus = Corpus(tokens, pace_before(tokens), fit.samples, fit.creator, content)
             advance()
         if not len(fit) or not len(held):
             raise DataError(

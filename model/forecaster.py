@@ -28,6 +28,7 @@ from model.head import counts_at, grid_growth, growth_at
 from model.history import History
 from model.mhp.backend import choose_backend
 from model.mhp.intensity import rates_per_hour
+from model.mhp.pace import pace_now
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
 from model.state_pool import StatePool
 from model.summary import summaries
@@ -254,7 +255,7 @@ class Forecaster:
             stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
             growth = grid_growth(coefficients, age_s, max_horizon_s, stretch, expected)
             untouched = tokens.offsets[1:] == tokens.offsets[:-1]
-            rates = rates_per_hour(self._weights, newest, untouched, tokens.last_end_s, age_s)
+            rates = rates_per_hour(self._weights, newest, pace_now(tokens), untouched, tokens.last_end_s, age_s)
         return [
             self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
                          degraded, float(age_s[i] - tokens.last_end_s[i]))

@@ -3,9 +3,10 @@
 Between two tokens the intensity of type k follows from the state h_j *before* the interval, on the relative clock
 tau = (t - t_j) / (t_j + c):
 
-    lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s),  alpha_k <= 0
+    lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
 
-so that every scale from one view a day to a million an hour is within reach. Its integral is exact:
+so that every scale from one view a day to a million an hour is within reach. R is the video's pace so far (``model.mhp.pace``), at
+first with exponents that sum to 1: the process goes on as it went, and learns what is otherwise. Its integral is exact:
 
     int softplus(alpha tau + c) dtau = [Li2(-e^{x0}) - Li2(-e^{x1})] / alpha,    x = alpha tau + c
 
@@ -21,9 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.mhp.pace import MEMORIES
 from model.tokens import LOG_AGE_OFFSET_S
 
 _LOG_SCALE = 4
+_ROUNDS = 20
+_LEAST = 1e-12
+_FIT_STEPS, _FIT_TOKENS, _FIT_RATE = 300, 4000, 0.03
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
 
@@ -80,50 +85,93 @@ def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Ten
     )  # fmt: skip
 
 
+def _usual(counts: Tensor, exposure: Tensor) -> Tensor:
+    """The factor f for which counts (n,) are as usual under means f times ``exposure`` (n,), all dispersions being 1."""
+    f = (counts.sum() + 1) / (exposure.sum() + 1)
+    for _ in range(_ROUNDS):
+        weight = 1 / (1 + f * exposure)
+        f = (weight * counts).sum().clamp(min=_LEAST) / (weight * exposure).sum().clamp(min=_LEAST)
+    return f
+
+
 class IntensityHead(nn.Module):
-    """Reads each type's intensity off a hidden state (..., d_model)."""
+    """Reads each type's intensity off a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
+
+    usual: Tensor
 
     def __init__(self, d_model: int, n_types: int) -> None:
         super().__init__()
         self.n_types = n_types
         self.start = nn.Parameter(torch.zeros(d_model))
         self.project = nn.Linear(d_model, 4 * n_types)
+        self.exponents = nn.Parameter(torch.full((n_types * len(MEMORIES),), 1 / len(MEMORIES)))
+        self.register_buffer("usual", torch.ones(n_types))
 
-    @torch.no_grad()
-    def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor) -> None:
-        """Start at the usual rate of tokens: counts (n, n_types), interval_s (n, 3) as in ``Tokens``, observed (n, n_types) bool.
+    def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor, pace: Tensor) -> None:
+        """Start where tokens are likeliest while no state is read: every video goes on at its pace.
 
-        Where a type is counted in millions a start near one an interval would cost the first pass over the data.
+        counts (n, n_types), interval_s (n, 3) as in ``Tokens``, observed (n, n_types) bool, pace (n, n_types, len(MEMORIES), 2) before
+        each token. Types are counted from one a day to millions an hour, and a start from elsewhere would cost the first passes.
         """
-        previous, end = interval_s[:, :1], interval_s[:, 2:]
-        clock = ((end - previous) / (previous + LOG_AGE_OFFSET_S)).clamp(min=1e-3)
-        rate = torch.log((counts + 0.1) / clock / math.log(2))
-        for k in range(self.n_types):
-            if observed[:, k].any():
-                self.project.bias[k] = float(rate[observed[:, k], k].median()) / _LOG_SCALE
+        with torch.no_grad():
+            self.project.weight.zero_()
+            exposure = torch.log((interval_s[:, 2] + LOG_AGE_OFFSET_S) / (interval_s[:, 0] + LOG_AGE_OFFSET_S))
+            clock = (interval_s[:, 2] - interval_s[:, 0]) / (interval_s[:, 0] + LOG_AGE_OFFSET_S)
+            seen = [k for k in range(self.n_types) if observed[:, k].any()]
+            for k in seen:
+                self.usual[k] = _usual(counts[observed[:, k], k], exposure[observed[:, k]])
+            expected = math.log(2) * clock.unsqueeze(-1) * torch.exp(self._log_pace(pace).double())
+            for k in seen:
+                own = _usual(counts[observed[:, k], k], expected[observed[:, k], k])
+                self.project.bias[k] = float(torch.log(own)) / _LOG_SCALE
+        if not seen:
+            return
+        constants = [self.project.bias, self.exponents]
+        optimizer = torch.optim.Adam(constants, lr=_FIT_RATE)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / _FIT_STEPS)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_FIT_STEPS):
+            rows = torch.randint(len(counts), (min(_FIT_TOKENS, len(counts)),), generator=generator).to(counts.device)
+            nothing = self.start.detach().expand(len(rows), -1)
+            previous, start, end = interval_s[rows].T
+            value = self.log_likelihood(nothing, pace[rows], previous, start, end, counts[rows])
+            found = torch.autograd.grad(-(value * observed[rows]).sum() / observed[rows].sum().clamp(min=1), constants)
+            for constant, gradient in zip(constants, found, strict=True):
+                constant.grad = gradient
+            optimizer.step()
+            schedule.step()
+        optimizer.zero_grad()
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _log_pace(self, pace: Tensor) -> Tensor:
+        """(..., n_types)."""
+        rate = torch.log((pace[..., 0] + 1) / (pace[..., 1] + 1 / self.usual.unsqueeze(-1)))
+        return (rate * self.exponents.view(self.n_types, -1)).sum(-1)
+
+    def forward(self, hidden: Tensor, pace: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log S, c, alpha (<= 0) and dispersion (> 0), each (..., n_types)."""
         log_scale, c, alpha, dispersion = self.project(hidden).chunk(4, dim=-1)
-        return (_LOG_SCALE * log_scale).clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
+        log_scale = _LOG_SCALE * log_scale + self._log_pace(pace)
+        return log_scale.clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
 
-    def expected(self, hidden: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean count of each type on [start, end] given the state at ``previous``, and the dispersion: (..., n_types) float64.
+    def expected(
+        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean count of each type on [start, end] given state and pace at ``previous``, and the dispersion: (..., n_types) float64.
 
         Times are seconds of age, float64, of hidden's shape less its last axis.
         """
-        log_scale, c, alpha, dispersion = self(hidden)
+        log_scale, c, alpha, dispersion = self(hidden, pace)
         clock = (previous_s + LOG_AGE_OFFSET_S).unsqueeze(-1)
         begin = (start_s - previous_s).unsqueeze(-1) / clock
         end = (end_s - previous_s).unsqueeze(-1) / clock
         return torch.exp(log_scale.double()) * softplus_integral(alpha, c, begin, end), dispersion
 
     def log_likelihood(
-        self, hidden: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor, counts: Tensor
+        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor, counts: Tensor
     ) -> Tensor:
         """Log-likelihood of tokens: no engagement in the gap before ``start``, then ``counts`` (..., n_types); per type."""
-        silent, dispersion = self.expected(hidden, previous_s, previous_s, start_s)
-        active, _ = self.expected(hidden, previous_s, start_s, end_s)
+        silent, dispersion = self.expected(hidden, pace, previous_s, previous_s, start_s)
+        active, _ = self.expected(hidden, pace, previous_s, start_s, end_s)
         gap = negative_binomial_logpmf(torch.zeros_like(counts), silent, dispersion)
         has_gap = (start_s > previous_s).unsqueeze(-1)
         return torch.where(has_gap, gap, torch.zeros_like(gap)) + negative_binomial_logpmf(counts, active, dispersion)

@@ -16,6 +16,7 @@ from model.bundle import load_bundle
 from model.errors import DataError
 from model.mhp.cpu import CPUBackend
 from model.mhp.likelihood import IntensityHead
+from model.mhp.pace import MEMORIES, pace_now
 from model.parts import Parts
 from model.tokens import Tokens
 from tests.conftest import Mini
@@ -109,6 +110,14 @@ def test_a_token_is_scored_by_earlier_ones_only(name: str, mini: Mini, seen: Obs
     assert (after[last] != before[last]).any()
 
 
+def tokens_until(tokens: Tokens, video: int, stop: int) -> Tokens:
+    rows = slice(tokens.offsets[video], stop)
+    return replace(
+        tokens, offsets=np.array([0, stop - tokens.offsets[video]]), interval_s=tokens.interval_s[rows], counts=tokens.counts[rows],
+        observed=tokens.observed[rows],
+    )  # fmt: skip
+
+
 def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Observed) -> None:
     """By batched scan, and token by token with the serving kernel."""
     bundle = load_bundle(mini.bundle)
@@ -119,13 +128,15 @@ def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Ob
     head.load_state_dict({
         n.removeprefix("intensity."): torch.from_numpy(w) for n, w in bundle.weights.items() if n.startswith("intensity.")
     })  # fmt: skip
+    no_pace = torch.zeros(1, shape.n_types, len(MEMORIES), 2)
     for v in range(12):
         states, hidden = backend.new_states(1), bundle.weights["intensity.start"][None]
         for i in range(tokens.offsets[v], min(tokens.offsets[v + 1], tokens.offsets[v] + 40)):
             previous, start, end = torch.from_numpy(tokens.interval_s[i : i + 1].T.copy())
+            pace = torch.from_numpy(pace_now(tokens_until(tokens, v, i))) if i > tokens.offsets[v] else no_pace
             with torch.no_grad():
                 want = head.log_likelihood(
-                    torch.from_numpy(hidden), previous, start, end, torch.from_numpy(tokens.counts[i : i + 1])
+                    torch.from_numpy(hidden), pace, previous, start, end, torch.from_numpy(tokens.counts[i : i + 1])
                 )[0].numpy()  # fmt: skip
             np.testing.assert_allclose(found[i], np.where(tokens.observed[i], want, np.nan), rtol=1e-3, atol=1e-3)
             one = np.array([0, 1])

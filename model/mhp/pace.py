@@ -1,0 +1,73 @@
+"""A video's own pace: what the intensity of the Mamba-Hawkes process starts from.
+
+Per type k and memory theta, over the tokens so far, on the log-age clock x = log(age + offset):
+
+    n = sum of counts exp(-(x - x_i) / theta),    m = sum of log-age observed exp(-(x - x_i) / theta)
+
+With the usual pace u of the type as a prior worth one engagement the pace is (n + 1) / (m + 1 / u), engagements a unit of
+log-age. A count excites what follows and is forgotten, as in a Hawkes process; a rate that falls as 1 / age is a constant pace.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.tokens import LOG_AGE_OFFSET_S, Tokens
+
+MEMORIES: Final = (0.03, 0.15, 0.8)
+"""The thetas, in log-age: about the last 3 % of the age, the last 15 %, and the last half."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _paces(offsets, x, counts, observed, memories, every, out):  # type: ignore[no-untyped-def]
+    n_types = counts.shape[1]
+    n_memories = len(memories)
+    sums = np.zeros((n_types, n_memories, 2))
+    for v in range(len(offsets) - 1):
+        sums[:] = 0.0
+        for i in range(offsets[v], offsets[v + 1]):
+            width = x[i, 1] - x[i, 0]
+            for m in range(n_memories):
+                kept = np.exp(-width / memories[m])
+                # What was observed evenly over the interval has been forgotten in part by its end.
+                part = memories[m] * (1 - kept)
+                share = part / width if width > 0 else 1.0
+                for k in range(n_types):
+                    sums[k, m, 0] *= kept
+                    sums[k, m, 1] *= kept
+                    if observed[i, k]:
+                        sums[k, m, 0] += share * counts[i, k]
+                        sums[k, m, 1] += part
+            if every:
+                out[i] = sums
+        if not every:
+            out[v] = sums
+
+
+def _of(tokens: Tokens, rows: int, *, every: bool) -> NDArray[np.float32]:
+    n_types = tokens.counts.shape[1]
+    out = np.zeros((rows, n_types, len(MEMORIES), 2))
+    x = np.log(tokens.interval_s[:, ::2] + LOG_AGE_OFFSET_S)
+    _paces(tokens.offsets, x, tokens.counts, tokens.observed, np.array(MEMORIES), every, out)
+    return out.astype(np.float32)
+
+
+def pace_after(tokens: Tokens) -> NDArray[np.float32]:
+    """The sums n and m after each token: (n, K, len(MEMORIES), 2) float32 >= 0."""
+    return _of(tokens, len(tokens.counts), every=True)
+
+
+def pace_before(tokens: Tokens) -> NDArray[np.float32]:
+    """The sums n and m before each token, from those before it in its sequence: (n, K, len(MEMORIES), 2) float32 >= 0."""
+    before = np.roll(pace_after(tokens), 1, axis=0)
+    before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0
+    return before
+
+
+def pace_now(tokens: Tokens) -> NDArray[np.float32]:
+    """The sums n and m after the last token of each sequence: (S, K, len(MEMORIES), 2) float32 >= 0."""
+    return _of(tokens, len(tokens.offsets) - 1, every=False)

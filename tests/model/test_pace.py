@@ -1,0 +1,129 @@
+"""The pace of a video so far, and the intensity that starts from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.mhp.intensity import rates_per_hour
+from model.mhp.likelihood import IntensityHead
+from model.mhp.pace import MEMORIES, pace_after, pace_before, pace_now
+from model.tokens import LOG_AGE_OFFSET_S, Tokens
+
+LENGTHS = (7, 0, 1, 12)
+
+
+def tokens_of(rng: np.random.Generator, lengths: tuple[int, ...] = LENGTHS, n_types: int = 2) -> Tokens:
+    intervals = []
+    for n in lengths:
+        edges = np.cumsum(rng.gamma(1.0, 300.0, (n, 2)).ravel())
+        ends = np.concatenate([[0.0], edges[1::2]])
+        intervals += [(ends[i], edges[2 * i], ends[i + 1]) for i in range(n)]
+    total, s = sum(lengths), len(lengths)
+    none = np.zeros((total, 1), np.float32)
+    observed = np.ones((total, n_types), np.bool_)
+    observed[::3, 1:] = False
+    return Tokens(
+        np.concatenate([[0], np.cumsum(lengths)]), none, np.zeros((total, 2), np.float32), np.array(intervals).reshape(total, 3),
+        rng.poisson(5.0, (total, n_types)).astype(np.float64), observed, np.zeros(s, np.bool_), np.zeros((s, 1), np.float32),
+        np.zeros((s, 2), np.float32), np.zeros((s, n_types)), np.zeros(s), np.zeros(total, np.uint64),
+    )  # fmt: skip
+
+
+def summed(tokens: Tokens, video: int, stop: int, kind: int, memory: float) -> NDArray[np.float64]:
+    """Counts and log-age observed up to token ``stop``, by the integral of what is left of each moment."""
+    at = np.log(tokens.interval_s[stop, 2] + LOG_AGE_OFFSET_S)
+    n = m = 0.0
+    for i in range(tokens.offsets[video], stop + 1):
+        if not tokens.observed[i, kind]:
+            continue
+        x = np.linspace(*np.log(tokens.interval_s[i, ::2] + LOG_AGE_OFFSET_S), 20_001)
+        left = np.exp(-(at - x) / memory)
+        seen = float(np.trapezoid(left, x))
+        n += tokens.counts[i, kind] * seen / (x[-1] - x[0])
+        m += seen
+    return np.array([n, m])
+
+
+def test_what_is_left_of_every_count() -> None:
+    tokens = tokens_of(np.random.default_rng(0))
+    after = pace_after(tokens)
+    for video, n in enumerate(LENGTHS):
+        for stop in range(tokens.offsets[video], tokens.offsets[video] + n):
+            for kind in range(2):
+                for m, memory in enumerate(MEMORIES):
+                    np.testing.assert_allclose(
+                        after[stop, kind, m], summed(tokens, video, stop, kind, memory), rtol=1e-4
+                    )
+    now = pace_now(tokens)
+    for video, n in enumerate(LENGTHS):
+        want = after[tokens.offsets[video + 1] - 1] if n else np.zeros_like(now[0])
+        np.testing.assert_array_equal(now[video], want)
+
+
+def test_a_token_does_not_know_itself() -> None:
+    tokens = tokens_of(np.random.default_rng(1))
+    before, after = pace_before(tokens), pace_after(tokens)
+    first = tokens.offsets[:-1][np.diff(tokens.offsets) > 0]
+    assert not before[first].any()
+    others = np.setdiff1d(np.arange(len(before)), first)
+    np.testing.assert_array_equal(before[others], after[others - 1])
+
+
+def head_for(tokens: Tokens) -> IntensityHead:
+    torch.manual_seed(3)
+    head = IntensityHead(8, tokens.counts.shape[1])
+    head.fit(
+        torch.from_numpy(tokens.counts), torch.from_numpy(tokens.interval_s), torch.from_numpy(tokens.observed),
+        torch.from_numpy(pace_before(tokens)),
+    )  # fmt: skip
+    return head
+
+
+def test_the_intensity_now_is_the_slope_of_what_is_expected() -> None:
+    rng = np.random.default_rng(2)
+    tokens = tokens_of(rng)
+    head = head_for(tokens)
+    with torch.no_grad():
+        head.project.weight.normal_(std=0.2)
+        head.start.normal_()
+    weights = {f"intensity.{name}": value.numpy() for name, value in head.state_dict().items()}
+    hidden = rng.normal(size=(len(LENGTHS), 8)).astype(np.float32)
+    cold = np.diff(tokens.offsets) == 0
+    ends = np.array([0.0 if n == 0 else tokens.interval_s[tokens.offsets[v + 1] - 1, 2] for v, n in enumerate(LENGTHS)])
+    now = ends + np.array([0.0, 500.0, 60.0, 9000.0])
+    found = rates_per_hour(weights, hidden, pace_now(tokens), cold, ends, now)
+    state = torch.from_numpy(np.where(cold[:, None], weights["intensity.start"], hidden))
+    at = torch.from_numpy(now)
+    with torch.no_grad():
+        mean, _ = head.expected(state, torch.from_numpy(pace_now(tokens)), torch.from_numpy(ends), at, at + 0.01)
+    np.testing.assert_allclose(found, mean.numpy() * 3600 / 0.01, rtol=1e-4)
+
+
+def test_before_any_training_a_video_goes_on_as_it_went() -> None:
+    """Videos of very different paces: expected counts follow each one's own, without a state."""
+    rng = np.random.default_rng(4)
+    lengths = (40,) * 30
+    tokens = tokens_of(rng, lengths, n_types=1)
+    paces = np.repeat(np.geomspace(1.0, 1e5, 30), 40)
+    x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
+    tokens.counts[:, 0] = rng.poisson(paces * (x[:, 2] - x[:, 1]))
+    head = head_for(tokens)
+    columns = [torch.from_numpy(np.ascontiguousarray(c)) for c in tokens.interval_s.T]
+    with torch.no_grad():
+        mean, _ = head.expected(torch.zeros(len(x), 8), torch.from_numpy(pace_before(tokens)), *columns)
+    late = np.arange(len(x)) % 40 >= 20
+    ratio = np.log2((mean.numpy()[late, 0] + 1) / (tokens.counts[late, 0] + 1))
+    assert abs(np.median(ratio)) < 0.5
+    assert np.quantile(np.abs(ratio), 0.9) < 1.5
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_types_that_were_never_seen_keep_their_start(rows: int) -> None:
+    tokens = tokens_of(np.random.default_rng(5), (rows,))
+    tokens.observed[:] = False
+    head = head_for(tokens)
+    assert torch.equal(head.usual, torch.ones(2))
+    assert all(torch.isfinite(p).all() for p in head.parameters())
