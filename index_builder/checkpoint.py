@@ -49,13 +49,13 @@ class Training:
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``folder``; ``key`` tells the run from others."""
+    """The checkpoints of one run in ``folder``; ``key`` tells the run from others, ``name`` its model from the run's other one."""
 
-    def __init__(self, folder: Path, key: str, ranks: Ranks) -> None:
-        self._folder, self._key, self._ranks = folder, key, ranks
+    def __init__(self, folder: Path, key: str, ranks: Ranks, name: str = "") -> None:
+        self._folder, self._key, self._ranks, self._name = folder, key, ranks, name
 
     def _path(self, stage: int) -> Path:
-        return self._folder / f"stage-{stage}.safetensors"
+        return self._folder / f"stage-{self._name}{stage}.safetensors"
 
     def save(self, stage: int, training: Training) -> None:
         """Write the state after a pass; called on every rank, the first one writes."""

@@ -37,6 +37,8 @@ class TrainConfig:
     """Share of the head's units dropped in training, 0 .. 1; 0 for 0.15, and for 0.5 where the videos are few."""
     few_videos: int = 20_000
     """A data set of fewer videos is learned with a small head, which cannot learn them by heart, and from more moments of each."""
+    refit: bool = True
+    """Where videos are few: in the end learn again from all of them, those held back included, for as many passes as were best."""
     likelihood_weight: float = 0.01
     """Weight of the Hawkes log-likelihood a token beside the forecast loss."""
     validation_share: float = 0.1
@@ -92,7 +94,7 @@ class TrainConfig:
                 raise DataError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
-        for name in ("use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
+        for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 

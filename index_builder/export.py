@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from index_builder.learn import Learned
 from model.calibration import Calibration
-from model.cascade import Cascade
 from model.content.creator import N_CREATOR
 from model.neighbours import N_NEIGHBOUR
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
@@ -63,17 +62,14 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     program.save(path)
 
 
-def write_network(
-    net: M3TR, trajectory_centre: NDArray[np.float32], pace: NDArray[np.float64], cascade: Cascade | None, neighbours: int,
-    folder: Path,
-) -> None:  # fmt: skip
-    """Write weights.safetensors, content.onnx and head.onnx."""
-    net = net.eval().cpu()
+def write_network(model: Learned, neighbours: int, folder: Path) -> None:
+    """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
+    net, cascade = model.forward.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
-    weights["trajectory_centre"] = trajectory_centre.astype(np.float32)
-    weights["pace"] = pace
+    weights["trajectory_centre"] = model.centre.astype(np.float32)
+    weights["pace"] = model.pace
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)

@@ -40,7 +40,7 @@ class Window:
 def deciding(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
     """A stable half of the held-back videos (N,), by a hash of their ids.
 
-    They say when training stops and how far intervals are stretched; the other half is scored, and decides nothing.
+    They say when training stops, and how far intervals are stretched where the other half is scored.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

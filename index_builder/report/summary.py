@@ -28,7 +28,8 @@ def summary(evaluation: Evaluation, spread: Spread) -> str:
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
     miss = np.abs(growth[:, 1] - y)
-    half, most = (factor(float(2**q)).removeprefix(TIMES) for q in np.quantile(miss, [0.5, 0.9]))
+    with np.errstate(over="ignore"):
+        half, most = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
     held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
     words = [
         f"{n:,} forecasts for {len(np.unique(queries.video)):,} videos were compared with what really happened. "
@@ -82,8 +83,9 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         f"{_many(len(schema.languages), 'language', 'languages')}",
         "Trained on": f"{training['videos']:,} videos published from {moment(training['first_published_us'])}, as known at "
         f"{moment(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
-        "Training": f"{training['samples']:,} moments learned from, {training['held_back']:,} held back; "
-        f"seed {training['seed']}, on {training['device']}"
+        "Training": f"{training['samples']:,} moments learned from, {training['held_back']:,} held back"
+        + (" first and learned from too, as many passes, after they were scored; " if training["learned_all"] else "; ")
+        + f"seed {training['seed']}, on {training['device']}"
         + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
         "Scored on": evaluation.about,
         "Similarity": f"{manifest.content_weight:.0%} content, {1 - manifest.content_weight:.0%} trajectory",
