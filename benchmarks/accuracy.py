@@ -22,19 +22,21 @@ from benchmarks.paired import Difference, differences
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("mhp", "trajectory", "retrieval", "content")
+EVENT_PARTS = (*PARTS, "cascade")
 WHOLE = "M3TR"
 COLUMNS = ("nMSE", "MAE", "SRC", "cover", "width", "pinball")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One data set and time: trained as of ``as_of``, asked about videos published from then on."""
+    """One data set and time: trained as of ``as_of``, asked about videos published from then on, each of ``parts`` left out once."""
 
     name: str
     folder: str
     as_of: str
     metric: str
     cut: tuple[str, ...] = ()
+    parts: tuple[str, ...] = PARTS
 
 
 CASES = {
@@ -43,7 +45,9 @@ CASES = {
         Case("youtube-later", "youtube_trending", "2026-06-15", "views"),
     ),
     "weibo": (
-        Case("weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72")),
+        Case(
+            "weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72"), EVENT_PARTS
+        ),
     ),
 }  # fmt: skip
 
@@ -125,7 +129,7 @@ class Bench:
         if ablation:
             answers = self.queries(case).with_suffix(".answers.parquet")
             rows = []
-            for part in PARTS:
+            for part in case.parts:
                 arm = self.arm(case, f"without {part}", f"use_{part} = false\n")
                 found = differences(answers, whole.folder / "forecasts.parquet", arm.folder / "forecasts.parquet")
                 rows.append(ablated(arm, found))

@@ -163,7 +163,7 @@ def main() -> None:
         past = cut(seen, old, AGES_H, HORIZONS_H, start)
         print(f"{len(np.unique(past.video))} cascades learned from, {len(np.unique(asked.video))} forecast", flush=True)
         growths = simple(past.pairs, asked.pairs)
-        for name, of_increment in (("power-law Hawkes", True), ("power-law Hawkes, fitted on log growth", False)):
+        for name, of_increment in (("power-law Hawkes", True), ("power-law Hawkes, fitted as in the model", False)):
             growths[name] = hawkes_growth(seen, asked, old, AGES_H, HORIZONS_H, start, of_increment=of_increment)
         likelihood: dict[str, Likelihood] = {}
         bundle = args.bundle

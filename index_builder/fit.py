@@ -32,7 +32,8 @@ Losses = Iterator[tuple[Tensor | None, int]]
 """Of each batch of a pass: this process's loss, None if it has no share of the batch, and how many processes have one."""
 FUSION_ROWS: Final = 512
 """Samples in a batch of stage two."""
-_SECOND: Final = ("fusion.", "head.", "category.", "language.", "audience.")
+_HEAD: Final = ("head.", "category.", "language.", "audience.")
+_SECOND: Final = ("fusion.", *_HEAD)
 """What stage two trains: all that no vector of the bank comes from."""
 _NO_NEIGHBOURS: Final = 0.15
 """Share of stage-two samples that see no neighbour, so that a lost bank costs little."""
@@ -76,8 +77,9 @@ class Trainer:
         self, window: Window, hidden: NDArray[np.float32], found: Found, judge: Callable[[], float], report: Report
     ) -> Best:
         """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass."""
+        trained = _SECOND if self.forward.net.parts.neighbours else _HEAD
         return self._stage(
-            2, self._parameters(lambda name: name.startswith(_SECOND)), self.config.learning_rate,
+            2, self._parameters(lambda name: name.startswith(trained)), self.config.learning_rate,
             self.config.fusion_epochs, math.ceil(len(window) / FUSION_ROWS),
             lambda: self._fusion_losses(window, hidden, found), judge, report,
         )  # fmt: skip

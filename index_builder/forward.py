@@ -20,6 +20,7 @@ from index_builder.corpus import Corpus
 from index_builder.samples import Samples
 from index_builder.windows import Window
 from model.head import QUANTILES, basis, on_grid_at
+from model.neighbours import N_NEIGHBOUR
 from model.network import FUSED_DIM, M3TR
 
 _COLD_WEIGHT: Final = 0.05
@@ -47,6 +48,11 @@ class Found:
 
     features: NDArray[np.float32]
     mask: NDArray[np.float32]
+
+    @staticmethod
+    def none(samples: int) -> Found:
+        """No neighbour of any of so many samples."""
+        return Found(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
 
     def take(self, rows: NDArray[np.bool_]) -> Found:
         """Those of the samples ``rows``."""
@@ -140,7 +146,9 @@ class Forward:
         return out
 
     def fused(self, target: Tensor, neighbours: NDArray[np.float32], mask: NDArray[np.float32]) -> Tensor:
-        """Coefficients (n, 3, N_BASIS) with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K)."""
+        """Coefficients (n, 3, N_BASIS) with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
+        if not mask.shape[1]:
+            return self.alone(target)
         out: Tensor = self.net.head(target, self.net.fusion(target, self.put(neighbours), self.put(mask)))
         return out
 

@@ -50,7 +50,7 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
 def score_table(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
-    """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those before fusion."""
+    """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those without neighbours."""
     stretched = calibration.apply(samples.age_s, samples.horizon_s, samples.cold, quantiles.astype(np.float64))
     cells: dict[str, Any] = {}
     warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)

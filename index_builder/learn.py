@@ -24,7 +24,7 @@ from index_builder.config import TrainConfig
 from index_builder.corpus import Corpus, content_inputs, sequences
 from index_builder.dataset import DataSet
 from index_builder.fit import FUSION_ROWS, Trainer
-from index_builder.forward import Forward
+from index_builder.forward import Encoded, Forward, Found
 from index_builder.heldback import warm_pinball
 from index_builder.parametric import STEPS, cascade_of
 from index_builder.progress import progress
@@ -184,33 +184,29 @@ class _Round:
         decides = deciding(plan.data, held.samples.video)
         with plan.step("train", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
-        if config.parts.neighbours:
-            return self._fuse(trainer, held, decides, first)
+        if config.fusion_epochs:
+            return self._second(trainer, held, decides, first)
         with plan.step("read states", 1) as advance:
             quantiles = forward.encode(held).quantiles
             advance()
-        weight, nowhere = config.parts.fixed_weight or 0.0, np.zeros(plan.shape.d_model, np.float32)
-        learned = Learned(forward, self.pace, self.cascade, weight, nowhere, len(fit), {"forecast": first})
-        return learned, Judged(held, quantiles, None)
+        return self._learned(forward, None, {"forecast": first}), Judged(held, quantiles, None)
 
-    def _fuse(self, trainer: Trainer, held: Window, decides: NDArray[np.bool_], first: Best) -> tuple[Learned, Judged]:
-        """Stage two: find neighbours with the vectors of stage one, and learn to use them."""
+    def _second(
+        self, trainer: Trainer, held: Window, decides: NDArray[np.bool_], first: Best
+    ) -> tuple[Learned, Judged]:
+        """Stage two: find neighbours with the vectors of stage one, and train the head on what they and the states say."""
         plan, config, forward, fit = self._plan, self._config, trainer.forward, self.fit
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
         fit = fit.take(np.sort(rng.choice(warm, min(config.fusion_samples, len(warm)), replace=False)))
-        with plan.step("read states", 3) as advance:
+        with plan.step("read states", 2) as advance:
             learned = forward.encode(fit)
             advance()
             judged = forward.encode(held)
             advance()
-            recall = Recall.of(plan.seen, self._known, forward, config, plan.max_horizon_us, self.cascade)
-            advance()
-        with plan.step("find neighbours", len(fit) + len(held)) as advance:
-            candidates = recall.candidates(fit, learned, lambda n: advance(n))
-            held_candidates = recall.candidates(held, judged, lambda n: advance(n))
-        weight = plan.ranks.agree(recall.best_weight(fit, candidates))
-        learn, judge = recall.nearest(fit, candidates, weight), recall.nearest(held, held_candidates, weight)
+        recalled, learn, judge = None, Found.none(len(fit)), Found.none(len(held))
+        if config.parts.neighbours:
+            recalled, learn, judge = self._recall(forward, (fit, learned), (held, judged))
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
         with plan.step("train fusion", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
             second = trainer.stage_two(
@@ -218,11 +214,31 @@ class _Round:
                 lambda: warm_pinball(deciders.samples, forward.predict(deciders, states, found)),
                 lambda n, note: advance(n, note=note),
             )  # fmt: skip
-        passes = {"forecast": first, "fusion": second}
+        quantiles = forward.predict(held, judged.hidden, judge)
+        plain = forward.predict(held, judged.hidden, Found.none(len(held))) if recalled else None
         return (
-            Learned(forward, self.pace, self.cascade, weight, recall.centre, len(self.fit), passes),
-            Judged(held, forward.predict(held, judged.hidden, judge), judged.quantiles),
-        )
+            self._learned(forward, recalled, {"forecast": first, "fusion": second}), Judged(held, quantiles, plain),
+        )  # fmt: skip
+
+    def _recall(
+        self, forward: Forward, *windows: tuple[Window, Encoded]
+    ) -> tuple[tuple[float, NDArray[np.float32]], Found, Found]:
+        """Weight of content and centre of trajectories, by the first window, and neighbours of the samples of two windows."""
+        plan = self._plan
+        with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
+            recall = Recall.of(plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade)
+            candidates = [recall.candidates(window, read, lambda n: advance(n)) for window, read in windows]
+        (fit, _), (held, _) = windows
+        weight = plan.ranks.agree(recall.best_weight(fit, candidates[0]))
+        return (
+            (weight, recall.centre), recall.nearest(fit, candidates[0], weight), recall.nearest(held, candidates[1], weight),
+        )  # fmt: skip
+
+    def _learned(
+        self, forward: Forward, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, Best]
+    ) -> Learned:
+        nothing = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
+        return Learned(forward, self.pace, self.cascade, *(recalled or nothing), len(self.fit), passes)
 
     def _fitted_cascade(self) -> Cascade | None:
         """What events alone expect; None for counters. The first process fits it for all."""

@@ -25,7 +25,11 @@ STEPS: Final = 200
 BATCH: Final = 256
 """Cascades of a step of the fit, at most."""
 _FEW: Final = 1000
-"""Below so many training pairs, other ages and horizons are learned from too, and forecasts stay uncalibrated."""
+"""Below so many training pairs, other ages and horizons are learned from too."""
+_FEW_CASCADES: Final = 500
+"""Below so many, forecasts stay uncorrected: a regression on many moments of few cascades learns those cascades."""
+_SHARE: Final = 0.1
+"""Of the count so far, in the error that few cascades are fitted by."""
 _PAIRS: Final = 40_000
 """Pairs of a moment and a horizon that a cascade for all ages is fitted on, at most."""
 _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
@@ -86,12 +90,15 @@ class PowerLawHawkes:
 
     Args:
         of_increment: whether to fit the relative error of the increment, rather than the error of the growth in log2 units.
+            Of few cascades those that grow most would outweigh the others in the latter; there it is the relative
+            error of the increment with a tenth of the count so far.
     """
 
     name = "power-law Hawkes"
 
     def __init__(self, *, of_increment: bool = False) -> None:
         self._of_increment = of_increment
+        self._few = False
         self._raw = {name: torch.tensor(_inverse(name)).double().requires_grad_() for name in _CONSTANTS}
         self._typical = 0.0
         self._followers = 0.0
@@ -127,6 +134,7 @@ class PowerLawHawkes:
         parts = cascades(seen, past, BATCH)
         if not parts:
             raise ValueError("no pair to fit on")
+        self._few = len(np.unique(past.video)) < _FEW_CASCADES
         self._typical = float(np.mean([float(p.reach.mean()) for p in parts if len(p.reach)] or [0.0]))
         self._followers = float(np.mean([float(p.followers.mean()) for p in parts]))
         with torch.no_grad():
@@ -149,7 +157,7 @@ class PowerLawHawkes:
             if advance:
                 advance(1)
         known = np.isfinite(past.pairs.growth)
-        if known.sum() >= _FEW and not self._of_increment:
+        if not self._few and not self._of_increment:
             pairs = past.pairs
             corrected = terms(self._plain(seen, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
             self._correction = np.asarray(
@@ -175,13 +183,14 @@ class PowerLawHawkes:
         return out
 
     def _errors(self, part: Cascades) -> Tensor:
-        """Smoothed absolute error of each question: of the log increment or of the growth."""
+        """Smoothed absolute error of each question: of the log increment, or in log2 units of what it is added to."""
         increment, now = self._increment(part), part.value_now
         grown = torch.exp2(part.growth) * (1 + now) - (1 + now)
         if self._of_increment:
             error = torch.log((1 + increment) / (1 + grown))
         else:
-            error = torch.log2((1 + now + increment) / (1 + now)) - part.growth
+            beside = 1 + (_SHARE * now if self._few else now)
+            error = torch.log2((beside + increment) / (beside + grown))
         return torch.sqrt(error.square() + 0.01)
 
     def _marks(self, part: Cascades, v: dict[str, Tensor]) -> Tensor:
