@@ -17,6 +17,8 @@ from model.head import QUANTILES
 
 _LEAST_ROWS: Final = 30
 """Forecasts below which a cell of the table is left out."""
+_DRIFT_VIDEOS: Final = 2000
+"""Videos from which halves of them are compared."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
@@ -33,17 +35,29 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3).
 
     A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
-    video would outvote it.
+    video would outvote it. Where videos are many enough to tell drift from chance, each interval is stretched as the older or the newer
+    half of them needed it, whichever needed more: what changed within the window will go on changing after it.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known
     known &= first | ~samples.cold[:, None]
-    if not known.any():
+    published_s = samples.now_us / SECOND_US - samples.age_s
+    videos, at = np.unique(samples.video, return_index=True)
+    older = published_s < np.median(published_s[at]) if len(at) else np.zeros(0, np.bool_)
+    many = len(videos) >= _DRIFT_VIDEOS
+    fits = [
+        _fitted(samples, quantiles, known & rows[:, None]) for rows in ([older, ~older] if many else [older | True])
+    ]
+    return Calibration(np.max([fit.stretch for fit in fits], axis=0))
+
+
+def _fitted(samples: Samples, quantiles: NDArray[np.float32], outcomes: NDArray[np.bool_]) -> Calibration:
+    if not outcomes.any():
         return Calibration.identity()
-    age_s = np.broadcast_to(samples.age_s[:, None], known.shape)[known]
-    cold = np.broadcast_to(samples.cold[:, None], known.shape)[known]
+    age_s = np.broadcast_to(samples.age_s[:, None], outcomes.shape)[outcomes]
+    cold = np.broadcast_to(samples.cold[:, None], outcomes.shape)[outcomes]
     return Calibration.fit(
-        age_s, samples.horizon_s[known], cold, quantiles[known].astype(np.float64), samples.growth[known]
+        age_s, samples.horizon_s[outcomes], cold, quantiles[outcomes].astype(np.float64), samples.growth[outcomes]
     )
 
 

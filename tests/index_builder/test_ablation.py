@@ -30,7 +30,7 @@ def arm(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.Tem
     """A bundle trained without one part. About 8 s."""
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / "config.toml"
-    config.write_text(f"{MINI_CONFIG}use_{request.param} = false\n", encoding="utf-8")
+    config.write_text(f"{MINI_CONFIG}refit = false\nuse_{request.param} = false\n", encoding="utf-8")
     train(
         mini.data,
         as_of_us=mini.as_of_us,

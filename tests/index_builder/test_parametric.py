@@ -87,10 +87,10 @@ def test_nothing_later_than_now_moves_a_forecast(task: Task, mini: Mini) -> None
     np.testing.assert_array_equal(task.fitted.predict(cut_off, task.young), task.fitted.predict(task.seen, task.young))
 
 
-def test_many_pairs_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_cascades_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parametric, "STEPS", 1)
     plain = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
-    monkeypatch.setattr(parametric, "_FEW", 20)
+    monkeypatch.setattr(parametric, "_FEW_CASCADES", 20)
     corrected = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
     assert nmse(task.past.pairs.growth, corrected) < 0.9 * nmse(task.past.pairs.growth, plain)
     assert (corrected >= 0).all()

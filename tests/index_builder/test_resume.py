@@ -71,13 +71,15 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_killed_in_either_stage_it_ends_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
+def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole"))
     out = tmp_path / "killed"
     place = workplace_of(out)
     kill_after(start(data, out), place / "stage-1.safetensors")
     assert not (place / "stage-2.safetensors").exists()
     kill_after(start(data, out), place / "stage-2.safetensors")
+    assert not (place / "stage-all-1.safetensors").exists()
+    kill_after(start(data, out), place / "stage-all-1.safetensors")
     told = finish(start(data, out))
     assert "training starts anew" not in told
     assert hashes(out) == hashes(tmp_path / "whole")

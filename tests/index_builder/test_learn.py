@@ -1,0 +1,42 @@
+"""Few videos are learned twice: a model of the older ones is judged, one of all is served."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index_builder.train import train
+from model.bundle import Bundle, load_bundle
+from tests.conftest import MINI_CONFIG, Mini
+
+
+@pytest.fixture(scope="module")
+def once(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """As the mini bundle, but for the second model. About 8 s."""
+    folder = tmp_path_factory.mktemp("once")
+    config = folder / "config.toml"
+    config.write_text(MINI_CONFIG + "refit = false\n", encoding="utf-8")
+    train(
+        mini.data, as_of_us=mini.as_of_us, metric="view", out=folder / "bundle", device="cpu", seed=1, config=config
+    )  # fmt: skip
+    return load_bundle(folder / "bundle")
+
+
+def test_scores_and_intervals_are_those_of_the_model_that_had_not_seen_the_outcomes(mini: Mini, once: Bundle) -> None:
+    twice = load_bundle(mini.bundle)
+    assert twice.manifest.evaluation == once.manifest.evaluation
+    assert np.array_equal(twice.calibration.stretch, once.calibration.stretch)
+    assert twice.manifest.training["passes"] == once.manifest.training["passes"]
+
+
+def test_what_is_served_has_learned_from_the_newest_videos_too(mini: Mini, once: Bundle) -> None:
+    twice = load_bundle(mini.bundle)
+    assert (twice.manifest.training["learned_all"], once.manifest.training["learned_all"]) == (True, False)
+    assert twice.manifest.training["samples"] > once.manifest.training["samples"]
+    assert set(twice.weights) == set(once.weights)
+    assert any(not np.array_equal(twice.weights[name], once.weights[name]) for name in once.weights)
+
+
+def test_the_report_says_which(mini: Mini, once: Bundle) -> None:
+    assert "held back first and learned from too" in (mini.bundle / "report.html").read_text(encoding="utf-8")
+    assert "learned from too" not in (once.path / "report.html").read_text(encoding="utf-8")
