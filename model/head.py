@@ -28,6 +28,8 @@ _RELATIVE_KNOTS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2,
 _AGE_OFFSET_S: Final = 600.0
 N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS)
 """Ramps; the last is what a cascade expects."""
+MOST_GROWTH: Final = 64.0
+"""Log2 units; whatever a head that went wrong says, a count has to fit a number."""
 N_GRID: Final = 64
 
 
@@ -108,5 +110,5 @@ def on_grid_at(
 
 
 def counts_at(value_now: float, growth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cumulative counts (1 + N(now)) 2^y - 1, never below N(now); float64 of growth's shape."""
-    return np.maximum((1.0 + value_now) * np.exp2(growth) - 1.0, value_now)
+    """Cumulative counts (1 + N(now)) 2^y - 1, never below N(now) and always finite; float64 of growth's shape."""
+    return np.maximum((1.0 + value_now) * np.exp2(np.minimum(growth, MOST_GROWTH)) - 1.0, value_now)

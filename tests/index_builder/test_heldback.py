@@ -1,13 +1,17 @@
-"""What held-back videos say: a cold start counts once, and is learned at publication too."""
+"""What held-back videos say: how far intervals are stretched, that a cold start counts once and is learned at publication too."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from index_builder import heldback
 from index_builder.dataset import load_dataset
 from index_builder.heldback import calibrate
 from index_builder.samples import Observed, Samples, draw
-from model.bins import HOUR_US
+from model.bins import HOUR_US, SECOND_US
 from model.calibration import COLD
 from tests.conftest import Mini
 
@@ -31,6 +35,28 @@ def test_a_cold_start_is_calibrated_by_its_first_outcome(mini: Mini) -> None:
     told = calibrate(samples, quantiles).stretch
     assert (told[COLD, :, 1] > 3.9).all()
     assert (np.delete(told, COLD, axis=0)[..., 1] < 1).all()
+
+
+def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = _drawn(mini)
+    published = samples.now_us - np.round(samples.age_s * SECOND_US)
+    older = published < np.median(published[np.unique(samples.video, return_index=True)[1]])
+    # Older videos miss upwards by one width of the interval, newer ones downwards by two.
+    middle = np.where(older[:, None], samples.growth - 1, samples.growth + 2)
+    quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
+    few = calibrate(samples, quantiles).stretch
+    monkeypatch.setattr(heldback, "_DRIFT_VIDEOS", 100)
+    assert len(np.unique(samples.video)) >= 100
+    many = calibrate(samples, quantiles).stretch
+    np.testing.assert_allclose(many[..., 0], 2, atol=1e-3)
+    np.testing.assert_allclose(many[..., 1], 1, atol=1e-3)
+    assert (few[..., 0] <= many[..., 0] + 1e-6).all() and (few[..., 1] <= many[..., 1] + 1e-6).all()
+
+
+def test_without_outcomes_nothing_is_stretched(mini: Mini) -> None:
+    samples = _drawn(mini)
+    unknown = replace(samples, growth=np.full_like(samples.growth, np.nan))
+    assert (calibrate(unknown, np.zeros((*unknown.growth.shape, 3), np.float32)).stretch == 1).all()
 
 
 def test_some_cold_starts_stand_at_publication(mini: Mini) -> None:

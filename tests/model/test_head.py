@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.head import N_BASIS, N_GRID, basis, grid_growth, grid_s
+from model.head import N_BASIS, N_GRID, basis, counts_at, grid_growth, grid_s
 from model.network import HeadNet
 
 MOST_S = 604_800.0
@@ -32,6 +32,12 @@ def test_the_last_ramp_is_what_a_cascade_expects() -> None:
     phi = basis(age_s, grid_s(MOST_S)[None], MOST_S, expected)
     np.testing.assert_array_equal(phi[0, :, -1], expected[0])
     assert (basis(age_s, grid_s(MOST_S)[None], MOST_S)[..., -1] == 0).all()
+
+
+def test_counts_are_finite_and_never_below_the_present() -> None:
+    np.testing.assert_array_equal(counts_at(3.0, np.array([0.0, 1.0, 2.0])), [3.0, 7.0, 15.0])
+    told = counts_at(1e15, np.array([0.0, 1e-20, 1e6, np.inf]))
+    assert np.isfinite(told).all() and (told >= 1e15).all() and (np.diff(told) >= 0).all()
 
 
 def test_before_training_a_forecast_is_near_its_cascade() -> None:
