@@ -30,6 +30,8 @@ _SQUARED_WEIGHT: Final = 1.0
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
 """From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
+_EXPECTED_VIDEOS: Final = 100
+"""So many videos more, as it were, go exactly as their cascade expects: the fewer there are, the less a forecast strays from it."""
 _ROWS: Final = 2048
 """Rows at once where nothing is learned."""
 
@@ -78,6 +80,7 @@ class Forward:
         self._lengths = np.diff(corpus.tokens.offsets)
         self._delta = _CASCADE_DELTA if corpus.samples.cascade.shape[1] else _DELTA
         self._levels = torch.tensor(QUANTILES, device=device)
+        self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
 
     def put(self, array: NDArray[np.generic]) -> Tensor:
         """The array on the device."""
@@ -157,19 +160,31 @@ class Forward:
 
         Beside a cascade they may be below 0, where a forecast is none: there the loss still has a slope.
         """
-        horizon_s, expected = samples.horizon_s[rows], samples.expected[rows]
-        growth = on_grid_at(expected, horizon_s, self._max_horizon_s) if expected.shape[1] else 0.0
-        phi = basis(samples.age_s[rows][:, None], horizon_s, self._max_horizon_s, growth).astype(np.float32)
+        growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
+        phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
+            np.float32
+        )
         return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1)
 
+    def _expected(self, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""
+        return on_grid_at(samples.expected[rows], samples.horizon_s[rows], self._max_horizon_s)
+
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
-        """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``."""
+        """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``.
+
+        Beside a cascade its expectation counts as a label, too, where videos are few.
+        """
         growth = self.put(samples.growth[rows].astype(np.float32))
         known = torch.isfinite(growth)
         growth = torch.nan_to_num(growth)
         error = growth.unsqueeze(-1) - quantiles
         pinball = torch.maximum(self._levels * error, (self._levels - 1) * error).mean(-1)
         squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=self._delta)
+        if samples.expected.shape[1]:
+            expected = self.put(self._expected(samples, rows).astype(np.float32))
+            strayed = F.huber_loss(quantiles[..., 1], expected, reduction="none", delta=self._delta)
+            squared = squared + self._expected_weight * strayed
         weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
             -1
         )
