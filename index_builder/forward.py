@@ -30,7 +30,7 @@ _SQUARED_WEIGHT: Final = 1.0
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
 """From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
-_EXPECTED_VIDEOS: Final = 100
+_EXPECTED_VIDEOS: Final = 300
 """So many videos more, as it were, go exactly as their cascade expects: the fewer there are, the less a forecast strays from it."""
 _ROWS: Final = 2048
 """Rows at once where nothing is learned."""
