@@ -146,7 +146,7 @@ class Trainer:
                 optimizer.step()
                 schedule.step()
                 note = "" if loss is None else f" loss {loss.item():.4f}"
-                held = f", held back {best.losses[-1]:.4f}" if best.losses else ""
+                held = f", held back {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
                 report(1, f"pass {len(best.losses) + 1}/{passes}{note}{held}")
             best.see(self._ranks.agree(judge() if self._ranks.first else math.nan), self.forward.net)
             self._checkpoints.save(number, training)

@@ -182,7 +182,8 @@ class _Round:
         checkpoints = Checkpoints(self._learner.checkpoints, self._key(corpus), plan.ranks, name)
         trainer = Trainer(forward, config, plan.ranks, checkpoints, plan.seed)
         decides = deciding(plan.data, held.samples.video)
-        with plan.step("train", trainer.n_batches() * trainer.passes()) as advance:
+        again = "" if len(held) else " again, on all videos"
+        with plan.step(f"train{again}", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
         if config.fusion_epochs:
             return self._second(trainer, held, decides, first)
@@ -208,7 +209,8 @@ class _Round:
         if config.parts.neighbours:
             recalled, learn, judge = self._recall(forward, (fit, learned), (held, judged))
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
-        with plan.step("train fusion", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
+        again = "" if len(held) else " again"
+        with plan.step(f"train fusion{again}", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
             second = trainer.stage_two(
                 fit, learned.hidden, learn,
                 lambda: warm_pinball(deciders.samples, forward.predict(deciders, states, found)),
