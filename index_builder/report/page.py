@@ -157,13 +157,23 @@ class _View:
         yield f'<div class="two"><figure><h3>Growth as forecast (across) and as it came (up)</h3>{chart}</figure>'
         yield f"<div><h3>How many forecasts came how close</h3><table><tbody>{items}</tbody></table></div></div>"
 
+    def _learned_from(self) -> str:
+        """A caution where the bundle's model has learned from its examples' outcomes; the scores are of one that had not."""
+        training = self.of.manifest.training
+        if training["learned_all"] and any(e.video.published_us <= training["as_of_us"] for e in self.of.examples):
+            return (
+                " These forecasts are by the finished model, which has learned from these videos too, so they look better "
+                "than new ones will; all scores above are by a model that had not."
+            )
+        return ""
+
     def _examples(self) -> Iterator[str]:
         yield _head(
             "Forecasts of single videos",
             "Chosen by a rule, not by hand: of each video the forecast that looks furthest ahead was taken, of those the "
             f"further half, put in order by how much the video really grew, and {len(self.of.examples)} picked at even steps from the "
             "least to the most grown. Counts are on a logarithmic scale, over the age of the video; the upright line is the moment of the "
-            "forecast.",
+            "forecast." + self._learned_from(),
         )
         yield (
             '<p class="soft"><i class="key seen"></i>known at that moment &ensp; <i class="key model"></i>median &ensp; '
