@@ -76,7 +76,10 @@ class Trainer:
     def stage_two(
         self, window: Window, hidden: NDArray[np.float32], found: Found, judge: Callable[[], float], report: Report
     ) -> Best:
-        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass."""
+        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
+
+        Where the part is switched off there are no neighbours, and the head alone is trained.
+        """
         trained = _SECOND if self.forward.net.parts.neighbours else _HEAD
         return self._stage(
             2, self._parameters(lambda name: name.startswith(trained)), self.config.learning_rate,

@@ -178,12 +178,10 @@ class _Round:
             self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.ranks.device, config.batch_tokens
         )
         forward.fit_scales(fit)
-        name = "" if len(held) else "all-"
-        checkpoints = Checkpoints(self._learner.checkpoints, self._key(corpus), plan.ranks, name)
+        checkpoints = Checkpoints(self._learner.checkpoints, self._key(corpus), plan.ranks, "" if len(held) else "all-")
         trainer = Trainer(forward, config, plan.ranks, checkpoints, plan.seed)
         decides = deciding(plan.data, held.samples.video)
-        again = "" if len(held) else " again, on all videos"
-        with plan.step(f"train{again}", trainer.n_batches() * trainer.passes()) as advance:
+        with plan.step(f"train{_of_all(held)}", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
         if config.fusion_epochs:
             return self._second(trainer, held, decides, first)
@@ -209,8 +207,7 @@ class _Round:
         if config.parts.neighbours:
             recalled, learn, judge = self._recall(forward, (fit, learned), (held, judged))
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
-        again = "" if len(held) else " again"
-        with plan.step(f"train fusion{again}", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
+        with plan.step(f"train fusion{_of_all(held)}", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
             second = trainer.stage_two(
                 fit, learned.hidden, learn,
                 lambda: warm_pinball(deciders.samples, forward.predict(deciders, states, found)),
@@ -281,6 +278,11 @@ class _Round:
             asdict(self._config), plan.seed, plan.as_of_us, plan.seen.name, str(plan.ranks.device.type), plan.ranks.size,
             versions(), corpus.creator, *arrays,
         )  # fmt: skip
+
+
+def _of_all(held: Window) -> str:
+    """Tells the steps of the second model from those of the first."""
+    return "" if len(held) else " again, on all videos"
 
 
 def versions() -> dict[str, str]:
