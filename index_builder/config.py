@@ -12,6 +12,8 @@ from model.errors import DataError
 from model.parts import Parts
 
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
+_LEFT_TO_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout")
+"""Settings that follow the number of videos where they are -1; 0 means none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,12 @@ class TrainConfig:
     and keeps the last."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate; warmed up, then a cosine to 2 %."""
-    weight_decay: float = 0.0
-    """AdamW's decay of matrices; 0 for 0.02, and for 0.3 where the videos are few."""
+    weight_decay: float = -1.0
+    """AdamW's decay of matrices, 0 .. 1; -1 for 0.02, and for 0.3 where the videos are few."""
     text_dropout: float = 0.4
     """Share of text features dropped in training, 0 .. 1."""
-    head_dropout: float = 0.0
-    """Share of the head's units dropped in training, 0 .. 1; 0 for 0.15, and for 0.5 where the videos are few."""
+    head_dropout: float = -1.0
+    """Share of the head's units dropped in training, 0 .. 0.95; -1 for 0.15, and for 0.5 where the videos are few."""
     few_videos: int = 20_000
     """A data set of fewer videos is learned with a small head, which cannot learn them by heart, and from more moments of each."""
     refit: bool = True
@@ -79,7 +81,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (0, 1000), "fusion_epochs": (-1, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
+            "epochs": (0, 1000), "fusion_epochs": (0, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
             "weight_decay": (0.0, 1.0), "text_dropout": (0.0, 0.95), "head_dropout": (0.0, 0.95),
             "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
             "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (0, 1000), "few_videos": (0, 1_000_000_000),
@@ -88,10 +90,11 @@ class TrainConfig:
         }  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-                raise DataError(f"{name}: {value!r}; allowed: a number from {low} to {high}")
-            if isinstance(limits[name][0], int) and not isinstance(value, int):
-                raise DataError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
+            whole = isinstance(low, int)
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not fits or not (low <= value <= high or (name in _LEFT_TO_SIZE and value == -1)):
+                allowed = f"a {'whole ' if whole else ''}number from {low} to {high}"
+                raise DataError(f"{name}: {value!r}; allowed: {allowed}{', or -1' if name in _LEFT_TO_SIZE else ''}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
         for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
@@ -104,8 +107,9 @@ class TrainConfig:
         return dataclasses.replace(
             self,
             fusion_epochs=self.fusion_epochs if self.fusion_epochs >= 0 else (4 if few else 12),
-            weight_decay=self.weight_decay or (0.3 if few else 0.02),
-            head_dropout=self.head_dropout or (0.5 if few else 0.15), cuts_per_video=self.cuts_per_video or (64 if few else 16),
+            weight_decay=self.weight_decay if self.weight_decay >= 0 else (0.3 if few else 0.02),
+            head_dropout=self.head_dropout if self.head_dropout >= 0 else (0.5 if few else 0.15),
+            cuts_per_video=self.cuts_per_video or (64 if few else 16),
         )  # fmt: skip
 
     def passes(self, batches: int, videos: int) -> int:

@@ -17,8 +17,9 @@ def test_few_videos_are_learned_more_carefully() -> None:
     assert 0 < few.fusion_epochs < many.fusion_epochs
 
 
-def test_what_is_set_stays() -> None:
-    mine = TrainConfig(head_dropout=0.2, weight_decay=0.1, cuts_per_video=5, fusion_epochs=0)
+@pytest.mark.parametrize("amount", [0.0, 0.1])
+def test_what_is_set_stays(amount: float) -> None:
+    mine = TrainConfig(head_dropout=amount, weight_decay=amount, cuts_per_video=5, fusion_epochs=0)
     assert mine.suited_to(2_000) == mine.suited_to(70_000) == mine
     assert not mine.parts.retrieval
 
@@ -30,7 +31,13 @@ def test_passes_are_many_where_batches_are_few() -> None:
     assert TrainConfig(epochs=4).passes(1, 60) == 4
 
 
-@pytest.mark.parametrize("line", ["fusion_epochs = -2", "few_videos = 0.5", "use_cascade = 1", "head_dropout = 1.0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fusion_epochs = -2", "fusion_epochs = 1.5", "few_videos = 0.5", "few_videos = -1", "use_cascade = 1", "head_dropout = 1.0",
+        "weight_decay = -0.5", "learning_rate = true",
+    ],
+)  # fmt: skip
 def test_a_setting_out_of_range_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.toml"
     path.write_text(line, encoding="utf-8")
