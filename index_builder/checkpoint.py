@@ -2,7 +2,7 @@
 
     stage-N.safetensors    network, best weights, optimizer and random states; schedule and losses as JSON in its header
 
-A checkpoint belongs to one run: same data, settings, seed, number of processes and versions. Another run's is left aside with a
+A checkpoint belongs to one run: same data, settings, seed, number of processes, versions and code. Another run's is left aside with a
 line that says so, and then replaced. No pickle.
 """
 
@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import index_builder
+import model
 from index_builder.ranks import Ranks
 from index_builder.stopping import Best
 from model.errors import DataError
@@ -34,6 +36,16 @@ def run_key(*parts: Any) -> str:
     for part in parts:
         whole = isinstance(part, np.ndarray)
         digest.update(np.ascontiguousarray(part).tobytes() if whole else json.dumps(part, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def code_key() -> str:
+    """A hash of the source that trains: all modules of the builder and the model."""
+    digest = hashlib.sha256()
+    for package in (index_builder, model):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -113,7 +125,7 @@ class Checkpoints:
                 body = json.loads(file.metadata()["run"])
                 if body["key"] == self._key:
                     return body, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            reason = "is of other data, settings, seed or versions"
+            reason = "is of other data, settings, seed, versions or code"
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             reason = f"cannot be read ({error})"
         if self._ranks.first:

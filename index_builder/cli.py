@@ -62,6 +62,10 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Data set folder with videos.parquet and its rows.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder that train wrote.")]
 AsOf = Annotated[int, typer.Option("--as-of", parser=parse_time, metavar="TIME", help=f"Use nothing later: {_TIMES}.")]
+GrowingBank = Annotated[
+    bool,
+    typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as a service's does."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 
 
@@ -147,10 +151,7 @@ def forecast(
     data: Data,
     queries: Annotated[Path, typer.Argument(help="Parquet file: video_id, metric, now, target_time.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write, the queries with q0.1, q0.5 and q0.9.")],
-    growing_bank: Annotated[
-        bool,
-        typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as a service's does."),
-    ] = False,
+    growing_bank: GrowingBank = False,
 ) -> None:
     """Forecast a file of queries.
 
@@ -183,6 +184,7 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="HTML file to write as well: tables, charts and examples, for people.")
     ] = None,
+    growing_bank: GrowingBank = False,
 ) -> None:
     """Score a bundle against simple baselines.
 
@@ -200,6 +202,7 @@ def evaluate(
         out=out,
         boosting=boosting,
         report=report,
+        growing_bank=growing_bank,
     )
     if likelihood:
         from index_builder.likelihoods import score_likelihood

@@ -16,7 +16,7 @@ from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persist
 from index_builder.boosting import boosted
 from index_builder.dataset import load_dataset
 from index_builder.forecast import forecast_at
-from index_builder.opening import opened
+from index_builder.opening import grown, opened
 from index_builder.parametric import STEPS, PowerLawHawkes, hawkes_growth
 from index_builder.progress import progress
 from index_builder.queries import cut
@@ -35,37 +35,38 @@ from model.types import metric_types
 def evaluate(
     bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
     ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
-    boosting: bool = False, report: Path | None = None,
+    boosting: bool = False, report: Path | None = None, growing_bank: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
     Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
-    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to.
+    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to. ``growing_bank``:
+    neighbours and creators also from the data set's videos of after the training, as in a service.
 
     Raises:
         DataError: no query can be cut, a horizon is beyond the trained maximum, or the report's folder does not exist.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
-    with opened(bundle) as forecaster:
-        manifest = forecaster.manifest
-        if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
-            raise DataError(
-                f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
-            )
-        dataset = load_dataset(data)
-        metric_types(manifest.metric, dataset.types)
-        seen = Observed.of(dataset, manifest.metric)
-        published = dataset.published_us
-        end = dataset.last_us() or 0
-        tested = published >= published_from_us
-        if published_before_us is not None:
-            tested &= published < published_before_us
-        queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
-        within = queries.horizon_us <= manifest.max_horizon_us
-        queries = queries.take(np.flatnonzero(within))
-        if not len(queries.video):
-            raise DataError("published-from: no video of that time has an observation at these ages and horizons")
+    manifest = load_bundle(bundle).manifest
+    if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
+        raise DataError(
+            f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
+        )
+    dataset = load_dataset(data)
+    metric_types(manifest.metric, dataset.types)
+    seen = Observed.of(dataset, manifest.metric)
+    published = dataset.published_us
+    end = dataset.last_us() or 0
+    tested = published >= published_from_us
+    if published_before_us is not None:
+        tested &= published < published_before_us
+    queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+    within = queries.horizon_us <= manifest.max_horizon_us
+    queries = queries.take(np.flatnonzero(within))
+    if not len(queries.video):
+        raise DataError("published-from: no video of that time has an observation at these ages and horizons")
+    with grown(bundle, seen, int(queries.now_us.max())) if growing_bank else opened(bundle) as forecaster:
         past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.checkpoint import Checkpoints, run_key
+from index_builder.checkpoint import Checkpoints, code_key, run_key
 from index_builder.config import TrainConfig
 from index_builder.corpus import Corpus, content_inputs, sequences
 from index_builder.dataset import DataSet
@@ -276,7 +276,7 @@ class _Round:
         ]  # fmt: skip
         return run_key(
             asdict(self._config), plan.seed, plan.as_of_us, plan.seen.name, str(plan.ranks.device.type), plan.ranks.size,
-            versions(), corpus.creator, *arrays,
+            versions(), code_key(), corpus.creator, *arrays,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index_builder.dataset import load_dataset
+from index_builder.evaluate import evaluate
 from index_builder.forecast import forecast
 from model.bins import HOUR_US
 from model.forecaster import Forecaster
@@ -60,3 +61,11 @@ def test_a_growing_bank_learns_from_later_videos_but_never_from_later_rows(mini:
     )
     assert growing == without_later
     assert growing["q0.5"] != frozen["q0.5"]
+
+
+def test_an_evaluation_with_a_growing_bank_scores_those_forecasts(mini: Mini, tmp_path: Path) -> None:
+    asked = {"published_from_us": mini.as_of_us, "ages_h": (6.0,), "horizons_h": (24.0,)}
+    frozen, growing = (evaluate(mini.bundle, mini.data, **asked, growing_bank=on) for on in (False, True))
+    assert growing["M3TR"]["pooled"]["nmse"] != frozen["M3TR"]["pooled"]["nmse"]
+    assert growing["M3TR"]["pooled"]["n"] == frozen["M3TR"]["pooled"]["n"] > 0
+    assert growing["log-linear"]["pooled"]["nmse"] == frozen["log-linear"]["pooled"]["nmse"]

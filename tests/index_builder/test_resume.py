@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from index_builder import checkpoint
 from index_builder.checkpoint import Checkpoints, Training, run_key
 from index_builder.ranks import join
 from index_builder.simulate import simulate
@@ -127,7 +129,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
         before = training.net.weight.clone()
         other = Checkpoints(tmp_path, "of seed 4", ranks)
         assert other.load(1, training) == 0
-        assert "is of other data, settings, seed or versions; training starts anew" in capsys.readouterr().err
+        assert "is of other data, settings, seed, versions or code; training starts anew" in capsys.readouterr().err
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err
@@ -138,6 +140,17 @@ def test_what_a_run_is_made_of_tells_it_from_others() -> None:
     array = np.arange(3)
     assert run_key({"a": 1, "b": 2}, array) == run_key({"b": 2, "a": 1}, array.copy())
     assert len({run_key({"a": 1}, array), run_key({"a": 2}, array), run_key({"a": 1}, array + 1)}) == 3
+
+
+def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "part").mkdir()
+    files = [tmp_path / "__init__.py", tmp_path / "part" / "module.py"]
+    keys = [checkpoint.code_key()]
+    monkeypatch.setattr(checkpoint, "model", SimpleNamespace(__file__=str(files[0])))
+    for file in files:
+        file.write_text("x = 1\n", encoding="utf-8")
+        keys.append(checkpoint.code_key())
+    assert len({*keys}) == 3 and checkpoint.code_key() == keys[-1]
 
 
 def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> None:
