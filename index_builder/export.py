@@ -59,6 +59,16 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             dynamic_shapes={name: {0: batch} for name in inputs},
         )  # fmt: skip
     assert program is not None
+    # Where the sources lie on this machine is nobody's business.
+    graph = program.model.graph
+    for part in (
+        graph,
+        *graph,
+        *graph.inputs,
+        *graph.initializers.values(),
+        *(v for node in graph for v in node.outputs),
+    ):
+        part.metadata_props.clear()
     program.save(path)
 
 
