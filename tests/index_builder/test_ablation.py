@@ -155,7 +155,7 @@ def test_a_bundle_from_before_the_switches_has_every_part(mini_bundle: Path) -> 
     [
         ("use_mhp = 1", "use_mhp: 1; allowed: true, false"),
         ("precision = 'half'", "precision: 'half'; allowed: auto, float32, bfloat16"),
-        ("patience = -1", "patience: -1; allowed: a number from 0 to 1000"),
+        ("patience = -1", "patience: -1; allowed: a whole number from 0 to 1000"),
     ],
 )
 def test_a_setting_out_of_range_is_named(setting: str, message: str, mini: Mini, tmp_path: Path) -> None:
