@@ -158,13 +158,14 @@ class Forward:
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
         """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units.
 
-        Beside a cascade they may be below 0, where a forecast is none: there the loss still has a slope.
+        They may be below 0, where a forecast is none: there the loss still has a slope.
         """
         growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
             np.float32
         )
-        return torch.cumsum(torch.einsum("njm,nqm->njq", self.put(phi), coefficients), -1)
+        below, median, above = torch.einsum("njm,nqm->njq", self.put(phi), coefficients).unbind(-1)
+        return torch.stack([median - below, median, median + above], -1)
 
     def _expected(self, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""

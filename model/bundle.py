@@ -30,7 +30,7 @@ from model.mhp.shape import MHPShape
 from model.parts import WHOLE, Parts
 from model.schema import Schema
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"

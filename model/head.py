@@ -1,14 +1,14 @@
 """The forecast head's mathematics: quantiles of growth that are monotone and never cross, for any horizon.
 
-Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives non-negative coefficients over a basis of ramps phi_m
-that are 0 at d = 0 and never fall:
+Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives coefficients over a basis of ramps phi_m that are 0 at
+d = 0 and never fall:
 
-    y_0.1 = sum a_m phi_m(d),   y_0.5 = y_0.1 + sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   a, b, c >= 0
+    y_0.5 = sum a_m phi_m(d),   y_0.1 = y_0.5 - sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   b, c >= 0
 
-so every quantile is >= 0, monotone in d, and above the one before, by construction. Half of the ramps run on the
-horizon, half on the horizon relative to the video's age, because popularity ages as a power law. Where the metric is fed by events
-the growth that a self-exciting cascade expects (``model.cascade``) is one ramp more: a forecast starts from it.
-There a may be negative, to take some of it back; what falls below 0 or below an earlier horizon is lifted.
+so each quantile is above the one before. Half of the ramps run on the horizon, half on the horizon relative to the video's age, because
+popularity ages as a power law. Where the metric is fed by events the growth that a self-exciting cascade expects (``model.cascade``)
+is one ramp more: a forecast starts from it, and a may be negative, to take some of it back; otherwise a >= 0. What falls below 0 or below
+an earlier horizon is lifted, which keeps the order.
 
 Calibration stretches the interval at each horizon of a fixed grid; a running maximum restores monotonicity, and between grid
 points growth is interpolated linearly in log(1 + d / minute), so the three properties hold at any d.
@@ -69,7 +69,7 @@ def grid_growth(
     """Growth quantiles on the grid.
 
     Args:
-        coefficients: (N, 3, N_BASIS) float32, non-negative.
+        coefficients: (N, 3, N_BASIS) float32: b, a and c above, for the quantiles 0.1, 0.5 and 0.9.
         age_s: (N,) float64 seconds of age at now.
         max_horizon_s: the trained maximum, seconds.
         stretch: (N, N_GRID + 1, 2) factors >= 0 on the lower and the upper half of the interval; None for 1.
@@ -81,12 +81,10 @@ def grid_growth(
     phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s, expected)
     # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
     parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
-    low, median_up, high_up = parts[..., 0], parts[..., 1], parts[..., 2]
-    median = low + median_up
+    below, median, above = parts[..., 0], parts[..., 1], parts[..., 2]
     if stretch is not None:
-        low = median - median_up * stretch[..., 0]
-        high_up = high_up * stretch[..., 1]
-    growth = np.maximum(np.stack([low, median, median + high_up], axis=-1), 0.0)
+        below, above = below * stretch[..., 0], above * stretch[..., 1]
+    growth = np.maximum(np.stack([median - below, median, median + above], axis=-1), 0.0)
     return np.maximum.accumulate(growth, axis=1)
 
 

@@ -118,7 +118,11 @@ class Numbers(nn.Module):
 
 
 class HeadNet(nn.Module):
-    """Coefficients of the quantile head: a residual network, or a small plain one that learns less by heart."""
+    """Coefficients of the quantile head.
+
+    A residual network builds the quantiles up from the lowest. Where videos are few, small plain ones learn less by heart: one for the
+    middle quantile and one for the steps to the others, which the squared error of the middle one would drown in a network for both.
+    """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
         """``from_cascade``: forecasts start near what a cascade expects, and not near no growth."""
@@ -126,21 +130,38 @@ class HeadNet(nn.Module):
         self.from_cascade = from_cascade
         inputs = target_dim + FUSED_DIM
         self.body: nn.Module = _plain(inputs, dropout) if small else _Residual(inputs, dropout)
-        self.out = nn.Linear(SMALL_HEAD_DIM if small else HEAD_DIM, 3 * N_BASIS)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.constant_(self.out.bias, -4.5 if from_cascade else -2.5)
+        self.spread = _plain(inputs, dropout) if small else None
+        self.out = _output(SMALL_HEAD_DIM if small else HEAD_DIM, 1 if small else 3, from_cascade)
+        self.spread_out = _output(SMALL_HEAD_DIM, 2, from_cascade) if small else None
         if from_cascade:
+            low, below, above = _CASCADE_START
+            steps = torch.log(torch.expm1(torch.tensor((below, above))))
+            first = self.out.bias.view(-1, N_BASIS)
             with torch.no_grad():
-                start = self.out.bias.view(3, N_BASIS)
-                start[0] = 0.0
-                start[0, -1] = _CASCADE_START[0]
-                start[1:, -1] = torch.log(torch.expm1(torch.tensor(_CASCADE_START[1:])))
+                first[0] = 0.0
+                first[0, -1] = low + below if small else low
+                (first[1:] if self.spread_out is None else self.spread_out.bias.view(2, N_BASIS))[:, -1] = steps
 
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
-        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS), non-negative; beside a cascade those of the low quantile have any sign."""
-        raw: Tensor = self.out(self.body(torch.cat([target, fused], dim=-1))).unflatten(-1, (3, N_BASIS))
-        out = F.softplus(raw)
-        return torch.cat([raw[:, :1], out[:, 1:]], dim=1) if self.from_cascade else out
+        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS): step below, middle quantile, step above.
+
+        Non-negative, but beside a cascade those of the middle quantile have any sign.
+        """
+        read = torch.cat([target, fused], dim=-1)
+        raw = self.out(self.body(read)).unflatten(-1, (-1, N_BASIS))
+        first = raw[:, :1] if self.from_cascade else F.softplus(raw[:, :1])
+        if self.spread is not None and self.spread_out is not None:
+            steps = F.softplus(self.spread_out(self.spread(read)).unflatten(-1, (2, N_BASIS)))
+            return torch.cat([steps[:, :1], first, steps[:, 1:]], dim=1)
+        steps = F.softplus(raw[:, 1:])
+        return torch.cat([steps[:, :1], first + steps[:, :1], steps[:, 1:]], dim=1)
+
+
+def _output(width: int, rows: int, from_cascade: bool) -> nn.Linear:
+    out = nn.Linear(width, rows * N_BASIS)
+    nn.init.normal_(out.weight, std=0.02)
+    nn.init.constant_(out.bias, -4.5 if from_cascade else -2.5)
+    return out
 
 
 def _plain(inputs: int, dropout: float) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,8 @@ def test_quantiles_are_ordered_and_never_fall(seed: int, signed: bool, age_s: fl
     coefficients = rng.exponential(0.3, (4, 3, N_BASIS)).astype(np.float32)
     expected = np.cumsum(rng.exponential(0.1, (4, N_GRID + 1)), axis=1)
     expected -= expected[:, :1]
-    if signed:  # Beside a cascade the low quantile may be taken back.
-        coefficients[:, 0] = rng.normal(0, 0.5, (4, N_BASIS))
+    if signed:  # Beside a cascade its growth may be taken back.
+        coefficients[:, 1] = rng.normal(0, 0.5, (4, N_BASIS))
     growth = grid_growth(coefficients, np.full(4, age_s), MOST_S, None, expected)
     assert (growth >= 0).all() and (growth[:, 0] == 0).all()
     assert (np.diff(growth, axis=1) >= 0).all() and (np.diff(growth, axis=2) >= 0).all()
@@ -38,6 +39,18 @@ def test_counts_are_finite_and_never_below_the_present() -> None:
     np.testing.assert_array_equal(counts_at(3.0, np.array([0.0, 1.0, 2.0])), [3.0, 7.0, 15.0])
     told = counts_at(1e15, np.array([0.0, 1e-20, 1e6, np.inf]))
     assert np.isfinite(told).all() and (told >= 1e15).all() and (np.diff(told) >= 0).all()
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("from_cascade", [False, True])
+def test_steps_to_the_outer_quantiles_are_never_negative(small: bool, from_cascade: bool) -> None:
+    torch.manual_seed(0)
+    head = HeadNet(20, 0.5, small=small, from_cascade=from_cascade).eval()
+    with torch.no_grad():
+        told = head(100 * torch.randn(64, 20), torch.randn(64, 48))
+    assert told.shape == (64, 3, N_BASIS)
+    assert (told[:, [0, 2]] >= 0).all()
+    assert bool((told[:, 1] >= 0).all()) != from_cascade
 
 
 def test_before_training_a_forecast_is_near_its_cascade() -> None:
