@@ -27,6 +27,8 @@ _COLD_WEIGHT: Final = 0.05
 """A forecast from nothing errs by bits where others err by tenths; it must not drown them."""
 _SQUARED_WEIGHT: Final = 1.0
 """Of the Huber loss that pulls the middle quantile from the median towards the mean, where growth is rare but large."""
+_CASCADE_SQUARED_WEIGHT: Final = 0.5
+"""The same beside a cascade, whose expectation is a mean already."""
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
 """From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
@@ -78,7 +80,9 @@ class Forward:
         self.batch_tokens = batch_tokens
         self._max_horizon_s = max_horizon_s
         self._lengths = np.diff(corpus.tokens.offsets)
-        self._delta = _CASCADE_DELTA if corpus.samples.cascade.shape[1] else _DELTA
+        cascade = corpus.samples.cascade.shape[1] > 0
+        self._delta = _CASCADE_DELTA if cascade else _DELTA
+        self._squared_weight = _CASCADE_SQUARED_WEIGHT if cascade else _SQUARED_WEIGHT
         self._levels = torch.tensor(QUANTILES, device=device)
         self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
 
@@ -189,7 +193,7 @@ class Forward:
         weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
             -1
         )
-        return ((pinball + _SQUARED_WEIGHT * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
+        return ((pinball + self._squared_weight * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
 
     def log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Mean log-likelihood of a token and type of the batch, from what ``scan`` returned."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from index_builder.metrics import score
 from index_builder.samples import Samples
 from model.bins import SECOND_US
-from model.calibration import Calibration
+from model.calibration import COLD, Calibration
 from model.growth import age_bucket
 from model.head import QUANTILES
 
@@ -19,6 +19,8 @@ _LEAST_ROWS: Final = 30
 """Forecasts below which a cell of the table is left out."""
 _DRIFT_VIDEOS: Final = 2000
 """Videos from which halves of them are compared."""
+_CHANCE_VIDEOS: Final = 200
+"""So many held-back videos tell as much about how wide intervals should be as the network that learned it from the others."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
@@ -36,7 +38,8 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
 
     A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
     video would outvote it. Where videos are many enough to tell drift from chance, each interval is stretched as the older or the newer
-    half of them needed it, whichever needed more: what changed within the window will go on changing after it.
+    half of them needed it, whichever needed more: what changed within the window will go on changing after it. Where they are fewer,
+    the stretch of what is no cold start is shrunk towards none, the more the fewer they are: by a hundred a quantile errs by a fifth.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known
@@ -48,7 +51,10 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     fits = [
         _fitted(samples, quantiles, known & rows[:, None]) for rows in ([older, ~older] if many else [older | True])
     ]
-    return Calibration(np.max([fit.stretch for fit in fits], axis=0))
+    stretch = np.max([fit.stretch for fit in fits], axis=0)
+    if not many:
+        stretch[:COLD] **= len(videos) / (len(videos) + _CHANCE_VIDEOS)
+    return Calibration(stretch)
 
 
 def _fitted(samples: Samples, quantiles: NDArray[np.float32], outcomes: NDArray[np.bool_]) -> Calibration:

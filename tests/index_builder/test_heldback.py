@@ -53,6 +53,20 @@ def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monke
     assert (few[..., 0] <= many[..., 0] + 1e-6).all() and (few[..., 1] <= many[..., 1] + 1e-6).all()
 
 
+def test_few_videos_stretch_intervals_part_of_the_way(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = _drawn(mini)
+    videos = len(np.unique(samples.video))
+    assert videos < heldback._DRIFT_VIDEOS
+    # Every outcome lies three widths of the interval above the middle.
+    middle = samples.growth - 3
+    quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
+    for chance, share in ((0, 1.0), (videos, 0.5), (3 * videos, 0.25)):
+        monkeypatch.setattr(heldback, "_CHANCE_VIDEOS", chance)
+        told = calibrate(samples, quantiles).stretch[..., 1]
+        np.testing.assert_allclose(told[:COLD], 3**share, rtol=1e-3)
+        np.testing.assert_allclose(told[COLD], 3, rtol=1e-3)
+
+
 def test_without_outcomes_nothing_is_stretched(mini: Mini) -> None:
     samples = _drawn(mini)
     unknown = replace(samples, growth=np.full_like(samples.growth, np.nan))
