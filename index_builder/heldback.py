@@ -39,7 +39,7 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
     video would outvote it. Where videos are many enough to tell drift from chance, each interval is stretched as the older or the newer
     half of them needed it, whichever needed more: what changed within the window will go on changing after it. Where they are fewer,
-    the stretch of what is no cold start is shrunk towards none, the more the fewer they are: by a hundred a quantile errs by a fifth.
+    the stretch of what is no cold start is shrunk towards none, the more the fewer they are.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known
