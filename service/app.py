@@ -45,6 +45,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
         with contextlib.suppress(Unavailable):
             await context.store.ready()
+            await context.health.look_at_safety()
             await context.models.follow()
         for work in context.background:
             work.start()

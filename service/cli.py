@@ -14,6 +14,7 @@ from service.models.loading import load_model
 from service.server import serve
 from service.settings import Settings
 from service.store.embedded import EmbeddedError
+from service.store.health import StoreRefused
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,7 +46,7 @@ def run(
             place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""
             typer.echo(f"m3tr-serve: {place}{error['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
-    except (M3TRError, EmbeddedError, OSError) as error:
+    except (M3TRError, EmbeddedError, StoreRefused, OSError) as error:
         typer.echo(f"m3tr-serve: {error}", err=True)
         raise typer.Exit(1) from None
 

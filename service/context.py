@@ -36,6 +36,7 @@ from service.quality.report import Report
 from service.quality.wiring import quality_work
 from service.settings import Settings
 from service.store.changes import Changes
+from service.store.health import Health
 from service.store.histories import Histories
 from service.store.link import Link
 from service.store.store import Store
@@ -51,6 +52,7 @@ class Context:
     keys: Keys
     limits: Limits
     link: Link
+    health: Health
     store: Store
     engine: Engine
     ingest: Ingest
@@ -90,6 +92,8 @@ def build(
     link = Link(
         redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
     )
+    health = Health(link, settings)
+    metrics.watch(health.readings)
     store = Store(link, settings, metrics)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
@@ -124,9 +128,9 @@ def build(
         ]
     )
     store_deadline_s = settings.store_deadline_ms / 1000
-    changes = Changes(redis_url, store_deadline_s)
+    changes = Changes(link.server, store_deadline_s)
     changes.listeners.append(live)
-    background: list[Background] = [changes]
+    background: list[Background] = [health, changes]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
@@ -140,7 +144,7 @@ def build(
         background.append(maturing)
     if settings.ingest_stream:
         consumer = Consumer(
-            redis_url,
+            link.server,
             ingest.take,
             metrics,
             deadline_s=store_deadline_s,
@@ -150,7 +154,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, Keys(settings.keys()), limits, link, store, engine, ingest, videos, background, Lifecycle(),
+        settings, metrics, Keys(settings.keys()), limits, link, health, store, engine, ingest, videos, background, Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models,
     )  # fmt: skip
 

@@ -71,6 +71,12 @@ class Metrics:
         self.store_failures = Counter(
             "m3tr_store_failures", "Event store calls that failed or were late", ["call"], registry=r
         )
+        self.store_errors = Counter(
+            "m3tr_store_errors",
+            "Failures of the event store by kind (OOM, READONLY, TIMEOUT, ...)",
+            ["kind"],
+            registry=r,
+        )
         self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
         self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
         self.degraded = Counter("m3tr_forecasts_degraded", "Forecasts made without a part", ["part"], registry=r)

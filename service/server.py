@@ -21,6 +21,7 @@ from service.metrics import Metrics
 from service.models.deployment import Deployment
 from service.settings import Settings
 from service.store.embedded import EmbeddedServer
+from service.store.health import check_at_start
 
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
@@ -99,6 +100,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
 
     Raises:
         EmbeddedError: the embedded store does not start.
+        StoreRefused: the event store at ``redis_url`` is not accepted.
     """
     configure_logs()
     # A thread that computes forecasts gives way to the loop after this long, not after Python's 5 ms.
@@ -108,6 +110,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     server: EmbeddedServer | None = None
     try:
         if settings.redis_url is not None:
+            asyncio.run(check_at_start(settings, metrics))
             redis_url = settings.redis_url.get_secret_value()
         else:
             server = EmbeddedServer(settings.data_dir, appendfsync=settings.appendfsync, binary=settings.store_binary)

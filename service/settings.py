@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.store.address import parse_address
+
 _KEY = re.compile(r"(ingest|predict|admin):[0-9a-f]{64}")
 
 
@@ -62,7 +64,11 @@ class Settings(BaseSettings):
     """Where the model runs."""
 
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_REDIS_URL", "REDIS_URL"))
-    """Event store server (redis://, rediss:// or unix://); None starts the embedded one."""
+    """Event store server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see ``service.store.address``);
+    None starts the embedded one."""
+    store_safety: Literal["warn", "refuse"] = "warn"
+    """What to do about an event store that may lose data (a maxmemory-policy that evicts, or no persistence): warn in the log, in
+    readiness and in metrics; or refuse to start, and to be ready."""
     store_binary: Path | None = None
     """Server binary of the embedded store; None takes the one that came with the package."""
     appendfsync: Literal["everysec", "always"] = "everysec"
@@ -190,6 +196,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()
+
+    @field_validator("redis_url")
+    @classmethod
+    def _address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_address(value.get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -78,7 +78,7 @@ class Maturing(Running):
         self._front_us = 0
         self._known: OrderedDict[str, None] = OrderedDict()
         self._seeded = ""
-        self._cursor: int | None = None
+        self._cursor: str | None = None
         self._leases: dict[str, Lease] = {}
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -126,15 +126,14 @@ class Maturing(Running):
     async def _seed(self, key: str) -> None:
         """Go on through all that the store has, where that was begun."""
         if self._seeded != key:
-            self._seeded, self._cursor = key, 0
+            self._seeded, self._cursor = key, ""
         for _ in range(_SCANS):
             if self._cursor is None:
                 return
-            scan: Command = ["SCAN", self._cursor, "MATCH", keys.EVERY_META, "COUNT", _CHUNK]
-            cursor, found = (await self._link.pipeline("maturing", [scan]))[0]
+            place, found = await self._link.scan("maturing", self._cursor, keys.EVERY_META, _CHUNK)
             if found:
                 await self._schedule(key, [keys.video_id_of(name) for name in found])
-            self._cursor = int(cursor) or None
+            self._cursor = place or None
 
     async def _note(self, key: str) -> None:
         names = list(self._new)

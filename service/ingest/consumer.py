@@ -22,13 +22,13 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from model.history import Mode
-from service.background import Running
 from service.ingest.delivery import Delivery
 from service.ingest.streaming import Take
 from service.metrics import Metrics
 from service.problems import Malformed, Unavailable
 from service.store import keys
-from service.store.reader import BLOCK_S, connect
+from service.store.connect import Server
+from service.store.reader import BLOCK_S, Reading
 
 log = structlog.get_logger(__name__)
 
@@ -41,35 +41,33 @@ _PAUSE_S: Final = 1.0
 _FORGET_S: Final = 3600
 
 
-class Consumer(Running):
+class Consumer(Reading):
     """One member of the group."""
 
+    _what = "the stream of rows"
+
     def __init__(
-        self, url: str, take: Take, metrics: Metrics, *, deadline_s: float, claim_s: float, batch_rows: int
+        self, server: Server | str, take: Take, metrics: Metrics, *, deadline_s: float, claim_s: float, batch_rows: int
     ) -> None:
-        self._redis = connect(url, deadline_s)
+        super().__init__(server, deadline_s)
         self._take, self._metrics = take, metrics
         self._claim_ms, self._batch_rows = round(claim_s * 1000), batch_rows
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
-    async def _ended(self) -> None:
-        # What is taken and not acknowledged is taken over by others, and harmless if it was stored.
-        await self._redis.aclose()
-
     async def _run(self) -> None:
-        told = False
+        # What is taken and not acknowledged at the end is taken over by others, and harmless if it was stored.
         while True:
             try:
+                await self._connect()
                 await self._join()
-                told = False
+                self._failures = 0
                 await self._follow()
             except (RedisError, OSError, TimeoutError) as error:
-                if not told and "NOGROUP" not in str(error):
-                    log.warning("the stream of rows is out of reach", error=str(error) or type(error).__name__)
-                told = True
+                # The stream was deleted, and the group with it.
+                await asyncio.sleep(_PAUSE_S if "NOGROUP" in str(error) else await self._missed(error))
             except Exception:
                 log.exception("the consumer of the stream of rows failed")
-            await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(_PAUSE_S)
 
     async def _join(self) -> None:
         """Wait for the stream's first entry, then make sure of the group: a service nobody streams to leaves no key."""
@@ -163,13 +161,15 @@ class Consumer(Running):
     async def _finish(self, deliveries: Sequence[Delivery]) -> None:
         """Bury what is dead, acknowledge what is done."""
         done = [delivery for delivery in deliveries if not delivery.later]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for delivery in done:
-                for row, why in delivery.dead:
-                    pipe.xadd(keys.INGEST_DEAD, delivery.dead_entry(row, why), maxlen=DEAD_KEPT, approximate=True)
-            if done:
-                pipe.xack(keys.INGEST, GROUP, *(delivery.entry_id for delivery in done))
+        # The two streams may be on two servers, and nothing may be acknowledged that is not buried.
+        if any(delivery.dead for delivery in done):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for delivery in done:
+                    for row, why in delivery.dead:
+                        pipe.xadd(keys.INGEST_DEAD, delivery.dead_entry(row, why), maxlen=DEAD_KEPT, approximate=True)
                 await pipe.execute()
+        if done:
+            await self._redis.xack(keys.INGEST, GROUP, *(delivery.entry_id for delivery in done))
         self._metrics.stream_dead.inc(sum(len(delivery.dead) for delivery in done))
 
     async def _measure(self) -> None:

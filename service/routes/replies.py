@@ -131,7 +131,12 @@ MODELS: Final = reply(_object(models=_list(_MODEL)))
 OBJECT: Final = reply({"type": "object"})
 METRICS: Final = reply(_TEXT, "text/plain")
 LIVE: Final = reply(_object(status={"const": "live"}))
-READY: Final = reply(_object(status={"const": "ready"}, store=_STATE, model=_STATE, bank=_STATE, model_version=_TEXT))
+READY: Final = reply(
+    _object(
+        status={"const": "ready"}, store=_STATE, store_warnings=_list(_TEXT), clock_offset_s=_MAYBE_NUMBER,
+        model=_STATE, bank=_STATE, model_version=_TEXT,
+    )
+)  # fmt: skip
 
 PROBLEMS: Final[dict[int | str, Schema]] = {
     status: {

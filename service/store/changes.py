@@ -14,17 +14,15 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from service.background import Running
 from service.store import keys
+from service.store.connect import Server
 from service.store.news import Change
-from service.store.reader import BLOCK_S, connect, stream_id
+from service.store.reader import BLOCK_S, PAUSES_S, Reading, stream_id
 
 log = structlog.get_logger(__name__)
 
 _COUNT: Final = 1000
 """Entries in one read, at most."""
-_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Waits between attempts while the store is away."""
 _START: Final = "0-0"
 
 
@@ -38,39 +36,35 @@ class Listener(Protocol):
         """Changes may have been lost: anything may have changed."""
 
 
-class Changes(Running):
+class Changes(Reading):
     """Follows the stream from the moment of the first connection on; after an interruption it goes on where it was."""
 
-    def __init__(self, url: str, deadline_s: float) -> None:
+    _what = "the stream of changes"
+
+    def __init__(self, server: Server | str, deadline_s: float) -> None:
+        super().__init__(server, deadline_s)
         self.listeners: list[Listener] = []
-        self._redis = connect(url, deadline_s)
         self._decoder = msgspec.json.Decoder(list[Change])
         self._place: str | None = None
 
-    async def _ended(self) -> None:
-        await self._redis.aclose()
-
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
+                await self._connect()
                 await self._find_place()
                 while True:
-                    failures = 0
+                    self._failures = 0
                     if await self._read() == _COUNT:
                         # Far behind: what comes next may have been cut off already.
                         await self._find_place()
             except (RedisError, OSError, TimeoutError) as error:
-                if failures == 0:
-                    log.warning("the stream of changes is out of reach", error=str(error) or type(error).__name__)
-                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
-                failures += 1
+                await asyncio.sleep(await self._missed(error))
             except Exception:
                 # A fault of a listener must not end what all others live by.
                 log.exception("the stream of changes could not be followed")
                 for listener in self.listeners:
                     listener.missed()
-                await asyncio.sleep(_PAUSES_S[-1])
+                await asyncio.sleep(PAUSES_S[-1])
 
     async def _find_place(self) -> None:
         """Make sure that the next entry is still to come; where it cannot be, say that something was missed."""

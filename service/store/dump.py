@@ -64,7 +64,6 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     metrics = new_metrics(settings)
     link = Link(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:
-        await link.ready()
         # A set: a scan may name a key twice.
         names = sorted({name async for name in _registered(link)})
         written = 0
@@ -83,13 +82,12 @@ async def _dump(url: str, out: IO[bytes]) -> None:
 
 
 async def _registered(link: Link) -> AsyncIterator[str]:
-    cursor = 0
+    place = ""
     while True:
-        reply = await link.pipeline("dump", [["SCAN", cursor, "MATCH", keys.EVERY_META, "COUNT", _CHUNK]])
-        cursor, found = int(reply[0][0]), reply[0][1]
+        place, found = await link.scan("dump", place, keys.EVERY_META, _CHUNK)
         for name in found:
             yield keys.video_id_of(name)
-        if not cursor:
+        if not place:
             return
 
 

@@ -1,10 +1,12 @@
-"""The line to Redis: connections, deadlines, and calls of our function library.
+"""The line to Redis: deadlines, and calls of our function library.
 
 After a call that the server did not reply to, further ones fail at once, until it is seen in the background to answer: a
-server that hangs costs one deadline, not each caller its own.
+server that hangs costs one deadline, not each caller its own. A server that says no (OOM, READONLY, ...) does answer: that
+is the outcome of that call, and of no other.
 
-No call is ever repeated by the client library: a write whose answer got lost may have been applied, and only the
-sender can repeat it safely, by sending the same event ids again.
+No call is ever repeated whose reply got lost: it may have been applied, and only the sender can repeat it safely, by sending
+the same event ids again. What a server refused without executing it is sent once or twice more, where that can help: to
+the new primary after a failover, to the node that has the slot by now, or after our functions were loaded again.
 """
 
 from __future__ import annotations
@@ -12,30 +14,34 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from model.bins import EDGES_US
 from service.metrics import Metrics
 from service.problems import Unavailable
+from service.store.connect import Server
+from service.store.failures import ELSEWHERE, ERR, NO_ANSWER, NO_FUNCTION, REFUSED, detail_of, is_fault_of_ours, kind_of
 from service.store.keys import video_prefix
+from service.store.single import Command
+from service.store.state import State, state_of
+
+__all__ = ["Command", "Link"]
 
 log = structlog.get_logger(__name__)
 
-Command = Sequence[str | bytes | int | float]
-
 RETRY_S: Final = 0.1
 """Seconds between two attempts to reach a server that did not reply."""
-_MISSING: Final = "Function not found"
-T = TypeVar("T")
+PROBE_S: Final = 1.0
+"""Seconds that one such attempt may take: a new primary may be there meanwhile."""
+_AGAIN: Final = 2
+"""Times that a call is sent again that was surely not executed."""
+_AGAIN_S: Final = 0.05
 
 
 def library() -> tuple[str, str]:
@@ -47,23 +53,16 @@ def library() -> tuple[str, str]:
 
 
 class Link:
-    """A pool of connections to one server; every method raises Unavailable when it does not answer in time."""
+    """Calls of the deployment at ``url``; every method raises Unavailable when it does not answer in time, or refuses."""
 
     def __init__(self, url: str, metrics: Metrics, *, deadline_s: float, connections: int) -> None:
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections,
-            timeout=deadline_s,
-            socket_timeout=deadline_s,
-            socket_connect_timeout=deadline_s,
-            retry=Retry(NoBackoff(), 0),
-            client_name="m3tr",
-        )
-        self._redis = Redis(connection_pool=self._pool)
+        self.server = Server(url, deadline_s=deadline_s, connections=connections)
+        self.state = State()
+        """What the last probe found."""
+        self.troubled = asyncio.Event()
+        """Set when a call failed in a way that a probe should look into."""
         self._metrics = metrics
         self._deadline_s = deadline_s
-        self._clustered: bool | None = None
-        self._silent = False
         self._asking: asyncio.Task[None] | None = None
         self._source, self._tag = library()
 
@@ -71,86 +70,140 @@ class Link:
         """Drop every connection."""
         if self._asking is not None:
             self._asking.cancel()
-        await self._redis.aclose()
-        await self._pool.aclose()
+        await self.server.close()
 
     async def ready(self) -> None:
-        """Check that the server answers, and that it has our functions."""
-        await self._within("ready", self._check())
-        self._silent = False
+        """Check that every server takes writes and has our functions; raises Unavailable, with the reason, where not."""
+        state = await self.probe()
+        if state.kind is not None:
+            self._fail("ready", state.kind, state.text)
+
+    async def probe(self) -> State:
+        """Find out, as somebody who connects anew, whether each server takes writes; never raises because of a server."""
+        started = time.perf_counter()
+        end = self._end(min(PROBE_S, self._deadline_s))
+        found = await self._probe(end)
+        if any(kind_of(error) == NO_FUNCTION for error in found.errors):
+            await self._load(end)
+            found = await self._probe(end)
+        if self.state.servers and found.servers and found.servers != self.state.servers:
+            log.warning("the event store is another server than before; all connections are made anew")
+            await self.server.cut()
+        elif self.server.silent or found.kind is not None:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._deadline_s):
+                    await self.server.refresh()
+        if found.kind not in NO_ANSWER:
+            self.server.heard()
+        if found.kind in ELSEWHERE:
+            await self.server.cut()
+        self.state = found if found.servers else found.at(self.state.servers)
+        self._metrics.store_seconds.labels("ready").observe(time.perf_counter() - started)
+        return self.state
+
+    async def _probe(self, end: float) -> State:
+        commands: list[Command] = [["FCALL", f"m3tr_probe_{self._tag}", 0], ["INFO", "server"]]
+        if self.server.is_cluster:
+            commands.append(["CLUSTER", "INFO"])
+        began_s = time.time()
+        replies = await self.server.everywhere(commands, end)
+        return state_of(replies, began_s, time.time())
 
     async def call(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]]) -> list[Any]:
         """Run our function ``name`` on each (video ids, arguments), in one pipeline; replies in order."""
         function = f"m3tr_{name}_{self._tag}"
-        commands = [["FCALL", function, len(ids), *map(video_prefix, ids), *arguments] for ids, arguments in calls]
-        return await self._within(name, self._call(commands))
+        return await self._run(
+            name, [["FCALL", function, len(ids), *map(video_prefix, ids), *arguments] for ids, arguments in calls]
+        )
 
     async def clustered(self) -> bool:
         """Whether the server is part of a cluster, where a call may touch one video only."""
-        if self._clustered is None:
-            reply = await self.pipeline("info", [["INFO", "cluster"]])
-            self._clustered = reply[0].get("cluster_enabled") == 1
-        return self._clustered
-
-    async def pipeline(self, name: str, commands: Sequence[Command]) -> list[Any]:
-        """Run plain commands in one pipeline; replies in order."""
-        return await self._within(name, self._send(commands))
-
-    async def _within(self, name: str, work: Coroutine[Any, Any, T]) -> T:
-        if self._silent and name != "ready":
-            work.close()
-            self._metrics.store_failures.labels(name).inc()
-            raise Unavailable("the event store does not answer", part="store")
-        started = time.perf_counter()
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await work
+                return await self.server.clustered()
         except (RedisError, OSError, TimeoutError) as error:
-            if isinstance(error, ResponseError) and "script: m3tr_" in str(error):
-                raise
-            if not isinstance(error, ResponseError):
-                self._silent = True
-                if self._asking is None or self._asking.done():
-                    self._asking = asyncio.create_task(self._until_it_replies())
-            self._metrics.store_failures.labels(name).inc()
-            log.warning("store call failed", call=name, error=str(error) or type(error).__name__)
-            raise Unavailable("the event store does not answer", part="store") from error
+            self._failed("info", error)
+
+    async def pipeline(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        """Run plain commands in one pipeline (of a cluster: one a node); replies in order."""
+        return await self._run(name, commands)
+
+    async def scan(self, name: str, place: str, pattern: str, count: int) -> tuple[str, list[bytes]]:
+        """Some names of keys that match, and the place to go on from, "" at the end; the first place is ""."""
+        try:
+            return await self.server.scan(place, pattern, count, self._end(self._deadline_s))
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failed(name, error)
+
+    async def everywhere(self, name: str, commands: Sequence[Command]) -> list[list[Any]]:
+        """What each server that takes writes says to plain commands; an exception stands where a reply is one."""
+        return await self.server.everywhere(commands, self._end(self._deadline_s))
+
+    def _end(self, seconds: float) -> float:
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _run(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        started = time.perf_counter()
+        end = self._end(self._deadline_s)
+        try:
+            replies = await self.server.send(commands, end)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    await self._again(commands, replies, end)
+                    break
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    self._failed(name, reply)
+            return replies
         finally:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
 
-    async def _until_it_replies(self) -> None:
-        while self._silent:
-            with suppress(Unavailable):
-                await self.ready()
+    async def _again(self, commands: Sequence[Command], replies: list[Any], end: float) -> None:
+        """Send again what was surely not executed, where something was done about the reason."""
+        for attempt in range(_AGAIN):
+            kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
+            refused = [i for i, kind in kinds.items() if kind in REFUSED]
+            if not refused or self._end(_AGAIN_S) > end:
                 return
-            await asyncio.sleep(RETRY_S)
-
-    async def _check(self) -> None:
-        if not await self._redis.function_list(library=f"m3tr_{self._tag}"):
-            await self._load()
-
-    async def _load(self) -> None:
-        try:
-            await self._redis.function_load(self._source)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
-
-    async def _call(self, commands: Sequence[Command]) -> list[Any]:
-        replies = await self._send(commands, partial=True)
-        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and _MISSING in str(reply)]
-        if missing:
-            # A server that came back empty, or another primary after a failover: nothing was executed yet.
-            await self._load()
-            for i, reply in zip(missing, await self._send([commands[i] for i in missing], partial=True), strict=True):
+            found = {kinds[i] for i in refused}
+            if NO_FUNCTION in found and (fault := await self._load(end)) is not None:
+                # A server that came back empty, or another primary after a failover; this one takes no functions.
+                replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
+                return
+            if found & ELSEWHERE:
+                await self.server.cut()
+            if "CLUSTERDOWN" in found:
+                await self.server.refresh()
+            if found & {"MOVED", "ASK"}:
+                await self.server.look_again()
+            if attempt and found != {NO_FUNCTION}:
+                await asyncio.sleep(_AGAIN_S)
+            for i, reply in zip(refused, await self.server.send([commands[i] for i in refused], end), strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
 
-    async def _send(self, commands: Sequence[Command], *, partial: bool = False) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=not partial)
+    async def _load(self, end: float) -> Exception | None:
+        """Load our functions where they are missing; the first refusal."""
+        told = await self.server.everywhere([["FUNCTION", "LOAD", self._source]], end)
+        return next((r for [r] in told if isinstance(r, Exception) and "already exists" not in str(r)), None)
+
+    def _failed(self, name: str, error: BaseException) -> NoReturn:
+        if is_fault_of_ours(error):
+            raise error
+        kind = kind_of(error)
+        if kind != ERR and self.server.silent and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._until_it_replies())
+        self._fail(name, kind, str(error) or type(error).__name__, error)
+
+    def _fail(self, name: str, kind: str, text: str, error: BaseException | None = None) -> NoReturn:
+        self._metrics.store_failures.labels(name).inc()
+        self._metrics.store_errors.labels(kind).inc()
+        if name != "ready":
+            self.troubled.set()
+        log.warning("store call failed", call=name, kind=kind, error=text)
+        raise Unavailable(detail_of(kind), part="store", reason=kind) from error
+
+    async def _until_it_replies(self) -> None:
+        while self.server.silent:
+            await self.probe()
+            if self.server.silent:
+                await asyncio.sleep(RETRY_S)

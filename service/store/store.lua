@@ -481,6 +481,10 @@ local function forget(keys, args)
   return gone > 0 and 1 or 0
 end
 
+-- The time; without the flag no-writes it is refused wherever a write would be, and writes nothing.
+local function probe() return redis.call('TIME') end
+
+redis.register_function('m3tr_probe_@TAG@', probe)
 redis.register_function('m3tr_apply_@TAG@', apply)
 redis.register_function{function_name = 'm3tr_read_@TAG@', callback = read, flags = {'no-writes'}}
 redis.register_function('m3tr_forget_@TAG@', forget)

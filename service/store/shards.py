@@ -1,0 +1,212 @@
+"""A Redis Cluster: each command goes to the node that holds its key, and nodes fail one by one.
+
+redis-py keeps the map of slots and the connections. What is done here: one pipeline a node, side by side, so that a node
+that does not answer takes nothing from the others; redirections (MOVED, ASK, TRYAGAIN), with ASKING on the same connection as
+the command; and a new map as soon as a node tells another one than we have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+
+from service.store.address import Address
+from service.store.failures import CLOSED, NO_ANSWER, kind_of
+from service.store.lines import Lifeline, line_class
+from service.store.single import Command, RedisSilent, common, never_again, reading
+
+_REDIRECTIONS: Final = 8
+"""Times that one command is sent on, at most."""
+_TRY_AGAIN_S: Final = 0.05
+
+
+class Shards:
+    """The client of a cluster; ``silent`` names nodes that did not reply to a call, until a probe is answered."""
+
+    def __init__(self, address: Address, lifeline: Lifeline, *, deadline_s: float, connections: int) -> None:
+        self._address, self._lifeline, self._deadline_s, self._connections = address, lifeline, deadline_s, connections
+        self._redis = self._new(common(deadline_s, "m3tr"))
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._strangers: dict[str, ClusterNode] = {}
+        self._map: Any = None
+        self.silent_nodes: set[str] = set()
+
+    @property
+    def silent(self) -> bool:
+        """Whether some node does not answer."""
+        return bool(self.silent_nodes)
+
+    def _new(self, options: dict[str, Any]) -> RedisCluster:
+        address = self._address
+        client = RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
+            **{**options, **address.credentials()},
+            ssl=address.tls,
+            # Calls wait for a place; what is over is for redirections and probes.
+            max_connections=2 * self._connections + 8,
+            require_full_coverage=False,
+        )
+        kind: Any = line_class(address, self._lifeline)
+        client.connection_kwargs["connection_class"] = kind
+        for node in client.nodes_manager.startup_nodes.values():
+            node.connection_class = kind
+        return client
+
+    def check_arguments(self) -> None:
+        """Raise whatever the client library has against the address's options; nothing is connected."""
+        node = next(iter(self._redis.nodes_manager.startup_nodes.values()))
+        node.connection_class(**{**node.connection_kwargs, "retry": never_again()})
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        for node in self._strangers.values():
+            await node.disconnect()
+        await self._redis.aclose()
+
+    async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
+        """Run each command on its node; replies in order, an exception where the reply is one or is missing."""
+        replies: list[Any] = [None] * len(commands)
+        waiting: dict[int, ClusterNode | None] = dict.fromkeys(range(len(commands)))
+        asking = False
+        try:
+            async with asyncio.timeout_at(end):
+                await self._redis.initialize()
+        except (RedisError, OSError, TimeoutError) as error:
+            return [error] * len(commands)
+        for _ in range(_REDIRECTIONS):
+            groups: dict[ClusterNode, list[int]] = {}
+            for i, node in waiting.items():
+                try:
+                    groups.setdefault(node or self._node_of(commands[i]), []).append(i)
+                except (RedisError, OSError) as error:
+                    replies[i] = error
+            if len(groups) == 1:
+                [(node, places)] = groups.items()
+                told = [await self._ask(node, [commands[i] for i in places], end, asking=asking)]
+            else:
+                told = await asyncio.gather(
+                    *(self._ask(n, [commands[i] for i in places], end, asking=asking) for n, places in groups.items())
+                )
+            waiting = {}
+            for places, answers in zip(groups.values(), told, strict=True):
+                for i, reply in zip(places, answers, strict=True):
+                    replies[i] = reply
+                    if isinstance(reply, (MovedError, AskError, TryAgainError)):
+                        waiting[i] = None
+            if not waiting:
+                break
+            asking = False
+            for i in list(waiting):
+                reply = replies[i]
+                if type(reply) is MovedError:
+                    await self._redis.nodes_manager.move_slot(reply)
+            if asked := {i: replies[i] for i in waiting if type(replies[i]) is AskError}:
+                # The others have their turn after those.
+                asking = True
+                waiting = {i: self._node_at(error.host, error.port) for i, error in asked.items()}
+            elif any(isinstance(replies[i], TryAgainError) for i in waiting):
+                await asyncio.sleep(_TRY_AGAIN_S)
+        return replies
+
+    async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
+        """What each primary says to the commands."""
+        try:
+            async with asyncio.timeout_at(end):
+                await self._redis.initialize()
+        except (RedisError, OSError, TimeoutError) as error:
+            return [[error] * len(commands)]
+        nodes = self._redis.get_primaries()
+        return list(await asyncio.gather(*(self._ask(node, commands, end, probe=True) for node in nodes)))
+
+    def heard(self) -> None:
+        """Nothing to note: each node has its own say."""
+
+    async def refresh(self) -> None:
+        """Take a new map of slots when the first node that answers has another one than we have."""
+        end = asyncio.get_running_loop().time() + self._deadline_s
+        for node in self._redis.get_nodes():
+            told = (await self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))[0]
+            if isinstance(told, Exception):
+                continue
+            if told != self._map:
+                known, self._map = self._map, told
+                if known is not None:
+                    await self._redis.nodes_manager.initialize()
+            break
+        else:
+            # None of the nodes that we knew: begin with those of the address again.
+            old, self._redis, self._map = self._redis, self._new(common(self._deadline_s, "m3tr")), None
+            await old.aclose()
+        self.silent_nodes &= {node.name for node in self._redis.get_primaries()}
+
+    def reader(self, block_s: float) -> Any:
+        """A client for blocking calls of up to ``block_s``."""
+        return self._new(reading(self._deadline_s, block_s))
+
+    @property
+    def primaries(self) -> list[ClusterNode]:
+        """The nodes that take writes, in a fixed order."""
+        return sorted(self._redis.get_primaries(), key=lambda node: str(node.name))
+
+    async def ask(self, node: ClusterNode, commands: Sequence[Command], end: float) -> list[Any]:
+        """Run commands on one node."""
+        return await self._ask(node, commands, end)
+
+    def _node_of(self, command: Command) -> ClusterNode:
+        key = key_of(command)
+        if key is None:
+            return self.primaries[0]
+        return self._redis.nodes_manager.get_node_from_slot(key_slot(key if isinstance(key, bytes) else key.encode()))
+
+    def _node_at(self, host: str, port: int) -> ClusterNode:
+        node = self._redis.get_node(host=host, port=port)
+        if node is None:
+            # A node that has no slot yet is on no map.
+            name = f"{host}:{port}"
+            node = self._strangers.get(name)
+            if node is None:
+                node = self._strangers[name] = ClusterNode(host, port, **self._redis.connection_kwargs)
+        return node
+
+    async def _ask(
+        self, node: ClusterNode, commands: Sequence[Command], end: float, *, asking: bool = False, probe: bool = False
+    ) -> list[Any]:
+        name = str(node.name)
+        if name in self.silent_nodes and not probe:
+            return [RedisSilent()] * len(commands)
+        try:
+            async with asyncio.timeout_at(end), self._places.setdefault(name, asyncio.Semaphore(self._connections)):
+                pipe = self._redis.pipeline()
+                for command in commands:
+                    if asking:
+                        pipe.execute_command("ASKING", target_nodes=node)
+                    pipe.execute_command(*command, target_nodes=node)
+                replies = await pipe.execute(raise_on_error=False, allow_redirections=False)
+                replies = replies[1::2] if asking else replies
+        except (RedisError, OSError, TimeoutError) as error:
+            replies = [error] * len(commands)
+        lost = next((r for r in replies if isinstance(r, Exception) and not isinstance(r, ResponseError)), None)
+        if lost is None or kind_of(lost) not in (*NO_ANSWER, CLOSED):
+            self.silent_nodes.discard(name)
+        elif kind_of(lost) in NO_ANSWER:
+            self.silent_nodes.add(name)
+        return replies
+
+
+def key_of(command: Command) -> str | bytes | None:
+    """The first key of a command; all keys of a command share their slot. None: it has none."""
+    name = str(command[0]).upper()
+    if name in ("FCALL", "FCALL_RO", "EVAL", "EVALSHA"):
+        return _text(command[3]) if int(command[2]) else None
+    if name in ("INFO", "PING", "TIME", "SCAN", "CONFIG") or " " in name or len(command) < 2:
+        return None
+    return _text(command[1])
+
+
+def _text(key: str | bytes | int | float) -> str | bytes:
+    return key if isinstance(key, (str, bytes)) else str(key)
