@@ -26,8 +26,8 @@ from service.store.single import Command, Single
 
 log = structlog.get_logger(__name__)
 
-_CUT_S: Final = 0.1
-"""Seconds between two times that all connections are dropped, at least."""
+_CUT_S: Final = 0.5
+"""Seconds between two times that readers are interrupted because of what a call met, at least."""
 
 
 class Server:
@@ -153,17 +153,26 @@ class Server:
         if self.address.kind == "server" and isinstance(self.backend, Single):
             self._clustered = None
 
-    async def cut(self) -> None:
-        """Use no connection any more that there is: the primary is another server by now."""
-        now = asyncio.get_running_loop().time()
-        if now - self._cut_at < _CUT_S:
+    @property
+    def generation(self) -> int:
+        """Number of times that all connections were dropped."""
+        return self._lifeline.generation
+
+    async def cut(self, generation: int | None = None) -> None:
+        """Use no connection any more that there is: the primary is another server by now.
+
+        ``generation``: what it was when a call was sent that says so; nothing is done when they were dropped since.
+        """
+        if generation is not None and generation != self._lifeline.generation:
             return
-        self._cut_at = now
         self._lifeline.cut()
         await self.refresh()
-        for reader in list(self._readers):
-            with suppress(RedisError, OSError, TimeoutError):
-                await interrupt(reader)
+        now = asyncio.get_running_loop().time()
+        if generation is None or now - self._cut_at >= _CUT_S:
+            self._cut_at = now
+            for reader in list(self._readers):
+                with suppress(RedisError, OSError, TimeoutError):
+                    await interrupt(reader)
 
     async def reader(self, block_s: float) -> Any:
         """A client for blocking reads (``Redis`` or ``RedisCluster``); ``cut`` ends what it waits for.
@@ -182,11 +191,11 @@ class Server:
             await interrupt(reader)
             await reader.aclose()
 
-    async def failed(self, error: BaseException) -> str:
+    async def failed(self, error: BaseException, generation: int) -> str:
         """Told by a reader of what it met; drops connections that lead to the wrong server. The kind of the error."""
         kind = kind_of(error)
         if kind in ELSEWHERE:
-            await self.cut()
+            await self.cut(generation)
         elif kind == "MOVED":
             await self.look_again()
         elif kind in NO_ANSWER or kind in ("CLUSTERDOWN", "SLOTS"):

@@ -64,6 +64,10 @@ NO_ANSWER: Final = frozenset({TIMEOUT, UNREACHED})
 """Kinds after which further calls would only wait as long, in vain."""
 ELSEWHERE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
 """Kinds that say that the primary is another server by now."""
+WITHOUT_WRITES: Final = frozenset(
+    {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN"}
+)
+"""Kinds that one call met and every write would."""
 REFUSED: Final = frozenset(
     {"READONLY", "LOADING", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", NO_FUNCTION}
 )

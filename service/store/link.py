@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import resources
 from typing import Any, Final, NoReturn
 
@@ -26,9 +27,19 @@ from model.bins import EDGES_US
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.store.connect import Server
-from service.store.failures import ELSEWHERE, ERR, NO_ANSWER, NO_FUNCTION, REFUSED, detail_of, is_fault_of_ours, kind_of
+from service.store.failures import (
+    ELSEWHERE,
+    ERR,
+    NO_ANSWER,
+    NO_FUNCTION,
+    REFUSED,
+    WITHOUT_WRITES,
+    detail_of,
+    is_fault_of_ours,
+    kind_of,
+)
 from service.store.keys import video_prefix
-from service.store.single import Command
+from service.store.single import Command, RedisSilent
 from service.store.state import State, state_of
 
 __all__ = ["Command", "Link"]
@@ -39,6 +50,8 @@ RETRY_S: Final = 0.1
 """Seconds between two attempts to reach a server that did not reply."""
 PROBE_S: Final = 1.0
 """Seconds that one such attempt may take: a new primary may be there meanwhile."""
+LOG_S: Final = 1.0
+"""Seconds between two lines of the log on one kind of failure; the metrics count each."""
 _AGAIN: Final = 2
 """Times that a call is sent again that was surely not executed."""
 _AGAIN_S: Final = 0.05
@@ -64,6 +77,7 @@ class Link:
         self._metrics = metrics
         self._deadline_s = deadline_s
         self._asking: asyncio.Task[None] | None = None
+        self._logged: dict[str, float] = {}
         self._source, self._tag = library()
 
     async def close(self) -> None:
@@ -145,11 +159,12 @@ class Link:
     async def _run(self, name: str, commands: Sequence[Command]) -> list[Any]:
         started = time.perf_counter()
         end = self._end(self._deadline_s)
+        generation = self.server.generation
         try:
             replies = await self.server.send(commands, end)
             for reply in replies:
                 if isinstance(reply, Exception):
-                    await self._again(commands, replies, end)
+                    await self._again(commands, replies, end, generation)
                     break
             for reply in replies:
                 if isinstance(reply, Exception):
@@ -158,7 +173,7 @@ class Link:
         finally:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
 
-    async def _again(self, commands: Sequence[Command], replies: list[Any], end: float) -> None:
+    async def _again(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
         """Send again what was surely not executed, where something was done about the reason."""
         for attempt in range(_AGAIN):
             kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
@@ -170,14 +185,15 @@ class Link:
                 # A server that came back empty, or another primary after a failover; this one takes no functions.
                 replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
                 return
+            if attempt and found != {NO_FUNCTION}:
+                await asyncio.sleep(_AGAIN_S)
             if found & ELSEWHERE:
-                await self.server.cut()
+                await self.server.cut(generation)
             if "CLUSTERDOWN" in found:
                 await self.server.refresh()
             if found & {"MOVED", "ASK"}:
                 await self.server.look_again()
-            if attempt and found != {NO_FUNCTION}:
-                await asyncio.sleep(_AGAIN_S)
+            generation = self.server.generation
             for i, reply in zip(refused, await self.server.send([commands[i] for i in refused], end), strict=True):
                 replies[i] = reply
 
@@ -199,7 +215,13 @@ class Link:
         self._metrics.store_errors.labels(kind).inc()
         if name != "ready":
             self.troubled.set()
-        log.warning("store call failed", call=name, kind=kind, error=text)
+            if kind in WITHOUT_WRITES and self.state.kind is None:
+                # Known at once; the next probe says whether it is still so.
+                self.state = replace(self.state, kind=kind, text=text)
+        now = time.monotonic()
+        if not isinstance(error, RedisSilent) and now - self._logged.get(kind, float("-inf")) >= LOG_S:
+            self._logged[kind] = now
+            log.warning("store call failed", call=name, kind=kind, error=text)
         raise Unavailable(detail_of(kind), part="store", reason=kind) from error
 
     async def _until_it_replies(self) -> None:

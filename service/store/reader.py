@@ -27,8 +27,10 @@ class Reading(Running):
         self._server = Server(server, deadline_s=deadline_s) if isinstance(server, str) else server
         self._redis: Any = None
         self._failures = 0
+        self._generation = 0
 
     async def _connect(self) -> None:
+        self._generation = self._server.generation
         if self._redis is None:
             self._redis = await self._server.reader(BLOCK_S)
 
@@ -40,7 +42,7 @@ class Reading(Running):
 
     async def _missed(self, error: BaseException) -> float:
         """Note that the store was out of reach, once; how long to wait, seconds."""
-        kind = await self._server.failed(error)
+        kind = await self._server.failed(error, self._generation)
         if self._failures == 0:
             log.warning(f"{self._what} is out of reach", kind=kind, error=str(error) or type(error).__name__)
         pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]

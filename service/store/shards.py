@@ -2,7 +2,7 @@
 
 redis-py keeps the map of slots and the connections. What is done here: one pipeline a node, side by side, so that a node
 that does not answer takes nothing from the others; redirections (MOVED, ASK, TRYAGAIN), with ASKING on the same connection as
-the command; and a new map as soon as a node tells another one than we have.
+the command, and calls of our functions waiting until their slot has moved; and a new map as soon as a node tells another one than we have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+from redis._parsers import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
@@ -23,6 +24,18 @@ from service.store.single import Command, RedisSilent, common, never_again, read
 _REDIRECTIONS: Final = 8
 """Times that one command is sent on, at most."""
 _TRY_AGAIN_S: Final = 0.05
+
+
+class _Keys(AsyncCommandsParser):
+    """Finds keys without asking a node, which may be down."""
+
+    async def initialize(self, node: Any | None = None) -> None:
+        """Nothing to learn: the commands are ours."""
+
+    async def get_keys(self, *args: Any) -> tuple[Any, ...] | None:
+        """The key that decides where a command goes."""
+        key = key_of(args)
+        return None if key is None else (key,)
 
 
 class Shards:
@@ -51,6 +64,7 @@ class Shards:
             max_connections=2 * self._connections + 8,
             require_full_coverage=False,
         )
+        client.commands_parser = _Keys()
         kind: Any = line_class(address, self._lifeline)
         client.connection_kwargs["connection_class"] = kind
         for node in client.nodes_manager.startup_nodes.values():
@@ -72,44 +86,36 @@ class Shards:
         """Run each command on its node; replies in order, an exception where the reply is one or is missing."""
         replies: list[Any] = [None] * len(commands)
         waiting: dict[int, ClusterNode | None] = dict.fromkeys(range(len(commands)))
-        asking = False
         try:
             async with asyncio.timeout_at(end):
                 await self._redis.initialize()
         except (RedisError, OSError, TimeoutError) as error:
             return [error] * len(commands)
-        for _ in range(_REDIRECTIONS):
-            groups: dict[ClusterNode, list[int]] = {}
-            for i, node in waiting.items():
+        moved = 0
+        while waiting and moved < _REDIRECTIONS and asyncio.get_running_loop().time() < end:
+            groups: dict[tuple[ClusterNode, bool], list[int]] = {}
+            for i, asked in waiting.items():
                 try:
-                    groups.setdefault(node or self._node_of(commands[i]), []).append(i)
+                    groups.setdefault((asked or self._node_of(commands[i]), asked is not None), []).append(i)
                 except (RedisError, OSError) as error:
                     replies[i] = error
-            if len(groups) == 1:
-                [(node, places)] = groups.items()
-                told = [await self._ask(node, [commands[i] for i in places], end, asking=asking)]
-            else:
-                told = await asyncio.gather(
-                    *(self._ask(n, [commands[i] for i in places], end, asking=asking) for n, places in groups.items())
-                )
-            waiting = {}
+            asks = [self._ask(n, [commands[i] for i in at], end, asking=a) for (n, a), at in groups.items()]
+            told = [await asks[0]] if len(asks) == 1 else await asyncio.gather(*asks)
             for places, answers in zip(groups.values(), told, strict=True):
                 for i, reply in zip(places, answers, strict=True):
                     replies[i] = reply
-                    if isinstance(reply, (MovedError, AskError, TryAgainError)):
-                        waiting[i] = None
-            if not waiting:
-                break
-            asking = False
-            for i in list(waiting):
+            waiting, wait = {}, False
+            for i in (i for places in groups.values() for i in places):
                 reply = replies[i]
                 if type(reply) is MovedError:
                     await self._redis.nodes_manager.move_slot(reply)
-            if asked := {i: replies[i] for i in waiting if type(replies[i]) is AskError}:
-                # The others have their turn after those.
-                asking = True
-                waiting = {i: self._node_at(error.host, error.port) for i, error in asked.items()}
-            elif any(isinstance(replies[i], TryAgainError) for i in waiting):
+                    moved += 1
+                    waiting[i] = None
+                elif type(reply) is AskError and not _on_many_keys(commands[i]):
+                    waiting[i] = self._node_at(reply.host, reply.port)
+                elif isinstance(reply, (AskError, TryAgainError)):
+                    waiting[i], wait = None, True
+            if wait:
                 await asyncio.sleep(_TRY_AGAIN_S)
         return replies
 
@@ -198,12 +204,25 @@ class Shards:
         return replies
 
 
+def _on_many_keys(command: Command) -> bool:
+    """Whether a command is one of our functions, which touches more keys of its slot than it names.
+
+    What it names never exists, so that the node sends it on as soon as the slot begins to move, while the video's own keys may be on either
+    node: it waits until they all have arrived.
+    """
+    return command[0] == "FCALL"
+
+
 def key_of(command: Command) -> str | bytes | None:
     """The first key of a command; all keys of a command share their slot. None: it has none."""
     name = str(command[0]).upper()
     if name in ("FCALL", "FCALL_RO", "EVAL", "EVALSHA"):
         return _text(command[3]) if int(command[2]) else None
-    if name in ("INFO", "PING", "TIME", "SCAN", "CONFIG") or " " in name or len(command) < 2:
+    if name in ("XREAD", "XREADGROUP"):
+        words = [_text(word) for word in command]
+        at = next(i for i, word in enumerate(words) if word in (b"STREAMS", "STREAMS"))
+        return words[at + 1]
+    if name in ("INFO", "PING", "TIME", "SCAN", "CONFIG") or len(command) < 2:
         return None
     return _text(command[1])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,12 +8,24 @@ import pytest
 import redis
 
 from service.store.embedded import EmbeddedServer
+from tests.service.clients import connected
 from tests.service.live import FAKE_COMMAND, Live, Process, live
+from tests.service.servers import cluster
+
+ON_CLUSTER = os.environ.get("M3TR_TEST_STORE") == "cluster"
+"""The tests that use the shared server run against three shards then, with clients that know how to reach those."""
+
+if ON_CLUSTER:
+    redis.Redis.from_url = staticmethod(connected)  # type: ignore[method-assign,assignment]
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real embedded server."""
+    """A real embedded server; or a cluster of three shards."""
+    if ON_CLUSTER:
+        with cluster(tmp_path_factory.mktemp("cluster")) as shards:
+            yield shards.url
+        return
     server = EmbeddedServer(tmp_path_factory.mktemp("redis"), appendfsync="everysec")
     server.start()
     yield server.url

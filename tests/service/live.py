@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import redis
 import uvicorn
 
 from service.app import create_app
@@ -23,6 +22,7 @@ from service.context import Context, build, new_metrics
 from service.models.deployment import Deployment
 from service.settings import Settings
 from service.times import now_us
+from tests.service.clients import connected
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +37,9 @@ class Live:
 
     def __init__(self, context: Context, url: str, redis_url: str) -> None:
         self.context = context
+        self.address = url
         self.http = httpx.Client(base_url=url, timeout=30)
-        self.redis = redis.Redis.from_url(redis_url)
+        self.redis = connected(redis_url)
 
     def dump(self) -> dict[bytes, bytes | None]:
         """Everything the store holds, as comparable bytes."""
