@@ -7,8 +7,9 @@
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, found through any of these nodes
     rediss+sentinel://, rediss+cluster://                              the same over TLS
 
-User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` those of the Sentinels. Options of TLS
-(``?ssl_ca_certs=...``) are those of redis-py. In a password #, /, ?, @, : and % are percent-encoded. No message shows any of it.
+User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` those of the
+Sentinels. Options of TLS are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and others of redis-py.
+In a password #, /, ?, @, : and % are percent-encoded. No message shows any of it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass, field
+from ssl import TLSVersion
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote
 
-from redis.asyncio import Connection, SSLConnection
+from redis.asyncio import Connection
 
 Kind = Literal["server", "sentinel", "cluster"]
 
@@ -42,8 +44,12 @@ _OURS: Final = frozenset(inspect.signature(Connection.__init__).parameters) | {
     "retry_on_timeout", "protocol", "decode_responses", "socket_keepalive",
 }  # fmt: skip
 _TLS: Final = frozenset(
-    name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_")
-)
+    {
+        "ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile",
+        "ssl_min_version",
+    }
+)  # fmt: skip
+_VERSIONS: Final = {"tlsv1.2": TLSVersion.TLSv1_2, "tlsv1.3": TLSVersion.TLSv1_3}
 
 
 class AddressError(ValueError):
@@ -152,6 +158,11 @@ def _tls_options(given: dict[str, str], tls: bool) -> dict[str, Any]:
         raise AddressError("ssl_cert_reqs must be required, optional or none")
     if "ssl_cert_reqs" in options:
         options["ssl_cert_reqs"] = wanted
+    if "ssl_min_version" in options:
+        version = _VERSIONS.get(str(options["ssl_min_version"]).lower())
+        if version is None:
+            raise AddressError("ssl_min_version must be TLSv1.2 or TLSv1.3")
+        options["ssl_min_version"] = version
     if wanted == "none":
         options.setdefault("ssl_check_hostname", False)
     return options

@@ -45,8 +45,8 @@ class Server:
         self._cut_at = float("-inf")
         self._clustered: bool | None = {"sentinel": False, "cluster": True}.get(self.address.kind)
         self._looking = asyncio.Lock()
-        self.backend = self._backend(self.address)
         try:
+            self.backend = self._backend(self.address)
             self.backend.check_arguments()
         except (TypeError, ValueError, OSError, RedisError) as error:
             raise AddressError(f"an option after ? is not accepted ({type(error).__name__})") from None

@@ -55,6 +55,8 @@ LOG_S: Final = 1.0
 _AGAIN: Final = 2
 """Times that a call is sent again that was surely not executed."""
 _AGAIN_S: Final = 0.05
+wall_s = time.time
+"""This machine's clock, which is compared with the store's."""
 
 
 def library() -> tuple[str, str]:
@@ -119,9 +121,9 @@ class Link:
         commands: list[Command] = [["FCALL", f"m3tr_probe_{self._tag}", 0], ["INFO", "server"]]
         if self.server.is_cluster:
             commands.append(["CLUSTER", "INFO"])
-        began_s = time.time()
+        began_s = wall_s()
         replies = await self.server.everywhere(commands, end)
-        return state_of(replies, began_s, time.time())
+        return state_of(replies, began_s, wall_s())
 
     async def call(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]]) -> list[Any]:
         """Run our function ``name`` on each (video ids, arguments), in one pipeline; replies in order."""

@@ -61,9 +61,12 @@ class RedisProcess:
 
 
 def answers(client: redis.Redis) -> bool:
-    with suppress(redis.RedisError):
+    try:
         return bool(client.ping())
-    return False
+    except redis.AuthenticationError:
+        return True
+    except redis.RedisError:
+        return False
 
 
 @contextmanager
