@@ -45,21 +45,21 @@ def burst(service: Live, n: int) -> list[int]:
 
 
 def test_connections_that_the_server_closed_while_idle(tmp_path: Path) -> None:
-    with server(tmp_path, "--timeout", "1") as redis_server:
+    with (
+        server(tmp_path, "--timeout", "1") as redis_server,
         # As many connections as possible: each small batch goes in a round of its own.
-        with (
-            live(redis_server.url, ingest_round_rows=1, writes_in_flight=64) as service,
-            redis_server.client() as client,
-        ):
-            service.register("v")
-            for _ in range(3):
-                with ThreadPoolExecutor(24) as pool:
-                    asked = [pool.submit(service.http.get, f"/videos/u{i}/forecast") for i in range(24)]
-                    assert {one.result().status_code for one in asked} <= {404}
-                assert set(burst(service, 24)) == {200}
-                wait_until(lambda: client.info("clients")["connected_clients"] <= 3)
-            text = service.http.get("/metrics").text
-            assert "m3tr_store_failures_total{" not in text and "m3tr_store_errors_total{" not in text
+        live(redis_server.url, ingest_round_rows=1, writes_in_flight=64) as service,
+        redis_server.client() as client,
+    ):
+        service.register("v")
+        for _ in range(3):
+            with ThreadPoolExecutor(24) as pool:
+                asked = [pool.submit(service.http.get, f"/videos/u{i}/forecast") for i in range(24)]
+                assert {one.result().status_code for one in asked} <= {404}
+            assert set(burst(service, 24)) == {200}
+            wait_until(lambda: client.info("clients")["connected_clients"] <= 3)
+        text = service.http.get("/metrics").text
+        assert "m3tr_store_failures_total{" not in text and "m3tr_store_errors_total{" not in text
 
 
 def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None:
