@@ -45,8 +45,10 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
         with contextlib.suppress(Unavailable):
             await context.store.ready()
+        if context.link.state.word != "down":
             await context.health.look_at_safety()
-            await context.models.follow()
+            with contextlib.suppress(Unavailable):
+                await context.models.follow()
         for work in context.background:
             work.start()
         try:

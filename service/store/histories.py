@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
@@ -62,19 +63,11 @@ class Histories:
         self._begin()
 
     async def _round(self, wanted: dict[str, list[Read]]) -> None:
+        found: Mapping[str, Snapshot | Unavailable | None]
         try:
-            found = await self._store.read_many({video_id: self._known.get(video_id) for video_id in wanted})
+            found = await self._store.read_some({video_id: self._known.get(video_id) for video_id in wanted})
         except Unavailable as error:
-            for video_id, waiting in wanted.items():
-                known = self._known.get(video_id)
-                for future in waiting:
-                    if future.done():
-                        continue
-                    if known is None:
-                        future.set_exception(error)
-                    else:
-                        future.set_result((known, True))
-            return
+            found = dict.fromkeys(wanted, error)
         except BaseException as error:
             for waiting in wanted.values():
                 for future in waiting:
@@ -82,10 +75,19 @@ class Histories:
                         future.set_exception(error)
             raise
         for video_id, waiting in wanted.items():
-            self._keep(video_id, found[video_id])
+            snapshot = found[video_id]
+            known = self._known.get(video_id)
+            if not isinstance(snapshot, Unavailable):
+                self._keep(video_id, snapshot)
             for future in waiting:
-                if not future.done():
-                    future.set_result((found[video_id], False))
+                if future.done():
+                    continue
+                if not isinstance(snapshot, Unavailable):
+                    future.set_result((snapshot, False))
+                elif known is None:
+                    future.set_exception(snapshot)
+                else:
+                    future.set_result((known, True))
 
     def _keep(self, video_id: str, snapshot: Snapshot | None) -> None:
         if snapshot is None:

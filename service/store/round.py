@@ -125,6 +125,11 @@ class Round:
                     for row in answer[5]:
                         self._count([first + row], corrected=1)
 
+    def lose(self, share: Share, fault: Exception) -> None:
+        """Enter that the store did not answer for a share; shares come in their order."""
+        self.answers += [("lost",)] * len(share.videos)
+        self._fail(range(self._places[share.first], self._places[share.first + len(share.videos)]), fault)
+
     def again(self) -> list[Columns]:
         """The rows of the stale videos, batch by batch; a batch may have none."""
         rows = np.concatenate([self._origins(range(*self._places[v : v + 2])) for v in self.stale])

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from redis.exceptions import ResponseError
 
 from service.metrics import Metrics
-from service.problems import Conflict
+from service.problems import Conflict, Unavailable
 from service.settings import Settings
 from service.store.columns import Columns
 from service.store.link import Link
@@ -113,14 +113,31 @@ class Store:
         return (await self.read_many({video_id: known}))[video_id]
 
     async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | None]:
-        """``read`` of several videos in one round trip."""
+        """``read`` of several videos in one round trip; Unavailable when that of any is not answered."""
+        found = await self.read_some(known)
+        for snapshot in found.values():
+            if isinstance(snapshot, Unavailable):
+                raise snapshot
+        return cast(dict[str, Snapshot | None], found)
+
+    async def read_some(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | Unavailable | None]:
+        """``read_many``, with Unavailable in the place of a video whose server does not answer; raised when none does."""
         asked = [(video_id, str(held.version) if held else "") for video_id, held in known.items()]
         size = 1 if await self._link.clustered() else READS_A_CALL
         parts = [asked[start : start + size] for start in range(0, len(asked), size)]
-        told = await self._link.call("read", [([v for v, _ in part], [held for _, held in part]) for part in parts])
-        replies = [reply for part in told for reply in part]
+        calls = [([v for v, _ in part], [held for _, held in part]) for part in parts]
+        told = await self._link.call("read", calls, partial=True)
+        replies: list[Any] = []
+        for part, reply in zip(parts, told, strict=True):
+            replies += [reply] * len(part) if isinstance(reply, Unavailable) else reply
         return {
-            video_id: held if len(reply) == 1 else parse_snapshot(video_id, reply) if reply else None
+            video_id: reply
+            if isinstance(reply, Unavailable)
+            else held
+            if len(reply) == 1
+            else parse_snapshot(video_id, reply)
+            if reply
+            else None
             for (video_id, held), reply in zip(known.items(), replies, strict=True)
         }
 
@@ -149,9 +166,12 @@ class Store:
     async def _send(self, done: Round, *, strict: bool) -> None:
         shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
         for share, answers in zip(shares, await self._call(shares, {"strict": strict}), strict=True):
-            done.settle(share, answers)
+            if isinstance(answers, Unavailable):
+                done.lose(share, answers)
+            else:
+                done.settle(share, answers)
 
-    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any]) -> list[list[Any]]:
+    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any]) -> list[Any]:
         given = {
             **options,
             "dedup_ttl_s": self._settings.dedup_ttl_s,
@@ -159,8 +179,11 @@ class Store:
             "park_ttl_s": self._settings.park_ttl_s,
         }
         calls = [(s.videos, [msgspec.msgpack.encode({**given, **s.head}), *s.columns]) for s in shares]
-        answers = [_decode(reply) for reply in await self._link.call("apply", calls)]
+        replies = await self._link.call("apply", calls, partial=True)
+        answers = [reply if isinstance(reply, Unavailable) else _decode(reply) for reply in replies]
         for share, told in zip(shares, answers, strict=True):
+            if isinstance(told, Unavailable):
+                continue
             for video_id, answer in zip(share.videos, told, strict=True):
                 if answer[0] in (0, 1):
                     self._published[video_id] = answer[2]
