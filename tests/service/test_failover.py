@@ -210,7 +210,8 @@ def by_shard(client: Any) -> dict[int, str]:
     return found
 
 
-def test_a_shard_fails_over_and_the_others_do_not_notice(shards: Cluster) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_shard_fails_over(shards: Cluster, how: signal.Signals) -> None:
     with shards.client() as client:
         videos = by_shard(client)
     assert len(videos) == 3
@@ -222,7 +223,7 @@ def test_a_shard_fails_over_and_the_others_do_not_notice(shards: Cluster) -> Non
         rest = list(videos.values())
         with Load(service.address, rest) as others, Load(service.address, [lost]) as load:
             wait_until(lambda: min(len(others.sent), len(load.sent)) > 20)
-            shards.nodes[0].popen.send_signal(signal.SIGKILL)
+            shards.nodes[0].popen.send_signal(how)
             wait_until(lambda: is_primary(shards.nodes[3]), 30)
             since = time.monotonic()
             assert load.goes_on(since) < WITHIN_S
