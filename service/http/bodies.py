@@ -22,6 +22,7 @@ JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _PART: Final = 256 * 1024
+_CLOSE: Final = {"Connection": "close"}
 
 
 class BrokenLine(str):
@@ -189,20 +190,17 @@ def parse_line(line: bytes) -> Any:
 
 
 def _too_large(size: int, limit: int, field: str = "body") -> TooLarge:
-    problem = TooLarge(
+    return TooLarge(
         f"the {field} has more than {limit} bytes",
+        headers=_CLOSE,
         field=field,
         value=f"{size} bytes or more",
         allowed=f"at most {limit} bytes",
     )
-    problem.headers["Connection"] = "close"
-    return problem
 
 
 def _too_slow(deadline_s: float) -> TooSlow:
-    problem = TooSlow(f"the body did not arrive within {deadline_s:g} s", field="body")
-    problem.headers["Connection"] = "close"
-    return problem
+    return TooSlow(f"the body did not arrive within {deadline_s:g} s", headers=_CLOSE, field="body")
 
 
 class Gunzip:

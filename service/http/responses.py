@@ -41,5 +41,4 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         problem = WrongMethod("not on this route", field="method", value=request.method[:100], allowed=allowed)
     else:
         problem = Internal(error.detail)
-    problem.headers.update(error.headers or {})
-    return problem_response(problem)
+    return problem_response(problem.copy(headers=error.headers))

@@ -12,7 +12,7 @@ import structlog
 
 from service.forecasts.answer import Answer
 from service.live.topic import Subscription, Topic, end_event
-from service.problems import Internal, Problem, Unavailable
+from service.problems import Internal, Problem, Unavailable, separate
 from service.settings import Settings
 from service.store.news import Change
 
@@ -68,9 +68,9 @@ class Live:
         subscription.leave = leave
         try:
             await asyncio.shield(topic.first)
-        except BaseException:
+        except BaseException as error:
             subscription.leave()
-            raise
+            raise separate(error) from error
         return subscription
 
     def changed(self, changes: Sequence[Change]) -> None:
