@@ -56,6 +56,11 @@ class Metrics:
         self.corrections = Counter(
             "m3tr_ingest_corrections", "Counters that a platform corrected downwards", registry=r
         )
+        self.ignored = Counter(
+            "m3tr_ingest_ignored_counters",
+            "Counters in rows that were taken without them, as the served bundle does not know them",
+            registry=r,
+        )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
         self.stream_dead = Counter(

@@ -16,6 +16,7 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context, build
+from service.http.protocol import Protocol
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
@@ -89,6 +90,23 @@ class Server(uvicorn.Server):
         return protocol
 
 
+def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
+    """How the service is served."""
+    settings = context.settings
+    return uvicorn.Config(
+        create_app(context, server),
+        host=settings.host,
+        port=settings.port,
+        http=Protocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_s,
+        # A frame over its limit is refused by name; one of twice the size is not even read.
+        ws_max_size=2 * settings.max_body_bytes,
+    )
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     # uvicorn raises the signal again after its graceful stop; the default would end the process before the store's.
     raise SystemExit(0)
@@ -114,18 +132,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server.start()
             redis_url = server.url
         context = build(settings, metrics, deployment, redis_url)
-        config = uvicorn.Config(
-            create_app(context, server),
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_s,
-            # A frame over its limit is refused by name; one of twice the size is not even read.
-            ws_max_size=2 * settings.max_body_bytes,
-        )
-        Server(config, context).run()
+        Server(configuration(context, server), context).run()
     finally:
         if server is not None:
             server.stop()

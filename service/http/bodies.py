@@ -16,10 +16,13 @@ from typing import Any, Final
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.problems import Malformed, TooLarge, TooSlow, WrongMedia
+from service.problems import Malformed, TooLarge, TooSlow, WrongMedia, shown
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
+MARK: Final = b"\xef\xbb\xbf"
+"""A byte order mark, with which tools of Windows begin a file; it is no part of the text (RFC 8259 8.1)."""
+_GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _PART: Final = 256 * 1024
 _CLOSE: Final = {"Connection": "close"}
@@ -72,29 +75,38 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise _too_slow(limits.deadline_s) from None
-    return b"".join(parts)
+    return b"".join(parts).removeprefix(MARK)
 
 
 async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterator[list[bytes]]:
     """The lines of a body of any length, blank ones left out, ``most`` at a time.
 
-    Only those and the newest bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come.
+    Only those and the newest bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come,
+    Malformed where no line comes at all: whoever announces rows and sends none has lost them.
     """
     lines: list[bytes] = []
-    rest = b""
+    rest, any_line = b"", False
     async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s)):
-        *whole, rest = (rest + part).split(b"\n")
+        part = rest + part
+        *whole, rest = part.split(b"\n")
+        if MARK in part:
+            # Files that were put together have one in the middle as well.
+            whole = [line.removeprefix(MARK) for line in whole]
         longest = max(map(len, (*whole, rest)))
         if longest > limits.line:
             raise _too_large(longest, limits.line, "line")
         lines += [line for line in whole if line and not line.isspace()]
         while len(lines) >= most:
+            any_line = True
             yield lines[:most]
             del lines[:most]
+    rest = rest.removeprefix(MARK)
     if rest and not rest.isspace():
         lines.append(rest)
     if lines:
         yield lines
+    elif not any_line:
+        raise Malformed("the body holds no row", field="body", value="empty", allowed="one JSON object a line")
 
 
 def _check_media(request: Request, *allowed: str) -> str:
@@ -103,6 +115,17 @@ def _check_media(request: Request, *allowed: str) -> str:
         shown = ", ".join(allowed)
         raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=shown)
     return kind
+
+
+def _is_gzip(request: Request) -> bool:
+    """Whether the body is gzip; raises WrongMedia for other encodings, and for several one upon the other."""
+    given = ",".join(request.headers.getlist("content-encoding"))
+    encodings = [name for name in (part.strip().lower() for part in given.split(",")) if name not in ("", "identity")]
+    if encodings and (len(encodings) > 1 or encodings[0] not in _GZIP):
+        raise WrongMedia(
+            f"content encoding {shown(given)}", field="Content-Encoding", value=shown(given), allowed="gzip, identity"
+        )
+    return bool(encodings)
 
 
 async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:
@@ -133,12 +156,7 @@ async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterat
 
 async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces, unpacked where the body is gzip, into parts of at most ``_PART`` bytes."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
-        raise WrongMedia(
-            f"content encoding {encoding}", field="Content-Encoding", value=encoding, allowed="gzip, identity"
-        )
-    unpacker = Gunzip() if encoding == "gzip" else None
+    unpacker = Gunzip() if _is_gzip(request) else None
     async for piece in pieces:
         if unpacker is None:
             yield piece
@@ -162,7 +180,11 @@ def parse_rows(body: bytes) -> list[Any]:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON, except that NaN and Infinity are let through to where their field is known, to be refused there."""
+    """Strict JSON, except that NaN, Infinity and lone surrogates are let through to where their field is known.
+
+    They are refused there. A byte order mark at the beginning is no part of it.
+    """
+    body = body.removeprefix(MARK)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
