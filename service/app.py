@@ -76,7 +76,15 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(Measured, metrics=context.metrics)
     app.add_middleware(RawVideoPaths)
-    app.add_middleware(Shedding, settings=context.settings, metrics=context.metrics, lifecycle=context.lifecycle)
+    app.add_middleware(
+        Shedding,
+        settings=context.settings,
+        metrics=context.metrics,
+        lifecycle=context.lifecycle,
+        keys=context.keys,
+        hosts=context.hosts,
+        budget=context.budget,
+    )
     return app
 
 

@@ -61,6 +61,18 @@ class Metrics:
             "Counters in rows that were taken without them, as the served bundle does not know them",
             registry=r,
         )
+        self.frames = Counter(
+            "m3tr_stream_frames",
+            "Frames of WebSockets by what they were answered: ack, nack or error",
+            ["answer"],
+            registry=r,
+        )
+        self.refused_keys = Counter(
+            "m3tr_refused_keys",
+            "Requests refused for their API key: missing, unknown, or without the scope",
+            ["reason"],
+            registry=r,
+        )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
         self.stream_dead = Counter(

@@ -11,10 +11,11 @@ request -> body -> rows -> store -> engine -> answer
   |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
+  +------------------------------------- HeadersTooLarge 431, TooSlow 408: a head over its limit
   +------------------------------------- Overloaded 503, OverShare 429: too much at once, before anything else
 
 Problem
-+-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, TooSlow, WrongMedia, Invalid
++-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, HeadersTooLarge, TooSlow, WrongMedia, Invalid
 +-- Unavailable            a retry can help: carries Retry-After
 |   +-- Overloaded
 |       +-- OverShare
@@ -140,6 +141,12 @@ class TooLarge(Problem):
     slug, title, status = "too-large", "Body too large", 413
 
 
+class HeadersTooLarge(Problem):
+    """The head of a request is over the limit."""
+
+    slug, title, status = "headers-too-large", "Head too large", 431
+
+
 class WrongMedia(Problem):
     """A content type or content encoding that is not served."""
 
@@ -172,8 +179,10 @@ class Unavailable(Problem):
 
     slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
 
-    def __init__(self, detail: str, *, retry_after_s: int = 1, **extra: Any) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after_s)}, **extra)
+    def __init__(
+        self, detail: str, *, retry_after_s: int = 1, headers: Mapping[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s), **(headers or {})}, **extra)
 
 
 class Overloaded(Unavailable):

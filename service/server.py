@@ -16,7 +16,8 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context, build
-from service.http.protocol import Protocol
+from service.http.connections import Connections, room
+from service.http.protocol import Line, protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
@@ -93,14 +94,27 @@ class Server(uvicorn.Server):
 def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
     """How the service is served."""
     settings = context.settings
+    connections = Connections(room(settings))
+    context.metrics.watch(connections.readings)
+    http, websocket = protocols(
+        Line(
+            connections,
+            settings.max_header_bytes,
+            settings.head_deadline_ms / 1000,
+            settings.write_deadline_ms / 1000,
+            settings.body_deadline_ms / 1000,
+        )
+    )
     return uvicorn.Config(
         create_app(context, server),
         host=settings.host,
         port=settings.port,
-        http=Protocol,
+        http=http,  # type: ignore[arg-type]
+        ws=websocket,  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
         timeout_graceful_shutdown=settings.shutdown_s,
         # A frame over its limit is refused by name; one of twice the size is not even read.
         ws_max_size=2 * settings.max_body_bytes,

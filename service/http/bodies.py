@@ -10,13 +10,17 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
+import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.problems import Malformed, TooLarge, TooSlow, WrongMedia, shown
+from service.http.visit import Visit
+from service.problems import Invalid, Malformed, TooLarge, TooSlow, WrongMedia, shown
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
@@ -25,6 +29,13 @@ MARK: Final = b"\xef\xbb\xbf"
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _PART: Final = 256 * 1024
+LARGE: Final = 64 * 1024
+"""Bytes up to which a body is parsed without a look at how many values it holds: never more than milliseconds."""
+_LINES_BYTES: Final = 2 * 2**20
+"""Bytes of lines that are dealt with together, about."""
+_SECOND_LOOK: Final = 2**20
+VALUE_BYTES: Final = 64
+"""Memory of one parsed value, about."""
 _CLOSE: Final = {"Connection": "close"}
 
 
@@ -41,12 +52,14 @@ def media_type(request: Request) -> str:
 class Limits:
     """What a body may take: bytes as sent and after unpacking, and seconds to arrive.
 
-    A stream of lines has no size; its lines have (``line`` bytes), and ``deadline_s`` is for the next bytes.
+    A stream of lines has no size; its lines have (``line`` bytes), and ``deadline_s`` is for the next bytes. ``values`` is how
+    many JSON values one body may hold: what parsing costs depends on them, in time (it stops everybody else) and memory.
     """
 
     size: int
     line: int
     deadline_s: float
+    values: int = 250_000
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
@@ -61,7 +74,11 @@ def is_lines(request: Request) -> bool:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline."""
+    """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline.
+
+    Its bytes are held until the answer is written; the request has its place when this returns.
+    """
+    visit = Visit.of(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.size:
         raise _too_large(int(declared), limits.size)
@@ -72,21 +89,29 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 received += len(part)
                 if received > limits.size:
                     raise _too_large(received, limits.size)
+                visit.hold(len(part))
                 parts.append(part)
     except TimeoutError:
         raise _too_slow(limits.deadline_s) from None
-    return b"".join(parts).removeprefix(MARK)
+    body = b"".join(parts).removeprefix(MARK)
+    if len(body) > LARGE:
+        visit.hold(VALUE_BYTES * check_values(body, limits.values))
+    await visit.enter()
+    return body
 
 
 async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterator[list[bytes]]:
-    """The lines of a body of any length, blank ones left out, ``most`` at a time.
+    """The lines of a body of any length, blank ones left out, ``most`` at a time or fewer where they are long.
 
-    Only those and the newest bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come,
-    Malformed where no line comes at all: whoever announces rows and sends none has lost them.
+    The request has its place while a batch is dealt with, and not while it waits for the next. Only those lines and the newest
+    bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come, Malformed where no line comes at
+    all: whoever announces rows and sends none has lost them.
     """
+    visit = Visit.of(request)
     lines: list[bytes] = []
-    rest, any_line = b"", False
+    rest, any_line, size = b"", False, 0
     async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s)):
+        visit.hold(len(part))
         part = rest + part
         *whole, rest = part.split(b"\n")
         if MARK in part:
@@ -96,14 +121,20 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
         if longest > limits.line:
             raise _too_large(longest, limits.line, "line")
         lines += [line for line in whole if line and not line.isspace()]
-        while len(lines) >= most:
+        size += len(part)
+        while len(lines) >= most or (lines and size >= _LINES_BYTES):
             any_line = True
+            await visit.enter()
             yield lines[:most]
+            visit.leave()
             del lines[:most]
+            size = len(rest) + sum(map(len, lines))
+            visit.hold(size - visit.held)
     rest = rest.removeprefix(MARK)
     if rest and not rest.isspace():
         lines.append(rest)
     if lines:
+        await visit.enter()
         yield lines
     elif not any_line:
         raise Malformed("the body holds no row", field="body", value="empty", allowed="one JSON object a line")
@@ -169,6 +200,25 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIter
         unpacker.finish()
 
 
+def count_values(body: bytes) -> int:
+    """How many values a JSON text may hold, at most: each but the first follows a comma or opens a list or an object."""
+    characters = np.frombuffer(body, np.uint8)
+    return 1 + sum(int(np.count_nonzero(characters == ord(mark))) for mark in ",[{")
+
+
+def check_values(body: bytes, most: int) -> int:
+    """``count_values``; raises TooLarge where there are more than ``most``."""
+    values = count_values(body)
+    if values > most:
+        raise TooLarge(
+            f"the body holds more than {most} values",
+            field="body",
+            value=f"about {values} values",
+            allowed=f"at most {most} values (commas and opening brackets are counted); send more as NDJSON",
+        )
+    return values
+
+
 def parse_rows(body: bytes) -> list[Any]:
     """The rows of a JSON body: a list, or an object ``{"rows": [...]}``."""
     value = parse_json(body)
@@ -188,19 +238,11 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        found: list[str] = []
-
-        def constant(name: str) -> float:
-            found.append(name)
-            return float(name)
-
-        try:
-            value = json.loads(body, parse_constant=constant)
-        except (ValueError, RecursionError):
-            found.clear()
-        if not found:
-            raise Malformed(f"no valid JSON: {error}") from None
-        return value
+        # Only what Python's own parser takes, and no other does, is worth the second look, which takes longer.
+        if len(body) <= _SECOND_LOOK and any(mark in body for mark in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
+            with suppress(ValueError, RecursionError):
+                return json.loads(body)
+        raise Malformed(f"no valid JSON: {error}") from None
 
 
 def parse_line(line: bytes) -> Any:
@@ -209,6 +251,25 @@ def parse_line(line: bytes) -> Any:
         return parse_json(line)
     except Malformed:
         return BrokenLine(line[:200].decode("utf-8", "replace"))
+
+
+def parse_packed(rows: msgspec.Raw, most: int) -> list[msgspec.Raw]:
+    """The rows of a list in MessagePack, not unpacked yet; raises Invalid where it is no list, or longer than ``most``."""
+    try:
+        items: list[msgspec.Raw] = msgspec.msgpack.decode(
+            rows, type=Annotated[list[msgspec.Raw], msgspec.Meta(max_length=most)]
+        )
+    except msgspec.DecodeError as error:
+        raise Invalid("rows", str(error), f"a list of at most {most} rows") from None
+    return items
+
+
+def unpack(row: msgspec.Raw) -> Any:
+    """A row in MessagePack, or what stands for a broken one."""
+    try:
+        return msgspec.msgpack.decode(row)
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
+        return BrokenLine(repr(bytes(row)[:100]))
 
 
 def _too_large(size: int, limit: int, field: str = "body") -> TooLarge:

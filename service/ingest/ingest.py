@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from model.history import Mode
-from service.http.bodies import parse_line, parse_rows
+from service.http.bodies import parse_line, parse_packed, parse_rows, unpack
 from service.ingest.fastrows import FastRows
 from service.ingest.rowparser import Parsed, RowParser
 from service.ingest.writer import Writer
@@ -18,6 +20,8 @@ from service.store.row import Outcome
 
 SLICE_ROWS: Final = 500
 """Rows that are looked at with care in one turn of the loop: about 5 ms."""
+SLICE_BYTES: Final = 128 * 1024
+"""Bytes of rows that are unpacked in one turn of the loop, about."""
 
 
 class Ingest:
@@ -38,7 +42,16 @@ class Ingest:
     async def take_json(self, kind: Mode, body: bytes) -> Outcome:
         """``take`` of a JSON body."""
         columns = self._fast.json(kind, body)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, parse_rows(body)))
+        if columns is not None:
+            return await self._store(kind, columns)
+        await asyncio.sleep(0)
+        return await self._take(kind, parse_rows(body))
+
+    async def take_packed(self, kind: Mode, rows: msgspec.Raw) -> Outcome:
+        """``take`` of a list in MessagePack; raises Malformed or Invalid where it is none."""
+        items = parse_packed(rows, self.max_rows)
+        columns = self._fast.packed(kind, rows)
+        return await (self._store(kind, columns) if columns is not None else self._take(kind, items, unpack))
 
     async def take_lines(self, kind: Mode, lines: Sequence[bytes]) -> Outcome:
         """``take`` of lines of NDJSON, none of them blank."""
@@ -69,12 +82,19 @@ class Ingest:
         """Validate a batch, a slice at a time, so that others have their turn in between; ``read`` makes an item's value."""
         self._check(len(items))
         parsed = Parsed()
-        for first in range(0, len(items), SLICE_ROWS):
+        first = 0
+        while first < len(items):
             if first:
                 await asyncio.sleep(0)
             part = items[first : first + SLICE_ROWS]
-            part = part if read is None else list(map(read, part))
+            if read is not None:
+                size, most = 0, 0
+                while most < len(part) and size < SLICE_BYTES:
+                    size += len(memoryview(part[most]))
+                    most += 1
+                part = list(map(read, part[:most]))
             self._parser.parse(kind, part, video_id, first=first, into=parsed)
+            first += len(part)
         return parsed
 
     def _check(self, rows: int) -> None:
