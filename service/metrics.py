@@ -73,6 +73,15 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self.task_deaths = Counter(
+            "m3tr_task_deaths", "Tasks of the background that died and were begun again", ["task"], registry=r
+        )
+        self.loop_lag = Histogram(
+            "m3tr_loop_lag_seconds",
+            "How much later than due the event loop came to a timer",
+            registry=r,
+            buckets=[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
+        )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
         self.stream_dead = Counter(
