@@ -13,6 +13,7 @@ from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
 from service.http import answers
+from service.http.audit import Audit
 from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
@@ -54,6 +55,7 @@ class Context:
     hosts: Hosts | None
     """Whom a service without keys answers; None where keys say it."""
     budget: Budget
+    audit: Audit
     limits: Limits
     link: Link
     store: Store
@@ -114,12 +116,14 @@ def build(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
+    audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
     live = Live(engine.forecast, answers.forecast_json, settings, share=settings.stream_share if keys else 1)
     producers = Producers(
         ingest,
         budget,
+        audit,
         metrics,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
@@ -165,7 +169,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, limits, link, store, engine, ingest, videos, background, Lifecycle(),
+        settings, metrics, keys, hosts, budget, audit, limits, link, store, engine, ingest, videos, background, Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -31,19 +31,21 @@ class Visit:
     """What the head says, found in one pass, and what is held until ``close``.
 
     ``length``: bytes of the body that may still come; very many where the head does not say, or the client waits for a word.
-    ``client``: whose share is counted: the known key, or the address.
+    ``client``: whose share is counted: the known key, or the ``address``. ``note``: what it changed, for the audit log.
     """
 
     __slots__ = (
-        "_budget", "_gate", "_held", "_inside", "_refused", "client", "host", "key", "length", "origin", "presented",
-        "request_id",
+        "_budget", "_gate", "_held", "_inside", "_refused", "address", "client", "host", "key", "length", "note", "origin",
+        "presented", "request_id",
     )  # fmt: skip
 
     def __init__(self, scope: Scope) -> None:
         self.presented: str | None = None
         self.host = self.origin = b""
         self.key: Key | None = None
+        self.address = str((scope.get("client") or ("",))[0])
         self.client = b""
+        self.note: dict[str, Any] | None = None
         self.length = 0
         asked = other = b""
         for name, value in scope["headers"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import Context
 from typing import Final
 
 from service.problems import Unavailable, separate
@@ -41,7 +42,8 @@ class Writer:
 
     def _begin(self) -> None:
         while self._waiting and len(self._rounds) < ROUNDS:
-            task = asyncio.get_running_loop().create_task(self._round())
+            # Many requests' rows are in it: it is logged as none of theirs.
+            task = asyncio.get_running_loop().create_task(self._round(), context=Context())
             self._rounds.add(task)
             task.add_done_callback(self._ended)
 
