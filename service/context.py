@@ -22,6 +22,7 @@ from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
 from service.ingest.ingest import Ingest
+from service.ingest.parking import Parking
 from service.ingest.rowparser import RowParser
 from service.ingest.streaming import Producers
 from service.ingest.writer import Writer
@@ -107,15 +108,18 @@ def build(
         settings,
         metrics,
     )
+    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
-    writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
+    parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
+    writer = Writer(
+        store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
+    )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
-    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
@@ -145,6 +149,8 @@ def build(
     store_deadline_s = settings.store_deadline_ms / 1000
     changes = Changes(redis_url, store_deadline_s)
     changes.listeners.append(live)
+    if parking is not None:
+        changes.listeners.append(parking)
     background: list[Background] = [changes]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)

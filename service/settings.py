@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     """Rows kept for one video that is not registered yet."""
     park_videos: int = Field(5000, ge=0, le=1_000_000)
     """Unregistered videos that rows are kept for (a soft limit where several services share a store)."""
+    park_share: float = Field(0.5, gt=0, le=1)
+    """Part of those videos that rows of one API key may wait for; without keys, all are one client, which may have them all."""
     park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
     """Seconds for which parked rows wait for the registration, counted from the last of them."""
     future_skew_s: float = Field(60, ge=0, le=3600)

@@ -34,37 +34,46 @@ class Ingest:
         self.max_rows = max_rows
         """Rows in one batch, at most."""
 
-    async def take(self, kind: Mode, items: Sequence[Any]) -> Outcome:
-        """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing."""
-        columns = self._fast.items(kind, items)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, items))
+    async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
+        """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing.
 
-    async def take_json(self, kind: Mode, body: bytes) -> Outcome:
+        ``client``: whose share of the parked rows they count for.
+        """
+        columns = self._fast.items(kind, items)
+        return await (self._store(kind, columns, client) if columns is not None else self._take(kind, items, client))
+
+    async def take_json(self, kind: Mode, body: bytes, client: bytes = b"") -> Outcome:
         """``take`` of a JSON body."""
         columns = self._fast.json(kind, body)
         if columns is not None:
-            return await self._store(kind, columns)
+            return await self._store(kind, columns, client)
         await asyncio.sleep(0)
-        return await self._take(kind, parse_rows(body))
+        return await self._take(kind, parse_rows(body), client)
 
-    async def take_packed(self, kind: Mode, rows: msgspec.Raw) -> Outcome:
+    async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
         """``take`` of a list in MessagePack; raises Malformed or Invalid where it is none."""
         items = parse_packed(rows, self.max_rows)
         columns = self._fast.packed(kind, rows)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, items, unpack))
+        return await (
+            self._store(kind, columns, client) if columns is not None else self._take(kind, items, client, unpack)
+        )
 
-    async def take_lines(self, kind: Mode, lines: Sequence[bytes]) -> Outcome:
+    async def take_lines(self, kind: Mode, lines: Sequence[bytes], client: bytes = b"") -> Outcome:
         """``take`` of lines of NDJSON, none of them blank."""
         columns = self._fast.lines(kind, lines)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, lines, parse_line))
+        return await (
+            self._store(kind, columns, client) if columns is not None else self._take(kind, lines, client, parse_line)
+        )
 
-    async def _take(self, kind: Mode, items: Sequence[Any], read: Callable[[Any], Any] | None = None) -> Outcome:
+    async def _take(
+        self, kind: Mode, items: Sequence[Any], client: bytes, read: Callable[[Any], Any] | None = None
+    ) -> Outcome:
         parsed = await self.parse(kind, items, read=read)
-        return await self._store(kind, Columns.of(parsed.rows), parsed)
+        return await self._store(kind, Columns.of(parsed.rows), client, parsed)
 
-    async def _store(self, kind: Mode, rows: Columns, parsed: Parsed | None = None) -> Outcome:
+    async def _store(self, kind: Mode, rows: Columns, client: bytes, parsed: Parsed | None = None) -> Outcome:
         self._check(len(rows))
-        outcome = await self._writer.write(rows) if len(rows) else Outcome()
+        outcome = await self._writer.write(rows, client) if len(rows) else Outcome()
         if parsed is not None:
             outcome.rejections += parsed.refused
             outcome.ignore(parsed.ignored)

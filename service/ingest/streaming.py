@@ -224,9 +224,9 @@ class Producers:
             self._budget.take(visit.client, size)
             try:
                 if isinstance(frame.rows, msgspec.Raw):
-                    outcome = await self._ingest.take_packed(frame.kind, frame.rows)
+                    outcome = await self._ingest.take_packed(frame.kind, frame.rows, visit.client)
                 else:
-                    outcome = await self._ingest.take(frame.kind, frame.rows)
+                    outcome = await self._ingest.take(frame.kind, frame.rows, visit.client)
             finally:
                 self._budget.give(visit.client, size)
         except Unavailable as problem:

@@ -43,7 +43,7 @@ async def _post(request: Request, mode: Mode) -> Response:
     if is_lines(request):
         outcome = await _stream(request, parts, mode)
     else:
-        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits))
+        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits), Visit.of(request).client)
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
     told = answers.outcome(outcome)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
@@ -61,7 +61,7 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
     total, before = Outcome(), 0
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            outcome = await parts.ingest.take_lines(mode, lines)
+            outcome = await parts.ingest.take_lines(mode, lines, Visit.of(request).client)
             outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
             total.add(outcome)
             total.list_at_most(LISTED)
