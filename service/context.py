@@ -13,12 +13,16 @@ from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
 from service.http import answers
+from service.http.audit import Audit
 from service.http.auth import Keys
 from service.http.bodies import Limits
+from service.http.budget import Budget
+from service.http.hosts import Hosts
 from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
 from service.ingest.ingest import Ingest
+from service.ingest.parking import Parking
 from service.ingest.rowparser import RowParser
 from service.ingest.streaming import Producers
 from service.ingest.writer import Writer
@@ -50,6 +54,10 @@ class Context:
     settings: Settings
     metrics: Metrics
     keys: Keys
+    hosts: Hosts | None
+    """Whom a service without keys answers; None where keys say it."""
+    budget: Budget
+    audit: Audit
     limits: Limits
     link: Link
     health: Health
@@ -104,18 +112,33 @@ def build(
         settings,
         metrics,
     )
+    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
-    writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
+    parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
+    writer = Writer(
+        store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
+    )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
-    limits = Limits(settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000)
-    live = Live(engine.forecast, answers.forecast_json, settings)
+    limits = Limits(
+        settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
+    )
+    audit = Audit(settings.audit)
+    hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
+    budget = Budget(settings.body_memory_bytes)
+    live = Live(engine.forecast, answers.forecast_json, settings, share=settings.stream_share if keys else 1)
     producers = Producers(
-        ingest.take,
+        ingest,
+        budget,
+        audit,
+        metrics,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
+        values=settings.max_body_values,
         connections=settings.stream_producers,
+        # Without keys, all are one client.
+        share=settings.stream_share if keys else 1,
     )
     metrics.watch(lambda: _readings(engine, models))
     metrics.watch(models.readings)
@@ -130,6 +153,8 @@ def build(
     store_deadline_s = settings.store_deadline_ms / 1000
     changes = Changes(link.server, store_deadline_s)
     changes.listeners.append(live)
+    if parking is not None:
+        changes.listeners.append(parking)
     background: list[Background] = [health, changes]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
@@ -154,7 +179,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, Keys(settings.keys()), limits, link, health, store, engine, ingest, videos, background, Lifecycle(),
+        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from service.problems import Unavailable
+from service.problems import Unavailable, separate
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -72,7 +72,7 @@ class Histories:
             for waiting in wanted.values():
                 for future in waiting:
                     if not future.done():
-                        future.set_exception(error)
+                        future.set_exception(separate(error))
             raise
         for video_id, waiting in wanted.items():
             snapshot = found[video_id]
@@ -85,7 +85,7 @@ class Histories:
                 if not isinstance(snapshot, Unavailable):
                     future.set_result((snapshot, False))
                 elif known is None:
-                    future.set_exception(snapshot)
+                    future.set_exception(separate(snapshot))
                 else:
                     future.set_result((known, True))
 

@@ -115,6 +115,8 @@ class Round:
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
                 case "parked":
+                    for batch in set(self._batch_of(self._origins(range(first, last))).tolist()) if answer[1] else ():
+                        self.outcomes[batch].parked_videos.append(self.videos[video])
                     self._count(range(first, last), accepted=-1, parked=1)
                     self._except(first, answer[2], answer[3], None, "parked")
                 case "refused":
