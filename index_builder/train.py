@@ -22,9 +22,11 @@ from index_builder.learn import NGRAM_BUCKETS, Judged, Learned, Learner, Plan, v
 from index_builder.ranks import join
 from index_builder.report import EXAMPLES, MODEL, examples, validation, write_page
 from index_builder.samples import Observed
+from index_builder.support import rates_of, support_of
 from index_builder.windows import deciding
 from index_builder.workplace import workplace, workplace_of
 from model.bank import EdgeBank, NoBank
+from model.bins import SECOND_US
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
 from model.content.text import ENCODER_ID
 from model.errors import DataError
@@ -89,7 +91,9 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
         "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples), **table,
     }  # fmt: skip
     with plan.step("write bundle", 4) as advance:
-        write_network(model, config.neighbours, folder)
+        support = support_of(plan.seen, [model.forward.corpus.samples, held.samples], plan.max_horizon_us / SECOND_US)
+        rates = rates_of(plan.seen, held.samples, judged.quantiles[..., 1].astype(np.float64))
+        write_network(model, config.neighbours, support, rates, folder)
         advance(2)
         write_calibration(calibrate(held.samples, judged.quantiles), folder)
         manifest = Manifest(
