@@ -11,6 +11,7 @@ from model.history import Mode
 from model.rates import Rates
 from model.rows import Source
 from model.support import Support
+from model.types import metric_types
 
 
 def sources_of(seen: Observed) -> NDArray[np.bool_]:
@@ -47,4 +48,7 @@ def rates_of(seen: Observed, samples: Samples, median: NDArray[np.float64]) -> R
         counts[:, kind] = one.count_at(video, now)
         grown[:, kind] = np.maximum(one.count_at(video, target) - counts[:, kind], 0.0)
     increment = (1 + samples.value_now[rows]) * np.expm1(np.log(2) * median[rows, first[rows]])
-    return Rates.fit(video, samples.age_s[rows], samples.cold[rows], increment, samples.value_now[rows], counts, grown)
+    return Rates.fit(
+        video, samples.age_s[rows], samples.cold[rows], increment, samples.value_now[rows], counts, grown,
+        metric_types(seen.name, seen.data.types),
+    )  # fmt: skip

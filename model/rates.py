@@ -38,7 +38,7 @@ class Rates:
     @staticmethod
     def fit(
         video: NDArray[np.int64], age_s: Floats, cold: NDArray[np.bool_], increment: Floats, value_now: Floats, counts: Floats,
-        grown: Floats,
+        grown: Floats, metric: tuple[int, ...],
     ) -> Rates:  # fmt: skip
         """Fit on N held-back moments.
 
@@ -48,11 +48,13 @@ class Rates:
             value_now: (N,) the metric's count at the start of the span.
             counts: (N, K) counts of each type then.
             grown: (N, K) by how much each type grew over the span, NaN where that was not observed.
+            metric: the types that the metric counts; their shares add up to 1.
         """
         known = np.isfinite(grown)
         total = np.where(known, grown, 0.0)
         base = np.where(known, increment[:, None], 0.0)
         share = (total.sum(0) + 1e-3) / (base.sum(0) + 1e-3)
+        share[list(metric)] /= share[list(metric)].sum()
         plain = Rates(np.ones((N_ROWS, grown.shape[1])), share)._plain(increment, value_now, counts)
         plain = np.where(known, plain, 0.0)
         overall = np.clip((total.sum(0) + 1.0) / (plain.sum(0) + 1.0), *_RANGE)
