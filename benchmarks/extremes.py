@@ -42,7 +42,7 @@ class Largest:
 
     def _read(self, at_s: float, horizon_us: int) -> float:
         """Among ages within half a doubling of ``at_s``; where nothing is that old, among the oldest."""
-        seen, published = self._seen, self._seen.data.published_us
+        published = self._seen.data.published_us
         best = -1.0
         while best < 0 and at_s > OFFSET_S / 2:
             for age_s in at_s * 2 ** np.linspace(-0.5, 0.5, AGES) - OFFSET_S:
@@ -78,7 +78,9 @@ def breaches(
         excess = float((growth - np.array(allowed)).max())
         worst = max(worst, excess)
         if excess > slack or (median < answer.value_now).any() or not np.isfinite(answer.quantiles).all():
-            found.append(f"{name}: {request.video.video_id}, count {answer.value_now:g}, medians {median}, growth {allowed}")
+            found.append(
+                f"{name}: {request.video.video_id}, count {answer.value_now:g}, medians {median}, growth {allowed}"
+            )
     return found, worst
 
 
@@ -95,7 +97,9 @@ def main() -> None:
     found, worst = breaches(forecaster, seen, list(artificial(manifest.types, given.histories, given.seed)))
     for line in found[:20]:
         print(line)
-    print(f"{given.histories} histories: {len(found)} leave what training supports; the highest median lies {worst:+.2f} doublings")
+    print(
+        f"{given.histories} histories: {len(found)} leave what training supports; the highest median lies {worst:+.2f} doublings"
+    )
     print("from the largest growth of that age and horizon")
     sys.exit(bool(found))
 

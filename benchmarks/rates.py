@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def main() -> None:
         for moment in range(moments):
             now = start[part] + (end - start)[part] * moment // moments
             requests = [
-                Request(data.videos[a], history, int(at), (HOUR_US,)) for a, history, at in zip(v[part], known, now, strict=True)
+                Request(data.videos[a], history, int(at), (HOUR_US,))
+                for a, history, at in zip(v[part], known, now, strict=True)
             ]
             for i, answer in enumerate(forecaster.forecast(requests, explain=False)):
                 expected[first + i] += np.array([answer.intensity[kind] for kind in types]) / moments
@@ -76,18 +78,23 @@ def main() -> None:
     expected *= ((end - start) / HOUR_US)[:, None]
     age_h = (start - data.published_us[v]) / HOUR_US
     edges = [0, 2, 8, 20, 36, 72, 1e9]
-    print("| type | " + " | ".join(f"{a:g}-{b:g} h" for a, b in zip(edges, edges[1:], strict=False)) + " | all |")
+    print("| type | " + " | ".join(f"{a:g}-{b:g} h" for a, b in pairwise(edges)) + " | all |")
     print("|---|" + "---|" * len(edges))
     for k, kind in enumerate(types):
         one = Observed.of(data, kind)
         real = one.count_at(v, end) - one.count_at(v, start)
         cells_ = []
-        for low, high in [*zip(edges, edges[1:], strict=False), (0, 1e12)]:
+        for low, high in [*pairwise(edges), (0, 1e12)]:
             rows = (age_h >= low) & (age_h < high)
-            cells_.append(f"{expected[rows, k].sum() / real[rows].sum():.2f} ({real[rows].sum():,.0f})" if real[rows].sum() else "-")
+            cells_.append(
+                f"{expected[rows, k].sum() / real[rows].sum():.2f} ({real[rows].sum():,.0f})"
+                if real[rows].sum()
+                else "-"
+            )
         print(f"| {kind} | " + " | ".join(cells_) + " |")
     if factor:
-        print(f"rate over the median of the next hour: {min(factor):.2f} to {max(factor):.2f}; stated {forecaster.manifest.evaluation.get('rate_factor')}")
+        stated = forecaster.manifest.evaluation["rate_factor"]
+        print(f"rate over the median of the next hour: {min(factor):.2f} to {max(factor):.2f}; stated {stated}")
 
 
 if __name__ == "__main__":

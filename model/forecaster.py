@@ -291,7 +291,11 @@ class Forecaster:
         return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
 
     def _extrapolated(
-        self, requests: Sequence[Request], age_s: NDArray[np.float64], summary: NDArray[np.float32], cold: NDArray[np.bool_]
+        self,
+        requests: Sequence[Request],
+        age_s: NDArray[np.float64],
+        summary: NDArray[np.float32],
+        cold: NDArray[np.bool_],
     ) -> list[list[str]]:
         observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
         return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)

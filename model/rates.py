@@ -43,7 +43,9 @@ class Rates:
         """Fit on N held-back moments.
 
         Args:
-            video: (N,) which video; age_s (N,) seconds; cold (N,) nothing was known.
+            video: (N,) which video.
+            age_s: (N,) seconds.
+            cold: (N,) whether nothing was known.
             increment: (N,) median growth of the metric over a span, counts.
             value_now: (N,) the metric's count at the start of the span.
             counts: (N, K) counts of each type then.

@@ -34,8 +34,10 @@ N_LEVELS: Final = 32
 LEAST_VIDEOS: Final = 20
 """Videos that a largest growth is read off, at least; the nearest ages and lower counts fill up."""
 _MOST_MARGIN: Final = 1.0
-_SLACK: Final = 0.5
-"""Log2 units, or shares of the range, by which an input may leave the training range before it is called extrapolated."""
+_COUNT_SLACK: Final = 1.0
+"""Log2 units by which a count may leave the training range before it is called extrapolated."""
+_PACE_SLACK: Final = 0.25
+"""The same for a pace, as a share of the range: a pace is read in many ways, and one of them is often a little out."""
 _SOURCES: Final[tuple[Mode, ...]] = ("events", "counters")
 
 
@@ -71,9 +73,10 @@ class Support:
     @staticmethod
     def fit(
         video: NDArray[np.int64], age_s: NDArray[np.float64], value_now: NDArray[np.float64], cold: NDArray[np.bool_],
-        summary: Floats, horizon_s: NDArray[np.float64], growth: NDArray[np.float64], sources: NDArray[np.bool_], max_horizon_s: float,
+        summary: Floats, horizon_s: NDArray[np.float64], growth: NDArray[np.float64], sources: NDArray[np.bool_],
+        max_horizon_s: float,
     ) -> Support:  # fmt: skip
-        """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J), NaN unknown."""
+        """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
         column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
         near = [_near(age_row(age_s), video, row) for row in range(N_AGES)]
         most = np.stack([_most(video, value_now, column, growth, rows) for rows in near])
@@ -85,9 +88,10 @@ class Support:
         margin = float(np.clip(np.median(apart), 0.1, _MOST_MARGIN)) if apart.size else _MOST_MARGIN
         usual = np.stack([_usual(column, growth, rows[~cold[rows]] if (~cold[rows]).any() else rows) for rows in near])
         warm = np.flatnonzero(~cold) if (~cold).any() else np.arange(len(cold))
-        close = [rows for rows in (_near(age_row(age_s[warm]), video[warm], row) for row in range(N_AGES))]
+        close = [_near(age_row(age_s[warm]), video[warm], row, least=1) for row in range(N_AGES)]
         low, high = (
-            np.stack([edge(summary[warm[rows]], axis=0) for rows in close]).astype(np.float32) for edge in (np.min, np.max)
+            np.stack([edge(summary[warm[rows]], axis=0) for rows in close]).astype(np.float32)
+            for edge in (np.min, np.max)
         )
         ages = np.array([age_s.min(), age_s.max()], np.float32)
         return Support(most.astype(np.float32), usual.astype(np.float32), margin, ages, low, high, sources)
@@ -104,10 +108,11 @@ class Support:
         found: list[list[str]] = []
         young, old = self.ages.astype(np.float64)
         row = age_row(age_s)
-        slack = _SLACK * np.maximum(1.0, 0.2 * (self.high[row] - self.low[row]))
+        counts, paces = count_columns(len(types)), pace_columns(len(types))
+        slack = _PACE_SLACK * (self.high[row] - self.low[row])
+        slack[:, counts] = _COUNT_SLACK
         out = (summary < self.low[row] - slack) | (summary > self.high[row] + slack)
         out &= ~cold[:, None]
-        counts, paces = count_columns(len(types)), pace_columns(len(types))
         for i, modes in enumerate(observed):
             names = []
             # Younger than a minute all is young: ages are told apart by log(age + 1 minute).
@@ -165,14 +170,14 @@ class Support:
     @staticmethod
     def of(weights: Mapping[str, NDArray[np.float32]]) -> Support:
         """Inverse of ``arrays``."""
-        found = {name: weights[f"support.{name}"] for name in Support.__slots__}
-        return Support(**(found | {"margin": float(found["margin"][0]), "sources": found["sources"].astype(bool)}))
+        most, usual, margin, ages, low, high, sources = (weights[f"support.{name}"] for name in Support.__slots__)
+        return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool))
 
 
-def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int) -> NDArray[np.int64]:
-    """Samples of an age bucket, and of as many buckets around it as it takes to have LEAST_VIDEOS videos; (n,) int64."""
+def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, least: int = 0) -> NDArray[np.int64]:
+    """Samples of an age bucket, and of at least ``least`` on each side and as many as it takes to have LEAST_VIDEOS videos; (n,)."""
     away = np.abs(rows - row)
-    for reach in range(N_AGES):
+    for reach in range(least, N_AGES):
         chosen = np.flatnonzero(away <= reach)
         if len(np.unique(video[chosen])) >= LEAST_VIDEOS:
             return chosen

@@ -19,7 +19,9 @@ Shape = Callable[[np.random.Generator, int, int], tuple[NDArray[np.int64], NDArr
 """From an age (us) and a count to ages of engagements (us) and how many each time."""
 
 
-def _split(rng: np.random.Generator, ages: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(
+    rng: np.random.Generator, ages: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     each = np.full(len(ages), count // len(ages), np.int64)
     each[: count % len(ages)] += 1
     return ages[each > 0], each[each > 0]

@@ -37,7 +37,9 @@ def seen(mini: Mini) -> Observed:
 
 def ask(forecaster: Forecaster, age_us: int, **found: Series) -> Forecast:
     longest = forecaster.manifest.max_horizon_us
-    request = Request(Video("v", NOW_US - age_us), History(found), NOW_US, (HOUR_US, min(24 * HOUR_US, longest), longest))
+    request = Request(
+        Video("v", NOW_US - age_us), History(found), NOW_US, (HOUR_US, min(24 * HOUR_US, longest), longest)
+    )
     return forecaster.forecast([request])[0]
 
 
@@ -57,7 +59,9 @@ def test_no_median_of_a_made_up_history_leaves_what_training_supports(forecaster
 
 def test_the_bound_is_what_holds(forecaster: Forecaster, seen: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Support, "bound", lambda self, growth, *_: growth)
-    monkeypatch.setattr(Support, "largest", lambda self, age_s, count: np.full((len(age_s), N_GRID + 1), 99, np.float32))
+    monkeypatch.setattr(
+        Support, "largest", lambda self, age_s, count: np.full((len(age_s), N_GRID + 1), 99, np.float32)
+    )
     found, worst = breaches(forecaster, seen, list(artificial(forecaster.manifest.types, 1400, seed=3)))
     assert found
     assert worst > 1
@@ -110,7 +114,10 @@ def test_few_training_histories_are_called_extrapolated(forecaster: Forecaster, 
     named: Counter[str] = Counter()
     for age_h in (0.5, 3, 24):
         now = seen.data.published_us[v] + int(age_h * HOUR_US)
-        known = histories(cells_at(seen.events, seen.counters, v, now, seen.data.published_us[v], len(seen.data.types)), seen.data.types)
+        known = histories(
+            cells_at(seen.events, seen.counters, v, now, seen.data.published_us[v], len(seen.data.types)),
+            seen.data.types,
+        )
         requests = [Request(seen.data.videos[i], known[i], int(now[i]), (HOUR_US,)) for i in v]
         for answer in forecaster.forecast(requests, explain=False):
             named.update(answer.extrapolated)
@@ -146,7 +153,7 @@ def test_quantiles_stay_ordered_within_the_bound() -> None:
 
 def test_what_lies_within_the_bound_is_left_alone() -> None:
     support = samples(2000, 3.0)
-    growth = np.zeros((5, N_GRID + 1, 3)) + np.linspace(0, 0.01, N_GRID + 1)[None, :, None]
+    growth = np.zeros((5, N_GRID + 1, 3)) + np.linspace(0, 1e-4, N_GRID + 1)[None, :, None]
     growth = growth * np.array([0.5, 1.0, 1.5])
     assert np.array_equal(support.bound(growth, np.full(5, 3600.0), np.full(5, 10.0), np.zeros(5, bool)), growth)
 
