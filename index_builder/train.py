@@ -22,14 +22,17 @@ from index_builder.learn import NGRAM_BUCKETS, Judged, Learned, Learner, Plan, v
 from index_builder.ranks import join
 from index_builder.report import EXAMPLES, MODEL, examples, validation, write_page
 from index_builder.samples import Observed
+from index_builder.support import rates_of, support_of
 from index_builder.windows import deciding
 from index_builder.workplace import workplace, workplace_of
 from model.bank import EdgeBank, NoBank
+from model.bins import SECOND_US
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
 from model.content.text import ENCODER_ID
 from model.errors import DataError
 from model.forecaster import Forecaster
 from model.network import CONTENT_DIM, SENTENCE_DIM
+from model.types import metric_types
 
 _LEAST_VIDEOS: Final = 50
 
@@ -84,12 +87,16 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     without_scored = calibrate(held.take(decides).samples, judged.quantiles[decides])
     plain = judged.plain[~decides] if judged.plain is not None else None
     table = score_table(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
+    rates = rates_of(plan.seen, held.samples, judged.quantiles[..., 1].astype(np.float64))
+    metric = metric_types(plan.seen.name, plan.data.types)
     evaluation = {
         "window_from_us": plan.split_us, "window_to_us": plan.until_us,
+        "rate_factor": [float(edge(rates.factor[:, list(metric)])) for edge in (np.min, np.max)],
         "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples), **table,
     }  # fmt: skip
     with plan.step("write bundle", 4) as advance:
-        write_network(model, config.neighbours, folder)
+        support = support_of(plan.seen, [model.forward.corpus.samples, held.samples], plan.max_horizon_us / SECOND_US)
+        write_network(model, config.neighbours, support, rates, folder)
         advance(2)
         write_calibration(calibrate(held.samples, judged.quantiles), folder)
         manifest = Manifest(

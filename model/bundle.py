@@ -1,7 +1,7 @@
 """A bundle: everything a forecast needs, in one folder, checked byte by byte when it is loaded.
 
     manifest.json         what the bundle is, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, constants of the cascade
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, constants of the cascade, training range, rates
     content.onnx          text and metadata -> content vector
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
@@ -30,7 +30,7 @@ from model.mhp.shape import MHPShape
 from model.parts import WHOLE, Parts
 from model.schema import Schema
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"
