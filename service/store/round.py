@@ -115,7 +115,9 @@ class Round:
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
                 case "parked":
-                    for batch in set(self._batch_of(self._origins(range(first, last))).tolist()) if answer[1] else ():
+                    others = {*answer[2], *(row for row, _, _ in answer[3])}
+                    parked = [row for row in range(first, last) if row - first not in others]
+                    for batch in set(self._batch_of(self._origins(parked)).tolist()):
                         self.outcomes[batch].parked_videos.append(self.videos[video])
                     self._count(range(first, last), accepted=-1, parked=1)
                     self._except(first, answer[2], answer[3], None, "parked")
