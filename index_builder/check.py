@@ -27,7 +27,10 @@ from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 _FALLING: Final = 0.05
 """Share of readings below the one before from which increments are suspected; platforms take back far fewer counts."""
 _LEAST_FALLS: Final = 10
-_INCREMENTS: Final = "are these increments? A counter is a running total; give increments as events.parquet with video_id, time, type and count"
+_INCREMENTS: Final = (
+    "are these increments? A counter is a running total; "
+    "give increments as events.parquet, with video_id, time, type and count"
+)
 _UNKNOWN: Final = np.iinfo(np.int64).min
 """Time of publication of a video that has none that can be used."""
 _PAIR: Final = 1 << 20
