@@ -98,12 +98,10 @@ def check(data: Data) -> None:
 
     By file, column and row; the exit code is 1 if there are errors.
     """
-    from rich.console import Console
-
     from index_builder.check import check_dataset
-    from index_builder.findings import report
+    from index_builder.findings import console, report
 
-    if not report(check_dataset(data), Console()):
+    if not report(check_dataset(data), console()):
         raise typer.Exit(1)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import RLock
 from typing import Final
 
@@ -18,6 +20,8 @@ from model.bank.row import Row
 from model.bank.search import CONTENT, Ask, search
 from model.bank.shard import Shard, key_of
 from model.errors import BankError, M3TRError
+
+log = logging.getLogger(__name__)
 
 CACHE_ROWS: Final = 32_768
 """Decoded videos kept in memory, 2 to 4 KB each."""
@@ -45,15 +49,36 @@ class EdgeBank:
         self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS)
         self._nearby: Nearby[int] | None = None
         self._unflushed = 0
+        self._place: TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EdgeBank:
-        """Open the bank at ``path``; with ``create``, start an empty one if nothing is there."""
+        """Open the bank at ``path``, a copy of it if it is read-only; with ``create``, start an empty one if nothing is there."""
         if create and not (path.exists() and any(path.iterdir())):
             with cls.build(path, content_dim, trajectory_dim):
                 pass
         folder.check_complete(path, content_dim, trajectory_dim)
-        return cls._on(path, content_dim, trajectory_dim, create=False)
+        if folder.writable(path):
+            return cls._on(path, content_dim, trajectory_dim, create=False)
+        return cls._copied(path, content_dim, trajectory_dim)
+
+    @classmethod
+    def _copied(cls, path: Path, content_dim: int, trajectory_dim: int) -> EdgeBank:
+        try:
+            place = TemporaryDirectory(prefix="m3tr-bank-")
+        except OSError as error:
+            raise BankError(
+                f"bank {path}: is read-only, and there is no place for a copy: {error}; set TMPDIR to a folder that can be written"
+            ) from error
+        try:
+            folder.copy(path, copy := Path(place.name) / path.name)
+            log.warning("bank %s is read-only: a copy is used, and what enters it is lost when it is closed", path)
+            bank = cls._on(copy, content_dim, trajectory_dim, create=False)
+        except BaseException:
+            place.cleanup()
+            raise
+        bank._place = place
+        return bank
 
     @classmethod
     @contextmanager
@@ -171,6 +196,8 @@ class EdgeBank:
             finally:
                 self._hold.release()
                 self._hold = None
+                if self._place is not None:
+                    self._place.cleanup()
 
     def _outdate(self, changed: Sequence[int]) -> None:
         """Drop what is remembered of changed videos, and every answer that they may change."""

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,29 @@ class Lock:
     def release(self) -> None:
         """Give the folder up."""
         os.close(self._file)
+
+
+def writable(folder: Path) -> bool:
+    """Whether the engine, which writes also when it only reads, can open a bank here."""
+    return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob("*")) if not path.is_symlink())
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a bank's folder, which may be open: the engine only reads what is there."""
+    # The engine's files are sparse, five times larger than what they hold; a plain copy would fill the holes.
+    if shutil.which("cp"):
+        done = subprocess.run(
+            ["cp", "-r", "--sparse=always", source, target], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BankError(f"bank {source}: cannot be copied to {target}: {done.stderr.strip()}")
+    else:
+        try:
+            shutil.copytree(source, target)
+        except OSError as error:
+            raise BankError(f"bank {source}: cannot be copied to {target}: {error}") from error
+    for path in (target, *target.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o600 | (0o100 if path.is_dir() else 0))
 
 
 def shard_path(folder: Path) -> Path:
