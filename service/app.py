@@ -12,11 +12,13 @@ from fastapi import FastAPI
 from prometheus_client.core import Metric
 from starlette.exceptions import HTTPException
 
+from service.background import Background, Running
 from service.context import Context
 from service.http.instrument import Measured, RawVideoPaths
 from service.http.responses import on_http_error, on_problem
 from service.http.shedding import Shedding
-from service.metrics import info
+from service.lag import Lag
+from service.metrics import Metrics, info
 from service.problems import Problem, Unavailable
 from service.routes import live, models, operations, predict, quality, rows, stream, videos
 from service.routes.direct import DIRECT
@@ -41,22 +43,30 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        died = lambda name: context.metrics.task_deaths.labels(name).inc()  # noqa: E731
+        context.engine.batcher.died = died
         context.engine.batcher.start()
-        watch = asyncio.create_task(_keep_alive(server, context)) if server is not None else None
+        background: list[Background] = [Lag(context.metrics), *context.background]
+        if server is not None:
+            background.append(_StoreKeeper(server, context.metrics))
+        for work in background:
+            if isinstance(work, Running):
+                work.died = died
         with contextlib.suppress(Unavailable):
             await context.store.ready()
             await context.health.look_at_safety()
             await context.models.follow()
-        for work in context.background:
+        for work in background:
             work.start()
         try:
             yield
         finally:
-            for work in reversed(context.background):
-                await work.stop()
-            if watch is not None:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+            for work in reversed(background):
+                try:
+                    await work.stop()
+                except Exception:
+                    # The others are to be stopped all the same.
+                    log.exception("work in the background did not end well", task=type(work).__name__)
             await context.engine.batcher.stop()
             await context.models.close()
             await context.link.close()
@@ -77,7 +87,15 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(Measured, metrics=context.metrics)
     app.add_middleware(RawVideoPaths)
-    app.add_middleware(Shedding, settings=context.settings, metrics=context.metrics, lifecycle=context.lifecycle)
+    app.add_middleware(
+        Shedding,
+        settings=context.settings,
+        metrics=context.metrics,
+        lifecycle=context.lifecycle,
+        keys=context.keys,
+        hosts=context.hosts,
+        budget=context.budget,
+    )
     return app
 
 
@@ -86,13 +104,19 @@ def _build(app: FastAPI, context: Context) -> Metric:
     return info("m3tr_build", text, version=app.version, model_version=context.engine.active.version)
 
 
-async def _keep_alive(server: EmbeddedServer, context: Context) -> None:
-    while True:
-        await asyncio.sleep(_WATCH_S)
-        if not server.alive:
-            log.warning("the embedded store died; starting it again")
-            context.metrics.store_restarts.inc()
-            try:
-                await asyncio.to_thread(server.start)
-            except EmbeddedError as error:
-                log.error("the embedded store does not start", error=str(error))
+class _StoreKeeper(Running):
+    """Starts the embedded store again when it died."""
+
+    def __init__(self, server: EmbeddedServer, metrics: Metrics) -> None:
+        self._server, self._metrics = server, metrics
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if not self._server.alive:
+                log.warning("the embedded store died; starting it again")
+                self._metrics.store_restarts.inc()
+                try:
+                    await asyncio.to_thread(self._server.start)
+                except (EmbeddedError, OSError) as error:
+                    log.error("the embedded store does not start", error=str(error))

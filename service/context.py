@@ -15,6 +15,8 @@ from service.forecasts.videos import Videos
 from service.http import answers
 from service.http.auth import Keys
 from service.http.bodies import Limits
+from service.http.budget import Budget
+from service.http.hosts import Hosts
 from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
@@ -50,6 +52,9 @@ class Context:
     settings: Settings
     metrics: Metrics
     keys: Keys
+    hosts: Hosts | None
+    """Whom a service without keys answers; None where keys say it."""
+    budget: Budget
     limits: Limits
     link: Link
     health: Health
@@ -109,13 +114,23 @@ def build(
     writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
     videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
-    limits = Limits(settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000)
-    live = Live(engine.forecast, answers.forecast_json, settings)
+    limits = Limits(
+        settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
+    )
+    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
+    hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
+    budget = Budget(settings.body_memory_bytes)
+    live = Live(engine.forecast, answers.forecast_json, settings, share=settings.stream_share if keys else 1)
     producers = Producers(
-        ingest.take,
+        ingest,
+        budget,
+        metrics,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
+        values=settings.max_body_values,
         connections=settings.stream_producers,
+        # Without keys, all are one client.
+        share=settings.stream_share if keys else 1,
     )
     metrics.watch(lambda: _readings(engine, models))
     metrics.watch(models.readings)
@@ -154,7 +169,8 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, Keys(settings.keys()), limits, link, health, store, engine, ingest, videos, background, Lifecycle(),
+        settings, metrics, keys, hosts, budget, limits, link, health, store, engine, ingest, videos, background,
+        Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models,
     )  # fmt: skip
 

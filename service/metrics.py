@@ -56,6 +56,32 @@ class Metrics:
         self.corrections = Counter(
             "m3tr_ingest_corrections", "Counters that a platform corrected downwards", registry=r
         )
+        self.ignored = Counter(
+            "m3tr_ingest_ignored_counters",
+            "Counters in rows that were taken without them, as the served bundle does not know them",
+            registry=r,
+        )
+        self.frames = Counter(
+            "m3tr_stream_frames",
+            "Frames of WebSockets by what they were answered: ack, nack or error",
+            ["answer"],
+            registry=r,
+        )
+        self.refused_keys = Counter(
+            "m3tr_refused_keys",
+            "Requests refused for their API key: missing, unknown, or without the scope",
+            ["reason"],
+            registry=r,
+        )
+        self.task_deaths = Counter(
+            "m3tr_task_deaths", "Tasks of the background that died and were begun again", ["task"], registry=r
+        )
+        self.loop_lag = Histogram(
+            "m3tr_loop_lag_seconds",
+            "How much later than due the event loop came to a timer",
+            registry=r,
+            buckets=[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
+        )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
         self.stream_dead = Counter(

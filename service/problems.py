@@ -11,19 +11,26 @@ request -> body -> rows -> store -> engine -> answer
   |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
+  +------------------------------------- HeadersTooLarge 431, TooSlow 408: a head over its limit
   +------------------------------------- Overloaded 503, OverShare 429: too much at once, before anything else
 
 Problem
-+-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, TooSlow, WrongMedia, Invalid
++-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, HeadersTooLarge, TooSlow, WrongMedia, Invalid
 +-- Unavailable            a retry can help: carries Retry-After
 |   +-- Overloaded
 |       +-- OverShare
 +-- Internal          500  a fault of ours; the detail says nothing about the inside
+
+A problem never changes once it is made: several may be told of one cause, each by a copy (``Problem.copy``, ``separate``).
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 VALUE_LIMIT = 100
 
@@ -35,19 +42,47 @@ def shown(value: object) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean title?`` where one of the known names is close to a mistyped one, else nothing."""
+    close = get_close_matches(shown(name).lower(), known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 class Problem(Exception):
-    """Base of all; ``slug`` names the type, ``retryable`` says whether the same request can succeed later."""
+    """Base of all; ``slug`` names the type, ``retryable`` says whether the same request can succeed later.
+
+    ``extra`` holds further members of the answer, ``headers`` its headers; neither can be written to.
+    """
 
     slug: ClassVar[str] = "problem"
     title: ClassVar[str] = "Problem"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
-    def __init__(self, detail: str, **extra: Any) -> None:
+    detail: str
+    extra: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.extra = extra
-        self.headers: dict[str, str] = {}
+        self._set(detail=detail, extra=MappingProxyType(extra), headers=MappingProxyType(dict(headers or {})))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python itself notes where an exception was raised (``__traceback__`` and the like).
+        if not name.startswith("__"):
+            raise AttributeError(f"a problem does not change: {name} cannot be set")
+        super().__setattr__(name, value)
+
+    def _set(self, **members: Any) -> None:
+        for name, value in members.items():
+            super().__setattr__(name, value)
+
+    def copy(self, *, headers: Mapping[str, str] | None = None, **extra: Any) -> Self:
+        """The same problem as an object of its own, with further members and headers."""
+        other = type(self).__new__(type(self), *self.args)
+        members = {**self.__dict__, "extra": MappingProxyType({**self.extra, **extra})}
+        other._set(**members | {"headers": MappingProxyType({**self.headers, **(headers or {})})})
+        return other
 
     def body(self) -> dict[str, Any]:
         """The problem+json members."""
@@ -73,8 +108,7 @@ class Unauthorized(Problem):
     slug, title, status = "unauthorized", "API key needed", 401
 
     def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Forbidden(Problem):
@@ -107,6 +141,12 @@ class TooLarge(Problem):
     slug, title, status = "too-large", "Body too large", 413
 
 
+class HeadersTooLarge(Problem):
+    """The head of a request is over the limit."""
+
+    slug, title, status = "headers-too-large", "Head too large", 431
+
+
 class WrongMedia(Problem):
     """A content type or content encoding that is not served."""
 
@@ -117,14 +157,15 @@ class Invalid(Problem):
     """A value that is not allowed; names the field, shows the value, says what is allowed."""
 
     slug, title, status = "invalid-value", "Value not allowed", 422
+    field: str
+    value: str
+    allowed: str
 
     def __init__(self, field: str, value: object, allowed: str, **extra: Any) -> None:
         field, text = shown(field), shown(value)
-        super().__init__(
-            f"{field}: {text} is not allowed; allowed is {allowed}", field=field, value=text, allowed=allowed
-        )
-        self.field, self.value, self.allowed = field, text, allowed
-        self.extra.update(extra)
+        members = {"field": field, "value": text, "allowed": allowed}
+        super().__init__(f"{field}: {text} is not allowed; allowed is {allowed}", **members | extra)
+        self._set(**members)
 
 
 class TooSlow(Problem):
@@ -138,9 +179,10 @@ class Unavailable(Problem):
 
     slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
 
-    def __init__(self, detail: str, *, retry_after_s: int = 1, **extra: Any) -> None:
-        super().__init__(detail, **extra)
-        self.headers["Retry-After"] = str(retry_after_s)
+    def __init__(
+        self, detail: str, *, retry_after_s: int = 1, headers: Mapping[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s), **(headers or {})}, **extra)
 
 
 class Overloaded(Unavailable):
@@ -159,3 +201,16 @@ class Internal(Problem):
     """A fault of the service itself."""
 
     slug, title, status = "internal", "Internal error", 500
+
+
+def separate(error: BaseException) -> BaseException:
+    """An exception like ``error`` for one more who waits for what failed; nobody shares what Python writes into it."""
+    if isinstance(error, Problem):
+        return error.copy()
+    try:
+        other = copy.copy(error)
+    except Exception:
+        # One that cannot be made from its arguments: it stays the cause.
+        other = RuntimeError(f"{type(error).__name__}: {error}")
+    other.__cause__ = error
+    return other

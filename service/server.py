@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from types import FrameType
 from typing import Final
 
+import structlog
 import uvicorn
 
 from service.app import create_app
 from service.context import Context, build
+from service.http.connections import Connections, room
+from service.http.protocol import Line, protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
@@ -23,6 +29,12 @@ from service.settings import Settings
 from service.store.embedded import EmbeddedServer
 from service.store.health import check_at_start
 
+log = structlog.get_logger(__name__)
+
+_LIFESPAN_S: Final = 10.0
+"""Seconds for the work in the background to end, and for the models and the store's connections to close."""
+_REST_S: Final = _LIFESPAN_S + 5
+"""Seconds after the requests' own within which everything else has ended."""
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
 """Seconds in which a connection that was taken at the last moment delivers its request."""
@@ -37,12 +49,13 @@ class Server(uvicorn.Server):
     """Says where it listens, once it does (with port 0 nobody knows it before), and stops without breaking a request.
 
     At SIGTERM it is not ready but answers for ``drain_s`` more seconds, each answer the last of its connection; then it
-    takes no new connection, says goodbye to streams, and finishes what is under way. SIGINT skips the wait.
+    takes no new connection, says goodbye to streams, and finishes what is under way, all within ``shutdown_s``; what is left
+    is cut. SIGINT skips the wait.
     """
 
-    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, store: EmbeddedServer | None = None) -> None:
         super().__init__(config)
-        self._context = context
+        self._context, self._store = context, store
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bind, then print the address."""
@@ -58,16 +71,43 @@ class Server(uvicorn.Server):
                 print(f"m3tr-serve listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, end what would never end by itself, then stop as always."""
+        """Drain, end what would never end by itself, then what is under way, and what is still there at the deadline."""
         self._context.lifecycle.draining = True
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._context.settings.drain_s
+        settings, loop = self._context.settings, asyncio.get_running_loop()
+        Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, self._store).start()
+        end = loop.time() + settings.drain_s
         while loop.time() < end and signal.SIGINT not in self._captured_signals:
             await asyncio.sleep(_POLL_S)
-        await self._take_the_last()
-        await asyncio.sleep(_SETTLE_S if self.server_state.connections else 0)
-        await self._context.close_streams()
-        await super().shutdown(sockets)
+        try:
+            async with asyncio.timeout(settings.shutdown_s):
+                await self._take_the_last()
+                await asyncio.sleep(_SETTLE_S if self.server_state.connections else 0)
+                await self._context.close_streams()
+                for connection in list(self.server_state.connections):
+                    connection.shutdown()
+                await asyncio.sleep(_POLL_S)
+                await self._wait_tasks_to_complete()
+        except TimeoutError:
+            log.warning("the stop's patience is over", requests=len(self.server_state.tasks))
+        except Exception:
+            log.exception("the stop met a fault")
+        await self._cut()
+        if not self.force_exit:
+            try:
+                async with asyncio.timeout(_LIFESPAN_S):
+                    await self.lifespan.shutdown()
+            except TimeoutError:
+                log.error("the service's own work did not end in time")
+
+    async def _cut(self) -> None:
+        """End every request and every connection that is left."""
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        if self.server_state.tasks:
+            # A moment to answer: without one, a client could not tell whether to try again.
+            await asyncio.wait(list(self.server_state.tasks), timeout=_SETTLE_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def _take_the_last(self) -> None:
         """Stop listening; connections that the kernel has made but nobody has taken yet would be reset, so take them."""
@@ -88,6 +128,55 @@ class Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
+
+
+class Watchdog(threading.Thread):
+    """Ends the process when its stop takes longer than ``seconds``, whatever holds it up; the embedded store first."""
+
+    def __init__(self, seconds: float, store: EmbeddedServer | None) -> None:
+        super().__init__(name="m3tr-watchdog", daemon=True)
+        self._seconds, self._store = seconds, store
+
+    def run(self) -> None:
+        """Wait, and bite; a process that ends before takes its watchdog along."""
+        time.sleep(self._seconds)
+        print(
+            f"m3tr-serve: the stop took longer than {self._seconds:g} s; what held it up:", file=sys.stderr, flush=True
+        )
+        faulthandler.dump_traceback(sys.stderr)
+        if self._store is not None:
+            self._store.stop()
+        os._exit(1)
+
+
+def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
+    """How the service is served."""
+    settings = context.settings
+    connections = Connections(room(settings))
+    context.metrics.watch(connections.readings)
+    http, websocket = protocols(
+        Line(
+            connections,
+            settings.max_header_bytes,
+            settings.head_deadline_ms / 1000,
+            settings.write_deadline_ms / 1000,
+            settings.body_deadline_ms / 1000,
+        )
+    )
+    return uvicorn.Config(
+        create_app(context, server),
+        host=settings.host,
+        port=settings.port,
+        http=http,  # type: ignore[arg-type]
+        ws=websocket,  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=settings.shutdown_s,
+        # A frame over its limit is refused by name; one of twice the size is not even read.
+        ws_max_size=2 * settings.max_body_bytes,
+    )
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -117,18 +206,10 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server.start()
             redis_url = server.url
         context = build(settings, metrics, deployment, redis_url)
-        config = uvicorn.Config(
-            create_app(context, server),
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_s,
-            # A frame over its limit is refused by name; one of twice the size is not even read.
-            ws_max_size=2 * settings.max_body_bytes,
-        )
-        Server(config, context).run()
+        Server(configuration(context, server), context, server).run()
     finally:
+        # A second signal must not end the process before the store's own stop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if server is not None:
             server.stop()

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     separated by commas or white space. Empty: no key is asked for, and only loopback is bound."""
     api_keys_file: Path | None = None
     """File with further ``api_keys``; a line that starts with # is a comment."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Without ``api_keys``: further host names, separated by commas or white space, that the service is called by. Loopback's,
+    addresses and names without a dot are always allowed; any other may be a page of another site (DNS rebinding)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
 
@@ -98,6 +101,11 @@ class Settings(BaseSettings):
     """Seconds that a time may lie ahead of this machine's clock."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
     """Bytes of a request body, as sent and after unpacking; NDJSON may be longer."""
+    max_body_values: int = Field(250_000, ge=1000, le=100_000_000)
+    """Values in one JSON body, counted by its commas and opening brackets: parsing about a million takes 0.1 s, in which nobody
+    else is answered."""
+    body_memory_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
+    """Bytes of request bodies in memory over all requests, one client's at most half of it; more are refused with 503 or 429."""
     max_line_bytes: int = Field(64 * 1024, ge=1024, le=2**24)
     """Bytes of one line of NDJSON."""
     body_deadline_ms: int = Field(30_000, ge=10, le=600_000)
@@ -135,6 +143,8 @@ class Settings(BaseSettings):
     """Clients that watch forecasts, at most; more are refused with 503."""
     stream_producers: int = Field(256, ge=0, le=1_000_000)
     """WebSocket connections that bring rows, at most; more are refused with 503."""
+    stream_share: float = Field(0.5, gt=0, le=1)
+    """Part of the two above that one API key may hold; over it is 429. Without keys, all are one client, which may hold all."""
     stream_window: int = Field(8, ge=1, le=1024)
     """Frames of one WebSocket that are read and not answered yet; the next one waits in the network."""
     ingest_stream: bool = True
@@ -187,14 +197,25 @@ class Settings(BaseSettings):
     """Milliseconds that a request waits for its turn; then it is refused with 503."""
     client_share: float = Field(1.0, gt=0, le=1)
     """Part of the above that one client (API key, or address without one) may hold; over it is 429."""
+    max_connections: int = Field(4096, ge=8, le=1_000_000)
+    """Connections at once, at most, and never more than the limit on open files leaves room for; then the one that has been silent
+    longest makes room, or the new one gets 503."""
+    max_header_bytes: int = Field(32 * 1024, ge=4096, le=2**20)
+    """Bytes of a request's head; more is 431."""
+    head_deadline_ms: int = Field(15_000, ge=100, le=600_000)
+    """Milliseconds within which a new connection must have sent its first request's head, and a begun head must be whole."""
+    keep_alive_s: float = Field(75, ge=1, le=3600)
+    """Seconds for which a connection stays open between two requests; longer than what load balancers keep theirs (mostly 60)."""
+    write_deadline_ms: int = Field(30_000, ge=100, le=600_000)
+    """Milliseconds in which a client must take some of its answer; a connection whose client reads nothing is cut."""
     drain_s: float = Field(1.0, ge=0, le=600)
     """Seconds for which a stopping service is not ready but still answers, so that load balancers turn away first."""
     shutdown_s: int = Field(10, ge=0, le=600)
     """Seconds that requests in flight may take after that."""
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()
 
     @field_validator("redis_url")

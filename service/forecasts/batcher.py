@@ -9,7 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Literal, TypeVar
 
+import structlog
+
 from service.problems import Unavailable
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,13 +43,14 @@ class Batcher(Generic[T, R]):
         self._size, self._wait_s, self._queue = size, wait_s, queue
         self._pending: deque[tuple[float, T, asyncio.Future[R]]] = deque()
         self._some, self._full = asyncio.Event(), asyncio.Event()
+        self.died: Callable[[str], None] = lambda name: None
         self._stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-model")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to take items; needs a running loop."""
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """Compute what waits, take nothing more, and end. Cancelled, it tells those who still wait that the service stops."""
@@ -83,6 +88,14 @@ class Batcher(Generic[T, R]):
         if len(self._pending) >= self._size:
             self._full.set()
         return await future
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                return await self._run()
+            except Exception:
+                log.exception("the queue of forecasts died; it is begun again")
+            self.died("Batcher")
 
     async def _run(self) -> None:
         while True:

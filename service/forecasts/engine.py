@@ -18,7 +18,7 @@ from service.forecasts.batcher import Batcher
 from service.forecasts.recent import Recent
 from service.metrics import Metrics
 from service.models.deployment import Deployment
-from service.problems import Invalid, NotFound, Unavailable
+from service.problems import Invalid, NotFound, Unavailable, separate
 from service.settings import Settings
 from service.store.histories import Histories
 from service.store.snapshot import Snapshot
@@ -96,9 +96,11 @@ class Engine:
             task.add_done_callback(partial(self._made, deployment))
             if not stale:
                 self.recent.keep(key, task, snapshot, deployment, clock_us)
-        if task.done():
-            return task.result()
-        return await asyncio.shield(task)
+        try:
+            return task.result() if task.done() else await asyncio.shield(task)
+        except Exception as error:
+            # Others may wait for the same forecast.
+            raise separate(error) from error
 
     @property
     def idle_s(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Prediction:
     rows: list[Row]
     at_us: int | None
     horizons_us: tuple[int, ...]
+    ignored: Mapping[str, int]
+    """Counters of the rows that the served bundle does not know: how many rows, by counter."""
 
     @property
     def writes(self) -> bool:
@@ -102,23 +104,25 @@ class Videos:
             self._parser.check_future("at", at_us)
         return await self._engine.forecast(video_id, at_us, horizons_us)
 
-    def parse_prediction(self, body: object) -> Prediction:
+    async def parse_prediction(self, body: object) -> Prediction:
         """Validate all of a prediction; any bad row refuses it whole."""
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
         video_id = self.identify(metadata.pop("video_id", None))
         horizons_us = self.horizons(form.horizons_s)
         rows: list[Row] = []
+        ignored: dict[str, int] = {}
         given: tuple[tuple[Mode, list[Any]], ...] = (("events", form.events), ("counters", form.counters))
         for mode, items in given:
-            good, refused = self._ingest.parse(mode, items, video_id)
-            _refuse(refused)
-            rows += good
+            parsed = await self._ingest.parse(mode, items, video_id)
+            _refuse(parsed.refused)
+            rows += parsed.rows
+            ignored.update(parsed.ignored)
         at_us = None if form.at is None else self._parser.check_future("at", form.at)
         registration = self._registration(parse_form(VideoBody, metadata, "video")) if metadata else None
         if registration is not None and at_us is not None and at_us < registration.published_us:
             raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
-        return Prediction(video_id, registration, rows, at_us, horizons_us)
+        return Prediction(video_id, registration, rows, at_us, horizons_us, ignored)
 
     async def predict(self, prediction: Prediction) -> tuple[Answer, Applied]:
         """Register, store the rows, forecast; also what became of the rows."""
@@ -131,6 +135,7 @@ class Videos:
             if snapshot is None:
                 raise _unregistered()
             applied = (await self._store.apply({video_id: prediction.rows}, strict=True))[video_id]
+        applied.outcome.ignore(prediction.ignored)
         self._ingest.count("predict", applied.outcome)
         _refuse(applied.outcome.rejections)
         try:
@@ -151,8 +156,9 @@ class Videos:
         results: dict[int, tuple[Answer, Applied] | Problem] = {}
         by_video: dict[str, list[tuple[int, Prediction]]] = {}
         for index, body in enumerate(bodies):
+            await asyncio.sleep(0)
             try:
-                prediction = self.parse_prediction(body)
+                prediction = await self.parse_prediction(body)
                 if prediction.writes:
                     check_write()
                 by_video.setdefault(prediction.video_id, []).append((index, prediction))

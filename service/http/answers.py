@@ -81,13 +81,25 @@ def prediction_json(answer: Answer, applied: Applied) -> bytes:
         "corrected": applied.outcome.corrected,
         "parked_applied": applied.parked_applied,
         "parked_rejected": applied.parked_rejected,
+        **_ignored(applied.outcome),
     }
     return forecast_json(answer)[:-1] + b',"rows":' + orjson.dumps(rows) + b"}"
 
 
 def rejection(refused: Rejection) -> dict[str, Any]:
     """One refused row."""
-    return {name: value for name, value in asdict(refused).items() if name != "mode"}
+    return {
+        "index": refused.index,
+        "reason": refused.reason,
+        "field": refused.field,
+        "value": refused.value,
+        "allowed": refused.allowed,
+        "retryable": refused.retryable,
+    }
+
+
+def _ignored(result: Outcome) -> dict[str, Any]:
+    return {"ignored": result.ignored} if result.ignored else {}
 
 
 def outcome(result: Outcome) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def outcome(result: Outcome) -> dict[str, Any]:
         "rejected": result.rejected,
         "corrected": result.corrected,
         "rejections": [rejection(refused) for refused in result.rejections],
+        **_ignored(result),
     }
 
 

@@ -9,46 +9,63 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, cast
 
 from starlette.requests import HTTPConnection
 
+from service.http.visit import Visit
 from service.problems import Forbidden, Unauthorized
 
 Scope = Literal["ingest", "predict", "admin"]
+Refusal = Literal["missing", "unknown", "scope"]
+"""No key was sent; it is none of ours; it lacks the scope."""
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A known key: its name (the first digits of its SHA-256), and what it may."""
+
+    name: str
+    scopes: frozenset[str]
 
 
 class Keys:
     """Accepted keys; without any, every request is allowed (the service then listens on loopback only)."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._keys: list[tuple[str, str]] = []
+    def __init__(self, keys: Iterable[str], refused: Callable[[Refusal], None] = lambda reason: None) -> None:
+        scopes: dict[str, set[str]] = {}
         for key in keys:
             scope, _, digest = key.partition(":")
-            self._keys.append((digest, scope))
+            scopes.setdefault(digest, set()).add(scope)
+        self._keys = [(digest, Key(digest[:_SHOWN], frozenset(held))) for digest, held in scopes.items()]
+        self._refused = refused
 
-    def check(self, request: HTTPConnection, scope: Scope, presented: str | None = None) -> None:
-        """Raise Unauthorized without a known key, Forbidden when the key lacks ``scope``.
+    def __bool__(self) -> bool:
+        return bool(self._keys)
 
-        A key in the headers comes before one ``presented`` otherwise.
-        """
-        if not self._keys:
-            return
-        presented = _presented(request) or presented
-        if presented is None:
-            raise Unauthorized("send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
+    def find(self, presented: str | None) -> Key | None:
+        """The key that was presented, if it is known."""
+        if presented is None or not self._keys:
+            return None
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
         # Every key is compared, so the time taken says nothing about which one matched.
-        scopes = {held for known, held in self._keys if hmac.compare_digest(known, digest)}
-        if not scopes:
+        matching = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
+        return matching[0] if matching else None
+
+    def check(self, request: HTTPConnection, scope: Scope) -> None:
+        """Raise Unauthorized without a known key, Forbidden when the key lacks ``scope``."""
+        if not self._keys:
+            return
+        visit = cast(Visit, request.scope["m3tr"])
+        if visit.presented is None:
+            self._refused("missing")
+            raise Unauthorized("send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
+        if visit.key is None:
+            self._refused("unknown")
             raise Unauthorized("this API key is not known")
-        if scope not in scopes and "admin" not in scopes:
+        if scope not in visit.key.scopes and "admin" not in visit.key.scopes:
+            self._refused("scope")
             raise Forbidden(f"this API key lacks the scope {scope}", allowed=scope)
-
-
-def _presented(request: HTTPConnection) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    return request.headers.get("x-api-key")

@@ -10,18 +10,33 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
+import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.problems import Malformed, TooLarge, TooSlow, WrongMedia
+from service.http.visit import Visit
+from service.problems import Invalid, Malformed, TooLarge, TooSlow, WrongMedia, shown
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
+MARK: Final = b"\xef\xbb\xbf"
+"""A byte order mark, with which tools of Windows begin a file; it is no part of the text (RFC 8259 8.1)."""
+_GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _PART: Final = 256 * 1024
+LARGE: Final = 64 * 1024
+"""Bytes up to which a body is parsed without a look at how many values it holds: never more than milliseconds."""
+_LINES_BYTES: Final = 2 * 2**20
+"""Bytes of lines that are dealt with together, about."""
+_SECOND_LOOK: Final = 2**20
+VALUE_BYTES: Final = 64
+"""Memory of one parsed value, about."""
+_CLOSE: Final = {"Connection": "close"}
 
 
 class BrokenLine(str):
@@ -37,12 +52,14 @@ def media_type(request: Request) -> str:
 class Limits:
     """What a body may take: bytes as sent and after unpacking, and seconds to arrive.
 
-    A stream of lines has no size; its lines have (``line`` bytes), and ``deadline_s`` is for the next bytes.
+    A stream of lines has no size; its lines have (``line`` bytes), and ``deadline_s`` is for the next bytes. ``values`` is how
+    many JSON values one body may hold: what parsing costs depends on them, in time (it stops everybody else) and memory.
     """
 
     size: int
     line: int
     deadline_s: float
+    values: int = 250_000
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
@@ -57,7 +74,11 @@ def is_lines(request: Request) -> bool:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline."""
+    """The body, unpacked; raises TooLarge as soon as it is known to be, and TooSlow at the deadline.
+
+    Its bytes are held until the answer is written; the request has its place when this returns.
+    """
+    visit = Visit.of(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.size:
         raise _too_large(int(declared), limits.size)
@@ -68,32 +89,55 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 received += len(part)
                 if received > limits.size:
                     raise _too_large(received, limits.size)
+                visit.hold(len(part))
                 parts.append(part)
     except TimeoutError:
         raise _too_slow(limits.deadline_s) from None
-    return b"".join(parts)
+    body = b"".join(parts).removeprefix(MARK)
+    if len(body) > LARGE:
+        visit.hold(VALUE_BYTES * check_values(body, limits.values))
+    await visit.enter()
+    return body
 
 
 async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterator[list[bytes]]:
-    """The lines of a body of any length, blank ones left out, ``most`` at a time.
+    """The lines of a body of any length, blank ones left out, ``most`` at a time or fewer where they are long.
 
-    Only those and the newest bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come.
+    The request has its place while a batch is dealt with, and not while it waits for the next. Only those lines and the newest
+    bytes are held. Raises TooLarge at a line that is too long, TooSlow when bytes fail to come, Malformed where no line comes at
+    all: whoever announces rows and sends none has lost them.
     """
+    visit = Visit.of(request)
     lines: list[bytes] = []
-    rest = b""
+    rest, any_line, size = b"", False, 0
     async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s)):
-        *whole, rest = (rest + part).split(b"\n")
+        visit.hold(len(part))
+        part = rest + part
+        *whole, rest = part.split(b"\n")
+        if MARK in part:
+            # Files that were put together have one in the middle as well.
+            whole = [line.removeprefix(MARK) for line in whole]
         longest = max(map(len, (*whole, rest)))
         if longest > limits.line:
             raise _too_large(longest, limits.line, "line")
         lines += [line for line in whole if line and not line.isspace()]
-        while len(lines) >= most:
+        size += len(part)
+        while len(lines) >= most or (lines and size >= _LINES_BYTES):
+            any_line = True
+            await visit.enter()
             yield lines[:most]
+            visit.leave()
             del lines[:most]
+            size = len(rest) + sum(map(len, lines))
+            visit.hold(size - visit.held)
+    rest = rest.removeprefix(MARK)
     if rest and not rest.isspace():
         lines.append(rest)
     if lines:
+        await visit.enter()
         yield lines
+    elif not any_line:
+        raise Malformed("the body holds no row", field="body", value="empty", allowed="one JSON object a line")
 
 
 def _check_media(request: Request, *allowed: str) -> str:
@@ -102,6 +146,17 @@ def _check_media(request: Request, *allowed: str) -> str:
         shown = ", ".join(allowed)
         raise WrongMedia(f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=shown)
     return kind
+
+
+def _is_gzip(request: Request) -> bool:
+    """Whether the body is gzip; raises WrongMedia for other encodings, and for several one upon the other."""
+    given = ",".join(request.headers.getlist("content-encoding"))
+    encodings = [name for name in (part.strip().lower() for part in given.split(",")) if name not in ("", "identity")]
+    if encodings and (len(encodings) > 1 or encodings[0] not in _GZIP):
+        raise WrongMedia(
+            f"content encoding {shown(given)}", field="Content-Encoding", value=shown(given), allowed="gzip, identity"
+        )
+    return bool(encodings)
 
 
 async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:
@@ -132,12 +187,7 @@ async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterat
 
 async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces, unpacked where the body is gzip, into parts of at most ``_PART`` bytes."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
-        raise WrongMedia(
-            f"content encoding {encoding}", field="Content-Encoding", value=encoding, allowed="gzip, identity"
-        )
-    unpacker = Gunzip() if encoding == "gzip" else None
+    unpacker = Gunzip() if _is_gzip(request) else None
     async for piece in pieces:
         if unpacker is None:
             yield piece
@@ -148,6 +198,25 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIter
             await asyncio.sleep(0)
     if unpacker is not None:
         unpacker.finish()
+
+
+def count_values(body: bytes) -> int:
+    """How many values a JSON text may hold, at most: each but the first follows a comma or opens a list or an object."""
+    characters = np.frombuffer(body, np.uint8)
+    return 1 + sum(int(np.count_nonzero(characters == ord(mark))) for mark in ",[{")
+
+
+def check_values(body: bytes, most: int) -> int:
+    """``count_values``; raises TooLarge where there are more than ``most``."""
+    values = count_values(body)
+    if values > most:
+        raise TooLarge(
+            f"the body holds more than {most} values",
+            field="body",
+            value=f"about {values} values",
+            allowed=f"at most {most} values (commas and opening brackets are counted); send more as NDJSON",
+        )
+    return values
 
 
 def parse_rows(body: bytes) -> list[Any]:
@@ -161,23 +230,19 @@ def parse_rows(body: bytes) -> list[Any]:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON, except that NaN and Infinity are let through to where their field is known, to be refused there."""
+    """Strict JSON, except that NaN, Infinity and lone surrogates are let through to where their field is known.
+
+    They are refused there. A byte order mark at the beginning is no part of it.
+    """
+    body = body.removeprefix(MARK)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        found: list[str] = []
-
-        def constant(name: str) -> float:
-            found.append(name)
-            return float(name)
-
-        try:
-            value = json.loads(body, parse_constant=constant)
-        except (ValueError, RecursionError):
-            found.clear()
-        if not found:
-            raise Malformed(f"no valid JSON: {error}") from None
-        return value
+        # Only what Python's own parser takes, and no other does, is worth the second look, which takes longer.
+        if len(body) <= _SECOND_LOOK and any(mark in body for mark in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
+            with suppress(ValueError, RecursionError):
+                return json.loads(body)
+        raise Malformed(f"no valid JSON: {error}") from None
 
 
 def parse_line(line: bytes) -> Any:
@@ -188,21 +253,37 @@ def parse_line(line: bytes) -> Any:
         return BrokenLine(line[:200].decode("utf-8", "replace"))
 
 
+def parse_packed(rows: msgspec.Raw, most: int) -> list[msgspec.Raw]:
+    """The rows of a list in MessagePack, not unpacked yet; raises Invalid where it is no list, or longer than ``most``."""
+    try:
+        items: list[msgspec.Raw] = msgspec.msgpack.decode(
+            rows, type=Annotated[list[msgspec.Raw], msgspec.Meta(max_length=most)]
+        )
+    except msgspec.DecodeError as error:
+        raise Invalid("rows", str(error), f"a list of at most {most} rows") from None
+    return items
+
+
+def unpack(row: msgspec.Raw) -> Any:
+    """A row in MessagePack, or what stands for a broken one."""
+    try:
+        return msgspec.msgpack.decode(row)
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
+        return BrokenLine(repr(bytes(row)[:100]))
+
+
 def _too_large(size: int, limit: int, field: str = "body") -> TooLarge:
-    problem = TooLarge(
+    return TooLarge(
         f"the {field} has more than {limit} bytes",
+        headers=_CLOSE,
         field=field,
         value=f"{size} bytes or more",
         allowed=f"at most {limit} bytes",
     )
-    problem.headers["Connection"] = "close"
-    return problem
 
 
 def _too_slow(deadline_s: float) -> TooSlow:
-    problem = TooSlow(f"the body did not arrive within {deadline_s:g} s", field="body")
-    problem.headers["Connection"] = "close"
-    return problem
+    return TooSlow(f"the body did not arrive within {deadline_s:g} s", headers=_CLOSE, field="body")
 
 
 class Gunzip:

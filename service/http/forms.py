@@ -9,12 +9,15 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from model.bins import SECOND_US
-from service.problems import Invalid
+from service.problems import Invalid, did_you_mean
 from service.store.store import Registration
 from service.times import ALLOWED, parse_time
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_FIELDS: Final = 256
+"""Fields of one object, those included that are not used."""
+_NUMBERS: Final = frozenset(("float_type", "int_type", "float_parsing", "int_parsing"))
 DEFAULT_HORIZONS_S: Final = (3600, 6 * 3600, 24 * 3600, 72 * 3600, 7 * 86400, 30 * 86400)
 
 _TIME_SCHEMA = WithJsonSchema(
@@ -77,6 +80,13 @@ def parse_form(form: type[M], value: object, place: str = "body") -> M:
     """Validate an object; raises Invalid for the first thing that is wrong in it."""
     if not isinstance(value, dict):
         raise Invalid(place, value, "a JSON object")
+    if len(value) > MAX_FIELDS:
+        raise Invalid(place, f"{len(value)} fields", f"at most {MAX_FIELDS} fields")
+    if form.model_config.get("extra") == "forbid":
+        for name in value:
+            if name not in form.model_fields:
+                allowed = f"the fields {', '.join(form.model_fields)}{did_you_mean(name, form.model_fields)}"
+                raise Invalid(name, value[name], allowed)
     try:
         return form.model_validate(value)
     except ValidationError as errors:
@@ -84,9 +94,10 @@ def parse_form(form: type[M], value: object, place: str = "body") -> M:
         field = ".".join(str(part) for part in first["loc"]) or place
         if first["type"] == "missing":
             raise Invalid(field, "missing", "a value: this field is required") from None
-        if first["type"] == "extra_forbidden":
-            raise Invalid(field, first["input"], f"the fields {', '.join(form.model_fields)}") from None
-        raise Invalid(field, first["input"], first["msg"].removeprefix("Input should be ")) from None
+        allowed = first["msg"].removeprefix("Input should be ")
+        if first["type"] in _NUMBERS and isinstance(first["input"], str):
+            allowed += ", as a JSON number and not as text"
+        raise Invalid(field, first["input"], allowed) from None
 
 
 def parse_horizons(values: Sequence[Any] | None, max_horizon_us: int, most: int) -> tuple[int, ...]:

@@ -11,10 +11,14 @@ Refusal = Literal["full", "late", "share"]
 
 
 class Gate:
-    """At most ``limit`` requests inside and ``waiting`` before it, each for ``wait_s`` seconds, first come first served.
+    """At most ``limit`` requests inside and ``waiting`` before it, each for ``wait_s`` seconds.
 
-    ``share``: part of all of these places that one client may hold. What is inside bounds the latency of what is
-    accepted: a request finds at most ``limit + waiting`` others ahead of it, however many are sent.
+    Clients are served in turn: a free place goes to whoever has the fewest inside, and of those to the longest waiter.
+    Where no room is left to wait, the newest waiter of the client with most requests here makes room for a client with
+    fewer. ``share``: part of all of these places that one client may hold at any time, also while nobody else comes.
+
+    What is inside bounds the latency of what is accepted: a request finds at most ``limit + waiting`` others ahead of it,
+    however many are sent.
     """
 
     def __init__(self, limit: int, waiting: int, wait_s: float, share: float) -> None:
@@ -22,18 +26,16 @@ class Gate:
         self._most_waiting = waiting
         self._wait_s = wait_s
         self._most_held = max(1, int((limit + waiting) * share))
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queues: dict[bytes, deque[asyncio.Future[bool]]] = {}
         self._held: Counter[bytes] = Counter()
+        self._inside: Counter[bytes] = Counter()
         self.inside = 0
-
-    @property
-    def waiting(self) -> int:
+        self.waiting = 0
         """Requests before the gate."""
-        return len(self._queue)
 
     def refusal(self, client: bytes) -> Refusal | None:
         """Why this client's next request cannot even wait, found without waiting; None when it can."""
-        if self.inside >= self._limit and len(self._queue) >= self._most_waiting:
+        if self.inside >= self._limit and self.waiting >= self._most_waiting and self._heavier(client) is None:
             return "full"
         return "share" if self._held[client] >= self._most_held else None
 
@@ -42,41 +44,78 @@ class Gate:
         self._held[client] += 1
         if self.inside < self._limit:
             self.inside += 1
+            self._inside[client] += 1
             return True
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        if self.waiting >= self._most_waiting:
+            self._displace(client)
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(client, deque()).append(turn)
+        self.waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
-                await turn
+                if await turn:
+                    return True
         except TimeoutError:
             self._give_up(turn, client)
             return False
         except asyncio.CancelledError:
             self._give_up(turn, client)
             raise
-        return True
+        # Somebody else with fewer requests has the room now.
+        self._release(self._held, client)
+        return False
 
     def leave(self, client: bytes) -> None:
-        """Hand the place to who has waited longest."""
-        self._release(client)
-        while self._queue:
-            turn = self._queue.popleft()
+        """Hand the place on."""
+        self._release(self._held, client)
+        self._release(self._inside, client)
+        while self._queues:
+            # The dictionary is in the order in which they came to wait, and ``min`` takes the first of equals.
+            following = min(self._queues, key=lambda waiting: self._inside[waiting])
+            queue = self._queues.pop(following)
+            turn = queue.popleft()
+            self.waiting -= 1
+            if queue:
+                # To the end of the line.
+                self._queues[following] = queue
             if not turn.done():
-                turn.set_result(None)
+                self._inside[following] += 1
+                turn.set_result(True)
                 return
         self.inside -= 1
 
-    def _give_up(self, turn: asyncio.Future[None], client: bytes) -> None:
-        if turn.done() and not turn.cancelled():
+    def _heavier(self, client: bytes) -> bytes | None:
+        """Who has more requests here than this client would have with one more, and so makes room; it must wait, too."""
+        heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
+        return heaviest if heaviest is not None and self._held[heaviest] > self._held[client] + 1 else None
+
+    def _displace(self, client: bytes) -> None:
+        heaviest = self._heavier(client)
+        if heaviest is not None:
+            turn = self._queues[heaviest][-1]
+            self._unqueue(turn, heaviest)
+            if not turn.done():
+                turn.set_result(False)
+
+    def _unqueue(self, turn: asyncio.Future[bool], client: bytes) -> None:
+        queue = self._queues.get(client)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            self.waiting -= 1
+            if not queue:
+                del self._queues[client]
+
+    def _give_up(self, turn: asyncio.Future[bool], client: bytes) -> None:
+        if turn.done() and not turn.cancelled() and turn.result():
             # The place came in the same moment: it goes to the next.
             self.leave(client)
             return
         turn.cancel()
-        if turn in self._queue:
-            self._queue.remove(turn)
-        self._release(client)
+        self._unqueue(turn, client)
+        self._release(self._held, client)
 
-    def _release(self, client: bytes) -> None:
-        self._held[client] -= 1
-        if not self._held[client]:
-            del self._held[client]
+    @staticmethod
+    def _release(counts: Counter[bytes], client: bytes) -> None:
+        counts[client] -= 1
+        if not counts[client]:
+            del counts[client]

@@ -15,6 +15,7 @@ from service.problems import Internal
 
 log = structlog.get_logger(__name__)
 
+_PATH_SHOWN: Final = 300
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 
@@ -53,6 +54,8 @@ class Measured:
             return
         started = time.perf_counter()
         answered: float | None = None
+        # What answers GET answers HEAD as well; the server leaves the body out (RFC 9110 9.1).
+        asked = {**scope, "method": "GET", "head": True} if scope["method"] == "HEAD" else scope
         status: int | None = None
 
         async def watching(message: Message) -> None:
@@ -63,14 +66,15 @@ class Measured:
             await send(message)
 
         try:
-            await self._app(scope, receive, watching)
+            await self._app(asked, receive, watching)
         except Exception:
-            log.exception("a request failed", method=scope["method"], path=scope["path"])
+            log.exception("a request failed", method=scope["method"], path=scope["path"][:_PATH_SHOWN])
             if status is not None:
                 raise
-            await problem_response(Internal("the service failed; its log has the reason"))(scope, receive, watching)
+            told = Internal("the service failed; its log has the reason")
+            await problem_response(told, scope["m3tr"])(scope, receive, watching)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(asked.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             count, seconds = self._instruments(route, method, status or 500)
             count.inc()

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.http.visit import Visit
 from service.problems import Internal, NotFound, Problem, WrongMethod
 
 
@@ -17,17 +18,16 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, media_type="application/json")
 
 
-def problem_response(problem: Problem) -> Response:
-    """A problem as application/problem+json."""
-    return Response(
-        orjson.dumps(problem.body()), problem.status, headers=problem.headers, media_type="application/problem+json"
-    )
+def problem_response(problem: Problem, visit: Visit) -> Response:
+    """A problem as application/problem+json, with the request's id."""
+    body = orjson.dumps({**problem.body(), "request_id": visit.request_id})
+    return Response(body, problem.status, headers=problem.headers, media_type="application/problem+json")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(error, Problem)
-    return problem_response(error)
+    return problem_response(error, Visit.of(request))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -38,8 +38,10 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         problem = NotFound("no such route", field="path", value=request.url.path[:100])
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
+        if "GET" in allowed and "HEAD" not in allowed:
+            allowed += ", HEAD"
+            error.headers = {**(error.headers or {}), "Allow": allowed}
         problem = WrongMethod("not on this route", field="method", value=request.method[:100], allowed=allowed)
     else:
         problem = Internal(error.detail)
-    problem.headers.update(error.headers or {})
-    return problem_response(problem)
+    return problem_response(problem.copy(headers=error.headers), Visit.of(request))

@@ -1,22 +1,32 @@
 """The outermost ASGI layer: what is too much is refused, unrouted and unread, for a small part of what an answer costs.
 
-request -> its kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
-        -> its gate: a place, a short wait, or 503 (429 where this client holds its share already)
+request -> its visit: an id, the key it was sent with (or the address), what is held for it
+        -> its kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
+        -> its gate: without room, 503 at once (429 where this client holds its share already)
+        -> its body: bytes out of the budget for all bodies
+        -> its gate: a place or a short wait, once the body is here; left before the answer is written
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Literal
+from urllib.parse import unquote_plus
 
 import orjson
 from prometheus_client.core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.auth import Keys
+from service.http.budget import Budget
 from service.http.gate import Gate, Refusal
+from service.http.hosts import Hosts
+from service.http.protocol import DISCARDED_BYTES
+from service.http.visit import REQUEST_ID, Visit
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics, gauge
+from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
 from service.settings import Settings
 
@@ -24,16 +34,14 @@ Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
 """A batch of rows larger than this, as sent, is bulk: who sends it wants throughput, and may wait for it."""
-DISCARDED_BYTES: Final = 2**20
-"""A refused body up to this size is read and dropped, so that the connection stays; a larger one ends it."""
 _FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))
-_UNKNOWN: Final = 2**63
+_QUERY_KEY: Final = b"api_key"
 
 
-def classify(scope: Scope) -> Kind | None:
-    """The kind that a request is counted as, from its head alone; None is never refused.
+def classify(scope: Scope, length: int | None = None) -> Kind | None:
+    """The kind that a request is counted as, from its head alone; None is never refused. ``length``: see ``Visit``.
 
     Paths are compared undecoded, so no video id can pass for another route.
     """
@@ -41,7 +49,7 @@ def classify(scope: Scope) -> Kind | None:
     if path == b"/" or path.startswith(_FREE) or path.endswith(b"/forecast/stream"):
         return None
     if path in _ROWS:
-        return "bulk" if _length(scope) > BULK_BYTES else "writes"
+        return "bulk" if (Visit(scope).length if length is None else length) > BULK_BYTES else "writes"
     return "writes" if scope["method"] in _WRITES else "reads"
 
 
@@ -49,30 +57,38 @@ class Refused:
     """A refusal, ready to send."""
 
     def __init__(self, problem: Problem) -> None:
-        body = orjson.dumps(problem.body())
-        headers = [
+        self.problem = problem
+        self._body = orjson.dumps(problem.body())[:-1]
+        self._headers = [
             (b"content-type", b"application/problem+json"),
-            (b"content-length", str(len(body)).encode()),
             *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
         ]
-        closing = [*headers, (b"connection", b"close")]
-        self._keep: Message = {"type": "http.response.start", "status": problem.status, "headers": headers}
-        self._close: Message = {"type": "http.response.start", "status": problem.status, "headers": closing}
-        self._body: Message = {"type": "http.response.body", "body": body}
 
-    async def __call__(self, send: Send, *, close: bool) -> None:
+    async def __call__(self, send: Send, visit: Visit, *, close: bool) -> None:
         """Answer; ``close`` ends the connection."""
-        await send(self._close if close else self._keep)
-        await send(self._body)
+        body = self._body + b',"request_id":"' + visit.request_id.encode() + b'"}'
+        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        if close:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class Shedding:
     """Refuses what is too much, and tells clients of a stop."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        keys: Keys,
+        hosts: Hosts | None,
+        budget: Budget,
+    ) -> None:
         self._app = app
-        self._lifecycle = lifecycle
-        self._shared = settings.client_share < 1
+        self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
         wait_s, share = settings.wait_ms / 1000, settings.client_share
         self.gates: dict[Kind, Gate] = {
             "reads": Gate(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
@@ -93,43 +109,69 @@ class Shedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        kind = classify(scope)
-        if self._lifecycle.draining:
-            send = _closing(send)
+        visit = scope["m3tr"] = Visit(scope)
+        REQUEST_ID.set(visit.request_id)
+        self._identify(scope, visit)
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        answering = _Answering(send, visit, self._lifecycle)
+        kind = classify(scope, visit.length)
+        if self._hosts is not None:
+            try:
+                self._hosts.check(visit.host, visit.origin)
+            except Problem as problem:
+                await Refused(problem)(answering, visit, close=True)
+                return
         if kind is None:
-            await self._app(scope, receive, send)
+            visit.limit(None, self._budget, _never)
+            try:
+                await self._app(scope, receive, answering)
+            finally:
+                visit.close()
             return
-        gate, client = self.gates[kind], _client(scope) if self._shared else b""
-        refusal = gate.refusal(client)
-        if refusal is None and not await gate.enter(client):
-            refusal = "late"
+        gate = self.gates[kind]
+        refusal = gate.refusal(visit.client)
         if refusal is not None:
             self._counters[kind, refusal].inc()
-            await self._refused[kind, refusal](send, close=_length(scope) > DISCARDED_BYTES)
+            await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
             return
+        visit.limit(gate, self._budget, partial(self._refuse, kind))
         try:
-            await self._answer(scope, receive, send)
-        finally:
-            gate.leave(client)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watching(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watching)
+            if visit.length == 0:
+                await visit.enter()
+            await self._app(scope, receive, answering)
+        except Overloaded as problem:
+            if answering.started:
+                raise
+            await Refused(problem)(answering, visit, close=False)
         except asyncio.CancelledError:
             # The stop's patience is over. Without an answer the client could not tell whether to try again.
-            if not self._lifecycle.draining or started:
+            if not self._lifecycle.draining or answering.started:
                 raise
-            await self._stopped(send, close=True)
+            await self._stopped(answering, visit, close=True)
+        finally:
+            visit.close()
+
+    def _identify(self, scope: Scope, visit: Visit) -> None:
+        """Find the key; where a browser cannot set a header, it comes in the query, which nobody sees any more."""
+        query: bytes = scope["query_string"]
+        if _QUERY_KEY in query and scope["path"].endswith("/stream"):
+            pairs = [part.partition(b"=") for part in query.split(b"&")]
+            scope["query_string"] = b"&".join(b"".join(pair) for pair in pairs if pair[0] != _QUERY_KEY)
+            for name, _, value in pairs:
+                if name == _QUERY_KEY and visit.presented is None:
+                    visit.presented = unquote_plus(value.decode("latin-1"))
+        visit.key = self._keys.find(visit.presented)
+        # A key that is not known is no client of its own: whoever makes some up has no more for it.
+        visit.client = visit.key.name.encode() if visit.key else str((scope.get("client") or ("",))[0]).encode()
+
+    def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
+        self._counters[kind, refusal].inc()
+        return self._refused[kind, refusal].problem.copy()
 
     def _readings(self) -> Sequence[Metric]:
         return [
@@ -139,34 +181,34 @@ class Shedding:
                 gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a place", gate.inside),
                 gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a place", gate.waiting),
             )
+        ] + [
+            gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", self._budget.held),
+            counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", self._budget.taken),
         ]
 
 
-def _client(scope: Scope) -> bytes:
-    """The API key as it was sent, or the address without one."""
-    for name, value in scope["headers"]:
-        if name in (b"authorization", b"x-api-key"):
-            return bytes(value)
-    return str((scope.get("client") or ("",))[0]).encode()
+class _Answering:
+    """``send``, with the request's id; a place is given back before the client's line is waited for.
 
+    Of a service that stops, each answer is the last of its connection.
+    """
 
-def _length(scope: Scope) -> int:
-    """Bytes of the body that may still come; any number where the head does not say, or the client waits for a word."""
-    length = 0
-    for name, value in scope["headers"]:
-        if name in (b"transfer-encoding", b"expect"):
-            return _UNKNOWN
-        if name == b"content-length":
-            length = int(value) if value.isdigit() else _UNKNOWN
-    return length
+    __slots__ = ("_lifecycle", "_send", "_visit", "started")
 
+    def __init__(self, send: Send, visit: Visit, lifecycle: Lifecycle) -> None:
+        self._send, self._visit, self._lifecycle = send, visit, lifecycle
+        self.started = False
 
-def _closing(send: Send) -> Send:
-    """``send``, asking the client to take its next request to a new connection."""
-
-    async def closing(message: Message) -> None:
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await send(message)
+            self.started = True
+            self._visit.leave()
+            headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]
+            if self._lifecycle.draining:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        await self._send(message)
 
-    return closing
+
+def _never(refusal: Refusal) -> Problem:
+    raise AssertionError(refusal)

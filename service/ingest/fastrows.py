@@ -53,6 +53,7 @@ class FastRows:
         self._line = {mode: msgspec.json.Decoder(kind) for mode, kind in row.items()}
         self._rows: dict[Mode, Any] = {mode: GenericAlias(list, (kind,)) for mode, kind in row.items()}
         self._list = {mode: msgspec.json.Decoder(rows) for mode, rows in self._rows.items()}
+        self._packed = {mode: msgspec.msgpack.Decoder(rows) for mode, rows in self._rows.items()}
         self._body = {mode: msgspec.json.Decoder(new("Body", [("rows", rows)])) for mode, rows in self._rows.items()}
 
     def json(self, mode: Mode, body: bytes) -> Columns | None:
@@ -64,6 +65,10 @@ class FastRows:
     def lines(self, mode: Mode, lines: Sequence[bytes]) -> Columns | None:
         """One row a line."""
         return self._columns(mode, lambda: list(map(self._line[mode].decode, lines)))
+
+    def packed(self, mode: Mode, rows: msgspec.Raw) -> Columns | None:
+        """The rows of a list in MessagePack."""
+        return self._columns(mode, lambda: self._packed[mode].decode(rows))
 
     def items(self, mode: Mode, items: Sequence[Any]) -> Columns | None:
         """Rows that are parsed JSON already."""

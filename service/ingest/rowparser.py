@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model.history import Mode
 from service.http.bodies import BrokenLine
 from service.ingest.catalog import Catalog
-from service.problems import Invalid
+from service.problems import Invalid, did_you_mean, shown
 from service.settings import Settings
 from service.store.row import MAX_COUNT, Rejection, Row
 from service.times import iso, now_us, parse_time
 
 _EVENT_FIELDS: Final = frozenset(("video_id", "time", "type", "count", "reach", "id"))
+_ONLY_EVENTS: Final = _EVENT_FIELDS - {"video_id", "time", "id"}
+"""Fields that tell an event from a snapshot of counters."""
+IGNORED_A_ROW: Final = 32
+"""Unknown counters of one row that are named, at most."""
 _EVENT_ALLOWED: Final = "the fields video_id, time, type, count, reach, id"
 
 
@@ -35,7 +41,17 @@ def _parse_count(field: str, value: object, least: int) -> int:
         value = int(value)
     if type(value) is int and least <= value <= MAX_COUNT:
         return value
-    raise Invalid(field, value, f"a whole number from {least} to {MAX_COUNT}")
+    as_text = ", as a JSON number and not as text" if isinstance(value, str) else ""
+    raise Invalid(field, value, f"a whole number from {least} to {MAX_COUNT}{as_text}")
+
+
+@dataclass(slots=True)
+class Parsed:
+    """Rows, why others were refused, and how many rows had each counter that the served bundle does not know."""
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[Rejection] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
 
 
 class RowParser:
@@ -48,38 +64,42 @@ class RowParser:
         self._clock = clock
         self._counter_fields = frozenset(("video_id", "time", "id", *catalog.columns))
 
-    def events(self, items: Sequence[Any], video_id: str | None = None) -> tuple[list[Row], list[Rejection]]:
-        """Rows and refusals; ``video_id`` is what every row is for, where the request has said so."""
-        return self._all("events", items, self._event, video_id)
+    def parse(
+        self,
+        mode: Mode,
+        items: Sequence[Any],
+        video_id: str | None = None,
+        *,
+        first: int = 0,
+        into: Parsed | None = None,
+    ) -> Parsed:
+        """Rows and refusals, added to ``into`` where given.
 
-    def counters(self, items: Sequence[Any], video_id: str | None = None) -> tuple[list[Row], list[Rejection]]:
-        """Rows and refusals of counter snapshots."""
-        return self._all("counters", items, self._counters, video_id)
+        ``video_id`` is what every row is for, where the request has said so; ``first`` is the place of the first item.
+        """
+        parsed = Parsed() if into is None else into
+        latest_us = self._clock() + self._skew_us
+        parse = self._event if mode == "events" else self._counters
+        for index, item in enumerate(items, first):
+            try:
+                if not isinstance(item, dict):
+                    raise Invalid("line" if isinstance(item, BrokenLine) else "row", item, "a JSON object")
+                parsed.rows.append(parse(index, item, video_id, latest_us, parsed.ignored))
+            except Invalid as problem:
+                parsed.refused.append(Rejection(mode, index, "invalid", problem.field, problem.value, problem.allowed))
+        return parsed
 
     def check_future(self, field: str, time_us: int) -> int:
         """``time_us`` itself, unless it lies further ahead of the clock than the skew allows."""
         self._check_future(field, time_us, self._clock() + self._skew_us)
         return time_us
 
-    def _all(
-        self, mode: Mode, items: Sequence[Any], parse: Callable[[int, Any, str | None, int], Row], video_id: str | None
-    ) -> tuple[list[Row], list[Rejection]]:
-        latest_us = self._clock() + self._skew_us
-        rows: list[Row] = []
-        refused: list[Rejection] = []
-        for index, item in enumerate(items):
-            try:
-                if not isinstance(item, dict):
-                    raise Invalid("line" if isinstance(item, BrokenLine) else "row", item, "a JSON object")
-                rows.append(parse(index, item, video_id, latest_us))
-            except Invalid as problem:
-                refused.append(Rejection(mode, index, "invalid", problem.field, problem.value, problem.allowed))
-        return rows, refused
-
-    def _event(self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int) -> Row:
+    def _event(
+        self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int, ignored: Counter[str]
+    ) -> Row:
         if not item.keys() <= _EVENT_FIELDS:
             unknown = next(name for name in item if name not in _EVENT_FIELDS)
-            raise Invalid(unknown, item[unknown], _EVENT_ALLOWED)
+            raise Invalid(unknown, item[unknown], _EVENT_ALLOWED + did_you_mean(unknown, _EVENT_FIELDS))
         kind = item.get("type")
         if not isinstance(kind, str) or kind not in self._catalog.types:
             raise Invalid("type", "missing" if kind is None else kind, f"one of {self._catalog.types_text}")
@@ -95,18 +115,27 @@ class RowParser:
             id=self._event_id(item),
         )
 
-    def _counters(self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int) -> Row:
+    def _counters(
+        self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int, ignored: Counter[str]
+    ) -> Row:
+        unknown: Sequence[str] = ()
         if not item.keys() <= self._counter_fields:
-            unknown = next(name for name in item if name not in self._counter_fields)
-            raise Invalid(unknown, item[unknown], f"the fields video_id, time, id, {self._catalog.columns_text}")
+            unknown = [name for name, value in item.items() if name not in self._counter_fields and value is not None]
+            for name in unknown:
+                if name in _ONLY_EVENTS:
+                    raise Invalid(name, item[name], f"in events only; counters have {self._catalog.columns_text}")
         cells = tuple(
             (kind, _parse_count(column, item[column], 0))
             for column, kind in self._catalog.columns.items()
             if item.get(column) is not None
         )
         if not cells:
-            raise Invalid("counters", "missing", f"at least one of {self._catalog.columns_text}")
-        return Row(
+            allowed = f"at least one of {self._catalog.columns_text}"
+            known = self._catalog.columns
+            for name in unknown:
+                raise Invalid(name, item[name], allowed + did_you_mean(name, known))
+            raise Invalid("counters", "missing", allowed)
+        row = Row(
             index=index,
             video_id=self._video_id(item, video_id),
             time_us=self._time(item, latest_us),
@@ -114,6 +143,9 @@ class RowParser:
             cells=cells,
             id=self._event_id(item),
         )
+        for name in unknown[:IGNORED_A_ROW]:
+            ignored[shown(name)] += 1
+        return row
 
     def _video_id(self, item: dict[str, Any], expected: str | None) -> str:
         value = item.get("video_id")

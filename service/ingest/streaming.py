@@ -13,6 +13,7 @@ one is left in the socket, so a client that is too fast is slowed down by TCP.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -24,8 +25,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.history import Mode
 from service.http import answers
-from service.http.bodies import parse_json
-from service.problems import Internal, Invalid, Malformed, Problem, TooLarge, Unavailable
+from service.http.bodies import LARGE, check_values, parse_json
+from service.http.budget import Budget
+from service.http.visit import Visit
+from service.ingest.ingest import Ingest
+from service.metrics import Metrics
+from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.store.row import Outcome
 
 log = structlog.get_logger(__name__)
@@ -33,6 +38,7 @@ log = structlog.get_logger(__name__)
 RESTART: Final = 1012
 _CLOSE_CODES: Final[Mapping[type[Problem], int]] = {Malformed: 1007, TooLarge: 1009, Internal: 1011}
 _POLICY: Final = 1008
+_SHORT: Final = 256
 _FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters", "rows": [...]}'
 
 
@@ -49,15 +55,21 @@ class Take(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch; ``seq`` is the client's name for it."""
+    """One batch; ``seq`` is the client's name for it. Rows in MessagePack are not unpacked yet."""
 
     seq: int
     kind: Mode
-    rows: list[Any]
+    rows: list[Any] | msgspec.Raw
 
 
-def parse_frame(message: Mapping[str, Any], limit: int) -> Frame:
-    """A frame out of a WebSocket message of at most ``limit`` bytes."""
+class _Packed(msgspec.Struct, forbid_unknown_fields=True):
+    seq: msgspec.Raw
+    kind: msgspec.Raw
+    rows: msgspec.Raw
+
+
+def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -> Frame:
+    """A frame out of a WebSocket message of at most ``limit`` bytes and, as JSON, ``values`` values."""
     text = message.get("text")
     raw: bytes = message["bytes"] if text is None else text.encode("utf-8", "surrogatepass")
     if len(raw) > limit:
@@ -67,51 +79,86 @@ def parse_frame(message: Mapping[str, Any], limit: int) -> Frame:
             value=f"{len(raw)} bytes",
             allowed=f"at most {limit} bytes",
         )
+    rows: Any
     if text is not None:
+        if len(raw) > LARGE:
+            check_values(raw, values)
         value = parse_json(raw)
+        if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
+            raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
+        seq, kind, rows = value["seq"], value["kind"], value["rows"]
+        if not isinstance(rows, list):
+            raise Invalid("rows", type(rows).__name__, "a list of rows")
     else:
         try:
-            value = msgspec.msgpack.decode(raw)
-        except (msgspec.DecodeError, TypeError, RecursionError) as error:
+            packed = msgspec.msgpack.decode(raw, type=_Packed)
+            seq, kind = (_short(part) for part in (packed.seq, packed.kind))
+        except msgspec.ValidationError as error:
+            raise Invalid("frame", str(error), _FRAME) from None
+        except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
             raise Malformed(f"no valid MessagePack: {error}", field="frame") from None
-    if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
-        raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
-    if type(value["seq"]) is not int or not 0 <= value["seq"] < 2**63:
-        raise Invalid("seq", value["seq"], "a whole number from 0 on")
-    if value["kind"] not in ("events", "counters"):
-        raise Invalid("kind", value["kind"], "events or counters")
-    if not isinstance(value["rows"], list):
-        raise Invalid("rows", type(value["rows"]).__name__, "a list of rows")
-    return Frame(value["seq"], cast(Mode, value["kind"]), value["rows"])
+        rows = packed.rows
+    if type(seq) is not int or not 0 <= seq < 2**63:
+        raise Invalid("seq", seq, "a whole number from 0 on")
+    if kind not in ("events", "counters"):
+        raise Invalid("kind", kind, "events or counters")
+    return Frame(seq, cast(Mode, kind), rows)
+
+
+def _short(part: msgspec.Raw) -> Any:
+    raw = bytes(part)
+    return msgspec.msgpack.decode(raw) if len(raw) <= _SHORT else f"{len(raw)} bytes"
 
 
 class Producers:
-    """Every WebSocket that brings rows."""
+    """Every WebSocket that brings rows.
 
-    def __init__(self, take: Take, *, window: int, frame_bytes: int, connections: int) -> None:
-        self._take = take
-        self._window, self._frame_bytes, self._most = window, frame_bytes, connections
+    ``share`` is the part of ``connections`` that one client may hold; the bytes of frames that are not answered yet come out of
+    ``budget``, as those of bodies do.
+    """
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        budget: Budget,
+        metrics: Metrics,
+        *,
+        window: int,
+        frame_bytes: int,
+        values: int,
+        connections: int,
+        share: float = 1,
+    ) -> None:
+        self._ingest, self._budget, self._frames = ingest, budget, metrics.frames
+        self._window, self._frame_bytes, self._values = window, frame_bytes, values
+        self._most, self._most_of_one = connections, max(1, int(connections * share))
+        self._of: Counter[bytes] = Counter()
         self._readers: set[asyncio.Task[None]] = set()
         self._served: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.connections = 0
         """Connections that are open now."""
 
-    def check_room(self) -> None:
-        """Raise Unavailable when no further connection is taken."""
+    def check_room(self, client: bytes) -> None:
+        """Raise Unavailable when no further connection is taken, OverShare when none of this client is."""
         if self._stopping:
             raise Unavailable("the service is stopping")
         if self.connections >= self._most:
             raise Unavailable("too many connections", retry_after_s=5, part="stream", allowed=self._most)
+        if self._of[client] >= self._most_of_one:
+            raise OverShare(
+                "this client has too many connections", retry_after_s=5, part="stream", allowed=self._most_of_one
+            )
 
-    async def serve(self, socket: WebSocket) -> None:
+    async def serve(self, socket: WebSocket, visit: Visit) -> None:
         """Answer an accepted connection until one of the two sides closes it."""
         self.connections += 1
+        self._of[visit.client] += 1
         served = cast("asyncio.Task[Any]", asyncio.current_task())
         self._served.add(served)
         answered: asyncio.Queue[_Item] = asyncio.Queue()
         window = asyncio.Semaphore(self._window)
-        reader = asyncio.create_task(self._read(socket, answered, window))
+        reader = asyncio.create_task(self._read(socket, visit, answered, window))
         self._readers.add(reader)
         try:
             await self._write(socket, answered, window)
@@ -126,6 +173,9 @@ class Producers:
             self._readers.discard(reader)
             self._served.discard(served)
             self.connections -= 1
+            self._of[visit.client] -= 1
+            if not self._of[visit.client]:
+                del self._of[visit.client]
 
     async def close(self) -> None:
         """Read nothing more, answer what was read, and close every connection with 1012."""
@@ -137,6 +187,7 @@ class Producers:
     async def _read(
         self,
         socket: WebSocket,
+        visit: Visit,
         answered: asyncio.Queue[_Item],
         window: asyncio.Semaphore,
     ) -> None:
@@ -147,17 +198,32 @@ class Producers:
                 if message["type"] != "websocket.receive":
                     return
                 try:
-                    frame = parse_frame(message, self._frame_bytes)
+                    frame = parse_frame(message, self._frame_bytes, self._values)
                 except Problem as problem:
                     answered.put_nowait(problem)
                     return
-                answered.put_nowait(asyncio.create_task(self._answer(frame)))
+                size = len(message.get("text") or message.get("bytes") or b"")
+                answered.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
+                # What is held longer than until its answer, nobody counts.
+                del message, frame
         finally:
             answered.put_nowait(None)
 
-    async def _answer(self, frame: Frame) -> dict[str, Any]:
+    async def _answer(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
+        told = await self._taken(frame, visit, size)
+        self._frames.labels(next(iter(told))).inc()
+        return told
+
+    async def _taken(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
         try:
-            outcome = await self._take(frame.kind, frame.rows)
+            self._budget.take(visit.client, size)
+            try:
+                if isinstance(frame.rows, msgspec.Raw):
+                    outcome = await self._ingest.take_packed(frame.kind, frame.rows)
+                else:
+                    outcome = await self._ingest.take(frame.kind, frame.rows)
+            finally:
+                self._budget.give(visit.client, size)
         except Unavailable as problem:
             return {
                 "nack": frame.seq,
@@ -181,6 +247,7 @@ class Producers:
     ) -> None:
         while (item := await answered.get()) is not None:
             if isinstance(item, Problem):
+                self._frames.labels("error").inc()
                 told: dict[str, Any] = {"error": item.body(), "seq": None, "close": _code(item)}
             else:
                 told = await item

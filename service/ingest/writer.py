@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from service.problems import Unavailable
+from service.problems import Unavailable, separate
 from service.store.columns import Columns
 from service.store.row import Outcome
 from service.store.store import Store
@@ -70,7 +70,7 @@ class Writer:
         except BaseException as error:
             for _, done in taken:
                 if not done.done():
-                    done.set_exception(error)
+                    done.set_exception(separate(error))
             if not isinstance(error, Exception):
                 raise
             return
@@ -78,6 +78,6 @@ class Writer:
             if done.done():
                 continue
             if isinstance(outcome, Exception):
-                done.set_exception(outcome)
+                done.set_exception(separate(outcome))
             else:
                 done.set_result(outcome)

@@ -6,18 +6,23 @@ stream of changes -> topic (video, horizons) -> forecast -> event -> a place for
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import structlog
 
 from service.forecasts.answer import Answer
+from service.live.push import Push
 from service.live.topic import Subscription, Topic, end_event
-from service.problems import Internal, Problem, Unavailable
+from service.problems import Internal, OverShare, Problem, Unavailable, separate
 from service.settings import Settings
 from service.store.news import Change
 
 log = structlog.get_logger(__name__)
 
+EVENTS_A_S: Final = 2000
+"""Events sent in a second to all who watch, about, however many they are and however much changes."""
 Key = tuple[str, tuple[int, ...]]
 
 
@@ -29,12 +34,14 @@ class Live:
         forecast: Callable[[str, None, tuple[int, ...]], Awaitable[Answer]],
         encode: Callable[[Answer], bytes],
         settings: Settings,
+        share: float = 1,
     ) -> None:
         self._forecast, self._encode = forecast, encode
         self._interval_s, self._refresh_s = settings.stream_interval_ms / 1000, settings.stream_refresh_s
         self._most = settings.stream_subscribers
-        # One batch under way and one filling: many watched videos that change at once must not fill the queue.
-        self._places = asyncio.Semaphore(2 * settings.batch_forecasts)
+        self._most_of_one = max(1, int(self._most * share))
+        self._of: Counter[bytes] = Counter()
+        self._push = Push(max(1, settings.batch_forecasts // 2))
         self._topics: dict[str, dict[tuple[int, ...], Topic]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -43,24 +50,33 @@ class Live:
         self.forecasts = 0
         """Forecasts made for them."""
 
-    async def subscribe(self, video_id: str, horizons_us: tuple[int, ...]) -> Subscription:
+    async def subscribe(self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"") -> Subscription:
         """A subscription with its first event in it; call ``leave`` at its end.
 
-        Raises NotFound or another Problem of the first forecast, and Unavailable when there are too many.
+        Raises NotFound or another Problem of the first forecast, Unavailable when there are too many, and OverShare when too
+        many of this client are.
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
         if self.subscribers >= self._most:
             raise Unavailable("too many clients are watching", retry_after_s=5, part="stream", allowed=self._most)
+        if self._of[client] >= self._most_of_one:
+            raise OverShare(
+                "this client is watching too many", retry_after_s=5, part="stream", allowed=self._most_of_one
+            )
         topic = self._topics.get(video_id, {}).get(horizons_us) or self._open((video_id, horizons_us))
         subscription = Subscription()
         topic.join(subscription)
         self.subscribers += 1
+        self._of[client] += 1
 
         def leave() -> None:
             subscription.leave = lambda: None
             topic.subscriptions.discard(subscription)
             self.subscribers -= 1
+            self._of[client] -= 1
+            if not self._of[client]:
+                del self._of[client]
             if not topic.subscriptions:
                 self._forget((video_id, horizons_us), topic)
                 topic.task.cancel()
@@ -68,9 +84,9 @@ class Live:
         subscription.leave = leave
         try:
             await asyncio.shield(topic.first)
-        except BaseException:
+        except BaseException as error:
             subscription.leave()
-            raise
+            raise separate(error) from error
         return subscription
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -95,18 +111,22 @@ class Live:
 
     def _open(self, key: Key) -> Topic:
         async def make() -> tuple[int, bytes]:
-            async with self._places:
+            async with self._push:
                 answer = await self._forecast(key[0], None, key[1])
             self.forecasts += 1
             version = answer.snapshot.version
             return version, b"id: %d\nevent: forecast\ndata: %b\n\n" % (version, self._encode(answer))
 
-        topic = Topic(make, self._interval_s, self._refresh_s)
+        topic = Topic(make, self._pause_s, self._refresh_s)
         self._topics.setdefault(key[0], {})[key[1]] = topic
         topic.task = asyncio.create_task(self._serve(key, topic))
         self._tasks.add(topic.task)
         topic.task.add_done_callback(self._tasks.discard)
         return topic
+
+    def _pause_s(self) -> float:
+        """Seconds between two events of a topic: longer the more watch, so that all of them get ``EVENTS_A_S`` at most."""
+        return max(self._interval_s, self.subscribers / EVENTS_A_S)
 
     def _forget(self, key: Key, topic: Topic) -> None:
         topics = self._topics.get(key[0], {})

@@ -67,7 +67,9 @@ class Topic:
 
     task: asyncio.Task[None]
 
-    def __init__(self, make: Callable[[], Awaitable[tuple[int, bytes]]], interval_s: float, refresh_s: float) -> None:
+    def __init__(
+        self, make: Callable[[], Awaitable[tuple[int, bytes]]], interval_s: Callable[[], float], refresh_s: float
+    ) -> None:
         self.subscriptions: set[Subscription] = set()
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._make, self._interval_s, self._refresh_s = make, interval_s, refresh_s
@@ -113,4 +115,4 @@ class Topic:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(began + self._interval_s - loop.time())
+            await asyncio.sleep(began + self._interval_s() - loop.time())

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.http.responses import json_response
+from service.http.visit import Visit
 from service.live.listing import parse_cursor, parse_limit, parse_sort
 from service.live.topic import Subscription
 from service.routes.access import context, query_numbers, video_id
@@ -50,7 +51,7 @@ async def watch_forecast(request: Request) -> Response:
     parts = context(request, "predict")
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
-    return _Events(await parts.live.subscribe(identifier, horizons_us))
+    return _Events(await parts.live.subscribe(identifier, horizons_us, Visit.of(request).client))
 
 
 class _Events(Response):
@@ -69,6 +70,9 @@ class _Events(Response):
         watch = asyncio.create_task(self._gone(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if "head" in scope:
+                await send({"type": "http.response.body", "body": b""})
+                return
             await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
             async for event in self._subscription.events():
                 await send({"type": "http.response.body", "body": event, "more_body": True})

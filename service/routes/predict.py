@@ -32,7 +32,7 @@ async def post_predict(request: Request) -> Response:
     if isinstance(body, list):
         results = await parts.videos.predict_all(body, lambda: parts.keys.check(request, "ingest"))
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = parts.videos.parse_prediction(body)
+    prediction = await parts.videos.parse_prediction(body)
     if prediction.writes:
         parts.keys.check(request, "ingest")
     answer, applied = await parts.videos.predict(prediction)

@@ -29,6 +29,11 @@ def _object(**properties: Schema) -> Schema:
     }
 
 
+def _maybe(schema: Schema, **more: Schema) -> Schema:
+    """``schema``, with members that need not be there."""
+    return {**schema, "properties": {**schema["properties"], **more}}
+
+
 def _with(schema: Schema, **more: Schema) -> Schema:
     return _object(**schema["properties"], **more)
 
@@ -49,9 +54,18 @@ PROBLEM: Final[Schema] = {
 }
 
 _REJECTION: Final = _object(index=_WHOLE, reason=_TEXT, field=_TEXT, value=_TEXT, allowed=_TEXT, retryable=_FLAG)
-_OUTCOME: Final = _object(
-    accepted=_WHOLE, duplicate=_WHOLE, parked=_WHOLE, rejected=_WHOLE, corrected=_WHOLE, rejections=_list(_REJECTION)
-)
+_IGNORED: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": _WHOLE,
+    "description": "only where rows had counters that the served bundle does not know: how many rows, by counter",
+}
+_OUTCOME: Final = _maybe(
+    _object(
+        accepted=_WHOLE, duplicate=_WHOLE, parked=_WHOLE, rejected=_WHOLE, corrected=_WHOLE,
+        rejections=_list(_REJECTION),
+    ),
+    ignored=_IGNORED,
+)  # fmt: skip
 _QUANTILES: Final = _object(**{"horizon_s": _NUMBER, "time": _TIME, "q0.1": _NUMBER, "q0.5": _NUMBER, "q0.9": _NUMBER})
 _NEIGHBOUR: Final = _object(
     video_id=_TEXT,
@@ -78,7 +92,10 @@ _FORECAST: Final = _object(
 )
 _PREDICTED: Final = _with(
     _FORECAST,
-    rows=_object(accepted=_WHOLE, duplicate=_WHOLE, corrected=_WHOLE, parked_applied=_WHOLE, parked_rejected=_WHOLE),
+    rows=_maybe(
+        _object(accepted=_WHOLE, duplicate=_WHOLE, corrected=_WHOLE, parked_applied=_WHOLE, parked_rejected=_WHOLE),
+        ignored=_IGNORED,
+    ),
 )
 _REGISTERED: Final = _object(
     video_id=_TEXT, version=_WHOLE, changed=_FLAG, parked_applied=_WHOLE, parked_rejected=_WHOLE,

@@ -65,6 +65,5 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
             total.list_at_most(LISTED)
             before += len(lines)
     except Problem as problem:
-        problem.extra.update({"rows": before, **answers.outcome(total)})
-        raise
+        raise problem.copy(**{"rows": before, **answers.outcome(total)}) from None
     return total

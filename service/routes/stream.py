@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from service.context import Context
 from service.http.responses import problem_response
+from service.http.visit import Visit
 from service.problems import Problem
 
 router = APIRouter(tags=["rows"])
@@ -25,16 +25,16 @@ async def stream_events(socket: WebSocket) -> None:
     Needs the scope ingest, by a header as everywhere, or where a browser cannot set one, by ``?api_key=``.
     """
     parts: Context = socket.app.state.context
-    query = parse_qs(socket.scope["query_string"].decode("latin-1"))
-    # The server's log of handshakes shows the query: it must not see the key.
-    socket.scope["query_string"] = b""
+    visit = Visit.of(socket)
     try:
-        parts.keys.check(socket, "ingest", query.get("api_key", [None])[0])
-        parts.producers.check_room()
+        if parts.hosts is not None:
+            parts.hosts.check(visit.host, visit.origin)
+        parts.keys.check(socket, "ingest")
+        parts.producers.check_room(visit.client)
     except Problem as problem:
-        await socket.send_denial_response(problem_response(problem))
+        await socket.send_denial_response(problem_response(problem, visit))
         # The server logs an error for a handler that returns before the connection is gone.
         await asyncio.sleep(_LINGER_S)
         return
     await socket.accept()
-    await parts.producers.serve(socket)
+    await parts.producers.serve(socket, visit)

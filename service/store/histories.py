@@ -7,7 +7,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import Final
 
-from service.problems import Unavailable
+from service.problems import Unavailable, separate
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -71,7 +71,7 @@ class Histories:
                     if future.done():
                         continue
                     if known is None:
-                        future.set_exception(error)
+                        future.set_exception(separate(error))
                     else:
                         future.set_result((known, True))
             return
@@ -79,7 +79,7 @@ class Histories:
             for waiting in wanted.values():
                 for future in waiting:
                     if not future.done():
-                        future.set_exception(error)
+                        future.set_exception(separate(error))
             raise
         for video_id, waiting in wanted.items():
             self._keep(video_id, found[video_id])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,6 +10,9 @@ from model.history import Mode
 
 MAX_COUNT: Final = 2**53 - 1
 """Largest count, sum or audience: the store's arithmetic is exact up to it."""
+
+IGNORED_NAMES: Final = 100
+"""Unknown counters that an answer names, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,10 @@ class Rejection:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch: counts of rows, and each refused row; ``unlisted`` are refused rows past those listed."""
+    """What became of a batch: counts of rows, and each refused row; ``unlisted`` are refused rows past those listed.
+
+    ``ignored``: by counter that the served bundle does not know, how many of the rows that were taken had it.
+    """
 
     accepted: int = 0
     duplicate: int = 0
@@ -47,6 +54,7 @@ class Outcome:
     corrected: int = 0
     rejections: list[Rejection] = field(default_factory=list)
     unlisted: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
@@ -61,6 +69,13 @@ class Outcome:
         self.corrected += other.corrected
         self.rejections += other.rejections
         self.unlisted += other.unlisted
+        self.ignore(other.ignored)
+
+    def ignore(self, names: Mapping[str, int]) -> None:
+        """Count rows by the unknown counter that they had; of names there are at most ``IGNORED_NAMES``."""
+        for name, rows in names.items():
+            if name in self.ignored or len(self.ignored) < IGNORED_NAMES:
+                self.ignored[name] = self.ignored.get(name, 0) + rows
 
     def list_at_most(self, most: int) -> None:
         """Keep the first ``most`` rejections only, and the number of the others."""

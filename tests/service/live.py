@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.app import create_app
 from service.bank.watched import WatchedBank
 from service.context import Context, build, new_metrics
 from service.models.deployment import Deployment
+from service.server import configuration
 from service.settings import Settings
 from service.times import now_us
 from tests.service.clients import connected
@@ -67,12 +67,12 @@ def live(
     **settings: Any,
 ) -> Iterator[Live]:
     # What works on in the background is for the tests that are about it.
-    chosen = Settings(bundle=Path("unused"), **(QUIET | settings))
+    chosen = Settings(bundle=Path("unused"), **(QUIET | {"port": 0} | settings))
     metrics = new_metrics(chosen)
     watched = WatchedBank(bank or FakeBank(), metrics)
     deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
     context = build(chosen, metrics, deployment, redis_url, clock)
-    server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
+    server = uvicorn.Server(configuration(context))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -78,7 +78,8 @@ def test_events(service: Live, change: dict[str, Any], field: str, value: str | 
         ({"likes": -1}, "likes"),
         ({"likes": 2.5}, "likes"),
         ({"likes": None}, "counters"),
-        ({"claps": 3}, "claps"),
+        ({"likes": None, "claps": 3}, "claps"),
+        ({"count": 3}, "count"),
         ({"time": T0 - 1}, "time"),
     ],
 )

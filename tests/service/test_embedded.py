@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import redis
 
 from service.store.embedded import EmbeddedError, EmbeddedServer
 from tests.service.conftest import Starter
-from tests.service.live import T0, is_dead, live, wait_until
+from tests.service.live import ROOT, T0, is_dead, live, wait_until
 
 
 @pytest.fixture
@@ -60,16 +62,15 @@ def test_a_binary_that_does_not_start_is_told(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_killed_service_leaves_a_server_that_the_next_one_ends(tmp_path: Path, fake_process: Starter) -> None:
+def test_a_killed_service_takes_its_server_along(tmp_path: Path, fake_process: Starter) -> None:
     first = fake_process(tmp_path / "data")
     orphan = first.server_pid
     with live(f"unix://{tmp_path}/data/store/server.sock") as service:
         service.register("v")
     first.kill(server=False)
-    assert not is_dead(orphan)
+    wait_until(lambda: is_dead(orphan))
     second = fake_process(tmp_path / "data")
     assert second.server_pid != orphan
-    assert is_dead(orphan)
     with live(f"unix://{tmp_path}/data/store/server.sock") as service:
         assert service.http.get("/videos/v").json()["published_at"].startswith("2025-10-09")
     assert second.stop() == 0
@@ -88,3 +89,19 @@ def test_the_service_starts_a_dead_server_again(tmp_path: Path, fake_process: St
     pid = process.server_pid
     assert process.stop() == 0
     assert is_dead(pid)
+
+
+def test_a_server_that_was_left_behind_is_ended_by_the_next_service(tmp_path: Path, fake_process: Starter) -> None:
+    """Where the kernel does not end it with its parent: one that a process of its own has started."""
+    code = (
+        "import os, pathlib, service.store.embedded as e, sys\n"
+        "e._end_with = lambda parent: (lambda: None)\n"
+        "server = e.EmbeddedServer(pathlib.Path(sys.argv[1]), appendfsync='everysec')\n"
+        "server.start(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True, cwd=ROOT, timeout=60)
+    orphan = int((tmp_path / "data" / "store" / "server.lock").read_text())
+    assert not is_dead(orphan)
+    second = fake_process(tmp_path / "data")
+    assert second.server_pid != orphan and is_dead(orphan)
+    assert second.stop() == 0

@@ -32,8 +32,8 @@ COUNTERS = {"video_id": "v", "time": 1_759_000_000, "views": 3}
 
 def careful(mode: Mode, items: list[Any]) -> Columns | None:
     """What the careful parser makes of a batch, None where it refuses a row."""
-    rows, refused = (CAREFUL.events if mode == "events" else CAREFUL.counters)(items)
-    return None if refused else Columns.of(rows)
+    parsed = CAREFUL.parse(mode, items)
+    return None if parsed.refused else Columns.of(parsed.rows)
 
 
 def contents(columns: Columns) -> list[Any]:

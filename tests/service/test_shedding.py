@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import re
 import socket
@@ -203,10 +204,72 @@ def test_nobody_waits_longer_than_told(empty_redis: str) -> None:
 
 def test_over_its_share_is_429(empty_redis: str) -> None:
     with busy(empty_redis, reads_in_flight=4, reads_waiting=0, client_share=0.25) as (service, _, _):
+        # Keys that are not known are no further clients.
+        for headers in ({"x-api-key": "made up"}, {"authorization": "Bearer 1"}):
+            assert service.http.get("/videos/v", headers=headers).status_code == 429
         refused = service.http.get("/videos/v")
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert (refused.json()["type"], refused.json()["retryable"]) == ("urn:m3tr:problem:over-share", True)
-        assert service.http.get("/videos/v", headers={"x-api-key": "another"}).status_code == 200
+
+
+def test_shares_are_counted_by_key(empty_redis: str) -> None:
+    keys = [f"predict:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("one", "two")]
+    keys.append(f"admin:{hashlib.sha256(b'admin').hexdigest()}")
+    chosen = {"reads_in_flight": 4, "reads_waiting": 0, "client_share": 0.25, "forecast_reuse_ms": 0}
+    forecaster = SlowForecaster()
+    with live(empty_redis, forecaster=forecaster, api_keys=keys, **chosen) as service, ThreadPoolExecutor(8) as pool:
+        service.http.headers["x-api-key"] = "admin"
+        service.register("v")
+        try:
+            first = pool.submit(service.http.get, "/videos/v/forecast", headers={"x-api-key": "one"})
+            wait_until(lambda: held(service) == 1)
+            asked = {
+                key: service.http.get("/videos/v", headers={"x-api-key": key}).status_code for key in ("one", "two")
+            }
+            assert asked == {"one": 429, "two": 200}
+        finally:
+            forecaster.free.set()
+        assert first.result(20).status_code == 200
+
+
+def test_places_go_round_among_clients() -> None:
+    async def body() -> None:
+        gate, order = Gate(1, 9, 5, 1), list[bytes]()
+        await gate.enter(b"x")
+
+        async def visit(client: bytes) -> None:
+            assert await gate.enter(client)
+            order.append(client)
+            gate.leave(client)
+
+        tasks = []
+        for client in (b"a", b"a", b"a", b"b", b"c"):
+            tasks.append(asyncio.create_task(visit(client)))
+            await asyncio.sleep(0)
+        gate.leave(b"x")
+        await asyncio.gather(*tasks)
+        assert order == [b"a", b"b", b"c", b"a", b"a"]
+
+    run(body())
+
+
+def test_who_has_most_makes_room_for_who_has_least() -> None:
+    async def body() -> None:
+        gate = Gate(1, 3, 5, 1)
+        assert await gate.enter(b"a")
+        waiting = [asyncio.create_task(gate.enter(b"a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert gate.refusal(b"a") == "full" and gate.refusal(b"b") is None
+        other = asyncio.create_task(gate.enter(b"b"))
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in waiting] == [False, False, True] and not await waiting[2]
+        for client, task in ((b"a", waiting[0]), (b"b", other), (b"a", waiting[1])):
+            gate.leave(b"a" if task is not waiting[1] else b"b")
+            assert await task, client
+        gate.leave(b"a")
+        assert (gate.inside, gate.waiting) == (0, 0) and not gate._held and not gate._inside
+
+    run(body())
 
 
 BODY = b'{"video":{"video_id":"v"}}'

@@ -140,7 +140,7 @@ def test_a_client_that_is_too_fast_waits(empty_redis: str) -> None:
             inside -= 1
             return await take(kind, items)
 
-        with patch.object(service.context.producers, "_take", slow), open_socket(service) as made:
+        with patch.object(service.context.ingest, "take", slow), open_socket(service) as made:
             for seq in range(50):
                 send(made, seq, [VIEW])
             wait_until(lambda: peak == 3)
@@ -158,7 +158,7 @@ def test_a_fault_ends_the_connection_and_shows_nothing_inside(service: Live) -> 
     async def fail(kind: Any, items: Any) -> Any:
         raise RuntimeError("secret")
 
-    with patch.object(service.context.producers, "_take", fail), open_socket(service) as made:
+    with patch.object(service.context.ingest, "take", fail), open_socket(service) as made:
         send(made, 1, [VIEW])
         answer = told(made)
         assert answer["seq"] == 1 and answer["error"]["status"] == 500 and "secret" not in json.dumps(answer)

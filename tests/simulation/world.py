@@ -173,8 +173,10 @@ class World:
             book.acknowledged.update(rows)
             check(answer)
 
-        work = context.videos.predict(context.videos.parse_prediction(body))
-        self._stage.begin(f"POST /predict {video}", replica, work, judge)
+        async def work() -> tuple[Answer, Applied]:
+            return await context.videos.predict(await context.videos.parse_prediction(body))
+
+        self._stage.begin(f"POST /predict {video}", replica, work(), judge)
 
     async def _delete(self, replica: Replica, context: Context, video: int, fates: list[Fate]) -> None:
         await self._stage.peace()

@@ -1,0 +1,79 @@
+"""Whom a service without keys answers: nobody whom a page of another site sends here.
+
+Such a service is bound to loopback, where every browser of the machine reaches it as well. A page of another site comes with
+that site's Origin, or, where the site's name was made to point here (DNS rebinding), with that name as its Host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.problems import Forbidden
+
+_REMEMBERED: Final = 1024
+
+
+class Hosts:
+    """Allowed hosts: addresses, loopback names, names of one label, and those given; no other name can be ours.
+
+    Origins that are allowed are loopback's, the given hosts', and the one that the request was sent to.
+    """
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._allowed = frozenset(name.lower().rstrip(".") for name in allowed)
+        self._known: dict[tuple[bytes, bytes], bool] = {}
+
+    def check(self, host: bytes, origin: bytes) -> None:
+        """Raise Forbidden where a request was sent to another host, or by another site's page."""
+        if not host and not origin:
+            return
+        good = self._known.get((host, origin))
+        if good is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            good = self._known[host, origin] = self._is_good(_name(host), origin)
+        if not good:
+            field, value = ("Origin", origin) if self._is_host(_name(host)) else ("Host", host)
+            raise Forbidden(
+                f"{field}: without API keys, only this machine's own pages and programs are answered",
+                field=field,
+                value=value.decode("latin-1")[:100],
+                allowed="localhost, an address, a name without dots, or one of the setting allowed_hosts",
+            )
+
+    def _is_good(self, host: str, origin: bytes) -> bool:
+        if not self._is_host(host):
+            return False
+        if not origin:
+            return True
+        try:
+            site = (urlsplit(origin.decode("latin-1")).hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        return bool(site) and (site == host or site in self._allowed or _is_loopback(site))
+
+    def _is_host(self, name: str) -> bool:
+        return not name or "." not in name or name in self._allowed or _is_loopback(name) or _address(name) is not None
+
+
+def _name(host: bytes) -> str:
+    """The name in a Host header, without its port."""
+    text = host.decode("latin-1").strip().lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.rpartition(":")[0].rstrip(".") if text.rpartition(":")[2].isdecimal() else text.rstrip(".")
+
+
+def _is_loopback(name: str) -> bool:
+    address = _address(name)
+    return name == "localhost" or name.endswith(".localhost") or (address is not None and address.is_loopback)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None

@@ -1,0 +1,25 @@
+"""How far the event loop is behind: what every request waits for besides its own work."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from service.background import Running
+from service.metrics import Metrics
+
+_EVERY_S: Final = 0.1
+
+
+class Lag(Running):
+    """Measures how much later than due a timer is called."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._lag = metrics.loop_lag
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + _EVERY_S
+            await asyncio.sleep(_EVERY_S)
+            self._lag.observe(max(0.0, loop.time() - due_s))
