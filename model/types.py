@@ -15,6 +15,8 @@ ENGAGEMENT_TYPES: Final = ("view", "like", "comment", "share")
 COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "comments": "comment", "shares": "share"}
 """Counter column to event type."""
 TOTAL: Final = "total"
+REACH: Final = "reach"
+"""The audience of the accounts that acted: a column of events, and no engagement type."""
 
 
 def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final
 
 from service.problems import Unavailable, separate
+from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -33,7 +34,8 @@ class Histories:
     async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
         """The video (None: not registered), and whether it is stale because the store does not answer.
 
-        Raises Unavailable when the store does not answer and the video was never seen here.
+        Raises Unavailable when the store does not answer and the video was never seen here, and DamagedRecord where the
+        video's record cannot be read.
         """
         loop = asyncio.get_running_loop()
         waiting: Read = loop.create_future()
@@ -82,10 +84,15 @@ class Histories:
                         future.set_exception(separate(error))
             raise
         for video_id, waiting in wanted.items():
-            self._keep(video_id, found[video_id])
+            snapshot = found[video_id]
+            self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
             for future in waiting:
-                if not future.done():
-                    future.set_result((found[video_id], False))
+                if future.done():
+                    continue
+                if isinstance(snapshot, Damaged):
+                    future.set_exception(snapshot.problem())
+                else:
+                    future.set_result((snapshot, False))
 
     def _keep(self, video_id: str, snapshot: Snapshot | None) -> None:
         if snapshot is None:
