@@ -19,7 +19,7 @@ from index_builder import columns
 from index_builder.findings import Finding, Findings
 from index_builder.layout import COUNTERS, EVENTS, LAYOUT, MAX_TYPES, NUMBER_FIELDS, VIDEOS, faults
 from model.errors import DataError
-from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
+from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 
 _PAIR: Final = 1 << 20
 """Room for type codes in a (video, type) number."""
@@ -43,6 +43,10 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
     fed = _check_events(path / EVENTS, videos, kinds, log) if EVENTS in usable else None
     if COUNTERS in usable:
         _check_counters(path / COUNTERS, videos, kinds, fed, log)
+    try:
+        check_types(kinds)
+    except DataError as error:
+        log.note("error", EVENTS, "type", str(error).removeprefix("type: "))
     return log.sorted()
 
 
@@ -224,6 +228,8 @@ def _check_counters(
             mixed = seen[np.isin(row.video[seen] * np.int64(_PAIR) + code, fed)]
             problem = f"has events of type {COUNTER_COLUMNS[name]!r} too; one type of one video has either"
             log.numbered("error", COUNTERS, name, problem, mixed)
+        if len(seen):
+            kinds.setdefault(COUNTER_COLUMNS[name], len(kinds))
 
 
 def _join(rows: list[_Row]) -> _Row:

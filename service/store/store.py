@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
-from model.types import ENGAGEMENT_TYPES, REACH
+from model.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict
 from service.settings import Settings
@@ -66,6 +66,7 @@ class Store:
         self._settings = settings
         self._news = News(link, settings, metrics)
         self._published: dict[str, int] = {}
+        check_types(types)
         self._types = [*types, REACH]
         self.quarantine = Quarantine(metrics)
 
