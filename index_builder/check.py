@@ -22,7 +22,7 @@ from index_builder.findings import Finding, Findings
 from index_builder.layout import COUNTERS, EVENTS, LAYOUT, MAX_TYPES, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS, meant
 from index_builder.parquet import Table
 from model.errors import DataError
-from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
+from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 
 _FALLING: Final = 0.05
 """Share of readings below the one before from which increments are suspected; platforms take back far fewer counts."""
@@ -58,6 +58,10 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
     with _damage(COUNTERS, log):
         if COUNTERS in tables:
             _check_counters(tables[COUNTERS], videos, kinds, fed, log)
+    try:
+        check_types(kinds)
+    except DataError as error:
+        log.note("error", EVENTS, "type", str(error).removeprefix("type: "))
     return log.sorted()
 
 
@@ -272,6 +276,8 @@ def _check_counters(
             mixed = seen[np.isin(row.video[seen] * np.int64(_PAIR) + code, fed)]
             problem = f"has events of type {COUNTER_COLUMNS[name]!r} too; one type of one video has either, so events are left out"
             log.numbered("error", COUNTERS, name, problem, mixed)
+        if len(seen):
+            kinds.setdefault(COUNTER_COLUMNS[name], len(kinds))
 
 
 def _join(rows: list[_Row]) -> _Row:

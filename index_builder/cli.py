@@ -260,6 +260,8 @@ def export(
         raise typer.BadParameter("give --redis-url or --data-dir")
     made = run(out, redis_url=redis_url, data_dir=data_dir)
     typer.echo(f"{out}: " + ", ".join(f"{n:,} rows in {name}" for name, n in made.rows.items()))
+    for video_id, why in made.damaged.items():
+        typer.echo(f"left out: video {video_id!r}, whose stored record cannot be read ({why})", err=True)
     for kind, n in made.left_out.items():
         typer.echo(f"left out: {n:,} counts of {kind!r}, which has no column in counters.parquet", err=True)
 

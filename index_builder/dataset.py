@@ -25,7 +25,7 @@ from index_builder.layout import COUNTERS, EVENTS, MAX_TYPES, NUMBER_FIELDS, TEX
 from index_builder.parquet import Table
 from model.bins import HOUR_US
 from model.errors import DataError
-from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
+from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 from model.video import Video
 
 SILENCE_US: Final = HOUR_US
@@ -217,6 +217,7 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
         seen += np.bincount(sink.type[: sink.n], minlength=len(kinds))
     used = {kind for kind, code in kinds.items() if seen[code]}
     types = (*(t for t in ENGAGEMENT_TYPES if t in used), *sorted(used - set(ENGAGEMENT_TYPES)))
+    check_types(types)
     type_map = np.array([types.index(kind) if kind in used else -1 for kind in kinds], np.int16)
     events, counters = (
         sinks[name].rows(len(videos), type_map) if name in sinks else None for name in (EVENTS, COUNTERS)

@@ -25,10 +25,11 @@ from safetensors.numpy import load_file
 
 from model.bins import BINS_VERSION
 from model.calibration import Calibration
-from model.errors import BundleError
+from model.errors import BundleError, DataError
 from model.mhp.shape import MHPShape
 from model.parts import WHOLE, Parts
 from model.schema import Schema
+from model.types import check_types
 
 FORMAT_VERSION: Final = 6
 MANIFEST: Final = "manifest.json"
@@ -126,7 +127,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: a file is missing or altered, or the format is another.
+        BundleError: a file is missing or altered, the format is another, or a type is called like a word of ours.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -154,6 +155,10 @@ def load_bundle(folder: Path) -> Bundle:
                 f"{folder / name}: SHA-256 {actual[:16]}..., the manifest says {str(expected)[:16]}...: the file was altered"
             )
     schema = body["schema"]
+    try:
+        check_types(schema["types"])
+    except DataError as error:
+        raise BundleError(f"{folder / MANIFEST}: schema.types: {error}") from None
     manifest = Manifest(
         version=body["version"],
         schema=Schema(

@@ -102,7 +102,7 @@ def build(
     )
     health = Health(link, settings)
     metrics.watch(health.readings)
-    store = Store(link, settings, metrics)
+    store = Store(link, settings, metrics, manifest.types)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
     models = Models(
@@ -179,7 +179,8 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, Lifecycle(),
+        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background,
+        Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models,
     )  # fmt: skip
 

@@ -18,7 +18,10 @@ from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Pro
 from model.bank.nearby import Nearby
 from model.bank.row import Row
 from model.bank.search import CONTENT, Ask, search
-from model.bank.shard import Shard, key_of
+from model.bank.shard import Shard
+from model.bank.tombstone import edge_key
+from model.bank.tombstone import edge_key_of as key_of
+from model.bank.vacuum import PATIENCE_S, vacuum
 from model.errors import BankError, M3TRError
 
 log = logging.getLogger(__name__)
@@ -104,6 +107,8 @@ class EdgeBank:
         lock = folder.Lock(path)
         try:
             if not create:
+                if folder.is_soiled(path):
+                    vacuum(path, lock)
                 folder.read_ahead(path)
             with _engine(path):
                 make = Shard.create if create else Shard.load
@@ -134,8 +139,18 @@ class EdgeBank:
 
     def remove(self, video_ids: Sequence[str]) -> None:
         """Forget videos, at once and on disk; see Bank."""
-        gone = [key_of(video_id) for video_id in video_ids]
+        self._remove([key_of(video_id) for video_id in video_ids])
+
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """``remove`` by tombstones; see Bank. When the bank is closed, or opened again, their bytes leave its files too."""
+        self._remove([edge_key(mark) for mark in tombstones])
+
+    def _remove(self, gone: Sequence[int]) -> None:
         with self._use() as shard:
+            gone = shard.present(gone)
+            if not gone:
+                return
+            folder.soil(self.path)
             try:
                 shard.remove(gone)
                 shard.flush()
@@ -193,6 +208,8 @@ class EdgeBank:
                     if self._unflushed:
                         self._shard.flush()
                     self._shard.close()
+                if folder.is_soiled(self.path):
+                    vacuum(self.path, self._hold, wait_s=PATIENCE_S)
             finally:
                 self._hold.release()
                 self._hold = None

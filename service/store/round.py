@@ -112,6 +112,9 @@ class Round:
                 case "stale":
                     self.stale.append(video)
                     self._count(range(first, last), accepted=-1)
+                case "damaged":
+                    self._count(range(first, last), accepted=-1)
+                    self._reject(first, [(row, "damaged", "") for row in range(last - first)], None)
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
                 case "parked":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from model.bank import BankVideo, EdgeBank, shard
+from model.bank.tombstone import tombstone
 from model.errors import BankError
 from tests.model.bank_cases import (
     DC,
@@ -247,3 +249,34 @@ def test_edge_shows_threads_whole_writes_only(path: Path) -> None:
         sys.setswitchinterval(before)
     assert len(bank.creator(["g59"])["g59"]) == 40
     bank.close()
+
+
+def _files_with(path: Path, text: bytes) -> list[str]:
+    return [str(file) for file in path.rglob("*") if file.is_file() and text in file.read_bytes()]
+
+
+@pytest.mark.parametrize("way", ["close", "late", "kill"])
+def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, name = tmp_path / "bank", "kXq93-zL07pW-forgotten"
+    with EdgeBank.build(path, DC, DT) as bank:
+        bank.upsert([video("before"), video(name), video("after")])
+    assert _files_with(path, name.encode())
+    bank = EdgeBank.open(path, DC, DT)
+    bank.upsert([video("later")])
+    bank.forget([tombstone(name)])
+    if way == "kill":
+        # What a kill -9 leaves: the files as they are, and no clean end.
+        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        bank.close()
+        path = copy
+    else:
+        if way == "late":
+            monkeypatch.setattr("model.bank.edge.PATIENCE_S", 0.0)
+        bank.close()
+        if way == "close":
+            assert not _files_with(path, name.encode())
+    # Whoever opens it meanwhile waits for the vacuum.
+    with EdgeBank.open(path, DC, DT) as again:
+        assert again.counts()["videos"] == 3
+        assert name not in ids(one(again, limit=9))
+        assert not _files_with(path, name.encode())
