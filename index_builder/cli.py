@@ -122,7 +122,9 @@ def train(
     """
     from index_builder.train import train as run
 
-    run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    said = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    if said is not None:
+        typer.echo(said)
 
 
 @app.command()
@@ -153,7 +155,7 @@ def forecast(
 ) -> None:
     """Forecast a file of queries.
 
-    Each from rows up to its own now only.
+    Each from rows up to its own now only. One that cannot be answered gets no numbers, and is counted and named.
     """
     from index_builder.forecast import forecast as run
 
@@ -234,7 +236,7 @@ def replay(
 
     tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
     typer.echo(str(tally))
-    if tally.rejected:
+    if tally.rejected or tally.refused:
         raise typer.Exit(1)
 
 

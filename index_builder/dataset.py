@@ -9,6 +9,7 @@ used raises DataError. ``index_builder.check`` tells the whole of what is wrong.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -223,6 +224,14 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
         sinks[name].rows(len(videos), type_map) if name in sinks else None for name in (EVENTS, COUNTERS)
     )
     return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first)
+
+
+def load_told(path: Path, *, before_us: int | None = None) -> DataSet:
+    """``load_dataset``, with what was left out printed to standard error."""
+    data = load_dataset(path, before_us=before_us)
+    for line in data.left_out():
+        print(line, file=sys.stderr)
+    return data
 
 
 def _validated(path: Path) -> Table:
