@@ -60,10 +60,11 @@ async def _post(request: Request, mode: Mode) -> Response:
 
 async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
     """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it."""
-    total, before = Outcome(), 0
+    total, before, client = Outcome(), 0, Visit.of(request).client
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            outcome = await parts.ingest.take_lines(mode, lines, Visit.of(request).client)
+            async with parts.limits.turns.batch(client):
+                outcome = await parts.ingest.take_lines(mode, lines, client)
             outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
             total.add(outcome)
             total.list_at_most(LISTED)
