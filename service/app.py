@@ -55,6 +55,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         with contextlib.suppress(Unavailable):
             await context.store.ready()
             await context.health.look_at_safety()
+            await context.forgetting.prepare(context.engine.active)
             await context.models.follow()
         for work in background:
             work.start()

@@ -12,6 +12,7 @@ from service.background import Background
 from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
+from service.forgetting.forgetting import Forgetting
 from service.http import answers
 from service.http.auth import Keys
 from service.http.bodies import Limits
@@ -69,6 +70,7 @@ class Context:
     producers: Producers
     quality: Report
     models: Models
+    forgetting: Forgetting
 
     async def close_streams(self) -> None:
         """End what never ends by itself; a server must do so before it waits for its connections."""
@@ -109,11 +111,14 @@ def build(
         settings,
         metrics,
     )
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
+    forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
+    models.prepare.append(forgetting.prepare)
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
     writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
-    videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    videos = Videos(store, histories, engine, forgetting, ingest, parser, settings, metrics, manifest.max_horizon_us)
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
@@ -145,14 +150,14 @@ def build(
     store_deadline_s = settings.store_deadline_ms / 1000
     changes = Changes(link.server, store_deadline_s)
     changes.listeners.append(live)
-    background: list[Background] = [health, changes]
+    changes.listeners.append(forgetting)
+    background: list[Background] = [health, changes, forgetting]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
         background.append(ranking)
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
     if settings.labels:
-        background += quality_work(ledger, store, link, models, settings, metrics, clock)
+        background += quality_work(ledger, store.forgotten, store, link, models, settings, metrics, clock)
     if settings.bank_after_s:
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
@@ -165,13 +170,14 @@ def build(
             deadline_s=store_deadline_s,
             claim_s=settings.ingest_claim_s,
             batch_rows=settings.max_batch_rows,
+            forgotten=store.forgotten,
         )
         background.append(consumer)
     background.append(models)
     return Context(
         settings, metrics, keys, hosts, budget, limits, link, health, store, engine, ingest, videos, background,
         Lifecycle(),
-        live, Listing(link), producers, Report(ledger, settings, clock), models,
+        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting,
     )  # fmt: skip
 
 
