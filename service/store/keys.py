@@ -11,6 +11,9 @@ CHANGES: Final = "m3tr:changes"
 """Capped stream of what changed: each entry's field ``videos`` is a JSON list of [video_id, version], or of
 [tombstone, 0] for a deleted one."""
 
+FORMAT: Final = "m3tr:format"
+"""Format of what is stored, and version of its bins (JSON)."""
+
 ACTIVE_MODEL: Final = "m3tr:active-model"
 """Hash of the bundle that was activated last; absent before that."""
 
