@@ -12,6 +12,7 @@ from service.background import Background
 from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
+from service.forgetting.forgetting import Forgetting
 from service.http import answers
 from service.http.audit import Audit
 from service.http.auth import Keys
@@ -72,6 +73,7 @@ class Context:
     producers: Producers
     quality: Report
     models: Models
+    forgetting: Forgetting
 
     async def close_streams(self) -> None:
         """End what never ends by itself; a server must do so before it waits for its connections."""
@@ -113,6 +115,9 @@ def build(
         metrics,
     )
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
+    forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
+    models.prepare.append(forgetting.prepare)
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
@@ -120,7 +125,7 @@ def build(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
-    videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    videos = Videos(store, histories, engine, forgetting, ingest, parser, settings, metrics, manifest.max_horizon_us)
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
@@ -155,14 +160,14 @@ def build(
     changes.listeners.append(live)
     if parking is not None:
         changes.listeners.append(parking)
-    background: list[Background] = [health, changes]
+    changes.listeners.append(forgetting)
+    background: list[Background] = [health, changes, forgetting]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
         background.append(ranking)
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
     if settings.labels:
-        background += quality_work(ledger, store, link, models, settings, metrics, clock)
+        background += quality_work(ledger, store.forgotten, store, link, models, settings, metrics, clock)
     if settings.bank_after_s:
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
@@ -175,13 +180,14 @@ def build(
             deadline_s=store_deadline_s,
             claim_s=settings.ingest_claim_s,
             batch_rows=settings.max_batch_rows,
+            forgotten=store.forgotten,
         )
         background.append(consumer)
     background.append(models)
     return Context(
         settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background,
         Lifecycle(),
-        live, Listing(link), producers, Report(ledger, settings, clock), models,
+        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting,
     )  # fmt: skip
 
 

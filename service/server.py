@@ -27,6 +27,7 @@ from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
 from service.settings import Settings
+from service.store import format
 from service.store.embedded import EmbeddedServer
 from service.store.health import check_at_start
 
@@ -190,6 +191,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
 
     Raises:
         EmbeddedError: the embedded store does not start.
+        FormatError: the event store holds what this release does not read.
         StoreRefused: the event store at ``redis_url`` is not accepted.
     """
     configure_logs()
@@ -206,6 +208,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server = EmbeddedServer(settings.data_dir, appendfsync=settings.appendfsync, binary=settings.store_binary)
             server.start()
             redis_url = server.url
+        asyncio.run(format.check_at_start(redis_url, settings, metrics))
         context = build(settings, metrics, deployment, redis_url)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
         Server(configuration(context, server), context, watchdog.start).run()

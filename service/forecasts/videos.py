@@ -13,6 +13,7 @@ from model.errors import BankError
 from model.history import Mode
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
+from service.forgetting.forgetting import Forgetting
 from service.http.forms import PredictBody, VideoBody, parse_form, parse_horizons
 from service.ingest.ingest import Ingest
 from service.ingest.rowparser import RowParser, parse_identifier
@@ -54,6 +55,7 @@ class Videos:
         store: Store,
         histories: Histories,
         engine: Engine,
+        forgetting: Forgetting,
         ingest: Ingest,
         parser: RowParser,
         settings: Settings,
@@ -61,6 +63,7 @@ class Videos:
         max_horizon_us: int,
     ) -> None:
         self._store, self._histories, self._engine = store, histories, engine
+        self._forgetting = forgetting
         self._ingest, self._parser = ingest, parser
         self._settings, self._metrics = settings, metrics
         self._max_horizon_us = max_horizon_us
@@ -90,11 +93,9 @@ class Videos:
     async def delete(self, video_id: str) -> None:
         """Forget everything about a video; as a neighbour of others first, so that a failure there can be tried again."""
         try:
-            await self._engine.forget_neighbour(video_id)
+            gone = await self._forgetting.delete(video_id)
         except BankError:
             raise Unavailable("the bank does not answer, and may know this video", part="bank") from None
-        gone = await self._store.forget(video_id)
-        await self._engine.forget(video_id)
         if not gone:
             raise NotFound("nothing is known about this video", field="video_id", value=video_id)
 

@@ -3,6 +3,7 @@
 A column is a horizon bucket. Each has room of its own, so that long horizons, which wait for days, leave room to short ones.
 
     due:<column>       sorted set: label key by the time it is to be looked at (us)
+    of:<column>        sorted set, all of score 0: digest of a video and label key, to find a video's labels by
     made:<column>      hash: label key to label (JSON); who removes a label from it has scored it
     done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
     day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
@@ -12,6 +13,7 @@ A column is a horizon bucket. Each has room of its own, so that long horizons, w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ MODELS: Final = 4
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
 """A twentieth of a horizon has a twentieth of its column's room, so that labels come in evenly."""
+_SCANNED: Final = 1000
 _DONE: Final = 2
 """Keys remembered after scoring, times the room."""
 
@@ -44,13 +47,14 @@ _KEEP: Final = """
 local request = cmsgpack.unpack(ARGV[1])
 local pending, kept, known = redis.call('HLEN', KEYS[2]), 0, 0
 for _, label in ipairs(request.labels) do
-  local key, due_us, since_us, packed = unpack(label)
+  local key, due_us, since_us, packed, of = unpack(label)
   local due = string.format('%.0f', due_us)
   if redis.call('HEXISTS', KEYS[2], key) == 1 or redis.call('ZSCORE', KEYS[3], key) then
     known = known + 1
   elseif pending < request.room and redis.call('ZCOUNT', KEYS[1], string.format('%.0f', since_us), due) < request.pace then
     redis.call('ZADD', KEYS[1], due, key)
     redis.call('HSET', KEYS[2], key, packed)
+    redis.call('ZADD', KEYS[4], 0, of .. key)
     kept, pending = kept + 1, pending + 1
   end
 end
@@ -69,6 +73,7 @@ end
 for _, done in ipairs(request.done) do
   redis.call('HDEL', KEYS[2], done[1])
   redis.call('ZREM', KEYS[1], done[1])
+  redis.call('ZREM', KEYS[7], done[3] .. done[1])
   redis.call('ZADD', KEYS[3], string.format('%.0f', done[2]), done[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
@@ -110,11 +115,12 @@ class Ledger:
                 due := label.target_us + grace_us,
                 due - label.horizon_us // _SHARE,
                 msgspec.json.encode(label).decode(),
+                _of(label.video_id),
             ]
             for label in labels
         ]
         request = {"labels": rows, "room": self._room, "pace": -(-self._room // _SHARE)}
-        kept, known = await self._run(_KEEP, _keys(column, "due", "made", "done"), request)
+        kept, known = await self._run(_KEEP, _keys(column, "due", "made", "done", "of"), request)
         return int(kept), int(known)
 
     async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
@@ -141,7 +147,7 @@ class Ledger:
         """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
         model, day = settlement.done[0].model_version, now_us // SECOND_US // DAY_S
         request = {
-            "done": [[label.key, label.key_until_us] for label in settlement.done],
+            "done": [[label.key, label.key_until_us, _of(label.video_id)] for label in settlement.done],
             "sums": dict(settlement.sums),
             "before": settlement.before,
             "after": settlement.after,
@@ -152,8 +158,42 @@ class Ledger:
             "adaptive_s": _ADAPTIVE_S,
             "model": model,
         }
-        keys = [*_keys(column, "due", "made", "done"), _day_key(day, model), label_key("models"), _adaptive_key(model)]
+        keys = [
+            *_keys(column, "due", "made", "done"), _day_key(day, model), label_key("models"), _adaptive_key(model),
+            *_keys(column, "of"),
+        ]  # fmt: skip
         return bool(await self._run(_SETTLE, keys, request))
+
+    async def forget(self, video_id: str) -> None:
+        """Remove every label of a video."""
+        of = _of(video_id)
+        for column in range(N_COLUMNS):
+            due, made, index = _keys(column, "due", "made", "of")
+            found, labels, indexed = await self._link.pipeline(
+                "labels",
+                [["ZRANGE", index, f"[{of}", f"[{of}~", "BYLEX"], ["HLEN", made], ["ZCARD", index]],
+            )
+            names = [name.decode()[len(of) :] for name in found]
+            if labels > indexed:
+                # Some were kept by a release that has no index.
+                names += await self._look_through(made, video_id)
+            if names:
+                commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
+                await self._link.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
+
+    async def _look_through(self, made: str, video_id: str) -> list[str]:
+        names: list[str] = []
+        cursor = 0
+        while True:
+            reply = (await self._link.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
+            cursor, fields = int(reply[0]), reply[1]
+            pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+            for name, packed in pairs:
+                label = _parse(packed)
+                if label is not None and label.video_id == video_id:
+                    names.append(name.decode())
+            if not cursor:
+                return names
 
     async def adaptive(self, model: str) -> str:
         """The adaptive state of a model as it is stored, "" before any outcome."""
@@ -208,6 +248,10 @@ def _parse(packed: bytes | None) -> Label | None:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
     except (msgspec.MsgspecError, UnicodeError):
         return None
+
+
+def _of(video_id: str) -> str:
+    return hashlib.blake2b(video_id.encode(), digest_size=12).hexdigest()
 
 
 def _keys(column: int, *names: str) -> list[str]:

@@ -19,6 +19,7 @@ from service.quality.adaptation import Adaptation
 from service.quality.label import Label, age_doublings, labels_of
 from service.quality.ledger import Ledger
 from service.settings import Settings
+from service.store.forgotten import Forgotten
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +40,13 @@ class Sampler(Running):
     def __init__(
         self,
         ledger: Ledger,
+        forgotten: Forgotten,
         adaptation: Adaptation,
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._ledger, self._adaptation = ledger, adaptation
+        self._ledger, self._forgotten, self._adaptation = ledger, forgotten, adaptation
         self._metrics, self._clock = metrics, clock
         self._longest_us = settings.label_horizon_s * SECOND_US
         self._grace_us = settings.label_grace_s * SECOND_US
@@ -88,6 +90,11 @@ class Sampler(Running):
                 continue
             for outcome, n in (("kept", kept), ("known", known), ("full", len(labels) - kept - known)):
                 self._metrics.labels.labels(outcome).inc(n)
+        # Deleted while its answer waited: none of its labels must stay.
+        for video_id in await self._forgotten.gone(
+            {answer.snapshot.video.video_id: answer.snapshot.registered_us for answer in answers}
+        ):
+            await self._ledger.forget(video_id)
         if failed and len(failed) == len(by_column):
             raise next(iter(failed.values()))
         # The store answers, and what stands in the way is a key of one column: it must not keep the others waiting.

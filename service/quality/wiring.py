@@ -12,6 +12,7 @@ from service.quality.ledger import Ledger
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.settings import Settings
+from service.store.forgotten import Forgotten
 from service.store.keys import LABELS_LEASE
 from service.store.lease import Lease
 from service.store.link import Link
@@ -22,6 +23,7 @@ _LEASE_S = 15
 
 def quality_work(
     ledger: Ledger,
+    forgotten: Forgotten,
     store: Store,
     link: Link,
     models: Models,
@@ -33,7 +35,7 @@ def quality_work(
     engine, shadow = models.engine, models.shadow
     adaptation = Adaptation(ledger, lambda: engine.active, settings, clock, lambda: shadow.deployment)
     models.prepare.append(adaptation.apply)
-    sampler = Sampler(ledger, adaptation, settings, metrics, clock)
+    sampler = Sampler(ledger, forgotten, adaptation, settings, metrics, clock)
     engine.observers.append(sampler.observe)
     shadow.observers.append(sampler.observe)
     metrics.watch(adaptation.readings)

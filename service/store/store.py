@@ -2,24 +2,28 @@
 
 Every change of a video is made by one Redis function (``store.lua``), atomically for that video; a call takes many videos
 where the server is no cluster. ``m3tr:changes`` is told afterwards: each entry of that stream has one field ``videos``, a
-JSON list of [video_id, version] (version 0: forgotten).
+JSON list of [video_id, version], or [tombstone, 0] for one that was deleted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
 from redis.exceptions import ResponseError
 
+from model.bank.tombstone import tombstone
 from model.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict, Unavailable
 from service.settings import Settings
+from service.store import keys
 from service.store.columns import Columns
-from service.store.link import Link
+from service.store.forgotten import Forgotten
+from service.store.link import Command, Link
 from service.store.news import News, unlisted
 from service.store.quarantine import Damaged, Quarantine
 from service.store.round import Round, Share, no_rows
@@ -65,6 +69,7 @@ class Store:
         self._link = link
         self._settings = settings
         self._news = News(link, settings, metrics)
+        self.forgotten = Forgotten(link)
         self._published: dict[str, int] = {}
         check_types(types)
         self._types = [*types, REACH]
@@ -117,6 +122,8 @@ class Store:
             done.settle(share, [answer])
         applied = _applied(done, 0, answer)
         if applied.version is not None:
+            if applied.created:
+                await self._begin_anew(video_id)
             changes = [(video_id, applied.version)] if applied.changed else []
             await self._news.tell(changes, unparked=[video_id])
         return applied
@@ -167,13 +174,25 @@ class Store:
         """Delete everything about a video, parked rows included; False when there was nothing."""
         self._published.pop(video_id, None)
         # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
-        await self._link.pipeline("unlist", unlisted([video_id]))
+        banks = (await self._link.pipeline("unlist", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
+        commands: list[Command] = [["ZREM", keys.PARKED, video_id]]
+        commands += [["ZREM", bank, video_id] for bank in banks]
+        await self._link.pipeline("unlist", unlisted([video_id]) + commands)
         arguments = [str(self._settings.dedup_ttl_s), "", *self._types]
         gone = bool((await self._link.call("forget", [([video_id], arguments)]))[0])
         self.quarantine.forget(video_id)
         if gone:
-            await self._news.tell([(video_id, 0)], unparked=[video_id])
+            # Not the id, which is to be forgotten.
+            await self._news.tell([(tombstone(video_id), 0)])
         return gone
+
+    async def _begin_anew(self, video_id: str) -> None:
+        """A video that was deleted before is a new one."""
+        self.quarantine.forget(video_id)
+        with suppress(Unavailable):
+            if await self.forgotten.lift(video_id):
+                banks = (await self._link.pipeline("register", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
+                await self._link.pipeline("register", [["ZADD", bank, "NX", 0, video_id] for bank in banks])
 
     async def _apply(self, batches: Sequence[Columns], *, strict: bool = False, park: bool = True) -> Round:
         done = Round(batches, self._published)

@@ -75,7 +75,7 @@ class World:
         self.forecaster = FakeForecaster()
         deployment: Any = Deployed("m1", self.forecaster)
         self.adaptation = Adaptation(self.ledger, lambda: deployment, self.settings, clock)
-        self.sampler = Sampler(self.ledger, self.adaptation, self.settings, self.metrics, clock)
+        self.sampler = Sampler(self.ledger, self.store.forgotten, self.adaptation, self.settings, self.metrics, clock)
         lease = Lease(self.link, "m3tr:{labels}:lease", 60)
         self.scorer = Scorer(self.ledger, self.store, lease, self.settings, self.metrics, clock)
 
@@ -208,7 +208,7 @@ def test_answers_wait_while_the_store_is_down(empty_redis: str) -> None:
         down.sampler.observe(answer(at_us=P0 + H))
         with pytest.raises(Unavailable):
             await down.sampler.write()
-        down.sampler._ledger = world.ledger
+        down.sampler._ledger, down.sampler._forgotten = world.ledger, world.store.forgotten
         await down.sampler.write()
         assert await world.ledger.pending() == 1
         await down.link.close()
