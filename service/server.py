@@ -26,6 +26,7 @@ from service.http.protocol import Line, protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
+from service.models.warmup import warm_first
 from service.settings import Settings
 from service.store.embedded import EmbeddedServer
 from service.store.health import check_at_start
@@ -191,6 +192,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     Raises:
         EmbeddedError: the embedded store does not start.
         StoreRefused: the event store at ``redis_url`` is not accepted.
+        BundleError: the model cannot forecast.
     """
     configure_logs()
     # A thread that computes forecasts gives way to the loop after this long, not after Python's 5 ms.
@@ -206,6 +208,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server = EmbeddedServer(settings.data_dir, appendfsync=settings.appendfsync, binary=settings.store_binary)
             server.start()
             redis_url = server.url
+        log.info(
+            "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
+        )
         context = build(settings, metrics, deployment, redis_url)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
         Server(configuration(context, server), context, watchdog.start).run()

@@ -26,6 +26,9 @@ RETRY_S: Final = 0.5
 """Seconds between two attempts to reach a bank that failed."""
 
 
+_SILENT: Final = "the bank failed and has not answered since"
+
+
 class WatchedBank:
     """Another bank, with the time and the failures of its questions in the metrics. Thread-safe where that one is."""
 
@@ -45,9 +48,15 @@ class WatchedBank:
         """Earlier videos of each creator."""
         return self._timed(lambda: self._bank.creator(creator_ids))
 
+    @property
+    def down(self) -> bool:
+        """Whether a question failed, and none was answered since."""
+        return self._down
+
     def counts(self) -> dict[str, int]:
         """Number of videos and trajectories."""
-        self._refuse_while_down()
+        if self._down:
+            raise BankError(_SILENT)
         return self._bank.counts()
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
@@ -74,7 +83,7 @@ class WatchedBank:
     def _refuse_while_down(self) -> None:
         if self._down:
             self._metrics.bank_skipped.inc()
-            raise BankError("the bank failed and has not answered since")
+            raise BankError(_SILENT)
 
     def _timed(self, question: Callable[[], T]) -> T:
         self._refuse_while_down()
