@@ -164,6 +164,7 @@ def build(
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
         background.append(ranking)
+        metrics.watch(ranking.readings)
     ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
     if settings.labels:
         background += quality_work(ledger, store, link, models, settings, metrics, clock)

@@ -181,6 +181,17 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
     )
 
 
+def _count_deaths(metrics: Metrics) -> None:
+    """Log and count every thread that ends with an exception."""
+
+    def died(told: threading.ExceptHookArgs) -> None:
+        name = told.thread.name if told.thread is not None else "thread"
+        log.error("a thread died", thread=name, exc_info=told.exc_value)
+        metrics.task_deaths.labels("thread").inc()
+
+    threading.excepthook = died
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     # uvicorn raises the signal again after its graceful stop; the default would end the process before the store's.
     raise SystemExit(0)
@@ -195,6 +206,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
         BundleError: the model cannot forecast.
     """
     configure_logs()
+    _count_deaths(metrics)
     # A thread that computes forecasts gives way to the loop after this long, not after Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -103,7 +103,17 @@ class WatchedBank:
                 return
             self._down = True
         log.warning("the bank failed; forecasts go on without neighbours", error=str(error))
-        threading.Thread(target=self._ask_again, args=(question,), daemon=True, name="bank-retry").start()
+        threading.Thread(target=self._keep_asking, args=(question,), daemon=True, name="bank-retry").start()
+
+    def _keep_asking(self, question: Callable[[], object]) -> None:
+        while self._down and not self._closed.is_set():
+            try:
+                self._ask_again(question)
+            except BaseException:
+                # Without this thread, the bank would never be asked again.
+                self._metrics.task_deaths.labels("BankRetry").inc()
+                log.exception("what asks the bank again died; it is begun again")
+                self._closed.wait(self._retry_s)
 
     def _ask_again(self, question: Callable[[], object]) -> None:
         while not self._closed.wait(self._retry_s):
