@@ -13,14 +13,15 @@ COPY index_builder index_builder
 COPY model model
 COPY service service
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[cpu]"
+# Kernels compiled here are found by numba in an image for the same kind of processor; elsewhere a start compiles them.
+RUN cd / && /opt/m3tr/bin/python -m model.warm
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/m3tr m3tr \
     && install --directory --owner=m3tr --group=m3tr /bundles
 COPY --from=build /opt/m3tr /opt/m3tr
 ENV PATH=/opt/m3tr/bin:${PATH} \
-    PYTHONUNBUFFERED=1 \
-    NUMBA_CACHE_DIR=/tmp/numba
+    PYTHONUNBUFFERED=1
 USER m3tr
 WORKDIR /bundles
 VOLUME /bundles

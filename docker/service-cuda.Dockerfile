@@ -24,6 +24,8 @@ COPY index_builder index_builder
 COPY model model
 COPY service service
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[gpu]"
+# Kernels compiled here are found by numba in an image for the same kind of processor; elsewhere a start compiles them.
+RUN cd / && /opt/m3tr/bin/python -m model.warm
 
 FROM ${CUDA_IMAGE}-runtime-ubuntu24.04
 # Triton compiles its kernels on first use: it needs a C compiler and Python's headers at run time.
@@ -36,7 +38,6 @@ COPY --from=build /opt/m3tr /opt/m3tr
 ENV PATH=/opt/m3tr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
-    NUMBA_CACHE_DIR=/tmp/numba \
     TRITON_CACHE_DIR=/tmp/triton \
     M3TR_BUNDLE=/bundles/current \
     M3TR_DATA_DIR=/var/lib/m3tr \

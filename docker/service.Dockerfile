@@ -13,6 +13,8 @@ COPY index_builder index_builder
 COPY model model
 COPY service service
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[cpu]"
+# Kernels compiled here are found by numba in an image for the same kind of processor; elsewhere a start compiles them.
+RUN cd / && /opt/m3tr/bin/python -m model.warm
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/m3tr m3tr \
@@ -21,7 +23,6 @@ COPY --from=build /opt/m3tr /opt/m3tr
 ENV PATH=/opt/m3tr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
-    NUMBA_CACHE_DIR=/tmp/numba \
     M3TR_BUNDLE=/bundles/current \
     M3TR_DATA_DIR=/var/lib/m3tr \
     M3TR_HOST=0.0.0.0 \

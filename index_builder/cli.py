@@ -98,12 +98,10 @@ def check(data: Data) -> None:
 
     By file, column and row; the exit code is 1 if there are errors.
     """
-    from rich.console import Console
-
     from index_builder.check import check_dataset
-    from index_builder.findings import report
+    from index_builder.findings import console, report
 
-    if not report(check_dataset(data), Console()):
+    if not report(check_dataset(data), console()):
         raise typer.Exit(1)
 
 
@@ -124,7 +122,9 @@ def train(
     """
     from index_builder.train import train as run
 
-    run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    said = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    if said is not None:
+        typer.echo(said)
 
 
 @app.command()
@@ -155,7 +155,7 @@ def forecast(
 ) -> None:
     """Forecast a file of queries.
 
-    Each from rows up to its own now only.
+    Each from rows up to its own now only. One that cannot be answered gets no numbers, and is counted and named.
     """
     from index_builder.forecast import forecast as run
 
@@ -236,7 +236,7 @@ def replay(
 
     tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
     typer.echo(str(tally))
-    if tally.rejected:
+    if tally.rejected or tally.refused:
         raise typer.Exit(1)
 
 
@@ -262,6 +262,8 @@ def export(
         raise typer.BadParameter("give --redis-url or --data-dir")
     made = run(out, redis_url=redis_url, data_dir=data_dir)
     typer.echo(f"{out}: " + ", ".join(f"{n:,} rows in {name}" for name, n in made.rows.items()))
+    for video_id, why in made.damaged.items():
+        typer.echo(f"left out: video {video_id!r}, whose stored record cannot be read ({why})", err=True)
     for kind, n in made.left_out.items():
         typer.echo(f"left out: {n:,} counts of {kind!r}, which has no column in counters.parquet", err=True)
 

@@ -21,6 +21,7 @@ from model.video import Video
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY: Final = frozenset((429, 503))
+_ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF_S: Final = (0.1, 5.0)
 _CONTENT: Final = (
     "title",
@@ -37,6 +38,10 @@ _CONTENT: Final = (
 
 class ServiceError(M3TRError):
     """The service refused a call, or stayed busy or unreachable for too long."""
+
+
+class Refused(ServiceError):
+    """The service refused what a call says, not who calls or where: another call may well be taken."""
 
 
 def iso(time_us: int) -> str:
@@ -81,10 +86,15 @@ class Client:
         self._http.close()
 
     def register(self, video: Video) -> None:
-        """Tell the service about a video."""
+        """Tell the service about a video.
+
+        Raises:
+            Refused: it does not take this one.
+            ServiceError: the call failed in another way.
+        """
         body: dict[str, Any] = {"published_at": iso(video.published_us)}
         body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
-        self._call("PUT", f"/videos/{quote(video.video_id, safe='')}", orjson.dumps(body), "application/json")
+        self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Send rows to ``/events`` or ``/counters``; return the service's account of them, rejections included."""
@@ -94,7 +104,7 @@ class Client:
     def forecast(self, video_id: str, at_us: int, horizons_s: Sequence[int]) -> dict[str, Any]:
         """The forecast of a registered video at a time, for horizons in seconds."""
         query = httpx.QueryParams({"at": iso(at_us), "horizons_s": ",".join(map(str, horizons_s))})
-        return dict(self._call("GET", f"/videos/{quote(video_id, safe='')}/forecast?{query}").json())
+        return dict(self._call("GET", f"/videos/{_segment(video_id)}/forecast?{query}").json())
 
     def _call(
         self,
@@ -126,12 +136,18 @@ class Client:
                     return response
                 trouble = _explain(response)
                 if response.status_code not in _BUSY:
-                    raise ServiceError(f"{method} {self.url}{path}: {trouble}")
+                    kind_of = Refused if response.status_code in _ABOUT_CONTENT else ServiceError
+                    raise kind_of(f"{method} {self.url}{path}: {trouble}")
                 wait_s = max(pause_s, _retry_after_s(response))
             if time.monotonic() + wait_s > give_up:
                 raise ServiceError(f"{method} {self.url}{path}: given up after {self._patience_s:g} s: {trouble}")
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, _BACKOFF_S[1])
+
+
+def _segment(video_id: str) -> str:
+    """An id as one segment of a path; dots alone would name another path."""
+    return quote(video_id, safe="") if video_id.strip(".") else video_id.replace(".", "%2E")
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -3,12 +3,13 @@
 Files stream by in batches, straight into arrays sized by the files' row counts, so that the set is never in memory
 twice. With an as-of time, what is later never enters: neither rows nor videos, and not the counts of dropped rows.
 
-A row that cannot be used is dropped and counted by reason in ``DataSet.dropped``; a file that cannot be
+A row that cannot be used is dropped and counted by reason in ``DataSet.dropped``, that of a video too; a file that cannot be
 used raises DataError. ``index_builder.check`` tells the whole of what is wrong.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,16 +22,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index_builder import columns
-from index_builder.layout import COUNTERS, EVENTS, LAYOUT, MAX_TYPES, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS, faults
+from index_builder.layout import COUNTERS, EVENTS, MAX_TYPES, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS
+from index_builder.parquet import Table
 from model.bins import HOUR_US
 from model.errors import DataError
-from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
+from model.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 from model.video import Video
 
 SILENCE_US: Final = HOUR_US
 """So long after its newest row a data set is taken to have been watched still."""
 _LATEST: Final = np.iinfo(np.int64).max
-_CHECK: Final = "m3tr-build check lists every such row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class DataSet:
 
     ``videos`` sorted by (published_us, video_id); ``published_us`` (V,) int64; ``types`` the observed engagement types,
     singular, known ones first; ``events`` and ``counters`` are None where the set has no such file;
-    ``dropped`` maps "file: reason" to a number of rows.
+    ``dropped`` maps "file: reason" to a number of rows, ``first`` to which was the first, in words; rows are numbered from 0.
     """
 
     videos: list[Video]
@@ -69,6 +70,14 @@ class DataSet:
     events: Rows | None
     counters: Rows | None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, str] = field(default_factory=dict)
+
+    def left_out(self) -> list[str]:
+        """What was dropped, a line a reason, for people."""
+        return [
+            f"{reason}: {n:,} row{'s' if n > 1 else ''} left out, the first is {self.first[reason]}"
+            for reason, n in self.dropped.items()
+        ]
 
     def last_us(self) -> int | None:
         """Time of the newest row or publication, microseconds; None for a set without videos."""
@@ -99,6 +108,16 @@ class _Sink:
             getattr(self, name)[self.n : end] = array[keep]
         self.n = end
 
+    def pairs(self, n_types: int) -> NDArray[np.int64]:
+        """Video and type of each row as one number, (n,) int64."""
+        return self.video[: self.n].astype(np.int64) * n_types + self.type[: self.n]
+
+    def keep(self, rows: columns.Flags) -> None:
+        """Only the flagged rows, (n,) bool."""
+        for name in ("video", "time_us", "type", "value", "reach"):
+            setattr(self, name, getattr(self, name)[: self.n][rows])
+        self.n = int(rows.sum())
+
     def rows(self, n_videos: int, type_map: NDArray[np.int16]) -> Rows:
         """Sort, renumber the types by ``type_map``, and give the arrays away."""
         n = self.n
@@ -114,6 +133,26 @@ class _Sink:
         return Rows(self.video[:n], self.time_us[:n], kinds, self.value[:n], self.reach[:n], offsets)
 
 
+class _Dropped:
+    """Counts of dropped rows by reason, and the first of each in words; ``start`` is the number of the batch's first row."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self.start = 0
+
+    def add(self, file: str, reason: str, rows: columns.Flags) -> None:
+        """Count the flagged rows of a batch."""
+        if n := int(rows.sum()):
+            self.count(file, reason, n, f"row {self.start + int(rows.argmax())}")
+
+    def count(self, file: str, reason: str, n: int, first: str) -> None:
+        """Count ``n`` rows, of which the ``first`` is named."""
+        name = f"{file}: {reason}"
+        self.counts[name] += n
+        self.first.setdefault(name, first)
+
+
 @dataclass(frozen=True, slots=True)
 class _Index:
     """How rows find their video: ``ids`` in the order of ``published_us`` (V,) int64; later rows are not seen."""
@@ -121,26 +160,27 @@ class _Index:
     ids: pa.Array
     published_us: NDArray[np.int64]
     before_us: int
-    dropped: Counter[str]
+    dropped: _Dropped
 
     def place(self, file: str, batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], columns.Flags]:
         """Video index (n,) and time (n,) of each row, and which rows can be used at all."""
-        time = _times(file, "time", batch.column("time"))
-        seen = time.null | (time.us <= self.before_us)
+        time = columns.times(batch.column("time"))
+        lost = time.missing()
+        seen = lost | (time.us <= self.before_us)
         video = columns.positions(batch.column("video_id"), self.ids)
         unknown = seen & (video < 0)
-        no_time = seen & ~unknown & time.null
+        no_time = seen & ~unknown & lost
         keep = seen & ~unknown & ~no_time
         early = np.zeros(len(keep), np.bool_)
         early[keep] = time.us[keep] < self.published_us[video[keep]]
         self.drop(file, "unknown video", unknown)
-        self.drop(file, "no time", no_time)
+        self.drop(file, "no time", no_time & time.null)
+        self.drop(file, f"time outside {columns.YEARS}", no_time & time.beyond)
         self.drop(file, "before publication", early)
         return video, time.us, keep & ~early
 
     def drop(self, file: str, reason: str, rows: columns.Flags) -> None:
-        if n := int(rows.sum()):
-            self.dropped[f"{file}: {reason}"] += n
+        self.dropped.add(file, reason, rows)
 
 
 def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
@@ -151,8 +191,7 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
         before_us: as-of time, microseconds UTC: rows later than it and videos published later than it are left out.
 
     Raises:
-        DataError: a file or column is missing or wrong, a video has two rows or lacks its id or publication, or one
-            type of one video has both events and counters.
+        DataError: a file or column is missing or wrong.
     """
     path = Path(path)
     if not path.is_dir():
@@ -160,110 +199,108 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
     present = [name for name in (EVENTS, COUNTERS) if (path / name).exists()]
     if not present:
         raise DataError(f"{path}: has neither {EVENTS} nor {COUNTERS}; at least one is required")
-    capacity = {name: _validate(path / name) for name in (VIDEOS, *present)}
+    tables = {name: _validated(path / name) for name in (VIDEOS, *present)}
     latest = _LATEST if before_us is None else before_us
-    videos, published_us = _read_videos(path / VIDEOS, latest)
+    dropped = _Dropped()
+    videos, published_us = _read_videos(tables[VIDEOS], latest, dropped)
     ids = pa.array([video.video_id for video in videos], pa.large_string())
-    index = _Index(ids, published_us, latest, Counter())
+    index = _Index(ids, published_us, latest, dropped)
     kinds: dict[str, int] = {}
     sinks: dict[str, _Sink] = {}
     if EVENTS in present:
-        sinks[EVENTS] = _read_events(path / EVENTS, index, kinds, capacity[EVENTS])
+        sinks[EVENTS] = _read_events(tables[EVENTS], index, kinds)
     if COUNTERS in present:
-        sinks[COUNTERS] = _read_counters(path / COUNTERS, index, kinds, capacity[COUNTERS])
+        sinks[COUNTERS] = _read_counters(tables[COUNTERS], index, kinds)
+        if EVENTS in present:
+            _leave_out_mixed(videos, sinks, list(kinds), dropped)
     seen = np.zeros(len(kinds), np.int64)
     for sink in sinks.values():
         seen += np.bincount(sink.type[: sink.n], minlength=len(kinds))
     used = {kind for kind, code in kinds.items() if seen[code]}
     types = (*(t for t in ENGAGEMENT_TYPES if t in used), *sorted(used - set(ENGAGEMENT_TYPES)))
+    check_types(types)
     type_map = np.array([types.index(kind) if kind in used else -1 for kind in kinds], np.int16)
     events, counters = (
         sinks[name].rows(len(videos), type_map) if name in sinks else None for name in (EVENTS, COUNTERS)
     )
-    data = DataSet(videos, published_us, types, events, counters, dict(index.dropped))
-    _refuse_mixed(data)
+    return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first)
+
+
+def load_told(path: Path, *, before_us: int | None = None) -> DataSet:
+    """``load_dataset``, with what was left out printed to standard error."""
+    data = load_dataset(path, before_us=before_us)
+    for line in data.left_out():
+        print(line, file=sys.stderr)
     return data
 
 
-def _validate(path: Path) -> int:
-    """Refuse a file that breaks the layout; return its number of rows."""
-    with columns.open_parquet(path) as file:
-        for fault in faults(path.name, file.schema_arrow):
-            raise DataError(f"{path.name}: column {fault.column}: is {fault.found}; allowed: {fault.allowed}")
-        return int(file.metadata.num_rows)
+def _validated(path: Path) -> Table:
+    """Open a file, or refuse it where it breaks the layout."""
+    table = Table(path)
+    for name, fault in table.faults():
+        raise DataError(f"{name}: column {fault.column}: is {fault.found}; allowed: {fault.allowed}")
+    return table
 
 
-def _times(file: str, column: str, array: pa.Array) -> columns.Times:
-    try:
-        return columns.times(array)
-    except DataError as error:
-        raise DataError(f"{file}: column {column}: {error}") from None
-
-
-def _read_videos(path: Path, before_us: int) -> tuple[list[Video], NDArray[np.int64]]:
-    table = pa.Table.from_batches(list(columns.batches(path, LAYOUT[VIDEOS]))) if _has_rows(path) else None
-    if table is None:
-        return [], np.zeros(0, np.int64)
-    table = table.combine_chunks()
-    ids = columns.text(_flat(table, "video_id"))
-    published = _times(VIDEOS, "published_at", _flat(table, "published_at"))
-    empty = pc.or_kleene(pc.is_null(ids), pc.equal(ids, "")).fill_null(True).to_numpy(zero_copy_only=False)
-    for column, wrong in (("video_id", empty), ("published_at", published.null)):
-        if wrong.any():
-            raise DataError(
-                f"{VIDEOS}: column {column}: is empty in row {int(wrong.argmax())}; every video needs one ({_CHECK})"
-            )
-    frequent = pc.value_counts(ids)
-    twice = frequent.filter(pc.greater(frequent.field("counts"), 1))
-    if len(twice):
-        raise DataError(
-            f"{VIDEOS}: column video_id: {twice.field('values')[0].as_py()!r} is there "
-            f"{twice.field('counts')[0].as_py()} times; every video has one row ({_CHECK})"
-        )
-    keep = np.flatnonzero(published.us <= before_us)
-    names = ids.take(pa.array(keep))
+def _read_videos(table: Table, before_us: int, dropped: _Dropped) -> tuple[list[Video], NDArray[np.int64]]:
+    parts: dict[str, list[pa.Array]] = {name: [] for name in table.names if name != "published_at"}
+    times, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for batch in table.batches():
+        ids, published = columns.text(batch.column("video_id")), columns.times(batch.column("published_at"))
+        empty, lost = columns.empty(ids), published.missing()
+        seen = lost | (published.us <= before_us)
+        dropped.add(VIDEOS, "no id", seen & empty)
+        dropped.add(VIDEOS, "no time of publication", published.null & ~empty)
+        dropped.add(VIDEOS, f"published outside {columns.YEARS}", published.beyond & ~empty)
+        keep = np.flatnonzero(~empty & ~lost)
+        times.append(published.us[keep])
+        rows.append(dropped.start + keep)
+        for name, arrays in parts.items():
+            arrays.append(_content(name, batch.column(name)).take(pa.array(keep)))
+        dropped.start += len(batch)
+    dropped.start = 0
+    if len(times) == 1:
+        return [], times[0]
+    ids, published_us = pa.concat_arrays(parts["video_id"]), np.concatenate(times)
+    keep = _first_of_each(ids, published_us, before_us, np.concatenate(rows), dropped)
     by_id = np.empty(len(keep), np.int64)
-    by_id[pc.sort_indices(names).to_numpy()] = np.arange(len(keep))
-    keep = keep[np.lexsort((by_id, published.us[keep]))]
-    chosen, rows = pa.array(keep), published.us[keep]
-    fields: dict[str, list[object]] = {"video_id": ids.take(chosen).to_pylist(), "published_us": rows.tolist()}
-    for name in TEXT_FIELDS:
-        if name in table.column_names:
-            fields[name] = _texts(_flat(table, name).take(chosen))
-    for name in NUMBER_FIELDS:
-        if name in table.column_names:
-            fields[name] = _numbers(_flat(table, name).take(chosen))
-    names_of = list(fields)
-    videos = [Video(**dict(zip(names_of, cells, strict=True))) for cells in zip(*fields.values(), strict=True)]
-    return videos, rows
+    by_id[pc.sort_indices(ids.take(pa.array(keep))).to_numpy()] = np.arange(len(keep))
+    keep = keep[np.lexsort((by_id, published_us[keep]))]
+    chosen = pa.array(keep)
+    fields = {name: pa.concat_arrays(arrays).take(chosen).to_pylist() for name, arrays in parts.items()}
+    fields["published_us"] = published_us[keep].tolist()
+    videos = [Video(**dict(zip(fields, cells, strict=True))) for cells in zip(*fields.values(), strict=True)]
+    return videos, published_us[keep]
 
 
-def _has_rows(path: Path) -> bool:
-    with columns.open_parquet(path) as file:
-        return bool(file.metadata.num_rows)
+def _first_of_each(
+    ids: pa.Array, published_us: NDArray[np.int64], before_us: int, rows: NDArray[np.int64], dropped: _Dropped
+) -> NDArray[np.int64]:
+    """Places of the videos that are seen; of several with one id the first stands."""
+    codes = ids.dictionary_encode().indices.to_numpy()
+    again = np.ones(len(codes), np.bool_)
+    again[np.unique(codes, return_index=True)[1]] = False
+    seen = published_us <= before_us
+    if (again & seen).any():
+        first = int((again & seen).argmax())
+        named = f"row {rows[first]}, {ids[first].as_py()!r}"
+        dropped.count(VIDEOS, "id is there already, the first row stands", int((again & seen).sum()), named)
+    return np.flatnonzero(seen & ~again)
 
 
-def _flat(table: pa.Table, name: str) -> pa.Array:
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def _content(name: str, column: pa.Array) -> pa.Array:
+    """A column of videos.parquet as it is kept: empty text and numbers that can be none are missing."""
+    if name in NUMBER_FIELDS:
+        return pa.array(columns.numbers(column).values, from_pandas=True)
+    if name in TEXT_FIELDS:
+        column = columns.texts(column)
+        return pc.if_else(pc.equal(column, ""), None, column)
+    return columns.text(column)
 
 
-def _texts(array: pa.Array) -> list[object]:
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        array = pc.binary_join(array.cast(pa.list_(pa.string())), ",")
-    array = columns.text(array)
-    return pc.if_else(pc.equal(array, ""), None, array).to_pylist()  # type: ignore[no-any-return]
-
-
-def _numbers(array: pa.Array) -> list[object]:
-    real = array.cast(pa.float64())
-    usable = pc.and_(pc.is_finite(real), pc.greater_equal(real, 0.0))
-    return pc.if_else(usable, real, None).to_pylist()  # type: ignore[no-any-return]
-
-
-def _read_events(path: Path, index: _Index, kinds: dict[str, int], capacity: int) -> _Sink:
-    sink = _Sink(capacity)
-    for batch in columns.batches(path, LAYOUT[EVENTS]):
+def _read_events(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
+    sink = _Sink(table.rows)
+    for batch in table.batches():
         video, time_us, keep = index.place(EVENTS, batch)
         type_ids, typed = _type_codes(batch.column("type"), kinds)
         index.drop(EVENTS, "no type", keep & ~typed)
@@ -286,6 +323,8 @@ def _read_events(path: Path, index: _Index, kinds: dict[str, int], capacity: int
         if "reach" in batch.schema.names:
             reach = columns.counts(batch.column("reach")).values
         sink.add(keep, video=video, time_us=time_us, type=type_ids, value=value, reach=reach)
+        index.dropped.start += len(batch)
+    index.dropped.start = 0
     return sink
 
 
@@ -300,12 +339,11 @@ def _type_codes(array: pa.Array, kinds: dict[str, int]) -> tuple[NDArray[np.int6
     return found, found >= 0
 
 
-def _read_counters(path: Path, index: _Index, kinds: dict[str, int], capacity: int) -> _Sink:
-    with columns.open_parquet(path) as file:
-        names = [name for name in COUNTER_COLUMNS if name in file.schema_arrow.names]
+def _read_counters(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
+    names = [name for name in COUNTER_COLUMNS if name in table.names]
     codes = np.array([kinds.setdefault(COUNTER_COLUMNS[name], len(kinds)) for name in names], np.int64)
-    sink = _Sink(capacity * len(names))
-    for batch in columns.batches(path, LAYOUT[COUNTERS]):
+    sink = _Sink(table.rows * len(names))
+    for batch in table.batches():
         video, time_us, keep = index.place(COUNTERS, batch)
         value = np.empty((len(keep), len(names)), np.int64)
         usable = np.empty((len(keep), len(names)), np.bool_)
@@ -323,22 +361,18 @@ def _read_counters(path: Path, index: _Index, kinds: dict[str, int], capacity: i
             value=value.ravel(),
             reach=np.zeros(usable.size, np.int64),
         )
+        index.dropped.start += len(batch)
+    index.dropped.start = 0
     return sink
 
 
-def _refuse_mixed(data: DataSet) -> None:
-    if data.events is None or data.counters is None:
-        return
-    n_types = len(data.types)
-    both = np.intersect1d(_pairs(data.events, n_types), _pairs(data.counters, n_types), assume_unique=True)
-    if len(both):
-        video, kind = divmod(int(both[0]), n_types)
-        raise DataError(
-            f"{COUNTERS}: video_id {data.videos[video].video_id!r}: type {data.types[kind]!r} is in {EVENTS} too "
-            f"({len(both)} such pairs); one type of one video has either events or counters"
-        )
-
-
-def _pairs(rows: Rows, n_types: int) -> NDArray[np.int64]:
-    """Every (video, type) that has rows, as one sorted number each."""
-    return np.unique(rows.video.astype(np.int64) * n_types + rows.type)
+def _leave_out_mixed(videos: list[Video], sinks: dict[str, _Sink], kinds: list[str], dropped: _Dropped) -> None:
+    """Where one type of one video has events and counters, the counters stand: they carry what the events told."""
+    events = sinks[EVENTS]
+    pairs = events.pairs(len(kinds))
+    mixed = np.isin(pairs, np.unique(sinks[COUNTERS].pairs(len(kinds))))
+    if mixed.any():
+        video, kind = divmod(int(pairs[mixed].min()), len(kinds))
+        named = f"of video {videos[video].video_id!r}, type {kinds[kind]!r}"
+        dropped.count(EVENTS, f"the type has {COUNTERS} of the video too, which stand", int(mixed.sum()), named)
+        events.keep(~mixed)

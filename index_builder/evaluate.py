@@ -14,7 +14,7 @@ from rich.table import Table
 
 from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.boosting import boosted
-from index_builder.dataset import load_dataset
+from index_builder.dataset import load_dataset, load_told
 from index_builder.forecast import forecast_at
 from index_builder.opening import grown, opened
 from index_builder.parametric import STEPS, PowerLawHawkes, hawkes_growth
@@ -53,7 +53,7 @@ def evaluate(
         raise DataError(
             f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
         )
-    dataset = load_dataset(data)
+    dataset = load_told(data)
     metric_types(manifest.metric, dataset.types)
     seen = Observed.of(dataset, manifest.metric)
     published = dataset.published_us

@@ -19,8 +19,10 @@ from model.calibration import Calibration
 from model.content.creator import N_CREATOR
 from model.neighbours import N_NEIGHBOUR
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
+from model.rates import Rates
 from model.schema import N_STATIC
 from model.summary import n_summary
+from model.support import Support
 
 
 class _Head(nn.Module):
@@ -72,7 +74,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     program.save(path)
 
 
-def write_network(model: Learned, neighbours: int, folder: Path) -> None:
+def write_network(model: Learned, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
     """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
     net, cascade = model.forward.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
@@ -82,6 +84,7 @@ def write_network(model: Learned, neighbours: int, folder: Path) -> None:
     weights["pace"] = model.pace
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
+    weights |= support.arrays() | rates.arrays()
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
     n = 4

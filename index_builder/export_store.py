@@ -59,6 +59,11 @@ class _Series(msgspec.Struct):
     values: list[int]
 
 
+class _Damaged(msgspec.Struct):
+    video_id: str
+    why: str
+
+
 class _Record(msgspec.Struct):
     video: dict[str, Any]
     newest_us: int | None
@@ -68,10 +73,14 @@ class _Record(msgspec.Struct):
 
 @dataclass(slots=True)
 class Exported:
-    """What was written: rows by file; ``left_out`` maps a counted type that has no column to its number of cells."""
+    """What was written: rows by file; ``left_out`` maps a counted type that has no column to its number of cells.
+
+    ``damaged`` maps a video whose stored record cannot be read, and which was left out, to the reason.
+    """
 
     rows: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def export_store(out: Path, *, redis_url: str | None = None, data_dir: Path | None = None) -> Exported:
@@ -88,7 +97,10 @@ def export_store(out: Path, *, redis_url: str | None = None, data_dir: Path | No
         sink = _Sink(Path(part))
         with progress("export", total) as bar:
             for record in _records(lines):
-                sink.add(record)
+                if isinstance(record, _Damaged):
+                    sink.exported.damaged[record.video_id] = record.why
+                else:
+                    sink.add(record)
                 bar.advance()
         if not total:
             raise DataError("the store has no registered video")
@@ -191,14 +203,14 @@ def _columns(video: Video) -> dict[str, Any]:
     return {"video_id": video.video_id, "published_at": video.published_us, **fields}
 
 
-def _records(lines: Iterator[bytes]) -> Iterator[_Record]:
-    decoder = msgspec.json.Decoder(_Record)
+def _records(lines: Iterator[bytes]) -> Iterator[_Record | _Damaged]:
+    decoder, damaged = msgspec.json.Decoder(_Record), msgspec.json.Decoder(_Damaged)
     for written, line in enumerate(lines):
         if line.startswith(b'{"end":'):
             if msgspec.json.decode(line)["end"] == written:
                 return
             break
-        yield decoder.decode(line)
+        yield damaged.decode(line) if line.startswith(b'{"video_id":') else decoder.decode(line)
     raise DataError("the store was not read to its end")
 
 

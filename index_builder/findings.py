@@ -22,13 +22,14 @@ from rich.table import Table
 
 from index_builder import columns
 from index_builder.layout import LAYOUT
-from model.errors import DataError
 
 Severity = Literal["error", "warning", "info"]
 _STYLE: Final = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _ORDER: Final = tuple(_STYLE)
 _FILES: Final = tuple(LAYOUT)
 _SHOWN: Final = 60
+_WIDTH: Final = 160
+"""Columns of the table outside a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +81,23 @@ class Findings:
             cells.append(Finding(severity, file, column, f"{problem}, first: {shown}" if shown else problem, first, n))
         return sorted(self._found + cells, key=lambda f: (_ORDER.index(f.severity), (*_FILES, f.file).index(f.file)))
 
-    def times(self, file: str, column: str, array: pa.Array, start: int) -> columns.Times | None:
-        """The times of a batch, after noting what is wrong with them; None if they cannot be read."""
-        try:
-            times = columns.times(array)
-        except DataError as error:
-            self._found.append(Finding("error", file, column, str(error), start, len(array)))
-            return None
+    def times(self, file: str, column: str, array: pa.Array, start: int) -> columns.Times:
+        """The times of a batch, after noting what is wrong with them."""
+        times = columns.times(array)
         self.rows("error", file, column, "no time", times.null, start, [""] * len(array))
-        future = ~times.null & (times.us > self.now_us)
+        self.rows(
+            "error", file, column, f"outside {columns.YEARS}; left out", times.beyond, start, array.cast(pa.int64())
+        )
+        future = ~times.missing() & (times.us > self.now_us)
         self.rows("warning", file, column, "in the future", future, start, times.us.view("datetime64[us]"))
         return times
+
+    def text(self, severity: Severity, file: str, column: str, array: pa.Array, start: int) -> pa.Array:
+        """The strings of a batch, after noting what is not UTF-8."""
+        text = columns.text(array)
+        bad = columns.not_utf8(array, text)
+        self.rows(severity, file, column, "not UTF-8; read as missing", bad, start, _raw(array) if bad.any() else array)
+        return text
 
     def counts(self, file: str, column: str, array: pa.Array, start: int) -> columns.Counts:
         """The counts of a batch, after noting cells that can never be counts."""
@@ -99,6 +106,12 @@ class Findings:
         self.rows("error", file, column, "fractional", counts.fractional, start, array)
         self.rows("error", file, column, "too large", counts.too_large, start, array)
         return counts
+
+
+def console(stderr: bool = False) -> Console:
+    """Where a table is printed; outside a terminal wide enough for a message to stay on few lines."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH)
 
 
 def report(findings: Iterable[Finding], console: Console) -> bool:
@@ -125,6 +138,11 @@ def report(findings: Iterable[Finding], console: Console) -> bool:
     counts = {severity: sum(f.severity == severity for f in findings) for severity in _ORDER}
     console.print(f"{counts['error']} errors, {counts['warning']} warnings; rows are numbered from 0")
     return not counts["error"]
+
+
+def _raw(array: pa.Array) -> pa.Array:
+    """The bytes of strings, to show those that are none."""
+    return array.cast(pa.large_binary())
 
 
 def _show(cell: Any) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from index_builder import columns
-from index_builder.dataset import DataSet, load_dataset
+from index_builder.dataset import DataSet, load_told
 from index_builder.opening import grown, opened
 from index_builder.progress import progress
 from index_builder.samples import Observed
 from index_builder.text import WORTH_A_PROCESS, sentences
 from model.bins import SECOND_US
-from model.bundle import load_bundle
+from model.bundle import Manifest, load_bundle
 from model.errors import DataError
 from model.forecaster import Forecaster, Request
 from model.head import QUANTILES
@@ -92,80 +95,95 @@ def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArr
             yield
 
 
-def _times(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:
-    times = columns.times(table[name].combine_chunks())
-    if (missing := np.flatnonzero(times.null)).size:
-        raise DataError(f"{path.name}, column {name}, row {missing[0]}: no time; allowed: a UTC timestamp")
-    return times.us
-
-
 def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
     """Answer the queries of a Parquet file and write them with q0.1, q0.5 and q0.9, cumulative counts.
 
     ``growing_bank``: neighbours and creators also from videos published after the bundle was trained, as in a service.
 
+    A query that names an unknown video, another metric, or a time that cannot be asked has no numbers in the file; how many
+    these are is printed to standard error.
+
     Raises:
-        DataError: a column is missing, or a query names an unknown video, another metric, or a time that cannot be asked.
+        DataError: the queries cannot be read, a column is missing or of a wrong type, or no query can be answered.
     """
     try:
         table = pq.read_table(queries)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{queries}: {error}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{queries}: {' '.join(str(error).split())}") from None
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
     manifest = load_bundle(bundle).manifest
-    dataset = load_dataset(data)
+    dataset = load_told(data)
     metric_types(manifest.metric, dataset.types)
-    video, now, target = _resolve(queries, table, dataset, manifest.metric)
-    _check_times(queries, dataset, video, now, target, manifest.max_horizon_us)
+    asked = _Asked.of(queries, table, dataset, manifest)
+    rows = np.flatnonzero(asked.fine)
+    video, now, target = asked.video[rows], asked.now_us[rows], asked.target_us[rows]
     seen = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
+    quantiles = np.full((len(table), len(QUANTILES)), np.nan)
     with grown(bundle, seen, newest_us) if growing_bank and len(now) else opened(bundle) as forecaster:
         # The data set's objects stay to the end: without them a collection takes no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
-            quantiles = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
+            quantiles[rows] = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
     for i, level in enumerate(QUANTILES):
         name = f"q{level}"
         table = table.drop_columns([name]) if name in table.column_names else table
-        table = table.append_column(name, pa.array(quantiles[:, i]))
+        table = table.append_column(name, pa.array(quantiles[:, i], from_pandas=True))
     pq.write_table(table, out)
 
 
-def _resolve(
-    path: Path, table: pa.Table, dataset: DataSet, metric: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    metrics = table["metric"].to_pylist()
-    if other := [(i, m) for i, m in enumerate(metrics) if m != metric]:
-        raise DataError(
-            f"{path.name}, column metric, row {other[0][0]}: {other[0][1]!r}; this bundle forecasts {metric!r}"
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Q queries: ``video`` index, ``now_us`` and ``target_us``, all (Q,) int64; ``fine`` (Q,) bool, those that can be answered."""
+
+    video: NDArray[np.int64]
+    now_us: NDArray[np.int64]
+    target_us: NDArray[np.int64]
+    fine: NDArray[np.bool_]
+
+    @staticmethod
+    def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Asked:
+        """Resolve the queries and tell of those that cannot be answered."""
+        ids, metrics = (
+            columns.text(_column(path, table, name, columns.is_text, "string")) for name in ("video_id", "metric")
         )
-    index = {video.video_id: i for i, video in enumerate(dataset.videos)}
-    ids = table["video_id"].to_pylist()
-    video = np.array([index.get(v, -1) for v in ids], dtype=np.int64)
-    if (unknown := np.flatnonzero(video < 0)).size:
-        row = int(unknown[0])
-        raise DataError(
-            f"{path.name}, column video_id, row {row}: {ids[row]!r} is not in the data set's videos.parquet"
+        known = pa.array([video.video_id for video in dataset.videos], pa.large_string())
+        video = columns.positions(ids, known)
+        now, target = (
+            columns.times(_column(path, table, name, columns.is_time, "timestamp")) for name in ("now", "target_time")
         )
-    return video, _times(path, table, "now"), _times(path, table, "target_time")
+        horizon = target.us - now.us
+        published = dataset.published_us[video] if len(dataset.videos) else np.zeros(len(video), np.int64)
+        longest_us = manifest.max_horizon_us
+        wrong = {
+            f"metric is not {manifest.metric!r}, which this bundle forecasts": (metrics, pc.not_equal(metrics, manifest.metric)),
+            "video_id is not in the data set's videos.parquet": (ids, video < 0),
+            "now is no time": (None, now.missing()),
+            "target_time is no time": (None, target.missing()),
+            "now is before the video was published": (ids, (video >= 0) & ~now.missing() & (now.us < published)),
+            f"target_time is not after now by at most {longest_us // SECOND_US} s, the trained maximum": (
+                ids, ~now.missing() & ~target.missing() & ((horizon <= 0) | (horizon > longest_us)),
+            ),
+        }  # fmt: skip
+        fine, told = np.ones(len(table), np.bool_), []
+        for reason, (cells, found) in wrong.items():
+            flags = np.asarray(found.fill_null(True) if isinstance(found, pa.Array) else found, dtype=np.bool_) & fine
+            if n := int(flags.sum()):
+                first = int(flags.argmax())
+                shown = "" if cells is None else f": {cells[first].as_py()!r}"
+                told.append(f"{path.name}: {n:,} queries not answered: {reason}, the first in row {first}{shown}")
+                fine &= ~flags
+        if told and not fine.any():
+            raise DataError("; ".join(told))
+        for line in told:
+            print(line, file=sys.stderr)
+        return _Asked(video, now.us, target.us, fine)
 
 
-def _check_times(
-    path: Path,
-    dataset: DataSet,
-    video: NDArray[np.int64],
-    now: NDArray[np.int64],
-    target: NDArray[np.int64],
-    longest_us: int,
-) -> None:
-    if (early := np.flatnonzero(now < dataset.published_us[video])).size:
-        row = int(early[0])
-        raise DataError(f"{path.name}, column now, row {row}: before the video was published; allowed: later times")
-    horizon = target - now
-    if (bad := np.flatnonzero((horizon <= 0) | (horizon > longest_us))).size:
-        row = int(bad[0])
-        raise DataError(
-            f"{path.name}, column target_time, row {row}: {horizon[row] / SECOND_US:g} s after now; "
-            f"allowed: above 0 and at most {longest_us // SECOND_US} s, the trained maximum"
-        )
+def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:
+    """A column of the right type, in one piece."""
+    if not fits(kind := table.schema.field(name).type):
+        raise DataError(f"{path.name}: column {name}: is {kind}; allowed: {allowed}")
+    column = table[name].combine_chunks()
+    return columns.plain(column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column)

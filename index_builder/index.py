@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index_builder.dataset import load_dataset
+from index_builder.dataset import load_told
 from index_builder.fill import bank_members, fill
 from index_builder.progress import progress
 from index_builder.samples import Observed
@@ -28,7 +28,7 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, NoBank(), device="cpu")
-    dataset = load_dataset(data, before_us=as_of_us)
+    dataset = load_told(data, before_us=as_of_us)
     metric = loaded.manifest.metric
     metric_types(metric, dataset.types)
     if missing := [kind for kind in dataset.types if kind not in loaded.manifest.types]:

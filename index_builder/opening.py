@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from index_builder.corpus import encode_text
 from index_builder.fill import bank_members, fill
 from index_builder.progress import progress
 from index_builder.samples import Observed
-from model.bank import EdgeBank, NoBank
+from model.bank import EdgeBank, NoBank, folder
 from model.bundle import BANK, load_bundle
 from model.content.minilm import DIM
 from model.errors import BankBusy
@@ -28,12 +26,12 @@ def opened(bundle: Path) -> Iterator[Forecaster]:
 
     An embedded bank has one opener. If a service has it open, a copy is read: a service only reads its bank.
     """
-    with TemporaryDirectory(prefix="m3tr-bank-") as folder:
+    with TemporaryDirectory(prefix="m3tr-bank-") as place:
         try:
             forecaster = Forecaster.load(bundle)
         except BankBusy:
-            copy = Path(folder) / BANK
-            _copy(bundle / BANK, copy)
+            copy = Path(place) / BANK
+            folder.copy(bundle / BANK, copy)
             loaded = load_bundle(bundle)
             dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
             forecaster = Forecaster(loaded, EdgeBank.open(copy, *dims))
@@ -60,8 +58,8 @@ def grown(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
     sentence = np.zeros((len(seen.data.videos), DIM), np.float32)
     with progress("read text", len(videos)) as bar:
         sentence[members] = encode_text(videos, bar.advance)
-    with TemporaryDirectory(prefix="m3tr-bank-") as folder:
-        path = Path(folder) / BANK
+    with TemporaryDirectory(prefix="m3tr-bank-") as place:
+        path = Path(place) / BANK
         with progress("fill bank", len(members)) as bar, EdgeBank.build(path, *dims) as bank:
             fill(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
         forecaster.bank = EdgeBank.open(path, *dims)
@@ -69,11 +67,3 @@ def grown(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
             yield forecaster
         finally:
             forecaster.close()
-
-
-def _copy(source: Path, target: Path) -> None:
-    # The engine's files are sparse, five times larger than what they hold; a plain copy would fill the holes.
-    if shutil.which("cp"):
-        subprocess.run(["cp", "-r", "--sparse=always", source, target], check=True)
-    else:
-        shutil.copytree(source, target)

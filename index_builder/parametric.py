@@ -19,7 +19,7 @@ from index_builder.cascades import Cascades, cascades
 from index_builder.queries import Queries, cut
 from index_builder.samples import Observed
 from model.bins import HOUR_US, SECOND_US
-from model.cascade import CONSTANTS, DAY_S, LEAST_LEFT, MOST, TREND_LIMIT, UNCORRECTED, Cascade, terms
+from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
 
 STEPS: Final = 200
 BATCH: Final = 256
@@ -222,11 +222,8 @@ class PowerLawHawkes:
         mark = torch.exp(v["log_mark"]) * (
             (marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted)
         )  # fmt: skip
-        rate = infectious[:, None] * pace[:, n:]
-        system = -(rate * mark[:, None])[:, :, None] * kernel[n:, n:]
-        # A bin whose own children would outnumber it has no finite expectation; it is held just below.
-        diagonal = torch.diagonal(system, dim1=1, dim2=2)
-        system = system + torch.diag_embed((1 + diagonal).clamp(min=LEAST_LEFT) - diagonal)
+        rate = torch.minimum(infectious[:, None] * pace[:, n:], MOST_BRANCHING / mark[:, None])
+        system = torch.eye(len(pace[0]) - n) - (rate * mark[:, None])[:, :, None] * kernel[n:, n:]
         future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
         grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MOST).cumsum(1), (1, 0))
         after = edges[n:] - edges[n]

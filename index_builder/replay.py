@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.client import Client
-from index_builder.dataset import DataSet, Rows, load_dataset
+from index_builder.client import Client, Refused
+from index_builder.dataset import DataSet, Rows, load_told
 from index_builder.progress import Bar, progress
 from model.types import COUNTER_COLUMNS
+from model.video import Video
 
 _COLUMN_OF: Final = {kind: column for column, kind in COUNTER_COLUMNS.items()}
 _REGISTERING: Final = 8
@@ -28,15 +29,21 @@ _REGISTERING: Final = 8
 
 @dataclass(slots=True)
 class Tally:
-    """What the service said about the rows it was sent; ``example`` is one rejection in words."""
+    """What the service said about the videos and rows it was sent.
+
+    ``refused`` are videos that it does not take, whose rows are not sent; ``first_refused`` and ``example`` are the first
+    refused video and rejected row in words.
+    """
 
     videos: int = 0
+    refused: int = 0
     sent: int = 0
     accepted: int = 0
     duplicate: int = 0
     parked: int = 0
     rejected: int = 0
     example: str = ""
+    first_refused: str = ""
 
     def add(self, rows: list[dict[str, Any]], answer: dict[str, Any]) -> None:
         """Add the answer to a batch of rows."""
@@ -53,6 +60,8 @@ class Tally:
             f"{self.videos:,} videos; {self.sent:,} rows sent: {self.accepted:,} accepted, {self.duplicate:,} duplicate"
         )
         text += f", {self.parked:,} parked, {self.rejected:,} rejected"
+        if self.refused:
+            text += f"; {self.refused:,} videos refused and their rows left out, first: {self.first_refused}"
         return f"{text}; first rejected: {self.example}" if self.example else text
 
 
@@ -116,7 +125,7 @@ class Replay:
         tally = Tally()
         latest = np.iinfo(np.int64).max if to_us is None else to_us
         ready = np.flatnonzero(self._unregistered & (self._data.published_us <= latest))
-        tally.videos = self._register(ready, bar)
+        self._register(ready, tally, bar)
         end, began, first = self._end(to_us), time.monotonic(), self._next
         while self._next < end:
             if self._rate is not None:
@@ -128,16 +137,38 @@ class Replay:
             self._next = stop
         return tally
 
-    def _register(self, videos: NDArray[np.int64], bar: Bar | None) -> int:
-        pool = ThreadPoolExecutor(_REGISTERING)
+    def _register(self, videos: NDArray[np.int64], tally: Tally, bar: Bar | None) -> None:
+        pool, refused = ThreadPoolExecutor(_REGISTERING), []
         try:
-            for done, _ in enumerate(pool.map(self._client.register, [self._data.videos[i] for i in videos])):
+            for done, trouble in enumerate(pool.map(self._registered, [self._data.videos[i] for i in videos])):
+                if trouble:
+                    refused.append(int(videos[done]))
+                    tally.first_refused = (
+                        tally.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
+                    )
                 if bar is not None and done % 100 == 0:
                     bar.advance(0, note=f"registering video {done + 1:,} of {len(videos):,}")
         finally:
             pool.shutdown(cancel_futures=True)
         self._unregistered[videos] = False
-        return len(videos)
+        tally.videos += len(videos) - len(refused)
+        tally.refused += len(refused)
+        if refused:
+            self._leave_out(np.array(refused))
+
+    def _registered(self, video: Video) -> str:
+        """Register a video; return why it was refused, or nothing."""
+        try:
+            self._client.register(video)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    def _leave_out(self, videos: NDArray[np.int64]) -> None:
+        """Send no further row of these videos."""
+        queue, keep = self._queue, ~np.isin(self._queue.video, videos)
+        keep[: self._next] = True
+        self._queue = _Queue(queue.time_us[keep], queue.video[keep], queue.row[keep], queue.is_counter[keep])
 
     def _end(self, to_us: int | None) -> int:
         if to_us is None:
@@ -229,7 +260,7 @@ def replay(
     api_key: str | None = None,
 ) -> Tally:
     """Play a data set to a service, with progress shown; times in microseconds UTC, both included."""
-    loaded = load_dataset(data)
+    loaded = load_told(data)
     with Client(url, api_key=api_key) as client:
         stream = Replay(loaded, client, from_us=from_us, batch_rows=batch_rows, rate=rate)
         with progress("replay", stream.remaining(to_us)) as bar:

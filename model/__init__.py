@@ -2,3 +2,7 @@
 
 Imports neither the service nor the builder.
 """
+
+from model.kernel_cache import choose
+
+choose()

@@ -24,7 +24,9 @@ HOUR_US: Final = 3600 * SECOND_US
 LINEAR_BINS: Final = 64
 RATIO: Final = 1 + 1 / 64
 N_BINS: Final = 1100
-"""Ages past the last edge (about 14 years) fall into the last bin."""
+"""The last bin is open: ages past its edge (19.2 years) fall into it as well."""
+NO_END_US: Final = 2**62
+"""Age at which the last bin ends: never, so that nothing in it counts as known before its newest row."""
 
 
 def _edges_us() -> NDArray[np.int64]:
@@ -34,7 +36,7 @@ def _edges_us() -> NDArray[np.int64]:
 
 
 EDGES_US: Final = _edges_us()
-"""Bin edges, (N_BINS + 1,) int64 microseconds of age: bin b is [EDGES_US[b], EDGES_US[b + 1])."""
+"""Bin edges, (N_BINS + 1,) int64 microseconds of age: bin b is [EDGES_US[b], EDGES_US[b + 1]), and the last one has no end."""
 
 
 def bin_index(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
@@ -50,6 +52,7 @@ def bin_start_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
 
 
 def bin_end_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Age in microseconds at which each bin ends (exclusive), int64."""
-    end: NDArray[np.int64] = EDGES_US[np.asarray(index) + 1]
+    """Age in microseconds at which each bin ends (exclusive), int64; ``NO_END_US`` of the last one."""
+    index = np.asarray(index)
+    end: NDArray[np.int64] = np.where(index == N_BINS - 1, NO_END_US, EDGES_US[index + 1])
     return end

@@ -1,7 +1,7 @@
 """A bundle: everything a forecast needs, in one folder, checked byte by byte when it is loaded.
 
     manifest.json         what the bundle is, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, constants of the cascade
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, constants of the cascade, training range, rates
     content.onnx          text and metadata -> content vector
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
@@ -25,12 +25,13 @@ from safetensors.numpy import load_file
 
 from model.bins import BINS_VERSION
 from model.calibration import Calibration
-from model.errors import BundleError
+from model.errors import BundleError, DataError
 from model.mhp.shape import MHPShape
 from model.parts import WHOLE, Parts
 from model.schema import Schema
+from model.types import check_types
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"
@@ -126,7 +127,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: a file is missing or altered, or the format is another.
+        BundleError: a file is missing or altered, the format is another, or a type is called like a word of ours.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -154,6 +155,10 @@ def load_bundle(folder: Path) -> Bundle:
                 f"{folder / name}: SHA-256 {actual[:16]}..., the manifest says {str(expected)[:16]}...: the file was altered"
             )
     schema = body["schema"]
+    try:
+        check_types(schema["types"])
+    except DataError as error:
+        raise BundleError(f"{folder / MANIFEST}: schema.types: {error}") from None
     manifest = Manifest(
         version=body["version"],
         schema=Schema(

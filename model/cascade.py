@@ -46,8 +46,9 @@ N_CASCADE: Final = 10
 DAY_S: Final = 86_400.0
 TREND_LIMIT: Final = 2.0
 MOST: Final = 1e7
-LEAST_LEFT: Final = 0.1
-"""A bin whose own children would outnumber it has no finite expectation; it is held just below."""
+MOST_BRANCHING: Final = 0.98
+"""Children of an event, at most, that are expected after now. A cascade whose branching ratio was one or more grows without end
+if it goes on; no cascade does, so the excess is not extrapolated."""
 
 
 def bin_edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
@@ -183,11 +184,11 @@ def _expect(  # type: ignore[no-untyped-def]
         level, age_term = np.log2(1 + now), np.log2(1 + age)
         highest = 0.0
         for j in range(past, bins):
-            rate = infectious * pace[j]
+            rate = min(infectious * pace[j], MOST_BRANCHING / mark)
             total = excitation[j]
             for i in range(past, j):
                 total += mark * future[i - past] * _share(twice, edges, i, j)
-            own = max(1 - rate * mark * _share(twice, edges, j, j), LEAST_LEFT)
+            own = 1 - rate * mark * _share(twice, edges, j, j)
             future[j - past] = min(max(rate * total / own, 0.0), MOST)
             while at <= last and (age + grid[at] <= edges[j + 1] or j == bins - 1):
                 part = min(max((age + grid[at] - edges[j]) / (edges[j + 1] - edges[j]), 0.0), 1.0)

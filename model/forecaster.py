@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -24,14 +24,14 @@ from model.content.text import ENCODER_ID, SentenceEncoder, text_of
 from model.errors import BankError, BundleError, DataError
 from model.graphs import Graph
 from model.growth import N_CURVE, age_bucket, curve_growth, growth_horizons_us
-from model.head import counts_at, grid_growth, growth_at
+from model.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.history import History
 from model.mhp.backend import choose_backend
-from model.mhp.intensity import rates_per_hour
-from model.mhp.pace import pace_now
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
+from model.rates import Rates
 from model.state_pool import StatePool
 from model.summary import summaries
+from model.support import Support
 from model.tokens import Tokens, cells_of, tokenize
 from model.types import metric_types
 from model.video import Video
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _CONTENT_CACHE: Final = 20_000
 _BATCH: Final = 256
+_RATE_SPAN_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Forecast:
     """The answer.
 
     ``quantiles`` (H, 3) float64, cumulative counts of ``metric`` at q0.1, q0.5, q0.9 of each horizon; ``counts`` now by type;
-    ``intensity`` expected engagements an hour by type, at now, empty without a Mamba-Hawkes process; ``state_age_s`` seconds since
+    ``intensity`` expected engagements of the next hour by type (see ``model.rates``); ``state_age_s`` seconds since
     the newest engagement, the video's age without any; ``degraded`` names what was missing.
     """
 
@@ -92,6 +93,7 @@ class Forecast:
     cold_start: bool
     degraded: list[str]
     state_age_s: float
+    extrapolated: list[str] = field(default_factory=list)
 
 
 def check_request(manifest: Manifest, request: Request) -> None:
@@ -133,6 +135,8 @@ class Forecaster:
                 bundle.weights["cascade.constants"].astype(np.float64), bundle.weights["cascade.correction"].astype(np.float64),
                 self.manifest.max_horizon_us / SECOND_US,
             )  # fmt: skip
+        self._support = Support.of(bundle.weights)
+        self._rates = Rates.of(bundle.weights)
         self._bundled = self._calibration = bundle.calibration
         self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._content_net = Graph(bundle.path / "content.onnx")
@@ -240,7 +244,7 @@ class Forecaster:
             content = self.content([r.video for r in requests])
         with _timed("state", stage):
             tokens = self.tokens(requests)
-            newest, hidden = pool.read([r.video.video_id for r in requests], tokens)
+            _, hidden = pool.read([r.video.video_id for r in requests], tokens)
         ages_us = np.array([r.now_us - r.video.published_us for r in requests], dtype=np.int64)
         values = tokens.totals[:, list(self._metric)].sum(1)
         cold = tokens.cold
@@ -248,17 +252,21 @@ class Forecaster:
             ranked, past, degraded = self._neighbours(requests, content, hidden, ages_us, cold)
         with _timed("head", stage):
             age_s = ages_us / SECOND_US
-            expected, numbers = self._expected(requests, tokens, age_s)
-            summary = np.concatenate([summaries(tokens, age_s, self._metric), numbers], axis=1)
+            summary = summaries(tokens, age_s, self._metric)
+            extrapolated = self._extrapolated(requests, age_s, summary, cold)
+            expected, numbers = self._expected(requests, tokens, age_s, values)
+            summary = np.concatenate([self._support.within(age_s, summary, cold), numbers], axis=1)
             coefficients = self._coefficients(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
-            growth = grid_growth(coefficients, age_s, max_horizon_s, stretch, expected)
-            untouched = tokens.offsets[1:] == tokens.offsets[:-1]
-            rates = rates_per_hour(self._weights, newest, pace_now(tokens), untouched, tokens.last_end_s, age_s)
+            growth = self._support.bound(
+                grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
+                np.array([bool(names) for names in extrapolated]),
+            )  # fmt: skip
+            rates = self._next_hour(growth, age_s, cold, values, tokens.totals)
         return [
             self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
-                         degraded, float(age_s[i] - tokens.last_end_s[i]))
+                         degraded, extrapolated[i], float(age_s[i] - tokens.last_end_s[i]))
             for i, r in enumerate(requests)
         ]  # fmt: skip
 
@@ -282,16 +290,41 @@ class Forecaster:
         weight = self.manifest.content_weight
         return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
 
+    def _extrapolated(
+        self,
+        requests: Sequence[Request],
+        age_s: NDArray[np.float64],
+        summary: NDArray[np.float32],
+        cold: NDArray[np.bool_],
+    ) -> list[list[str]]:
+        observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
+        return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
+
     def _expected(
-        self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64]
+        self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
-        """What a cascade expects of each request on the head's grid, and its numbers; without a cascade 0, and none."""
+        """What a cascade expects of each request on the head's grid, and its numbers; without a cascade 0, and none.
+
+        It expects no more than the largest growth that training saw.
+        """
         if self._cascade is None:
             return 0.0, np.zeros((len(requests), 0), np.float32)
         videos = [r.video for r in requests]
         published_s = np.array([v.published_us for v in videos], dtype=np.float64) / SECOND_US
         growth, process = self._cascade.growth(tokens, age_s, self._metric, followers_of(videos), published_s)
+        growth = np.minimum(growth, self._support.largest(age_s, values))
         return growth, self._cascade.numbers(growth, process)
+
+    def _next_hour(
+        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], cold: NDArray[np.bool_], values: NDArray[np.float64],
+        totals: NDArray[np.float64],
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Expected engagements an hour of each type, (N, K), over the next hour, or over the longest horizon where that is shorter."""
+        max_horizon_s = self.manifest.max_horizon_us / SECOND_US
+        span_s = np.full((len(values), 1), min(_RATE_SPAN_S, max_horizon_s))
+        median = on_grid_at(np.ascontiguousarray(growth[..., 1]), span_s, max_horizon_s)[:, 0]
+        increment = (1 + values) * np.expm1(np.log(2) * median) * (_RATE_SPAN_S / span_s[:, 0])
+        return self._rates.expected(age_s, cold, increment, values, totals)
 
     def _coefficients(
         self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],
@@ -342,7 +375,8 @@ class Forecaster:
 
     def _answer(
         self, request: Request, totals: NDArray[np.float64], value_now: float, growth: NDArray[np.float64],
-        rates: NDArray[np.float64], ranked: list[Ranked], cold: bool, degraded: list[str], state_age_s: float,
+        rates: NDArray[np.float64], ranked: list[Ranked], cold: bool, degraded: list[str], extrapolated: list[str],
+        state_age_s: float,
     ) -> Forecast:  # fmt: skip
         horizons_s = np.array(request.horizons_us, dtype=np.float64) / SECOND_US
         at_horizons = growth_at(growth, horizons_s, self.manifest.max_horizon_us / SECOND_US)
@@ -352,9 +386,9 @@ class Forecaster:
             request.now_us, self.manifest.metric, float(value_now),
             {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
             request.horizons_us, counts_at(float(value_now), at_horizons),
-            {kind: float(rates[i]) for kind, i in self._type_index.items() if self.manifest.parts.mhp},
+            {kind: float(rates[i]) for kind, i in self._type_index.items()},
             [self._neighbour(item, age_us, request.horizons_us) for item in ranked], cold, list(degraded),
-            max(state_age_s, 0.0),
+            max(state_age_s, 0.0), extrapolated,
         )  # fmt: skip
 
     def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:

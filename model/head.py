@@ -98,7 +98,7 @@ def growth_at(
 
 
 def on_grid_at(
-    on_grid: NDArray[np.float32], horizon_s: NDArray[np.float64], max_horizon_s: float
+    on_grid: NDArray[np.floating], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
     """Interpolate (N, N_GRID + 1) values on the grid at horizons (N, J) float64 seconds, one row each: (N, J) float64."""
     at = np.log1p(horizon_s / _MINUTE_S) / np.log1p(max_horizon_s / _MINUTE_S) * N_GRID

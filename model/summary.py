@@ -29,6 +29,19 @@ def n_summary(n_types: int) -> int:
     return 6 + n_types + _STEPS * (5 + n_types) + len(_SHARES) + len(_SPANS_S)
 
 
+def count_columns(n_types: int) -> list[int]:
+    """Where a summary has the metric's log count, then each type's against it."""
+    return [1, *range(6, 6 + n_types)]
+
+
+def pace_columns(n_types: int) -> list[int]:
+    """Where a summary says how fast the metric grew: in its newest steps, over shares of the age, in the last hours."""
+    steps = [6 + n_types + step * (5 + n_types) for step in range(_STEPS)]
+    first = 6 + n_types + _STEPS * (5 + n_types)
+    shares = range(first, first + len(_SHARES) + len(_SPANS_S))
+    return sorted([at + 3 for at in steps] + [at + 4 for at in steps] + list(shares))
+
+
 @numba.njit(cache=True, nogil=True)
 def _log2(count):  # type: ignore[no-untyped-def]
     return np.log2(1.0 + max(count, 0.0))

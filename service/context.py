@@ -103,7 +103,7 @@ def build(
     )
     health = Health(link, settings)
     metrics.watch(health.readings)
-    store = Store(link, settings, metrics)
+    store = Store(link, settings, metrics, manifest.types)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
     models = Models(

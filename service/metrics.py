@@ -103,6 +103,11 @@ class Metrics:
             ["kind"],
             registry=r,
         )
+        self.damaged_records = Counter(
+            "m3tr_quarantined_records",
+            "Videos whose stored record could not be read, each counted once",
+            registry=r,
+        )
         self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
         self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
         self.degraded = Counter("m3tr_forecasts_degraded", "Forecasts made without a part", ["part"], registry=r)

@@ -19,6 +19,7 @@ Problem
 +-- Unavailable            a retry can help: carries Retry-After
 |   +-- Overloaded
 |       +-- OverShare
++-- DamagedRecord     500  what is stored of this one video cannot be read
 +-- Internal          500  a fault of ours; the detail says nothing about the inside
 
 A problem never changes once it is made: several may be told of one cause, each by a copy (``Problem.copy``, ``separate``).
@@ -195,6 +196,21 @@ class OverShare(Overloaded):
     """This client holds its share of what is served at once."""
 
     slug, title, status = "over-share", "Too many requests at once", 429
+
+
+class DamagedRecord(Problem):
+    """What is stored of one video cannot be read; nothing else is touched by it."""
+
+    slug, title, status = "damaged-record", "Damaged record", 500
+
+    def __init__(self, video_id: str, why: str) -> None:
+        super().__init__(
+            f"what is stored of this video cannot be read ({why}); DELETE /videos/{{video_id}} forgets it,"
+            " and then it can be registered again",
+            field="video_id",
+            value=shown(video_id),
+            reason="damaged",
+        )
 
 
 class Internal(Problem):

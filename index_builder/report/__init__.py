@@ -7,7 +7,9 @@ back (``validation``); both add ``examples`` and hand it to ``write_page``.
 from index_builder.report.evaluation import MODEL, POOLED, Evaluation, Table, score_table
 from index_builder.report.examples import EXAMPLES, Example, Similar, examples
 from index_builder.report.page import write_page
+from index_builder.report.spread import Spread
 from index_builder.report.validation import validation
+from index_builder.report.verdict import Verdict, verdict
 
 __all__ = [
     "EXAMPLES",
@@ -16,9 +18,12 @@ __all__ = [
     "Evaluation",
     "Example",
     "Similar",
+    "Spread",
     "Table",
+    "Verdict",
     "examples",
     "score_table",
     "validation",
+    "verdict",
     "write_page",
 ]

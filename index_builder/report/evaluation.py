@@ -29,7 +29,8 @@ class Evaluation:
 
     ``videos`` is what ``queries.video`` indexes. ``growths`` maps an arm to its log2 growth of each query: (n, 3) float64 for
     the quantiles 0.1, 0.5 and 0.9, (n, 1) for a point forecast; MODEL is one of them. ``table`` is ``score_table`` of both.
-    ``about`` says in a sentence which videos were scored; ``seen_in_training`` that some may have been learned from.
+    ``about`` says in a sentence which videos were scored; ``seen_in_training`` that some may have been learned from;
+    ``share_of`` of how many videos they are a share, None where they are all.
     """
 
     manifest: Manifest
@@ -40,6 +41,7 @@ class Evaluation:
     about: str
     examples: Sequence[Example] = ()
     seen_in_training: bool = False
+    share_of: int | None = None
 
     def rival(self) -> str | None:
         """The arm that is no variant of the model and has the lowest pooled nMSE."""

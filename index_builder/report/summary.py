@@ -10,6 +10,7 @@ import numpy as np
 from index_builder.report.evaluation import MODEL, POOLED, Evaluation
 from index_builder.report.spread import Spread
 from index_builder.report.svg import TIMES, factor, hours
+from index_builder.report.verdict import verdict
 from model.bins import HOUR_US, SECOND_US
 
 
@@ -31,14 +32,21 @@ def summary(evaluation: Evaluation, spread: Spread) -> str:
     with np.errstate(over="ignore"):
         half, most = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
     held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
-    words = [
+    words = []
+    if found := verdict(evaluation, spread):
+        where = (
+            f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly move are left out, "
+            "for there every method is right)"
+            if found.growing
+            else f"on {found.videos:,} videos"
+        )
+        words.append(f"In squared error of the growth, {where}, {MODEL} is {found.sentence(evaluation)}.")
+    words.append(
         f"{n:,} forecasts for {len(np.unique(queries.video)):,} videos were compared with what really happened. "
         f"A typical forecast was off by a factor of {half} (half of them missed by less, up or "
         f"down), and nine in ten were within a factor of {most}. The interval that should hold the outcome "
         f"in 80% of cases held it in {held.value:.1%} ({held.low:.1%} to {held.high:.1%})."
-    ]
-    if rival := evaluation.rival():
-        words.append(_beside(evaluation, spread, rival))
+    )
     nmse = evaluation.table[MODEL][POOLED]["nmse"]
     if np.isfinite(nmse):
         words.append(
@@ -46,25 +54,6 @@ def summary(evaluation: Evaluation, spread: Spread) -> str:
             "perfect, 1 is as good as always saying the mean)."
         )
     return " ".join(words)
-
-
-def _beside(evaluation: Evaluation, spread: Spread, rival: str) -> str:
-    y = evaluation.queries.pairs.growth
-    ours, theirs = (
-        np.square(g[:, g.shape[1] // 2] - y) for g in (evaluation.growths[MODEL], evaluation.growths[rival])
-    )
-    ratio = spread.quotient(ours, theirs)
-    ends = sorted(abs(1 - v) for v in (ratio.low, ratio.high))
-    if ratio.low <= 1 <= ratio.high:
-        return (
-            f"Beside the best other method here, {rival}, no difference in squared error is certain: "
-            f"it is {1 - ratio.low:+.1%} to {1 - ratio.high:+.1%} lower."
-        )
-    word = "lower" if ratio.high < 1 else "higher"
-    return (
-        f"The squared error of {MODEL} is {abs(1 - ratio.value):.1%} {word} than that of the best other method here, {rival} "
-        f"(95% interval {ends[0]:.1%} to {ends[1]:.1%})."
-    )
 
 
 def facts(evaluation: Evaluation) -> dict[str, str]:
@@ -95,6 +84,12 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
     if len(ahead):
         out["Asked"] = (
             f"at ages of {hours(ages.min())} to {hours(ages.max())}, for {hours(ahead.min())} to {hours(ahead.max())} ahead"
+        )
+    if "rate_factor" in own:
+        least, most = own["rate_factor"]
+        out["Rates"] = (
+            f"the engagements expected of the next hour are {least:.2f} to {most:.2f} times the growth that the median forecasts for "
+            "it, by age: a median lies below the mean where growth is skewed"
         )
     if "log_likelihood_per_token" in own:
         out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats a token and type, on videos held back"

@@ -58,7 +58,7 @@ def validation(
         else "nothing: too little was held back"
     )
     table = score_table(queries, growths) if len(pairs) else {}
-    return Evaluation(manifest, data.videos, queries, growths, table, about)
+    return Evaluation(manifest, data.videos, queries, growths, table, about, share_of=len(data.videos))
 
 
 def _labelled(samples: Samples) -> NDArray[np.bool_]:

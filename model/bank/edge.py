@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import RLock
 from typing import Final
 
@@ -16,8 +18,13 @@ from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Pro
 from model.bank.nearby import Nearby
 from model.bank.row import Row
 from model.bank.search import CONTENT, Ask, search
-from model.bank.shard import Shard, key_of
+from model.bank.shard import Shard
+from model.bank.tombstone import edge_key
+from model.bank.tombstone import edge_key_of as key_of
+from model.bank.vacuum import PATIENCE_S, vacuum
 from model.errors import BankError, M3TRError
+
+log = logging.getLogger(__name__)
 
 CACHE_ROWS: Final = 32_768
 """Decoded videos kept in memory, 2 to 4 KB each."""
@@ -45,15 +52,36 @@ class EdgeBank:
         self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS)
         self._nearby: Nearby[int] | None = None
         self._unflushed = 0
+        self._place: TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EdgeBank:
-        """Open the bank at ``path``; with ``create``, start an empty one if nothing is there."""
+        """Open the bank at ``path``, a copy of it if it is read-only; with ``create``, start an empty one if nothing is there."""
         if create and not (path.exists() and any(path.iterdir())):
             with cls.build(path, content_dim, trajectory_dim):
                 pass
         folder.check_complete(path, content_dim, trajectory_dim)
-        return cls._on(path, content_dim, trajectory_dim, create=False)
+        if folder.writable(path):
+            return cls._on(path, content_dim, trajectory_dim, create=False)
+        return cls._copied(path, content_dim, trajectory_dim)
+
+    @classmethod
+    def _copied(cls, path: Path, content_dim: int, trajectory_dim: int) -> EdgeBank:
+        try:
+            place = TemporaryDirectory(prefix="m3tr-bank-")
+        except OSError as error:
+            raise BankError(
+                f"bank {path}: is read-only, and there is no place for a copy: {error}; set TMPDIR to a folder that can be written"
+            ) from error
+        try:
+            folder.copy(path, copy := Path(place.name) / path.name)
+            log.warning("bank %s is read-only: a copy is used, and what enters it is lost when it is closed", path)
+            bank = cls._on(copy, content_dim, trajectory_dim, create=False)
+        except BaseException:
+            place.cleanup()
+            raise
+        bank._place = place
+        return bank
 
     @classmethod
     @contextmanager
@@ -79,6 +107,8 @@ class EdgeBank:
         lock = folder.Lock(path)
         try:
             if not create:
+                if folder.is_soiled(path):
+                    vacuum(path, lock)
                 folder.read_ahead(path)
             with _engine(path):
                 make = Shard.create if create else Shard.load
@@ -109,8 +139,18 @@ class EdgeBank:
 
     def remove(self, video_ids: Sequence[str]) -> None:
         """Forget videos, at once and on disk; see Bank."""
-        gone = [key_of(video_id) for video_id in video_ids]
+        self._remove([key_of(video_id) for video_id in video_ids])
+
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """``remove`` by tombstones; see Bank. When the bank is closed, or opened again, their bytes leave its files too."""
+        self._remove([edge_key(mark) for mark in tombstones])
+
+    def _remove(self, gone: Sequence[int]) -> None:
         with self._use() as shard:
+            gone = shard.present(gone)
+            if not gone:
+                return
+            folder.soil(self.path)
             try:
                 shard.remove(gone)
                 shard.flush()
@@ -168,9 +208,13 @@ class EdgeBank:
                     if self._unflushed:
                         self._shard.flush()
                     self._shard.close()
+                if folder.is_soiled(self.path):
+                    vacuum(self.path, self._hold, wait_s=PATIENCE_S)
             finally:
                 self._hold.release()
                 self._hold = None
+                if self._place is not None:
+                    self._place.cleanup()
 
     def _outdate(self, changed: Sequence[int]) -> None:
         """Drop what is remembered of changed videos, and every answer that they may change."""

@@ -2,6 +2,7 @@
 
 - ``bank.json``: written last, so its presence says that the fill was finished; holds format and dimensions.
 - ``lock``: held (flock) while the bank is open: one opener, one process.
+- ``soiled``: there while the engine's log may hold videos that were removed.
 - ``shard/``: the engine's files, which change with every opening (do not hash them).
 """
 
@@ -11,6 +12,8 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,7 +21,10 @@ from typing import Final
 from model.errors import BankBusy, BankError
 
 FORMAT: Final = 1
+_SOILED: Final = "soiled"
 _BLOCK: Final = 1 << 20
+_VACUUM_S: Final = 30.0
+_POLL_S: Final = 0.05
 
 
 class Lock:
@@ -26,20 +32,54 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise BankError(f"bank {folder}: cannot be locked: {error}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(folder)
         except OSError as error:
-            os.close(self._file)
+            os.close(self.file)
             raise BankBusy(
                 f"bank {folder}: already open, here or in another process; an embedded bank has one opener"
             ) from error
 
+    def _take(self, folder: Path) -> None:
+        end = time.monotonic() + _VACUUM_S
+        while True:
+            try:
+                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Who closed it may have left it to a vacuum, which ends by itself.
+                if not is_soiled(folder) or time.monotonic() > end:
+                    raise
+                time.sleep(_POLL_S)
+
     def release(self) -> None:
         """Give the folder up."""
-        os.close(self._file)
+        os.close(self.file)
+
+
+def writable(folder: Path) -> bool:
+    """Whether the engine, which writes also when it only reads, can open a bank here."""
+    return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob("*")) if not path.is_symlink())
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a bank's folder, which may be open: the engine only reads what is there."""
+    # The engine's files are sparse, five times larger than what they hold; a plain copy would fill the holes.
+    if shutil.which("cp"):
+        done = subprocess.run(
+            ["cp", "-r", "--sparse=always", source, target], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BankError(f"bank {source}: cannot be copied to {target}: {done.stderr.strip()}")
+    else:
+        try:
+            shutil.copytree(source, target)
+        except OSError as error:
+            raise BankError(f"bank {source}: cannot be copied to {target}: {error}") from error
+    for path in (target, *target.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o600 | (0o100 if path.is_dir() else 0))
 
 
 def shard_path(folder: Path) -> Path:
@@ -85,6 +125,12 @@ def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
         raise BankError(f"bank {folder}: bank.json says {marker}, needed is {expected}")
 
 
+def dims(folder: Path) -> tuple[int, int]:
+    """Dimensions of content and of trajectories that the bank was made with."""
+    marker = json.loads((folder / "bank.json").read_bytes())
+    return int(marker["content_dim"]), int(marker["trajectory_dim"])
+
+
 def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
     """Say, durably, that the folder holds a whole bank."""
     part = folder / "bank.json.part"
@@ -122,6 +168,21 @@ def install(part: Path, folder: Path) -> None:
     part.rename(folder)
     _sync(folder.parent)
     _remove(old)
+
+
+def soil(folder: Path) -> None:
+    """Note, before it happens, that something is removed: the log keeps it."""
+    (folder / _SOILED).touch()
+
+
+def is_soiled(folder: Path) -> bool:
+    """Whether the log may hold something that was removed."""
+    return (folder / _SOILED).exists()
+
+
+def clean(folder: Path) -> None:
+    """The log is gone."""
+    (folder / _SOILED).unlink(missing_ok=True)
 
 
 def _marker(content_dim: int, trajectory_dim: int) -> dict[str, int]:

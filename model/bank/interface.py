@@ -110,6 +110,9 @@ class Bank(Protocol):
     def remove(self, video_ids: Sequence[str]) -> None:
         """Forget videos; those that are not there are no error."""
 
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """``remove`` of videos of which only the ``tombstone`` is known any more."""
+
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query, in its order.
 

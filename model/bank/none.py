@@ -16,6 +16,9 @@ class NoBank:
     def remove(self, video_ids: Sequence[str]) -> None:
         """Nothing to do."""
 
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """Nothing to do."""
+
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """No neighbours for any query."""
         return [[] for _ in queries]

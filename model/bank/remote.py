@@ -15,18 +15,17 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
-from model.bank.check import findable
+from model.bank.check import MAX_AGE_BUCKET, findable
 from model.bank.interface import BankVideo
 from model.bank.row import Row, frozen, payload, row
 from model.bank.search import CONTENT, Ask
+from model.bank.tombstone import server_key_of as key_of
 from model.errors import BankError
 
 EXACT_UP_TO: Final = 25_000
@@ -35,12 +34,10 @@ HNSW_EF: Final = 256
 """Search breadth of larger spaces."""
 PAGE: Final = 1_000
 """Points in one page of a scroll."""
+FORGET: Final = 16
+"""Videos whose trajectories one call deletes."""
+BUCKETS: Final = MAX_AGE_BUCKET + 1
 KINDS: Final = ("content", "trajectory")
-
-
-def key_of(video_id: str) -> str:
-    """Id of a video's content point (120 bits of its hash)."""
-    return str(UUID(bytes=blake2b(video_id.encode(), digest_size=15).digest() + b"\0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +119,13 @@ class Remote:
         """Delete the points of videos, present or not."""
         self.client.delete(self.names[0], models.PointIdsList(points=[key_of(video_id) for video_id in video_ids]))
         self.client.delete(self.names[1], models.FilterSelector(filter=_any_of("video_id", list(video_ids))))
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete the points of the videos of those keys, present or not."""
+        self.client.delete(self.names[0], models.PointIdsList(points=list(keys)))
+        for start in range(0, len(keys), FORGET):
+            points = [_point_id(key, bucket) for key in keys[start : start + FORGET] for bucket in range(BUCKETS)]
+            self.client.delete(self.names[1], models.PointIdsList(points=list(points)))
 
     def size(self, space: int, *, exact: bool = False) -> int:
         """Number of points in a space; estimated unless ``exact``."""

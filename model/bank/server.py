@@ -17,9 +17,11 @@ from model.bank.check import last_of_each
 from model.bank.deadline import Deadlines
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
 from model.bank.nearby import Nearby
-from model.bank.remote import Remote, key_of
+from model.bank.remote import Remote
 from model.bank.row import Row
 from model.bank.search import Ask, search
+from model.bank.tombstone import server_key
+from model.bank.tombstone import server_key_of as key_of
 from model.errors import BankError, M3TRError
 
 T = TypeVar("T")
@@ -121,14 +123,24 @@ class ServerBank:
             try:
                 self._call("upsert", lambda chunk=chunk: self._found().upsert(chunk), self._write_deadline_s)  # type: ignore[misc]
             finally:
-                self._outdate([video.video_id for video in chunk])
+                self._outdate([key_of(video.video_id) for video in chunk])
 
     def remove(self, video_ids: Sequence[str]) -> None:
         """Forget videos; see Bank. Another process may still answer with them for CACHE_S seconds."""
         try:
             self._call("remove", lambda: self._found().remove(video_ids), self._write_deadline_s)
         finally:
-            self._outdate(video_ids)
+            self._outdate([key_of(video_id) for video_id in video_ids])
+
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """``remove`` by tombstones; see Bank."""
+        keys = [server_key(mark) for mark in tombstones]
+        try:
+            for start in range(0, len(keys), UPSERT_VIDEOS):
+                part = keys[start : start + UPSERT_VIDEOS]
+                self._call("forget", lambda part=part: self._found().forget(part), self._write_deadline_s)  # type: ignore[misc]
+        finally:
+            self._outdate(keys)
 
     def remember(self, videos: int) -> None:
         """Keep what is near each of the newest ``videos`` that ask, for CACHE_S seconds: other processes write as well."""
@@ -173,10 +185,10 @@ class ServerBank:
         if self._owned:
             self._client.close()
 
-    def _outdate(self, changed: Sequence[str]) -> None:
+    def _outdate(self, keys: Sequence[str]) -> None:
         """Drop what is remembered of changed videos, and every answer that they may change."""
-        for video_id in changed:
-            self._cache.drop(key_of(video_id))
+        for key in keys:
+            self._cache.drop(key)
         self._sizes.clear()
         self._creators.clear()
         if self._nearby is not None:

@@ -14,9 +14,9 @@ The engine keeps the GIL through every call, ``optimize`` included: threads gain
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from model.bank.check import findable
 from model.bank.interface import BankVideo
 from model.bank.row import Row, frozen, payload, row
 from model.bank.search import CONTENT, Ask
+from model.bank.tombstone import edge_key_of as key_of
 
 EXACT_UP_TO: Final = 25_000
 """Spaces of at most so many vectors are scanned: no graph, the same answer every time."""
@@ -37,11 +38,6 @@ UPDATE: Final = 1_000
 """Points in one engine update."""
 PAGE: Final = 1_000
 """Points in one page of a scroll."""
-
-
-def key_of(video_id: str) -> int:
-    """Point id of a video: 64 bits of its hash (two of a million videos collide with probability 3e-8)."""
-    return int.from_bytes(blake2b(video_id.encode(), digest_size=8).digest(), "big")
 
 
 class Shard:
@@ -167,6 +163,15 @@ class Shard:
             decoded.trajectories[bucket] = (frozen(vectors[_vector(bucket)]), fields[_usable(bucket)])
         return decoded
 
+    def present(self, keys: Sequence[int]) -> list[int]:
+        """Those of the keys that have a point."""
+        found: list[int] = []
+        for start in range(0, len(keys), PAGE):
+            found += [
+                int(record.id) for record in self._engine.retrieve(list(keys[start : start + PAGE]), False, False)
+            ]
+        return found
+
     def keys_by(self, creator_ids: Sequence[str]) -> list[int]:
         """Keys of all videos of these creators."""
         of_creators = qe.Filter(must=[qe.FieldCondition("creator_id", match=qe.MatchAny(list(creator_ids)))])
@@ -222,9 +227,31 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
         vectors=vectors,
         payload_memory=qe.Memory.Cached,
         hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
-        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=kilobytes),
+        # Optimizing leaves nothing of what was removed, however little it is.
+        optimizers=qe.EdgeOptimizersConfig(
+            deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1, indexing_threshold=kilobytes
+        ),
         wal_enabled=True,
     )
+
+
+def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
+    """Write the shard in the folder ``path``, which nobody has open, anew without what was removed from it."""
+    dims = content_dim, trajectory_dim
+    shard = Shard.load(path, *dims)
+    buckets = [space for space in shard.sizes() if space != CONTENT]
+    shard.flush()
+    shard.close()
+    engine = qe.EdgeShard.load(str(path), _config(dims, buckets))
+    engine.optimize()
+    engine.flush()
+    engine.close()
+    # The log has it too; the segments hold all there is.
+    log, old = path / "wal", path / "wal.old"
+    shutil.rmtree(old, ignore_errors=True)
+    # In one step: a log of which a part is missing could not be read.
+    log.rename(old)
+    shutil.rmtree(old)
 
 
 def _new_space(path: Path) -> Path:

@@ -111,15 +111,17 @@ class Maturing(Running):
         found = await self._link.pipeline(
             "maturing", [["ZRANGE", key, "-inf", now_us // SECOND_US, "BYSCORE", "LIMIT", 0, _BATCH]]
         )
-        due = [name.decode() for name in found[0]]
+        due = [it for name in found[0] if (it := keys.member(name)) is not None]
+        if len(due) < len(found[0]):
+            await self._link.pipeline("maturing", [["ZREM", key, *(n for n in found[0] if keys.member(n) is None)]])
         if due:
             await self._enter(deployment, key, due, now_us)
         return len(due)
 
     async def _now_us(self) -> int:
         name, self._latest = self._latest, None
-        snapshot = await self._store.read(name) if name is not None else None
-        if snapshot is not None:
+        snapshot = (await self._store.read_many({name: None}))[name] if name is not None else None
+        if isinstance(snapshot, Snapshot):
             self._front_us = max(self._front_us, snapshot.newest_us or 0)
         return min(self._clock(), self._front_us + SILENCE_US)
 
@@ -132,7 +134,7 @@ class Maturing(Running):
                 return
             place, found = await self._link.scan("maturing", self._cursor, keys.EVERY_META, _CHUNK)
             if found:
-                await self._schedule(key, [keys.video_id_of(name) for name in found])
+                await self._schedule(key, [it for name in found if (it := keys.video_id_of(name)) is not None])
             self._cursor = place or None
 
     async def _note(self, key: str) -> None:
@@ -155,7 +157,8 @@ class Maturing(Running):
         next_s: dict[str, int] = {}
         gone: list[str] = []
         for name, snapshot in snapshots.items():
-            if snapshot is None:
+            if not isinstance(snapshot, Snapshot):
+                # One that cannot be read comes back when it is registered anew.
                 gone.append(name)
                 continue
             age_s = (now_us - snapshot.video.published_us) // SECOND_US
@@ -177,12 +180,30 @@ class Maturing(Running):
             later = now_us // SECOND_US + _AGAIN_S
             next_s |= {snapshot.video.video_id: later for snapshot in entered}
             gone = [name for name in gone if name not in next_s]
+        except Exception:
+            log.exception("videos could not enter the bank together; now one by one", videos=len(entered))
+            gone += [video_id for video_id in await self._one_by_one(deployment, entered, now_us) if video_id in next_s]
+            next_s = {name: at for name, at in next_s.items() if name not in gone}
         commands: list[Command] = []
         if next_s:
             commands.append(["ZADD", key, "XX", *(part for name, at in next_s.items() for part in (at, name))])
         if gone:
             commands.append(["ZREM", key, *gone])
         await self._link.pipeline("maturing", commands)
+
+    async def _one_by_one(self, deployment: Deployment, snapshots: Sequence[Snapshot], now_us: int) -> Sequence[str]:
+        """Enter each on its own; those of which no entry can be made."""
+        refused: list[str] = []
+        for snapshot in snapshots:
+            try:
+                await self._upsert(deployment, [snapshot], now_us)
+            except Problem:
+                raise
+            except Exception as error:
+                log.warning("a video cannot enter the bank", video_id=snapshot.video.video_id, error=repr(error))
+                self._metrics.bank_entries.labels("failed").inc()
+                refused.append(snapshot.video.video_id)
+        return refused
 
     async def _upsert(self, deployment: Deployment, snapshots: Sequence[Snapshot], now_us: int) -> None:
         if not snapshots:

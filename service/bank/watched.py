@@ -67,6 +67,10 @@ class WatchedBank:
         """Forget videos."""
         self._bank.remove(video_ids)
 
+    def forget(self, tombstones: Sequence[str]) -> None:
+        """Forget videos of which only the tombstone is known."""
+        self._bank.forget(tombstones)
+
     def remember(self, videos: int) -> None:
         """Keep what is near videos that ask again and again."""
         self._bank.remember(videos)

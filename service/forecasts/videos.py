@@ -17,7 +17,7 @@ from service.http.forms import PredictBody, VideoBody, parse_form, parse_horizon
 from service.ingest.ingest import Ingest
 from service.ingest.rowparser import RowParser, parse_identifier
 from service.metrics import Metrics
-from service.problems import Internal, Invalid, NotFound, Problem, Unavailable
+from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
 from service.settings import Settings
 from service.store.histories import Histories
 from service.store.row import Outcome, Rejection, Row
@@ -196,5 +196,7 @@ def _unregistered() -> Invalid:
 
 def _refuse(refused: list[Rejection]) -> None:
     for first in refused[:1]:
+        if first.reason == "damaged":
+            raise DamagedRecord(first.value, "its rows could not be taken")
         field = f"{first.mode}[{first.index}].{first.field}"
         raise Invalid(field, first.value, first.allowed, reason=first.reason, rejected=len(refused))

@@ -69,6 +69,7 @@ def forecast(answer: Answer) -> dict[str, Any]:
         "cold_start": made.cold_start,
         "as_of_bins": answer.as_of_bins,
         "degraded": made.degraded,
+        "extrapolated": made.extrapolated,
         "stale": answer.stale,
     }
 

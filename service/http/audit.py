@@ -46,5 +46,5 @@ class Audit:
                 **what,
             }
         )
+        # Standard error is flushed at the end of each line.
         sys.stderr.write(line.decode() + "\n")
-        sys.stderr.flush()

@@ -103,6 +103,7 @@ class Shedding:
                 self._refused[kind, reason] = Refused(problem)
             problem = OverShare("this client has too many requests of this kind under way", kind=kind)
             self._refused[kind, "share"] = Refused(problem)
+        self._refusals = {kind: partial(self._refuse, kind) for kind in self.gates}
         self._stopped = Refused(Unavailable("the service stopped before this was done"))
         # Labels are bound once: a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
@@ -136,14 +137,16 @@ class Shedding:
                 visit.close()
             return
         gate = self.gates[kind]
-        refusal = gate.refusal(visit.client)
-        if refusal is not None:
-            self._counters[kind, refusal].inc()
-            await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
-            return
-        visit.limit(gate, self._budget, partial(self._refuse, kind))
+        visit.limit(gate, self._budget, self._refusals[kind])
+        # A body is awaited first, and outside.
+        if visit.length or not visit.enter_now():
+            refusal = gate.refusal(visit.client)
+            if refusal is not None:
+                self._counters[kind, refusal].inc()
+                await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
+                return
         try:
-            if visit.length == 0:
+            if not visit.length:
                 await visit.enter()
             await self._app(scope, receive, answering)
         except Overloaded as problem:

@@ -85,10 +85,17 @@ class Visit:
         """Say what it takes its place and its bytes from; ``gate`` None: it needs no place."""
         self._gate, self._budget, self._refused = gate, budget, refused
 
+    def enter_now(self) -> bool:
+        """Take a place that is free; False where one has to be waited for, or none is to be had."""
+        if not self._inside and self._gate is not None:
+            self._inside = self._gate.take(self.client)
+            return self._inside
+        return True
+
     async def enter(self) -> None:
         """Take a place, once what the client has to say is here; raises Overloaded or OverShare."""
         gate = self._gate
-        if gate is None or self._inside:
+        if gate is None or self.enter_now():
             return
         refusal = gate.refusal(self.client)
         if refusal is None and not await gate.enter(self.client):

@@ -4,9 +4,9 @@ An entry has the fields ``kind`` (events or counters) and ``row`` (a JSON object
 without an id gets one made of its entry's: it is stored in the same call as the count, so an entry that is delivered again
 changes nothing (for ``dedup_ttl_s``). Cumulative counters cannot count twice, and need none.
 
-An entry is acknowledged after the store's answer. What somebody took and did not finish is taken over after ``claim_s``.
-Rows that can never be taken go to ``m3tr:ingest:dead`` with the reason, and so does an entry after its fifth delivery. Producers
-trim the stream (XADD MAXLEN or MINID); nothing here deletes from it.
+An entry is acknowledged after the store's answer. What somebody took and did not finish is taken over after ``claim_s``, one
+entry at a time. Rows that can never be taken go to ``m3tr:ingest:dead`` with the reason, and so does an entry after its fifth
+delivery: what kills the processes that take it costs one dead letter. Entries that every group has acknowledged are trimmed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.metrics import Metrics
 from service.problems import Malformed, Unavailable
 from service.store import keys
 from service.store.connect import Server
-from service.store.reader import BLOCK_S, Reading
+from service.store.reader import BLOCK_S, Reading, stream_id
 
 log = structlog.get_logger(__name__)
 
@@ -93,30 +93,29 @@ class Consumer(Reading):
                 await self._handle([Delivery(name, fields) for name, fields in reply[0][1]])
 
     async def _take_over(self) -> None:
-        """Take what others left, except what was delivered too often, which is dead."""
-        start = "0-0"
+        """Take what others left, except what was delivered too often, which is dead.
+
+        Each entry is claimed when the one before it is done: should one kill this process, no other is spent a delivery.
+        """
+        place = "-"
         while True:
-            start, entries, *_ = await self._redis.xautoclaim(
-                keys.INGEST, GROUP, self._name, self._claim_ms, start, count=100
-            )
-            if entries:
-                pending = await self._redis.xpending_range(
-                    keys.INGEST, GROUP, entries[0][0], entries[-1][0], _ENTRIES, self._name
-                )
-                times = {told["message_id"]: told["times_delivered"] for told in pending}
-                again = []
-                for name, fields in entries:
-                    delivery = Delivery(name, fields)
-                    if times.get(name, 1) > DELIVERIES:
-                        delivery.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
-                        await self._finish([delivery])
-                    else:
-                        again.append(delivery)
-                # One by one: should an entry kill this process, the others with it stay below their limit.
-                for delivery in again:
-                    await self._handle([delivery])
-            if start == b"0-0":
+            left = await self._redis.xpending_range(keys.INGEST, GROUP, place, "+", _ENTRIES, idle=self._claim_ms)
+            for told in left:
+                await self._claim(told["message_id"], told["times_delivered"])
+            if len(left) < _ENTRIES:
                 return
+            place = f"({left[-1]['message_id'].decode()}"
+
+    async def _claim(self, entry_id: bytes, deliveries: int) -> None:
+        """Take one entry that was delivered so many times, unless another has it by now."""
+        taken = await self._redis.xclaim(keys.INGEST, GROUP, self._name, self._claim_ms, [entry_id])
+        for name, fields in taken:
+            delivery = Delivery(name, fields)
+            if deliveries >= DELIVERIES:
+                delivery.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
+                await self._finish([delivery])
+            else:
+                await self._handle([delivery])
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         """Store the rows of these entries together, and acknowledge."""
@@ -173,10 +172,21 @@ class Consumer(Reading):
         self._metrics.stream_dead.inc(sum(len(delivery.dead) for delivery in done))
 
     async def _measure(self) -> None:
+        """Tell how far the group is, and drop entries that every group is done with, and consumers that are gone."""
+        done: list[tuple[int, int]] = []
         for group in await self._redis.xinfo_groups(keys.INGEST):
             if group["name"] == GROUP.encode():
                 self._metrics.stream_lag.set(group["lag"] or 0)
                 self._metrics.stream_pending.set(group["pending"])
+            left = await self._redis.xpending(keys.INGEST, group["name"]) if group["pending"] else None
+            if left and left["min"] is not None:
+                done.append(stream_id(left["min"]))
+            else:
+                time_ms, place = stream_id(group["last-delivered-id"])
+                done.append((time_ms, place + 1))
+        if done:
+            time_ms, place = min(done)
+            await self._redis.xtrim(keys.INGEST, minid=f"{time_ms}-{place}", approximate=False)
         for consumer in await self._redis.xinfo_consumers(keys.INGEST, GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > _FORGET_S * 1000:
                 await self._redis.xgroup_delconsumer(keys.INGEST, GROUP, consumer["name"])

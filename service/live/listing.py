@@ -11,7 +11,6 @@ import base64
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import orjson
 
 from model.bins import SECOND_US
 from service.live.ranking import scored
@@ -84,12 +83,11 @@ class Listing:
         rows = (await self._link.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
         cursor = None
         if len(found) == limit:
-            place = Place(sort, found[-1][1], names[-1].decode())
+            place = Place(sort, found[-1][1], names[-1].decode("utf-8", "replace"))
             cursor = base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
         return {
             "sort": sort,
-            # A row that is gone was forgotten between the two reads.
-            "videos": [_row(*item, row) for item, row in zip(found, rows, strict=True) if row is not None],
+            "videos": [told for item, row in zip(found, rows, strict=True) if (told := _row(*item, row)) is not None],
             "next_cursor": cursor,
         }
 
@@ -118,15 +116,35 @@ class Listing:
         return low
 
 
-def _row(name: bytes, score: float, row: bytes) -> dict[str, Any]:
-    told = orjson.loads(row)
+class _Row(msgspec.Struct):
+    title: str | None
+    counts: dict[str, int]
+    value_now: float
+    expected: float
+    horizon_us: int
+    as_of_us: int
+
+
+_decoder: Final = msgspec.json.Decoder(_Row)
+
+
+def _row(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
+    """An item of a page; None where the row is gone (its video was forgotten between the two reads) or cannot be read."""
+    video_id = keys.member(name)
+    if row is None or video_id is None:
+        return None
+    try:
+        told = _decoder.decode(row)
+        as_of = iso(told.as_of_us)
+    except (msgspec.MsgspecError, UnicodeError, ValueError, OverflowError):
+        return None
     return {
-        "video_id": name.decode(),
+        "video_id": video_id,
         "score": score,
-        "title": told["title"],
-        "counts": told["counts"],
-        "value_now": told["value_now"],
-        "expected": told["expected"],
-        "horizon_s": told["horizon_us"] / SECOND_US,
-        "as_of": iso(told["as_of_us"]),
+        "title": told.title,
+        "counts": told.counts,
+        "value_now": told.value_now,
+        "expected": told.expected,
+        "horizon_s": told.horizon_us / SECOND_US,
+        "as_of": as_of,
     }

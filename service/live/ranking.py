@@ -25,7 +25,7 @@ from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import gauge
-from service.problems import NotFound, Problem
+from service.problems import DamagedRecord, NotFound, Problem
 from service.settings import Settings
 from service.store import keys
 from service.store.link import Command, Link
@@ -126,6 +126,9 @@ class Ranking(Running):
         due = (
             await self._link.pipeline("rank", [["ZRANGE", keys.RANK_DUE, "-inf", now_s, "BYSCORE", "LIMIT", 0, most]])
         )[0]
+        if strange := [name for name in due if keys.member(name) is None]:
+            await self._link.pipeline("rank", unlisted(strange))
+            due = [name for name in due if keys.member(name) is not None]
         if not due:
             return 0
         claim = now_s + _CLAIM_S
@@ -139,7 +142,7 @@ class Ranking(Running):
         # Who was told to be due again meanwhile has changed again, and stays due.
         still = (await self._link.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, answer in zip(due, still, answers, strict=True):
-            if isinstance(answer, NotFound):
+            if isinstance(answer, NotFound | DamagedRecord):
                 commands += unlisted([name])
             elif isinstance(answer, BaseException):
                 # Its claim runs out, and it is due again.

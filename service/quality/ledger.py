@@ -13,10 +13,13 @@ A column is a horizon bucket. Each has room of its own, so that long horizons, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+import structlog
 
 from model.adaptive import Adaptive
 from model.bins import SECOND_US
@@ -25,6 +28,8 @@ from service.quality.label import Label
 from service.quality.tally import Tally
 from service.store.keys import label_key
 from service.store.link import Command, Link
+
+log = structlog.get_logger(__name__)
 
 DAY_S: Final = 86_400
 MODELS: Final = 4
@@ -69,7 +74,9 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
 redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -request.remembered - 1)
 for field, value in pairs(request.sums) do
-  redis.call('HINCRBYFLOAT', KEYS[4], field, string.format('%.17g', value))
+  local text = string.format('%.17g', value)
+  -- What is no number there begins anew.
+  if not pcall(redis.call, 'HINCRBYFLOAT', KEYS[4], field, text) then redis.call('HSET', KEYS[4], field, text) end
 end
 redis.call('EXPIRE', KEYS[4], request.day_s)
 redis.call('ZADD', KEYS[5], request.day, request.model)
@@ -177,8 +184,17 @@ class Ledger:
 
 
 def parse_adaptive(text: str) -> Adaptive:
-    """The adaptive state from how it is stored."""
-    return Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new()
+    """The adaptive state from how it is stored; a new one where that cannot be read."""
+    try:
+        state, new = Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new(), Adaptive.new()
+        for name in ("overall", "by_horizon", "by_cell"):
+            values = getattr(state, name)
+            if values.shape != getattr(new, name).shape or not np.isfinite(values).all():
+                raise ValueError(name)
+        return state
+    except (msgspec.MsgspecError, ArithmeticError, KeyError, TypeError, ValueError):
+        log.error("the stored adaptive state cannot be read; it begins anew")
+        return Adaptive.new()
 
 
 def encode_adaptive(state: Adaptive) -> str:
@@ -190,7 +206,7 @@ def _parse(packed: bytes | None) -> Label | None:
     """A label; None for one that is gone, or that another release wrote in a form of its own."""
     try:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, UnicodeError):
         return None
 
 
@@ -209,4 +225,8 @@ def _adaptive_key(model: str) -> str:
 def _fields(reply: Any) -> dict[str, float]:
     """A hash's fields, whichever form the protocol version gives them."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {name.decode(): float(value) for name, value in pairs}
+    found: dict[str, float] = {}
+    for name, value in pairs:
+        with suppress(ValueError):
+            found[name.decode()] = float(value)
+    return found

@@ -78,11 +78,20 @@ class Sampler(Running):
         for answer in answers:
             for label in labels_of(answer, self._longest_us, self._adaptation.factors(answer.model_version)):
                 by_column.setdefault(label.column, []).append(label)
+        failed: dict[int, Unavailable] = {}
         for column, labels in by_column.items():
             # Keeping is idempotent, so a second try after a failure half-way keeps nothing twice.
-            kept, known = await self._ledger.keep(column, labels, self._grace_us)
+            try:
+                kept, known = await self._ledger.keep(column, labels, self._grace_us)
+            except Unavailable as error:
+                failed[column] = error
+                continue
             for outcome, n in (("kept", kept), ("known", known), ("full", len(labels) - kept - known)):
                 self._metrics.labels.labels(outcome).inc(n)
+        if failed and len(failed) == len(by_column):
+            raise next(iter(failed.values()))
+        # The store answers, and what stands in the way is a key of one column: it must not keep the others waiting.
+        self._metrics.labels.labels("dropped").inc(sum(len(by_column[column]) for column in failed))
         for _ in answers:
             self._queue.popleft()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from service.quality.tally import growth, sums
 from service.quality.truth import NEAR, outcome
 from service.settings import Settings
 from service.store.lease import Lease
+from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -62,10 +64,12 @@ class Scorer(Running):
     async def sweep(self) -> None:
         """Score all that is due."""
         for column in range(N_COLUMNS):
-            while labels := await self._ledger.due(column, self._clock(), _BATCH):
-                await self._score(column, labels)
-                if not await self._lease.take():
-                    return
+            # Keys of one column that cannot be used do not keep the others waiting.
+            with suppress(Unavailable):
+                while labels := await self._ledger.due(column, self._clock(), _BATCH):
+                    await self._score(column, labels)
+                    if not await self._lease.take():
+                        return
 
     async def _score(self, column: int, labels: Sequence[Label]) -> None:
         # Before the store is read: what it knows then, it has seen up to this time.
@@ -74,7 +78,11 @@ class Scorer(Running):
         done: dict[str, list[tuple[Label, Fate]]] = defaultdict(list)
         again: dict[str, int] = {}
         for label in labels:
-            fate = self._fate(label, snapshots[label.video_id], now_us)
+            try:
+                fate = self._fate(label, snapshots[label.video_id], now_us)
+            except Exception:
+                log.exception("a forecast could not be scored", video_id=label.video_id)
+                fate = "unlabelled"
             if fate == "later":
                 again[label.key] = now_us + max(SECOND_US, label.horizon_us // _AGAIN)
             else:
@@ -83,8 +91,8 @@ class Scorer(Running):
         for model, fates in done.items():
             await self._settle(column, model, fates, now_us)
 
-    def _fate(self, label: Label, snapshot: Snapshot | None, now_us: int) -> Fate:
-        if snapshot is None or snapshot.video.published_us != label.published_us:
+    def _fate(self, label: Label, snapshot: Snapshot | Damaged | None, now_us: int) -> Fate:
+        if not isinstance(snapshot, Snapshot) or snapshot.video.published_us != label.published_us:
             return "gone"
         series = snapshot.history.series
         if kinds := metric_kinds(label.metric, series):

@@ -5,6 +5,7 @@ y = log2((1 + count at the target) / (1 + count at the forecast))
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -21,6 +22,8 @@ SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball
 loss of the three quantiles, and of the interval's width."""
 UNSCORED: Final = ("unlabelled", "gone")
 """Labels without an outcome that is near enough, and those of deleted videos."""
+
+_FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
 
 Cell = tuple[int, int]
 
@@ -65,10 +68,10 @@ class Tally:
         self.cells: dict[Cell, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def add(self, fields: Mapping[str, float]) -> None:
-        """Add sums by field, as ``sums`` makes them."""
+        """Add sums by field, as ``sums`` makes them; other fields are passed over."""
         for field, value in fields.items():
-            row, column, name = field.split(":")
-            self.cells[int(row), int(column)][name] += value
+            if (found := _FIELD.fullmatch(field)) is not None:
+                self.cells[int(found[1]), int(found[2])][found[3]] += value
 
     def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
         """Scores of these cells together (None: of all); a score that is not defined is None."""

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from model.bins import EDGES_US, bin_index
+from model.bins import EDGES_US, bin_end_us, bin_index
 from model.history import Series
 from service.quality.label import Label, metric_kinds
 from service.store.snapshot import Snapshot
@@ -58,7 +58,7 @@ def _of_events(series: Series, label: Label, count_then: int, seen_age: int) -> 
     if here == len(series.bins) or series.bins[here] != index:
         return float(before)
     after = before + int(series.values[here])
-    left, right = int(EDGES_US[index]), min(int(EDGES_US[index + 1]), seen_age)
+    left, right = int(EDGES_US[index]), min(int(bin_end_us(index)), seen_age)
     if then > left:
         left, before = then, min(max(before, count_then), after)
     if min(at - left, right - at) > NEAR * label.horizon_us:
@@ -68,7 +68,7 @@ def _of_events(series: Series, label: Label, count_then: int, seen_age: int) -> 
 
 def _of_counters(series: Series, label: Label, newest_age: int) -> float | Missing:
     at, near = label.target_us - label.published_us, NEAR * label.horizon_us
-    ends, starts, values = EDGES_US[series.bins + 1], EDGES_US[series.bins].copy(), series.cumulative()
+    ends, starts, values = bin_end_us(series.bins), EDGES_US[series.bins].copy(), series.cumulative()
     # The newest row's time is known to the microsecond, and it has the largest value of its bin.
     exact = (starts <= newest_age) & (newest_age < ends)
     times = np.where(exact, newest_age, ends)

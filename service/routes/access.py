@@ -32,7 +32,7 @@ def context(request: Request, scope: Scope | None = None, query: Sequence[str] =
 
 def _check_query(request: Request, known: Sequence[str]) -> None:
     for name, value in request.query_params.multi_items():
-        if _plain(name) not in known:
+        if name not in known and _plain(name) not in known:
             # It may be a secret, sent where none is looked for.
             told = "a key" if name == "api_key" else value
             allowed = f"the parameters {', '.join(known)}" if known else "no parameter"
@@ -74,7 +74,7 @@ def query_time(request: Request, name: str) -> int | None:
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
     """Numbers in the query string, repeated, as ``name[]`` or separated by commas; what is no number stays text, to be refused."""
-    given = [value for key, value in request.query_params.multi_items() if _plain(key) == name]
+    given = [value for key, value in request.query_params.multi_items() if key == name or _plain(key) == name]
     texts = [text for part in given for text in part.split(",")]
     return [text if (number := _number(text)) is None else number for text in texts] or None
 

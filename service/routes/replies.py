@@ -89,6 +89,7 @@ _FORECAST: Final = _object(
     cold_start=_FLAG,
     as_of_bins=_FLAG,
     degraded=_list(_TEXT),
+    extrapolated=_list(_TEXT),
     stale=_FLAG,
 )
 _PREDICTED: Final = _with(

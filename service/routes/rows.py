@@ -15,7 +15,7 @@ from service.http import answers
 from service.http.bodies import is_lines, read_body, read_lines
 from service.http.responses import json_response
 from service.http.visit import Visit
-from service.problems import Invalid, Problem, Unavailable
+from service.problems import DamagedRecord, Invalid, Problem, Unavailable
 from service.routes.access import context
 from service.routes.schema import rows_body
 from service.store.row import Outcome
@@ -48,6 +48,8 @@ async def _post(request: Request, mode: Mode) -> Response:
     told = answers.outcome(outcome)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
+        if all(refused.reason == "damaged" for refused in outcome.rejections):
+            raise DamagedRecord(first.value, "no row of it could be taken").copy(**told)
         if all(refused.retryable for refused in outcome.rejections):
             raise Unavailable(
                 "no row could be taken", field=first.field, value=first.value, allowed=first.allowed, **told

@@ -2,7 +2,8 @@
 
 For programs that may not know how the store keeps it (``m3tr-build export``). The store is ``REDIS_URL``, or the embedded one in
 ``--data-dir``, which no service may be using. First line: ``{"videos": n}``; then one line a video; last line:
-``{"end": m}``, so that output cut short is known to be that.
+``{"end": m}``, so that output cut short is known to be that. A video whose record cannot be read has a line
+``{"video_id": ..., "why": ...}``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from service.settings import Settings
 from service.store import keys
 from service.store.embedded import EmbeddedError, EmbeddedServer
 from service.store.link import Link
+from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -73,7 +75,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
             found = await store.read_many(dict.fromkeys(names[start : start + _BATCH]))
             for snapshot in found.values():
                 if snapshot is not None:
-                    _line(out, record(snapshot))
+                    _line(out, asdict(snapshot) if isinstance(snapshot, Damaged) else record(snapshot))
                     written += 1
         _line(out, {"end": written})
         out.flush()
@@ -86,7 +88,8 @@ async def _registered(link: Link) -> AsyncIterator[str]:
     while True:
         place, found = await link.scan("dump", place, keys.EVERY_META, _CHUNK)
         for name in found:
-            yield keys.video_id_of(name)
+            if (video_id := keys.video_id_of(name)) is not None:
+                yield video_id
         if not place:
             return
 

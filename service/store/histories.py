@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Final
 
 from service.problems import Unavailable, separate
+from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
@@ -34,7 +35,8 @@ class Histories:
     async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
         """The video (None: not registered), and whether it is stale because the store does not answer.
 
-        Raises Unavailable when the store does not answer and the video was never seen here.
+        Raises Unavailable when the store does not answer and the video was never seen here, and DamagedRecord where the
+        video's record cannot be read.
         """
         loop = asyncio.get_running_loop()
         waiting: Read = loop.create_future()
@@ -63,7 +65,7 @@ class Histories:
         self._begin()
 
     async def _round(self, wanted: dict[str, list[Read]]) -> None:
-        found: Mapping[str, Snapshot | Unavailable | None]
+        found: Mapping[str, Snapshot | Damaged | Unavailable | None]
         try:
             found = await self._store.read_some({video_id: self._known.get(video_id) for video_id in wanted})
         except Unavailable as error:
@@ -78,11 +80,13 @@ class Histories:
             snapshot = found[video_id]
             known = self._known.get(video_id)
             if not isinstance(snapshot, Unavailable):
-                self._keep(video_id, snapshot)
+                self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
             for future in waiting:
                 if future.done():
                     continue
-                if not isinstance(snapshot, Unavailable):
+                if isinstance(snapshot, Damaged):
+                    future.set_exception(snapshot.problem())
+                elif not isinstance(snapshot, Unavailable):
                     future.set_result((snapshot, False))
                 elif known is None:
                     future.set_exception(separate(snapshot))

@@ -64,7 +64,18 @@ def video_prefix(video_id: str) -> str:
     return f"m3tr:{{{video_id.translate(_ESCAPES)}}}:"
 
 
-def video_id_of(key: bytes) -> str:
-    """The video that a key belongs to."""
-    name = key.decode().split("{", 1)[1].split("}", 1)[0]
+def video_id_of(key: bytes) -> str | None:
+    """The video that a key belongs to; None for one that is not ours."""
+    text = member(key)
+    if text is None or "{" not in text:
+        return None
+    name = text.split("{", 1)[1].split("}", 1)[0]
     return name.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")
+
+
+def member(name: bytes) -> str | None:
+    """A video id as a member of a set; None for what is no text, which nobody of us has written."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None

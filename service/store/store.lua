@@ -40,6 +40,30 @@ local function bin_of(age)
   return bin
 end
 
+-- A record that cannot be read harms nothing but itself: functions answer {'damaged', why} for it, and go on with the others.
+local function damaged(why) error('damaged: ' .. why, 0) end
+
+-- What meta holds, or nil where there is none. A record of a newer release would begin with its format as text.
+local function meta_of(prefix)
+  local packed = redis.call('GET', prefix .. 'meta')
+  if not packed then return nil end
+  local read, meta = pcall(cmsgpack.unpack, packed)
+  if not read or type(meta) ~= 'table' then damaged('meta is no MessagePack list') end
+  if type(meta[PUBLISHED]) == 'string' then damaged('meta has the format ' .. string.sub(meta[PUBLISHED], 1, 20)) end
+  local n = #meta
+  if n < IDS_BEFORE or (n - IDS_BEFORE) % FIELDS ~= 0 then damaged('meta has ' .. n .. ' fields') end
+  for at = 1, n do
+    if (type(meta[at]) == 'string') ~= (at >= TYPES and (at - TYPES) % FIELDS == 0)
+      or (type(meta[at]) ~= 'string' and type(meta[at]) ~= 'number') then
+      damaged('field ' .. at .. ' of meta is a ' .. type(meta[at]))
+    end
+  end
+  return meta, packed
+end
+
+-- Why a function failed, in few words.
+local function why(fault) return string.sub(type(fault) == 'table' and fault.err or tostring(fault), 1, 200) end
+
 local function block_key(prefix, kind, bin) return prefix .. 'bins:' .. kind .. ':' .. math.floor(bin / BLOCK) end
 
 local function in_chunks(command, key, items, first, last, each)
@@ -148,14 +172,25 @@ local function park(prefix, rows, first, last, head)
   return {'parked', #kept, duplicates, rejected}
 end
 
+local function is_row(row)
+  return type(row) == 'table' and type(row[1]) == 'number' and (row[2] == false or type(row[2]) == 'string')
+    and (type(row[3]) == 'string' or type(row[3]) == 'table') and type(row[4]) == 'number' and type(row[5]) == 'number'
+end
+
+-- The rows that wait, and how many entries among them are no rows.
 local function parked_rows(prefix)
-  local rows = {n = 0, times = {}, ids = {}, kinds = {}, counts = {}, reaches = {}}
-  for i, packed in ipairs(redis.call('LRANGE', prefix .. 'parked', 0, -1)) do
-    local row = cmsgpack.unpack(packed)
-    rows.times[i], rows.ids[i], rows.kinds[i], rows.counts[i], rows.reaches[i] = row[1], row[2], row[3], row[4], row[5]
-    rows.n = i
+  local rows, broken = {n = 0, times = {}, ids = {}, kinds = {}, counts = {}, reaches = {}}, 0
+  for _, packed in ipairs(redis.call('LRANGE', prefix .. 'parked', 0, -1)) do
+    local read, row = pcall(cmsgpack.unpack, packed)
+    if read and is_row(row) then
+      local i = rows.n + 1
+      rows.times[i], rows.ids[i], rows.kinds[i], rows.counts[i], rows.reaches[i] = row[1], row[2], row[3], row[4], row[5]
+      rows.n = i
+    else
+      broken = broken + 1
+    end
   end
-  return rows
+  return rows, broken
 end
 
 -- A type of a video: what meta holds of it, and `more`: what rows add to bins that are not open.
@@ -336,17 +371,34 @@ local function new_plan(prefix, v, seen, meta)
   return {prefix = prefix, v = v, seen = seen, meta = meta, states = {}, applied = 0}
 end
 
+-- Deletes bins and ids of a video whose meta cannot tell them: every key that it may have with the types from `first` on.
+local function purge(prefix, types, first, dedup_ttl_s)
+  local gone = 0
+  for i = first, #types do
+    for block = 0, math.floor(LAST_BIN / BLOCK) do
+      gone = gone + redis.call('DEL', prefix .. 'bins:' .. types[i] .. ':' .. block)
+    end
+  end
+  local today = math.floor(tonumber(redis.call('TIME')[1]) / DAY_S)
+  for day = today - 2 * id_days(dedup_ttl_s) - 1, today do gone = gone + redis.call('DEL', prefix .. 'ids:' .. day) end
+  return gone
+end
+
 -- Registers a video, applies its parked rows, then rows first..last.
 local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   local wanted = head.register
-  local packed = redis.call('GET', prefix .. 'meta')
-  local meta = packed and cmsgpack.unpack(packed) or {wanted.published_us, now_us, 0, -1, -1, -1}
+  local meta, packed = meta_of(prefix)
+  local about = redis.call('GET', prefix .. 'about')
+  -- Metadata without a meta is what is left of a record that lost it: its bins must not add to the new ones.
+  if not meta and about then purge(prefix, head.types, 1, head.dedup_ttl_s) end
+  meta = meta or {wanted.published_us, now_us, 0, -1, -1, -1}
   if meta[PUBLISHED] ~= wanted.published_us and meta[NEWEST] >= 0 then return {'conflict', meta[PUBLISHED]} end
   local moved = meta[PUBLISHED] ~= wanted.published_us
   meta[PUBLISHED] = wanted.published_us
   local plan = new_plan(prefix, v, seen, meta)
   local newest = meta[NEWEST]
-  local parked = packed and {n = 0} or parked_rows(prefix)
+  local parked, broken = {n = 0}, 0
+  if not packed then parked, broken = parked_rows(prefix) end
   local parked_ids, parked_rejected = {}, {}
   if parked.n > 0 then
     local duplicates, rejected = take(plan, parked, 1, parked.n)
@@ -361,21 +413,20 @@ local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   changed = changed or not packed or moved or meta[NEWEST] > newest
   write_ids(plan, day, head.dedup_ttl_s, parked_ids, 1, #parked_ids)
   write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
-  if redis.call('GET', prefix .. 'about') ~= wanted.metadata then
+  if about ~= wanted.metadata then
     redis.call('SET', prefix .. 'about', wanted.metadata)
     changed = true
   end
-  if parked.n > 0 then redis.call('DEL', prefix .. 'parked', prefix .. 'parked-ids') end
+  if parked.n + broken > 0 then redis.call('DEL', prefix .. 'parked', prefix .. 'parked-ids') end
   write(plan, changed, now_us)
   return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {},
-    parked_applied, #parked_rejected}
+    parked_applied, #parked_rejected + broken, packed and 0 or 1}
 end
 
 -- Rows first..last into one video: all that a call does to it.
 local function apply_one(prefix, v, seen, rows, first, last, head, expected, now_us, day)
   if head.register then return register(prefix, v, seen, rows, first, last, head, now_us, day) end
-  local packed = redis.call('GET', prefix .. 'meta')
-  local meta = packed and cmsgpack.unpack(packed)
+  local meta = meta_of(prefix)
   if expected and not (meta and meta[PUBLISHED] == expected) then return {'stale'} end
   if not meta then return park(prefix, rows, first, last, head) end
   local plan = new_plan(prefix, v, seen, meta)
@@ -402,13 +453,20 @@ local function apply_one(prefix, v, seen, rows, first, last, head, expected, now
   return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED]}
 end
 
+-- The answer for a video that a call failed on: keys of a wrong type and fields that cannot be read are damage.
+local function fault_of(fault)
+  local told = why(fault)
+  local is_damage = string.find(told, '^damaged: ') or string.find(told, 'WRONGTYPE') or string.find(told, 'hash value is not')
+  return {is_damage and 'damaged' or 'error', told}
+end
+
 -- Applies rows to many videos, to each on its own: what goes wrong with one video is its own answer.
 -- ARGV: head, times, ids, kinds, counts, reaches. head (MessagePack): lengths (rows of each video, which follow one
 -- another), names, cells, expected (published_us that a video's rows were merged by, 0: not merged; or absent),
--- register {published_us, metadata} (one video only) or absent, strict (all rows or none), dedup_ttl_s, park_rows, park_ttl_s.
+-- register {published_us, metadata} (one video only) or absent, types (with register: all that a video may have), strict (all rows or none), dedup_ttl_s, park_rows, park_ttl_s.
 -- Answers (MessagePack) for each video {changed, version, published_us, and where there is something to tell: duplicates,
 -- rejected, corrected, parked applied, parked rejected}; or {'parked', kept, duplicates, rejected}, {'stale'},
--- {'conflict', published_us}, {'refused', published_us, rejected}, {'error', message}.
+-- {'conflict', published_us}, {'refused', published_us, rejected}, {'damaged', why}, {'error', message}.
 local function apply(keys, args)
   local head = cmsgpack.unpack(args[1])
   local clock = redis.call('TIME')
@@ -420,7 +478,7 @@ local function apply(keys, args)
     local last = first + head.lengths[v] - 1
     local expected = head.expected and head.expected[v] > 0 and head.expected[v]
     local done, answer = pcall(apply_one, prefix, v, seen, rows, first, last, head, expected, now_us, day)
-    answers[v] = done and answer or {'error', type(answer) == 'table' and answer.err or tostring(answer)}
+    answers[v] = done and answer or fault_of(answer)
     first = last + 1
   end
   return cmsgpack.pack(answers)
@@ -439,9 +497,8 @@ end
 -- One whole video, or only its version where the caller already has it: {}, {version} or
 -- {version, meta, metadata, {type, {bin, value, ...}, ...}}, where a type may come several times.
 local function read_one(prefix, known)
-  local packed = redis.call('GET', prefix .. 'meta')
-  if not packed then return {} end
-  local meta = cmsgpack.unpack(packed)
+  local meta, packed = meta_of(prefix)
+  if not meta then return {} end
   local version = string.format('%.0f', meta[VERSION])
   if version == known then return {version} end
   local cells = {}
@@ -458,25 +515,34 @@ local function read_one(prefix, known)
       cells[#cells + 1] = {string.format('%.0f', meta[at + 4]), string.format('%.0f', meta[at + 5])}
     end
   end
-  return {version, packed, redis.call('GET', prefix .. 'about'), cells}
+  local about = redis.call('GET', prefix .. 'about')
+  if not about then damaged('about is missing') end
+  return {version, packed, about, cells}
 end
 
--- Each video, given the version that the caller has or ''.
+-- Each video, given the version that the caller has or ''; {'damaged', why} for one that cannot be read.
 local function read(keys, args)
   local videos = {}
-  for i = 1, #keys do videos[i] = read_one(keys[i], args[i]) end
+  for i = 1, #keys do
+    local done, video = pcall(read_one, keys[i], args[i])
+    videos[i] = done and video or {'damaged', why(video)}
+  end
   return videos
 end
 
 -- Everything about a video, parked rows included: 1 when there was something.
+-- ARGV: dedup_ttl_s, a time (us, '': none) since when nothing may have happened to it, then types that it may have.
+-- Where meta cannot be read, or is lost, every key is tried that the video may have.
 local function forget(keys, args)
-  local prefix = keys[1]
-  local packed = redis.call('GET', prefix .. 'meta')
+  local prefix, since_us = keys[1], tonumber(args[2])
+  local whole, meta = pcall(meta_of, prefix)
+  if since_us and not (whole and meta and math.max(meta[NEWEST], meta[REGISTERED]) < since_us) then return 0 end
   local gone = redis.call('DEL', prefix .. 'meta', prefix .. 'about', prefix .. 'parked', prefix .. 'parked-ids')
-  if packed then
-    local meta = cmsgpack.unpack(packed)
+  if whole and meta then
     each_block(prefix, meta, function(_, key) redis.call('DEL', key) end)
     redis.call('DEL', prefix .. 'ids:' .. meta[IDS_NOW], prefix .. 'ids:' .. meta[IDS_BEFORE])
+  else
+    gone = gone + purge(prefix, args, 3, tonumber(args[1]))
   end
   return gone > 0 and 1 or 0
 end
@@ -487,4 +553,5 @@ local function probe() return redis.call('TIME') end
 redis.register_function('m3tr_probe_@TAG@', probe)
 redis.register_function('m3tr_apply_@TAG@', apply)
 redis.register_function{function_name = 'm3tr_read_@TAG@', callback = read, flags = {'no-writes'}}
-redis.register_function('m3tr_forget_@TAG@', forget)
+-- At maxmemory too: it makes room.
+redis.register_function{function_name = 'm3tr_forget_@TAG@', callback = forget, flags = {'allow-oom'}}

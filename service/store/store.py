@@ -14,12 +14,14 @@ from typing import Any, Final, cast
 import msgspec
 from redis.exceptions import ResponseError
 
+from model.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict, Unavailable
 from service.settings import Settings
 from service.store.columns import Columns
 from service.store.link import Link
 from service.store.news import News, unlisted
+from service.store.quarantine import Damaged, Quarantine
 from service.store.round import Round, Share, no_rows
 from service.store.row import Outcome, Row
 from service.store.snapshot import Snapshot, parse_snapshot
@@ -50,16 +52,23 @@ class Applied:
     changed: bool = False
     parked_applied: int = 0
     parked_rejected: int = 0
+    created: bool = False
+    """Whether the video was not registered before."""
 
 
 class Store:
-    """The event store over one Redis (or compatible) server."""
+    """The event store over one Redis (or compatible) server; ``types`` are the engagement types that rows may have."""
 
-    def __init__(self, link: Link, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, link: Link, settings: Settings, metrics: Metrics, types: Sequence[str] = ENGAGEMENT_TYPES
+    ) -> None:
         self._link = link
         self._settings = settings
         self._news = News(link, settings, metrics)
         self._published: dict[str, int] = {}
+        check_types(types)
+        self._types = [*types, REACH]
+        self.quarantine = Quarantine(metrics)
 
     async def ready(self) -> None:
         """Raise Unavailable unless the server answers and has our functions."""
@@ -92,7 +101,9 @@ class Store:
         register = {"published_us": registration.published_us, "metadata": registration.metadata}
         done = Round([Columns.of(rows)])
         share = next(done.shares(len(rows)), None) or no_rows(video_id)
-        answer = (await self._call([share], {"register": register, "strict": True}))[0][0]
+        answer = (await self._call([share], {"register": register, "types": self._types, "strict": True}))[0][0]
+        if answer[0] == "damaged":
+            raise self.quarantine.note(_damaged(video_id, answer)).problem()
         if answer[0] == "error":
             raise ResponseError(answer[1])
         if answer[0] == "conflict":
@@ -111,18 +122,29 @@ class Store:
         return applied
 
     async def read(self, video_id: str, known: Snapshot | None = None) -> Snapshot | None:
-        """The video as it is now, ``known`` itself when that is still current; None when it is not registered."""
-        return (await self.read_many({video_id: known}))[video_id]
+        """The video as it is now, ``known`` itself when that is still current; None when it is not registered.
 
-    async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | None]:
-        """``read`` of several videos in one round trip; Unavailable when that of any is not answered."""
+        Raises DamagedRecord where it cannot be read.
+        """
+        found = (await self.read_many({video_id: known}))[video_id]
+        if isinstance(found, Damaged):
+            raise found.problem()
+        return found
+
+    async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | Damaged | None]:
+        """``read`` of several videos in one round trip; one that cannot be read disturbs no other.
+
+        Raises Unavailable when the server of any does not answer.
+        """
         found = await self.read_some(known)
         for snapshot in found.values():
             if isinstance(snapshot, Unavailable):
                 raise snapshot
-        return cast(dict[str, Snapshot | None], found)
+        return cast(dict[str, Snapshot | Damaged | None], found)
 
-    async def read_some(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | Unavailable | None]:
+    async def read_some(
+        self, known: Mapping[str, Snapshot | None]
+    ) -> dict[str, Snapshot | Damaged | Unavailable | None]:
         """``read_many``, with Unavailable in the place of a video whose server does not answer; raised when none does."""
         asked = [(video_id, str(held.version) if held else "") for video_id, held in known.items()]
         size = 1 if await self._link.clustered() else READS_A_CALL
@@ -132,23 +154,23 @@ class Store:
         replies: list[Any] = []
         for part, reply in zip(parts, told, strict=True):
             replies += [reply] * len(part) if isinstance(reply, Unavailable) else reply
-        return {
-            video_id: reply
-            if isinstance(reply, Unavailable)
-            else held
-            if len(reply) == 1
-            else parse_snapshot(video_id, reply)
-            if reply
-            else None
-            for (video_id, held), reply in zip(known.items(), replies, strict=True)
-        }
+        found: dict[str, Snapshot | Damaged | Unavailable | None] = {}
+        for (video_id, held), reply in zip(known.items(), replies, strict=True):
+            if isinstance(reply, Unavailable):
+                found[video_id] = reply
+                continue
+            one = held if len(reply) == 1 else parse_snapshot(video_id, reply) if reply else None
+            found[video_id] = self.quarantine.note(one) if isinstance(one, Damaged) else one
+        return found
 
     async def forget(self, video_id: str) -> bool:
         """Delete everything about a video, parked rows included; False when there was nothing."""
         self._published.pop(video_id, None)
         # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
         await self._link.pipeline("unlist", unlisted([video_id]))
-        gone = bool((await self._link.call("forget", [([video_id], [str(self._settings.dedup_ttl_s)])]))[0])
+        arguments = [str(self._settings.dedup_ttl_s), "", *self._types]
+        gone = bool((await self._link.call("forget", [([video_id], arguments)]))[0])
+        self.quarantine.forget(video_id)
         if gone:
             await self._news.tell([(video_id, 0)], unparked=[video_id])
         return gone
@@ -160,6 +182,9 @@ class Store:
             again = Round(done.again())
             await self._send(again, strict=strict, park=park)
             done.add(again)
+        for video_id, answer in zip(done.videos, done.answers, strict=True):
+            if answer[0] == "damaged":
+                self.quarantine.note(_damaged(video_id, answer))
         changes = [(v, a[1]) for v, a in zip(done.videos, done.answers, strict=True) if a[0] == 1]
         parked = [v for v, a in zip(done.videos, done.answers, strict=True) if a[0] == "parked" and a[1]]
         await self._news.tell(changes, parked=parked)
@@ -194,6 +219,10 @@ class Store:
         return answers
 
 
+def _damaged(video_id: str, answer: Sequence[Any]) -> Damaged:
+    return Damaged(video_id, str(answer[1]).removeprefix("damaged: "))
+
+
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
@@ -204,5 +233,5 @@ def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:
     outcome = done.outcomes[batch]
     if answer[0] not in (0, 1):
         return Applied(outcome)
-    parked_applied, parked_rejected = answer[6:] or (0, 0)
-    return Applied(outcome, answer[1], bool(answer[0]), parked_applied, parked_rejected)
+    parked_applied, parked_rejected, created = answer[6:] or (0, 0, 0)
+    return Applied(outcome, answer[1], bool(answer[0]), parked_applied, parked_rejected, bool(created))

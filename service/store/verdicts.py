@@ -23,6 +23,9 @@ def rejection(row: Row, reason: str, place: str, published_us: int | None) -> Re
     if reason == "parking_full":
         allowed = "a registered video, or fewer rows ahead of its registration"
         return Rejection(row.mode, row.index, reason, "video_id", row.video_id, allowed, retryable=True)
+    if reason == "damaged":
+        allowed = "a video whose stored record can be read; DELETE the video and register it again"
+        return Rejection(row.mode, row.index, reason, "video_id", row.video_id, allowed)
     raise ValueError(reason)
 
 

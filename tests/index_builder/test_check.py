@@ -70,8 +70,8 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
     found = where(check_dataset(write(tmp_path, videos=videos, events=events, counters=counters), now_us=NOW))
     naive = "1970-01-01T00:%s.000000Z"
     assert found == {
-        ("error", "videos", "video_id", "empty", 2, 2),
-        ("error", "videos", "video_id", "there more than once, first: a", 3, 1),
+        ("error", "videos", "video_id", "empty; left out", 2, 2),
+        ("error", "videos", "video_id", "there more than once; the first row stands, first: a", 3, 1),
         ("error", "videos", "published_at", "no time", 5, 1),
         ("warning", "videos", "published_at", f"in the future, first: {naive % '33:20'}", 6, 1),
         ("warning", "videos", "duration_s", "negative; read as missing, first: -2.0", 1, 1),
@@ -79,7 +79,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
         ("warning", "events", "video_id", "not in videos.parquet; left out, first: zz", 1, 2),
         ("warning", "events", "time", f"before publication; left out, first: {naive % '01:30'}", 2, 1),
         ("error", "events", "time", "no time", 3, 1),
-        ("error", "events", "video_id", "empty", 4, 1),
+        ("error", "events", "video_id", "empty; left out", 4, 1),
         ("warning", "events", "type", "empty; left out", 5, 1),
         ("error", "events", "count", "negative, first: -3.0", 6, 1),
         ("error", "events", "count", "fractional, first: 1.5", 7, 1),
@@ -94,12 +94,19 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
         ("warning", "counte", "likes", "NaN; read as not observed, first: nan", 2, 1),
         ("warning", "counte", "views", "falls; the larger value stands", 0, 1),
         ("warning", "counte", "video_id, time", "observed twice; the larger value stands", 4, 1),
-        ("error", "counte", "views", "has events of type 'view' too; one type of one video has either", 0, 3),
+        (
+            "error",
+            "counte",
+            "views",
+            "has events of type 'view' too; one type of one video has either, so events are left out",
+            0,
+            3,
+        ),
     }
 
 
 def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_builder.columns.BATCH_ROWS", 2)
+    monkeypatch.setattr("index_builder.parquet.BATCH_ROWS", 2)
     events = {
         "video_id": ["a", "a", "a", "a", "x", "a", "x"],
         "time": times(*[150, 151, 152, 90, 154, 150, 156]),
@@ -125,7 +132,7 @@ def test_missing_and_wrong_columns_and_files(tmp_path: Path) -> None:
         ("error", "videos", "video_id", "is int64; allowed: string"),
         ("error", "videos", "published_at", "is missing; allowed: timestamp"),
         ("error", "videos", "title", "is double; allowed: string, integer or list of strings"),
-        ("error", "events", "time", "is string; allowed: timestamp"),
+        ("error", "events", "time", "is string; allowed: timestamp; in pandas: pd.to_datetime(column, utc=True)"),
         ("error", "events", "type", "is missing; allowed: string"),
     }
     assert any(f[1] == "counte" and "cannot be read as a Parquet file" in f[3] for f in found)

@@ -160,30 +160,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: write(p, videos=VIDEOS, events=EVENTS | {"count": ["1", "2"]}),
         r"events\.parquet: column count: is string; allowed: integer or floating point",
     ),
-    "two rows": (
-        lambda p: write(p, videos={"video_id": ["a", "b", "a"], "published_at": times(1, 2, 3)}, events=EVENTS),
-        r"videos\.parquet: column video_id: 'a' is there 2 times",
-    ),
-    "no id": (
-        lambda p: write(p, videos={"video_id": ["a", None], "published_at": times(1, 2)}, events=EVENTS),
-        r"videos\.parquet: column video_id: is empty in row 1",
-    ),
-    "no publication": (
-        lambda p: write(p, videos={"video_id": ["a", "b"], "published_at": times(1, None)}, events=EVENTS),
-        r"videos\.parquet: column published_at: is empty in row 1",
-    ),
-    "mixed": (
-        lambda p: write(
-            p, videos=VIDEOS, events=EVENTS, counters={"video_id": ["a"], "time": times(103), "likes": [3]}
-        ),
-        r"counters\.parquet: video_id 'a': type 'like' is in events\.parquet too",
-    ),
-    "out of range": (
-        lambda p: write(
-            p, videos=VIDEOS | {"published_at": pa.array([2**60] * 3, pa.timestamp("ms", tz="UTC"))}, events=EVENTS
-        ),
-        r"videos\.parquet: column published_at: a time of .* out of range",
-    ),
     "too many types": (
         lambda p: write(
             p,
@@ -193,6 +169,49 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"events\.parquet: column type: has more than 256",
     ),
 }
+
+
+ODD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "two rows": (
+        {"video_id": ["a", "b", "a"], "published_at": times(1, 2, 3)},
+        "videos.parquet: id is there already, the first row stands",
+        "row 2, 'a'",
+    ),
+    "no id": (
+        {"video_id": ["a", None, "b"], "published_at": times(1, 2, 2)},
+        "videos.parquet: no id",
+        "row 1",
+    ),
+    "no publication": (
+        {"video_id": ["a", "b", "c"], "published_at": times(1, 2, None)},
+        "videos.parquet: no time of publication",
+        "row 2",
+    ),
+    "out of range": (
+        {"video_id": ["c", "a", "b"], "published_at": pa.array([2**60, 1, 2], pa.timestamp("ms", tz="UTC"))},
+        "videos.parquet: published outside years 1 to 9998",
+        "row 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_video_is_left_out_counted_and_named(tmp_path: Path, case: str) -> None:
+    videos, reason, first = ODD[case]
+    data = load_dataset(write(tmp_path, videos=videos, events=EVENTS))
+    assert [v.video_id for v in data.videos] == ["a", "b"]
+    assert (data.dropped, data.first) == ({reason: 1}, {reason: first})
+    assert data.left_out() == [f"{reason}: 1 row left out, the first is {first}"]
+
+
+def test_counters_stand_where_a_type_of_a_video_has_events_too(tmp_path: Path) -> None:
+    counters = {"video_id": ["a"], "time": times(103), "likes": [3]}
+    data = load_dataset(write(tmp_path, videos=VIDEOS, events=EVENTS, counters=counters))
+    assert (listed(data.events), listed(data.counters)) == ([(0, 101 * SECOND, 0, 1)], [(0, 103 * SECOND, 1, 3)])
+    assert data.left_out() == [
+        "events.parquet: the type has counters.parquet of the video too, which stand: 1 row left out, "
+        "the first is of video 'a', type 'like'"
+    ]
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -271,7 +290,7 @@ def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     write(tmp_path, videos=VIDEOS, counters=counters)
     whole = load_dataset(tmp_path)
-    monkeypatch.setattr("index_builder.columns.BATCH_ROWS", 7)
+    monkeypatch.setattr("index_builder.parquet.BATCH_ROWS", 7)
     assert equal(whole, load_dataset(tmp_path))
 
 

@@ -17,6 +17,7 @@ from index_builder import client as client_module
 from index_builder.client import Client, ServiceError
 from index_builder.dataset import DataSet, load_dataset
 from index_builder.replay import Replay
+from model.video import Video
 
 SECOND = 1_000_000
 
@@ -178,12 +179,43 @@ def test_rejected_rows_are_counted_with_an_example(data: DataSet) -> None:
         none = {"title": "Value not allowed", "detail": "...", **account(refusal | {"index": 0})}
         service._failures.append(lambda request: httpx.Response(422, json=none))
         every = stream.play(130 * SECOND)
+        stream.play(200 * SECOND)
         service._failures.append(lambda request: httpx.Response(422, json={"title": "Other", "detail": "..."}))
         with pytest.raises(ServiceError, match="422 Other"):
             stream.play()
     assert (some.sent, some.accepted, some.rejected) == (3, 2, 1)
     assert "'allowed': 'view'" in str(some)
     assert (every.sent, every.accepted, every.rejected) == (1, 0, 1)
+
+
+def test_a_refused_video_is_counted_and_named_and_the_rest_goes_on(data: DataSet) -> None:
+    problem = {"title": "Value not allowed", "detail": "published_at: is in the future"}
+    service = Service(lambda request: httpx.Response(422, json=problem))
+    with service.client() as client:
+        tally = Replay(data, client, videos=np.array([True, False])).play(110 * SECOND)
+        assert (tally.videos, tally.refused, tally.sent) == (0, 1, 0)
+        assert "1 videos refused and their rows left out, first: 'a': " in str(tally)
+        assert "422 Value not allowed: published_at: is in the future" in str(tally)
+        stream = Replay(data, client)
+        service._failures.append(lambda request: httpx.Response(409, json=problem))
+        rest = stream.play()
+    assert (rest.videos, rest.refused) == (1, 1)
+    assert len({row["video_id"] for row in service.rows}) == 1, "a refused video's rows are not sent"
+    assert rest.sent == len(service.rows) == stream.remaining() + rest.sent
+
+
+def test_a_key_that_is_refused_ends_a_replay(data: DataSet) -> None:
+    service = Service(lambda request: httpx.Response(403, json={"title": "Forbidden", "detail": "scope"}))
+    with service.client() as client, pytest.raises(ServiceError, match="403 Forbidden"):
+        Replay(data, client).play()
+
+
+@pytest.mark.parametrize("video_id", [".", "..", "a/..", "%2E", "ü ?#"])
+def test_any_id_reaches_the_service_as_it_is(video_id: str) -> None:
+    service = Service()
+    with service.client() as client:
+        client.register(Video(video_id, 0))
+    assert list(service.videos) == [video_id]
 
 
 def test_the_rate_is_kept(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from qdrant_client import QdrantClient
 
 from model.bank import NEVER_US, Bank, BankVideo, EdgeBank, NoBank
 from model.bank.server import ServerBank
+from model.bank.tombstone import tombstone
 from model.errors import BankError, DataError
 from tests.model.bank_cases import (
     DC,
@@ -78,6 +79,19 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
                 client.delete_collection(collection.name)
     for bank in opened:
         bank.close()
+
+
+def test_forgetting_needs_no_id(kit: Kit) -> None:
+    made = [video(f"v{i}", creator_id="c") for i in range(4)]
+    bank = kit.filled(made)
+    bank.remember(10)
+    assert len(one(bank, limit=9)) == 4 and len(bank.creator(["c"])["c"]) == 4
+    bank.forget([tombstone("v1"), tombstone("v3"), tombstone("never there")])
+    assert ids(one(bank, limit=9)) == ["v0", "v2"]
+    assert [past.video_id for past in bank.creator(["c"])["c"]] == ["v0", "v2"]
+    assert bank.counts() == {"videos": 2, "trajectories": sum(len(v.trajectories) for v in (made[0], made[2]))}
+    bank.upsert([made[1]])
+    assert ids(one(bank, limit=9)) == ["v0", "v1", "v2"]
 
 
 def test_search_equals_brute_force(kit: Kit) -> None:

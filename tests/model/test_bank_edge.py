@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from model.bank import BankVideo, EdgeBank, shard
+from model.bank.tombstone import tombstone
 from model.errors import BankError
 from tests.model.bank_cases import (
     DC,
@@ -32,14 +34,14 @@ from tests.model.bank_cases import (
 )
 
 
-def run(code: str, *args: object) -> subprocess.Popen[str]:
+def run(code: str, *args: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Python in a process of its own, with the cases as ``t``."""
     head = (
         "import sys; sys.path.insert(0, sys.argv[1]); args = sys.argv[2:]\n"
         "from pathlib import Path; import tests.model.bank_cases as t\n"
         "from model.bank import EdgeBank; from model.errors import BankError\n"
     )
-    command = [sys.executable, "-c", head + code, str(Path(__file__).parents[2]), *map(str, args)]
+    command = [*before, sys.executable, "-c", head + code, str(Path(__file__).parents[2]), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -86,6 +88,26 @@ except BankError as error: print(error)
     bank.close()
     with pytest.raises(BankError, match="closed"):
         one(bank)
+
+
+def test_edge_on_a_read_only_file_system_is_a_copy(path: Path) -> None:
+    """Any number may open it, each sees the whole of it, and nothing is left behind."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no right to make a mount namespace")
+    edge(path, [video("a"), video("b")]).close()
+    code = (
+        "import subprocess; path = Path(args[0])\n"
+        "subprocess.run(['mount', '-o', 'bind', path, path], check=True)\n"
+        "subprocess.run(['mount', '-o', 'remount,bind,ro', path], check=True)\n"
+        "with EdgeBank.open(path, t.DC, t.DT) as bank, EdgeBank.open(path, t.DC, t.DT) as other:\n"
+        "    assert len({path, bank.path, other.path}) == 3 and other.counts()['videos'] == 2\n"
+        "    bank.remove(['a'])\n"
+        "    assert bank.counts()['videos'] == 1\n"
+        "assert not bank.path.parent.exists()\n"
+    )
+    with run(code, path, before=["unshare", "-m"]) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 def test_edge_opens_only_what_is_a_whole_bank_of_these_dimensions(path: Path) -> None:
@@ -227,3 +249,34 @@ def test_edge_shows_threads_whole_writes_only(path: Path) -> None:
         sys.setswitchinterval(before)
     assert len(bank.creator(["g59"])["g59"]) == 40
     bank.close()
+
+
+def _files_with(path: Path, text: bytes) -> list[str]:
+    return [str(file) for file in path.rglob("*") if file.is_file() and text in file.read_bytes()]
+
+
+@pytest.mark.parametrize("way", ["close", "late", "kill"])
+def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, name = tmp_path / "bank", "kXq93-zL07pW-forgotten"
+    with EdgeBank.build(path, DC, DT) as bank:
+        bank.upsert([video("before"), video(name), video("after")])
+    assert _files_with(path, name.encode())
+    bank = EdgeBank.open(path, DC, DT)
+    bank.upsert([video("later")])
+    bank.forget([tombstone(name)])
+    if way == "kill":
+        # What a kill -9 leaves: the files as they are, and no clean end.
+        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        bank.close()
+        path = copy
+    else:
+        if way == "late":
+            monkeypatch.setattr("model.bank.edge.PATIENCE_S", 0.0)
+        bank.close()
+        if way == "close":
+            assert not _files_with(path, name.encode())
+    # Whoever opens it meanwhile waits for the vacuum.
+    with EdgeBank.open(path, DC, DT) as again:
+        assert again.counts()["videos"] == 3
+        assert name not in ids(one(again, limit=9))
+        assert not _files_with(path, name.encode())

@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.mhp.intensity import rates_per_hour
 from model.mhp.likelihood import IntensityHead
 from model.mhp.pace import MEMORIES, pace_after, pace_before, pace_now
 from model.tokens import LOG_AGE_OFFSET_S, Tokens
@@ -80,26 +79,6 @@ def head_for(tokens: Tokens) -> IntensityHead:
         torch.from_numpy(pace_before(tokens)),
     )  # fmt: skip
     return head
-
-
-def test_the_intensity_now_is_the_slope_of_what_is_expected() -> None:
-    rng = np.random.default_rng(2)
-    tokens = tokens_of(rng)
-    head = head_for(tokens)
-    with torch.no_grad():
-        head.project.weight.normal_(std=0.2)
-        head.start.normal_()
-    weights = {f"intensity.{name}": value.numpy() for name, value in head.state_dict().items()}
-    hidden = rng.normal(size=(len(LENGTHS), 8)).astype(np.float32)
-    cold = np.diff(tokens.offsets) == 0
-    ends = np.array([0.0 if n == 0 else tokens.interval_s[tokens.offsets[v + 1] - 1, 2] for v, n in enumerate(LENGTHS)])
-    now = ends + np.array([0.0, 500.0, 60.0, 9000.0])
-    found = rates_per_hour(weights, hidden, pace_now(tokens), cold, ends, now)
-    state = torch.from_numpy(np.where(cold[:, None], weights["intensity.start"], hidden))
-    at = torch.from_numpy(now)
-    with torch.no_grad():
-        mean, _ = head.expected(state, torch.from_numpy(pace_now(tokens)), torch.from_numpy(ends), at, at + 0.01)
-    np.testing.assert_allclose(found, mean.numpy() * 3600 / 0.01, rtol=1e-4)
 
 
 def test_before_any_training_a_video_goes_on_as_it_went() -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import httpx
 import pytest
 import redis
 
+from service.context import new_metrics
 from service.ingest.consumer import GROUP, Consumer
+from service.settings import Settings
 from service.store import keys
 from service.store.embedded import EmbeddedServer
+from service.store.row import Outcome
 from tests.service.live import T0, Live, Process, live, wait_until
 
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
@@ -53,7 +57,7 @@ def counts(service: Live) -> dict[str, int]:
 
 def pending(service: Live) -> int:
     try:
-        [group] = service.redis.xinfo_groups(keys.INGEST)
+        [group] = [one for one in service.redis.xinfo_groups(keys.INGEST) if one["name"] == GROUP.encode()]
     except (redis.ResponseError, ValueError):
         return -1
     return group["pending"] + group["lag"]
@@ -80,6 +84,8 @@ def test_rows_are_taken_and_acknowledged(fed: Live) -> None:
 
 
 def test_a_second_delivery_changes_nothing(fed: Live) -> None:
+    # Somebody else's group, which has read nothing, keeps every entry.
+    fed.redis.xgroup_create(keys.INGEST, "keeper", id="0-0", mkstream=True)
     produce(fed, VIEW, VIEW, together=True)
     produce(fed, VIEW, {"video_id": "v", "time": T0 + 9, "likes": 4}, kind="events")
     wait_until(lambda: pending(fed) == 0)
@@ -139,6 +145,54 @@ def test_an_entry_that_fails_five_deliveries_is_buried(server: EmbeddedServer) -
         assert tries == 5 and counts(service) == {"view": 2}
         [entry] = dead(service)
         assert entry["reason"]["reason"] == "deliveries" and json.loads(entry["row"]) == {"poison": 1}
+
+
+def test_what_kills_who_takes_it_costs_one_dead_letter(server: EmbeddedServer) -> None:
+    """Each who takes the poison is gone at once, and acknowledges nothing any more, as a killed process."""
+    taken: list[Any] = []
+
+    async def take(kind: Any, items: Any) -> Outcome:
+        if any("poison" in item for item in items):
+            raise asyncio.CancelledError
+        taken.extend(item["video_id"] for item in items)
+        return Outcome(accepted=len(items))
+
+    async def die() -> None:
+        consumer = Consumer(server.url, take, metrics, deadline_s=5, claim_s=0.05, batch_rows=100)
+        consumer.start()
+        await asyncio.wait([cast(asyncio.Task[None], consumer._task)], timeout=0.7)
+        await consumer.stop()
+
+    async def deaths() -> None:
+        for _ in range(8):
+            await die()
+
+    metrics = new_metrics(Settings(bundle=Path("unused")))
+    with redis.Redis.from_url(server.url) as client:
+        for i in range(100):
+            row = {"poison": 1} if i == 30 else {**VIEW, "video_id": f"v{i}"}
+            client.xadd(keys.INGEST, {"kind": "events", "row": json.dumps(row)})
+        asyncio.run(deaths())
+        [[_, fields]] = client.xrange(keys.INGEST_DEAD)
+        assert json.loads(fields[b"row"]) == {"poison": 1} and json.loads(fields[b"reason"])["reason"] == "deliveries"
+        assert sorted(set(taken)) == sorted(f"v{i}" for i in range(100) if i != 30)
+        assert client.xpending(keys.INGEST, GROUP)["pending"] == 0
+
+
+def test_entries_that_are_done_with_are_trimmed(fed: Live) -> None:
+    produce(fed, VIEW, VIEW)
+    fed.redis.xgroup_create(keys.INGEST, "other", id="0-0")
+    produce(fed, *[VIEW] * 8)
+    wait_until(lambda: pending(fed) == 0)
+    # The other group has two entries in hand, one of them acknowledged, and has not read the rest.
+    [[_, [(first, _), (second, _)]]] = fed.redis.xreadgroup("other", "it", {keys.INGEST: ">"}, count=2)
+    fed.redis.xack(keys.INGEST, "other", first)
+    wait_until(lambda: fed.redis.xrange(keys.INGEST, count=1)[0][0] == second)
+    assert fed.redis.xlen(keys.INGEST) == 9
+    fed.redis.xgroup_destroy(keys.INGEST, "other")
+    wait_until(lambda: fed.redis.xlen(keys.INGEST) == 0)
+    produce(fed, VIEW)
+    wait_until(lambda: counts(fed) == {"view": 11})
 
 
 def test_a_refusal_that_may_pass_is_tried_again(server: EmbeddedServer) -> None:

@@ -76,3 +76,13 @@ def test_a_total_adds_up_what_is_fed_either_way_and_a_video_without_rows_is_as_t
     assert outcome(made, both, P0 + 20 * H, False) == pytest.approx(75)
     empty = Snapshot(1, views.video, History(), None)
     assert [outcome(made, empty, P0 + 20 * H, silence) for silence in (True, False)] == [0, "never"]
+
+
+@pytest.mark.parametrize("mode", ["events", "counters"])
+def test_what_an_old_video_has_today_was_not_known_years_ago(mode: str) -> None:
+    """Its age is past the last bin, which has no end: a reading of today is no outcome of two years ago."""
+    year = 365 * DAY
+    seen = snapshot(mode, [(18 * year, 1000), (22 * year, 5000)], P0 + 22 * year)
+    made = label(P0 + 19 * year + year // 2, 30 * DAY, 1000)
+    found = outcome(made, seen, P0 + 22 * year, False)
+    assert found == "never" or found < 1100

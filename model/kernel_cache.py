@@ -1,0 +1,121 @@
+"""Where numba keeps compiled kernels: beside the source if that can be written, else in a folder of the user's own.
+
+numba decides when a kernel is defined and fails where it finds no place, so this is asked before any (``model/__init__.py``).
+An install is often read-only, or belongs to another user. Then the kernels that were compiled at install (``model.warm``)
+are copied to a folder that can be written, the first of
+
+    NUMBA_CACHE_DIR                  if it is set
+    $XDG_CACHE_HOME or ~/.cache, in m3tr/kernels
+    the temporary folder, in m3tr-kernels-UID
+    /dev/shm, likewise
+
+so that a start does not compile them again. Where nothing can be written kernels are compiled at every start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "NUMBA_CACHE_DIR"
+_ROOT: Final = Path(__file__).parent.parent
+_PACKAGES: Final = ("model", "model/mhp", "model/content", "index_builder")
+"""Folders with kernels."""
+_COMPILED: Final = ("*.nbi", "*.nbc")
+
+log = logging.getLogger(__name__)
+
+
+def choose() -> Path | None:
+    """Make sure that kernels can be defined; return the folder that was chosen, None where numba needs none."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        if _usable(Path(given)):
+            _seed(Path(given))
+            return Path(given)
+        log.warning("%s: %r cannot be written; allowed: a folder that can be", VARIABLE, given)
+    elif all(_writable(_ROOT / package / "__pycache__") for package in _PACKAGES if (_ROOT / package).is_dir()):
+        return None
+    for folder in _folders():
+        if _usable(folder):
+            os.environ[VARIABLE] = str(folder)
+            _tell_numba(str(folder))
+            _seed(folder)
+            return folder
+    os.environ.pop(VARIABLE, None)
+    _tell_numba("")
+    _do_without()
+    return None
+
+
+def _folders() -> Iterator[Path]:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):
+        yield (Path(cache) if cache else Path.home() / ".cache") / "m3tr" / "kernels"
+    with suppress(FileNotFoundError):
+        yield Path(tempfile.gettempdir()) / f"m3tr-kernels-{os.getuid()}"
+    yield Path("/dev/shm") / f"m3tr-kernels-{os.getuid()}"
+
+
+def _usable(folder: Path) -> bool:
+    """Whether the folder is there, or can be made, and is this user's: code is loaded from it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if folder.parent.stat().st_mode & stat.S_IWOTH and (found.st_uid != os.getuid() or folder.is_symlink()):
+            return False
+        return not (found.st_mode & stat.S_IWOTH) and _writable(folder)
+    except OSError:
+        return False
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in the folder, which is made if it is missing."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _seed(target: Path) -> None:
+    """Copy what was compiled beside the source; numba ignores what another source or another processor made."""
+    for package in _PACKAGES:
+        source = _ROOT / package
+        # numba's own name for the folder of a module's kernels.
+        place = target / f"{source.name}_{hashlib.sha1(str(source).encode()).hexdigest()}"
+        for path in [path for kind in _COMPILED for path in (source / "__pycache__").glob(kind)]:
+            with suppress(OSError):
+                if not (place / path.name).exists():
+                    place.mkdir(exist_ok=True)
+                    part = place / f".{path.name}.{os.getpid()}"
+                    shutil.copy(path, part)
+                    part.rename(place / path.name)
+
+
+def _tell_numba(folder: str) -> None:
+    """Numba has read its environment if it was imported before us."""
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def _do_without() -> None:
+    """Compile at every start: numba has no setting for that."""
+    log.warning(
+        "no folder can be written for compiled kernels, so they are compiled at every start, which takes a minute; "
+        "set %s to a folder that can be written",
+        VARIABLE,
+    )
+    from numba.core.dispatcher import Dispatcher
+
+    Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]

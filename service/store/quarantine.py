@@ -1,0 +1,50 @@
+"""Records that cannot be read: each told once, and counted once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.metrics import Metrics
+from service.problems import DamagedRecord
+
+log = structlog.get_logger(__name__)
+
+_REMEMBERED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A video whose record cannot be read, and ``why``."""
+
+    video_id: str
+    why: str
+
+    def problem(self) -> DamagedRecord:
+        """What who asks for it is told."""
+        return DamagedRecord(self.video_id, self.why)
+
+
+class Quarantine:
+    """The damaged records that this process has met, the last ``_REMEMBERED`` of them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    def note(self, damaged: Damaged) -> Damaged:
+        """Tell and count a record that was not known to be damaged; ``damaged`` itself."""
+        if damaged.video_id not in self._known:
+            self._metrics.damaged_records.inc()
+            log.error("a stored record cannot be read", video_id=damaged.video_id, why=damaged.why)
+            self._known[damaged.video_id] = None
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return damaged
+
+    def forget(self, video_id: str) -> None:
+        """It was deleted or registered anew."""
+        self._known.pop(video_id, None)

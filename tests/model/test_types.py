@@ -1,0 +1,60 @@
+"""Engagement types named like our own words are refused by one rule, wherever they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index_builder.check import check_dataset
+from index_builder.dataset import load_dataset
+from model.bundle import MANIFEST, load_bundle
+from model.errors import BundleError, DataError
+from model.types import RESERVED, check_types, metric_types
+from service.context import new_metrics
+from service.settings import Settings
+from service.store.link import Link
+from service.store.store import Store
+
+WORDS = (*RESERVED, "views")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_data_and_bundles_and_the_store_refuse_it_by_name(word: str, mini_bundle: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    time = pa.array([1_700_000_000_000_000] * 2, pa.timestamp("us", tz="UTC"))
+    pq.write_table(pa.table({"video_id": ["a", "b"], "published_at": time}), data / "videos.parquet")
+    events = pa.table({"video_id": ["a", "a"], "time": time, "type": ["view", word]})
+    pq.write_table(events, data / "events.parquet")
+    errors = [f.problem for f in check_dataset(data) if f.severity == "error"]
+    assert len(errors) == 1 and repr(word) in errors[0]
+    with pytest.raises(DataError, match=f"type: '{word}'"):
+        load_dataset(data)
+
+    bundle = Path(shutil.copytree(mini_bundle, tmp_path / "bundle"))
+    body = json.loads((bundle / MANIFEST).read_text("utf-8"))
+    body["schema"]["types"] = ["view", word]
+    del body["version"]
+    body["version"] = hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    (bundle / MANIFEST).write_text(json.dumps(body), "utf-8")
+    with pytest.raises(BundleError, match=f"schema.types: type: '{word}'"):
+        load_bundle(bundle)
+
+    settings = Settings(bundle=Path("unused"))
+    metrics = new_metrics(settings)
+    link = Link("redis://127.0.0.1:1", metrics, deadline_s=1, connections=1)
+    with pytest.raises(DataError, match=f"type: '{word}'"):
+        Store(link, settings, metrics, ("view", word))
+
+
+def test_other_names_are_taken() -> None:
+    check_types(("view", "like", "gift", "reached", "count", "time", "id"))
+    check_types(("views",))
+    assert metric_types("views", ("views",)) == (0,)
+    assert metric_types("views", ("like", "view")) == (1,)

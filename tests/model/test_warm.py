@@ -1,0 +1,153 @@
+"""Kernels are compiled ahead, and what was compiled is found wherever the install may be read-only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model import kernel_cache
+from tests.conftest import Mini
+from tests.project.source import ROOT
+
+SERVING = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from index_builder.dataset import load_dataset
+from index_builder.sequences import sources
+from model import warm
+from model.bank.entry import Past, entries
+from model.bins import HOUR_US
+from model.forecaster import Forecaster, Request
+from model.history import History, Series
+from model.rows import rows_of
+
+def compiled():
+    names = [name for name in sys.modules if name.startswith("model")]
+    kernels = {k for name in names for k in vars(sys.modules[name]).values() if isinstance(k, Dispatcher)}
+    return {(k.py_func.__name__, str(s)) for k in kernels for s in k.signatures}
+
+warm.compile_kernels()
+ahead = compiled()
+assert len(ahead) == len(warm.KERNELS), ahead
+data, forecaster = load_dataset(Path(sys.argv[1])), Forecaster.load(Path(sys.argv[2]), device="cpu")
+now, series = data.last_us(), (np.array([3, 9, 12]), np.array([1, 2, 3]))
+histories = [History({}), History({"view": Series("events", *series)}, {3: 5}),
+             History({"view": Series("counters", *series), "like": Series("events", *series)})]
+pool = forecaster.new_pool(4)
+warm.forecast_once(forecaster, pool)
+for video in data.videos[-10:]:
+    for history in histories:
+        new = replace(video, video_id="new", published_us=now - 5 * HOUR_US)
+        forecaster.forecast([Request(video, history, now, (HOUR_US,)), Request(new, history, now, (HOUR_US,))], pool=pool)
+types = forecaster.manifest.types
+for history in histories[1:]:
+    video = data.videos[-1]
+    published = np.array([video.published_us])
+    past = Past([video], published, types, *rows_of([history], [video.published_us], [video.published_us + HOUR_US], types))
+    assert list(entries(forecaster, past, now, content=lambda v: forecaster.content([video])))
+forecaster.close()
+late = compiled() - ahead
+assert not late, late
+"""
+
+
+def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
+    env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | environment
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=root, env=env)
+
+
+def test_serving_calls_no_kernel_that_is_not_compiled_ahead(mini: Mini, tmp_path: Path) -> None:
+    bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
+    done = run("-c", SERVING, mini.data, bundle)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Path:
+    """A copy of the core with two stand-ins for compiled kernels; nobody can write to it."""
+    place = tmp_path / "install"
+    ignored = shutil.ignore_patterns("*.nbi", "*.nbc")
+    for package in ("model", "index_builder"):
+        shutil.copytree(ROOT / package, place / package, ignore=ignored)
+    for package in kernel_cache._PACKAGES:
+        (place / package / "__pycache__").mkdir(exist_ok=True)
+    (place / "model" / "__pycache__" / "kernel.nbi").write_bytes(b"index")
+    return place
+
+
+def chosen(install: Path, readonly: list[Path], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Say which folder is chosen, and define a kernel, while some folders are read-only, as a mount makes them."""
+    mounts = "".join(f"mount -o bind {p} {p} && mount -o remount,bind,ro {p} && " for p in readonly)
+    script = "import os, model, model.growth; print(os.environ.get('NUMBA_CACHE_DIR'))"
+    env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
+    env |= {"PYTHONPATH": str(install)} | environment
+    command = ["unshare", "-m", "sh", "-c", f'{mounts} exec "$@"', "sh", sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=install, env=env)
+
+
+def may_mount() -> bool:
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(not may_mount(), reason="no right to make a mount namespace")
+
+
+@needs_mounts
+def test_a_writable_install_keeps_kernels_beside_the_source(install: Path) -> None:
+    done = chosen(install, [])
+    assert (done.stdout.strip(), done.stderr) == ("None", "")
+
+
+@needs_mounts
+def test_a_read_only_install_takes_its_kernels_to_the_users_cache(install: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    done = chosen(install, [install], HOME=str(home))
+    folder = home / ".cache" / "m3tr" / "kernels"
+    assert (done.stdout.strip(), done.stderr) == (str(folder), "")
+    assert [path.read_bytes() for path in folder.glob("model_*/kernel.nbi")] == [b"index"]
+
+
+@needs_mounts
+def test_without_a_home_the_temporary_folder_is_used(install: Path, tmp_path: Path) -> None:
+    work = tmp_path / "tmp"
+    work.mkdir()
+    done = chosen(install, [install], HOME="/proc/none", TMPDIR=str(work))
+    assert (done.stdout.strip(), done.stderr) == (str(work / f"m3tr-kernels-{os.getuid()}"), "")
+    assert (work / f"m3tr-kernels-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+
+
+@needs_mounts
+def test_a_given_folder_that_cannot_be_written_is_named(install: Path, tmp_path: Path) -> None:
+    done = chosen(install, [install], HOME=str(tmp_path), NUMBA_CACHE_DIR="/proc/none/kernels")
+    assert "NUMBA_CACHE_DIR: '/proc/none/kernels' cannot be written" in done.stderr
+    assert done.stdout.strip() == str(tmp_path / ".cache" / "m3tr" / "kernels")
+
+
+def test_another_users_folder_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    theirs = tmp_path / "m3tr-kernels-1"
+    theirs.mkdir()
+    assert kernel_cache._usable(theirs)
+    monkeypatch.setattr("model.kernel_cache.os.getuid", lambda: 4711)
+    assert not kernel_cache._usable(theirs), "code would be loaded from it"
+
+
+@needs_mounts
+def test_where_nothing_can_be_written_kernels_are_compiled_anyway(install: Path, tmp_path: Path) -> None:
+    readonly = [install, Path("/dev/shm"), Path("/tmp"), Path("/var/tmp"), Path("/usr")]
+    done = chosen(install, [p for p in readonly if p.exists()], HOME="/proc/none", TMPDIR="/proc/none")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
+    assert "compiled at every start" in done.stderr
+    assert "Traceback" not in done.stderr
