@@ -50,8 +50,8 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         if server is not None:
             background.append(_StoreKeeper(server, context.metrics))
         for work in background:
-            if isinstance(work, Running):
-                work.died = died
+            for task in work.running:
+                task.died = died
         with contextlib.suppress(Unavailable):
             await context.store.ready()
         if context.link.state.word != "down":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -18,6 +18,10 @@ REST_S: Final = 1.0
 
 class Background(Protocol):
     """Started with the application's loop, stopped before the store's connections close."""
+
+    @property
+    def running(self) -> Sequence[Running]:
+        """Its tasks, each of which is begun again when it dies."""
 
     def start(self) -> None:
         """Begin; a running loop is there."""
@@ -40,8 +44,14 @@ class Running(ABC):
     _task: asyncio.Task[None] | None = None
     _stopping = False
 
+    @property
+    def running(self) -> Sequence[Running]:
+        """Itself."""
+        return (self,)
+
     def start(self) -> None:
-        """Begin; a running loop is there."""
+        """Begin, also again after a stop; a running loop is there."""
+        self._stopping = False
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from model.errors import BankError
 from service.background import Background
 from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
@@ -39,6 +38,7 @@ from service.models.shadow import Shadow
 from service.quality.ledger import Ledger
 from service.quality.report import Report
 from service.quality.wiring import quality_work
+from service.readiness import Readiness
 from service.settings import Settings
 from service.store.changes import Changes
 from service.store.health import Health
@@ -74,6 +74,7 @@ class Context:
     quality: Report
     models: Models
     forgetting: Forgetting
+    readiness: Readiness
 
     async def close_streams(self) -> None:
         """End what never ends by itself; a server must do so before it waits for its connections."""
@@ -161,11 +162,15 @@ def build(
     if parking is not None:
         changes.listeners.append(parking)
     changes.listeners.append(forgetting)
-    background: list[Background] = [health, changes, forgetting]
+    lifecycle = Lifecycle()
+    readiness = Readiness(health, engine, lifecycle, settings)
+    metrics.watch(readiness.readings)
+    background: list[Background] = [health, readiness, changes, forgetting]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
         background.append(ranking)
+        metrics.watch(ranking.readings)
     if settings.labels:
         background += quality_work(ledger, store.forgotten, store, link, models, settings, metrics, clock)
     if settings.bank_after_s:
@@ -185,15 +190,14 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background,
-        Lifecycle(),
-        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting,
+        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, lifecycle,
+        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting, readiness,
     )  # fmt: skip
 
 
 def _readings(engine: Engine, models: Models) -> Sequence[Metric]:
     pool = engine.active.pool
-    readings = [
+    return [
         counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", models.states("hits")),
         counter(
             "m3tr_state_cache_misses", "Forecasts that built their state from the histogram", models.states("misses")
@@ -204,9 +208,3 @@ def _readings(engine: Engine, models: Models) -> Sequence[Metric]:
         counter("m3tr_forecasts_reused", "Forecasts given again, as nothing had changed", engine.recent.hits),
         gauge("m3tr_model_queue_forecasts", "Forecasts waiting for the model", engine.batcher.waiting),
     ]
-    try:
-        counts = engine.active.bank.counts()
-    except BankError:
-        return readings
-    points = gauge("m3tr_bank_points", "Points of the bank", counts["videos"] + counts["trajectories"])
-    return [*readings, points]

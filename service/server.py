@@ -26,6 +26,7 @@ from service.http.protocol import Line, protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.deployment import Deployment
+from service.models.warmup import warm_first
 from service.settings import Settings
 from service.store import format
 from service.store.embedded import EmbeddedServer
@@ -181,6 +182,17 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
     )
 
 
+def _count_deaths(metrics: Metrics) -> None:
+    """Log and count every thread that ends with an exception."""
+
+    def died(told: threading.ExceptHookArgs) -> None:
+        name = told.thread.name if told.thread is not None else "thread"
+        log.error("a thread died", thread=name, exc_info=told.exc_value)
+        metrics.task_deaths.labels("thread").inc()
+
+    threading.excepthook = died
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     # uvicorn raises the signal again after its graceful stop; the default would end the process before the store's.
     raise SystemExit(0)
@@ -193,8 +205,10 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
         EmbeddedError: the embedded store does not start.
         FormatError: the event store holds what this release does not read.
         StoreRefused: the event store at ``redis_url`` is not accepted.
+        BundleError: the model cannot forecast.
     """
     configure_logs()
+    _count_deaths(metrics)
     # A thread that computes forecasts gives way to the loop after this long, not after Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -209,6 +223,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server.start()
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
+        log.info(
+            "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
+        )
         context = build(settings, metrics, deployment, redis_url)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
         Server(configuration(context, server), context, watchdog.start).run()

@@ -27,6 +27,9 @@ RETRY_S: Final = 0.5
 """Seconds between two attempts to reach a bank that failed."""
 
 
+_SILENT: Final = "the bank failed and has not answered since"
+
+
 class WatchedBank:
     """Another bank, with the time and the failures of its questions in the metrics. Thread-safe where that one is."""
 
@@ -51,9 +54,15 @@ class WatchedBank:
         """Earlier videos of each creator."""
         return self._timed(lambda: self._bank.creator(creator_ids))
 
+    @property
+    def down(self) -> bool:
+        """Whether a question failed, and none was answered since."""
+        return self._down
+
     def counts(self) -> dict[str, int]:
         """Number of videos and trajectories."""
-        self._refuse_while_down()
+        if self._down:
+            raise BankError(_SILENT)
         return self._bank.counts()
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
@@ -84,7 +93,7 @@ class WatchedBank:
     def _refuse_while_down(self) -> None:
         if self._down:
             self._metrics.bank_skipped.inc()
-            raise BankError("the bank failed and has not answered since")
+            raise BankError(_SILENT)
 
     def _timed(self, question: Callable[[], T]) -> T:
         self._refuse_while_down()
@@ -104,7 +113,17 @@ class WatchedBank:
                 return
             self._down = True
         log.warning("the bank failed; forecasts go on without neighbours", error=str(error))
-        threading.Thread(target=self._ask_again, args=(question,), daemon=True, name="bank-retry").start()
+        threading.Thread(target=self._keep_asking, args=(question,), daemon=True, name="bank-retry").start()
+
+    def _keep_asking(self, question: Callable[[], object]) -> None:
+        while self._down and not self._closed.is_set():
+            try:
+                self._ask_again(question)
+            except BaseException:
+                # Without this thread, the bank would never be asked again.
+                self._metrics.task_deaths.labels("BankRetry").inc()
+                log.exception("what asks the bank again died; it is begun again")
+                self._closed.wait(self._retry_s)
 
     def _ask_again(self, question: Callable[[], object]) -> None:
         while not self._closed.wait(self._retry_s):

@@ -67,7 +67,12 @@ class Batcher(Generic[T, R]):
                     future.set_exception(Unavailable("the service is stopping"))
             self._thread.shutdown(wait=False)
 
-    async def between(self, action: Callable[[], None]) -> None:
+    @property
+    def alive(self) -> bool:
+        """Whether items are taken and computed."""
+        return self._task is not None and not self._task.done()
+
+    async def between(self, action: Callable[[], object]) -> None:
         """Run an action in the worker thread, between two batches."""
         await asyncio.get_running_loop().run_in_executor(self._thread, action)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from model.bins import bin_end_us
+from model.bins import HOUR_US, bin_end_us
 from model.forecaster import Forecast, Request
 from model.history import History, Series
+from model.video import Video
 from service.forecasts.answer import Answer
 from service.forecasts.batcher import Batcher
 from service.forecasts.recent import Recent
@@ -68,6 +69,9 @@ class Engine:
         self._histories = histories
         self._under_way: Counter[Deployment] = Counter()
         self._idle_since_s = time.monotonic()
+        self.made_s: float | None = None
+        """When the newest forecast was made, on the monotonic clock; None before the first."""
+        self._nobody = Video("", clock())
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
@@ -114,6 +118,13 @@ class Engine:
         self.recent.clear()
         return before
 
+    async def try_model(self) -> None:
+        """Have the model's thread make a forecast that nobody asked for, in its turn; raises what the model raises."""
+        forecaster, now_us = self.active.forecaster, max(self._clock(), self._nobody.published_us)
+        horizons_us = (min(HOUR_US, forecaster.manifest.max_horizon_us),)
+        request = Request(self._nobody, History({}), now_us, horizons_us)
+        await self.batcher.between(lambda: forecaster.forecast([request]))
+
     async def drained(self, deployment: Deployment) -> None:
         """Wait until nothing that met a deployment, which no longer answers, is under way."""
         while self._under_way[deployment]:
@@ -158,6 +169,7 @@ class Engine:
                 forecast = await self.batcher.submit(job)
         except TimeoutError:
             raise Unavailable("the forecast missed its deadline", part="model") from None
+        self.made_s = time.monotonic()
         if stale:
             forecast = replace(forecast, degraded=[*forecast.degraded, "store"])
         self._count(forecast)

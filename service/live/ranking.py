@@ -19,10 +19,12 @@ from typing import Any, Final
 
 import orjson
 import structlog
+from prometheus_client.core import Metric
 
 from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
+from service.metrics import gauge
 from service.problems import DamagedRecord, NotFound, Problem
 from service.settings import Settings
 from service.store import keys
@@ -57,6 +59,20 @@ class Ranking(Running):
         self._most = settings.ranking_videos
         self._changed: dict[str, int] = {}
         self._told_at = -math.inf
+        self._refreshed_s: float | None = None
+        self._due_s: float | None = None
+
+    def readings(self) -> Sequence[Metric]:
+        """How old the lists are; absent while not known."""
+        now_s, found = time.time(), []
+        if self._refreshed_s is not None:
+            text = "Time since a video's place in the lists was looked at, by any replica"
+            found.append(gauge("m3tr_list_age_seconds", text, max(0.0, now_s - self._refreshed_s)))
+        if self._told_at > -math.inf:
+            late_s = 0.0 if self._due_s is None else max(0.0, now_s - self._due_s)
+            text = "How long the video that waits longest has been due to be looked at for the lists"
+            found.append(gauge("m3tr_list_overdue_seconds", text, late_s))
+        return found
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note what changed. Past what can be remembered, a video waits for its next change."""
@@ -93,8 +109,10 @@ class Ranking(Running):
                 # LT: whoever waits longest stays first.
                 flat = [part for video_id in due[start : start + _CHUNK] for part in (now_s, video_id)]
                 commands.append(["ZADD", keys.RANK_DUE, "LT", *flat])
-            if commands:
-                await self._link.pipeline("rank", commands)
+            commands += [["GET", keys.RANK_AT], ["ZRANGE", keys.RANK_DUE, 0, 0, "WITHSCORES"]]
+            *_, refreshed, first = await self._link.pipeline("rank", commands)
+            self._refreshed_s = None if refreshed is None else float(refreshed)
+            self._due_s = scored(first)[0][1] if first else None
         except Problem:
             self._changed = changed | self._changed
             raise
@@ -130,7 +148,7 @@ class Ranking(Running):
             elif not answer.stale:
                 commands += self._place(name, answer, unchanged=score is not None and float(score) >= claim)
         if commands:
-            await self._link.pipeline("rank", commands)
+            await self._link.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
             if gone := await self._gone(due):
                 await self._link.pipeline("rank", unlisted(gone))
             await self._trim()

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from service.background import Running
 from service.problems import Unavailable
 from service.store import keys
 from service.store.link import Link
@@ -21,8 +22,8 @@ AGAIN_S: Final = 60.0
 """Seconds until a choice that could not be followed is tried again."""
 
 
-class Choice:
-    """The stored choice; ``enabled`` False: there is none, and nothing is stored.
+class Choice(Running):
+    """The stored choice; ``follow`` is called every few seconds. ``enabled`` False: there is none, and nothing is stored.
 
     Methods raise Unavailable when the event store does not answer.
     """
@@ -30,8 +31,8 @@ class Choice:
     def __init__(self, link: Link, *, enabled: bool) -> None:
         self.enabled = enabled
         self._link = link
+        self.follow: Callable[[], Awaitable[None]] = _nobody
         self._refused, self._again_s = "", 0.0
-        self._task: asyncio.Task[None] | None = None
 
     async def write(self, version: str) -> None:
         """Choose a version, for this service and all that share its store."""
@@ -49,23 +50,16 @@ class Choice:
         """Do not ask for a version again for a while."""
         self._refused, self._again_s = version, time.monotonic() + AGAIN_S
 
-    def start(self, follow: Callable[[], Awaitable[None]]) -> None:
-        """Call ``follow`` every few seconds."""
-        if self.enabled:
-            self._task = asyncio.create_task(self._run(follow))
-
-    async def stop(self) -> None:
-        """Call no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self, follow: Callable[[], Awaitable[None]]) -> None:
-        while True:
+    async def _run(self) -> None:
+        while self.enabled:
             await asyncio.sleep(EVERY_S)
             try:
-                await follow()
+                await self.follow()
             except Unavailable:
                 pass
             except Exception:
                 log.exception("the stored choice of a model could not be followed")
+
+
+async def _nobody() -> None:
+    """Nobody follows."""

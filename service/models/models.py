@@ -22,6 +22,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from model.bins import HOUR_US
 from model.errors import BundleError, M3TRError
+from service.background import Running
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.models.choice import Choice
@@ -51,6 +52,7 @@ class Models:
         engine.deployments = self.deployments
         self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []
         self._choice, self._settings, self._metrics = choice, settings, metrics
+        choice.follow = self.follow
         self._versions = Versions(settings.bundle, settings.bundles)
         self._promised = engine.active.forecaster.manifest
         self._kept: OrderedDict[str, Deployment] = OrderedDict()
@@ -84,9 +86,14 @@ class Models:
         """
         await self._change(self._follow())
 
+    @property
+    def running(self) -> Sequence[Running]:
+        """What follows the stored choice, and the shadow."""
+        return (self._choice, self.shadow)
+
     def start(self) -> None:
         """Begin to follow the stored choice."""
-        self._choice.start(self.follow)
+        self._choice.start()
 
     async def stop(self) -> None:
         """Follow no more; a change under way is finished, or given up where it has just begun."""

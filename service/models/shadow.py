@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 
 from model.forecaster import Forecast, Request
+from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
@@ -28,7 +29,7 @@ _IDLE_S: Final = 0.01
 _LOOK_S: Final = 0.005
 
 
-class Shadow:
+class Shadow(Running):
     """Forecasts a sample of what was just answered, in a thread of its own, and only while nobody waits for a forecast.
 
     What does not fit the queue is dropped and counted. ``deployment`` is the model, None while there is none;
@@ -43,7 +44,6 @@ class Shadow:
         self._queue: deque[Answer] = deque()
         self._some = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-shadow")
-        self._task: asyncio.Task[None] | None = None
         engine.observers.append(self.observe)
 
     @property
@@ -65,14 +65,13 @@ class Shadow:
         """Let a model forecast along; there must be none."""
         assert self.deployment is None
         self.deployment = deployment
-        self._task = asyncio.create_task(self._run(deployment))
+        self.start()
 
     async def end(self) -> Deployment | None:
         """Stop; the model, which is at rest from now on."""
         deployment, self.deployment = self.deployment, None
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self.stop()
             # Its thread cannot be cancelled.
             await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
             self._task = None
@@ -83,9 +82,9 @@ class Shadow:
         """Release the thread, after the end."""
         self._thread.shutdown()
 
-    async def _run(self, deployment: Deployment) -> None:
-        failing = False
-        while True:
+    async def _run(self) -> None:
+        failing, deployment = False, self.deployment
+        while deployment is not None:
             self._some.clear()
             while self._queue:
                 while self._engine.idle_s < _IDLE_S:

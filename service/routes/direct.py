@@ -11,7 +11,7 @@ from typing import Final
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from service.routes import predict, rows, videos
+from service.routes import operations, predict, rows, videos
 
 
 class _Direct(Route):
@@ -29,4 +29,7 @@ DIRECT: Final = (
     _Direct("/predict", predict.post_predict, methods=["POST"], include_in_schema=False),
     _Direct("/events", rows.post_events, methods=["POST"], include_in_schema=False),
     _Direct("/counters", rows.post_counters, methods=["POST"], include_in_schema=False),
+    # Not busy, but anybody may call them, however often.
+    _Direct("/health/ready", operations.ready, methods=["GET"], include_in_schema=False),
+    _Direct("/health/live", operations.live, methods=["GET"], include_in_schema=False),
 )

@@ -29,6 +29,9 @@ INGEST_DEAD: Final = "m3tr:ingest:dead"
 RANK_DUE: Final = "m3tr:{rank}:due"
 """Sorted set of video ids by the time at which their place in the lists is to be looked at again (seconds)."""
 
+RANK_AT: Final = "m3tr:{rank}:at"
+"""When a video's place in the lists was looked at last, by any replica (seconds)."""
+
 RANK_ROWS: Final = "m3tr:{rank}:rows"
 """Hash of what the lists say about a video (JSON)."""
 

@@ -208,3 +208,17 @@ def test_the_work_outlives_a_fault(empty_redis: str) -> None:
         wait_until(lambda: not failing)
         service.post("/events", [{"video_id": "v", "time": NOW + 9, "type": "view"}])
         wait_listed(service, {"v": 4})
+
+
+def test_the_age_of_the_lists_is_in_the_metrics(ranked: Live) -> None:
+    def told(name: str) -> float:
+        text = ranked.http.get("/metrics").text
+        return float(next((line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")), math.nan))
+
+    fill(ranked, {"v": 3})
+    wait_listed(ranked, {"v": 3})
+    wait_until(lambda: 0 <= told("m3tr_list_age_seconds") < 5)
+    assert told("m3tr_list_overdue_seconds") < 5
+    # Another replica kept the lists, an hour ago, and nobody does now.
+    ranked.redis.set(keys.RANK_AT, time.time() - 3600)
+    wait_until(lambda: told("m3tr_list_age_seconds") >= 3600)

@@ -14,7 +14,7 @@ import pytest
 
 from service.times import iso
 from tests.service.fakes import FakeBank, FakeForecaster
-from tests.service.live import T0, Live, live
+from tests.service.live import T0, Live, live, wait_until
 
 EVENTS = [
     {"video_id": "v", "time": T0 + 5, "type": "view", "count": 3, "reach": 10},
@@ -230,8 +230,8 @@ def test_without_the_bank(redis_url: str) -> None:
         model.bank_down = bank.down = True
         made = service.http.get("/videos/v/forecast").json()
         assert made["degraded"] == ["bank"] and made["neighbours"] == []
-        ready = service.http.get("/health/ready")
-        assert ready.status_code == 200 and ready.json()["bank"] == "down"
+        wait_until(lambda: service.http.get("/health/ready").json()["bank"] == "down")
+        assert service.http.get("/health/ready").status_code == 200
         assert 'm3tr_forecasts_degraded_total{part="bank"} 1.0' in service.http.get("/metrics").text
 
 

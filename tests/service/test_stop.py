@@ -10,13 +10,21 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from model.bank import NoBank
+from model.errors import BankError
 from service.background import Running
+from service.bank.watched import WatchedBank
+from service.context import new_metrics
+from service.models.shadow import Shadow
+from service.settings import Settings
 from tests.service.conftest import Starter
 from tests.service.live import T0, Process, is_dead, live, wait_until
+from tests.service.test_deployments import Along, until
 
 HANDSHAKE = (
     b"GET /events/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -128,13 +136,65 @@ def test_work_that_dies_is_counted_and_begun_again(fault: BaseException, monkeyp
     assert died == ["Work", "Work"]
 
 
-def test_a_death_is_seen_in_the_metrics(empty_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each task of a service with all its parts on, but a shadow, which runs only with a second model."""
     monkeypatch.setattr("service.background.REST_S", 0.01)
-    with live(empty_redis) as service:
-        changes = service.context.background[0]
-        assert isinstance(changes, Running) and changes._task is not None
-        loop = changes._task.get_loop()
-        loop.call_soon_threadsafe(changes._task.cancel)
-        wait_until(lambda: 'm3tr_task_deaths_total{task="Changes"} 1.0' in service.http.get("/metrics").text)
-        assert not changes._task.done()
+    everything = {"labels": 100, "bank_after_s": 60, "ranking_forecasts": 5, "ingest_stream": True}
+    with live(empty_redis, **everything, bundles=tmp_path) as service:
+        tasks = [task for work in service.context.background for task in work.running if not isinstance(task, Shadow)]
+        names = {type(task).__name__ for task in tasks}
+        assert names >= {"Health", "Readiness", "Changes", "Ranking", "Adaptation", "Sampler", "Scorer", "Maturing",
+                         "Consumer", "Choice"}  # fmt: skip
+        for task in tasks:
+            assert task._task is not None
+            task._task.get_loop().call_soon_threadsafe(task._task.cancel)
+
+        def counted() -> set[str]:
+            text = service.http.get("/metrics").text
+            return {name for name in names if f'm3tr_task_deaths_total{{task="{name}"}}' in text}
+
+        wait_until(lambda: counted() == names)
+        assert not any(task._task is None or task._task.done() for task in tasks), "begun again"
         assert "m3tr_loop_lag_seconds_bucket" in service.http.get("/metrics").text
+
+
+def test_a_shadow_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.background.REST_S", 0.01)
+
+    async def body() -> None:
+        along, died = Along(), list[str]()
+        along.shadow.died = died.append
+        for _ in range(2):
+            along.shadow.begin(along.deployment)
+            await asyncio.sleep(0)
+            assert along.shadow._task is not None
+            along.shadow._task.cancel()
+            await until(lambda: bool(died))
+            along.answer()
+            await until(lambda: bool(along.told))
+            assert died == ["Shadow"] and await along.shadow.end() is along.deployment
+            died.clear()
+            along.told.clear()
+        along.shadow.close()
+
+    asyncio.run(body())
+
+
+def test_what_asks_a_bank_again_does_not_die() -> None:
+    class Failing(NoBank):
+        asked = 0
+
+        def search(self, queries: Any) -> Any:
+            self.asked += 1
+            if self.asked == 1:
+                raise BankError("down")
+            if self.asked < 4:
+                raise SystemExit
+            return []
+
+    metrics = new_metrics(Settings(bundle=Path("unused")))
+    bank = WatchedBank(Failing(), metrics, retry_s=0.01)
+    with pytest.raises(BankError):
+        bank.search([])
+    wait_until(lambda: not bank.down)
+    assert 'm3tr_task_deaths_total{task="BankRetry"} 2.0' in metrics.exposition().decode()

@@ -1,0 +1,78 @@
+"""Before a service listens, all that its forecasts need is compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.errors import BundleError
+from service.context import new_metrics
+from service.models.warmup import warm_first
+from service.settings import Settings
+from tests.conftest import Mini
+from tests.service.fakes import FakeForecaster
+from tests.service.live import ROOT, Process
+from tests.service.test_deployments import deployed
+
+
+def test_nothing_is_compiled_after_the_warm_up(mini: Mini, tmp_path: Path) -> None:
+    """In a process of its own: in this one, other tests have compiled what they needed."""
+    bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
+    command = [sys.executable, "-W", "error", "-m", "tests.service.warm_kernels", str(bundle), str(mini.data)]
+    command.append(str(mini.as_of_us))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once(mini: Mini, tmp_path: Path) -> None:
+    bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
+    (tmp_path / "cache").mkdir()
+    environment = {"M3TR_BUNDLE": str(bundle), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "service.cli"]
+    early = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment, "M3TR_PORT": "0", "M3TR_DATA_DIR": str(tmp_path / "early")},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert early.stderr is not None
+    assert any("compiling kernels" in line for line in early.stderr), "it says what takes long"
+    early.send_signal(signal.SIGTERM)
+    assert early.wait(10) == 0, "a stop is heard meanwhile"
+    early.stderr.close()
+
+    process = Process(command, tmp_path / "data", **environment)
+    try:
+        with httpx.Client(base_url=process.url, timeout=30) as http:
+            now = time.time()
+            assert http.get("/health/ready").status_code == 200
+            assert http.put("/videos/v", json={"published_at": now - 7200, "title": "A new one"}).status_code == 200
+            rows = [{"video_id": "v", "time": now - 7000 + 50 * i, "type": "view"} for i in range(100)]
+            assert http.post("/events", json=rows).status_code == 200
+            began = time.monotonic()
+            first = http.get("/videos/v/forecast")
+            took_s = time.monotonic() - began
+            assert first.status_code == 200 and first.json()["value_now"] == 100
+            assert took_s < 0.5
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert http.get("/videos/v/forecast", params={"horizons_s": "3600"}).status_code == 200
+        assert process.stop() == 0
+    finally:
+        process.clean_up()
+
+
+def test_a_model_that_cannot_forecast_stops_the_start() -> None:
+    class Broken(FakeForecaster):
+        def forecast(self, *args: object, **kwargs: object) -> list[object]:  # type: ignore[override]
+            raise ValueError("wrong shape")
+
+    settings = Settings(bundle=Path("unused"))
+    with pytest.raises(BundleError, match="unused: the model cannot forecast: wrong shape"):
+        warm_first(deployed(Broken(), new_metrics(settings)), settings)
