@@ -165,9 +165,11 @@ def build(
         changes.listeners.append(ranking)
         background.append(ranking)
         metrics.watch(ranking.readings)
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
+    # Without keys, all are one client.
+    share = settings.label_share if keys else 1.0
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days, share=share)
     if settings.labels:
-        background += quality_work(ledger, store, link, models, settings, metrics, clock)
+        background += quality_work(ledger, store, link, models, changes, settings, metrics, clock)
     if settings.bank_after_s:
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)

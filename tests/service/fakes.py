@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,8 +47,9 @@ class FakeForecaster:
     def new_pool(self, capacity: int) -> FakePool:
         return FakePool()
 
-    def adapt(self, factors: object) -> None:
-        self.factors = factors
+    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None) -> None:
+        self.by_client = by_client or {}
+        self.factors = self.by_client.get("", factors)
 
     def forecast(
         self,
