@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.bank import Bank, BankQuery, Candidate, EdgeBank, PastVideo
 from model.bins import SECOND_US
 from model.bundle import BANK, Bundle, Manifest, load_bundle
+from model.calibration import Calibration
 from model.cascade import Cascade, followers_of
 from model.content.creator import N_CREATOR, N_GROWTH, creator_features
 from model.content.ngrams import bag_mean, video_bags
@@ -46,7 +47,7 @@ _RATE_SPAN_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question.
+    """One question. ``client`` says whose video it is: intervals may follow each client's own outcomes (see ``adapt``).
 
     ``history`` must hold nothing later than ``now_us``; horizons are microseconds after now, each in
     (0, max_horizon_us].
@@ -56,6 +57,7 @@ class Request:
     history: History
     now_us: int
     horizons_us: tuple[int, ...]
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Forecaster:
         self._support = Support.of(bundle.weights)
         self._rates = Rates.of(bundle.weights)
         self._bundled = self._calibration = bundle.calibration
+        self._by_client: dict[str, Calibration] = {}
         self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._content_net = Graph(bundle.path / "content.onnx")
         self._head = Graph(bundle.path / "head.onnx")
@@ -166,9 +169,15 @@ class Forecaster:
         """Release the bank."""
         self.bank.close()
 
-    def adapt(self, factors: NDArray[np.float64] | None) -> None:
-        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it."""
+    def adapt(
+        self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> None:
+        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it.
+
+        ``by_client``: what stands in their place for the videos of a client.
+        """
         self._calibration = self._bundled if factors is None else self._bundled.times(factors)
+        self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
 
     def new_pool(self, capacity: int) -> StatePool:
         """A state cache for this model."""
@@ -258,7 +267,7 @@ class Forecaster:
             summary = np.concatenate([self._support.within(age_s, summary, cold), numbers], axis=1)
             coefficients = self._coefficients(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-            stretch = self._calibration.on_grid(age_s, cold, max_horizon_s)
+            stretch = self._stretch([r.client for r in requests], age_s, cold)
             growth = self._support.bound(
                 grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
                 np.array([bool(names) for names in extrapolated]),
@@ -289,6 +298,17 @@ class Forecaster:
             return [[] for _ in requests], {}, ["bank"]
         weight = self.manifest.content_weight
         return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
+
+    def _stretch(
+        self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
+        first, *others = dict.fromkeys(clients)
+        stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
+        for client in others:
+            its = np.array([name == client for name in clients])
+            stretch[its] = by_client.get(client, self._calibration).on_grid(age_s[its], cold[its], max_horizon_s)
+        return stretch
 
     def _extrapolated(
         self,

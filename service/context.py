@@ -116,7 +116,9 @@ def build(
         metrics,
     )
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
+    # Without keys, all are one client.
+    share = settings.label_share if settings.keys() else 1.0
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days, share=share)
     forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
     models.prepare.append(forgetting.prepare)
     catalog = Catalog(manifest.types)
@@ -172,7 +174,7 @@ def build(
         background.append(ranking)
         metrics.watch(ranking.readings)
     if settings.labels:
-        background += quality_work(ledger, store.forgotten, store, link, models, settings, metrics, clock)
+        background += quality_work(ledger, store.forgotten, store, link, models, changes, settings, metrics, clock)
     if settings.bank_after_s:
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)

@@ -201,6 +201,14 @@ class Settings(BaseSettings):
     none, scores none, and adapts nothing."""
     label_horizon_s: int = Field(7 * 86_400, ge=1, le=365 * 86_400)
     """Longest horizon of a forecast that is kept, seconds."""
+    label_horizons_s: Annotated[tuple[Annotated[int, Field(ge=1, le=365 * 86_400)], ...], NoDecode] = Field(
+        (60, 600, 3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
+    )
+    """Horizons of those forecasts, seconds, separated by commas; those beyond the bundle's longest are left out."""
+    label_forecasts: float = Field(5, gt=0, le=1000)
+    """Forecasts a second that are made to be scored, at most."""
+    label_share: float = Field(0.5, gt=0, le=1)
+    """Part of the room for them that the videos of one API key may take."""
     label_grace_s: int = Field(60, ge=0, le=86_400)
     """Seconds after its target time at which a forecast is scored, so that late rows are in."""
     quality_days: int = Field(7, ge=1, le=90)
@@ -249,7 +257,7 @@ class Settings(BaseSettings):
     shutdown_s: int = Field(10, ge=0, le=600)
     """Seconds that requests in flight may take after that."""
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "label_horizons_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()

@@ -161,7 +161,8 @@ class Engine:
                 now = snapshot.newest_us
             else:
                 history, as_of_bins = ended_by(history, now - published_us), True
-        return _Job(Request(snapshot.video, history, now, horizons_us), not as_of_bins, deployment), as_of_bins
+        request = Request(snapshot.video, history, now, horizons_us, snapshot.client)
+        return _Job(request, not as_of_bins, deployment), as_of_bins
 
     async def _make(self, job: _Job, snapshot: Snapshot, as_of_bins: bool, stale: bool) -> Answer:
         try:

@@ -76,10 +76,13 @@ class Videos:
         """Horizons in microseconds, within what the bundle was trained for."""
         return parse_horizons(values, self._max_horizon_us, self._settings.max_horizons)
 
-    async def register(self, video_id: str, metadata: dict[str, Any]) -> tuple[Applied, list[str]]:
-        """Register a video, or replace its metadata; also the names of fields that are not used."""
+    async def register(self, video_id: str, metadata: dict[str, Any], client: str = "") -> tuple[Applied, list[str]]:
+        """Register a video, or replace its metadata; also the names of fields that are not used.
+
+        ``client`` is the name of the API key that does so, here and below; "" without one.
+        """
         form = parse_form(VideoBody, metadata)
-        applied = await self._store.register(video_id, self._registration(form))
+        applied = await self._store.register(video_id, self._registration(form, client))
         self._count_unparked(applied)
         return applied, form.unused()
 
@@ -105,7 +108,7 @@ class Videos:
             self._parser.check_future("at", at_us)
         return await self._engine.forecast(video_id, at_us, horizons_us)
 
-    async def parse_prediction(self, body: object) -> Prediction:
+    async def parse_prediction(self, body: object, client: str = "") -> Prediction:
         """Validate all of a prediction; any bad row refuses it whole."""
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
@@ -120,7 +123,7 @@ class Videos:
             rows += parsed.rows
             ignored.update(parsed.ignored)
         at_us = None if form.at is None else self._parser.check_future("at", form.at)
-        registration = self._registration(parse_form(VideoBody, metadata, "video")) if metadata else None
+        registration = self._registration(parse_form(VideoBody, metadata, "video"), client) if metadata else None
         if registration is not None and at_us is not None and at_us < registration.published_us:
             raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
         return Prediction(video_id, registration, rows, at_us, horizons_us, ignored)
@@ -145,7 +148,7 @@ class Videos:
             raise _unregistered() from None
 
     async def predict_all(
-        self, bodies: Sequence[object], check_write: Callable[[], None]
+        self, bodies: Sequence[object], check_write: Callable[[], None], client: str = ""
     ) -> list[tuple[Answer, Applied] | Problem]:
         """Each prediction's answer or problem, in order; a bad one stores nothing of its own and disturbs no other.
 
@@ -159,7 +162,7 @@ class Videos:
         for index, body in enumerate(bodies):
             await asyncio.sleep(0)
             try:
-                prediction = await self.parse_prediction(body)
+                prediction = await self.parse_prediction(body, client)
                 if prediction.writes:
                     check_write()
                 by_video.setdefault(prediction.video_id, []).append((index, prediction))
@@ -181,8 +184,8 @@ class Videos:
         await asyncio.gather(*map(answer, by_video.values()))
         return [results[index] for index in range(len(bodies))]
 
-    def _registration(self, form: VideoBody) -> Registration:
-        registration = form.registration()
+    def _registration(self, form: VideoBody, client: str) -> Registration:
+        registration = form.registration(client)
         self._parser.check_future("published_at", registration.published_us)
         return registration
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from model.bins import SECOND_US
 from service.problems import Invalid, did_you_mean
+from service.store.snapshot import signed
 from service.store.store import Registration
 from service.times import ALLOWED, parse_time
 
@@ -53,10 +54,11 @@ class VideoBody(BaseModel):
     creator_name: Name | None = None
     creator_followers: Amount | None = None
 
-    def registration(self) -> Registration:
-        """What the store keeps; equal metadata gives equal JSON."""
+    def registration(self, client: str = "") -> Registration:
+        """What the store keeps; equal metadata gives equal JSON. ``client``: the name of the key that registers it."""
         known = self.model_dump(exclude={"published_at"} | set(self.unused()), exclude_none=True)
-        return Registration(int(self.published_at), msgspec.json.encode(known, order="sorted").decode())
+        text = msgspec.json.encode(known, order="sorted").decode()
+        return Registration(int(self.published_at), signed(text, client))
 
     def unused(self) -> list[str]:
         """Names of the fields that were given but are not used."""

@@ -103,7 +103,8 @@ class Shadow(Running):
     async def _make(self, deployment: Deployment, answers: Sequence[Answer]) -> None:
         # A live answer is made from the whole of its snapshot.
         requests = [
-            Request(a.snapshot.video, a.snapshot.history, a.forecast.now_us, a.forecast.horizons_us) for a in answers
+            Request(a.snapshot.video, a.snapshot.history, a.forecast.now_us, a.forecast.horizons_us, a.snapshot.client)
+            for a in answers
         ]
         loop = asyncio.get_running_loop()
         forecasts = await loop.run_in_executor(

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import structlog
 
 from model.errors import BundleError
 from model.forecaster import Request
-from service.bank.maturing import bank_entries
+from model.warm import compile_kernels, forecast_once
 from service.models.deployment import Deployment
-from service.models.examples import ExampleBank, requests, snapshots
 from service.problems import Conflict, Unavailable
 from service.settings import Settings
 
@@ -33,44 +33,20 @@ _TELL_S: Final = 15.0
 def warm_first(deployment: Deployment, settings: Settings) -> float:
     """Make all that the service will ask of its first model, before anybody can ask; how many seconds it took.
 
-    Forecasts of every kind of video, alone and in batches, with the model's own bank and with one that has neighbours; and
-    entries of the bank, where videos enter it. What is compiled on the way is kept on disk, so that the next start is quick.
-    Nobody else may use the deployment meanwhile.
+    Kernels are compiled, or loaded from where they were kept, and a forecast of each kind wakes networks, encoder and bank.
 
     Raises:
         BundleError: the model cannot forecast.
     """
     began = time.perf_counter()
     with _told():
+        compile_kernels()
         try:
-            _use(deployment, settings)
+            forecast_once(deployment.forecaster, deployment.forecaster.new_pool(1))
+            forecast_once(deployment.forecaster)
         except Exception as error:
             raise BundleError(f"{settings.bundle}: the model cannot forecast: {error}") from error
     return time.perf_counter() - began
-
-
-def _use(deployment: Deployment, settings: Settings) -> None:
-    forecaster, now_us = deployment.forecaster, time.time_ns() // 1000
-    asked = requests(forecaster.manifest, now_us)
-    pool = forecaster.new_pool(len(asked))
-    for request in asked:
-        forecaster.forecast([request], pool=pool)
-    # From a cached state, one that has to be rolled back, and without any.
-    earlier = [Request(r.video, r.history, r.now_us + 1, r.horizons_us) for r in asked]
-    full = (asked * (settings.batch_forecasts // len(asked) + 1))[: settings.batch_forecasts]
-    for batch in (earlier, full):
-        forecaster.forecast(batch, pool=pool)
-        forecaster.forecast(batch)
-    known = [snapshot for snapshot in snapshots(forecaster.manifest, now_us) if snapshot.newest_us is not None]
-    content = forecaster.content([snapshot.video for snapshot in known])
-    bank = forecaster.bank
-    forecaster.bank = ExampleBank(content.shape[1], forecaster.manifest.shape.d_model)
-    try:
-        forecaster.forecast(asked)
-    finally:
-        forecaster.bank = bank
-    if settings.bank_after_s:
-        bank_entries(forecaster, known, content, now_us)
 
 
 @contextmanager
@@ -94,27 +70,25 @@ def _told() -> Iterator[None]:
 
 
 async def warm_up(
-    deployment: Deployment, wanted: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
+    deployment: Deployment, requests: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
 ) -> None:
-    """Forecast made-up videos of every kind, which proves that the model can forecast at all, and then what is asked for.
+    """Forecast made-up videos of each kind, which proves that the model can forecast at all, and then what is asked for.
 
     Raises:
         Conflict: it cannot.
         Unavailable: the service stops meanwhile.
     """
-    asked = requests(deployment.forecaster.manifest, time.time_ns() // 1000)
+    steps: list[Callable[[], object]] = [lambda: forecast_once(deployment.forecaster)]
+    for start in range(0, len(requests), _BATCH):
+        batch = requests[start : start + _BATCH]
+        steps.append(partial(deployment.forecaster.forecast, batch, pool=deployment.pool))
     loop = asyncio.get_running_loop()
-    for some, pooled in ((asked, False), (wanted, True)):
-        for start in range(0, len(some), _BATCH):
-            if stopping():
-                raise Unavailable("the service is stopping")
-            began = time.perf_counter()
-            await loop.run_in_executor(executor, _forecast, deployment, some[start : start + _BATCH], pooled)
-            await asyncio.sleep(_REST * (time.perf_counter() - began))
-
-
-def _forecast(deployment: Deployment, wanted: Sequence[Request], pooled: bool) -> None:
-    try:
-        deployment.forecaster.forecast(wanted, pool=deployment.pool if pooled else None)
-    except Exception as error:
-        raise Conflict(f"the model cannot forecast: {error}", field="version", value=deployment.version) from error
+    for step in steps:
+        if stopping():
+            raise Unavailable("the service is stopping")
+        began = time.perf_counter()
+        try:
+            await loop.run_in_executor(executor, step)
+        except Exception as error:
+            raise Conflict(f"the model cannot forecast: {error}", field="version", value=deployment.version) from error
+        await asyncio.sleep(_REST * (time.perf_counter() - began))

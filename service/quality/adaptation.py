@@ -11,6 +11,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from model.adaptive import agreed
 from service.background import Running
 from service.models.deployment import Deployment
 from service.problems import Unavailable
@@ -44,13 +45,14 @@ class Adaptation(Running):
     ) -> None:
         self.enabled = settings.adaptive
         self._ledger, self._active, self._shadow, self._clock = ledger, active, shadow, clock
-        self._applied: dict[Deployment, str] = {}
-        self._factors: dict[str, NDArray[np.float64]] = {}
+        self._applied: dict[Deployment, dict[str, str]] = {}
+        self._factors: dict[str, tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
         self._tallies: dict[str, Tally] = {}
 
-    def factors(self, version: str) -> NDArray[np.float64] | None:
-        """The stretch in a model's forecasts, None where there is none."""
-        return self._factors.get(version)
+    def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
+        """The stretch in a model's forecasts of a client's videos, None where there is none."""
+        common, by_client = self._factors.get(version, (None, {}))
+        return by_client.get(client, common)
 
     async def refresh(self) -> None:
         """Apply the newest state to the model that answers now, and to its shadow."""
@@ -64,15 +66,16 @@ class Adaptation(Running):
         """Apply the newest state to a model; also before its first forecast."""
         if not self.enabled:
             return
-        state = await self._ledger.adaptive(deployment.version)
-        if self._applied.get(deployment) == state:
+        stored = await self._ledger.adaptives(deployment.version)
+        if self._applied.get(deployment, {}) == stored:
             return
-        factors = parse_adaptive(state).factors() if state else None
-        deployment.forecaster.adapt(factors)
-        self._factors.pop(deployment.version, None)
-        if factors is not None:
-            self._factors[deployment.version] = factors
-        self._applied[deployment] = state
+        states = {client: parse_adaptive(text) for client, text in stored.items()}
+        base = agreed(list(states.values()))
+        common = np.exp(base) if base.any() else None
+        by_client = {client: state.over(base) for client, state in states.items()}
+        deployment.forecaster.adapt(common, by_client)
+        self._factors[deployment.version] = common, by_client
+        self._applied[deployment] = stored
 
     def readings(self) -> Sequence[Metric]:
         """Scores by model and horizon, of the newest models only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -10,19 +11,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bins import SECOND_US
-from model.calibration import column_of, row_of
+from model.bins import HOUR_US, SECOND_US
+from model.calibration import AGE_EDGES_H, COLD, column_of, row_of
 from model.types import COUNTER_COLUMNS, TOTAL
 from service.forecasts.answer import Answer
 
-_FIRST_AGE_US: Final = 900 * SECOND_US
+_STEPS_US: Final[tuple[int, ...]] = tuple(
+    round(h * HOUR_US) for h in (*AGE_EDGES_H, *(AGE_EDGES_H[-1] * 2**k for k in range(1, 15)))
+)
+"""Ages at which steps end, up to some 300 years."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
     """A forecast of one video at one horizon; ``quantiles`` and ``counts`` are what was said and known then.
 
     ``row`` and ``column`` are the calibration's cell; ``counts`` cumulative, by type, of the types of the metric; ``quantiles`` counts at
-    q0.1, q0.5, q0.9; ``stretch`` the adaptive factors that were in them.
+    q0.1, q0.5, q0.9; ``stretch`` the adaptive factors that were in them; ``client`` whose video it is.
     """
 
     video_id: str
@@ -37,6 +41,7 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     value_now: float
     quantiles: tuple[float, float, float]
     stretch: tuple[float, float]
+    client: str = ""
 
     @property
     def target_us(self) -> int:
@@ -45,19 +50,25 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def key(self) -> str:
-        """The same for every forecast of a video by a model at a horizon, until the video's age has doubled."""
-        parts = (self.video_id, self.model_version, self.horizon_us, age_doublings(self.now_us - self.published_us))
+        """The same for every forecast of a video by a model at a horizon in one step of age; before its first row, ever."""
+        step = -1 if self.row == COLD else age_step(self.now_us - self.published_us)
+        parts = (self.video_id, self.model_version, self.horizon_us, step)
         return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=12).hexdigest()
 
     @property
     def key_until_us(self) -> int:
         """When the next forecast of this kind has another key."""
-        return self.published_us + (_FIRST_AGE_US << age_doublings(self.now_us - self.published_us))
+        return self.published_us + step_end_us(age_step(self.now_us - self.published_us))
 
 
-def age_doublings(age_us: int) -> int:
-    """Bucket of an age: 0 below 15 minutes, then one more each doubling."""
-    return (age_us // _FIRST_AGE_US).bit_length()
+def age_step(age_us: int) -> int:
+    """Step of an age: the calibration's row, so that a video is one outcome in a cell; past those, one more each doubling."""
+    return bisect.bisect_right(_STEPS_US, age_us)
+
+
+def step_end_us(step: int) -> int:
+    """Age at which a step ends."""
+    return _STEPS_US[min(step, len(_STEPS_US) - 1)]
 
 
 def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
@@ -65,27 +76,27 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
     return [kind for kind in kinds if metric in (TOTAL, kind) or COUNTER_COLUMNS.get(metric) == kind]
 
 
-def labels_of(answer: Answer, longest_us: int, factors: NDArray[np.float64] | None) -> Iterator[Label]:
-    """The labels of an answer, one a horizon up to ``longest_us``; ``factors`` is the adaptive stretch that is in it."""
+def labels_of(answer: Answer, factors: NDArray[np.float64] | None) -> Iterator[Label]:
+    """The labels of an answer, one a horizon; ``factors`` is the adaptive stretch that is in it."""
     made, video = answer.forecast, answer.snapshot.video
     age_s = np.array([(made.now_us - video.published_us) / SECOND_US])
     row = int(row_of(age_s, np.array([made.cold_start]))[0])
     columns = column_of(np.array(made.horizons_us) / SECOND_US).tolist()
     counts = {kind: made.counts[kind] for kind in metric_kinds(made.metric, made.counts)}
     for horizon_us, column, quantiles in zip(made.horizons_us, columns, made.quantiles.tolist(), strict=True):
-        if horizon_us <= longest_us:
-            low, high = (1.0, 1.0) if factors is None else factors[row, column].tolist()
-            yield Label(
-                video.video_id,
-                answer.model_version,
-                video.published_us,
-                made.now_us,
-                horizon_us,
-                row,
-                column,
-                made.metric,
-                counts,
-                made.value_now,
-                tuple(quantiles),
-                (low, high),
-            )
+        low, high = (1.0, 1.0) if factors is None else factors[row, column].tolist()
+        yield Label(
+            video.video_id,
+            answer.model_version,
+            video.published_us,
+            made.now_us,
+            horizon_us,
+            row,
+            column,
+            made.metric,
+            counts,
+            made.value_now,
+            tuple(quantiles),
+            (low, high),
+            answer.snapshot.client,
+        )

@@ -8,7 +8,10 @@ A column is a horizon bucket. Each has room of its own, so that long horizons, w
     done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
     day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
     models             sorted set: model versions by the day on which a label of theirs was scored last
-    adaptive:<model>   the adaptive state (JSON)
+    adaptive:<model>   the adaptive state (JSON) of videos that were registered without a key
+    adaptive:<model>:<client>   of those that a key registered
+    clients:<model>    set: names of those keys
+    paced:<column>:<client>   sorted set: label keys of a client's videos by when they are due, of the newest twentieth of the horizon
 """
 
 from __future__ import annotations
@@ -48,13 +51,17 @@ local request = cmsgpack.unpack(ARGV[1])
 local pending, kept, known = redis.call('HLEN', KEYS[2]), 0, 0
 for _, label in ipairs(request.labels) do
   local key, due_us, since_us, packed, of = unpack(label)
-  local due = string.format('%.0f', due_us)
+  local due, since = string.format('%.0f', due_us), string.format('%.0f', since_us)
   if redis.call('HEXISTS', KEYS[2], key) == 1 or redis.call('ZSCORE', KEYS[3], key) then
     known = known + 1
-  elseif pending < request.room and redis.call('ZCOUNT', KEYS[1], string.format('%.0f', since_us), due) < request.pace then
+  elseif pending < request.room and redis.call('ZCOUNT', KEYS[1], since, due) < request.pace
+      and redis.call('ZCOUNT', KEYS[4], since, due) < request.own_pace then
     redis.call('ZADD', KEYS[1], due, key)
+    redis.call('ZADD', KEYS[4], due, key)
+    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. since)
+    redis.call('EXPIRE', KEYS[4], request.expire_s)
     redis.call('HSET', KEYS[2], key, packed)
-    redis.call('ZADD', KEYS[4], 0, of .. key)
+    redis.call('ZADD', KEYS[5], 0, of .. key)
     kept, pending = kept + 1, pending + 1
   end
 end
@@ -73,7 +80,7 @@ end
 for _, done in ipairs(request.done) do
   redis.call('HDEL', KEYS[2], done[1])
   redis.call('ZREM', KEYS[1], done[1])
-  redis.call('ZREM', KEYS[7], done[3] .. done[1])
+  redis.call('ZREM', KEYS[8], done[3] .. done[1])
   redis.call('ZADD', KEYS[3], string.format('%.0f', done[2]), done[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
@@ -85,13 +92,20 @@ for field, value in pairs(request.sums) do
 end
 redis.call('EXPIRE', KEYS[4], request.day_s)
 redis.call('ZADD', KEYS[5], request.day, request.model)
+if request.client ~= '' then
+  redis.call('SADD', KEYS[7], request.client)
+  redis.call('EXPIRE', KEYS[7], request.adaptive_s)
+end
 return 1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of some labels of one column and one model: ``done`` and their ``sums``, and the adaptive state before and after."""
+    """What became of some labels of one column, model and client.
+
+    ``done`` and their ``sums``, and the adaptive state before and after.
+    """
 
     done: Sequence[Label]
     sums: Mapping[str, float]
@@ -100,15 +114,19 @@ class Settlement:
 
 
 class Ledger:
-    """All that is shared about labels. Every method raises Unavailable when the store does not answer."""
+    """All that is shared about labels. Every method raises Unavailable when the store does not answer.
 
-    def __init__(self, link: Link, *, room: int, days: int) -> None:
+    ``share``: part of the ``room`` that the videos of one client may take.
+    """
+
+    def __init__(self, link: Link, *, room: int, days: int, share: float = 1.0) -> None:
         self._link = link
         self._room = max(1, room // N_COLUMNS)
+        self._share = share
         self._days = days
 
     async def keep(self, column: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
-        """Keep labels of one column; how many were kept, and how many were there already. The others found no room."""
+        """Keep labels of one column and client; how many were kept, and how many there already. The others found no room."""
         rows = [
             [
                 label.key,
@@ -119,8 +137,17 @@ class Ledger:
             ]
             for label in labels
         ]
-        request = {"labels": rows, "room": self._room, "pace": -(-self._room // _SHARE)}
-        kept, known = await self._run(_KEEP, _keys(column, "due", "made", "done", "of"), request)
+        pace = -(-self._room // _SHARE)
+        request = {
+            "labels": rows,
+            "room": self._room,
+            "pace": pace,
+            "own_pace": max(1, int(pace * self._share)),
+            "expire_s": max(label.horizon_us for label in labels) // SECOND_US + DAY_S,
+        }
+        paced = label_key(f"paced:{column}:{labels[0].client}")
+        keys = [*_keys(column, "due", "made", "done"), paced, *_keys(column, "of")]
+        kept, known = await self._run(_KEEP, keys, request)
         return int(kept), int(known)
 
     async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
@@ -145,7 +172,8 @@ class Ledger:
 
     async def settle(self, column: int, settlement: Settlement, now_us: int) -> bool:
         """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
-        model, day = settlement.done[0].model_version, now_us // SECOND_US // DAY_S
+        first, day = settlement.done[0], now_us // SECOND_US // DAY_S
+        model = first.model_version
         request = {
             "done": [[label.key, label.key_until_us, _of(label.video_id)] for label in settlement.done],
             "sums": dict(settlement.sums),
@@ -157,11 +185,16 @@ class Ledger:
             "day_s": (self._days + 1) * DAY_S,
             "adaptive_s": _ADAPTIVE_S,
             "model": model,
+            "client": first.client,
         }
         keys = [
-            *_keys(column, "due", "made", "done"), _day_key(day, model), label_key("models"), _adaptive_key(model),
+            *_keys(column, "due", "made", "done"),
+            _day_key(day, model),
+            label_key("models"),
+            _adaptive_key(model, first.client),
+            _clients_key(model),
             *_keys(column, "of"),
-        ]  # fmt: skip
+        ]
         return bool(await self._run(_SETTLE, keys, request))
 
     async def forget(self, video_id: str) -> None:
@@ -195,10 +228,18 @@ class Ledger:
             if not cursor:
                 return names
 
-    async def adaptive(self, model: str) -> str:
-        """The adaptive state of a model as it is stored, "" before any outcome."""
-        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model)]]))[0]
+    async def adaptive(self, model: str, client: str = "") -> str:
+        """The adaptive state of a model for a client's videos as it is stored, "" before any outcome."""
+        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
         return found.decode() if found else ""
+
+    async def adaptives(self, model: str) -> dict[str, str]:
+        """The adaptive states of a model by client, of those that have any."""
+        found = (await self._link.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
+        clients = ["", *sorted(name.decode() for name in found)]
+        keys = [_adaptive_key(model, client) for client in clients]
+        states = (await self._link.pipeline("labels", [["MGET", *keys]]))[0]
+        return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
 
     async def pending(self) -> int:
         """Labels that wait."""
@@ -227,7 +268,7 @@ def parse_adaptive(text: str) -> Adaptive:
     """The adaptive state from how it is stored; a new one where that cannot be read."""
     try:
         state, new = Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new(), Adaptive.new()
-        for name in ("overall", "by_horizon", "by_cell"):
+        for name in ("overall", "by_horizon", "by_cell", "seen"):
             values = getattr(state, name)
             if values.shape != getattr(new, name).shape or not np.isfinite(values).all():
                 raise ValueError(name)
@@ -262,8 +303,12 @@ def _day_key(day: int, model: str) -> str:
     return label_key(f"day:{day}:{model}")
 
 
-def _adaptive_key(model: str) -> str:
-    return label_key(f"adaptive:{model}")
+def _adaptive_key(model: str, client: str) -> str:
+    return label_key(f"adaptive:{model}:{client}" if client else f"adaptive:{model}")
+
+
+def _clients_key(model: str) -> str:
+    return label_key(f"clients:{model}")
 
 
 def _fields(reply: Any) -> dict[str, float]:

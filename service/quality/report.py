@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from model.adaptive import Adaptive
 from service.quality.ledger import Ledger, parse_adaptive
 from service.quality.tally import Tally, age_name, horizon_name
 from service.settings import Settings
@@ -29,11 +32,13 @@ class Report:
         }
 
     async def _model(self, version: str, tally: Tally) -> dict[str, Any]:
-        state = parse_adaptive(await self._ledger.adaptive(version))
-        factors = state.factors()
+        states = [parse_adaptive(text) for text in (await self._ledger.adaptives(version)).values()]
+        # Of several clients, each of whom has its own: that in the middle.
+        factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,
-            "adapted_to": state.outcomes,
+            "adapted_to": sum(state.outcomes for state in states),
+            "clients": len(states),
             **tally.scores(),
             "horizons": [
                 {"horizon": horizon_name(column), **tally.scores([c for c in tally.cells if c[1] == column])}

@@ -75,7 +75,7 @@ class Scorer(Running):
         # Before the store is read: what it knows then, it has seen up to this time.
         now_us = self._clock()
         snapshots = await self._store.read_many(dict.fromkeys(label.video_id for label in labels))
-        done: dict[str, list[tuple[Label, Fate]]] = defaultdict(list)
+        done: dict[tuple[str, str], list[tuple[Label, Fate]]] = defaultdict(list)
         again: dict[str, int] = {}
         for label in labels:
             try:
@@ -86,10 +86,10 @@ class Scorer(Running):
             if fate == "later":
                 again[label.key] = now_us + max(SECOND_US, label.horizon_us // _AGAIN)
             else:
-                done[label.model_version].append((label, fate))
+                done[label.model_version, label.client].append((label, fate))
         await self._ledger.later(column, again)
-        for model, fates in done.items():
-            await self._settle(column, model, fates, now_us)
+        for (model, client), fates in done.items():
+            await self._settle(column, model, client, fates, now_us)
 
     def _fate(self, label: Label, snapshot: Snapshot | Damaged | None, now_us: int) -> Fate:
         if not isinstance(snapshot, Snapshot) or snapshot.video.published_us != label.published_us:
@@ -103,11 +103,13 @@ class Scorer(Running):
             return "later"
         return "unlabelled" if isinstance(found, str) else found
 
-    async def _settle(self, column: int, model: str, fates: Sequence[tuple[Label, Fate]], now_us: int) -> None:
+    async def _settle(
+        self, column: int, model: str, client: str, fates: Sequence[tuple[Label, Fate]], now_us: int
+    ) -> None:
         scored = [(label, fate) for label, fate in fates if not isinstance(fate, str)]
         labels = [label for label, _ in scored]
         added: dict[str, float] = defaultdict(float)
-        before = after = await self._ledger.adaptive(model)
+        before = after = await self._ledger.adaptive(model, client)
         if labels:
             y, said = growth(labels, [count for _, count in scored])
             added.update(sums(labels, y, said))

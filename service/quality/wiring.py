@@ -12,8 +12,9 @@ from service.quality.ledger import Ledger
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.settings import Settings
+from service.store.changes import Changes
 from service.store.forgotten import Forgotten
-from service.store.keys import LABELS_LEASE
+from service.store.keys import LABELS_LEASE, SAMPLING_LEASE
 from service.store.lease import Lease
 from service.store.link import Link
 from service.store.store import Store
@@ -27,16 +28,18 @@ def quality_work(
     store: Store,
     link: Link,
     models: Models,
+    changes: Changes,
     settings: Settings,
     metrics: Metrics,
     clock: Callable[[], int],
 ) -> list[Background]:
-    """The background work on labels; the engine's answers, and the shadow's, are observed from now on."""
+    """The background work on labels; the shadow's answers are observed, and ``changes`` listened to, from now on."""
     engine, shadow = models.engine, models.shadow
     adaptation = Adaptation(ledger, lambda: engine.active, settings, clock, lambda: shadow.deployment)
     models.prepare.append(adaptation.apply)
-    sampler = Sampler(ledger, forgotten, adaptation, settings, metrics, clock)
-    engine.observers.append(sampler.observe)
-    shadow.observers.append(sampler.observe)
+    turn = Lease(link, SAMPLING_LEASE, _LEASE_S)
+    sampler = Sampler(ledger, forgotten, adaptation, engine, store, turn, settings, metrics, clock)
+    changes.listeners.append(sampler)
+    shadow.observers.append(sampler.shadowed)
     metrics.watch(adaptation.readings)
     return [adaptation, sampler, Scorer(ledger, store, Lease(link, LABELS_LEASE, _LEASE_S), settings, metrics, clock)]

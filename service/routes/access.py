@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from service.context import Context
 from service.http.auth import Scope
+from service.http.visit import Visit
 from service.problems import Invalid, did_you_mean
 from service.times import parse_time
 
@@ -42,6 +43,12 @@ def _check_query(request: Request, known: Sequence[str]) -> None:
 def _plain(name: str) -> str:
     """The name of a list as others write it: ``horizons_s[]`` and ``horizons_s[0]`` are ``horizons_s``."""
     return _INDEX.sub("", name)
+
+
+def key_name(request: Request) -> str:
+    """Name of the API key that a request was sent with, "" without one."""
+    key = Visit.of(request).key
+    return "" if key is None else key.name
 
 
 def video_id(request: Request, parts: Context) -> str:

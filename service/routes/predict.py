@@ -14,7 +14,7 @@ from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
-from service.routes.access import context
+from service.routes.access import context, key_name
 from service.routes.schema import predict_body
 from service.store.store import Applied
 
@@ -33,9 +33,9 @@ async def post_predict(request: Request) -> Response:
     parts = context(request, "predict")
     body = await read_json(request, parts.limits)
     if isinstance(body, list):
-        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request))
+        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request), key_name(request))
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = await parts.videos.parse_prediction(body)
+    prediction = await parts.videos.parse_prediction(body, key_name(request))
     if prediction.writes:
         _check_write(parts, request)
         Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}

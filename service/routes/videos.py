@@ -13,7 +13,7 @@ from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import Invalid
 from service.routes import replies
-from service.routes.access import context, query_numbers, query_time, video_id
+from service.routes.access import context, key_name, query_numbers, query_time, video_id
 from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, video_body
 
 router = APIRouter(tags=["videos"])
@@ -30,7 +30,7 @@ async def put_video(request: Request) -> Response:
         raise Invalid("body", body, "a JSON object")
     if body.pop("video_id", identifier) != identifier:
         raise Invalid("video_id", "another id than the path's", "the path's id, or nothing")
-    applied, unused = await parts.videos.register(identifier, body)
+    applied, unused = await parts.videos.register(identifier, body, key_name(request))
     return json_response(
         {
             "video_id": identifier,

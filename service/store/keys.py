@@ -59,6 +59,9 @@ EVERY_META: Final = "m3tr:{*}:meta"
 LABELS_LEASE: Final = "m3tr:{labels}:lease"
 """Held by the replica that scores."""
 
+SAMPLING_LEASE: Final = "m3tr:{labels}:sampling"
+"""Held by the replica that makes the forecasts that are scored."""
+
 _ESCAPES: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 

@@ -29,15 +29,26 @@ class Snapshot:
     history: History
     newest_us: int | None
     registered_us: int = 0
+    client: str = ""
+    """Name of the API key that registered it first; "" where that was without one."""
 
 
 _MODES: Final[dict[int, Mode]] = {1: "events", 2: "counters"}
 _OWN: Final = ("video_id", "published_us")
 # A newer replica may have stored fields that this one does not know: they are passed over.
+_CLIENT: Final = "registered_by"
 _Metadata: Final[Any] = msgspec.defstruct(
-    "_Metadata", [(f.name, get_type_hints(Video)[f.name], None) for f in fields(Video) if f.name not in _OWN]
+    "_Metadata",
+    [(_CLIENT, str, "")] + [(f.name, get_type_hints(Video)[f.name], None) for f in fields(Video) if f.name not in _OWN],
 )
 _metadata: Final = msgspec.json.Decoder(_Metadata)
+
+
+def signed(metadata: str, client: str) -> str:
+    """Metadata (canonical JSON) with the key's name at its end, where the store looks for it; "" adds nothing."""
+    if not client:
+        return metadata
+    return f'{metadata[:-1]}{"," if len(metadata) > 2 else ""}"{_CLIENT}":"{client}"}}'
 
 
 def parse_snapshot(video_id: str, reply: Sequence[Any]) -> Snapshot | Damaged:
@@ -71,12 +82,14 @@ def _parse(video_id: str, reply: Sequence[Any]) -> Snapshot:
         else:
             series[kind] = Series(_MODES[mode], by_bin[:, 0].copy(), values.copy())
     metadata = msgspec.structs.asdict(_metadata.decode(reply[2]))
+    client = metadata.pop(_CLIENT)
     return Snapshot(
         version=version,
         video=Video(video_id=video_id, published_us=published_us, **metadata),
         history=History(series, reach),
         newest_us=newest_us if newest_us >= 0 else None,
         registered_us=int(registered_us),
+        client=client,
     )
 
 

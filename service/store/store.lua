@@ -3,7 +3,7 @@
 -- KEYS of every function: one prefix a video; the names below are appended to it, so a video's keys share its hash tag.
 --
 -- meta   string: MessagePack list, see META; small and read and written whole, which costs less than fields of a hash
--- about  string: metadata (JSON); apart, so that rows do not carry it
+-- about  string: metadata (JSON), its last field registered_by (the name of a key) or none; apart, so that rows do not carry it
 -- bins:<type>:<block> hash: bin -> increment sum (events; but the open bin) or largest value (counters); type "reach": bin ->
 --              audience sum. A block holds BLOCK bins, few enough to stay a listpack: about 10 bytes a cell
 -- parked list: rows of an unregistered video as they came (MessagePack), bounded; parked-ids: the ids among them
@@ -384,6 +384,16 @@ local function purge(prefix, types, first, dedup_ttl_s)
   return gone
 end
 
+-- New metadata of a video that was registered with `about`: whoever did so first stays its registrar. The name is hexadecimal and
+-- stands at the end; quotes within other values are escaped, so none of them can look like it.
+local function with_registrar(about, metadata)
+  if not about then return metadata end
+  local bare = string.gsub(metadata, ',?"registered_by":"%x+"}$', '}')
+  local registrar = string.match(about, '"registered_by":"%x+"}$')
+  if not registrar then return bare end
+  return string.sub(bare, 1, -2) .. (#bare > 2 and ',' or '') .. registrar
+end
+
 -- Registers a video, applies its parked rows, then rows first..last.
 local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   local wanted = head.register
@@ -413,8 +423,9 @@ local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   changed = changed or not packed or moved or meta[NEWEST] > newest
   write_ids(plan, day, head.dedup_ttl_s, parked_ids, 1, #parked_ids)
   write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
-  if about ~= wanted.metadata then
-    redis.call('SET', prefix .. 'about', wanted.metadata)
+  local metadata = with_registrar(packed and about, wanted.metadata)
+  if about ~= metadata then
+    redis.call('SET', prefix .. 'about', metadata)
     changed = true
   end
   if parked.n + broken > 0 then redis.call('DEL', prefix .. 'parked', prefix .. 'parked-ids') end

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bank import NoBank
 from model.errors import BankError
 from model.forecaster import Forecast, Neighbour, Request
-from model.video import Video
 
 HOUR_US = 3_600_000_000
-
-
-@dataclass(frozen=True)
-class FakeShape:
-    d_model: int = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,6 @@ class FakeManifest:
     types: tuple[str, ...] = ("view", "like", "comment", "share")
     max_horizon_us: int = 720 * HOUR_US
     bins_version: int = 1
-    shape: FakeShape = FakeShape()
     training: dict[str, object] = field(default_factory=dict)
     evaluation: dict[str, object] = field(default_factory=dict)
 
@@ -51,16 +43,13 @@ class FakeForecaster:
         self.bank_down = False
         self.batches: list[int] = []
         self.factors: object = None
-        self.bank: object = None
 
     def new_pool(self, capacity: int) -> FakePool:
         return FakePool()
 
-    def content(self, videos: Sequence[Video]) -> NDArray[np.float32]:
-        return np.zeros((len(videos), 4), np.float32)
-
-    def adapt(self, factors: object) -> None:
-        self.factors = factors
+    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None) -> None:
+        self.by_client = by_client or {}
+        self.factors = self.by_client.get("", factors)
 
     def forecast(
         self,

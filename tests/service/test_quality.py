@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,31 +11,33 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+import msgspec
 import numpy as np
 import pytest
 
-from model.adaptive import STEPS, Adaptive
+from model.adaptive import RAMP, STEPS, Adaptive
 from model.bins import HOUR_US
-from model.calibration import N_COLUMNS, column_of
-from model.forecaster import Forecast
+from model.calibration import COLD, N_COLUMNS, column_of, row_of
+from model.forecaster import Forecast, Request
 from model.history import History
 from model.video import Video
 from service.context import new_metrics
 from service.forecasts.answer import Answer
-from service.problems import Unavailable
-from service.quality import sampler as sampling
+from service.problems import NotFound
 from service.quality.adaptation import Adaptation
-from service.quality.label import age_doublings, labels_of
+from service.quality.label import age_step, labels_of
 from service.quality.ledger import Ledger, Settlement, parse_adaptive
 from service.quality.report import Report
 from service.quality.sampler import Sampler
+from service.quality.schedule import Schedule
 from service.quality.scorer import Scorer
 from service.quality.tally import Tally
 from service.settings import Settings
+from service.store.keys import SAMPLING_LEASE
 from service.store.lease import Lease
 from service.store.link import Link
 from service.store.row import Row
-from service.store.snapshot import Snapshot
+from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, live, wait_until
@@ -71,13 +74,34 @@ class World:
         self.metrics, self.clock = new_metrics(self.settings), clock
         self.link = Link(url, self.metrics, deadline_s=5, connections=8)
         self.store = Store(self.link, self.settings, self.metrics)
-        self.ledger = Ledger(self.link, room=self.settings.labels, days=self.settings.quality_days)
+        self.ledger = Ledger(
+            self.link, room=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
+        )
         self.forecaster = FakeForecaster()
         deployment: Any = Deployed("m1", self.forecaster)
         self.adaptation = Adaptation(self.ledger, lambda: deployment, self.settings, clock)
-        self.sampler = Sampler(self.ledger, self.store.forgotten, self.adaptation, self.settings, self.metrics, clock)
+        engine: Any = SimpleNamespace(active=deployment, forecast=self.forecast)
+        self.store_lease = Lease(self.link, "m3tr:{labels}:sampling", 60)
+        self.sampler = Sampler(
+            self.ledger,
+            self.store.forgotten,
+            self.adaptation,
+            engine,
+            self.store,
+            self.store_lease,
+            self.settings,
+            self.metrics,
+            clock,
+        )
         lease = Lease(self.link, "m3tr:{labels}:lease", 60)
         self.scorer = Scorer(self.ledger, self.store, lease, self.settings, self.metrics, clock)
+
+    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> Answer:
+        snapshot = await self.store.read(video_id)
+        if snapshot is None:
+            raise NotFound("gone")
+        request = Request(snapshot.video, snapshot.history, self.clock.now_us, horizons_us, snapshot.client)
+        return Answer(snapshot, self.forecaster._one(request), "m1", as_of_bins=False, stale=False)
 
     def outcomes(self) -> dict[str, int]:
         (family,) = self.metrics.labels.collect()
@@ -108,66 +132,166 @@ def answer(
     quantiles: Any = ((110, 150, 199),),
     model: str = "m1",
     metric: str = "view",
+    client: str = "",
+    cold: bool = False,
 ) -> Answer:
     counts = {"view": round(value)}
-    made = Forecast(at_us, metric, value, counts, horizons_us, np.array(quantiles, float), {}, [], False, [], 0.0)
-    return Answer(Snapshot(1, Video(video_id, P0), History(), None), made, model, as_of_bins=False, stale=False)
+    made = Forecast(at_us, metric, value, counts, horizons_us, np.array(quantiles, float), {}, [], cold, [], 0.0)
+    snapshot = Snapshot(1, Video(video_id, P0), History(), None, client=client)
+    return Answer(snapshot, made, model, as_of_bins=False, stale=False)
 
 
 def events(video_id: str, at_us: int, count: int, kind: str = "view") -> Row:
     return Row(0, video_id, at_us, "events", ((kind, count),))
 
 
-async def given(world: World, video_id: str, *rows: Row) -> None:
-    await world.store.register(video_id, Registration(P0, "{}"))
+async def given(world: World, video_id: str, *rows: Row, client: str = "") -> None:
+    await world.store.register(video_id, Registration(P0, signed("{}", client)))
     if rows:
         await world.store.apply({video_id: list(rows)})
 
 
 async def keep(world: World, *answers: Answer) -> None:
-    for each in answers:
-        world.sampler.observe(each)
-    await world.sampler.write()
+    await world.sampler.keep(answers)
 
 
 # What is kept.
 
 
-def test_one_forecast_a_video_model_horizon_and_doubling_of_age() -> None:
-    def key(**change: Any) -> bytes:
-        arguments = {"at_us": P0 + 20 * H, **change}
-        return next(labels_of(answer(**arguments), DAY, None)).key
+def test_one_forecast_a_video_model_horizon_and_step_of_age() -> None:
+    def key(**change: Any) -> str:
+        arguments = {"at_us": P0 + 21 * H, **change}
+        return next(labels_of(answer(**arguments), None)).key
 
-    assert key() == key(at_us=P0 + 25 * H, value=3)
-    others = [key(video_id="w"), key(model="m2"), key(horizons_us=(2 * H,)), key(at_us=P0 + 40 * H)]
-    assert len({key(), *others}) == 5
-    one = next(labels_of(answer(at_us=P0 + 20 * H), DAY, None))
-    assert age_doublings(one.key_until_us - 1 - P0) == age_doublings(20 * H) == age_doublings(one.key_until_us - P0) - 1
+    assert key() == key(at_us=P0 + 35 * H, value=3)
+    others = [key(video_id="w"), key(model="m2"), key(horizons_us=(2 * H,)), key(at_us=P0 + 37 * H), key(cold=True)]
+    assert len({key(), *others}) == 6
+    assert key(cold=True) == key(cold=True, at_us=P0 + 400 * H), "before the first row a video is one cell's"
+    one = next(labels_of(answer(at_us=P0 + 20 * H), None))
+    assert age_step(one.key_until_us - 1 - P0) == age_step(20 * H) == age_step(one.key_until_us - P0) - 1
 
 
-def test_kept_once_up_to_the_longest_horizon(empty_redis: str) -> None:
+def test_a_video_is_one_outcome_in_a_cell() -> None:
+    """Steps are the calibration's rows, but that the last row has several, each twice as long."""
+    ages_h = np.geomspace(0.01, 20_000, 3000)
+    rows, steps = row_of(ages_h * 3600, np.zeros(3000, np.bool_)), [age_step(round(h * H)) for h in ages_h]
+    assert len({*zip(rows.tolist(), steps, strict=True)}) == len({*steps})
+    assert [rows.tolist().count(r) > 0 for r in range(COLD)] == [True] * COLD
+    young = ages_h < 168
+    np.testing.assert_array_equal(rows[young], np.array(steps)[young])
+
+
+def test_a_label_of_an_earlier_release_is_read() -> None:
+    one = next(labels_of(answer(at_us=P0 + 20 * H, client="ab12"), None))
+    packed = msgspec.json.decode(msgspec.json.encode(one))
+    assert packed[-1] == "ab12"
+    assert msgspec.json.decode(msgspec.json.encode(packed[:-1]), type=type(one)).client == ""
+
+
+def test_kept_once(empty_redis: str) -> None:
     async def work(world: World) -> None:
         world.clock.now_us = P0 + H
-        both = answer(at_us=P0 + H, horizons_us=(H, 9 * DAY), quantiles=((1, 2, 3),) * 2)
-        await keep(world, both, both)
-        assert world.outcomes() == {"kept": 1}
+        one = answer(at_us=P0 + H)
+        await keep(world, one, one)
+        assert world.outcomes() == {"kept": 1, "known": 1}
         other = World(empty_redis, world.clock)
-        await keep(other, both)
+        await keep(other, one)
         assert other.outcomes() == {"known": 1} and await other.ledger.pending() == 1
         await other.link.close()
 
     with_world(empty_redis, work)
 
 
-def test_asked_as_of_another_time_is_not_kept(empty_redis: str) -> None:
-    """Who asks about a time that is past may know that nothing happened since."""
+async def sampled(world: World, until_us: int, step_us: int = 60 * S) -> None:
+    """Rounds until a time."""
+    while world.clock.now_us < until_us:
+        world.clock.now_us += step_us
+        while await world.sampler.round():
+            pass
+
+
+def test_forecasts_are_the_services_own(empty_redis: str) -> None:
+    """Each video once in each step of its age, at the service's horizons, however often there is news of it."""
 
     async def work(world: World) -> None:
-        world.clock.now_us = P0 + 5 * H
-        await keep(world, answer(at_us=P0 + H), answer(at_us=P0 + 9 * H))
+        for name in ("v", "w"):
+            await given(world, name, events(name, P0 + 10 * S, 100))
+        world.clock.now_us = P0 + 20 * S
+        for _ in range(60):
+            world.sampler.changed([("v", 1), ("w", 1)])
+            await world.sampler.round()
         assert await world.ledger.pending() == 0
+        await sampled(world, P0 + H // 2)
+        # 4 and 12 hours, and the third is longer than what is kept.
+        assert world.outcomes() == {"kept": 4}
+        for _ in range(60):
+            world.sampler.changed([("v", 2)])
+            await world.sampler.round()
+        assert world.outcomes() == {"kept": 4}
+        await sampled(world, P0 + 2 * H)
+        assert world.outcomes() == {"kept": 8}
+        await sampled(world, P0 + 20 * H, H)
+        assert world.outcomes() == {"kept": 16}, "steps end at 0.5, 2, 8 and 20 h"
+        found = [label for column in range(N_COLUMNS) for label in await world.ledger.due(column, P0 + 99 * H, 100)]
+        assert {label.horizon_us for label in found} == {4 * H, 12 * H}
+
+    with_world(empty_redis, work, label_horizons_s="14400,43200,86400", label_horizon_s=50_000)
+
+
+def test_a_video_that_is_met_late_is_asked_within_seconds_and_then_once_a_step(empty_redis: str) -> None:
+    async def work(world: World) -> None:
+        names = [f"v{i}" for i in range(40)]
+        for name in names:
+            await given(world, name, events(name, P0 + 10 * S, 100))
+        world.clock.now_us = P0 + 3 * H
+        world.sampler.changed([(name, 1) for name in names])
+        await world.sampler.round()
+        assert world.outcomes().get("kept", 0) < 40, "not all at once"
+        await sampled(world, P0 + 3 * H + 20 * S, S)
+        assert world.outcomes()["kept"] == 40
+        await sampled(world, P0 + 8 * H, 10 * 60 * S)
+        assert world.outcomes()["kept"] == 40
+        await sampled(world, P0 + 20 * H, 10 * 60 * S)
+        assert world.outcomes()["kept"] == 80
+
+    with_world(empty_redis, work, label_horizons_s="3600")
+
+
+def test_deleted_videos_are_followed_no_more(empty_redis: str) -> None:
+    async def work(world: World) -> None:
+        for name in "ab":
+            await given(world, name, events(name, P0 + 10 * S, 100))
+        world.sampler.changed([("a", 1), ("b", 1)])
+        await world.sampler.round()
+        world.sampler.changed([("a", 0)])
+        await world.store.forget("b")
+        await sampled(world, P0 + 2 * H)
+        assert world.outcomes() == {} and len(world.sampler._schedule) == 0
 
     with_world(empty_redis, work)
+
+
+def test_whom_to_follow_is_drawn() -> None:
+    schedule = Schedule(1000)
+    for i in range(20_000):
+        if schedule.follows(f"{i}"):
+            schedule.plan(f"{i}", P0, P0, made=False)
+    assert 400 <= len(schedule) <= 1000
+    first = sum(f"{i}" in schedule for i in range(10_000))
+    assert 0.3 < first / len(schedule) < 0.7, "who came first has no better place"
+
+
+def test_a_client_takes_its_share_of_the_room(empty_redis: str) -> None:
+    async def work(world: World) -> None:
+        world.clock.now_us = P0 + H
+        many = [answer(f"a{i}", at_us=P0 + H, client="aa") for i in range(300)]
+        await keep(world, *many)
+        assert world.outcomes() == {"kept": 25, "full": 275}
+        await keep(world, answer("other", at_us=P0 + H, client="bb"))
+        assert world.outcomes() == {"kept": 26, "full": 275}
+
+    # 8,000 places are 1,000 a column, of which 50 for a twentieth of the horizon.
+    with_world(empty_redis, work, labels=8000, label_share=0.5)
 
 
 def test_room_is_bounded_and_shared_out(empty_redis: str) -> None:
@@ -185,35 +309,6 @@ def test_room_is_bounded_and_shared_out(empty_redis: str) -> None:
         assert await world.ledger.pending() == 11
 
     with_world(empty_redis, work, labels=80)
-
-
-def test_a_full_queue_drops_and_counts(empty_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "QUEUE", 2)
-
-    async def work(world: World) -> None:
-        world.clock.now_us = P0 + H
-        for name in "abc":
-            world.sampler.observe(answer(name, at_us=P0 + H))
-        assert world.outcomes() == {"dropped": 1}
-        await world.sampler.write()
-        assert world.outcomes() == {"dropped": 1, "kept": 2}
-
-    with_world(empty_redis, work)
-
-
-def test_answers_wait_while_the_store_is_down(empty_redis: str) -> None:
-    async def work(world: World) -> None:
-        world.clock.now_us = P0 + H
-        down = World("redis://127.0.0.1:1", world.clock)
-        down.sampler.observe(answer(at_us=P0 + H))
-        with pytest.raises(Unavailable):
-            await down.sampler.write()
-        down.sampler._ledger, down.sampler._forgotten = world.ledger, world.store.forgotten
-        await down.sampler.write()
-        assert await world.ledger.pending() == 1
-        await down.link.close()
-
-    with_world(empty_redis, work)
 
 
 # What is scored.
@@ -307,11 +402,11 @@ def test_labels_outlive_the_process_and_are_not_taken_twice(empty_redis: str) ->
         clock.now_us = P0 + 14 * H + 60 * S
         await world.scorer.sweep()
         assert world.outcomes() == {"scored": 1}
-        # The same kind of forecast, the age not yet doubled.
+        # The same kind of forecast, in the same step of age.
         await keep(world, answer(at_us=P0 + 14 * H + 60 * S))
         assert world.outcomes() == {"scored": 1, "known": 1}
-        clock.now_us = P0 + 17 * H
-        await keep(world, answer(at_us=P0 + 17 * H))
+        clock.now_us = P0 + 20 * H
+        await keep(world, answer(at_us=P0 + 20 * H))
         assert world.outcomes() == {"scored": 1, "known": 1, "kept": 1}
 
     with_world(empty_redis, before, clock)
@@ -400,10 +495,11 @@ def test_outcomes_stretch_the_served_models_intervals(empty_redis: str) -> None:
         await world.adaptation.refresh()
         factors = cast(Any, world.forecaster.factors)
         column = int(column_of(np.array([3600.0]))[0])
-        expected = np.exp(20 * sum(STEPS) * np.array([-0.1, 0.9]))
+        # Each of the first outcomes counts less.
+        expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.1, 0.9]))
         np.testing.assert_allclose(factors[1, column], expected)
         # The next label knows what was in its interval.
-        (one,) = labels_of(answer(at_us=P0 + H), DAY, world.adaptation.factors("m1"))
+        (one,) = labels_of(answer(at_us=P0 + H), world.adaptation.factors("m1"))
         assert one.stretch == pytest.approx(tuple(expected))
         assert world.adaptation.factors("m2") is None
 
@@ -440,16 +536,22 @@ def test_a_lease_has_one_holder(empty_redis: str) -> None:
 def test_over_http(empty_redis: str) -> None:
     """A forecast by HTTP, its outcome by HTTP, and what GET /quality and the metrics then say."""
     clock = Clock(P0 + 2 * H)
-    with live(empty_redis, clock=clock, labels=1000, ranking_forecasts=0) as service:
-        service.register("v")
-        service.post("/events", [{"video_id": "v", "time": T0 + 10, "type": "view", "count": 100}])
-        made = service.http.get("/videos/v/forecast", params={"horizons_s": "3600"}).json()
-        (forecast,) = made["forecasts"]
+    with live(empty_redis, clock=clock, labels=1000, ranking_forecasts=0, label_horizons_s="3600") as service:
 
         def quality() -> Any:
             return service.http.get("/quality").json()
 
+        wait_until(lambda: service.redis.exists(SAMPLING_LEASE))
+        service.register("v")
+        service.post("/events", [{"video_id": "v", "time": T0 + 10, "type": "view", "count": 100}])
+        time.sleep(2)
+        for horizon_s in range(1, 61):
+            service.http.get("/videos/v/forecast", params={"horizons_s": str(horizon_s)}).raise_for_status()
+        assert quality()["pending"] == 0, "what is asked for makes no label"
+        # At the end of the step it is made at the latest.
+        clock.now_us = P0 + 8 * H - 1
         wait_until(lambda: quality()["pending"] == 1)
+        (forecast,) = service.http.get("/videos/v/forecast", params={"horizons_s": "3600"}).json()["forecasts"]
         assert quality()["models"] == []
         clock.now_us += H + 61 * S
         wait_until(lambda: quality()["pending"] == 0)
@@ -460,7 +562,7 @@ def test_over_http(empty_redis: str) -> None:
         assert (model["labels"], model["adapted_to"], model["nmse"]) == (1, 1, None)
         assert (model["mae"], model["below"]) == (pytest.approx(growth[1]), float(growth[0] > 0))
         (cell,) = model["cells"]
-        assert (cell["age"], cell["horizon"]) == ("2 to 8 h", "0.5 to 2 h")
+        assert (cell["age"], cell["horizon"]) == ("2 to 8 h", "0.5 to 2 h") and model["clients"] == 1
         assert cell["width"] == pytest.approx(growth[2] - growth[0]) and cell["stretch"][1] < 1
         told = 'm3tr_quality_mae_log2{horizon="0.5 to 2 h",model_version="fa4e"}'
         wait_until(lambda: told in service.http.get("/metrics").text)

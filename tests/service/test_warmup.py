@@ -23,15 +23,6 @@ from tests.service.live import ROOT, Process
 from tests.service.test_deployments import deployed
 
 
-def test_nothing_is_compiled_after_the_warm_up(mini: Mini, tmp_path: Path) -> None:
-    """In a process of its own: in this one, other tests have compiled what they needed."""
-    bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
-    command = [sys.executable, "-W", "error", "-m", "tests.service.warm_kernels", str(bundle), str(mini.data)]
-    command.append(str(mini.as_of_us))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once(mini: Mini, tmp_path: Path) -> None:
     bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
     (tmp_path / "cache").mkdir()

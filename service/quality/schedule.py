@@ -1,0 +1,90 @@
+"""When the forecasts of each video are made that are to be scored: nobody outside has a say in it.
+
+A video is due within seconds of being met, and then once in each step of its age (``label.age_step``), at a moment drawn from a
+secret that the process makes up at its start. Who is followed past ``most`` videos is drawn from it as well, so that a client with
+many videos pushes no other's out but by their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import secrets
+from collections.abc import Iterator
+from typing import Final
+
+from service.quality.label import age_step, step_end_us
+
+_OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
+"""Age past which a video is followed no more."""
+_SPACE: Final = 2**64
+_MET_US: Final = 10 * 1_000_000
+"""A video that is met is due within so long, so that all that are met together are not due at once."""
+
+
+class Schedule:
+    """Videos by the time at which a forecast of theirs is due. Times are microseconds."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._secret = secrets.token_bytes(16)
+        self._share = 1.0
+        self._at: dict[str, int] = {}
+        self._order: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._at
+
+    def follows(self, video_id: str) -> bool:
+        """Whether a video is among those that are followed."""
+        return self._share >= 1 or self._drawn(video_id, "follow") < self._share
+
+    def plan(self, video_id: str, published_us: int, now_us: int, *, made: bool) -> None:
+        """Follow a video that was met now, or whose forecast was ``made`` in its step of now: then it is due in the next one."""
+        step = age_step(max(0, now_us - published_us)) + 1
+        begin_us, end_us = step_end_us(step - 1), step_end_us(step)
+        if begin_us >= _OLDEST_US or not self.follows(video_id):
+            self.drop(video_id)
+            return
+        if made:
+            self._put(video_id, published_us + begin_us + int(self._drawn(video_id, step) * (end_us - begin_us)))
+        else:
+            self._put(video_id, now_us + int(self._drawn(video_id, "met") * _MET_US))
+        if len(self._at) > self._most:
+            self._share /= 2
+            for name in [name for name in self._at if not self.follows(name)]:
+                self.drop(name)
+
+    def later(self, video_id: str, at_us: int) -> None:
+        """Try a video again at a time."""
+        self._put(video_id, at_us)
+
+    def drop(self, video_id: str) -> None:
+        """Follow a video no more."""
+        self._at.pop(video_id, None)
+        if self._share < 1 and len(self._at) < self._most // 4:
+            self._share *= 2
+
+    def due(self, now_us: int, limit: int) -> Iterator[str]:
+        """Up to ``limit`` videos whose time has come; each must be planned again or dropped, or it is not met again."""
+        while limit and self._order and self._order[0][0] <= now_us:
+            at_us, video_id = heapq.heappop(self._order)
+            if self._at.get(video_id) == at_us:
+                limit -= 1
+                yield video_id
+
+    def _put(self, video_id: str, at_us: int) -> None:
+        self._at[video_id] = at_us
+        heapq.heappush(self._order, (at_us, video_id))
+        if len(self._order) > 4 * len(self._at) + 1000:
+            # Mostly places that are no longer true.
+            self._order = [(at, name) for name, at in self._at.items()]
+            heapq.heapify(self._order)
+
+    def _drawn(self, video_id: str, what: int | str) -> float:
+        """A number in [0, 1) that only this process can know."""
+        text = f"{what} {video_id}".encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=8).digest(), "big") / _SPACE
