@@ -118,7 +118,9 @@ def build(
     parser = RowParser(catalog, settings, clock)
     writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
-    videos = Videos(store, histories, engine, forgetting, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    videos = Videos(
+        store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
+    )
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )

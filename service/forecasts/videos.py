@@ -14,12 +14,14 @@ from model.history import Mode
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.forgetting.forgetting import Forgetting
-from service.http.forms import PredictBody, VideoBody, parse_form, parse_horizons
+from service.http.forms import CorrectionBody, PredictBody, VideoBody, parse_form, parse_horizons
+from service.ingest.catalog import Catalog
 from service.ingest.ingest import Ingest
 from service.ingest.rowparser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
 from service.settings import Settings
+from service.store.correction import Corrected, Correction
 from service.store.histories import Histories
 from service.store.row import Outcome, Rejection, Row
 from service.store.snapshot import Snapshot
@@ -58,13 +60,14 @@ class Videos:
         forgetting: Forgetting,
         ingest: Ingest,
         parser: RowParser,
+        catalog: Catalog,
         settings: Settings,
         metrics: Metrics,
         max_horizon_us: int,
     ) -> None:
         self._store, self._histories, self._engine = store, histories, engine
         self._forgetting = forgetting
-        self._ingest, self._parser = ingest, parser
+        self._ingest, self._parser, self._catalog = ingest, parser, catalog
         self._settings, self._metrics = settings, metrics
         self._max_horizon_us = max_horizon_us
 
@@ -98,6 +101,31 @@ class Videos:
             raise Unavailable("the bank does not answer, and may know this video", part="bank") from None
         if not gone:
             raise NotFound("nothing is known about this video", field="video_id", value=video_id)
+
+    async def correct(self, video_id: str, body: object) -> tuple[Correction, Corrected]:
+        """Lower a count that was wrong; logged and counted."""
+        form = parse_form(CorrectionBody, body)
+        if (form.type is None) == (form.counter is None):
+            raise Invalid("type", "missing" if form.type is None else form.type, "either type or counter, and not both")
+        kind = form.type if form.counter is None else self._catalog.columns.get(form.counter)
+        if kind is None or kind not in self._catalog.types:
+            if form.counter is None:
+                raise Invalid("type", form.type, f"one of {self._catalog.types_text}")
+            raise Invalid("counter", form.counter, f"one of {self._catalog.columns_text}")
+        if form.value >= form.replaces:
+            raise Invalid("value", form.value, f"less than replaces ({form.replaces}); rows raise a count")
+        correction = Correction(kind, form.value, form.replaces, form.from_)
+        done = await self._store.correct(video_id, correction)
+        self._metrics.count_corrections.inc()
+        log.warning(
+            "a count was corrected",
+            video_id=video_id,
+            type=kind,
+            replaced=form.replaces,
+            value=form.value,
+            total=done.total,
+        )
+        return correction, done
 
     async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> Answer:
         """The forecast of a registered video."""

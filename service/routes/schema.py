@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from model.history import Mode
-from service.http.forms import PredictBody, VideoBody
+from service.http.forms import CorrectionBody, PredictBody, VideoBody
 from service.live.listing import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import replies
 from service.store import keys
@@ -93,6 +93,11 @@ def rows_body(mode: Mode) -> dict[str, Any]:
 def video_body() -> dict[str, Any]:
     """A video's metadata."""
     return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema())), **replies.REGISTERED}
+
+
+def correction_body() -> dict[str, Any]:
+    """A count that was wrong."""
+    return {**VIDEO_PATH, **_body(("application/json", CorrectionBody.model_json_schema())), **replies.CORRECTED}
 
 
 def predict_body() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
@@ -18,10 +18,11 @@ from redis.exceptions import ResponseError
 from model.bank.tombstone import tombstone
 from model.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
-from service.problems import Conflict, Unavailable
+from service.problems import Conflict, NotFound, Unavailable
 from service.settings import Settings
 from service.store import keys
 from service.store.columns import Columns
+from service.store.correction import Corrected, Correction
 from service.store.forgotten import Forgotten
 from service.store.link import Command, Link
 from service.store.news import News, unlisted
@@ -164,6 +165,36 @@ class Store:
             # Not the id, which is to be forgotten.
             await self._news.tell([(tombstone(video_id), 0)])
         return gone
+
+    async def correct(self, video_id: str, correction: Correction) -> Corrected:
+        """Lower a count that was wrong; all of it or nothing.
+
+        Raises NotFound, DamagedRecord, and Conflict where the count is not what the correction replaces, or is not made of
+        what it says.
+        """
+        given = {**asdict(correction), "from_us": -1 if correction.from_us is None else correction.from_us}
+        told = (await self._link.call("correct", [([video_id], [msgspec.msgpack.encode(given)])]))[0]
+        match _decode(told):
+            case ["corrected", version, total]:
+                await self._news.tell([(video_id, int(version))])
+                return Corrected(int(version), int(total))
+            case ["unknown"]:
+                raise NotFound("this video is not registered", field="video_id", value=video_id)
+            case ["conflict", total]:
+                raise Conflict(
+                    f"the count of {correction.type} is {total:.0f}, and not what is to be replaced",
+                    field="replaces", value=str(correction.replaces), allowed=f"{total:.0f}",
+                )  # fmt: skip
+            case ["missing", much]:
+                raise Conflict(
+                    f"{much:.0f} of what is to be taken from {correction.type} was not counted from then on",
+                    field="from", value="" if correction.from_us is None else iso(correction.from_us),
+                    allowed="a time before the readings that were wrong, or nothing",
+                )  # fmt: skip
+            case ["damaged", *_] as answer:
+                raise self.quarantine.note(_damaged(video_id, answer)).problem()
+            case answer:
+                raise ResponseError(answer[1])
 
     async def _begin_anew(self, video_id: str) -> None:
         """A video that was deleted before is a new one."""
