@@ -13,6 +13,7 @@ from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
 from service.forgetting.forgetting import Forgetting
+from service.forgetting.retention import Retention
 from service.http import answers
 from service.http.auth import Keys
 from service.http.bodies import Limits
@@ -164,6 +165,8 @@ def build(
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
         background.append(maturing)
+    if settings.retention_days:
+        background.append(Retention(engine, store, ledger, link, settings, metrics, clock))
     if settings.ingest_stream:
         consumer = Consumer(
             link.server,

@@ -7,6 +7,7 @@ JSON list of [video_id, version], or [tombstone, 0] for one that was deleted.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -150,21 +151,31 @@ class Store:
             found[video_id] = self.quarantine.note(one) if isinstance(one, Damaged) else one
         return found
 
-    async def forget(self, video_id: str) -> bool:
-        """Delete everything about a video, parked rows included; False when there was nothing."""
-        self._published.pop(video_id, None)
-        # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
-        banks = (await self._link.pipeline("unlist", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
-        commands: list[Command] = [["ZREM", keys.PARKED, video_id]]
-        commands += [["ZREM", bank, video_id] for bank in banks]
-        await self._link.pipeline("unlist", unlisted([video_id]) + commands)
-        arguments = [str(self._settings.dedup_ttl_s), "", *self._types]
-        gone = bool((await self._link.call("forget", [([video_id], arguments)]))[0])
+    async def forget(self, video_id: str, *, idle_since_us: int | None = None) -> bool:
+        """Delete everything about a video, parked rows included; False when there was nothing.
+
+        ``idle_since_us``: only if it was registered, and had its newest row, before that time (us); otherwise False.
+        """
+        idle = "" if idle_since_us is None else str(idle_since_us)
+        calls = [([video_id], [str(self._settings.dedup_ttl_s), idle, *self._types])]
+        # What is deleted for good leaves the lists also where the store forgot it before and could not say so.
+        if idle and not (await self._link.call("forget", calls))[0]:
+            return False
+        await self.unlist(video_id)
+        gone = bool(idle or (await self._link.call("forget", calls))[0])
         self.quarantine.forget(video_id)
         if gone:
             # Not the id, which is to be forgotten.
             await self._news.tell([(tombstone(video_id), 0)])
         return gone
+
+    async def unlist(self, video_id: str) -> None:
+        """Take a video that ends, or has ended, out of all that is kept about videos together."""
+        self._published.pop(video_id, None)
+        # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
+        banks = (await self._link.pipeline("unlist", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
+        commands: list[Command] = [["ZREM", key, video_id] for key in (keys.PARKED, keys.RETENTION, *banks)]
+        await self._link.pipeline("unlist", unlisted([video_id]) + commands)
 
     async def correct(self, video_id: str, correction: Correction) -> Corrected:
         """Lower a count that was wrong; all of it or nothing.
@@ -197,9 +208,12 @@ class Store:
                 raise ResponseError(answer[1])
 
     async def _begin_anew(self, video_id: str) -> None:
-        """A video that was deleted before is a new one."""
+        """A video that is new: what is kept of others, and of one that was deleted before."""
         self.quarantine.forget(video_id)
         with suppress(Unavailable):
+            if days := self._settings.retention_days:
+                due_s = int(time.time()) + days * 86_400
+                await self._link.pipeline("register", [["ZADD", keys.RETENTION, "NX", due_s, video_id]])
             if await self.forgotten.lift(video_id):
                 banks = (await self._link.pipeline("register", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
                 await self._link.pipeline("register", [["ZADD", bank, "NX", 0, video_id] for bank in banks])
