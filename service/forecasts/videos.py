@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
 from service.settings import Settings
 from service.store.correction import Corrected, Correction
+from service.store.eventids import event_id
 from service.store.histories import Histories
 from service.store.row import Outcome, Rejection, Row
 from service.store.snapshot import Snapshot
@@ -133,8 +134,11 @@ class Videos:
             self._parser.check_future("at", at_us)
         return await self._engine.forecast(video_id, at_us, horizons_us)
 
-    async def parse_prediction(self, body: object) -> Prediction:
-        """Validate all of a prediction; any bad row refuses it whole."""
+    async def parse_prediction(self, body: object, request: str | None = None) -> Prediction:
+        """Validate all of a prediction; any bad row refuses it whole.
+
+        Events without an id get one made of the ``request``'s key, where it has one.
+        """
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
         video_id = self.identify(metadata.pop("video_id", None))
@@ -145,7 +149,14 @@ class Videos:
         for mode, items in given:
             parsed = await self._ingest.parse(mode, items, video_id)
             _refuse(parsed.refused)
-            rows += parsed.rows
+            rows += (
+                [
+                    replace(row, id=event_id(request, row.index)) if row.mode == "events" and row.id is None else row
+                    for row in parsed.rows
+                ]
+                if request is not None
+                else parsed.rows
+            )
             ignored.update(parsed.ignored)
         at_us = None if form.at is None else self._parser.check_future("at", form.at)
         registration = self._registration(parse_form(VideoBody, metadata, "video")) if metadata else None
@@ -173,7 +184,7 @@ class Videos:
             raise _unregistered() from None
 
     async def predict_all(
-        self, bodies: Sequence[object], check_write: Callable[[], None]
+        self, bodies: Sequence[object], check_write: Callable[[], None], request: str | None = None
     ) -> list[tuple[Answer, Applied] | Problem]:
         """Each prediction's answer or problem, in order; a bad one stores nothing of its own and disturbs no other.
 
@@ -187,7 +198,7 @@ class Videos:
         for index, body in enumerate(bodies):
             await asyncio.sleep(0)
             try:
-                prediction = await self.parse_prediction(body)
+                prediction = await self.parse_prediction(body, None if request is None else f"{request} {index}")
                 if prediction.writes:
                     check_write()
                 by_video.setdefault(prediction.video_id, []).append((index, prediction))

@@ -11,7 +11,7 @@ from service.forecasts.answer import Answer
 from service.http import answers
 from service.http.bodies import read_json
 from service.problems import Problem
-from service.routes.access import context
+from service.routes.access import context, request_key
 from service.routes.schema import predict_body
 from service.store.store import Applied
 
@@ -25,14 +25,17 @@ async def post_predict(request: Request) -> Response:
     A list of such bodies is answered with a list in the same order, each item with its own ``status``: a forecast where that
     is 200, and otherwise a problem; a bad item stores nothing of its own and does not touch the others.
 
+    Sent again with the same ``Idempotency-Key``, events without an id count once.
+
     Needs the scope predict, and ingest as well where it registers or brings rows.
     """
     parts = context(request, "predict")
+    key = request_key(request)
     body = await read_json(request, parts.limits)
     if isinstance(body, list):
-        results = await parts.videos.predict_all(body, lambda: parts.keys.check(request, "ingest"))
+        results = await parts.videos.predict_all(body, lambda: parts.keys.check(request, "ingest"), key)
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = await parts.videos.parse_prediction(body)
+    prediction = await parts.videos.parse_prediction(body, key)
     if prediction.writes:
         parts.keys.check(request, "ingest")
     answer, applied = await parts.videos.predict(prediction)

@@ -15,7 +15,7 @@ from service.http import answers
 from service.http.bodies import is_lines, read_body, read_lines
 from service.http.responses import json_response
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
-from service.routes.access import context
+from service.routes.access import context, request_key
 from service.routes.schema import rows_body
 from service.store.row import Outcome
 
@@ -27,7 +27,11 @@ LISTED: Final = 1000
 
 @router.post("/events", openapi_extra=rows_body("events"), response_model=None)
 async def post_events(request: Request) -> Response:
-    """Store a batch of engagement events."""
+    """Store a batch of engagement events.
+
+    Sent again with the same ``Idempotency-Key``, events without an id count once. A 503 tells in ``unknown`` of how many rows it
+    is not known whether they were stored, and otherwise what became of the rows.
+    """
     return await _post(request, "events")
 
 
@@ -42,7 +46,7 @@ async def _post(request: Request, mode: Mode) -> Response:
     if is_lines(request):
         outcome = await _stream(request, parts, mode)
     else:
-        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits))
+        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits), request_key(request))
     told = answers.outcome(outcome)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
@@ -57,11 +61,14 @@ async def _post(request: Request, mode: Mode) -> Response:
 
 
 async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
-    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it."""
-    total, before = Outcome(), 0
+    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it.
+
+    ``rows`` is how many they are, ``unknown`` how many after them may have been stored or not.
+    """
+    total, before, key = Outcome(), 0, request_key(request)
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            outcome = await parts.ingest.take_lines(mode, lines)
+            outcome = await parts.ingest.take_lines(mode, lines, key, before)
             outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
             total.add(outcome)
             total.list_at_most(LISTED)
