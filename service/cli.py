@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from model.errors import M3TRError
 from service.context import new_metrics
+from service.environment import PREFIX, service_links, unknown
 from service.models.loading import load_model
 from service.server import serve
 from service.settings import Settings
 from service.store.embedded import EmbeddedError
 from service.store.health import StoreRefused
+
+_OTHERS = ("M3TR_TEST_DATA",)
+"""Variables of ours that are no settings of the service."""
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,6 +42,7 @@ def run(
     given = {name: value for name, value in locals().items() if value is not None}
     try:
         settings = Settings(**given)
+        _tell_names()
         metrics = new_metrics(settings)
         deployment = load_model(settings, metrics)
         try:
@@ -43,12 +51,35 @@ def run(
             deployment.close()
     except ValidationError as errors:
         for error in errors.errors(include_url=False, include_input=False):
-            place = f"{'.'.join(map(str, error['loc']))}: " if error["loc"] else ""
-            typer.echo(f"m3tr-serve: {place}{error['msg'].removeprefix('Value error, ')}", err=True)
+            typer.echo(
+                f"m3tr-serve: {_place(error['loc'], given)}{error['msg'].removeprefix('Value error, ')}", err=True
+            )
+        raise typer.Exit(2) from None
+    except SettingsError as error:
+        # Its cause may show the value.
+        typer.echo(f"m3tr-serve: {str(error).partition(chr(10))[0]}", err=True)
         raise typer.Exit(2) from None
     except (M3TRError, EmbeddedError, StoreRefused, OSError) as error:
         typer.echo(f"m3tr-serve: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _place(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
+    """The setting that an error is about, and the variable that it came from."""
+    if not location:
+        return ""
+    name = str(location[0])
+    variable = name.upper() if name.upper().startswith(PREFIX) else PREFIX + name.upper()
+    return f"{name}: " if name in given or variable not in os.environ else f"{variable}: "
+
+
+def _tell_names() -> None:
+    """Say which variables are not what they were meant to be: nobody else would."""
+    if links := service_links(os.environ):
+        names = ", ".join(links)
+        typer.echo(f"m3tr-serve: ignored, as Kubernetes set them for a Service of this name: {names}", err=True)
+    for line in unknown(os.environ, Settings.model_fields, _OTHERS):
+        typer.echo(f"m3tr-serve: {line}", err=True)
 
 
 def main() -> None:

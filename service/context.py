@@ -15,6 +15,7 @@ from service.forecasts.videos import Videos
 from service.forgetting.forgetting import Forgetting
 from service.forgetting.retention import Retention
 from service.http import answers
+from service.http.audit import Audit
 from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
@@ -23,6 +24,7 @@ from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
 from service.ingest.ingest import Ingest
+from service.ingest.parking import Parking
 from service.ingest.rowparser import RowParser
 from service.ingest.streaming import Producers
 from service.ingest.writer import Writer
@@ -57,6 +59,7 @@ class Context:
     hosts: Hosts | None
     """Whom a service without keys answers; None where keys say it."""
     budget: Budget
+    audit: Audit
     limits: Limits
     link: Link
     health: Health
@@ -115,9 +118,13 @@ def build(
     ledger = Ledger(link, room=settings.labels, days=settings.quality_days)
     forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
     models.prepare.append(forgetting.prepare)
+    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
-    writer = Writer(store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows)
+    parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
+    writer = Writer(
+        store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
+    )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
     videos = Videos(
         store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
@@ -125,13 +132,14 @@ def build(
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
-    keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
+    audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
     live = Live(engine.forecast, answers.forecast_json, settings, share=settings.stream_share if keys else 1)
     producers = Producers(
         ingest,
         budget,
+        audit,
         metrics,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
@@ -154,6 +162,8 @@ def build(
     changes = Changes(link.server, store_deadline_s)
     changes.listeners.append(live)
     changes.listeners.append(forgetting)
+    if parking is not None:
+        changes.listeners.append(parking)
     background: list[Background] = [health, changes, forgetting]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
@@ -180,7 +190,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, limits, link, health, store, engine, ingest, videos, background,
+        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background,
         Lifecycle(),
         live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
@@ -54,9 +55,9 @@ class Server(uvicorn.Server):
     is cut. SIGINT skips the wait.
     """
 
-    def __init__(self, config: uvicorn.Config, context: Context, store: EmbeddedServer | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, stopping: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
-        self._context, self._store = context, store
+        self._context, self._stopping = context, stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bind, then print the address."""
@@ -75,7 +76,7 @@ class Server(uvicorn.Server):
         """Drain, end what would never end by itself, then what is under way, and what is still there at the deadline."""
         self._context.lifecycle.draining = True
         settings, loop = self._context.settings, asyncio.get_running_loop()
-        Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, self._store).start()
+        self._stopping()
         end = loop.time() + settings.drain_s
         while loop.time() < end and signal.SIGINT not in self._captured_signals:
             await asyncio.sleep(_POLL_S)
@@ -209,7 +210,8 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
         context = build(settings, metrics, deployment, redis_url)
-        Server(configuration(context, server), context, server).run()
+        watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
+        Server(configuration(context, server), context, watchdog.start).run()
     finally:
         # A second signal must not end the process before the store's own stop.
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,19 +1,28 @@
 """Every setting, with its unit and range; each is read from the environment variable ``M3TR_<NAME>``.
 
-``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the prefix. A value that is unsafe or out of
-range stops the start.
+``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the prefix. An empty variable counts as not set. A value
+that is unsafe or out of range stops the start. What Kubernetes sets for a service of this name is no setting (see
+``service.environment``).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from service.environment import service_links
 from service.store.address import parse_address
 
 _KEY = re.compile(r"(ingest|predict|admin):[0-9a-f]{64}")
@@ -33,8 +42,29 @@ class Settings(BaseSettings):
     """Settings of one service process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="M3TR_", extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
+        env_prefix="M3TR_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given comes first, then the environment, without what an orchestrator has put there for others."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        links = frozenset(name.lower() for name in service_links(os.environ))
+        env_settings.env_vars = {name: value for name, value in env_settings.env_vars.items() if name not in links}
+        return init_settings, env_settings
 
     bundle: Path
     """Folder of the bundle to serve."""
@@ -60,9 +90,13 @@ class Settings(BaseSettings):
     separated by commas or white space. Empty: no key is asked for, and only loopback is bound."""
     api_keys_file: Path | None = None
     """File with further ``api_keys``; a line that starts with # is a comment."""
+    root_path: str = Field("", pattern=r"^(/[^/\s?#]+)*$")
+    """Prefix under which a proxy serves this service, such as /m3tr; requests are taken with it and without."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Without ``api_keys``: further host names, separated by commas or white space, that the service is called by. Loopback's,
     addresses and names without a dot are always allowed; any other may be a page of another site (DNS rebinding)."""
+    audit: bool = True
+    """Whether each request that may change something is a line of the log: key, request id, what was done."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
 
@@ -95,6 +129,8 @@ class Settings(BaseSettings):
     """Rows kept for one video that is not registered yet."""
     park_videos: int = Field(5000, ge=0, le=1_000_000)
     """Unregistered videos that rows are kept for (a soft limit where several services share a store)."""
+    park_share: float = Field(0.5, gt=0, le=1)
+    """Part of those videos that rows of one API key may wait for; without keys, all are one client, which may have them all."""
     park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
     """Seconds for which parked rows wait for the registration, counted from the last of them."""
     retention_days: int = Field(0, ge=0, le=36_500)
@@ -228,12 +264,22 @@ class Settings(BaseSettings):
             parse_address(value.get_secret_value())
         return value
 
+    @field_validator("root_path", mode="before")
+    @classmethod
+    def _strip_slash(cls, value: object) -> object:
+        return value.rstrip("/") if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        for key in self.keys():
+        keys = self.keys()
+        if self.api_keys_file is not None and len(keys) == len(self.api_keys):
+            raise ValueError(
+                f"api_keys_file: {self.api_keys_file} holds no key; without one, everybody would be let in"
+            )
+        for key in keys:
             if not _KEY.fullmatch(key):
                 raise ValueError("api_keys: each must be scope:sha256, with scope ingest, predict or admin")
-        if not self.keys() and not is_loopback(self.host):
+        if not keys and not is_loopback(self.host):
             raise ValueError(
                 f"host: {self.host} can be reached from outside this machine; set api_keys, or bind 127.0.0.1"
             )
@@ -247,5 +293,9 @@ class Settings(BaseSettings):
         """All accepted keys, those of the file included."""
         if self.api_keys_file is None:
             return self.api_keys
-        lines = (line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines())
+        try:
+            text = self.api_keys_file.read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f"api_keys_file: {self.api_keys_file} is no text in UTF-8") from None
+        lines = (line.strip() for line in text.splitlines())
         return self.api_keys + tuple(line for line in lines if line and not line.startswith("#"))

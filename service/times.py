@@ -29,7 +29,8 @@ def parse_time(field: str, value: object) -> int:
                 raise ValueError
             result = (moment - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
-            raise Invalid(field, value, ALLOWED) from None
+            as_text = "; a number of seconds is a JSON number and not text" if _is_number(value) else ""
+            raise Invalid(field, value, ALLOWED + as_text) from None
     elif isinstance(value, int | float) and not isinstance(value, bool) and -_LAST_S <= value <= _LAST_S:
         # Within the range: NaN, infinities and what would overflow are outside.
         result = round(value * 1_000_000)
@@ -38,6 +39,14 @@ def parse_time(field: str, value: object) -> int:
     if result < 0:
         raise Invalid(field, value, "a time from 1970 on")
     return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def iso(us: int) -> str:

@@ -29,7 +29,7 @@ MARK: Final = b"\xef\xbb\xbf"
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _PART: Final = 256 * 1024
-LARGE: Final = 64 * 1024
+LARGE: Final = 256 * 1024
 """Bytes up to which a body is parsed without a look at how many values it holds: never more than milliseconds."""
 _LINES_BYTES: Final = 2 * 2**20
 """Bytes of lines that are dealt with together, about."""
@@ -150,6 +150,8 @@ def _check_media(request: Request, *allowed: str) -> str:
 
 def _is_gzip(request: Request) -> bool:
     """Whether the body is gzip; raises WrongMedia for other encodings, and for several one upon the other."""
+    if "content-encoding" not in request.headers:
+        return False
     given = ",".join(request.headers.getlist("content-encoding"))
     encodings = [name for name in (part.strip().lower() for part in given.split(",")) if name not in ("", "identity")]
     if encodings and (len(encodings) > 1 or encodings[0] not in _GZIP):

@@ -100,6 +100,7 @@ def parse_form(form: type[M], value: object, place: str = "body") -> M:
         raise Invalid(place, value, "a JSON object")
     if len(value) > MAX_FIELDS:
         raise Invalid(place, f"{len(value)} fields", f"at most {MAX_FIELDS} fields")
+    _check_text(place, value, form)
     if form.model_config.get("extra") == "forbid":
         known = [field.alias or name for name, field in form.model_fields.items()]
         for name in value:
@@ -117,6 +118,27 @@ def parse_form(form: type[M], value: object, place: str = "body") -> M:
         if first["type"] in _NUMBERS and isinstance(first["input"], str):
             allowed += ", as a JSON number and not as text"
         raise Invalid(field, first["input"], allowed) from None
+
+
+def _check_text(place: str, value: dict[str, Any], form: type[BaseModel]) -> None:
+    """Refuse text with a lone surrogate, which JSON can write and Unicode does not have; rows are looked at one by one."""
+    try:
+        if form is VideoBody:
+            msgspec.json.encode(value)
+        else:
+            "".join(value).encode()
+    except UnicodeEncodeError:
+        for name, part in value.items():
+            try:
+                msgspec.json.encode((name, part))
+            except UnicodeEncodeError:
+                raise Invalid(name, part, "text of Unicode characters: a surrogate alone is none") from None
+        raise Invalid(place, "a lone surrogate", "text of Unicode characters") from None
+    except RecursionError:
+        raise Invalid(place, "lists in lists", "values nested less deep") from None
+    except OverflowError:
+        # A number past 64 bits is looked at where its field is known.
+        return
 
 
 def parse_horizons(values: Sequence[Any] | None, max_horizon_us: int, most: int) -> tuple[int, ...]:

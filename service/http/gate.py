@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from typing import Literal
 
 Refusal = Literal["full", "late", "share"]
@@ -27,8 +27,8 @@ class Gate:
         self._wait_s = wait_s
         self._most_held = max(1, int((limit + waiting) * share))
         self._queues: dict[bytes, deque[asyncio.Future[bool]]] = {}
-        self._held: Counter[bytes] = Counter()
-        self._inside: Counter[bytes] = Counter()
+        self._held: dict[bytes, int] = {}
+        self._inside: dict[bytes, int] = {}
         self.inside = 0
         self.waiting = 0
         """Requests before the gate."""
@@ -37,15 +37,23 @@ class Gate:
         """Why this client's next request cannot even wait, found without waiting; None when it can."""
         if self.inside >= self._limit and self.waiting >= self._most_waiting and self._heavier(client) is None:
             return "full"
-        return "share" if self._held[client] >= self._most_held else None
+        return "share" if self._held.get(client, 0) >= self._most_held else None
+
+    def take(self, client: bytes) -> bool:
+        """Take a place, which must be left, where one is free and this client may have it."""
+        held = self._held.get(client, 0)
+        if self.inside >= self._limit or held >= self._most_held:
+            return False
+        self._held[client] = held + 1
+        self.inside += 1
+        self._inside[client] = self._inside.get(client, 0) + 1
+        return True
 
     async def enter(self, client: bytes) -> bool:
         """Take a place, which must be left; False when none became free in time. To be called where none is refused."""
-        self._held[client] += 1
-        if self.inside < self._limit:
-            self.inside += 1
-            self._inside[client] += 1
+        if self.take(client):
             return True
+        self._held[client] = self._held.get(client, 0) + 1
         if self.waiting >= self._most_waiting:
             self._displace(client)
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -71,7 +79,7 @@ class Gate:
         self._release(self._inside, client)
         while self._queues:
             # The dictionary is in the order in which they came to wait, and ``min`` takes the first of equals.
-            following = min(self._queues, key=lambda waiting: self._inside[waiting])
+            following = min(self._queues, key=lambda waiting: self._inside.get(waiting, 0))
             queue = self._queues.pop(following)
             turn = queue.popleft()
             self.waiting -= 1
@@ -79,7 +87,7 @@ class Gate:
                 # To the end of the line.
                 self._queues[following] = queue
             if not turn.done():
-                self._inside[following] += 1
+                self._inside[following] = self._inside.get(following, 0) + 1
                 turn.set_result(True)
                 return
         self.inside -= 1
@@ -87,7 +95,7 @@ class Gate:
     def _heavier(self, client: bytes) -> bytes | None:
         """Who has more requests here than this client would have with one more, and so makes room; it must wait, too."""
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
-        return heaviest if heaviest is not None and self._held[heaviest] > self._held[client] + 1 else None
+        return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None
 
     def _displace(self, client: bytes) -> None:
         heaviest = self._heavier(client)
@@ -115,7 +123,8 @@ class Gate:
         self._release(self._held, client)
 
     @staticmethod
-    def _release(counts: Counter[bytes], client: bytes) -> None:
-        counts[client] -= 1
-        if not counts[client]:
+    def _release(counts: dict[bytes, int], client: bytes) -> None:
+        if counts[client] > 1:
+            counts[client] -= 1
+        else:
             del counts[client]

@@ -9,12 +9,15 @@ import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.audit import Audit
 from service.http.responses import problem_response
+from service.http.visit import Visit
 from service.metrics import Metrics
 from service.problems import Internal
 
 log = structlog.get_logger(__name__)
 
+_CHANGING: Final = frozenset(("POST", "PUT", "DELETE"))
 _PATH_SHOWN: Final = 300
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
@@ -39,12 +42,12 @@ class RawVideoPaths:
 class Measured:
     """Counts and times requests by route template; unknown routes and methods share one label.
 
-    Also the last to see an exception: it is logged and answered here, and the connection goes on.
+    Writes the audit log. Also the last to see an exception: it is logged and answered here, and the connection goes on.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
         self._app = app
-        self._metrics = metrics
+        self._metrics, self._audit = metrics, audit
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +82,10 @@ class Measured:
             count, seconds = self._instruments(route, method, status or 500)
             count.inc()
             seconds.observe((answered or time.perf_counter()) - started)
+            visit: Visit = scope["m3tr"]
+            # A prediction that stores nothing changes nothing.
+            if method in _CHANGING and (visit.note is not None or route != "/predict"):
+                self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
 
     def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         # Finding an instrument by its labels costs more than using it; there are only so many.

@@ -158,9 +158,11 @@ class Protocol(_Watched, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless its head offers an upgrade: then it is not known yet how its body is to be read."""
-        self._since_progress = self._discarded = 0
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.line.header_bytes:
+        limit = self.line.header_bytes
+        # What has come is no less than the head, and is all that most heads need to be measured by.
+        if self._since_progress > limit and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > limit:
             raise self._too_large()
+        self._since_progress = self._discarded = 0
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             return

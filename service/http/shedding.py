@@ -34,7 +34,7 @@ Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
 """A batch of rows larger than this, as sent, is bulk: who sends it wants throughput, and may wait for it."""
-_FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/models")
+_FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/redoc", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))
 _QUERY_KEY: Final = b"api_key"
@@ -89,6 +89,7 @@ class Shedding:
     ) -> None:
         self._app = app
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
+        self._prefix = settings.root_path
         wait_s, share = settings.wait_ms / 1000, settings.client_share
         self.gates: dict[Kind, Gate] = {
             "reads": Gate(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
@@ -102,6 +103,7 @@ class Shedding:
                 self._refused[kind, reason] = Refused(problem)
             problem = OverShare("this client has too many requests of this kind under way", kind=kind)
             self._refused[kind, "share"] = Refused(problem)
+        self._refusals = {kind: partial(self._refuse, kind) for kind in self.gates}
         self._stopped = Refused(Unavailable("the service stopped before this was done"))
         # Labels are bound once: a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
@@ -112,6 +114,7 @@ class Shedding:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        self._strip(scope)
         visit = scope["m3tr"] = Visit(scope)
         REQUEST_ID.set(visit.request_id)
         self._identify(scope, visit)
@@ -134,14 +137,16 @@ class Shedding:
                 visit.close()
             return
         gate = self.gates[kind]
-        refusal = gate.refusal(visit.client)
-        if refusal is not None:
-            self._counters[kind, refusal].inc()
-            await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
-            return
-        visit.limit(gate, self._budget, partial(self._refuse, kind))
+        visit.limit(gate, self._budget, self._refusals[kind])
+        # A body is awaited first, and outside.
+        if visit.length or not visit.enter_now():
+            refusal = gate.refusal(visit.client)
+            if refusal is not None:
+                self._counters[kind, refusal].inc()
+                await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
+                return
         try:
-            if visit.length == 0:
+            if not visit.length:
                 await visit.enter()
             await self._app(scope, receive, answering)
         except Overloaded as problem:
@@ -156,6 +161,14 @@ class Shedding:
         finally:
             visit.close()
 
+    def _strip(self, scope: Scope) -> None:
+        """Take the prefix of a proxy off the path, where the proxy has not done so."""
+        if self._prefix and scope["path"].startswith(self._prefix + "/"):
+            scope["path"] = scope["path"][len(self._prefix) :]
+            raw: bytes = scope.get("raw_path") or b""
+            if raw.startswith(self._prefix.encode()):
+                scope["raw_path"] = raw[len(self._prefix.encode()) :]
+
     def _identify(self, scope: Scope, visit: Visit) -> None:
         """Find the key; where a browser cannot set a header, it comes in the query, which nobody sees any more."""
         query: bytes = scope["query_string"]
@@ -167,7 +180,7 @@ class Shedding:
                     visit.presented = unquote_plus(value.decode("latin-1"))
         visit.key = self._keys.find(visit.presented)
         # A key that is not known is no client of its own: whoever makes some up has no more for it.
-        visit.client = visit.key.name.encode() if visit.key else str((scope.get("client") or ("",))[0]).encode()
+        visit.client = visit.key.name.encode() if visit.key else visit.address.encode()
 
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
         self._counters[kind, refusal].inc()

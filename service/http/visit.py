@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -31,19 +31,21 @@ class Visit:
     """What the head says, found in one pass, and what is held until ``close``.
 
     ``length``: bytes of the body that may still come; very many where the head does not say, or the client waits for a word.
-    ``client``: whose share is counted: the known key, or the address.
+    ``client``: whose share is counted: the known key, or the ``address``. ``note``: what it changed, for the audit log.
     """
 
     __slots__ = (
-        "_budget", "_gate", "_held", "_inside", "_refused", "client", "host", "key", "length", "origin", "presented",
-        "request_id",
+        "_budget", "_gate", "_held", "_inside", "_refused", "address", "client", "host", "key", "length", "note", "origin",
+        "presented", "request_id",
     )  # fmt: skip
 
     def __init__(self, scope: Scope) -> None:
         self.presented: str | None = None
         self.host = self.origin = b""
         self.key: Key | None = None
+        self.address = str((scope.get("client") or ("",))[0])
         self.client = b""
+        self.note: dict[str, Any] | None = None
         self.length = 0
         asked = other = b""
         for name, value in scope["headers"]:
@@ -83,10 +85,17 @@ class Visit:
         """Say what it takes its place and its bytes from; ``gate`` None: it needs no place."""
         self._gate, self._budget, self._refused = gate, budget, refused
 
+    def enter_now(self) -> bool:
+        """Take a place that is free; False where one has to be waited for, or none is to be had."""
+        if not self._inside and self._gate is not None:
+            self._inside = self._gate.take(self.client)
+            return self._inside
+        return True
+
     async def enter(self) -> None:
         """Take a place, once what the client has to say is here; raises Overloaded or OverShare."""
         gate = self._gate
-        if gate is None or self._inside:
+        if gate is None or self.enter_now():
             return
         refusal = gate.refusal(self.client)
         if refusal is None and not await gate.enter(self.client):

@@ -34,49 +34,56 @@ class Ingest:
         self.max_rows = max_rows
         """Rows in one batch, at most."""
 
-    async def take(self, kind: Mode, items: Sequence[Any]) -> Outcome:
-        """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing."""
-        columns = self._fast.items(kind, items)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, items))
+    async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
+        """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing.
 
-    async def take_json(self, kind: Mode, body: bytes, request: str | None = None) -> Outcome:
+        ``client``: whose share of the parked rows they count for.
+        """
+        columns = self._fast.items(kind, items)
+        return await (self._store(kind, columns, client) if columns is not None else self._take(kind, items, client))
+
+    async def take_json(self, kind: Mode, body: bytes, client: bytes = b"", request: str | None = None) -> Outcome:
         """``take`` of a JSON body; events without an id get one made of the ``request``'s key, where it has one."""
         columns = self._fast.json(kind, body)
         if columns is not None:
-            return await self._store(kind, columns, request=request)
+            return await self._store(kind, columns, client, request=request)
         await asyncio.sleep(0)
-        return await self._take(kind, parse_rows(body), request=request)
+        return await self._take(kind, parse_rows(body), client, request=request)
 
-    async def take_packed(self, kind: Mode, rows: msgspec.Raw) -> Outcome:
+    async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
         """``take`` of a list in MessagePack; raises Malformed or Invalid where it is none."""
         items = parse_packed(rows, self.max_rows)
         columns = self._fast.packed(kind, rows)
-        return await (self._store(kind, columns) if columns is not None else self._take(kind, items, unpack))
+        return await (
+            self._store(kind, columns, client) if columns is not None else self._take(kind, items, client, unpack)
+        )
 
     async def take_lines(
-        self, kind: Mode, lines: Sequence[bytes], request: str | None = None, first: int = 0
+        self, kind: Mode, lines: Sequence[bytes], client: bytes = b"", request: str | None = None, first: int = 0
     ) -> Outcome:
         """``take`` of lines of NDJSON, none of them blank; ``first`` is the place of the first one in the ``request``."""
         columns = self._fast.lines(kind, lines)
         if columns is not None:
-            return await self._store(kind, columns, request=request, first=first)
-        return await self._take(kind, lines, parse_line, request, first)
+            return await self._store(kind, columns, client, request=request, first=first)
+        return await self._take(kind, lines, client, parse_line, request, first)
 
     async def _take(
         self,
         kind: Mode,
         items: Sequence[Any],
+        client: bytes,
         read: Callable[[Any], Any] | None = None,
         request: str | None = None,
         first: int = 0,
     ) -> Outcome:
         parsed = await self.parse(kind, items, read=read)
-        return await self._store(kind, Columns.of(parsed.rows), parsed, request, first)
+        return await self._store(kind, Columns.of(parsed.rows), client, parsed, request, first)
 
     async def _store(
         self,
         kind: Mode,
         rows: Columns,
+        client: bytes,
         parsed: Parsed | None = None,
         request: str | None = None,
         first: int = 0,
@@ -85,7 +92,7 @@ class Ingest:
         if request is not None and kind == "events" and len(rows):
             rows.identify(request, first)
         try:
-            outcome = await self._writer.write(rows) if len(rows) else Outcome()
+            outcome = await self._writer.write(rows, client) if len(rows) else Outcome()
         except Unavailable as problem:
             raise problem.copy(unknown=problem.extra.get("unknown", len(rows))) from None
         if parsed is not None:

@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.history import Mode
 from service.http import answers
+from service.http.audit import Audit
 from service.http.bodies import LARGE, check_values, parse_json
 from service.http.budget import Budget
 from service.http.visit import Visit
@@ -121,6 +122,7 @@ class Producers:
         self,
         ingest: Ingest,
         budget: Budget,
+        audit: Audit,
         metrics: Metrics,
         *,
         window: int,
@@ -129,7 +131,7 @@ class Producers:
         connections: int,
         share: float = 1,
     ) -> None:
-        self._ingest, self._budget, self._frames = ingest, budget, metrics.frames
+        self._ingest, self._budget, self._audit, self._frames = ingest, budget, audit, metrics.frames
         self._window, self._frame_bytes, self._values = window, frame_bytes, values
         self._most, self._most_of_one = connections, max(1, int(connections * share))
         self._of: Counter[bytes] = Counter()
@@ -211,7 +213,10 @@ class Producers:
 
     async def _answer(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
         told = await self._taken(frame, visit, size)
-        self._frames.labels(next(iter(told))).inc()
+        answer = next(iter(told))
+        self._frames.labels(answer).inc()
+        what = {"seq": frame.seq, "kind": frame.kind, "answer": answer, "accepted": told.get("accepted", 0)}
+        self._audit(visit, method="WS", route="/events/stream", **what)
         return told
 
     async def _taken(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
@@ -219,9 +224,9 @@ class Producers:
             self._budget.take(visit.client, size)
             try:
                 if isinstance(frame.rows, msgspec.Raw):
-                    outcome = await self._ingest.take_packed(frame.kind, frame.rows)
+                    outcome = await self._ingest.take_packed(frame.kind, frame.rows, visit.client)
                 else:
-                    outcome = await self._ingest.take(frame.kind, frame.rows)
+                    outcome = await self._ingest.take(frame.kind, frame.rows, visit.client)
             finally:
                 self._budget.give(visit.client, size)
         except Unavailable as problem:

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import Context
 from typing import Final
 
+from service.ingest.parking import Parking
 from service.problems import Unavailable, separate
 from service.store.columns import Columns
 from service.store.row import Outcome
 from service.store.store import Store
 
+Batch = tuple[Columns, asyncio.Future[Outcome], bool]
+"""Rows, who waits for them, and whether they may be parked."""
 ROUNDS: Final = 2
 """Rounds under way at most: one is being packed or read while the server works on the other."""
 
 
 class Writer:
-    """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``."""
+    """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``.
 
-    def __init__(self, store: Store, *, round_rows: int, queue_rows: int) -> None:
-        self._store = store
+    Rows of a client that has used up its share of ``parking`` are parked no more: such batches have rounds of their own.
+    """
+
+    def __init__(self, store: Store, *, round_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
+        self._store, self._parking = store, parking
         self._round_rows, self._queue_rows = round_rows, queue_rows
-        self._waiting: deque[tuple[Columns, asyncio.Future[Outcome]]] = deque()
+        self._waiting: deque[Batch] = deque()
         self._rounds: set[asyncio.Task[None]] = set()
         self.waiting_rows = 0
         """Rows that no round has taken yet."""
 
-    async def write(self, batch: Columns) -> Outcome:
-        """Store a batch; returns after the server has acknowledged it.
+    async def write(self, batch: Columns, client: bytes = b"") -> Outcome:
+        """Store a batch of a client; returns after the server has acknowledged it.
 
         Raises Unavailable when the server does not answer, or when too many rows are waiting: nothing was stored then.
         """
@@ -36,14 +43,19 @@ class Writer:
                 "too many rows are waiting for the event store", part="store", allowed=self._queue_rows, unknown=0
             )
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((batch, done))
+        park = self._parking is None or self._parking.allows(client)
+        self._waiting.append((batch, done, park))
         self.waiting_rows += len(batch)
         self._begin()
-        return await done
+        outcome = await done
+        if outcome.parked_videos and self._parking is not None:
+            self._parking.parked(client, outcome.parked_videos)
+        return outcome
 
     def _begin(self) -> None:
         while self._waiting and len(self._rounds) < ROUNDS:
-            task = asyncio.get_running_loop().create_task(self._round())
+            # Many requests' rows are in it: it is logged as none of theirs.
+            task = asyncio.get_running_loop().create_task(self._round(), context=Context())
             self._rounds.add(task)
             task.add_done_callback(self._ended)
 
@@ -51,15 +63,18 @@ class Writer:
         self._rounds.discard(task)
         self._begin()
 
-    def _take(self) -> list[tuple[Columns, asyncio.Future[Outcome]]]:
-        taken: list[tuple[Columns, asyncio.Future[Outcome]]] = []
+    def _take(self) -> list[Batch]:
+        taken: list[Batch] = []
         rows = 0
-        while self._waiting and (not taken or rows + len(self._waiting[0][0]) <= self._round_rows):
-            batch, done = self._waiting.popleft()
+        while self._waiting:
+            batch, done, park = self._waiting[0]
+            if taken and (rows + len(batch) > self._round_rows or park != taken[0][2]):
+                break
+            self._waiting.popleft()
             self.waiting_rows -= len(batch)
             # Whoever went away before the round began wants nothing stored.
             if not done.done():
-                taken.append((batch, done))
+                taken.append((batch, done, park))
                 rows += len(batch)
         return taken
 
@@ -68,15 +83,16 @@ class Writer:
         if not taken:
             return
         try:
-            outcomes = await self._store.ingest([batch for batch, _ in taken])
+            batches = [batch for batch, _, _ in taken]
+            outcomes = await (self._store.ingest(batches) if taken[0][2] else self._store.ingest(batches, park=False))
         except BaseException as error:
-            for _, done in taken:
+            for _, done, _ in taken:
                 if not done.done():
                     done.set_exception(separate(error))
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, done), outcome in zip(taken, outcomes, strict=True):
+        for (_, done, _), outcome in zip(taken, outcomes, strict=True):
             if done.done():
                 continue
             if isinstance(outcome, Exception):

@@ -208,7 +208,8 @@ class Models:
             self._metrics.model_load_failures.inc()
             unforeseen = not isinstance(error, M3TRError | OSError)
             log.warning("a model cannot be loaded", model_version=version.hash, error=str(error), exc_info=unforeseen)
-            raise Conflict(f"the model cannot be loaded: {error}", field="version", value=version.hash) from error
+            reason = version.without_paths(str(error))
+            raise Conflict(f"the model cannot be loaded: {reason}", field="version", value=version.hash) from error
 
     async def _load(self, version: Version) -> Deployment:
         folder: Path | None = version.folder
@@ -258,7 +259,8 @@ class Models:
         try:
             found = await self._in_loader(self._versions.look)
         except OSError as error:
-            raise Unavailable(f"the folder of models cannot be read: {error}", part="models") from error
+            log.warning("the folder of models cannot be read", error=str(error))
+            raise Unavailable(f"the folder of models cannot be read: {error.strerror}", part="models") from error
         known = {version.hash for version in found}
         held = [deployment.forecaster.manifest for deployment in self.deployments()]
         return [*(Version(it.version, None, it) for it in held if it.version not in known), *found]

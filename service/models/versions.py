@@ -39,7 +39,7 @@ class Version:
             "version": self.hash,
             "folder": None if self.folder is None else self.folder.name,
             "state": state,
-            "reason": reason,
+            "reason": self.without_paths(reason),
         }
         if self.manifest is not None:
             as_of_us = self.manifest.training.get("as_of_us")
@@ -51,6 +51,14 @@ class Version:
                 "evaluation": self.manifest.evaluation.get("cells", {}).get("pooled"),
             }
         return row
+
+    def without_paths(self, text: str | None) -> str | None:
+        """A reason as clients are told it: where this machine keeps its files is nothing to them."""
+        if text is None or self.folder is None:
+            return text
+        for parent in {str(self.folder.parent), str(self.folder.parent.resolve())}:
+            text = text.replace(f"{parent}/", "")
+        return text
 
 
 def misfit(manifest: Manifest, promised: Manifest) -> str | None:

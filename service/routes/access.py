@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -10,18 +11,38 @@ from starlette.requests import Request
 
 from service.context import Context
 from service.http.auth import Scope
-from service.problems import Invalid
+from service.problems import Invalid, did_you_mean
 from service.times import parse_time
 
 _KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+_INDEX: Final = re.compile(r"\[\d{0,6}\]$")
 
 
-def context(request: Request, scope: Scope | None = None) -> Context:
-    """The service; raises Unauthorized or Forbidden when the request may not use ``scope``."""
+def context(request: Request, scope: Scope | None = None, query: Sequence[str] = ()) -> Context:
+    """The service; raises Unauthorized or Forbidden when the request may not use ``scope``.
+
+    Routes with a scope take the parameters of ``query`` and no others: Invalid names the first one that is not known.
+    """
     parts = cast(Context, request.app.state.context)
     if scope is not None:
         parts.keys.check(request, scope)
+        if request.scope["query_string"]:
+            _check_query(request, query)
     return parts
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    for name, value in request.query_params.multi_items():
+        if name not in known and _plain(name) not in known:
+            # It may be a secret, sent where none is looked for.
+            told = "a key" if name == "api_key" else value
+            allowed = f"the parameters {', '.join(known)}" if known else "no parameter"
+            raise Invalid(name, told, allowed + did_you_mean(_plain(name), known))
+
+
+def _plain(name: str) -> str:
+    """The name of a list as others write it: ``horizons_s[]`` and ``horizons_s[0]`` are ``horizons_s``."""
+    return _INDEX.sub("", name)
 
 
 def video_id(request: Request, parts: Context) -> str:
@@ -47,9 +68,17 @@ def request_key(request: Request) -> str | None:
     return f"{visit.key.name} {key}" if visit is not None and visit.key is not None else key
 
 
+def query_text(request: Request, name: str) -> str | None:
+    """A parameter that may be given once."""
+    texts = request.query_params.getlist(name)
+    if len(texts) > 1:
+        raise Invalid(name, ", ".join(texts), "one value")
+    return texts[0] if texts else None
+
+
 def query_time(request: Request, name: str) -> int | None:
     """A time in the query string, as ISO 8601 or as seconds since 1970."""
-    text = request.query_params.get(name)
+    text = query_text(request, name)
     if text is None:
         return None
     # An unencoded "+" of a zone arrives as a space.
@@ -58,8 +87,9 @@ def query_time(request: Request, name: str) -> int | None:
 
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
-    """Numbers in the query string, repeated or separated by commas; what is no number stays text, to be refused."""
-    texts = [text for part in request.query_params.getlist(name) for text in part.split(",")]
+    """Numbers in the query string, repeated, as ``name[]`` or separated by commas; what is no number stays text, to be refused."""
+    given = [value for key, value in request.query_params.multi_items() if key == name or _plain(key) == name]
+    texts = [text for part in given for text in part.split(",")]
     return [text if (number := _number(text)) is None else number for text in texts] or None
 
 

@@ -14,7 +14,7 @@ from service.http.responses import json_response
 from service.http.visit import Visit
 from service.live.listing import parse_cursor, parse_limit, parse_sort
 from service.live.topic import Subscription
-from service.routes.access import context, query_numbers, video_id
+from service.routes.access import context, query_numbers, query_text, video_id
 from service.routes.schema import LIST_QUERY, STREAM_QUERY
 
 router = APIRouter(tags=["live"])
@@ -28,10 +28,10 @@ async def list_videos(request: Request) -> Response:
 
     Every row says as of when its numbers are. ``next_cursor`` leads to the next page; it is null at the end.
     """
-    parts = context(request, "predict")
-    query = request.query_params
-    sort = parse_sort(query.get("sort"))
-    page = await parts.listing.page(sort, parse_limit(query.get("limit")), parse_cursor(query.get("cursor"), sort))
+    parts = context(request, "predict", ("sort", "limit", "cursor"))
+    sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
+    order = parse_sort(sort)
+    page = await parts.listing.page(order, parse_limit(limit), parse_cursor(cursor, order))
     return json_response(page)
 
 
@@ -47,8 +47,10 @@ async def watch_forecast(request: Request) -> Response:
 
     Event ``forecast``: its id is the video's version. Event ``end`` is the last one; its reason is deleted, stopping (come
     back), or failed. A client that reads slowly gets the newest forecast and misses those between.
+
+    The key may come as ``?api_key=`` as well, as a browser's EventSource cannot set headers.
     """
-    parts = context(request, "predict")
+    parts = context(request, "predict", ("horizons_s",))
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     return _Events(await parts.live.subscribe(identifier, horizons_us, Visit.of(request).client))

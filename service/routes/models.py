@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.http.responses import json_response
+from service.http.visit import Visit
 from service.routes import replies
 from service.routes.access import context
 from service.routes.schema import VERSION_PATH
@@ -31,6 +32,7 @@ async def activate(request: Request) -> Response:
     The answer comes when it is done. Nothing changes where the version is damaged or does not fit.
     """
     parts = context(request, "admin")
+    Visit.of(request).note = {"version": request.path_params["version"][:100]}
     return json_response(await parts.models.activate(request.path_params["version"]))
 
 
@@ -38,6 +40,7 @@ async def activate(request: Request) -> Response:
 async def shadow(request: Request) -> Response:
     """Let a version forecast along, in this replica: its forecasts are compared, and scored at GET /quality, never given."""
     parts = context(request, "admin")
+    Visit.of(request).note = {"version": request.path_params["version"][:100]}
     return json_response(await parts.models.begin_shadow(request.path_params["version"]))
 
 

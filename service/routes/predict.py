@@ -7,9 +7,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.context import Context
 from service.forecasts.answer import Answer
 from service.http import answers
+from service.http.audit import told
 from service.http.bodies import read_json
+from service.http.visit import Visit
 from service.problems import Problem
 from service.routes.access import context, request_key
 from service.routes.schema import predict_body
@@ -33,13 +36,19 @@ async def post_predict(request: Request) -> Response:
     key = request_key(request)
     body = await read_json(request, parts.limits)
     if isinstance(body, list):
-        results = await parts.videos.predict_all(body, lambda: parts.keys.check(request, "ingest"), key)
+        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request), key)
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
     prediction = await parts.videos.parse_prediction(body, key)
     if prediction.writes:
-        parts.keys.check(request, "ingest")
+        _check_write(parts, request)
+        Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}
     answer, applied = await parts.videos.predict(prediction)
     return Response(answers.prediction_json(answer, applied), media_type="application/json")
+
+
+def _check_write(parts: Context, request: Request) -> None:
+    parts.keys.check(request, "ingest")
+    Visit.of(request).note = {}
 
 
 def _item(result: tuple[Answer, Applied] | Problem) -> bytes:

@@ -50,6 +50,7 @@ PROBLEM: Final[Schema] = {
         "retryable": {"type": "boolean", "description": "whether the same request can succeed later"},
         "field": _TEXT,
         "value": _TEXT,
+        "request_id": {"type": "string", "description": "as in the header X-Request-ID, and in the service's log"},
     },
 }
 

@@ -14,6 +14,7 @@ from service.context import Context
 from service.http import answers
 from service.http.bodies import is_lines, read_body, read_lines
 from service.http.responses import json_response
+from service.http.visit import Visit
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
 from service.routes.access import context, request_key
 from service.routes.schema import rows_body
@@ -46,7 +47,9 @@ async def _post(request: Request, mode: Mode) -> Response:
     if is_lines(request):
         outcome = await _stream(request, parts, mode)
     else:
-        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits), request_key(request))
+        body = await read_body(request, parts.limits)
+        outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
+    Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
     told = answers.outcome(outcome)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
@@ -68,11 +71,12 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
     total, before, key = Outcome(), 0, request_key(request)
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            outcome = await parts.ingest.take_lines(mode, lines, key, before)
+            outcome = await parts.ingest.take_lines(mode, lines, Visit.of(request).client, key, before)
             outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
             total.add(outcome)
             total.list_at_most(LISTED)
             before += len(lines)
     except Problem as problem:
+        Visit.of(request).note = {"accepted": total.accepted, "parked": total.parked, "rejected": total.rejected}
         raise problem.copy(**{"rows": before, **answers.outcome(total)}) from None
     return total

@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.http import answers
+from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.responses import json_response
+from service.http.visit import Visit
 from service.problems import Invalid
 from service.routes import replies
 from service.routes.access import context, query_numbers, query_time, video_id
@@ -22,6 +24,7 @@ async def put_video(request: Request) -> Response:
     """Register a video, or replace its metadata; rows that came before it are applied now."""
     parts = context(request, "ingest")
     identifier = video_id(request, parts)
+    Visit.of(request).note = {"video": told(identifier)}
     body = await read_json(request, parts.limits)
     if not isinstance(body, dict):
         raise Invalid("body", body, "a JSON object")
@@ -51,7 +54,9 @@ async def get_video(request: Request) -> Response:
 async def delete_video(request: Request) -> Response:
     """Forget everything about a video."""
     parts = context(request, "admin")
-    await parts.videos.delete(video_id(request, parts))
+    identifier = video_id(request, parts)
+    Visit.of(request).note = {"video": told(identifier)}
+    await parts.videos.delete(identifier)
     return Response(status_code=204)
 
 
@@ -80,7 +85,7 @@ async def post_correction(request: Request) -> Response:
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
 async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
-    parts = context(request, "predict")
+    parts = context(request, "predict", ("at", "horizons_s"))
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)

@@ -118,6 +118,10 @@ class Round:
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
                 case "parked":
+                    others = {*answer[2], *(row for row, _, _ in answer[3])}
+                    parked = [row for row in range(first, last) if row - first not in others]
+                    for batch in set(self._batch_of(self._origins(parked)).tolist()):
+                        self.outcomes[batch].parked_videos.append(self.videos[video])
                     self._count(range(first, last), accepted=-1, parked=1)
                     self._except(first, answer[2], answer[3], None, "parked")
                 case "refused":

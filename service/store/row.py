@@ -45,7 +45,8 @@ class Rejection:
 class Outcome:
     """What became of a batch: counts of rows, and each refused row; ``unlisted`` are refused rows past those listed.
 
-    ``ignored``: by counter that the served bundle does not know, how many of the rows that were taken had it.
+    ``parked_videos``: for which videos rows were parked. ``ignored``: by counter that the served bundle does not know, how many of
+    the rows that were taken had it.
     """
 
     accepted: int = 0
@@ -55,6 +56,7 @@ class Outcome:
     rejections: list[Rejection] = field(default_factory=list)
     unlisted: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
+    parked_videos: list[str] = field(default_factory=list)
 
     @property
     def rejected(self) -> int:
@@ -70,6 +72,7 @@ class Outcome:
         self.rejections += other.rejections
         self.unlisted += other.unlisted
         self.ignore(other.ignored)
+        self.parked_videos += other.parked_videos
 
     def ignore(self, names: Mapping[str, int]) -> None:
         """Count rows by the unknown counter that they had; of names there are at most ``IGNORED_NAMES``."""

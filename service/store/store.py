@@ -81,14 +81,16 @@ class Store:
         """Raise Unavailable unless the server answers and has our functions."""
         await self._link.ready()
 
-    async def ingest(self, batches: Sequence[Columns]) -> list[Outcome | Exception]:
+    async def ingest(self, batches: Sequence[Columns], *, park: bool = True) -> list[Outcome | Exception]:
         """Apply each batch's rows, or park them where a video is not registered; what became of each batch.
+
+        ``park`` False: refuse them there.
 
         Rows of one video are applied together, whatever batch they came in. A fault of one video is the outcome of the
         batches with rows of it, and of no other. Raises Unavailable when the server does not answer: the outcome is not
         known then, and sending the same ids again is safe.
         """
-        done = await self._apply(batches)
+        done = await self._apply(batches, park=park)
         return [outcome if fault is None else fault for outcome, fault in zip(done.outcomes, done.faults, strict=True)]
 
     async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
@@ -218,12 +220,12 @@ class Store:
                 banks = (await self._link.pipeline("register", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
                 await self._link.pipeline("register", [["ZADD", bank, "NX", 0, video_id] for bank in banks])
 
-    async def _apply(self, batches: Sequence[Columns], *, strict: bool = False) -> Round:
+    async def _apply(self, batches: Sequence[Columns], *, strict: bool = False, park: bool = True) -> Round:
         done = Round(batches, self._published)
-        await self._send(done, strict=strict)
+        await self._send(done, strict=strict, park=park)
         if done.stale:
             again = Round(done.again())
-            await self._send(again, strict=strict)
+            await self._send(again, strict=strict, park=park)
             done.add(again)
         for video_id, answer in zip(done.videos, done.answers, strict=True):
             if answer[0] == "damaged":
@@ -233,16 +235,16 @@ class Store:
         await self._news.tell(changes, parked=parked)
         return done
 
-    async def _send(self, done: Round, *, strict: bool) -> None:
+    async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
         shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
-        for share, answers in zip(shares, await self._call(shares, {"strict": strict}), strict=True):
+        for share, answers in zip(shares, await self._call(shares, {"strict": strict}, park=park), strict=True):
             done.settle(share, answers)
 
-    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any]) -> list[list[Any]]:
+    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[list[Any]]:
         given = {
             **options,
             "dedup_ttl_s": self._settings.dedup_ttl_s,
-            "park_rows": 0 if self._news.parking_full else self._settings.park_rows,
+            "park_rows": self._settings.park_rows if park and not self._news.parking_full else 0,
             "park_ttl_s": self._settings.park_ttl_s,
         }
         calls = [(s.videos, [msgspec.msgpack.encode({**given, **s.head}), *s.columns]) for s in shares]

@@ -131,7 +131,7 @@ def test_a_client_that_is_too_fast_waits(empty_redis: str) -> None:
         free, inside, peak = threading.Event(), 0, 0
         take = service.context.ingest.take
 
-        async def slow(kind: Any, items: Any) -> Any:
+        async def slow(kind: Any, items: Any, client: bytes) -> Any:
             nonlocal inside, peak
             inside += 1
             peak = max(peak, inside)
