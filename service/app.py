@@ -54,9 +54,11 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
                 work.died = died
         with contextlib.suppress(Unavailable):
             await context.store.ready()
+        if context.link.state.word != "down":
             await context.health.look_at_safety()
-            await context.forgetting.prepare(context.engine.active)
-            await context.models.follow()
+            with contextlib.suppress(Unavailable):
+                await context.forgetting.prepare(context.engine.active)
+                await context.models.follow()
         for work in background:
             work.start()
         try:

@@ -78,5 +78,8 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
             before += len(lines)
     except Problem as problem:
         Visit.of(request).note = {"accepted": total.accepted, "parked": total.parked, "rejected": total.rejected}
+        # What a part of the failing batch brought comes on top.
+        for name in ("accepted", "duplicate", "parked", "corrected"):
+            setattr(total, name, getattr(total, name) + problem.extra.get(name, 0))
         raise problem.copy(**{"rows": before, **answers.outcome(total)}) from None
     return total

@@ -16,6 +16,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ClusterError,
+    MasterDownError,
     MaxConnectionsError,
     MovedError,
     ReadOnlyError,
@@ -65,7 +66,7 @@ NO_ANSWER: Final = frozenset({TIMEOUT, UNREACHED})
 ELSEWHERE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
 """Kinds that say that the primary is another server by now."""
 WITHOUT_WRITES: Final = frozenset(
-    {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN"}
+    {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"}
 )
 """Kinds that one call met and every write would."""
 REFUSED: Final = frozenset(
@@ -82,6 +83,8 @@ _TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (MovedError, "MOVED"),
     (AskError, "ASK"),
     (TryAgainError, "TRYAGAIN"),
+    # So is a MasterDownError a ClusterDownError.
+    (MasterDownError, "MASTERDOWN"),
     (ClusterDownError, "CLUSTERDOWN"),
     (RedisTimeoutError, TIMEOUT),
     (TimeoutError, TIMEOUT),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
@@ -68,19 +69,11 @@ class Histories:
         self._begin()
 
     async def _round(self, wanted: dict[str, list[Read]]) -> None:
+        found: Mapping[str, Snapshot | Damaged | Unavailable | None]
         try:
-            found = await self._store.read_many({video_id: self._known.get(video_id) for video_id in wanted})
+            found = await self._store.read_some({video_id: self._known.get(video_id) for video_id in wanted})
         except Unavailable as error:
-            for video_id, waiting in wanted.items():
-                known = self._known.get(video_id)
-                for future in waiting:
-                    if future.done():
-                        continue
-                    if known is None:
-                        future.set_exception(separate(error))
-                    else:
-                        future.set_result((known, True))
-            return
+            found = dict.fromkeys(wanted, error)
         except BaseException as error:
             for waiting in wanted.values():
                 for future in waiting:
@@ -89,14 +82,20 @@ class Histories:
             raise
         for video_id, waiting in wanted.items():
             snapshot = found[video_id]
-            self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
+            known = self._known.get(video_id)
+            if not isinstance(snapshot, Unavailable):
+                self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
             for future in waiting:
                 if future.done():
                     continue
                 if isinstance(snapshot, Damaged):
                     future.set_exception(snapshot.problem())
-                else:
+                elif not isinstance(snapshot, Unavailable):
                     future.set_result((snapshot, False))
+                elif known is None:
+                    future.set_exception(separate(snapshot))
+                else:
+                    future.set_result((known, True))
 
     def _keep(self, video_id: str, snapshot: Snapshot | None) -> None:
         if snapshot is None:

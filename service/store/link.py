@@ -125,12 +125,18 @@ class Link:
         replies = await self.server.everywhere(commands, end)
         return state_of(replies, began_s, wall_s())
 
-    async def call(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]]) -> list[Any]:
-        """Run our function ``name`` on each (video ids, arguments), in one pipeline; replies in order."""
+    async def call(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]], *, partial: bool = False
+    ) -> list[Any]:
+        """Run our function ``name`` on each (video ids, arguments), in one pipeline; replies in order.
+
+        ``partial``: where some got an answer, Unavailable stands in the places of the others instead of being raised.
+        """
         function = f"m3tr_{name}_{self._tag}"
-        return await self._run(
-            name, [["FCALL", function, len(ids), *map(video_prefix, ids), *arguments] for ids, arguments in calls]
-        )
+        commands: list[Command] = [
+            ["FCALL", function, len(ids), *map(video_prefix, ids), *arguments] for ids, arguments in calls
+        ]
+        return await self._run(name, commands, partial=partial)
 
     async def clustered(self) -> bool:
         """Whether the server is part of a cluster, where a call may touch one video only."""
@@ -158,7 +164,7 @@ class Link:
     def _end(self, seconds: float) -> float:
         return asyncio.get_running_loop().time() + seconds
 
-    async def _run(self, name: str, commands: Sequence[Command]) -> list[Any]:
+    async def _run(self, name: str, commands: Sequence[Command], *, partial: bool = False) -> list[Any]:
         started = time.perf_counter()
         end = self._end(self._deadline_s)
         generation = self.server.generation
@@ -168,9 +174,15 @@ class Link:
                 if isinstance(reply, Exception):
                     await self._again(commands, replies, end, generation)
                     break
-            for reply in replies:
+            partial = partial and not all(isinstance(reply, Exception) for reply in replies)
+            for i, reply in enumerate(replies):
                 if isinstance(reply, Exception):
-                    self._failed(name, reply)
+                    try:
+                        self._failed(name, reply)
+                    except Unavailable as problem:
+                        if not partial:
+                            raise
+                        replies[i] = problem
             return replies
         finally:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)

@@ -24,6 +24,8 @@ from service.store.single import Command, RedisSilent, common, never_again, read
 _REDIRECTIONS: Final = 8
 """Times that one command is sent on, at most."""
 _TRY_AGAIN_S: Final = 0.05
+_MAP_S: Final = 0.5
+"""Seconds that the nodes have to tell their map of slots; the first that answers is believed."""
 
 
 class _Keys(AsyncCommandsParser):
@@ -134,21 +136,34 @@ class Shards:
 
     async def refresh(self) -> None:
         """Take a new map of slots when the first node that answers has another one than we have."""
-        end = asyncio.get_running_loop().time() + self._deadline_s
-        for node in self._redis.get_nodes():
-            told = (await self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))[0]
-            if isinstance(told, Exception):
-                continue
-            if told != self._map:
-                known, self._map = self._map, told
-                if known is not None:
-                    await self._redis.nodes_manager.initialize()
-            break
-        else:
-            # None of the nodes that we knew: begin with those of the address again.
-            old, self._redis, self._map = self._redis, self._new(common(self._deadline_s, "m3tr")), None
-            await old.aclose()
-        self.silent_nodes &= {node.name for node in self._redis.get_primaries()}
+        end = asyncio.get_running_loop().time() + min(_MAP_S, self._deadline_s)
+        asks = [
+            asyncio.create_task(self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))
+            for node in self._redis.get_nodes()
+        ]
+        try:
+            for ask in asyncio.as_completed(asks):
+                told = (await ask)[0]
+                if not isinstance(told, Exception):
+                    await self._take_map(told)
+                    break
+            else:
+                # None of the nodes that we knew: begin with those of the address again.
+                old, self._redis, self._map = self._redis, self._new(common(self._deadline_s, "m3tr")), None
+                await old.aclose()
+        finally:
+            for one in asks:
+                one.cancel()
+            await asyncio.gather(*asks, return_exceptions=True)
+        self.silent_nodes &= {str(node.name) for node in self._redis.get_primaries()}
+
+    async def _take_map(self, told: Any) -> None:
+        if told == self._map:
+            return
+        # A node that is silent is asked last.
+        silent = next(iter(self.silent_nodes), None)
+        await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
+        self._map = told
 
     def reader(self, block_s: float) -> Any:
         """A client for blocking calls of up to ``block_s``."""

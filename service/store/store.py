@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -91,7 +91,10 @@ class Store:
         known then, and sending the same ids again is safe.
         """
         done = await self._apply(batches, park=park)
-        return [outcome if fault is None else fault for outcome, fault in zip(done.outcomes, done.faults, strict=True)]
+        return [
+            outcome if fault is None else _told(fault, outcome, lost)
+            for outcome, fault, lost in zip(done.outcomes, done.faults, done.lost, strict=True)
+        ]
 
     async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
         """Apply each video's rows like ``ingest``; ``strict``: all rows of a video, or none when one is refused."""
@@ -141,14 +144,33 @@ class Store:
         return found
 
     async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | Damaged | None]:
-        """``read`` of several videos in one round trip; one that cannot be read disturbs no other."""
+        """``read`` of several videos in one round trip; one that cannot be read disturbs no other.
+
+        Raises Unavailable when that of any is not answered.
+        """
+        found = await self.read_some(known)
+        for snapshot in found.values():
+            if isinstance(snapshot, Unavailable):
+                raise snapshot
+        return cast(dict[str, Snapshot | Damaged | None], found)
+
+    async def read_some(
+        self, known: Mapping[str, Snapshot | None]
+    ) -> dict[str, Snapshot | Damaged | Unavailable | None]:
+        """``read_many``, with Unavailable in the place of a video whose server does not answer; raised when none does."""
         asked = [(video_id, str(held.version) if held else "") for video_id, held in known.items()]
         size = 1 if await self._link.clustered() else READS_A_CALL
         parts = [asked[start : start + size] for start in range(0, len(asked), size)]
-        told = await self._link.call("read", [([v for v, _ in part], [held for _, held in part]) for part in parts])
-        replies = [reply for part in told for reply in part]
-        found: dict[str, Snapshot | Damaged | None] = {}
+        calls = [([v for v, _ in part], [held for _, held in part]) for part in parts]
+        told = await self._link.call("read", calls, partial=True)
+        replies: list[Any] = []
+        for part, reply in zip(parts, told, strict=True):
+            replies += [reply] * len(part) if isinstance(reply, Unavailable) else reply
+        found: dict[str, Snapshot | Damaged | Unavailable | None] = {}
         for (video_id, held), reply in zip(known.items(), replies, strict=True):
+            if isinstance(reply, Unavailable):
+                found[video_id] = reply
+                continue
             one = held if len(reply) == 1 else parse_snapshot(video_id, reply) if reply else None
             found[video_id] = self.quarantine.note(one) if isinstance(one, Damaged) else one
         return found
@@ -238,9 +260,12 @@ class Store:
     async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
         shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
         for share, answers in zip(shares, await self._call(shares, {"strict": strict}, park=park), strict=True):
-            done.settle(share, answers)
+            if isinstance(answers, Unavailable):
+                done.lose(share, answers)
+            else:
+                done.settle(share, answers)
 
-    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[list[Any]]:
+    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[Any]:
         given = {
             **options,
             "dedup_ttl_s": self._settings.dedup_ttl_s,
@@ -248,8 +273,11 @@ class Store:
             "park_ttl_s": self._settings.park_ttl_s,
         }
         calls = [(s.videos, [msgspec.msgpack.encode({**given, **s.head}), *s.columns]) for s in shares]
-        answers = [_decode(reply) for reply in await self._link.call("apply", calls)]
+        replies = await self._link.call("apply", calls, partial=True)
+        answers = [reply if isinstance(reply, Unavailable) else _decode(reply) for reply in replies]
         for share, told in zip(shares, answers, strict=True):
+            if isinstance(told, Unavailable):
+                continue
             for video_id, answer in zip(share.videos, told, strict=True):
                 if answer[0] in (0, 1):
                     self._published[video_id] = answer[2]
@@ -263,6 +291,14 @@ def _damaged(video_id: str, answer: Sequence[Any]) -> Damaged:
 
 
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def _told(fault: Exception, outcome: Outcome, lost: int) -> Exception:
+    """A fault that says what became of the batch's other rows, and of how many that is not known."""
+    if not isinstance(fault, Unavailable):
+        return fault
+    stored = {name: getattr(outcome, name) for name in ("accepted", "duplicate", "parked", "corrected")}
+    return fault.copy(**stored, unknown=lost)
 
 
 def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:

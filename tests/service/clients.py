@@ -28,8 +28,9 @@ def connected(url: str) -> Any:
     places = [
         (host, int(port)) for host, _, port in (place.rpartition(":") for place in hosts.split(",") if ":" in place)
     ]
-    if scheme == "redis+cluster":
-        return WholeCluster(startup_nodes=[ClusterNode(host, port) for host, port in places])
+    if scheme.endswith("+cluster"):
+        tls = {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if scheme.startswith("rediss") else {}
+        return WholeCluster(startup_nodes=[ClusterNode(host, port) for host, port in places], **tls)
     if scheme == "redis+sentinel":
         return Sentinel(places).master_for(path.partition("/")[0])
     return PLAIN(url)

@@ -218,11 +218,11 @@ def cluster(folder: Path, replicas: int = 0) -> Iterator[Cluster]:
 
 
 def known(client: redis.Redis) -> int:
-    return int(_info(client)["cluster_known_nodes"])
+    return int(cluster_info(client)["cluster_known_nodes"])
 
 
 def _good(client: redis.Redis) -> bool:
-    told = _info(client)
+    told = cluster_info(client)
     return told["cluster_state"] == "ok" and told["cluster_slots_ok"] == str(SLOTS)
 
 
@@ -233,7 +233,7 @@ def _replicates(client: redis.Redis, primary: Any) -> bool:
     return False
 
 
-def _info(client: redis.Redis) -> dict[str, str]:
+def cluster_info(client: redis.Redis) -> dict[str, str]:
     told = client.execute_command("CLUSTER", "INFO")
     if isinstance(told, dict):
         return {str(name): str(value) for name, value in told.items()}

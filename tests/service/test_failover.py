@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.store import keys
 from service.store.link import Link
 from tests.service.live import T0, Live, live, wait_until
-from tests.service.servers import Address, Cluster, RedisProcess, cluster, pair, sentinels
+from tests.service.servers import Address, Cluster, RedisProcess, cluster, free_port, pair, sentinels, server
 
 WITHIN_S = 2.0
 
@@ -135,6 +135,36 @@ def test_a_demoted_primary_that_keeps_its_connections_is_left(servers: tuple[Red
         address.close()
 
 
+def test_a_name_that_leads_elsewhere_is_followed_though_the_old_server_lives(tmp_path: Path) -> None:
+    with server(tmp_path / "a") as first, server(tmp_path / "b") as second:
+        address = Address(first.port)
+        try:
+            with live(address.url, ingest_stream=True) as service:
+                service.register("v")
+                address.target = second.port
+                wait_until(lambda: service.http.get("/videos/v").status_code == 404, WITHIN_S)
+                service.register("v")
+                with second.client() as client:
+                    streamed(service, client)
+        finally:
+            address.close()
+
+
+def test_a_store_that_comes_later_than_the_service(tmp_path: Path) -> None:
+    port = free_port()
+    with live(f"redis://127.0.0.1:{port}", ingest_stream=True) as service:
+        assert service.http.get("/health/ready").json()["store"] == "down"
+        assert service.http.put("/videos/v", json={"published_at": T0}).status_code == 503
+        late = RedisProcess(tmp_path, port=port)
+        try:
+            wait_until(lambda: service.http.get("/health/ready").status_code == 200, WITHIN_S)
+            service.register("v")
+            with late.client() as client:
+                streamed(service, client)
+        finally:
+            late.kill()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_sentinels_promote_the_replica(
     servers: tuple[RedisProcess, RedisProcess], tmp_path: Path, how: signal.Signals
@@ -180,7 +210,8 @@ def by_shard(client: Any) -> dict[int, str]:
     return found
 
 
-def test_a_shard_fails_over_and_the_others_do_not_notice(shards: Cluster) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_shard_fails_over(shards: Cluster, how: signal.Signals) -> None:
     with shards.client() as client:
         videos = by_shard(client)
     assert len(videos) == 3
@@ -192,13 +223,45 @@ def test_a_shard_fails_over_and_the_others_do_not_notice(shards: Cluster) -> Non
         rest = list(videos.values())
         with Load(service.address, rest) as others, Load(service.address, [lost]) as load:
             wait_until(lambda: min(len(others.sent), len(load.sent)) > 20)
-            shards.nodes[0].popen.send_signal(signal.SIGKILL)
+            shards.nodes[0].popen.send_signal(how)
             wait_until(lambda: is_primary(shards.nodes[3]), 30)
             since = time.monotonic()
             assert load.goes_on(since) < WITHIN_S
             assert others.goes_on(since) < WITHIN_S
         assert all(views(service, video) == len(others.acknowledged[video]) for video in rest)
         wait_until(lambda: service.http.get("/health/ready").status_code == 200, 3)
+
+
+def test_a_shard_that_hangs_takes_nothing_from_the_others(shards: Cluster) -> None:
+    for node in shards.nodes:
+        with node.client() as client:
+            # No failover, and the others go on.
+            client.config_set("cluster-node-timeout", 60_000)
+    with shards.client() as client:
+        videos = by_shard(client)
+    with live(shards.url, store_deadline_ms=500) as service:
+        for video in videos.values():
+            service.register(video)
+            service.http.get(f"/videos/{video}").raise_for_status()
+        # The one that has neither the stream of changes nor any other common key is as good as any: they are told best effort.
+        hung = videos.pop(shards.nodes[0].port)
+        shards.nodes[0].popen.send_signal(signal.SIGSTOP)
+        try:
+            row = {"time": T0 + 1, "type": "view"}
+            assert service.http.post("/events", json=[{**row, "video_id": hung}]).status_code == 503
+            started = time.monotonic()
+            for video in videos.values():
+                for _ in range(10):
+                    assert service.http.post("/events", json=[{**row, "video_id": video}]).status_code == 200
+                    assert service.http.get(f"/videos/{video}").json()["stale"] is False
+            assert service.http.get(f"/videos/{hung}").json()["stale"] is True
+            assert service.http.post("/events", json=[{**row, "video_id": hung}]).status_code == 503
+            assert time.monotonic() - started < 3
+            assert service.http.get("/health/ready").status_code == 503
+        finally:
+            shards.nodes[0].popen.send_signal(signal.SIGCONT)
+        wait_until(lambda: service.http.get("/health/ready").status_code == 200, 5)
+        assert service.http.post("/events", json=[{**row, "video_id": hung}]).status_code == 200
 
 
 def test_slots_that_move_under_load(shards: Cluster) -> None:
@@ -245,6 +308,23 @@ def test_a_single_key_is_followed_to_where_it_is_moving(shards: Cluster) -> None
             await link.close()
 
     asyncio.run(work())
+
+
+def test_a_scan_goes_through_every_shard(shards: Cluster) -> None:
+    async def work() -> list[str]:
+        link = Link(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
+        try:
+            await link.pipeline("test", [["SET", f"{keys.video_prefix(f'v{i}')}meta", "x"] for i in range(500)])
+            names, place = [], ""
+            while True:
+                place, found = await link.scan("test", place, keys.EVERY_META, 50)
+                names += [keys.video_id_of(name) for name in found]
+                if not place:
+                    return names
+        finally:
+            await link.close()
+
+    assert sorted(set(asyncio.run(work()))) == sorted(f"v{i}" for i in range(500))
 
 
 def test_functions_are_loaded_again_on_every_primary(shards: Cluster) -> None:

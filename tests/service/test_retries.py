@@ -102,3 +102,24 @@ def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyP
     } | {key: value for key, value in told.items() if key == "ignored"}  # fmt: skip
     taken = 1
     assert send(service, [VIEW] * 5, "other", status=503)["unknown"] == 5
+
+
+def test_a_503_says_what_a_part_of_a_batch_became(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of several is not answered: rows of the others were stored, and the answer counts them."""
+    for name in ("v", "w"):
+        service.register(name)
+    store = service.context.store
+    call = store._link.call
+
+    async def partly(name: str, calls: Any, **options: Any) -> Any:
+        told = await call(name, calls, **options)
+        return [*told[:-1], Unavailable("no answer")] if name == "apply" and len(told) > 1 else told
+
+    monkeypatch.setattr(store._link, "call", partly)
+    rows = [{**VIEW, "video_id": name, "id": f"{i}"} for name in "vw" for i in range(600)]
+    told = send(service, rows, status=503)
+    assert (told["accepted"], told["unknown"]) == (600, 600)
+    told = send(service, rows, lines=True, status=503)
+    assert (told["rows"], told["accepted"], told["duplicate"], told["unknown"]) == (0, 0, 600, 600)
+    monkeypatch.undo()
+    assert send(service, rows)["duplicate"] == 1200

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
+from redis._parsers.base import BaseParser
 
 from service.context import new_metrics
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store import lines
+from service.store.failures import NO_ANSWER, detail_of, kind_of
 from service.store.health import StoreRefused, check_at_start
 from service.store.link import Link
 from tests.service.live import T0, Live, live, wait_until
@@ -177,6 +182,42 @@ def test_a_refusal_that_nobody_met_is_seen_by_readiness(redis_server: RedisProce
         refuse(client, "OOM")
         wait_until(lambda: ready(service).status_code == 503, 3)
         assert "memory" in ready(service).json()["detail"]
+
+
+def test_a_script_that_takes_too_long_is_no_silence(tmp_path: Path) -> None:
+    with server(tmp_path, "--busy-reply-threshold", "50") as busy, live(busy.url) as service, busy.client() as client:
+        service.register("v")
+        looping = threading.Thread(target=lambda: suppressed(lambda: busy.client().eval("while true do end", 0)))
+        looping.start()
+        try:
+            wait_until(lambda: service.http.post("/events", json=[ROW]).json().get("reason") == "BUSY")
+            assert not service.context.link.server.silent and "BUSY" in ready(service).json()["detail"]
+        finally:
+            wait_until(lambda: suppressed(client.script_kill))
+            looping.join()
+        assert service.http.post("/events", json=[ROW]).status_code == 200
+
+
+def suppressed(work: Callable[[], Any]) -> Any:
+    with contextlib.suppress(redis.RedisError):
+        return work()
+
+
+@pytest.mark.parametrize(("text", "kind"), [
+    ("LOADING Redis is loading the dataset in memory", "LOADING"), ("OOM command not allowed", "OOM"),
+    ("NOAUTH Authentication required.", "NOAUTH"), ("WRONGPASS invalid username-password pair", "WRONGPASS"),
+    ("NOPERM this user has no permissions", "NOPERM"), ("MISCONF Errors writing to the AOF file", "MISCONF"),
+    ("MOVED 3999 127.0.0.1:6381", "MOVED"), ("ASK 3999 127.0.0.1:6381", "ASK"), ("TRYAGAIN Multiple keys", "TRYAGAIN"),
+    ("CLUSTERDOWN Hash slot not served", "CLUSTERDOWN"), ("CROSSSLOT Keys in request", "CROSSSLOT"),
+    ("BUSY Redis is busy running a script", "BUSY"), ("READONLY You can't write", "READONLY"),
+    ("MASTERDOWN Link with MASTER is down", "MASTERDOWN"), ("ERR Function not found", "NOFUNCTION"),
+    ("ERR max number of clients reached", "MAXCLIENTS"), ("WRONGTYPE Operation against a key", "WRONGTYPE"),
+    ("ERR unknown command", "ERR"), ("NOREPLICAS Not enough good replicas", "NOREPLICAS"),
+])  # fmt: skip
+def test_errors_have_names(text: str, kind: str) -> None:
+    assert kind_of(BaseParser.parse_error(text)) == kind
+    assert kind in detail_of(kind) or kind in ("MAXCLIENTS", "NOFUNCTION")
+    assert (kind in NO_ANSWER) is False
 
 
 def test_probes_cost_the_store_nothing(redis_server: RedisProcess) -> None:
