@@ -12,6 +12,7 @@ from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
 from service.forgetting.forgetting import Forgetting
+from service.forgetting.retention import Retention
 from service.http import answers
 from service.http.audit import Audit
 from service.http.auth import Keys
@@ -128,7 +129,9 @@ def build(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
-    videos = Videos(store, histories, engine, forgetting, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    videos = Videos(
+        store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
+    )
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
@@ -179,6 +182,8 @@ def build(
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
         background.append(maturing)
+    if settings.retention_days:
+        background.append(Retention(engine, store, ledger, link, settings, metrics, clock))
     if settings.ingest_stream:
         consumer = Consumer(
             link.server,

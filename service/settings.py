@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     """Part of those videos that rows of one API key may wait for; without keys, all are one client, which may have them all."""
     park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
     """Seconds for which parked rows wait for the registration, counted from the last of them."""
+    retention_days: int = Field(0, ge=0, le=36_500)
+    """Days without an engagement (without any: since its registration) after which a video's record ends, with its ids, labels
+    and places in lists; what a bank has learned of it stays. 0 keeps videos for ever."""
     future_skew_s: float = Field(60, ge=0, le=3600)
     """Seconds that a time may lie ahead of this machine's clock."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)

@@ -50,6 +50,15 @@ FORGOTTEN_LEASE: Final = "m3tr:{forgotten}:lease"
 FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
 """Time (us) of the newest tombstone whose video is not in the embedded store's log any more, once its rewrite has ended."""
 
+RETENTION: Final = "m3tr:{retention}:due"
+"""Sorted set of video ids by the time at which they are to be looked at for retention (seconds)."""
+
+RETENTION_SEEDED: Final = "m3tr:{retention}:seeded"
+"""There while every video is known to be in ``RETENTION``."""
+
+RETENTION_LEASE: Final = "m3tr:{retention}:lease"
+"""Held by the replica that ends old videos."""
+
 MATURING: Final = "m3tr:maturing"
 """Sorted set of the banks that have a set ``maturing(bank)``, by the time one was last used (seconds)."""
 

@@ -14,14 +14,15 @@ import redis
 from index_builder.export_store import export_store
 from model.errors import DataError
 from service.store import keys
+from service.store.store import Store
 from tests.service.live import FAKE_COMMAND, ROOT, Process, live, wait_until
 from tests.service.test_store import REGISTRATION, event, with_store
 
 
 def fill(url: str) -> None:
-    async def work(store: object) -> None:
-        await store.register("v", REGISTRATION)  # type: ignore[attr-defined]
-        await store.apply({"v": [event(1)]})  # type: ignore[attr-defined]
+    async def work(store: Store) -> None:
+        await store.register("v", REGISTRATION)
+        await store.apply({"v": [event(1)]})
 
     with_store(url, work)
 
