@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from index_builder.samples import Observed, Samples
 from model.calibration import N_ROWS
+from model.head import MOST_GROWTH
 from model.history import Mode
 from model.rates import Rates
 from model.rows import Source
@@ -47,7 +48,7 @@ def rates_of(seen: Observed, samples: Samples, median: NDArray[np.float64]) -> R
         one = Observed.of(seen.data, name)
         counts[:, kind] = one.count_at(video, now)
         grown[:, kind] = np.maximum(one.count_at(video, target) - counts[:, kind], 0.0)
-    increment = (1 + samples.value_now[rows]) * np.expm1(np.log(2) * median[rows, first[rows]])
+    increment = (1 + samples.value_now[rows]) * np.expm1(np.log(2) * np.minimum(median[rows, first[rows]], MOST_GROWTH))
     return Rates.fit(
         video, samples.age_s[rows], samples.cold[rows], increment, samples.value_now[rows], counts, grown,
         metric_types(seen.name, seen.data.types),

@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     label_horizon_s: int = Field(7 * 86_400, ge=1, le=365 * 86_400)
     """Longest horizon of a forecast that is kept, seconds."""
     label_horizons_s: Annotated[tuple[Annotated[int, Field(ge=1, le=365 * 86_400)], ...], NoDecode] = Field(
-        (60, 600, 3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
+        (15, 300, 3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
     )
     """Horizons of those forecasts, seconds, separated by commas; those beyond the bundle's longest are left out."""
     label_forecasts: float = Field(5, gt=0, le=1000)
