@@ -14,6 +14,7 @@ from model.history import Mode
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.forgetting.forgetting import Forgetting
+from service.http.audit import told
 from service.http.forms import CorrectionBody, PredictBody, VideoBody, parse_form, parse_horizons
 from service.ingest.catalog import Catalog
 from service.ingest.ingest import Ingest
@@ -123,7 +124,7 @@ class Videos:
         self._metrics.count_corrections.inc()
         log.warning(
             "a count was corrected",
-            video_id=video_id,
+            video=told(video_id),
             type=kind,
             replaced=form.replaces,
             value=form.value,

@@ -70,13 +70,14 @@ async def post_correction(request: Request) -> Response:
     """
     parts = context(request, "admin")
     identifier = video_id(request, parts)
+    Visit.of(request).note = {"video": told(identifier)}
     correction, done = await parts.videos.correct(identifier, await read_json(request, parts.limits))
+    what = {"type": correction.type, "replaced": correction.replaces, "total": done.total}
+    Visit.of(request).note = {"video": told(identifier), **what}
     return json_response(
         {
             "video_id": identifier,
-            "type": correction.type,
-            "replaced": correction.replaces,
-            "total": done.total,
+            **what,
             "version": done.version,
         }
     )

@@ -239,7 +239,7 @@ def test_openapi_names_every_route(service: Live) -> None:
     paths = service.http.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/predict", "/events", "/counters", "/videos", "/videos/{video_id}", "/videos/{video_id}/forecast",
-        "/videos/{video_id}/forecast/stream",
+        "/videos/{video_id}/forecast/stream", "/videos/{video_id}/corrections",
         "/models", "/models/{version}/activate", "/models/{version}/shadow", "/models/shadow",
         "/quality", "/metrics", "/health/live", "/health/ready",
     }  # fmt: skip
