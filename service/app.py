@@ -57,6 +57,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         if context.link.state.word != "down":
             await context.health.look_at_safety()
             with contextlib.suppress(Unavailable):
+                await context.forgetting.prepare(context.engine.active)
                 await context.models.follow()
         for work in background:
             work.start()

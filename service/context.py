@@ -11,6 +11,8 @@ from service.background import Background
 from service.bank.maturing import Maturing
 from service.forecasts.engine import Engine
 from service.forecasts.videos import Videos
+from service.forgetting.forgetting import Forgetting
+from service.forgetting.retention import Retention
 from service.http import answers
 from service.http.audit import Audit
 from service.http.auth import Keys
@@ -72,6 +74,7 @@ class Context:
     producers: Producers
     quality: Report
     models: Models
+    forgetting: Forgetting
     readiness: Readiness
 
     async def close_streams(self) -> None:
@@ -114,6 +117,11 @@ def build(
         metrics,
     )
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
+    # Without keys, all are one client.
+    share = settings.label_share if settings.keys() else 1.0
+    ledger = Ledger(link, room=settings.labels, days=settings.quality_days, share=share)
+    forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
+    models.prepare.append(forgetting.prepare)
     catalog = Catalog(manifest.types)
     parser = RowParser(catalog, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
@@ -121,7 +129,9 @@ def build(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
     ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
-    videos = Videos(store, histories, engine, ingest, parser, settings, metrics, manifest.max_horizon_us)
+    videos = Videos(
+        store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
+    )
     limits = Limits(
         settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
     )
@@ -156,24 +166,24 @@ def build(
     changes.listeners.append(live)
     if parking is not None:
         changes.listeners.append(parking)
+    changes.listeners.append(forgetting)
     lifecycle = Lifecycle()
     readiness = Readiness(health, engine, lifecycle, settings)
     metrics.watch(readiness.readings)
-    background: list[Background] = [health, readiness, changes]
+    background: list[Background] = [health, readiness, changes, forgetting]
     if settings.ranking_forecasts:
         ranking = Ranking(engine, link, settings)
         changes.listeners.append(ranking)
         background.append(ranking)
         metrics.watch(ranking.readings)
-    # Without keys, all are one client.
-    share = settings.label_share if keys else 1.0
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days, share=share)
     if settings.labels:
-        background += quality_work(ledger, store, link, models, changes, settings, metrics, clock)
+        background += quality_work(ledger, store.forgotten, store, link, models, changes, settings, metrics, clock)
     if settings.bank_after_s:
         maturing = Maturing(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
         background.append(maturing)
+    if settings.retention_days:
+        background.append(Retention(engine, store, ledger, link, settings, metrics, clock))
     if settings.ingest_stream:
         consumer = Consumer(
             link.server,
@@ -182,12 +192,13 @@ def build(
             deadline_s=store_deadline_s,
             claim_s=settings.ingest_claim_s,
             batch_rows=settings.max_batch_rows,
+            forgotten=store.forgotten,
         )
         background.append(consumer)
     background.append(models)
     return Context(
         settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, lifecycle,
-        live, Listing(link), producers, Report(ledger, settings, clock), models, readiness,
+        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting, readiness,
     )  # fmt: skip
 
 

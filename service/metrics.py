@@ -82,6 +82,12 @@ class Metrics:
             registry=r,
             buckets=[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
         )
+        self.videos_ended = Counter(
+            "m3tr_videos_ended", "Videos whose record ended as nothing happened for the retention's days", registry=r
+        )
+        self.count_corrections = Counter(
+            "m3tr_count_corrections", "Counts that somebody lowered, as they were wrong", registry=r
+        )
         self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
         self.stream_dead = Counter(

@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.models.deployment import Deployment
 from service.models.warmup import warm_first
 from service.settings import Settings
+from service.store import format
 from service.store.embedded import EmbeddedServer
 from service.store.health import check_at_start
 
@@ -202,6 +203,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
 
     Raises:
         EmbeddedError: the embedded store does not start.
+        FormatError: the event store holds what this release does not read.
         StoreRefused: the event store at ``redis_url`` is not accepted.
         BundleError: the model cannot forecast.
     """
@@ -220,6 +222,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server = EmbeddedServer(settings.data_dir, appendfsync=settings.appendfsync, binary=settings.store_binary)
             server.start()
             redis_url = server.url
+        asyncio.run(format.check_at_start(redis_url, settings, metrics))
         log.info(
             "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
         )

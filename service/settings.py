@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     """Part of those videos that rows of one API key may wait for; without keys, all are one client, which may have them all."""
     park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
     """Seconds for which parked rows wait for the registration, counted from the last of them."""
+    retention_days: int = Field(0, ge=0, le=36_500)
+    """Days without an engagement (without any: since its registration) after which a video's record ends, with its ids, labels
+    and places in lists; what a bank has learned of it stays. 0 keeps videos for ever."""
     future_skew_s: float = Field(60, ge=0, le=3600)
     """Seconds that a time may lie ahead of this machine's clock."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
@@ -202,7 +205,7 @@ class Settings(BaseSettings):
     label_horizon_s: int = Field(7 * 86_400, ge=1, le=365 * 86_400)
     """Longest horizon of a forecast that is kept, seconds."""
     label_horizons_s: Annotated[tuple[Annotated[int, Field(ge=1, le=365 * 86_400)], ...], NoDecode] = Field(
-        (3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
+        (60, 600, 3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
     )
     """Horizons of those forecasts, seconds, separated by commas; those beyond the bundle's longest are left out."""
     label_forecasts: float = Field(5, gt=0, le=1000)

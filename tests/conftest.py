@@ -39,6 +39,8 @@ class Mini:
     data: Path
     bundle: Path
     as_of_us: int
+    said: str = ""
+    """What the training said at its end."""
 
 
 def make_mini(folder: Path) -> Mini:
@@ -49,8 +51,8 @@ def make_mini(folder: Path) -> Mini:
     from index_builder.dataset import load_dataset
 
     as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
-    train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)
-    return Mini(data, bundle, as_of_us)
+    said = train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)
+    return Mini(data, bundle, as_of_us, said or "")
 
 
 @pytest.fixture(scope="session")

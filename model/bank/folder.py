@@ -23,7 +23,7 @@ from model.errors import BankBusy, BankError
 FORMAT: Final = 1
 _SOILED: Final = "soiled"
 _BLOCK: Final = 1 << 20
-_VACUUM_S: Final = 30.0
+_VACUUM_S: Final = 120.0
 _POLL_S: Final = 0.05
 
 

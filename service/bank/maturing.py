@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -53,6 +54,9 @@ _REMEMBERED: Final = 100_000
 _AGAIN_S: Final = 60
 """Seconds until a video is tried again whose entry failed."""
 _LEASE_S: Final = 30
+_KEPT_S: Final = 30 * 86_400
+"""Seconds for which the schedule of a bank that nobody has open is kept."""
+_KEEP_EVERY_S: Final = 600
 SILENCE_US: Final = HOUR_US
 _OLDEST_US: Final = int(CURVE_EDGES_US[-1])
 
@@ -80,6 +84,7 @@ class Maturing(Running):
         self._seeded = ""
         self._cursor: str | None = None
         self._leases: dict[str, Lease] = {}
+        self._kept = ("", 0.0)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note videos that are new here. Deleted ones are found out when they are due."""
@@ -103,6 +108,7 @@ class Maturing(Running):
         """Note new videos and enter some that are due; how many were looked at."""
         deployment = self._engine.active
         key = keys.maturing(f"{self._place}-{deployment.version[:16]}")
+        await self._keep(key)
         await self._seed(key)
         await self._note(key)
         if self._shared and not await self._lease(key).take():
@@ -117,6 +123,31 @@ class Maturing(Running):
         if due:
             await self._enter(deployment, key, due, now_us)
         return len(due)
+
+    async def _keep(self, key: str) -> None:
+        """Note, now and then, that this bank is in use; what is kept for one that is not ends by itself."""
+        if key == self._kept[0] and time.monotonic() < self._kept[1] + _KEEP_EVERY_S:
+            return
+        now_s = int(time.time())
+        if not (await self._link.pipeline("maturing", [["ZCARD", keys.MATURING]]))[0]:
+            await self._find_banks(now_s)
+        commands: list[Command] = [
+            ["ZADD", keys.MATURING, now_s, key],
+            ["ZREMRANGEBYSCORE", keys.MATURING, "-inf", now_s - _KEPT_S],
+            ["EXPIRE", key, _KEPT_S],
+        ]
+        await self._link.pipeline("maturing", commands)
+        self._kept = key, time.monotonic()
+
+    async def _find_banks(self, now_s: int) -> None:
+        """Note the banks of a release that noted none; those that nobody uses any more end by themselves."""
+        place: str | None = ""
+        while place is not None:
+            following, found = await self._link.scan("maturing", place, keys.maturing("*"), _CHUNK)
+            for key in found:
+                commands: list[Command] = [["ZADD", keys.MATURING, "NX", now_s, key], ["EXPIRE", key, _KEPT_S, "NX"]]
+                await self._link.pipeline("maturing", commands)
+            place = following or None
 
     async def _now_us(self) -> int:
         name, self._latest = self._latest, None
@@ -220,7 +251,12 @@ class Maturing(Running):
         self._metrics.bank_entries.labels("entered").inc(len(made))
         # Deleted while its entry was made: it must not stay.
         still = await self._store.read_many({snapshot.video.video_id: snapshot for snapshot in snapshots})
-        if gone := [name for name, snapshot in still.items() if snapshot is None]:
+        since = {snapshot.video.video_id: snapshot.registered_us for snapshot in snapshots}
+        if gone := [
+            name
+            for name, found_now in still.items()
+            if found_now is None or (isinstance(found_now, Snapshot) and found_now.registered_us != since[name])
+        ]:
             await asyncio.to_thread(deployment.bank.remove, gone)
 
     def _lease(self, key: str) -> Lease:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
@@ -39,6 +40,11 @@ class WatchedBank:
         self._lock = threading.Lock()
         self._down = False
         self._closed = threading.Event()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where an embedded bank has its files; None for another."""
+        return getattr(self._bank, "path", None)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query."""

@@ -19,7 +19,7 @@ from service.forecasts.batcher import Batcher
 from service.forecasts.recent import Recent
 from service.metrics import Metrics
 from service.models.deployment import Deployment
-from service.problems import Invalid, NotFound, Unavailable, separate
+from service.problems import Invalid, NotFound, Problem, Unavailable, separate
 from service.settings import Settings
 from service.store.histories import Histories
 from service.store.snapshot import Snapshot
@@ -188,15 +188,27 @@ class Engine:
         if not task.cancelled():
             task.exception()
 
+    async def exists(self, video_id: str) -> bool:
+        """Whether the video is registered, or the store does not say."""
+        try:
+            return (await self._histories.get(video_id))[0] is not None
+        except Problem:
+            return True
+
     async def forget_neighbour(self, video_id: str) -> None:
         """Drop a video from the bank of every model in memory; raises BankError."""
         for deployment in self.deployments():
             await asyncio.to_thread(deployment.bank.remove, [video_id])
 
     async def forget(self, video_id: str) -> None:
-        """Drop what is cached of a deleted video."""
+        """Drop what is cached of a deleted video, and of forecasts that may name it as a neighbour."""
         self._histories.forget(video_id)
+        self.recent.clear()
         await self.batcher.between(lambda: self.active.pool.forget(video_id))
+
+    def cached(self) -> list[str]:
+        """Videos that something is cached of."""
+        return self._histories.names()
 
     def _count(self, forecast: Forecast) -> None:
         self._metrics.forecasts.labels("cold" if forecast.cold_start else "warm").inc()

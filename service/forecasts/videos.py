@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -13,12 +13,16 @@ from model.errors import BankError
 from model.history import Mode
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
-from service.http.forms import PredictBody, VideoBody, parse_form, parse_horizons
+from service.forgetting.forgetting import Forgetting
+from service.http.forms import CorrectionBody, PredictBody, VideoBody, parse_form, parse_horizons
+from service.ingest.catalog import Catalog
 from service.ingest.ingest import Ingest
 from service.ingest.rowparser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
 from service.settings import Settings
+from service.store.correction import Corrected, Correction
+from service.store.eventids import event_id
 from service.store.histories import Histories
 from service.store.row import Outcome, Rejection, Row
 from service.store.snapshot import Snapshot
@@ -54,14 +58,17 @@ class Videos:
         store: Store,
         histories: Histories,
         engine: Engine,
+        forgetting: Forgetting,
         ingest: Ingest,
         parser: RowParser,
+        catalog: Catalog,
         settings: Settings,
         metrics: Metrics,
         max_horizon_us: int,
     ) -> None:
         self._store, self._histories, self._engine = store, histories, engine
-        self._ingest, self._parser = ingest, parser
+        self._forgetting = forgetting
+        self._ingest, self._parser, self._catalog = ingest, parser, catalog
         self._settings, self._metrics = settings, metrics
         self._max_horizon_us = max_horizon_us
 
@@ -93,13 +100,36 @@ class Videos:
     async def delete(self, video_id: str) -> None:
         """Forget everything about a video; as a neighbour of others first, so that a failure there can be tried again."""
         try:
-            await self._engine.forget_neighbour(video_id)
+            gone = await self._forgetting.delete(video_id)
         except BankError:
             raise Unavailable("the bank does not answer, and may know this video", part="bank") from None
-        gone = await self._store.forget(video_id)
-        await self._engine.forget(video_id)
         if not gone:
             raise NotFound("nothing is known about this video", field="video_id", value=video_id)
+
+    async def correct(self, video_id: str, body: object) -> tuple[Correction, Corrected]:
+        """Lower a count that was wrong; logged and counted."""
+        form = parse_form(CorrectionBody, body)
+        if (form.type is None) == (form.counter is None):
+            raise Invalid("type", "missing" if form.type is None else form.type, "either type or counter, and not both")
+        kind = form.type if form.counter is None else self._catalog.columns.get(form.counter)
+        if kind is None or kind not in self._catalog.types:
+            if form.counter is None:
+                raise Invalid("type", form.type, f"one of {self._catalog.types_text}")
+            raise Invalid("counter", form.counter, f"one of {self._catalog.columns_text}")
+        if form.value >= form.replaces:
+            raise Invalid("value", form.value, f"less than replaces ({form.replaces}); rows raise a count")
+        correction = Correction(kind, form.value, form.replaces, form.from_)
+        done = await self._store.correct(video_id, correction)
+        self._metrics.count_corrections.inc()
+        log.warning(
+            "a count was corrected",
+            video_id=video_id,
+            type=kind,
+            replaced=form.replaces,
+            value=form.value,
+            total=done.total,
+        )
+        return correction, done
 
     async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> Answer:
         """The forecast of a registered video."""
@@ -107,8 +137,11 @@ class Videos:
             self._parser.check_future("at", at_us)
         return await self._engine.forecast(video_id, at_us, horizons_us)
 
-    async def parse_prediction(self, body: object, client: str = "") -> Prediction:
-        """Validate all of a prediction; any bad row refuses it whole."""
+    async def parse_prediction(self, body: object, client: str = "", request: str | None = None) -> Prediction:
+        """Validate all of a prediction; any bad row refuses it whole.
+
+        Events without an id get one made of the ``request``'s key, where it has one.
+        """
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
         video_id = self.identify(metadata.pop("video_id", None))
@@ -119,7 +152,14 @@ class Videos:
         for mode, items in given:
             parsed = await self._ingest.parse(mode, items, video_id)
             _refuse(parsed.refused)
-            rows += parsed.rows
+            rows += (
+                [
+                    replace(row, id=event_id(request, row.index)) if row.mode == "events" and row.id is None else row
+                    for row in parsed.rows
+                ]
+                if request is not None
+                else parsed.rows
+            )
             ignored.update(parsed.ignored)
         at_us = None if form.at is None else self._parser.check_future("at", form.at)
         registration = self._registration(parse_form(VideoBody, metadata, "video"), client) if metadata else None
@@ -147,7 +187,7 @@ class Videos:
             raise _unregistered() from None
 
     async def predict_all(
-        self, bodies: Sequence[object], check_write: Callable[[], None], client: str = ""
+        self, bodies: Sequence[object], check_write: Callable[[], None], client: str = "", request: str | None = None
     ) -> list[tuple[Answer, Applied] | Problem]:
         """Each prediction's answer or problem, in order; a bad one stores nothing of its own and disturbs no other.
 
@@ -161,7 +201,8 @@ class Videos:
         for index, body in enumerate(bodies):
             await asyncio.sleep(0)
             try:
-                prediction = await self.parse_prediction(body, client)
+                own = None if request is None else f"{request} {index}"
+                prediction = await self.parse_prediction(body, client, own)
                 if prediction.writes:
                     check_write()
                 by_video.setdefault(prediction.video_id, []).append((index, prediction))

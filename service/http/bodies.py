@@ -10,16 +10,17 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.http.visit import Visit
+from service.http.visit import GONE, Visit
 from service.problems import Invalid, Malformed, TooLarge, TooSlow, WrongMedia, shown
 
 JSON: Final = "application/json"
@@ -37,6 +38,30 @@ _SECOND_LOOK: Final = 2**20
 VALUE_BYTES: Final = 64
 """Memory of one parsed value, about."""
 _CLOSE: Final = {"Connection": "close"}
+_BATCHES: Final = 2
+_BATCH_LINES: Final = 2048
+"""Lines of NDJSON that are stored together: some milliseconds, in the store as here, for which others wait."""
+
+
+class Turns:
+    """Whose long body goes on, so that all else does in between: one slice a turn of the loop, and few batches a client."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+        self._of: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def take(self) -> None:
+        """Wait for the next turn."""
+        async with self._one:
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def batch(self, client: bytes) -> AsyncIterator[None]:
+        """Deal with one batch of a long body; a client has _BATCHES under way at most, on however many connections."""
+        places = self._of.setdefault(client, asyncio.Semaphore(_BATCHES))
+        async with places:
+            await self.take()
+            yield
 
 
 class BrokenLine(str):
@@ -60,6 +85,7 @@ class Limits:
     line: int
     deadline_s: float
     values: int = 250_000
+    turns: Turns = field(default_factory=Turns)
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
@@ -85,7 +111,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     received, parts = 0, []
     try:
         async with asyncio.timeout(limits.deadline_s):
-            async for part in _unpacked(request, _pieces(request, limits.size)):
+            async for part in _unpacked(request, _pieces(request, limits.size), limits.turns):
                 received += len(part)
                 if received > limits.size:
                     raise _too_large(received, limits.size)
@@ -108,9 +134,11 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
     all: whoever announces rows and sends none has lost them.
     """
     visit = Visit.of(request)
+    most = min(most, _BATCH_LINES)
     lines: list[bytes] = []
     rest, any_line, size = b"", False, 0
-    async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s)):
+    gone = request.scope.get(GONE)
+    async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s), limits.turns):
         visit.hold(len(part))
         part = rest + part
         *whole, rest = part.split(b"\n")
@@ -124,6 +152,8 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
         size += len(part)
         while len(lines) >= most or (lines and size >= _LINES_BYTES):
             any_line = True
+            if gone is not None and gone():
+                raise Malformed("the client left before its rows were stored")
             await visit.enter()
             yield lines[:most]
             visit.leave()
@@ -187,7 +217,7 @@ async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterat
         yield piece
 
 
-async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns) -> AsyncIterator[bytes]:
     """The pieces, unpacked where the body is gzip, into parts of at most ``_PART`` bytes."""
     unpacker = Gunzip() if _is_gzip(request) else None
     async for piece in pieces:
@@ -197,7 +227,7 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes]) -> AsyncIter
         for part in unpacker.feed(piece):
             yield part
             # Much may come out of little: others have their turn in between.
-            await asyncio.sleep(0)
+            await turns.take()
     if unpacker is not None:
         unpacker.finish()
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from model.bins import SECOND_US
 from service.problems import Invalid, did_you_mean
+from service.store.row import MAX_COUNT
 from service.store.snapshot import signed
 from service.store.store import Registration
 from service.times import ALLOWED, parse_time
@@ -65,6 +66,23 @@ class VideoBody(BaseModel):
         return sorted(self.__pydantic_extra__ or ())
 
 
+class CorrectionBody(BaseModel):
+    """A count that was wrong. Give ``type``, or ``counter`` (its column, such as views)."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
+
+    type: str | None = None
+    """An engagement type."""
+    counter: str | None = None
+    """A counter column."""
+    value: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    """What it should have been, below ``replaces``."""
+    replaces: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    """The count as it is now; 409 when it is another by then."""
+    from_: _time("from") | None = Field(None, alias="from")  # type: ignore[valid-type]
+    """Readings from this time on that are above ``value`` were wrong; without it, those that said ``replaces``."""
+
+
 class PredictBody(BaseModel):
     """A video, what happened to it, and what is asked."""
 
@@ -86,9 +104,10 @@ def parse_form(form: type[M], value: object, place: str = "body") -> M:
         raise Invalid(place, f"{len(value)} fields", f"at most {MAX_FIELDS} fields")
     _check_text(place, value, form)
     if form.model_config.get("extra") == "forbid":
+        known = [field.alias or name for name, field in form.model_fields.items()]
         for name in value:
-            if name not in form.model_fields:
-                allowed = f"the fields {', '.join(form.model_fields)}{did_you_mean(name, form.model_fields)}"
+            if name not in known:
+                allowed = f"the fields {', '.join(known)}{did_you_mean(name, known)}"
                 raise Invalid(name, value[name], allowed)
     try:
         return form.model_validate(value)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 import orjson
@@ -21,6 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from service.http.connections import Connections
+from service.http.visit import GONE
 from service.problems import HeadersTooLarge, Malformed, Overloaded, Problem, TooSlow
 
 _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
@@ -29,6 +30,8 @@ DISCARDED_BYTES: Final = 2**20
 """A refused body up to this size is read and dropped, so that the connection stays; a larger one ends it."""
 _FRAGMENTS: Final = 1024
 """Pieces that a message of a WebSocket may come in."""
+_PARSED_BYTES: Final = 4096
+"""Bytes that are parsed before it is looked whether a request waits for the one before it; then the rest waits unparsed."""
 
 
 PARTIAL_BYTES: Final = 64 * 2**20
@@ -89,6 +92,7 @@ class Protocol(_Watched, HttpToolsProtocol):
         self._since_progress = 0
         self._discarded = 0
         self._counted = False
+        self._unparsed = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it where there is room."""
@@ -115,9 +119,24 @@ class Protocol(_Watched, HttpToolsProtocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; a declined offer is parsed on as a request without it."""
-        if self.transport.is_closing():
-            return
+        """Parse what came, as far as no request waits for the one before it: parsed, it takes many times its bytes."""
+        if self._unparsed:
+            self._unparsed += data
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        for start in range(0, len(data), _PARSED_BYTES):
+            if self.pipeline:
+                self._unparsed = data[start:]
+                self.flow.pause_reading()
+                return
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:
+                return
+            self._parse(data[start : start + _PARSED_BYTES])
+
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes; a declined offer is parsed on as a request without it."""
         silent = self.line.connections.silent
         if self.transport in silent:
             silent.move_to_end(self.transport)
@@ -168,6 +187,7 @@ class Protocol(_Watched, HttpToolsProtocol):
             return
         self._in_head = False
         self._stop_waiting()
+        cast(dict[str, Any], self.scope)[GONE] = self.transport.is_closing
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -193,7 +213,12 @@ class Protocol(_Watched, HttpToolsProtocol):
         """Wait for the next request."""
         super().on_response_complete()
         if not self.transport.is_closing():
-            if not self.pipeline:
+            if self._unparsed and not self.pipeline:
+                unparsed, self._unparsed = self._unparsed, b""
+                self._take(unparsed)
+            if self._unparsed:
+                self.flow.pause_reading()
+            if not self.pipeline and self.cycle.response_complete:
                 self.line.connections.silent[self.transport] = None
         elif self.transport.get_write_buffer_size():
             self._must_read()

@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.problems import Malformed, Unavailable
 from service.store import keys
 from service.store.connect import Server
+from service.store.forgotten import Forgotten
 from service.store.reader import BLOCK_S, Reading, stream_id
 
 log = structlog.get_logger(__name__)
@@ -47,10 +48,18 @@ class Consumer(Reading):
     _what = "the stream of rows"
 
     def __init__(
-        self, server: Server | str, take: Take, metrics: Metrics, *, deadline_s: float, claim_s: float, batch_rows: int
+        self,
+        server: Server | str,
+        take: Take,
+        metrics: Metrics,
+        *,
+        deadline_s: float,
+        claim_s: float,
+        batch_rows: int,
+        forgotten: Forgotten | None = None,
     ) -> None:
         super().__init__(server, deadline_s)
-        self._take, self._metrics = take, metrics
+        self._take, self._metrics, self._forgotten = take, metrics, forgotten
         self._claim_ms, self._batch_rows = round(claim_s * 1000), batch_rows
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -127,10 +136,44 @@ class Consumer(Reading):
                 delivery.dead.append((None, {"reason": "malformed", **problem.body()}))
             else:
                 batches[kind] += [(delivery, item) for item in items]
-        for kind, items in batches.items():
+        for kind, items in (await self._remembered(batches)).items():
             for start in range(0, len(items), self._batch_rows):
                 await self._store(kind, items[start : start + self._batch_rows])
         await self._finish(deliveries)
+
+    async def _remembered(
+        self, batches: dict[Mode, list[tuple[Delivery, Any]]]
+    ) -> dict[Mode, list[tuple[Delivery, Any]]]:
+        """Without rows that came before their video was deleted."""
+        if self._forgotten is None:
+            return batches
+        since_us: dict[str, int] = {}
+        for items in batches.values():
+            for delivery, row in items:
+                entry_us = stream_id(delivery.entry_id)[0] * 1000
+                if entry_us <= self._forgotten.newest_us and (video_id := _video_of(row)) is not None:
+                    since_us[video_id] = min(entry_us, since_us.get(video_id, entry_us))
+        gone = await self._deleted(since_us)
+        if not gone:
+            return batches
+        kept: dict[Mode, list[tuple[Delivery, Any]]] = {}
+        for kind, items in batches.items():
+            # A row that came later is for the video that was registered anew, or will be.
+            kept[kind] = [
+                (delivery, row)
+                for delivery, row in items
+                if gone.get(_video_of(row) or "", -1) < stream_id(delivery.entry_id)[0] * 1000
+            ]
+            self._metrics.rows.labels(kind, "forgotten").inc(len(items) - len(kept[kind]))
+        return kept
+
+    async def _deleted(self, since_us: dict[str, int]) -> dict[str, int]:
+        assert self._forgotten is not None
+        while True:
+            try:
+                return await self._forgotten.gone(since_us)
+            except Unavailable:
+                await asyncio.sleep(_PAUSE_S)
 
     async def _store(self, kind: Mode, items: Sequence[tuple[Delivery, Any]]) -> None:
         while True:
@@ -190,3 +233,15 @@ class Consumer(Reading):
         for consumer in await self._redis.xinfo_consumers(keys.INGEST, GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > _FORGET_S * 1000:
                 await self._redis.xgroup_delconsumer(keys.INGEST, GROUP, consumer["name"])
+
+
+def _video_of(row: Any) -> str | None:
+    """The video that a row says it is for."""
+    video_id = row.get("video_id") if isinstance(row, dict) else None
+    if not isinstance(video_id, str):
+        return None
+    try:
+        video_id.encode()
+    except UnicodeEncodeError:
+        return None
+    return video_id

@@ -14,7 +14,7 @@ from service.ingest.fastrows import FastRows
 from service.ingest.rowparser import Parsed, RowParser
 from service.ingest.writer import Writer
 from service.metrics import Metrics
-from service.problems import Invalid
+from service.problems import Invalid, Unavailable
 from service.store.columns import Columns
 from service.store.row import Outcome
 
@@ -42,13 +42,13 @@ class Ingest:
         columns = self._fast.items(kind, items)
         return await (self._store(kind, columns, client) if columns is not None else self._take(kind, items, client))
 
-    async def take_json(self, kind: Mode, body: bytes, client: bytes = b"") -> Outcome:
-        """``take`` of a JSON body."""
+    async def take_json(self, kind: Mode, body: bytes, client: bytes = b"", request: str | None = None) -> Outcome:
+        """``take`` of a JSON body; events without an id get one made of the ``request``'s key, where it has one."""
         columns = self._fast.json(kind, body)
         if columns is not None:
-            return await self._store(kind, columns, client)
+            return await self._store(kind, columns, client, request=request)
         await asyncio.sleep(0)
-        return await self._take(kind, parse_rows(body), client)
+        return await self._take(kind, parse_rows(body), client, request=request)
 
     async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
         """``take`` of a list in MessagePack; raises Malformed or Invalid where it is none."""
@@ -58,22 +58,43 @@ class Ingest:
             self._store(kind, columns, client) if columns is not None else self._take(kind, items, client, unpack)
         )
 
-    async def take_lines(self, kind: Mode, lines: Sequence[bytes], client: bytes = b"") -> Outcome:
-        """``take`` of lines of NDJSON, none of them blank."""
+    async def take_lines(
+        self, kind: Mode, lines: Sequence[bytes], client: bytes = b"", request: str | None = None, first: int = 0
+    ) -> Outcome:
+        """``take`` of lines of NDJSON, none of them blank; ``first`` is the place of the first one in the ``request``."""
         columns = self._fast.lines(kind, lines)
-        return await (
-            self._store(kind, columns, client) if columns is not None else self._take(kind, lines, client, parse_line)
-        )
+        if columns is not None:
+            return await self._store(kind, columns, client, request=request, first=first)
+        return await self._take(kind, lines, client, parse_line, request, first)
 
     async def _take(
-        self, kind: Mode, items: Sequence[Any], client: bytes, read: Callable[[Any], Any] | None = None
+        self,
+        kind: Mode,
+        items: Sequence[Any],
+        client: bytes,
+        read: Callable[[Any], Any] | None = None,
+        request: str | None = None,
+        first: int = 0,
     ) -> Outcome:
         parsed = await self.parse(kind, items, read=read)
-        return await self._store(kind, Columns.of(parsed.rows), client, parsed)
+        return await self._store(kind, Columns.of(parsed.rows), client, parsed, request, first)
 
-    async def _store(self, kind: Mode, rows: Columns, client: bytes, parsed: Parsed | None = None) -> Outcome:
+    async def _store(
+        self,
+        kind: Mode,
+        rows: Columns,
+        client: bytes,
+        parsed: Parsed | None = None,
+        request: str | None = None,
+        first: int = 0,
+    ) -> Outcome:
         self._check(len(rows))
-        outcome = await self._writer.write(rows, client) if len(rows) else Outcome()
+        if request is not None and kind == "events" and len(rows):
+            rows.identify(request, first)
+        try:
+            outcome = await self._writer.write(rows, client) if len(rows) else Outcome()
+        except Unavailable as problem:
+            raise problem.copy(unknown=problem.extra.get("unknown", len(rows))) from None
         if parsed is not None:
             outcome.rejections += parsed.refused
             outcome.ignore(parsed.ignored)

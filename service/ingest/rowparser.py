@@ -45,6 +45,10 @@ def _parse_count(field: str, value: object, least: int) -> int:
     raise Invalid(field, value, f"a whole number from {least} to {MAX_COUNT}{as_text}")
 
 
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) or (isinstance(value, str) and value.isascii() and value.isdecimal())
+
+
 @dataclass(slots=True)
 class Parsed:
     """Rows, why others were refused, and how many rows had each counter that the served bundle does not know."""
@@ -124,6 +128,12 @@ class RowParser:
             for name in unknown:
                 if name in _ONLY_EVENTS:
                     raise Invalid(name, item[name], f"in events only; counters have {self._catalog.columns_text}")
+                if not _is_number(item[name]):
+                    # No counter that the bundle does not know, but something else.
+                    allowed = (
+                        f"the fields video_id, time, id, {self._catalog.columns_text}, and numbers of other counters"
+                    )
+                    raise Invalid(name, item[name], allowed + did_you_mean(name, self._counter_fields))
         cells = tuple(
             (kind, _parse_count(column, item[column], 0))
             for column, kind in self._catalog.columns.items()

@@ -39,7 +39,9 @@ class Writer:
         Raises Unavailable when the server does not answer, or when too many rows are waiting: nothing was stored then.
         """
         if self.waiting_rows and self.waiting_rows + len(batch) > self._queue_rows:
-            raise Unavailable("too many rows are waiting for the event store", part="store", allowed=self._queue_rows)
+            raise Unavailable(
+                "too many rows are waiting for the event store", part="store", allowed=self._queue_rows, unknown=0
+            )
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         park = self._parking is None or self._parking.allows(client)
         self._waiting.append((batch, done, park))

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from model.bank.tombstone import tombstone
 from service.forecasts.answer import Answer
 from service.live.push import Push
 from service.live.topic import Subscription, Topic, end_event
@@ -93,8 +94,16 @@ class Live:
         """Wake whoever watches one of these."""
         if self._topics:
             for video_id, version in changes:
+                if not version:
+                    self._deleted(video_id)
                 for topic in self._topics.get(video_id, {}).values():
                     topic.changed(version)
+
+    def _deleted(self, mark: str) -> None:
+        for video_id, topics in self._topics.items():
+            if tombstone(video_id) == mark:
+                for topic in topics.values():
+                    topic.changed()
 
     def missed(self) -> None:
         """Look at every watched video again."""

@@ -77,7 +77,7 @@ class Ranking(Running):
     def changed(self, changes: Sequence[Change]) -> None:
         """Note what changed. Past what can be remembered, a video waits for its next change."""
         for video_id, version in changes:
-            if version == 0 or video_id in self._changed or len(self._changed) < _REMEMBERED:
+            if version and (video_id in self._changed or len(self._changed) < _REMEMBERED):
                 self._changed[video_id] = version
 
     def missed(self) -> None:
@@ -103,10 +103,8 @@ class Ranking(Running):
     async def _tell_changes(self) -> None:
         changed, self._changed = self._changed, {}
         try:
-            gone = [video_id for video_id, version in changed.items() if version == 0]
-            due = [video_id for video_id, version in changed.items() if version > 0]
-            now_s = time.time()
-            commands = [*unlisted(gone)]
+            due, now_s = list(changed), time.time()
+            commands: list[Command] = []
             for start in range(0, len(due), _CHUNK):
                 # LT: whoever waits longest stays first.
                 flat = [part for video_id in due[start : start + _CHUNK] for part in (now_s, video_id)]
@@ -151,8 +149,15 @@ class Ranking(Running):
                 commands += self._place(name, answer, unchanged=score is not None and float(score) >= claim)
         if commands:
             await self._link.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
+            if gone := await self._gone(due):
+                await self._link.pipeline("rank", unlisted(gone))
             await self._trim()
         return len(due)
+
+    async def _gone(self, names: Sequence[bytes]) -> list[bytes]:
+        """Those that were deleted while their place was found: they must not stay."""
+        found = await asyncio.gather(*(self._engine.exists(name.decode()) for name in names))
+        return [name for name, there in zip(names, found, strict=True) if not there]
 
     def _place(self, name: bytes, answer: Answer, *, unchanged: bool) -> list[Command]:
         made = answer.forecast

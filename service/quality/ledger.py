@@ -3,6 +3,7 @@
 A column is a horizon bucket. Each has room of its own, so that long horizons, which wait for days, leave room to short ones.
 
     due:<column>       sorted set: label key by the time it is to be looked at (us)
+    of:<column>        sorted set, all of score 0: digest of a video and label key, to find a video's labels by
     made:<column>      hash: label key to label (JSON); who removes a label from it has scored it
     done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
     day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
@@ -15,6 +16,7 @@ A column is a horizon bucket. Each has room of its own, so that long horizons, w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ MODELS: Final = 4
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
 """A twentieth of a horizon has a twentieth of its column's room, so that labels come in evenly."""
+_SCANNED: Final = 1000
 _DONE: Final = 2
 """Keys remembered after scoring, times the room."""
 
@@ -47,7 +50,7 @@ _KEEP: Final = """
 local request = cmsgpack.unpack(ARGV[1])
 local pending, kept, known = redis.call('HLEN', KEYS[2]), 0, 0
 for _, label in ipairs(request.labels) do
-  local key, due_us, since_us, packed = unpack(label)
+  local key, due_us, since_us, packed, of = unpack(label)
   local due, since = string.format('%.0f', due_us), string.format('%.0f', since_us)
   if redis.call('HEXISTS', KEYS[2], key) == 1 or redis.call('ZSCORE', KEYS[3], key) then
     known = known + 1
@@ -58,6 +61,7 @@ for _, label in ipairs(request.labels) do
     redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. since)
     redis.call('EXPIRE', KEYS[4], request.expire_s)
     redis.call('HSET', KEYS[2], key, packed)
+    redis.call('ZADD', KEYS[5], 0, of .. key)
     kept, pending = kept + 1, pending + 1
   end
 end
@@ -76,6 +80,7 @@ end
 for _, done in ipairs(request.done) do
   redis.call('HDEL', KEYS[2], done[1])
   redis.call('ZREM', KEYS[1], done[1])
+  redis.call('ZREM', KEYS[8], done[3] .. done[1])
   redis.call('ZADD', KEYS[3], string.format('%.0f', done[2]), done[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
@@ -128,6 +133,7 @@ class Ledger:
                 due := label.target_us + grace_us,
                 due - label.horizon_us // _SHARE,
                 msgspec.json.encode(label).decode(),
+                _of(label.video_id),
             ]
             for label in labels
         ]
@@ -139,7 +145,8 @@ class Ledger:
             "own_pace": max(1, int(pace * self._share)),
             "expire_s": max(label.horizon_us for label in labels) // SECOND_US + DAY_S,
         }
-        keys = [*_keys(column, "due", "made", "done"), label_key(f"paced:{column}:{labels[0].client}")]
+        paced = label_key(f"paced:{column}:{labels[0].client}")
+        keys = [*_keys(column, "due", "made", "done"), paced, *_keys(column, "of")]
         kept, known = await self._run(_KEEP, keys, request)
         return int(kept), int(known)
 
@@ -168,7 +175,7 @@ class Ledger:
         first, day = settlement.done[0], now_us // SECOND_US // DAY_S
         model = first.model_version
         request = {
-            "done": [[label.key, label.key_until_us] for label in settlement.done],
+            "done": [[label.key, label.key_until_us, _of(label.video_id)] for label in settlement.done],
             "sums": dict(settlement.sums),
             "before": settlement.before,
             "after": settlement.after,
@@ -186,8 +193,40 @@ class Ledger:
             label_key("models"),
             _adaptive_key(model, first.client),
             _clients_key(model),
+            *_keys(column, "of"),
         ]
         return bool(await self._run(_SETTLE, keys, request))
+
+    async def forget(self, video_id: str) -> None:
+        """Remove every label of a video."""
+        of = _of(video_id)
+        for column in range(N_COLUMNS):
+            due, made, index = _keys(column, "due", "made", "of")
+            found, labels, indexed = await self._link.pipeline(
+                "labels",
+                [["ZRANGE", index, f"[{of}", f"[{of}~", "BYLEX"], ["HLEN", made], ["ZCARD", index]],
+            )
+            names = [name.decode()[len(of) :] for name in found]
+            if labels > indexed:
+                # Some were kept by a release that has no index.
+                names += await self._look_through(made, video_id)
+            if names:
+                commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
+                await self._link.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
+
+    async def _look_through(self, made: str, video_id: str) -> list[str]:
+        names: list[str] = []
+        cursor = 0
+        while True:
+            reply = (await self._link.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
+            cursor, fields = int(reply[0]), reply[1]
+            pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+            for name, packed in pairs:
+                label = _parse(packed)
+                if label is not None and label.video_id == video_id:
+                    names.append(name.decode())
+            if not cursor:
+                return names
 
     async def adaptive(self, model: str, client: str = "") -> str:
         """The adaptive state of a model for a client's videos as it is stored, "" before any outcome."""
@@ -250,6 +289,10 @@ def _parse(packed: bytes | None) -> Label | None:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
     except (msgspec.MsgspecError, UnicodeError):
         return None
+
+
+def _of(video_id: str) -> str:
+    return hashlib.blake2b(video_id.encode(), digest_size=12).hexdigest()
 
 
 def _keys(column: int, *names: str) -> list[str]:

@@ -24,6 +24,7 @@ from service.quality.label import Label, labels_of
 from service.quality.ledger import Ledger
 from service.quality.schedule import Schedule
 from service.settings import Settings
+from service.store.forgotten import Forgotten
 from service.store.lease import Lease
 from service.store.news import Change
 from service.store.snapshot import Snapshot
@@ -50,6 +51,7 @@ class Sampler(Running):
     def __init__(
         self,
         ledger: Ledger,
+        forgotten: Forgotten,
         adaptation: Adaptation,
         engine: Engine,
         store: Store,
@@ -58,7 +60,8 @@ class Sampler(Running):
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._ledger, self._adaptation, self._engine, self._store = ledger, adaptation, engine, store
+        self._ledger, self._forgotten, self._adaptation = ledger, forgotten, adaptation
+        self._engine, self._store = engine, store
         self._lease, self._metrics, self._clock = lease, metrics, clock
         self._horizons_us = tuple(
             sorted({h * SECOND_US for h in settings.label_horizons_s if h <= settings.label_horizon_s})
@@ -138,6 +141,11 @@ class Sampler(Running):
             kept, known = await self._ledger.keep(column, labels, self._grace_us)
             for outcome, n in (("kept", kept), ("known", known), ("full", len(labels) - kept - known)):
                 self._metrics.labels.labels(outcome).inc(n)
+        # Deleted while its forecast was made: none of its labels must stay.
+        for video_id in await self._forgotten.gone(
+            {answer.snapshot.video.video_id: answer.snapshot.registered_us for answer in answers}
+        ):
+            await self._ledger.forget(video_id)
 
     async def _meet(self) -> None:
         """Plan when the forecast of each video that is new here is due."""

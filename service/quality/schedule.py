@@ -1,7 +1,8 @@
 """When the forecasts of each video are made that are to be scored: nobody outside has a say in it.
 
-A video has one moment in each step of its age (``label.age_step``), drawn from a secret that the process makes up at its start. Who is
-followed past ``most`` videos is drawn from it as well, so that a client with many videos pushes no other's out but by their number.
+A video is due within seconds of being met, and then once in each step of its age (``label.age_step``), at a moment drawn from a
+secret that the process makes up at its start. Who is followed past ``most`` videos is drawn from it as well, so that a client with
+many videos pushes no other's out but by their number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from service.quality.label import age_step, step_end_us
 _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
 """Age past which a video is followed no more."""
 _SPACE: Final = 2**64
+_MET_US: Final = 10 * 1_000_000
+"""A video that is met is due within so long, so that all that are met together are not due at once."""
 
 
 class Schedule:
@@ -40,21 +43,16 @@ class Schedule:
         return self._share >= 1 or self._drawn(video_id, "follow") < self._share
 
     def plan(self, video_id: str, published_us: int, now_us: int, *, made: bool) -> None:
-        """Follow a video: it is due in its step of now, or in the next one where its forecast in this one was ``made``."""
-        age_us = max(0, now_us - published_us)
-        step = age_step(age_us)
-        end_us = step_end_us(step)
-        begin_us = step_end_us(step - 1) if step else 0
-        if made:
-            step, begin_us, end_us = step + 1, end_us, step_end_us(step + 1)
+        """Follow a video that was met now, or whose forecast was ``made`` in its step of now: then it is due in the next one."""
+        step = age_step(max(0, now_us - published_us)) + 1
+        begin_us, end_us = step_end_us(step - 1), step_end_us(step)
         if begin_us >= _OLDEST_US or not self.follows(video_id):
             self.drop(video_id)
             return
-        place_us = begin_us + int(self._drawn(video_id, step) * (end_us - begin_us))
-        if place_us < age_us:
-            # Met later than that: somewhere in the rest of the step.
-            place_us = age_us + int(self._drawn(video_id, f"{step} late") * (end_us - age_us))
-        self._put(video_id, published_us + place_us)
+        if made:
+            self._put(video_id, published_us + begin_us + int(self._drawn(video_id, step) * (end_us - begin_us)))
+        else:
+            self._put(video_id, now_us + int(self._drawn(video_id, "met") * _MET_US))
         if len(self._at) > self._most:
             self._share /= 2
             for name in [name for name in self._at if not self.follows(name)]:

@@ -13,6 +13,7 @@ from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.settings import Settings
 from service.store.changes import Changes
+from service.store.forgotten import Forgotten
 from service.store.keys import LABELS_LEASE, SAMPLING_LEASE
 from service.store.lease import Lease
 from service.store.link import Link
@@ -23,6 +24,7 @@ _LEASE_S = 15
 
 def quality_work(
     ledger: Ledger,
+    forgotten: Forgotten,
     store: Store,
     link: Link,
     models: Models,
@@ -36,7 +38,7 @@ def quality_work(
     adaptation = Adaptation(ledger, lambda: engine.active, settings, clock, lambda: shadow.deployment)
     models.prepare.append(adaptation.apply)
     turn = Lease(link, SAMPLING_LEASE, _LEASE_S)
-    sampler = Sampler(ledger, adaptation, engine, store, turn, settings, metrics, clock)
+    sampler = Sampler(ledger, forgotten, adaptation, engine, store, turn, settings, metrics, clock)
     changes.listeners.append(sampler)
     shadow.observers.append(sampler.shadowed)
     metrics.watch(adaptation.readings)

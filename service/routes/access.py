@@ -15,6 +15,7 @@ from service.http.visit import Visit
 from service.problems import Invalid, did_you_mean
 from service.times import parse_time
 
+_KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 _INDEX: Final = re.compile(r"\[\d{0,6}\]$")
 
 
@@ -59,6 +60,19 @@ def video_id(request: Request, parts: Context) -> str:
     except UnicodeDecodeError:
         raise Invalid("video_id", repr(raw), "percent-encoded UTF-8") from None
     return parts.videos.identify(text)
+
+
+def request_key(request: Request) -> str | None:
+    """The request's ``Idempotency-Key``, by which a repetition is known; None where it has none."""
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    key = ",".join(given)
+    if not _KEY.fullmatch(key):
+        raise Invalid("Idempotency-Key", key, "1 to 255 printable characters of ASCII, without spaces at the ends")
+    # A key is its sender's own: nobody's rows are taken for those of another.
+    visit = request.scope.get("m3tr")
+    return f"{visit.key.name} {key}" if visit is not None and visit.key is not None else key
 
 
 def query_text(request: Request, name: str) -> str | None:

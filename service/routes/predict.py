@@ -14,7 +14,7 @@ from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
-from service.routes.access import context, key_name
+from service.routes.access import context, key_name, request_key
 from service.routes.schema import predict_body
 from service.store.store import Applied
 
@@ -28,14 +28,17 @@ async def post_predict(request: Request) -> Response:
     A list of such bodies is answered with a list in the same order, each item with its own ``status``: a forecast where that
     is 200, and otherwise a problem; a bad item stores nothing of its own and does not touch the others.
 
+    Sent again with the same ``Idempotency-Key``, events without an id count once.
+
     Needs the scope predict, and ingest as well where it registers or brings rows.
     """
     parts = context(request, "predict")
+    key = request_key(request)
     body = await read_json(request, parts.limits)
     if isinstance(body, list):
-        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request), key_name(request))
+        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request), key_name(request), key)
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = await parts.videos.parse_prediction(body, key_name(request))
+    prediction = await parts.videos.parse_prediction(body, key_name(request), key)
     if prediction.writes:
         _check_write(parts, request)
         Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}

@@ -16,7 +16,7 @@ from service.http.bodies import is_lines, read_body, read_lines
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
-from service.routes.access import context
+from service.routes.access import context, request_key
 from service.routes.schema import rows_body
 from service.store.row import Outcome
 
@@ -28,7 +28,11 @@ LISTED: Final = 1000
 
 @router.post("/events", openapi_extra=rows_body("events"), response_model=None)
 async def post_events(request: Request) -> Response:
-    """Store a batch of engagement events."""
+    """Store a batch of engagement events.
+
+    Sent again with the same ``Idempotency-Key``, events without an id count once. A 503 tells in ``unknown`` of how many rows it
+    is not known whether they were stored, and otherwise what became of the rows.
+    """
     return await _post(request, "events")
 
 
@@ -43,7 +47,8 @@ async def _post(request: Request, mode: Mode) -> Response:
     if is_lines(request):
         outcome = await _stream(request, parts, mode)
     else:
-        outcome = await parts.ingest.take_json(mode, await read_body(request, parts.limits), Visit.of(request).client)
+        body = await read_body(request, parts.limits)
+        outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
     told = answers.outcome(outcome)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
@@ -59,16 +64,23 @@ async def _post(request: Request, mode: Mode) -> Response:
 
 
 async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
-    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it."""
-    total, before = Outcome(), 0
+    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it.
+
+    ``rows`` is how many they are, ``unknown`` how many after them may have been stored or not.
+    """
+    total, before, key, client = Outcome(), 0, request_key(request), Visit.of(request).client
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            outcome = await parts.ingest.take_lines(mode, lines, Visit.of(request).client)
+            async with parts.limits.turns.batch(client):
+                outcome = await parts.ingest.take_lines(mode, lines, client, key, before)
             outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
             total.add(outcome)
             total.list_at_most(LISTED)
             before += len(lines)
     except Problem as problem:
         Visit.of(request).note = {"accepted": total.accepted, "parked": total.parked, "rejected": total.rejected}
+        # What a part of the failing batch brought comes on top.
+        for name in ("accepted", "duplicate", "parked", "corrected"):
+            setattr(total, name, getattr(total, name) + problem.extra.get(name, 0))
         raise problem.copy(**{"rows": before, **answers.outcome(total)}) from None
     return total

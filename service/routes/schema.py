@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from model.history import Mode
-from service.http.forms import PredictBody, VideoBody
+from service.http.forms import CorrectionBody, PredictBody, VideoBody
 from service.live.listing import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import replies
 from service.store import keys
@@ -24,6 +24,12 @@ _FIELDS: Final[dict[Mode, dict[str, Any]]] = {
     "counters": {name: _COUNT for name in ("views", "likes", "comments", "shares")},
 }
 _VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
+_REQUEST_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    "description": "the same whenever this request is sent again, and no other's, such as a UUID: events without an id count once",
+}
 
 VERSION_PATH: Final[dict[str, Any]] = {
     "parameters": [
@@ -87,7 +93,11 @@ def rows_body(mode: Mode) -> dict[str, Any]:
     }
     rows = {"type": "array", "items": row}
     either = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
-    return _body(("application/json", either), ("application/x-ndjson", row)) | replies.OUTCOME
+    return (
+        {"parameters": [_REQUEST_KEY]}
+        | _body(("application/json", either), ("application/x-ndjson", row))
+        | replies.OUTCOME
+    )
 
 
 def video_body() -> dict[str, Any]:
@@ -95,7 +105,13 @@ def video_body() -> dict[str, Any]:
     return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema())), **replies.REGISTERED}
 
 
+def correction_body() -> dict[str, Any]:
+    """A count that was wrong."""
+    return {**VIDEO_PATH, **_body(("application/json", CorrectionBody.model_json_schema())), **replies.CORRECTED}
+
+
 def predict_body() -> dict[str, Any]:
     """A prediction, or a list of them."""
     one = PredictBody.model_json_schema()
-    return _body(("application/json", {"anyOf": [one, {"type": "array", "items": one}]})) | replies.PREDICTED
+    body = _body(("application/json", {"anyOf": [one, {"type": "array", "items": one}]}))
+    return {"parameters": [_REQUEST_KEY]} | body | replies.PREDICTED

@@ -1,4 +1,4 @@
-"""PUT, GET, DELETE /videos/{id} and GET /videos/{id}/forecast."""
+"""PUT, GET, DELETE /videos/{id}, POST /videos/{id}/corrections and GET /videos/{id}/forecast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.http.visit import Visit
 from service.problems import Invalid
 from service.routes import replies
 from service.routes.access import context, key_name, query_numbers, query_time, video_id
-from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, video_body
+from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, correction_body, video_body
 
 router = APIRouter(tags=["videos"])
 
@@ -58,6 +58,28 @@ async def delete_video(request: Request) -> Response:
     Visit.of(request).note = {"video": told(identifier)}
     await parts.videos.delete(identifier)
     return Response(status_code=204)
+
+
+@router.post("/videos/{video_id}/corrections", openapi_extra=correction_body(), response_model=None)
+async def post_correction(request: Request) -> Response:
+    """Lower a count that was wrong, such as a counter of 10^15: rows alone never lower one.
+
+    ``replaces`` is the count as it is now (else 409), ``value`` what it should have been. Of a counter, the readings that said
+    ``replaces`` say ``value`` from now on, and the count is the largest reading; with ``from``, all readings from then on that
+    are above ``value`` say ``value``. Of events, what is too much is taken from the bins with the largest sums.
+    """
+    parts = context(request, "admin")
+    identifier = video_id(request, parts)
+    correction, done = await parts.videos.correct(identifier, await read_json(request, parts.limits))
+    return json_response(
+        {
+            "video_id": identifier,
+            "type": correction.type,
+            "replaced": correction.replaces,
+            "total": done.total,
+            "version": done.version,
+        }
+    )
 
 
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)

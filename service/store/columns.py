@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.store.eventids import packed_ids
+from service.store.eventids import NONE, event_id, packed_ids
 from service.store.row import Row
 
 COUNTERS: Final = 255
@@ -69,6 +69,18 @@ class Columns:
         count = 1 if self.counts is None else int(self.counts[i])
         reach = 0 if self.reaches is None else int(self.reaches[i])
         return Row(i, self.video_ids[i], time_us, "events", ((self.names[kind], count),), reach)
+
+    def identify(self, request: str, first: int = 0) -> None:
+        """Give each event without an id one made of its request's key and its place in the request.
+
+        ``first`` is the place of the first of these rows, where they are a part of the request.
+        """
+        places = range(len(self)) if self.rows is None else [row.index for row in self.rows]
+        ids = self.ids or [NONE] * len(self)
+        free = [i for i, kind in enumerate(self.kinds.tolist()) if kind != COUNTERS and ids[i] == NONE]
+        for i, one in zip(free, packed_ids(event_id(request, first + places[i]) for i in free), strict=True):
+            ids[i] = one
+        self.ids = ids
 
     def part(self, places: NDArray[np.int64]) -> Columns:
         """Only some of the rows; they remember their places in the request."""

@@ -13,6 +13,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
@@ -21,10 +22,11 @@ import msgspec
 
 from service.context import new_metrics
 from service.logs import configure_logs
-from service.problems import Problem
+from service.problems import Problem, Unavailable
 from service.settings import Settings
 from service.store import keys
 from service.store.embedded import EmbeddedError, EmbeddedServer
+from service.store.format import FormatError, check_format
 from service.store.link import Link
 from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server.start()
             url = server.url
         asyncio.run(_dump(url, sys.stdout.buffer))
-    except (EmbeddedError, Problem, OSError, ValueError) as error:
+    except (EmbeddedError, FormatError, Problem, OSError, ValueError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
     finally:
@@ -66,6 +68,9 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     metrics = new_metrics(settings)
     link = Link(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:
+        with suppress(Unavailable):
+            # A store that takes no writes can be read all the same, and is not stamped.
+            await check_format(link)
         # A set: a scan may name a key twice.
         names = sorted({name async for name in _registered(link)})
         written = 0

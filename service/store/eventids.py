@@ -19,6 +19,11 @@ _DIGEST_HEAD: Final = bytes((_DIGEST_BYTES + 1, 0xFF))
 _SIZES: Final = [bytes((size,)) for size in range(LONGEST + 1)]
 
 
+def event_id(request: str, place: int) -> str:
+    """The id of an event that has none of its own, in a request that has a key."""
+    return f"idempotency-key {request} {place}"
+
+
 def packed_ids(ids: Iterable[str | None]) -> list[bytes]:
     """Each id behind a byte that holds its length, as the store's function unpacks them; ids are not empty."""
     texts = [b"" if one is None else one.encode() for one in ids]

@@ -15,6 +15,7 @@ from service.metrics import Metrics, gauge
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store.address import AddressError
+from service.store.format import FormatError, check_format
 from service.store.link import Link
 from service.store.safety import Safety, look
 
@@ -69,6 +70,7 @@ class Health(Running):
         self.safety = Safety()
         self._told: list[str] = []
         self._skewed = False
+        self._format = ""
 
     @property
     def reason(self) -> str:
@@ -82,6 +84,8 @@ class Health(Running):
                 f"the clock of this machine is {abs(self._link.state.offset_s or 0):.1f} s off the event store's;"
                 f" {self._skew_s:g} s are allowed"
             )
+        if self._format:
+            return self._format
         if self._refuse and (found := self.safety.warnings()):
             return found[0]
         return ""
@@ -126,6 +130,13 @@ class Health(Running):
 
     async def look_at_safety(self) -> None:
         """Find out whether the store may lose data; each new finding is logged once."""
+        try:
+            await check_format(self._link)
+            self._format = ""
+        except FormatError as error:
+            self._format = str(error)
+        except Unavailable:
+            return
         found = await look(self._link)
         if found is None:
             return

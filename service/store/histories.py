@@ -49,6 +49,10 @@ class Histories:
         """Of the videos asked for last, what was known then; at most ``limit``, the newest first."""
         return list(islice(reversed(self._known.values()), limit))
 
+    def names(self) -> list[str]:
+        """Every video that is known here."""
+        return list(self._known)
+
     def forget(self, video_id: str) -> None:
         """Drop a video that was deleted."""
         self._known.pop(video_id, None)

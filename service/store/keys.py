@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 CHANGES: Final = "m3tr:changes"
-"""Capped stream of what changed: each entry's field ``videos`` is a JSON list of [video_id, version]; 0: forgotten."""
+"""Capped stream of what changed: each entry's field ``videos`` is a JSON list of [video_id, version], or of
+[tombstone, 0] for a deleted one."""
+
+FORMAT: Final = "m3tr:format"
+"""Format of what is stored, and version of its bins (JSON)."""
 
 ACTIVE_MODEL: Final = "m3tr:active-model"
 """Hash of the bundle that was activated last; absent before that."""
@@ -30,6 +34,33 @@ RANK_AT: Final = "m3tr:{rank}:at"
 
 RANK_ROWS: Final = "m3tr:{rank}:rows"
 """Hash of what the lists say about a video (JSON)."""
+
+FORGOTTEN: Final = "m3tr:{forgotten}:tombstones"
+"""Sorted set of digests of the ids of deleted videos, by the time of the deletion (us)."""
+
+FORGOTTEN_LIFTED: Final = "m3tr:{forgotten}:lifted"
+"""Sorted set of those of ``FORGOTTEN`` that were registered again."""
+
+FORGOTTEN_SWEPT: Final = "m3tr:{forgotten}:swept"
+"""Time (us) of the newest tombstone whose video is in no stream any more."""
+
+FORGOTTEN_LEASE: Final = "m3tr:{forgotten}:lease"
+"""Held by the replica that sweeps the streams."""
+
+FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
+"""Time (us) of the newest tombstone whose video is not in the embedded store's log any more, once its rewrite has ended."""
+
+RETENTION: Final = "m3tr:{retention}:due"
+"""Sorted set of video ids by the time at which they are to be looked at for retention (seconds)."""
+
+RETENTION_SEEDED: Final = "m3tr:{retention}:seeded"
+"""There while every video is known to be in ``RETENTION``."""
+
+RETENTION_LEASE: Final = "m3tr:{retention}:lease"
+"""Held by the replica that ends old videos."""
+
+MATURING: Final = "m3tr:maturing"
+"""Sorted set of the banks that have a set ``maturing(bank)``, by the time one was last used (seconds)."""
 
 EVERY_META: Final = "m3tr:{*}:meta"
 """Pattern of the key that every registered video has."""
@@ -55,6 +86,11 @@ def rank(sort: str) -> str:
 def maturing(bank: str) -> str:
     """Sorted set of video ids by the time at which they are to enter a bank (seconds); with ":lease", who sees to it."""
     return f"m3tr:{{maturing-{bank}}}"
+
+
+def forgotten_by(bank: str) -> str:
+    """Time (us) up to which a bank has obeyed the tombstones."""
+    return f"m3tr:{{forgotten}}:by:{bank}"
 
 
 def label_key(name: str) -> str:

@@ -9,7 +9,8 @@ from typing import Final
 from service.problems import Unavailable
 from service.store.link import Link
 
-_TAKE: Final = """
+# At maxmemory too: work that makes room is done under a lease.
+_TAKE: Final = """#!lua flags=allow-oom
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

@@ -43,6 +43,7 @@ class Round:
         self.batches = batches
         self.outcomes = [Outcome(accepted=len(batch)) for batch in batches]
         self.faults: list[Exception | None] = [None] * len(batches)
+        self.lost = [0] * len(batches)
         self.stale: list[int] = []
         self.answers: list[Sequence[Any]] = []
         self._table = Table(batches)
@@ -135,7 +136,11 @@ class Round:
     def lose(self, share: Share, fault: Exception) -> None:
         """Enter that the store did not answer for a share; shares come in their order."""
         self.answers += [("lost",)] * len(share.videos)
-        self._fail(range(self._places[share.first], self._places[share.first + len(share.videos)]), fault)
+        rows = range(self._places[share.first], self._places[share.first + len(share.videos)])
+        self._fail(rows, fault)
+        self._count(rows, accepted=-1)
+        for batch in self._batch_of(self._origins(rows)).tolist():
+            self.lost[batch] += 1
 
     def again(self) -> list[Columns]:
         """The rows of the stale videos, batch by batch; a batch may have none."""
@@ -147,6 +152,7 @@ class Round:
         """Enter what became of the rows of ``again()``."""
         for outcome, more in zip(self.outcomes, again.outcomes, strict=True):
             outcome.add(more)
+        self.lost = [first + second for first, second in zip(self.lost, again.lost, strict=True)]
         self.faults = [new or old for new, old in zip(again.faults, self.faults, strict=True)]
         answers = dict(zip(again.videos, again.answers, strict=True))
         for video in self.stale:

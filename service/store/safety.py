@@ -58,13 +58,13 @@ def _safety(said: Sequence[Any]) -> Safety | None:
     memory, persistence, save = said
     if isinstance(memory, Exception) and isinstance(persistence, Exception):
         return None
-    logged = _field(persistence, "aof_enabled")
+    logged = field_of(persistence, "aof_enabled")
     saves = _saves(save)
     persistent = True if logged == "1" or saves else False if logged == "0" and saves is False else None
-    return Safety(_field(memory, "maxmemory_policy"), persistent)
+    return Safety(field_of(memory, "maxmemory_policy"), persistent)
 
 
-def _field(told: Any, name: str) -> str | None:
+def field_of(told: Any, name: str) -> str | None:
     """A field of INFO, as the library parsed it or as it came."""
     if isinstance(told, Exception):
         return None

@@ -558,11 +558,117 @@ local function forget(keys, args)
   return gone > 0 and 1 or 0
 end
 
+-- Every bin of a type with its value, as {bin, value, key of its hash or false for the open one}.
+local function cells_of(prefix, meta, at)
+  local cells = {}
+  each_block(prefix, meta, function(kind, key)
+    if kind ~= meta[at] then return end
+    local block = redis.call('HGETALL', key)
+    for i = 1, #block, 2 do cells[#cells + 1] = {tonumber(block[i]), tonumber(block[i + 1]), key} end
+  end)
+  if meta[at + 4] >= 0 then cells[#cells + 1] = {meta[at + 4], meta[at + 5], false} end
+  return cells
+end
+
+-- Counters: readings that said `replaces` say `value`; from a bin on, all that are above `value`.
+local function lower_counters(cells, given, first)
+  for _, cell in ipairs(cells) do
+    if first < 0 and cell[2] == given.replaces or first >= 0 and cell[1] >= first and cell[2] > given.value then
+      cell.value = given.value
+    end
+  end
+end
+
+-- Events: what was counted too much is taken from the largest sums, from a bin on; how much of it was not found.
+local function lower_events(cells, given, first)
+  local left = given.replaces - given.value
+  local largest = {}
+  for _, cell in ipairs(cells) do
+    if cell[1] >= first then largest[#largest + 1] = cell end
+  end
+  table.sort(largest, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
+  for _, cell in ipairs(largest) do
+    local taken = math.min(left, cell[2])
+    if taken > 0 then cell.value = cell[2] - taken end
+    left = left - taken
+  end
+  return left
+end
+
+-- Sets a type's total, and the time of the largest reading, to what its bins say now.
+local function settle_counters(meta, at, cells)
+  local top = cells[1]
+  for _, cell in ipairs(cells) do
+    local value, best = cell.value or cell[2], top.value or top[2]
+    if value > best or (value == best and cell[1] < top[1]) then top = cell end
+  end
+  meta[at + 2] = top.value or top[2]
+  if meta[at + 3] < 0 or bin_of(meta[at + 3] - meta[PUBLISHED]) ~= top[1] then
+    meta[at + 3] = top[1] < LAST_BIN and math.min(meta[PUBLISHED] + EDGES[top[1] + 2] - 1, meta[NEWEST]) or meta[NEWEST]
+  end
+end
+
+-- The newest bin of an increment is the open one, and no bin is empty.
+local function settle_events(meta, at, cells, total)
+  local newest
+  for _, cell in ipairs(cells) do
+    if (cell.value or cell[2]) > 0 and (not newest or cell[1] > newest[1]) then newest = cell end
+  end
+  for _, cell in ipairs(cells) do
+    if cell[3] and (cell == newest or cell.value == 0) then redis.call('HDEL', cell[3], cell[1]) end
+  end
+  meta[at + 2] = total
+  meta[at + 4], meta[at + 5] = newest and newest[1] or -1, newest and (newest.value or newest[2]) or 0
+end
+
+local function correct_one(prefix, given)
+  local meta = meta_of(prefix)
+  if not meta then return {'unknown'} end
+  local at = TYPES
+  while meta[at] and meta[at] ~= given.type do at = at + FIELDS end
+  local mode = meta[at] and meta[at + 1] or UNFED
+  if mode == UNFED then return {'conflict', 0} end
+  if meta[at + 2] ~= given.replaces then return {'conflict', meta[at + 2]} end
+  local first = given.from_us >= meta[PUBLISHED] and bin_of(given.from_us - meta[PUBLISHED]) or -1
+  if given.from_us >= 0 and first < 0 then first = 0 end
+  local cells = cells_of(prefix, meta, at)
+  if mode == EVENTS then
+    local missing = lower_events(cells, given, first)
+    if missing > 0 then return {'missing', missing} end
+    for _, cell in ipairs(cells) do
+      if cell.value and cell[3] then redis.call('HSET', cell[3], cell[1], string.format('%.0f', cell.value)) end
+    end
+    settle_events(meta, at, cells, given.value)
+  else
+    lower_counters(cells, given, first)
+    local some = false
+    for _, cell in ipairs(cells) do
+      if cell.value then
+        some = true
+        redis.call('HSET', cell[3], cell[1], string.format('%.0f', cell.value))
+      end
+    end
+    if not some then return {'missing', given.replaces - given.value} end
+    settle_counters(meta, at, cells)
+  end
+  local clock = redis.call('TIME')
+  write({prefix = prefix, meta = meta}, true, tonumber(clock[1]) * SECOND_US + tonumber(clock[2]))
+  return {'corrected', meta[VERSION], meta[at + 2]}
+end
+
+-- Lowers the count of a type that was wrong. ARGV: MessagePack of type, value, replaces, from_us (-1: all times).
+-- Answers (MessagePack) {'corrected', version, total}, {'unknown'}, {'conflict', total}, {'missing', how much} or {'damaged', why}.
+local function correct(keys, args)
+  local done, answer = pcall(correct_one, keys[1], cmsgpack.unpack(args[1]))
+  return cmsgpack.pack(done and answer or fault_of(answer))
+end
+
 -- The time; without the flag no-writes it is refused wherever a write would be, and writes nothing.
 local function probe() return redis.call('TIME') end
 
 redis.register_function('m3tr_probe_@TAG@', probe)
 redis.register_function('m3tr_apply_@TAG@', apply)
+redis.register_function('m3tr_correct_@TAG@', correct)
 redis.register_function{function_name = 'm3tr_read_@TAG@', callback = read, flags = {'no-writes'}}
 -- At maxmemory too: it makes room.
 redis.register_function{function_name = 'm3tr_forget_@TAG@', callback = forget, flags = {'allow-oom'}}

@@ -2,24 +2,30 @@
 
 Every change of a video is made by one Redis function (``store.lua``), atomically for that video; a call takes many videos
 where the server is no cluster. ``m3tr:changes`` is told afterwards: each entry of that stream has one field ``videos``, a
-JSON list of [video_id, version] (version 0: forgotten).
+JSON list of [video_id, version], or [tombstone, 0] for one that was deleted.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
 import msgspec
 from redis.exceptions import ResponseError
 
+from model.bank.tombstone import tombstone
 from model.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
-from service.problems import Conflict, Unavailable
+from service.problems import Conflict, NotFound, Unavailable
 from service.settings import Settings
+from service.store import keys
 from service.store.columns import Columns
-from service.store.link import Link
+from service.store.correction import Corrected, Correction
+from service.store.forgotten import Forgotten
+from service.store.link import Command, Link
 from service.store.news import News, unlisted
 from service.store.quarantine import Damaged, Quarantine
 from service.store.round import Round, Share, no_rows
@@ -65,6 +71,7 @@ class Store:
         self._link = link
         self._settings = settings
         self._news = News(link, settings, metrics)
+        self.forgotten = Forgotten(link)
         self._published: dict[str, int] = {}
         check_types(types)
         self._types = [*types, REACH]
@@ -84,7 +91,10 @@ class Store:
         known then, and sending the same ids again is safe.
         """
         done = await self._apply(batches, park=park)
-        return [outcome if fault is None else fault for outcome, fault in zip(done.outcomes, done.faults, strict=True)]
+        return [
+            outcome if fault is None else _told(fault, outcome, lost)
+            for outcome, fault, lost in zip(done.outcomes, done.faults, done.lost, strict=True)
+        ]
 
     async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
         """Apply each video's rows like ``ingest``; ``strict``: all rows of a video, or none when one is refused."""
@@ -117,6 +127,8 @@ class Store:
             done.settle(share, [answer])
         applied = _applied(done, 0, answer)
         if applied.version is not None:
+            if applied.created:
+                await self._begin_anew(video_id)
             changes = [(video_id, applied.version)] if applied.changed else []
             await self._news.tell(changes, unparked=[video_id])
         return applied
@@ -163,17 +175,72 @@ class Store:
             found[video_id] = self.quarantine.note(one) if isinstance(one, Damaged) else one
         return found
 
-    async def forget(self, video_id: str) -> bool:
-        """Delete everything about a video, parked rows included; False when there was nothing."""
-        self._published.pop(video_id, None)
-        # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
-        await self._link.pipeline("unlist", unlisted([video_id]))
-        arguments = [str(self._settings.dedup_ttl_s), "", *self._types]
-        gone = bool((await self._link.call("forget", [([video_id], arguments)]))[0])
+    async def forget(self, video_id: str, *, idle_since_us: int | None = None) -> bool:
+        """Delete everything about a video, parked rows included; False when there was nothing.
+
+        ``idle_since_us``: only if it was registered, and had its newest row, before that time (us); otherwise False.
+        """
+        idle = "" if idle_since_us is None else str(idle_since_us)
+        calls = [([video_id], [str(self._settings.dedup_ttl_s), idle, *self._types])]
+        # What is deleted for good leaves the lists also where the store forgot it before and could not say so.
+        if idle and not (await self._link.call("forget", calls))[0]:
+            return False
+        await self.unlist(video_id)
+        gone = bool(idle or (await self._link.call("forget", calls))[0])
         self.quarantine.forget(video_id)
         if gone:
-            await self._news.tell([(video_id, 0)], unparked=[video_id])
+            # Not the id, which is to be forgotten.
+            await self._news.tell([(tombstone(video_id), 0)])
         return gone
+
+    async def unlist(self, video_id: str) -> None:
+        """Take a video that ends, or has ended, out of all that is kept about videos together."""
+        self._published.pop(video_id, None)
+        # Lists learn of changes from a stream, which may lose one; what is deleted must not depend on it.
+        banks = (await self._link.pipeline("unlist", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
+        commands: list[Command] = [["ZREM", key, video_id] for key in (keys.PARKED, keys.RETENTION, *banks)]
+        await self._link.pipeline("unlist", unlisted([video_id]) + commands)
+
+    async def correct(self, video_id: str, correction: Correction) -> Corrected:
+        """Lower a count that was wrong; all of it or nothing.
+
+        Raises NotFound, DamagedRecord, and Conflict where the count is not what the correction replaces, or is not made of
+        what it says.
+        """
+        given = {**asdict(correction), "from_us": -1 if correction.from_us is None else correction.from_us}
+        told = (await self._link.call("correct", [([video_id], [msgspec.msgpack.encode(given)])]))[0]
+        match _decode(told):
+            case ["corrected", version, total]:
+                await self._news.tell([(video_id, int(version))])
+                return Corrected(int(version), int(total))
+            case ["unknown"]:
+                raise NotFound("this video is not registered", field="video_id", value=video_id)
+            case ["conflict", total]:
+                raise Conflict(
+                    f"the count of {correction.type} is {total:.0f}, and not what is to be replaced",
+                    field="replaces", value=str(correction.replaces), allowed=f"{total:.0f}",
+                )  # fmt: skip
+            case ["missing", much]:
+                raise Conflict(
+                    f"{much:.0f} of what is to be taken from {correction.type} was not counted from then on",
+                    field="from", value="" if correction.from_us is None else iso(correction.from_us),
+                    allowed="a time before the readings that were wrong, or nothing",
+                )  # fmt: skip
+            case ["damaged", *_] as answer:
+                raise self.quarantine.note(_damaged(video_id, answer)).problem()
+            case answer:
+                raise ResponseError(answer[1])
+
+    async def _begin_anew(self, video_id: str) -> None:
+        """A video that is new: what is kept of others, and of one that was deleted before."""
+        self.quarantine.forget(video_id)
+        with suppress(Unavailable):
+            if days := self._settings.retention_days:
+                due_s = int(time.time()) + days * 86_400
+                await self._link.pipeline("register", [["ZADD", keys.RETENTION, "NX", due_s, video_id]])
+            if await self.forgotten.lift(video_id):
+                banks = (await self._link.pipeline("register", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
+                await self._link.pipeline("register", [["ZADD", bank, "NX", 0, video_id] for bank in banks])
 
     async def _apply(self, batches: Sequence[Columns], *, strict: bool = False, park: bool = True) -> Round:
         done = Round(batches, self._published)
@@ -224,6 +291,14 @@ def _damaged(video_id: str, answer: Sequence[Any]) -> Damaged:
 
 
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def _told(fault: Exception, outcome: Outcome, lost: int) -> Exception:
+    """A fault that says what became of the batch's other rows, and of how many that is not known."""
+    if not isinstance(fault, Unavailable):
+        return fault
+    stored = {name: getattr(outcome, name) for name in ("accepted", "duplicate", "parked", "corrected")}
+    return fault.copy(**stored, unknown=lost)
 
 
 def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:

@@ -15,6 +15,7 @@ from index_builder.duration import about, estimate_s
 from index_builder.samples import Observed
 from index_builder.train import train
 from model.errors import DataError
+from tests.conftest import Mini
 
 HOUR = 3_600_000_000
 N = 60
@@ -88,3 +89,12 @@ def test_about_how_long_grows_with_the_data(tmp_path: Path) -> None:
         "about 1.7 h",
         "about 2.0 h",
     ]
+
+
+def test_at_its_end_it_says_where_the_bundle_is_how_good_and_what_comes_next(mini: Mini) -> None:
+    first, last = mini.said.splitlines()
+    assert first.startswith(f"{mini.bundle}: bundle of view. On videos held back it is ")
+    assert "better than" in first or "worse than" in first
+    assert last == f"next: m3tr-serve --bundle {mini.bundle}"
+    page = (mini.bundle / "report.html").read_text("utf-8")
+    assert first.partition("it is ")[2] in page, "the report leads with the same verdict"

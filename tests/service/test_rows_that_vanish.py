@@ -212,6 +212,9 @@ def test_an_unknown_counter_costs_no_entry_of_the_stream(empty_redis: str) -> No
         ({"viewz": 3}, "viewz", "did you mean views?"),
         ({"views": 3, "type": "view"}, "type", "events only"),
         ({"views": None}, "counters", "at least one of views"),
+        ({"views": 3, "colour": "red"}, "colour", "numbers of other counters"),
+        ({"views": 3, "tiem": "2025-10-09T08:53:25Z"}, "tiem", "did you mean time?"),
+        ({"views": 3, "live": True}, "live", "numbers of other counters"),
     ],
 )
 def test_a_row_without_a_known_counter_is_refused_by_name(service: Live, row: Any, field: str, words: str) -> None:

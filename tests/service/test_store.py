@@ -16,6 +16,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model.bank.tombstone import tombstone
 from model.bins import EDGES_US, N_BINS, bin_index
 from service.context import new_metrics
 from service.problems import Conflict
@@ -355,8 +356,8 @@ def test_changes_are_told(empty_redis: str) -> None:
     with_store(empty_redis, work)
     with redis.Redis.from_url(empty_redis) as client:
         told = [json.loads(entry[b"videos"]) for _, entry in client.xrange(keys.CHANGES)]
-    assert [[video for video, _ in entry] for entry in told] == [["v"]] * 3
-    assert told[0][0][1] < told[1][0][1] and told[2] == [["v", 0]]
+    assert [[video for video, _ in entry] for entry in told] == [["v"], ["v"], [tombstone("v")]]
+    assert told[0][0][1] < told[1][0][1] and told[2][0][1] == 0
 
 
 @pytest.mark.parametrize("video_id", ["a}b", "}", "{}", "%7D", "a/b c", "\u0000", "é" * 256])

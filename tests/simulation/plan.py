@@ -64,7 +64,9 @@ class PlannedRow:
             if self.reach:
                 item["reach"] = self.reach
         else:
-            item |= {column_of(kind): -1 if self.flaw == "count" else value for kind, value in self.values}
+            # Beside counters that are known, one that is not would be left out and the row taken.
+            known = {} if self.flaw == "type" else dict(self.values)
+            item |= {column_of(kind): -1 if self.flaw == "count" else value for kind, value in known.items()}
             if self.flaw == "type":
                 item["waves"] = 1
         if self.flaw == "field":

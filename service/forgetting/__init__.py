@@ -1,0 +1,1 @@
+"""Deleted videos leave everything: banks, caches, lists, labels, streams and logs."""
