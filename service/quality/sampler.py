@@ -120,10 +120,15 @@ class Sampler(Running):
                 log.warning("a forecast to be scored could not be made", error=repr(made))
             elif not made.stale and abs(now_us - made.forecast.now_us) <= _LATE_US:
                 good.append(made)
-        await self.keep(good)
-        for answer in good:
-            video = answer.snapshot.video
-            self._schedule.plan(video.video_id, video.published_us, now_us, made=True)
+        videos = [answer.snapshot.video for answer in good]
+        early = [self._schedule.early(video.video_id, video.published_us, now_us) for video in videos]
+        # In its first seconds a video stands for no other but those without a row.
+        await self.keep([a for a, soon in zip(good, early, strict=True) if a.forecast.cold_start or not soon])
+        for video, soon in zip(videos, early, strict=True):
+            if soon:
+                self._schedule.wait(video.video_id, video.published_us)
+            else:
+                self._schedule.plan(video.video_id, video.published_us, now_us, made=True)
         return len(due)
 
     async def keep(self, answers: Sequence[Answer]) -> None:
@@ -136,11 +141,19 @@ class Sampler(Running):
                 by_place[label.column, client].append(label)
         while len(self._made) > QUEUE:
             self._made.popitem(last=False)
+        failed: list[Unavailable] = []
         for (column, _), labels in by_place.items():
             # Keeping is idempotent, so a second try after a failure half-way keeps nothing twice.
-            kept, known = await self._ledger.keep(column, labels, self._grace_us)
+            try:
+                kept, known = await self._ledger.keep(column, labels, self._grace_us)
+            except Unavailable as error:
+                # Keys of one column that cannot be used do not keep the others waiting.
+                failed.append(error)
+                continue
             for outcome, n in (("kept", kept), ("known", known), ("full", len(labels) - kept - known)):
                 self._metrics.labels.labels(outcome).inc(n)
+        if failed and len(failed) == len(by_place):
+            raise failed[0]
         # Deleted while its forecast was made: none of its labels must stay.
         for video_id in await self._forgotten.gone(
             {answer.snapshot.video.video_id: answer.snapshot.registered_us for answer in answers}

@@ -1,8 +1,8 @@
 """When the forecasts of each video are made that are to be scored: nobody outside has a say in it.
 
 A video is due within seconds of being met, and then once in each step of its age (``label.age_step``), at a moment drawn from a
-secret that the process makes up at its start. Who is followed past ``most`` videos is drawn from it as well, so that a client with
-many videos pushes no other's out but by their number.
+secret that the process makes up at its start; in the first step, once before its first row and once after. Who is followed past
+``most`` videos is drawn from it as well, so that a client with many videos pushes no other's out but by their number.
 """
 
 from __future__ import annotations
@@ -57,6 +57,18 @@ class Schedule:
             self._share /= 2
             for name in [name for name in self._at if not self.follows(name)]:
                 self.drop(name)
+
+    def early(self, video_id: str, published_us: int, now_us: int) -> bool:
+        """Whether a video is in its first step of age, and its moment in that is still to come."""
+        return now_us < published_us + self._first_us(video_id)
+
+    def wait(self, video_id: str, published_us: int) -> None:
+        """Try a video again at its moment in the first step."""
+        self._put(video_id, published_us + self._first_us(video_id))
+
+    def _first_us(self, video_id: str) -> int:
+        # Not in its first minutes, in which most first rows come.
+        return int((1 + 5 * self._drawn(video_id, 0)) / 6 * step_end_us(0))
 
     def later(self, video_id: str, at_us: int) -> None:
         """Try a video again at a time."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.adaptive import LIMIT, Adaptive, reaches
+from model.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
 from model.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, column_of, row_of
 from model.growth import N_AGE_BUCKETS
 from model.head import N_BASIS, grid_growth
@@ -133,3 +133,46 @@ def test_stretched_quantiles_stay_ordered_and_monotone() -> None:
 def test_cells_are_the_calibrations() -> None:
     assert row_of(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [COLD, 1, N_ROWS - 2]
     assert column_of(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
+
+
+def all_missed_above(n: int) -> Adaptive:
+    cell = np.ones(n, np.int64)
+    return Adaptive.new().learned(cell, cell, np.stack([np.zeros(n), np.full(n, 9.0)], axis=1))
+
+
+def test_few_outcomes_move_little() -> None:
+    first = all_missed_above(1).logs()[1, 1, 1]
+    assert first == pytest.approx(0.9 * sum(STEPS) / RAMP)
+    assert all_missed_above(10).logs()[1, 1, 1] < 0.2 * 10 * 0.9 * sum(STEPS)
+    more = all_missed_above(RAMP + 1).logs()[1, 1, 1] - all_missed_above(RAMP).logs()[1, 1, 1]
+    assert more == pytest.approx(0.9 * sum(STEPS))
+
+
+def test_a_state_of_an_earlier_release_is_read() -> None:
+    state = all_missed_above(60)
+    told = state.to_json()
+    del told["seen"]
+    again = Adaptive.from_json(told)
+    np.testing.assert_array_equal(again.factors(), state.factors())
+    assert again.outcomes == 60 and again.seen.sum() == 0
+
+
+def test_what_is_agreed_lies_between_honest_states() -> None:
+    honest = [all_missed_above(RAMP + i) for i in range(VOTERS)]
+    assert (agreed(honest[1:]) == 0).all(), "too few"
+    assert (agreed([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), "one has seen too little to count"
+    logs = [float(state.logs()[1, 1, 1]) for state in honest]
+    for liar in (all_missed_above(5000), Adaptive(-9 * np.ones(2), *_nothing(), 5000)):
+        between = float(agreed([*honest, liar])[1, 1, 1])
+        assert min(logs) <= between <= max(logs)
+
+
+def _nothing() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2))
+
+
+def test_a_start_fades_as_outcomes_come_in() -> None:
+    base = np.full((N_ROWS, N_COLUMNS, 2), 0.4)
+    np.testing.assert_allclose(Adaptive.new().over(base), np.exp(0.4))
+    state = all_missed_above(3 * RAMP)
+    np.testing.assert_allclose(state.over(base), np.exp(np.clip(state.logs() + 0.1, -LIMIT, LIMIT)))

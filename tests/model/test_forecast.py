@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from index_builder.sequences import sources
 from model.bank import NoBank
 from model.bins import EDGES_US, HOUR_US, bin_index
 from model.bundle import load_bundle
+from model.calibration import N_COLUMNS, N_ROWS
 from model.forecaster import Forecast, Forecaster, Request
 from model.history import History, Series
 from model.rows import cells_at
@@ -252,3 +254,21 @@ def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: P
     )
     assert np.isfinite(whole).all() and len(np.unique(whole[:, 1])) > 100
     np.testing.assert_array_equal(whole, blind)
+
+
+def test_each_clients_videos_have_its_own_stretch_in_any_batch(mini_bundle: Path) -> None:
+    forecaster = Forecaster.load(mini_bundle, bank=NoBank(), device="cpu")
+    requests = [replace(r, client=("", "a", "b")[i % 3]) for i, r in enumerate(random_requests(forecaster, 30, 9))]
+    plain = forecaster.forecast(requests)
+    forecaster.adapt(None, {"a": np.full((N_ROWS, N_COLUMNS, 2), 3.0)})
+    stretched = forecaster.forecast(requests)
+    for request, before, after in zip(requests, plain, stretched, strict=True):
+        assert_same(forecaster.forecast([request])[0], after)
+        if request.client != "a":
+            assert_same(before, after)
+    assert (
+        sum(float(a.quantiles[-1, 2]) > float(b.quantiles[-1, 2]) for a, b in zip(stretched, plain, strict=True)) >= 8
+    )
+    forecaster.adapt(None)
+    for before, after in zip(plain, forecaster.forecast(requests), strict=True):
+        assert_same(before, after)
