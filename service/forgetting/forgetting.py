@@ -151,17 +151,19 @@ class Forgetting(Running):
         """Drop from this process's caches what was deleted elsewhere."""
         if self._forgotten.newest_us <= self._dropped_us:
             return
+        newest_us = int(self._forgotten.newest_us)
         found = dict(await self._forgotten.since(self._dropped_us - _OVERLAP_US))
         names = self._engine.cached()
         marked = await asyncio.to_thread(lambda: [name for name in names if tombstone(name) in found])
         for name in marked:
             await self._engine.forget(name)
         self._engine.recent.clear()
-        self._dropped_us = max(found.values(), default=self._dropped_us)
+        self._dropped_us = newest_us
 
     async def _sweep(self) -> None:
         if self._forgotten.newest_us <= self._swept_us:
             return
+        newest_us = int(self._forgotten.newest_us)
         swept_us = await self._forgotten.swept()
         if due := await self._forgotten.since(swept_us):
             if not await self._lease.take():
@@ -169,6 +171,9 @@ class Forgetting(Running):
             await Sweep(self._link, dict(due)).run()
             swept_us = max(at_us for _, at_us in due)
             await self._forgotten.sweep(swept_us)
+        else:
+            # Nothing is later: what is known here of later ones is of a store that was emptied.
+            swept_us = max(swept_us, newest_us)
         async with self._swept:
             self._swept_us = swept_us
             self._swept.notify_all()

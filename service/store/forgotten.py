@@ -69,7 +69,9 @@ class Forgotten:
         ask: Command = ["ZRANGE", keys.FORGOTTEN, f"({us:.0f}", "+inf", "BYSCORE", "WITHSCORES"]
         found, last = await self._link.pipeline("forget", [ask, ["ZRANGE", keys.FORGOTTEN, -1, -1, "WITHSCORES"]])
         newest = _scored(last)
-        self.newest_us = newest[0][1] if newest else 0
+        found_us = newest[0][1] if newest else 0
+        # A deletion whose time came while this reply was on its way is later than what it says.
+        self.newest_us = found_us if self.newest_us == float("inf") else max(self.newest_us, found_us)
         return _scored(found)
 
     async def lifted(self) -> set[str]:
