@@ -12,6 +12,8 @@ from typing import Any, Self
 import redis
 from redis.exceptions import ConnectionError, RedisError
 
+from service.store.failures import Unreached
+
 Command = Sequence[Any]
 
 
@@ -93,7 +95,7 @@ class Network:
     async def send(self, replica: int, commands: Sequence[Command]) -> list[Any]:
         if self.cuts.get(replica) is Cut.REFUSED:
             self.fail(replica)
-            raise ConnectionError("refused")
+            raise Unreached("refused")
         message = Message(replica, commands, asyncio.get_running_loop().create_future())
         self.pending.append(message)
         try:
@@ -126,7 +128,7 @@ class Network:
 
 
 class Client:
-    """Stands where ``Link`` has its redis.asyncio client; all it sends goes through the network."""
+    """Stands where a backend has its redis.asyncio client; all it sends goes through the network."""
 
     def __init__(self, network: Network, replica: int) -> None:
         self._network = network
@@ -135,20 +137,25 @@ class Client:
     def pipeline(self, transaction: bool = True) -> _Pipeline:
         return _Pipeline(self._network, self._replica)
 
-    async def execute_command(self, *command: Any) -> Any:
-        reply = (await self._network.send(self._replica, [command]))[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def function_list(self, library: str) -> Any:
-        return await self.execute_command("FUNCTION", "LIST", "LIBRARYNAME", library)
-
-    async def function_load(self, source: str) -> Any:
-        return await self.execute_command("FUNCTION", "LOAD", source)
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        return await self._network.send(self._replica, commands)
 
     async def aclose(self) -> None:
         pass
+
+
+def connect(backend: Any, client: Client) -> None:
+    """Let a backend reach the store through the network only, when it looks as a newcomer too."""
+
+    async def everywhere(commands: Sequence[Command], end: float) -> list[list[Any]]:
+        try:
+            async with asyncio.timeout_at(end):
+                return [await client.send(commands)]
+        except (RedisError, OSError, TimeoutError) as error:
+            return [[error] * len(commands)]
+
+    backend._redis = client
+    backend.everywhere = everywhere
 
 
 class _Pipeline:
