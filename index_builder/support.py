@@ -14,6 +14,9 @@ from model.rows import Source
 from model.support import Support
 from model.types import metric_types
 
+_SHORTEST = 0.2
+"""Part of the samples whose next reading came sooner than the shortest horizon that counts as learned."""
+
 
 def sources_of(seen: Observed) -> NDArray[np.bool_]:
     """Which types were read as events and which as counters, (K, 2) bool."""
@@ -30,7 +33,12 @@ def support_of(seen: Observed, parts: list[Samples], max_horizon_s: float) -> Su
         np.concatenate([getattr(samples, name) for samples in parts])
         for name in ("video", "age_s", "value_now", "cold", "summary", "horizon_s", "growth")
     )
-    return Support.fit(video, age_s, value_now, cold, summary, horizon_s, growth, sources_of(seen), max_horizon_s)
+    first = np.where(np.isfinite(growth), horizon_s, np.inf).min(axis=1)
+    first = first[np.isfinite(first)]
+    shortest = 0.0 if seen.continuous or not len(first) else float(np.quantile(first, _SHORTEST))
+    return Support.fit(
+        video, age_s, value_now, cold, summary, horizon_s, growth, sources_of(seen), max_horizon_s, shortest
+    )
 
 
 def rates_of(seen: Observed, samples: Samples, median: NDArray[np.float64]) -> Rates:

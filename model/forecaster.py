@@ -270,7 +270,7 @@ class Forecaster:
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             growth = self._support.bound(
                 grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
-                np.array([bool(names) for names in extrapolated]),
+                np.array([bool(names) for names in extrapolated]), max_horizon_s,
             )  # fmt: skip
             rates = self._next_hour(growth, age_s, cold, values, tokens.totals)
         return [

@@ -59,7 +59,8 @@ class Support:
     ``most`` (N_AGES, N_LEVELS, N_GRID + 1) float32 log2 units, never falling with the horizon; ``usual`` (N_AGES, N_GRID + 1, 2)
     float32, quantiles 0.1 and 0.9 of growth; ``margin`` log2 units; ``ages`` (2,) float32, the youngest and the oldest age in seconds;
     ``low`` and ``high`` (N_AGES, n_summary) float32, the range of the summary; ``sources`` (K, 2) bool, which types
-    were read as events and as counters.
+    were read as events and as counters; ``shortest`` seconds, below which no horizon was learned: growth up to there is spread evenly
+    over log(age + 1 minute).
     """
 
     most: Floats
@@ -69,12 +70,13 @@ class Support:
     low: Floats
     high: Floats
     sources: NDArray[np.bool_]
+    shortest: float = 0.0
 
     @staticmethod
     def fit(
         video: NDArray[np.int64], age_s: NDArray[np.float64], value_now: NDArray[np.float64], cold: NDArray[np.bool_],
         summary: Floats, horizon_s: NDArray[np.float64], growth: NDArray[np.float64], sources: NDArray[np.bool_],
-        max_horizon_s: float,
+        max_horizon_s: float, shortest: float = 0.0,
     ) -> Support:  # fmt: skip
         """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
         column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
@@ -94,7 +96,7 @@ class Support:
             for edge in (np.min, np.max)
         )
         ages = np.array([age_s.min(), age_s.max()], np.float32)
-        return Support(most.astype(np.float32), usual.astype(np.float32), margin, ages, low, high, sources)
+        return Support(most.astype(np.float32), usual.astype(np.float32), margin, ages, low, high, sources, shortest)
 
     def extrapolated(
         self, types: Sequence[str], observed: Sequence[Mapping[str, Mode]], age_s: NDArray[np.float64], summary: Floats,
@@ -146,9 +148,10 @@ class Support:
 
     def bound(
         self, growth: NDArray[np.float64], age_s: NDArray[np.float64], count: NDArray[np.float64],
-        extrapolated: NDArray[np.bool_],
+        extrapolated: NDArray[np.bool_], max_horizon_s: float,
     ) -> NDArray[np.float64]:  # fmt: skip
         """Bound growth quantiles (N, N_GRID + 1, 3) as the module says; they stay ordered and never fall with the horizon."""
+        growth = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
         usual = np.minimum(self.usual[age_row(age_s)], largest[..., None])
         low, median, high = np.moveaxis(growth, -1, 0)
@@ -161,17 +164,26 @@ class Support:
         bounded[:, 0] = 0.0
         return np.maximum.accumulate(bounded, axis=1)
 
+    def _spread(
+        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], horizon_s: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        last = int(np.searchsorted(horizon_s, self.shortest, side="right")) - 1
+        if last < 1:
+            return growth
+        older = np.log1p(horizon_s[: last + 1] / (age_s[:, None] + LOG_AGE_OFFSET_S))
+        out = growth.copy()
+        out[:, : last + 1] = growth[:, last : last + 1] * (older / older[:, -1:])[..., None]
+        return out
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """For a bundle's weights."""
-        return {f"support.{name}": np.asarray(getattr(self, name)) for name in self.__slots__ if name != "margin"} | {
-            "support.margin": np.array([self.margin], np.float32)
-        }
+        return {f"support.{name}": np.atleast_1d(getattr(self, name)) for name in self.__slots__}
 
     @staticmethod
     def of(weights: Mapping[str, NDArray[np.float32]]) -> Support:
         """Inverse of ``arrays``."""
-        most, usual, margin, ages, low, high, sources = (weights[f"support.{name}"] for name in Support.__slots__)
-        return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool))
+        most, usual, margin, ages, low, high, sources, shortest = (weights[f"support.{n}"] for n in Support.__slots__)
+        return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool), float(shortest[0]))
 
 
 def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, least: int = 0) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_quantiles_stay_ordered_within_the_bound() -> None:
     growth = np.maximum.accumulate(np.sort(rng.exponential(4, (50, N_GRID + 1, 3)), axis=-1), axis=1)
     age_s, count = np.exp(rng.uniform(1, 16, 50)), 10 ** rng.uniform(0, 12, 50)
     for far in (False, True):
-        bounded = support.bound(growth, age_s, count, np.full(50, far))
+        bounded = support.bound(growth, age_s, count, np.full(50, far), _WEEK_S)
         assert (np.diff(bounded, axis=-1) >= 0).all()
         assert (np.diff(bounded, axis=1) >= 0).all()
         assert (bounded[:, 0] == 0).all()
@@ -155,7 +156,21 @@ def test_what_lies_within_the_bound_is_left_alone() -> None:
     support = samples(2000, 3.0)
     growth = np.zeros((5, N_GRID + 1, 3)) + np.linspace(0, 1e-4, N_GRID + 1)[None, :, None]
     growth = growth * np.array([0.5, 1.0, 1.5])
-    assert np.array_equal(support.bound(growth, np.full(5, 3600.0), np.full(5, 10.0), np.zeros(5, bool)), growth)
+    assert np.array_equal(
+        support.bound(growth, np.full(5, 3600.0), np.full(5, 10.0), np.zeros(5, bool), _WEEK_S), growth
+    )
+
+
+def test_growth_up_to_the_shortest_horizon_that_was_learned_is_spread_by_age() -> None:
+    support = replace(samples(2000, 3.0), shortest=20 * 3600.0)
+    growth = np.zeros((1, N_GRID + 1, 3)) + np.minimum(np.arange(N_GRID + 1) / 8, 1.0)[None, :, None] * 0.1
+    bounded = support.bound(growth, np.array([86_400.0]), np.array([10.0]), np.zeros(1, bool), _WEEK_S)
+    horizon_s = grid_s(_WEEK_S)
+    early = horizon_s <= 20 * 3600.0
+    assert np.allclose(bounded[0, ~early], growth[0, ~early])
+    shares = bounded[0, early, 1] / bounded[0, early, 1][-1]
+    older = np.log1p(horizon_s[early] / 86_460.0)
+    assert np.allclose(shares, older / older[-1])
 
 
 def test_it_survives_a_bundle() -> None:
