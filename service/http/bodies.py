@@ -39,7 +39,7 @@ VALUE_BYTES: Final = 64
 """Memory of one parsed value, about."""
 _CLOSE: Final = {"Connection": "close"}
 _BATCHES: Final = 2
-_BATCH_LINES: Final = 2048
+BATCH_LINES: Final = 2048
 """Lines of NDJSON that are stored together: some milliseconds, in the store as here, for which others wait."""
 
 
@@ -134,7 +134,7 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
     all: whoever announces rows and sends none has lost them.
     """
     visit = Visit.of(request)
-    most = min(most, _BATCH_LINES)
+    most = min(most, BATCH_LINES)
     lines: list[bytes] = []
     rest, any_line, size = b"", False, 0
     gone = request.scope.get(GONE)

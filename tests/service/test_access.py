@@ -46,7 +46,7 @@ def test_predicting_a_new_video_also_needs_ingest(empty_redis: str) -> None:
     body = {"video": {"video_id": "v", "published_at": T0}}
     with live(empty_redis, api_keys=HASHED + both) as service:
         assert service.http.post("/predict", json=body, headers={"x-api-key": KEYS["predict"]}).status_code == 403
-        assert service.dump() == {}
+        assert not [key for key in service.dump() if b"{v}" in key]
         assert service.http.post("/predict", json=body, headers={"x-api-key": "both"}).status_code == 200
 
 

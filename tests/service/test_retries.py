@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.http.bodies import BATCH_LINES
 from service.problems import Unavailable
 from tests.service.live import T0, Live
 
@@ -94,7 +95,7 @@ def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyP
         return await ingest(batches)
 
     monkeypatch.setattr(store, "ingest", failing)
-    most = service.context.ingest.max_rows
+    most = BATCH_LINES
     told = send(service, [VIEW] * (most + 3), lines=True, status=503)
     assert (told["rows"], told["accepted"], told["unknown"]) == (most, most, 3)
     assert send(service, [VIEW] * (most + 3), lines=True) | {"rejections": []} == {
