@@ -112,6 +112,7 @@ def http(shelved: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
         tmp_path_factory.mktemp("served") / "data",
         M3TR_BUNDLES=str(shelved.folder),
         M3TR_LABEL_GRACE_S="0",
+        M3TR_LABEL_HORIZONS_S="1",
         M3TR_DRAIN_S="0",
     )
     with closing_process(process), httpx.Client(base_url=process.url, timeout=60) as client:
@@ -312,7 +313,7 @@ def test_a_shadow_is_compared_and_scored_and_changes_nothing(http: httpx.Client,
     def scored() -> set[str]:
         return {each["model_version"] for each in http.get("/quality").json()["models"] if each["labels"] >= 6}
 
-    wait_until(lambda: scored() >= {shelved.hash("a"), shelved.hash("b")})
+    wait_until(lambda: scored() >= {shelved.hash("a"), shelved.hash("b")}, 40)
     # The shadow takes over without being loaded again.
     assert http.post("/models/b/activate").json()["changed"]
     assert rows_by_folder(http)["b"]["state"] == "active"
