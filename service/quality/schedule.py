@@ -18,6 +18,8 @@ from service.quality.label import age_step, step_end_us
 _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
 """Age past which a video is followed no more."""
 _SPACE: Final = 2**64
+_LAST: Final = 0.9
+"""Part of a step in which its moment lies: a small delay must not be the next step."""
 _MET_US: Final = 10 * 1_000_000
 """A video that is met is due within so long, so that all that are met together are not due at once."""
 
@@ -50,7 +52,8 @@ class Schedule:
             self.drop(video_id)
             return
         if made:
-            self._put(video_id, published_us + begin_us + int(self._drawn(video_id, step) * (end_us - begin_us)))
+            place = _LAST * self._drawn(video_id, step)
+            self._put(video_id, published_us + begin_us + int(place * (end_us - begin_us)))
         else:
             self._put(video_id, now_us + int(self._drawn(video_id, "met") * _MET_US))
         if len(self._at) > self._most:
@@ -67,8 +70,8 @@ class Schedule:
         self._put(video_id, published_us + self._first_us(video_id))
 
     def _first_us(self, video_id: str) -> int:
-        # Not in its first minutes, in which most first rows come, nor so late that a small delay is the next step.
-        return int((0.2 + 0.7 * self._drawn(video_id, 0)) * step_end_us(0))
+        # Not in its first minutes, in which most first rows come.
+        return int((0.2 + (_LAST - 0.2) * self._drawn(video_id, 0)) * step_end_us(0))
 
     def later(self, video_id: str, at_us: int) -> None:
         """Try a video again at a time."""
