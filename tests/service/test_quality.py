@@ -230,7 +230,7 @@ def test_forecasts_are_the_services_own(empty_redis: str) -> None:
         assert world.outcomes() == {"kept": 4}
         await sampled(world, P0 + 2 * H)
         assert world.outcomes() == {"kept": 8}
-        await sampled(world, P0 + 20 * H, H)
+        await sampled(world, P0 + 20 * H - H // 2, H // 3)
         assert world.outcomes() == {"kept": 16}, "steps end at 0.5, 2, 8 and 20 h"
         found = [label for column in range(N_COLUMNS) for label in await world.ledger.due(column, P0 + 99 * H, 100)]
         assert {label.horizon_us for label in found} == {4 * H, 12 * H}
@@ -249,9 +249,9 @@ def test_a_video_that_is_met_late_is_asked_within_seconds_and_then_once_a_step(e
         assert world.outcomes().get("kept", 0) < 40, "not all at once"
         await sampled(world, P0 + 3 * H + 20 * S, S)
         assert world.outcomes()["kept"] == 40
-        await sampled(world, P0 + 8 * H, 10 * 60 * S)
+        await sampled(world, P0 + 7 * H, 10 * 60 * S)
         assert world.outcomes()["kept"] == 40
-        await sampled(world, P0 + 20 * H, 10 * 60 * S)
+        await sampled(world, P0 + 19 * H, 10 * 60 * S)
         assert world.outcomes()["kept"] == 80
 
     with_world(empty_redis, work, label_horizons_s="3600")
