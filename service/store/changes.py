@@ -1,6 +1,6 @@
 """What changed in the store, told to this process: one reader of the capped stream of changes.
 
-An entry's field ``videos`` is a JSON list of [video_id, version]; version 0 is a video that was forgotten. The stream may
+An entry's field ``videos`` is a JSON list of [video_id, version]; with version 0 the tombstone of a forgotten video. The stream may
 lose entries (it is capped, and a power cut may take its end), so it says what to look at again, never what is true.
 """
 

@@ -19,7 +19,7 @@ from service.store import keys
 from service.store.link import Command, Link
 
 Change = tuple[str, int]
-"""A video id and its version; 0: the video was forgotten."""
+"""A video id and its version; or the tombstone of a video that was forgotten, and 0."""
 
 ENTRIES_KEPT: Final = 4096
 CHANGES_AN_ENTRY: Final = 256
