@@ -24,6 +24,8 @@ FORMAT: Final = 1
 _SOILED: Final = "soiled"
 _BLOCK: Final = 1 << 20
 _VACUUM_S: Final = 120.0
+_GRACE_S: Final = 1.0
+"""How long a lock is waited for that no vacuum holds: one that just ended still has its process to end."""
 _POLL_S: Final = 0.05
 
 
@@ -44,13 +46,17 @@ class Lock:
             ) from error
 
     def _take(self, folder: Path) -> None:
-        end = time.monotonic() + _VACUUM_S
+        start = time.monotonic()
+        clean_since = start
         while True:
             try:
                 return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                now = time.monotonic()
                 # Who closed it may have left it to a vacuum, which ends by itself.
-                if not is_soiled(folder) or time.monotonic() > end:
+                if is_soiled(folder):
+                    clean_since = now
+                if now - clean_since > _GRACE_S or now - start > _VACUUM_S:
                     raise
                 time.sleep(_POLL_S)
 

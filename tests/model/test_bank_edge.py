@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bank import BankVideo, EdgeBank, shard
+from model.bank import BankVideo, EdgeBank, folder, shard
 from model.bank.tombstone import tombstone
 from model.errors import BankError
 from tests.model.bank_cases import (
@@ -280,3 +281,12 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
         assert again.counts()["videos"] == 3
         assert name not in ids(one(again, limit=9))
         assert not _files_with(path, name.encode())
+
+
+def test_a_lock_that_a_vacuum_is_about_to_give_up_is_waited_for(path: Path) -> None:
+    edge(path, []).close()
+    held = folder.Lock(path)
+    # The folder is clean, as when a vacuum has done its work and its process has not ended yet.
+    threading.Timer(0.3, held.release).start()
+    with EdgeBank.open(path, DC, DT) as again:
+        assert again.counts()["videos"] == 0
