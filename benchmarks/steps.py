@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from model.bins import EDGES_US
+from model.mhp.backend import Backend
 from model.mhp.cpu import CPUBackend
+from model.mhp.cuda import CUDABackend
 from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 from model.state_pool import StatePool
@@ -150,6 +152,20 @@ def main() -> None:
     ]
     runs = [micros(lambda feed=feed: session.run(None, feed), 50) for feed in feeds]  # type: ignore[misc]
     rows["ONNX Runtime"] = (runs[0], runs[1], runs[0] * LONG)
+    backends: dict[str, Backend] = {"compiled": kernel}
+    if torch.cuda.is_available():
+        card = CUDABackend(shape, weights)
+        slots = card.new_states(WAVE)
+        backends["mamba-ssm"] = card
+
+        def on_card(which: np.ndarray, offsets: np.ndarray, n: int) -> Callable[[], object]:
+            # The answer comes back to the CPU, so the card has finished.
+            return lambda: card.advance(slots, which, offsets, features[:n], clock[:n])
+
+        rows["mamba-ssm"] = (
+            micros(on_card(one, np.array([0, 1]), 1), 50), micros(on_card(every, np.arange(WAVE + 1), WAVE), 50),
+            micros(on_card(one, np.array([0, LONG]), LONG), 20),
+        )  # fmt: skip
     print(f"d_model {args.d_model}, {args.layers} layers; microseconds")
     print(
         f"{'backend':14}{'step':>10}{'wave of 64':>12}{'a token':>10}{'rate/step':>11}{'scan 700':>12}{'scan/step':>11}"
@@ -160,23 +176,24 @@ def main() -> None:
     behind, ahead = history(1, LONG), history(1, LONG + 1)
     many, more = history(WAVE, LONG), history(WAVE, LONG + 1)
     names = [f"v{i}" for i in range(WAVE)]
-    pool = StatePool(kernel, 2 * WAVE)
+    for name, backend in backends.items():
+        pool = StatePool(backend, 2 * WAVE)
 
-    def again(ids: list[str], tokens: Tokens) -> Callable[[], object]:
-        def prepare() -> None:
-            for video_id in ids:
-                pool.forget(video_id)
-            pool.read(ids, tokens)
+        def again(ids: list[str], tokens: Tokens, pool: StatePool = pool) -> Callable[[], object]:
+            def prepare() -> None:
+                for video_id in ids:
+                    pool.forget(video_id)
+                pool.read(ids, tokens)
 
-        return prepare
+            return prepare
 
-    cold = micros(lambda: StatePool(kernel, 0).read(names[:1], ahead), 1)
-    warm = micros(lambda: pool.read(names[:1], ahead), 1, again(names[:1], behind))
-    waves = micros(lambda: pool.read(names, more), 1, again(names, many))
-    print(
-        f"pool: from scratch {cold:.0f}, one more token and a read {warm:.1f} ({cold / warm:.0f} times cheaper); "
-        f"64 videos {waves:.0f}, {waves / WAVE:.1f} each ({warm * WAVE / waves:.1f} times the rate)"
-    )
+        cold = micros(lambda backend=backend: StatePool(backend, 0).read(names[:1], ahead), 1)  # type: ignore[misc]
+        warm = micros(lambda pool=pool: pool.read(names[:1], ahead), 1, again(names[:1], behind))  # type: ignore[misc]
+        waves = micros(lambda pool=pool: pool.read(names, more), 1, again(names, many))  # type: ignore[misc]
+        print(
+            f"pool, {name}: from scratch {cold:.0f}, one more token and a read {warm:.1f} ({cold / warm:.0f} times "
+            f"cheaper); 64 videos {waves:.0f}, {waves / WAVE:.1f} each ({warm * WAVE / waves:.1f} times the rate)"
+        )
 
 
 if __name__ == "__main__":

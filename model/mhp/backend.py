@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from model.errors import M3TRError
 from model.mhp.shape import MHPShape
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,24 @@ class Backend(Protocol):
 
 
 def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> Backend:
-    """Backend for ``device``: "cpu", "cuda", or "auto", CUDA where PyTorch finds a card.
+    """Backend for ``device``: "cpu", "cuda", or "auto", CUDA where PyTorch finds a card and mamba-ssm is installed.
 
     Raises:
-        M3TRError: "cuda" was asked for and there is none.
+        M3TRError: "cuda" was asked for and the card or mamba-ssm is missing.
     """
     if device not in {"auto", "cpu", "cuda"}:
         raise M3TRError(f"device: {device!r}; allowed: auto, cpu, cuda")
     if device != "cpu" and _cuda_present():
         from model.mhp.cuda import CUDABackend
 
-        return CUDABackend(shape, weights)
-    if device == "cuda":
+        try:
+            return CUDABackend(shape, weights)
+        except ImportError as error:
+            problem = f"mamba-ssm cannot be imported: {error}"
+            if device == "cuda":
+                raise M3TRError(f"device: 'cuda', but {problem}; install the extra [gpu]") from error
+            log.warning("there is a CUDA device, but %s; the CPU is used; install the extra [gpu] to use it", problem)
+    elif device == "cuda":
         raise M3TRError("device: 'cuda', but no CUDA device and driver were found; allowed here: auto, cpu")
     from model.mhp.cpu import CPUBackend
 

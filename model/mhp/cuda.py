@@ -80,6 +80,8 @@ class CUDABackend:
         })  # fmt: skip
         self._net = net.eval().to(self._device)
         self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
+        # The step fails without its skip D and its bias of dt, which we have in ``emit`` and ``selective``.
+        self._none = torch.zeros(shape.d_inner, device=self._device)
 
     def new_states(self, slots: int) -> States:
         """Zeroed slabs for ``slots`` videos."""
@@ -130,8 +132,10 @@ class CUDABackend:
             gap, jump, b, c = block.selective(u, clock)
             dt = gap.clamp(min=_LEAST_GAP)
             y = self._kernels.update(
-                state, jump / dt, dt, -torch.exp(block.A_log), b, c, state_batch_indices=slots.to(torch.int32)
-            )
+                state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._none, dt_bias=self._none,
+                # As int64: the kernel multiplies them by the size of a state.
+                state_batch_indices=slots,
+            )  # fmt: skip
             x = block.emit(x, u, gate, y)
         out: Tensor = self._net.norm_f(x)
         return out

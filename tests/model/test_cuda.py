@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from model.errors import M3TRError
+from model.mhp.backend import choose_backend
 from model.mhp.cpu import CPUBackend
 from model.mhp.cuda import SCAN_FROM, CUDABackend, Kernels
 from model.mhp.network import MambaHawkes
@@ -15,13 +19,18 @@ from tests.model.test_mhp import SHAPE, of_features, random_tokens, relative
 
 
 def update(
-    state: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, state_batch_indices: Tensor
-) -> Tensor:
-    """state (slots, D, N), x, dt (batch, D), a (D, N), b, c (batch, N): in place at the given slots."""
-    at = state_batch_indices.long()
+    state: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, D: Tensor, dt_bias: Tensor, *,
+    state_batch_indices: Tensor,
+) -> Tensor:  # fmt: skip
+    """state (slots, d, N), x, dt (batch, d), a (d, N), b, c (batch, N), D, dt_bias (d,): in place at the given slots.
+
+    The real one has D and dt_bias as options, and fails without them.
+    """
+    at = state_batch_indices
+    dt = dt + dt_bias
     assert len(at.unique()) == len(at), "a wave may hold a slot once"
     state[at] = torch.exp(dt[..., None] * a) * state[at] + (dt * x)[..., None] * b[:, None]
-    return (state[at] * c[:, None]).sum(-1)
+    return (state[at] * c[:, None]).sum(-1) + D * x
 
 
 def scan(
@@ -90,3 +99,15 @@ def test_the_pool_gives_the_same_from_a_cache_and_from_scratch(backends: tuple[C
         for got, expected in zip(pool.read(["a"], tokens), StatePool(cpu, 0).read(["a"], tokens), strict=True):
             assert relative(got, expected) < 1e-3
     assert pool.rollbacks == 2
+
+
+def test_a_card_without_mamba_ssm_is_not_used_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {f"mhp.{k}": v.numpy().astype(np.float32) for k, v in MambaHawkes(SHAPE).state_dict().items()}
+    monkeypatch.setattr("model.mhp.backend._cuda_present", lambda: True)
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    assert choose_backend("auto", SHAPE, weights).name == "cpu"
+    assert "mamba-ssm" in caplog.text and "[gpu]" in caplog.text
+    with pytest.raises(M3TRError, match=r"device: 'cuda'.*mamba-ssm.*\[gpu\]"):
+        choose_backend("cuda", SHAPE, weights)
