@@ -85,7 +85,8 @@ class Fusion(nn.Module):
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
-        score = learned + 4 * self.temperature * neighbours[..., 2 * N_GROWTH + 6]
+        # The factor 4 belongs to the neighbours: some exporters to ONNX fail on a number times a single parameter.
+        score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
         negative = (torch.softmax(-score + absent, -1).unsqueeze(-1) * value).sum(1)

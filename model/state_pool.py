@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -80,13 +81,10 @@ class StatePool:
         """
         n = len(video_ids)
         if len(self._scratch.state) < n:
-            self._scratch = self._backend.new_states(max(n, 64))
+            self._scratch = self._backend.new_states(1 << (max(n, 64) - 1).bit_length())
         newest = np.zeros((n, self._backend.shape.d_model), dtype=np.float32)
-        for row, video_id in enumerate(video_ids):
-            start = int(tokens.offsets[row])
-            stop = int(tokens.offsets[row + 1]) - int(tokens.pending[row])
-            span = slice(start, stop)
-            self._commit(video_id, row, tokens.features[span], tokens.clock[span], tokens.prefix[span], newest)
+        for rows in self._rounds(video_ids):
+            self._commit(video_ids, rows, tokens, newest)
         every = np.arange(n, dtype=np.int64)
         pending = np.flatnonzero(tokens.pending)
         if len(pending):
@@ -97,50 +95,75 @@ class StatePool:
         read = self._backend.advance(self._scratch, every, np.arange(n + 1), tokens.read_features, tokens.read_clock)
         return newest, read
 
+    def _rounds(self, video_ids: Sequence[str]) -> list[list[int]]:
+        """Rows that can be brought up together: distinct videos, for each of which there is a slot."""
+        if not self.capacity:
+            return [list(range(len(video_ids)))]
+        rounds: list[list[int]] = []
+        seen: set[str] = set()
+        for row, video_id in enumerate(video_ids):
+            if not rounds or video_id in seen or len(seen) == self.capacity:
+                rounds.append([])
+                seen = set()
+            rounds[-1].append(row)
+            seen.add(video_id)
+        return rounds
+
     def _commit(
-        self,
-        video_id: str,
-        row: int,
-        features: NDArray[np.float32],
-        clock: NDArray[np.float32],
-        prefix: NDArray[np.uint64],
-        newest: NDArray[np.float32],
-    ) -> None:
-        entry = self._entry(video_id)
-        if entry is None:
-            self._scratch.clear_slot(row)
-            if len(features):
-                newest[row] = self._run(self._scratch, row, features, clock)
+        self, video_ids: Sequence[str], rows: list[int], tokens: Tokens, newest: NDArray[np.float32]
+    ) -> None:  # fmt: skip
+        """Bring the videos of a round up to their committed tokens, and copy their states to the scratch slots ``rows``."""
+        spans = [(int(tokens.offsets[row]), int(tokens.offsets[row + 1]) - int(tokens.pending[row])) for row in rows]
+        if not self.capacity:
+            self.misses += len(rows)
+            for row in rows:
+                self._scratch.clear_slot(row)
+            newest[rows] = self._run(self._scratch, rows, tokens, spans)
             return
+        entries = [self._entry(video_ids[row]) for row in rows]
         try:
-            self._bring_up(entry, features, clock, prefix)
+            self._bring_up(entries, tokens, spans)
         except BaseException:
             # Half a step may have been written in place: a state that is not known is not kept.
-            self.forget(video_id)
+            for row in rows:
+                self.forget(video_ids[row])
             raise
-        newest[row] = entry.hidden
-        self._scratch.put_slot(row, self._states.take_slot(entry.slot))
+        for row, entry in zip(rows, entries, strict=True):
+            newest[row] = entry.hidden
+        self._scratch.copy_slots(rows, self._states, [entry.slot for entry in entries])
 
-    def _bring_up(
-        self, entry: _Entry, features: NDArray[np.float32], clock: NDArray[np.float32], prefix: NDArray[np.uint64]
-    ) -> None:
-        if entry.done and (entry.done > len(features) or int(prefix[entry.done - 1]) != entry.digest):
-            self._roll_back(entry, prefix)
-        while entry.done < len(features):
-            stop = min(len(features), (entry.done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS)
-            span = slice(entry.done, stop)
-            entry.hidden = self._run(self._states, entry.slot, features[span], clock[span])
-            entry.done, entry.digest = stop, int(prefix[stop - 1])
-            if stop % CHECKPOINT_TOKENS == 0:
-                saved = self._states.take_slot(entry.slot)
-                entry.checkpoints.append(_Checkpoint(entry.digest, saved, entry.hidden.copy()))
+    def _bring_up(self, entries: list[_Entry], tokens: Tokens, spans: list[tuple[int, int]]) -> None:
+        for entry, (start, stop) in zip(entries, spans, strict=True):
+            if entry.done and (entry.done > stop - start or int(tokens.prefix[start + entry.done - 1]) != entry.digest):
+                self._roll_back(entry, tokens.prefix[start:stop])
+        while behind := [
+            # To the next checkpoint of each, all together.
+            (entry, start + entry.done, min(stop, start + (entry.done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS))
+            for entry, (start, stop) in zip(entries, spans, strict=True)
+            if start + entry.done < stop
+        ]:
+            slots, parts = [entry.slot for entry, *_ in behind], [(start, stop) for _, start, stop in behind]
+            hidden = self._run(self._states, slots, tokens, parts)
+            for (entry, start, stop), one in zip(behind, hidden, strict=True):
+                entry.hidden, entry.digest = one.copy(), int(tokens.prefix[stop - 1])
+                entry.done += stop - start
+                if entry.done % CHECKPOINT_TOKENS == 0:
+                    saved = self._states.take_slot(entry.slot)
+                    entry.checkpoints.append(_Checkpoint(entry.digest, saved, one.copy()))
 
     def _run(
-        self, states: States, slot: int, features: NDArray[np.float32], clock: NDArray[np.float32]
+        self, states: States, slots: list[int], tokens: Tokens, spans: list[tuple[int, int]]
     ) -> NDArray[np.float32]:
-        offsets = np.array([0, len(features)])
-        hidden: NDArray[np.float32] = self._backend.advance(states, np.array([slot]), offsets, features, clock)[0]
-        return hidden
+        """Read a span of tokens into each slot; hidden (S, d_model) after the last."""
+        offsets = np.array([0, *accumulate(stop - start for start, stop in spans)])
+        if len(slots) == 1:
+            start, stop = spans[0]
+            features, clock = tokens.features[start:stop], tokens.clock[start:stop]
+        else:
+            features, clock = (
+                np.concatenate([part[start:stop] for start, stop in spans]) for part in (tokens.features, tokens.clock)
+            )
+        return self._backend.advance(states, np.array(slots), offsets, features, clock)
 
     def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
         self.rollbacks += 1
@@ -160,15 +183,13 @@ class StatePool:
             entry.hidden, entry.digest = np.zeros_like(entry.hidden), 0
         entry.done = keep * CHECKPOINT_TOKENS
 
-    def _entry(self, video_id: str) -> _Entry | None:
+    def _entry(self, video_id: str) -> _Entry:
         entry = self._entries.get(video_id)
         if entry:
             self.hits += 1
             self._entries.move_to_end(video_id)
             return entry
         self.misses += 1
-        if not self.capacity:
-            return None
         if not self._free:
             _, oldest = self._entries.popitem(last=False)
             self._free.append(oldest.slot)

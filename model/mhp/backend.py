@@ -31,6 +31,15 @@ class States:
         """Overwrite a slot with what ``take_slot`` returned."""
         self.state[slot], self.window[slot] = saved
 
+    def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
+        """Overwrite ``rows`` with ``slots`` of other states."""
+        if len(rows) == 1:
+            # Many times faster than by an index array.
+            row, slot = rows[0], slots[0]
+            self.state[row], self.window[row] = source.state[slot], source.window[slot]
+        else:
+            self.state[rows], self.window[rows] = source.state[slots], source.window[slots]
+
     def clear_slot(self, slot: int) -> None:
         """Back to the state before any token."""
         self.state[slot] = 0

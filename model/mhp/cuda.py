@@ -5,11 +5,15 @@ and x = w / D: the same equation, any D > 0. States live in slots; a step update
 
 A slot with many pending tokens is caught up by one scan. mamba-ssm's scan begins at zero, so the state it is to begin at
 comes as tokens before the first: d_state of them, each of which jumps to one component of the state and decays by nothing.
+
+A step is some sixty small kernels, whose launches take far longer than their work. So the steps of a wave are recorded once,
+as a CUDA graph, and replayed by one launch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,6 +32,8 @@ _LEAST_GAP: Final = 1e-6
 """Keeps x = w / D finite; a decay of exp(-1e-6 |A|) is 1 in float32."""
 _NO_GAP: Final = 1e-8
 """Gap of the tokens that bring a state: sixteen of them decay it by less than float32 can tell."""
+_WAVES: Final = (1, 8, 32, 128, 512)
+"""Rows of the waves that are recorded; a wave of fewer rows is padded."""
 
 
 class Kernels(NamedTuple):
@@ -45,12 +51,75 @@ class Kernels(NamedTuple):
         return cls(selective_state_update, selective_scan_fn)
 
 
+class Wave:
+    """One token of each of at most ``rows`` slots, read by work that is recorded once. Rows that are not used read into a spare slot."""
+
+    def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
+        self.slots = torch.full((rows,), spare, device=device)
+        self.tokens = torch.zeros(rows, shape.n_features + 2, device=device)
+        self.hidden = torch.zeros(rows, shape.d_model, device=device)
+        self._n_features, self._spare = shape.n_features, spare
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def features(self) -> Tensor:
+        """(rows, F) float32."""
+        return self.tokens[:, : self._n_features]
+
+    @property
+    def clock(self) -> Tensor:
+        """(rows, 2) float32."""
+        return self.tokens[:, self._n_features :]
+
+    def record(self, work: Callable[[Wave], None]) -> None:
+        """Prepare ``work``, which reads slots, features and clock and writes hidden, for its runs."""
+        self._work = work
+        if self.slots.device.type != "cuda":
+            return
+        # Kernels are compiled and libraries take their memory before the recording, in a stream of its own, as PyTorch asks.
+        side, here = torch.cuda.Stream(self.slots.device), torch.cuda.current_stream(self.slots.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                work(self)
+        here.wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may use the card meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            work(self)
+
+    def run(
+        self, slots: NDArray[np.int64], features: NDArray[np.float32], clock: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Hidden (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots."""
+        n = len(slots)
+        every = np.full(len(self.slots), self._spare)
+        every[:n] = slots
+        self.slots.copy_(torch.from_numpy(every))
+        self.tokens[:n].copy_(torch.from_numpy(np.concatenate([features, clock], axis=1)))
+        if self._graph is None:
+            self._work(self)
+        else:
+            self._graph.replay()
+        out: NDArray[np.float32] = self.hidden[:n].cpu().numpy()
+        return out.copy()
+
+
+@dataclass(frozen=True, slots=True)
 class TensorStates(States):
-    """Slots of tensors."""
+    """Slots of tensors: ``whole`` has one spare slot behind those that ``state`` and ``window`` show."""
+
+    whole: tuple[Tensor, Tensor]
+    waves: dict[int, Wave] = field(default_factory=dict)
 
     def take_slot(self, slot: int) -> tuple[Tensor, Tensor]:
         """A copy of one slot."""
         return self.state[slot].clone(), self.window[slot].clone()
+
+    def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
+        """Overwrite ``rows`` with ``slots`` of other states."""
+        to, of = (torch.tensor(index, device=self.state.device) for index in (rows, slots))
+        self.state[to], self.window[to] = source.state[of], source.window[of]
 
 
 class CUDABackend:
@@ -86,10 +155,9 @@ class CUDABackend:
     def new_states(self, slots: int) -> States:
         """Zeroed slabs for ``slots`` videos."""
         s = self.shape
-        return TensorStates(
-            torch.zeros(slots, s.n_layers, s.d_inner, s.d_state, device=self._device),
-            torch.zeros(slots, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device),
-        )
+        state = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_state, device=self._device)
+        window = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device)
+        return TensorStates(state[:-1], window[:-1], (state, window))
 
     @torch.no_grad()
     def advance(
@@ -101,35 +169,46 @@ class CUDABackend:
         clock: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """See Backend.advance."""
-        hidden = torch.zeros(len(slots), self.shape.d_model, device=self._device)
+        assert isinstance(states, TensorStates)
+        hidden = np.zeros((len(slots), self.shape.d_model), np.float32)
         lengths, starts = np.diff(offsets), offsets[:-1]
-        tokens = self._put(features), self._put(clock)
         long = np.flatnonzero(lengths >= SCAN_FROM)
         if len(long):
             # Padded at the end: what a row reads there is no token of its own, and is masked.
             at = starts[long, None] + np.minimum(np.arange(lengths[long].max()), lengths[long, None] - 1)
-            hidden[self._put(long)] = self._scan(
-                states, self._put(slots[long]), tokens[0][self._put(at)], tokens[1][self._put(at)],
-                self._put(lengths[long]),
-            )  # fmt: skip
+            scanned = self._scan(
+                states, self._put(slots[long]), self._put(features[at]), self._put(clock[at]), self._put(lengths[long])
+            )
+            hidden[long] = scanned.cpu().numpy()
         for step in range(int(lengths[lengths < SCAN_FROM].max(initial=0))):
             rows = np.flatnonzero((lengths > step) & (lengths < SCAN_FROM))
-            at = self._put(starts[rows] + step)
-            hidden[self._put(rows)] = self._wave(states, self._put(slots[rows]), tokens[0][at], tokens[1][at])
-        out: NDArray[np.float32] = hidden.cpu().numpy()
-        return out
+            for first in range(0, len(rows), _WAVES[-1]):
+                part = rows[first : first + _WAVES[-1]]
+                at = starts[part] + step
+                hidden[part] = self._wave(states, len(part)).run(slots[part], features[at], clock[at])
+        return hidden
 
     def _put(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
-    def _wave(self, states: States, slots: Tensor, features: Tensor, clock: Tensor) -> Tensor:
-        """One token (N, F), (N, 2) of each slot (N,) -> hidden (N, d_model)."""
-        x = self._net.embed(features)
+    def _wave(self, states: TensorStates, rows: int) -> Wave:
+        """The recorded wave for so many rows."""
+        size = next(size for size in _WAVES if size >= rows)
+        if size not in states.waves:
+            wave = Wave(size, self.shape, len(states.state), self._device)
+            wave.record(lambda wave: self._step(states.whole, wave))
+            states.waves[size] = wave
+        return states.waves[size]
+
+    @torch.no_grad()
+    def _step(self, whole: tuple[Tensor, Tensor], wave: Wave) -> None:
+        """Read one token into each slot of a wave."""
+        slots, x = wave.slots, self._net.embed(wave.features)
         for layer, block in enumerate(self._blocks):
-            state, window = states.state[:, layer], states.window[:, layer]
+            state, window = whole[0][:, layer], whole[1][:, layer]
             raw, gate, u = block.convolve(x, window[slots])
             window[slots] = torch.cat([window[slots][..., 1:], raw.unsqueeze(-1)], dim=-1)
-            gap, jump, b, c = block.selective(u, clock)
+            gap, jump, b, c = block.selective(u, wave.clock)
             dt = gap.clamp(min=_LEAST_GAP)
             y = self._kernels.update(
                 state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._none, dt_bias=self._none,
@@ -137,8 +216,7 @@ class CUDABackend:
                 state_batch_indices=slots,
             )  # fmt: skip
             x = block.emit(x, u, gate, y)
-        out: Tensor = self._net.norm_f(x)
-        return out
+        wave.hidden.copy_(self._net.norm_f(x))
 
     def _scan(self, states: States, slots: Tensor, features: Tensor, clock: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (N, L, F), (N, L, 2) of which each slot has ``lengths`` (N,) >= 1 -> hidden after the last (N, d_model)."""
