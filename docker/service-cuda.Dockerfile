@@ -1,13 +1,15 @@
 # The service, and the builder, on an NVIDIA GPU. Build from the root of the project:
 #   docker build -f docker/service-cuda.Dockerfile -t m3tr-service:cuda .
 #   docker run --gpus all ... m3tr-service:cuda
-# mamba-ssm and causal-conv1d come as source and are compiled here for nine GPU architectures: tens of minutes, and about
-# 4 GB of memory a job. CUDA must be of the major version that torch and onnxruntime-gpu in constraints.txt were built for (13).
+# mamba-ssm comes as source and is compiled here for nine GPU architectures: tens of minutes, and about 4 GB of memory a job.
+# With --build-arg GPU_ARCHITECTURE=9.0 it is compiled for that one (nvidia-smi --query-gpu=compute_cap --format=csv): 3 minutes on 16 cores.
+# CUDA must be of the major version that torch and onnxruntime-gpu in constraints.txt were built for (13).
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-cudnn
 
 FROM ${CUDA_IMAGE}-devel-ubuntu24.04 AS build
 ARG PIP_FLAGS=""
 ARG MAX_JOBS=4
+ARG GPU_ARCHITECTURE=""
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ python3.12-dev python3.12-venv \
@@ -15,10 +17,12 @@ RUN apt-get update \
 RUN python3.12 -m venv /opt/m3tr
 WORKDIR /src
 COPY constraints.txt ./
-# Their builds import the installed torch, so it comes first and they are built without isolation.
+COPY docker/build_mamba_ssm.py docker/
+# Its build imports the installed torch, so that comes first and it is built without isolation.
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ninja packaging setuptools torch wheel
-RUN CAUSAL_CONV1D_FORCE_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE MAX_JOBS=${MAX_JOBS} \
-    /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt --no-build-isolation causal-conv1d mamba-ssm
+RUN if [ -n "${GPU_ARCHITECTURE}" ]; \
+    then PIP_CONSTRAINT=constraints.txt /opt/m3tr/bin/python docker/build_mamba_ssm.py ${GPU_ARCHITECTURE}; \
+    else MAMBA_FORCE_BUILD=TRUE /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt --no-build-isolation mamba-ssm; fi
 COPY LICENSE README.md pyproject.toml ./
 COPY index_builder index_builder
 COPY model model

@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -113,11 +114,27 @@ def test_cuda_image_behaves_as_the_cpu_image() -> None:
     assert SERVICE[-1].env.items() <= CUDA[-1].env.items()
     installs = [run for run in CUDA[0].runs if "pip install" in run]
     torch, compiled, project = installs
+    (script,) = [source for source in CUDA[0].copies if source.endswith(".py")]
+    assert f"python {script} ${{GPU_ARCHITECTURE}}" in compiled
     assert " torch" in torch
     assert "--no-build-isolation" in compiled
-    assert compiled.endswith("causal-conv1d mamba-ssm")
+    assert "--no-build-isolation mamba-ssm" in compiled
     assert project.endswith('".[gpu]"')
     assert all("-c constraints.txt" in run for run in installs)
+
+
+def test_mamba_ssm_is_compiled_for_one_architecture() -> None:
+    (script,) = [source for source in CUDA[0].copies if source.endswith(".py")]
+    only = runpy.run_path(str(ROOT / script))["only"]
+    setup = "cc_flag = []\nif True:\n" + "".join(
+        f'    cc_flag.append("-gencode")\n    cc_flag.append("arch=compute_{n},code=sm_{n}")\n' for n in (80, 90, 103)
+    )
+    for one in ("80", "103"):
+        found: dict[str, list[str]] = {}
+        exec(only(setup, one), found)
+        assert found["cc_flag"] == ["-gencode", f"arch=compute_{one},code=sm_{one}"]
+    with pytest.raises(SystemExit, match="architecture: 75; this version compiles for: 80, 90, 103"):
+        only(setup, "75")
 
 
 # --- what they run ----------------------------------------------------------------------------------------------------
