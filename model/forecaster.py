@@ -29,7 +29,7 @@ from model.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.history import History
 from model.mhp.backend import choose_backend
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
-from model.rates import Rates
+from model.rates import HOUR_S, Rates, in_next_hour, slope_horizon_s
 from model.state_pool import StatePool
 from model.summary import summaries
 from model.support import Support
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _CONTENT_CACHE: Final = 20_000
 _BATCH: Final = 256
-_RATE_SPAN_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,12 +338,15 @@ class Forecaster:
         self, growth: NDArray[np.float64], age_s: NDArray[np.float64], cold: NDArray[np.bool_], values: NDArray[np.float64],
         totals: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Expected engagements an hour of each type, (N, K), over the next hour, or over the longest horizon where that is shorter."""
+        """Expected engagements of each type in the next hour, (N, K)."""
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-        span_s = np.full((len(values), 1), min(_RATE_SPAN_S, max_horizon_s))
-        median = on_grid_at(np.ascontiguousarray(growth[..., 1]), span_s, max_horizon_s)[:, 0]
-        increment = (1 + values) * np.expm1(np.log(2) * median) * (_RATE_SPAN_S / span_s[:, 0])
-        return self._rates.expected(age_s, cold, increment, values, totals)
+        spans_s = np.stack([
+            slope_horizon_s(age_s, max_horizon_s), np.full(len(values), min(HOUR_S, max_horizon_s))
+        ], axis=1)  # fmt: skip
+        medians = on_grid_at(np.ascontiguousarray(growth[..., 1]), spans_s, max_horizon_s)
+        increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
+        slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
+        return self._rates.expected(age_s, cold, slope, median, values, totals)
 
     def _coefficients(
         self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],
