@@ -26,6 +26,7 @@ from index_builder.rates import ask, spans
 from index_builder.samples import Observed
 from model.bins import HOUR_US
 from model.forecaster import Forecaster
+from model.rates import LEAST_MEDIAN
 from model.types import metric_types
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
@@ -101,11 +102,12 @@ def main() -> None:
     video = np.sort(np.random.default_rng(0).permutation(video)[: given.videos])
     v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us)
     found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
-    print(f"{len(np.unique(v)):,} videos, {found.age_s.size:,} moments")
+    print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
     expected = found.served.mean(1) * found.hours[:, None]
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
-    some = found.median >= 0.5
-    factor = found.served[some][:, list(metric_types(manifest.metric, manifest.types))].sum(1) / found.median[some]
+    some = found.moments.median >= LEAST_MEDIAN
+    metric = list(metric_types(manifest.metric, manifest.types))
+    factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.median[some]
     print(
         f"rate over the median of the next hour: {factor.min():.2f} to {factor.max():.2f}; "
         f"stated {manifest.evaluation['rate_factor']}"

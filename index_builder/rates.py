@@ -1,8 +1,7 @@
 """The spans of time that rates are fitted to: what forecasts served in the past would have expected of them, and what they brought.
 
 Counters: the gap between two readings, asked about at moments spread over it with what was known at its start; also that from
-publication to the first reading. Events: after ages even in log age an eighth of the age, at least an hour; late hours are too many of them
-silent to tell anything one by one.
+publication to the first reading. Events: at ages drawn evenly in log(age + 1 h), a 24th of the age and at least an hour.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from index_builder.rate_fit import Spans, fit
 from index_builder.samples import Observed, snapshot_rows
 from model.bins import HOUR_US, SECOND_US
 from model.forecaster import Forecaster, Request
-from model.rates import HOUR_S, Rates, in_next_hour, slope_horizon_s
+from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
 from model.rows import Source, cells_at, rows_until
 from model.types import metric_types
 
@@ -29,7 +28,9 @@ MOST_HOURS: Final = 6000
 _MOMENTS: Final = 3
 _AGES: Final = 12
 """Ages of each video with events."""
-_SPAN: Final = 8
+_SPAN: Final = 24
+_TIMED_US: Final = 6 * HOUR_US
+"""Longest span that tells of the time of day."""
 _YOUNGEST_US: Final = 60 * SECOND_US
 _BATCH: Final = 256
 
@@ -69,7 +70,9 @@ def spans(
         high = np.minimum(until_us - published - HOUR_US, max_age_us)
         video = np.flatnonzero(high > low).repeat(_AGES)
         share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
-        age = np.exp(np.log(low[video]) + share * np.log(high[video] / low[video])).astype(np.int64)
+        # Even in log(age + 1 h): an early hour brings many, of the late ones it takes many to tell.
+        first, last = low[video] + HOUR_US, high[video] + HOUR_US
+        age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
         start = published[video] + age
         end = start + np.maximum(HOUR_US, age // _SPAN)
     else:
@@ -123,15 +126,17 @@ def ask(
         value_now[part] = [answer.value_now for answer in answers]
         cold[part] = [answer.cold_start for answer in answers]
         counts[part] = [[answer.counts.get(kind, 0) for kind in types] for answer in answers]
-    hours = (end_us - start_us) / HOUR_US
-    if at_start:
-        hours = 1 / in_next_hour(np.ones(n), age_s[:, 0], hours * HOUR_S)
-    return Spans(
-        video, hours, age_s, cold,
-        in_next_hour(increments[..., 1], age_s, slope_us / SECOND_US),
-        in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)),
-        value_now, counts, served, grown(seen, video, start_us, end_us),
+    span_s = (end_us - start_us)[:, None] / SECOND_US
+    horizon_s = slope_us / SECOND_US
+    each = Moments(
+        age_s.ravel(), cold.repeat(m), in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
+        in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
+        waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
+        value_now.repeat(m), counts.repeat(m, axis=0),
     )  # fmt: skip
+    hours = 1 / in_next_hour(np.ones((n, 1)), age_s, span_s) if at_start else span_s / HOUR_S
+    timed = (end_us - start_us <= _TIMED_US) | at_start
+    return Spans(video, hours[:, 0], timed, each, served, grown(seen, video, start_us, end_us))
 
 
 def grown(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:

@@ -160,12 +160,12 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     return "not scored: too few videos were held back" if found is None else f"{found.sentence(validated)}."
 
 
-def _fill(plan: Plan, model: Learned, folder: Path) -> None:
-    """Fill the bank of a bundle that is written but for its rates."""
+def _fill(plan: Plan, model: Learned, folder: Path, what: str = "fill bank") -> None:
+    """Fill the bank of a bundle that is written but for its rates; ``what`` names the step."""
     limit = plan.config.bank_videos
     forecaster = Forecaster(load_bundle(folder), NoBank(), device="cpu")
     with (
-        plan.step("fill bank", len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
+        plan.step(what, len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
         EdgeBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
     ):
         fill(
@@ -184,7 +184,7 @@ def _rates_of_first(
         write_calibration(calibration, bundle)
         (bundle / REPORT).touch()
         write_manifest(bundle, replace(manifest, content_weight=first.weight))
-        _fill(plan, first, bundle)
+        _fill(plan, first, bundle, "fill bank for rates")
         with closing(Forecaster.load(bundle, device="cpu")) as forecaster:
             return _rates(plan, first, forecaster)
 
@@ -199,7 +199,7 @@ def _rates(plan: Plan, first: Learned, forecaster: Forecaster) -> Rates:
 
 def _no_rates(plan: Plan) -> Rates:
     types = plan.data.types
-    return Rates.plain_of(len(types), metric_types(plan.seen.name, types))
+    return Rates.plain(len(types), metric_types(plan.seen.name, types))
 
 
 def _text(plan: Plan) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ from model.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.history import History
 from model.mhp.backend import choose_backend
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
-from model.rates import HOUR_S, Rates, in_next_hour, slope_horizon_s
+from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
 from model.state_pool import StatePool
 from model.summary import summaries
 from model.support import Support
@@ -271,7 +271,7 @@ class Forecaster:
                 grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
                 np.array([bool(names) for names in extrapolated]), max_horizon_s,
             )  # fmt: skip
-            rates = self._next_hour(growth, age_s, cold, values, tokens.totals)
+            rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
         return [
             self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
                          degraded, extrapolated[i], float(age_s[i] - tokens.last_end_s[i]))
@@ -335,18 +335,20 @@ class Forecaster:
         return growth, self._cascade.numbers(growth, process)
 
     def _next_hour(
-        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], cold: NDArray[np.bool_], values: NDArray[np.float64],
-        totals: NDArray[np.float64],
+        self, requests: Sequence[Request], growth: NDArray[np.float64], age_s: NDArray[np.float64],
+        cold: NDArray[np.bool_], values: NDArray[np.float64], totals: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
         """Expected engagements of each type in the next hour, (N, K)."""
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-        spans_s = np.stack([
-            slope_horizon_s(age_s, max_horizon_s), np.full(len(values), min(HOUR_S, max_horizon_s))
-        ], axis=1)  # fmt: skip
+        horizon_s = slope_horizon_s(age_s, max_horizon_s)
+        spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)
         medians = on_grid_at(np.ascontiguousarray(growth[..., 1]), spans_s, max_horizon_s)
         increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
         slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
-        return self._rates.expected(age_s, cold, slope, median, values, totals)
+        now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
+        return self._rates.expected(
+            Moments(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
+        )
 
     def _coefficients(
         self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],

@@ -8,11 +8,14 @@ by log age, so of that the next hour has
 which tells a late hour, most of whose kind bring nothing, better than the median of the hour itself: that is 0 or nearly so. Type k is
 expected to grow by
 
-    e_k = c_k(a) (b + b_0) (n_k + W s_k) / (n + W)
+    e_k = c_k(a) d_k (b + b_0) (n_k + W s_k) / (n + W)
 
 where n and n_k are the counts now of the metric and of the type, s_k is the type's usual share of the metric, W a few counts that
-speak for it and b_0 next to nothing. log c_k is linear in log age between knots, and other before anything was observed. It makes the
-sums of e_k over past videos equal to what came, by age (``index_builder.rate_fit``): a median lies below the mean where growth is skewed.
+speak for it and b_0 next to nothing. log c_k is linear in log age between knots, and other before anything was observed. log d_k is the
+mean over the next hour, less that over the horizon h, of waves of the time of day and of the age (two harmonics of 24 hours each; who
+sees a video at the hour at which it was published sees it at that hour again): to first order how much livelier the hour is than
+what b was taken from. They make the sums of e_k over past videos equal to what came, by age (``index_builder.rate_fit``):
+a median lies below the mean where growth is skewed.
 
 All types are scaled alike so that the metric's sum lies within ``least`` to ``most`` times the median of the next hour, where that is
 half a count or more.
@@ -32,25 +35,46 @@ from model.tokens import LOG_AGE_OFFSET_S
 Floats = NDArray[np.float64]
 
 HOUR_S: Final = 3600.0
-_LONGEST_S: Final = 24 * HOUR_S
+_DAY_S: Final = 24 * HOUR_S
 KNOTS: Final = np.log(np.array([0.1, 0.5, 1, 2, 4, 8, 14, 24, 40, 72, 120, 240, 480]) * HOUR_S + LOG_AGE_OFFSET_S)
 """Knots of the factors, log(age + 1 minute) with age in seconds: from 6 minutes to 20 days."""
+_HARMONICS: Final = 2
+N_WAVES: Final = 4 * _HARMONICS
+LEAST_MEDIAN: Final = 0.5
+"""Counts; a rate is held to a multiple of a median from here on."""
 _USUAL_COUNTS: Final = 20.0
 _LEAST_SLOPE: Final = 1e-3
 """Counts an hour; where a forecast sees no growth at all, some comes at times."""
-_LEAST_MEDIAN: Final = 0.5
 
 
 def slope_horizon_s(age_s: Floats, max_horizon_s: float) -> Floats:
-    """The horizon h of each age (N,), both seconds: half the age within an hour and a day, at most the trained maximum."""
-    return np.minimum(np.clip(age_s / 2, HOUR_S, _LONGEST_S), max_horizon_s)
+    """The horizon h of ages of any shape, both seconds: half the age within an hour and a day, at most the trained maximum."""
+    return np.minimum(np.clip(age_s / 2, HOUR_S, _DAY_S), max_horizon_s)
 
 
 def in_next_hour(increment: Floats, age_s: Floats, horizon_s: Floats) -> Floats:
-    """How much of the counts that come within ``horizon_s`` comes within an hour, even in log(age + 1 minute); any one shape."""
+    """How much of the counts that come within ``horizon_s`` comes within an hour, even in log(age + 1 minute); of any shape."""
     since = age_s + LOG_AGE_OFFSET_S
     out: Floats = increment * (np.log1p(HOUR_S / since) / np.log1p(horizon_s / since))
     return out
+
+
+def waves(now_s: Floats, age_s: Floats, length_s: Floats | float, horizon_s: Floats) -> Floats:
+    """Waves of the day's time and of the age, means over the next ``length_s`` less those over ``horizon_s``.
+
+    Cosine and sine of a day and of half a day, of ``now_s`` (seconds UTC) and of ``age_s``, of any one shape; returns that shape
+    and (N_WAVES,).
+    """
+    out = []
+    for since in (now_s, age_s):
+        for number in range(1, _HARMONICS + 1):
+            # The mean of a wave over a window is that in its middle, damped.
+            (near, at), (far, then) = (
+                (np.sinc(number * window / _DAY_S), 2 * np.pi * number * (since + window / 2) / _DAY_S)
+                for window in (length_s, horizon_s)
+            )
+            out += [near * wave(at) - far * wave(then) for wave in (np.cos, np.sin)]
+    return np.stack(out, axis=-1)
 
 
 def knot_weights(age_s: Floats) -> Floats:
@@ -61,58 +85,65 @@ def knot_weights(age_s: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """What a forecast says of the next hour at N moments.
+
+    ``age_s`` (N,) seconds; ``cold`` (N,) bool, whether nothing was observed; ``slope`` (N,), b of the module; ``median`` (N,), by how
+    much the forecast's median grows in the next hour; ``waves`` (N, N_WAVES); ``value_now`` (N,) the metric's count; ``counts`` (N, K)
+    of each type. All but ``cold`` float64.
+    """
+
+    age_s: Floats
+    cold: NDArray[np.bool_]
+    slope: Floats
+    median: Floats
+    waves: Floats
+    value_now: Floats
+    counts: Floats
+
+    def take(self, rows: NDArray[np.bool_]) -> Moments:
+        """The moments of ``rows``."""
+        return Moments(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
 class Rates:
     """See the module.
 
-    ``log_factor`` (2, len(KNOTS), K) float64, log c of each type by age, the second before anything was observed; ``share`` (K,)
-    float64, each type's usual share of the metric; ``metric`` the types that it counts; ``bounds`` ``least`` and ``most``.
+    ``log_factor`` (2, len(KNOTS), K) float64, log c of each type by age, the second before anything was observed; ``day`` (N_WAVES, K) the
+    weights of waves, not used before that; ``share`` (K,) each type's usual share of the metric; ``metric`` the types
+    that it counts; ``bounds`` ``least`` and ``most``.
     """
 
     log_factor: Floats
+    day: Floats
     share: Floats
     metric: tuple[int, ...]
     bounds: tuple[float, float]
 
-    def plain(self, slope: Floats, value_now: Floats, counts: Floats) -> Floats:
-        """Expected engagements of the next hour before any factor, (N, K); arguments as in ``expected``."""
-        share = (counts + _USUAL_COUNTS * self.share) / (value_now[:, None] + _USUAL_COUNTS)
-        out: Floats = (slope[:, None] + _LEAST_SLOPE) * share
-        return out
-
-    def unbounded(
-        self, age_s: Floats, cold: NDArray[np.bool_], slope: Floats, value_now: Floats, counts: Floats
-    ) -> Floats:
+    def unbounded(self, moments: Moments) -> Floats:
         """As ``expected``, wherever the median of the next hour lies."""
-        weights = knot_weights(age_s)
+        share = (moments.counts + _USUAL_COUNTS * self.share) / (moments.value_now[:, None] + _USUAL_COUNTS)
+        weights = knot_weights(moments.age_s)
         # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
         warm, first = (np.einsum("nj,jk->nk", weights, factor, optimize=False) for factor in self.log_factor)
-        out: Floats = np.exp(np.where(cold[:, None], first, warm)) * self.plain(slope, value_now, counts)
-        return out
+        warm = warm + np.einsum("nw,wk->nk", moments.waves, self.day, optimize=False)
+        out: Floats = np.exp(np.where(moments.cold[:, None], first, warm))
+        return out * (moments.slope[:, None] + _LEAST_SLOPE) * share
 
-    def expected(
-        self, age_s: Floats, cold: NDArray[np.bool_], slope: Floats, median: Floats, value_now: Floats, counts: Floats
-    ) -> Floats:
-        """Expected engagements of each type in the next hour, (N, K) float64.
-
-        Args:
-            age_s: (N,) seconds.
-            cold: (N,) whether nothing was observed.
-            slope: (N,) b above, counts of the metric.
-            median: (N,) by how much the forecast's median grows in the next hour.
-            value_now: (N,) the metric's count.
-            counts: (N, K) counts of each type.
-        """
-        rates = self.unbounded(age_s, cold, slope, value_now, counts)
+    def expected(self, moments: Moments) -> Floats:
+        """Expected engagements of each type in the next hour, (N, K) float64."""
+        rates = self.unbounded(moments)
         total = rates[:, list(self.metric)].sum(1)
         least, most = self.bounds
-        bounded = np.clip(total, least * median, most * np.maximum(median, _LEAST_MEDIAN))
+        bounded = np.clip(total, least * moments.median, most * np.maximum(moments.median, LEAST_MEDIAN))
         out: Floats = rates * (bounded / np.maximum(total, 1e-300))[:, None]
         return out
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """For a bundle's weights."""
         return {
-            "rates.log_factor": self.log_factor, "rates.share": self.share,
+            "rates.log_factor": self.log_factor, "rates.day": self.day, "rates.share": self.share,
             "rates.metric": np.array(self.metric, np.int64), "rates.bounds": np.array(self.bounds),
         }  # fmt: skip
 
@@ -120,14 +151,14 @@ class Rates:
     def of(weights: Mapping[str, NDArray[np.float32]]) -> Rates:
         """Inverse of ``arrays``."""
         least, most = weights["rates.bounds"].tolist()
-        return Rates(
-            weights["rates.log_factor"].astype(np.float64), weights["rates.share"].astype(np.float64),
-            tuple(int(k) for k in weights["rates.metric"]), (least, most),
-        )  # fmt: skip
+        log_factor, day, share = (
+            weights[f"rates.{name}"].astype(np.float64) for name in ("log_factor", "day", "share")
+        )
+        return Rates(log_factor, day, share, tuple(int(k) for k in weights["rates.metric"]), (least, most))
 
     @staticmethod
-    def plain_of(n_types: int, metric: tuple[int, ...]) -> Rates:
+    def plain(n_types: int, metric: tuple[int, ...]) -> Rates:
         """Of a forecast that nothing was compared with yet: no factor, no bound, each type of the metric as usual as another."""
         share = np.ones(n_types)
         share[list(metric)] /= len(metric)
-        return Rates(np.zeros((2, len(KNOTS), n_types)), share, metric, (0.0, np.inf))
+        return Rates(np.zeros((2, len(KNOTS), n_types)), np.zeros((N_WAVES, n_types)), share, metric, (0.0, np.inf))
