@@ -103,7 +103,7 @@ def main() -> None:
     v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us)
     found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
-    expected = found.served.mean(1) * found.hours[:, None]
+    expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
     some = found.moments.median >= LEAST_MEDIAN
     metric = list(metric_types(manifest.metric, manifest.types))

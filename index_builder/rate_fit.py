@@ -32,7 +32,7 @@ class _Prior(NamedTuple):
 
 _FIRST: Final = _Prior(1.0, 0.5, 0.3)
 _CORRECTION: Final = _Prior(0.15, 0.1, 0.1)
-_STEPS: Final = 40
+_STEPS: Final = 25
 _TINY: Final = 1e-9
 _STRAYED: Final = 0.001
 """Share of the rates on each side that may be cut off, to lie within the stated multiple of the next hour's median."""
@@ -43,8 +43,9 @@ _MOST_STRAYED: Final = 10.0
 class Spans:
     """N spans of time, asked about at M moments spread over each from what was known at its start, and what they brought.
 
-    ``video`` (N,) int64; ``hours`` (N,) float64, how many times an hour's engagement a span should bring; ``timed`` (N,)
-    bool, whether a span is short enough to tell of the time of day; ``moments`` N * M of them, those of a span one after another;
+    ``video`` (N,) int64; ``hours`` (N, M) float64, how many times an hour's engagement the part of a span about a moment should
+    bring; ``timed`` (N,) bool, whether a span is short enough to tell of the time of day; ``moments`` N * M of them, those of a span
+    one after another;
     ``served`` (N, M, K) float64, what the forecaster's own rates say; ``grown`` (N, K) float64, by how much each type grew over the
     span, NaN where not observed.
     """
@@ -63,7 +64,11 @@ class Spans:
 
     def expected(self, rates: Rates) -> Floats:
         """Expected growth of each type over each span, (N, K)."""
-        out: Floats = rates.expected(self.moments).reshape(self.served.shape).mean(1) * self.hours[:, None]
+        return self.summed(rates.expected(self.moments).reshape(self.served.shape))
+
+    def summed(self, rates: Floats) -> Floats:
+        """Growth over each span, (N, K), at ``rates`` an hour, (N, M, K)."""
+        out: Floats = (rates * self.hours[..., None]).sum(1)
         return out
 
 
@@ -74,42 +79,53 @@ def fit(learned: Spans, held: Spans, metric: tuple[int, ...]) -> Rates:
     if not both:
         return rates
     rates = Rates(rates.log_factor, rates.day, _shares(both[0], metric), metric, rates.bounds)
+    # Counts spread at least like Poisson's.
+    spread = np.ones((2, len(KNOTS), len(rates.share)))
     for spans, prior in zip(both, (_FIRST, _CORRECTION), strict=False):
-        rates = _fitted(rates, spans, prior)
+        rates, spread = _fitted(rates, spans, prior, spread)
     return Rates(rates.log_factor, rates.day, rates.share, metric, _bounds(rates, both))
 
 
 def _shares(spans: Spans, metric: tuple[int, ...]) -> Floats:
     """How much each type grew for one of the metric that was forecast; those of the metric add up to 1."""
     known = np.isfinite(spans.grown)
-    forecast = spans.moments.slope.reshape(len(known), -1).mean(1) * spans.hours
+    forecast = (spans.moments.slope.reshape(spans.hours.shape) * spans.hours).sum(1)
     share: Floats = (np.where(known, spans.grown, 0.0).sum(0) + 1e-3) / ((known * forecast[:, None]).sum(0) + 1e-3)
     share[list(metric)] /= share[list(metric)].sum()
     return share
 
 
-def _fitted(start: Rates, spans: Spans, prior: _Prior) -> Rates:
-    """Move the factors and waves of ``start`` by what the spans tell."""
+def _fitted(start: Rates, spans: Spans, prior: _Prior, least: Floats) -> tuple[Rates, Floats]:
+    """Move the factors and waves of ``start`` by what the spans tell.
+
+    Also the variance of a video's score for its mean, (2, len(KNOTS), K): at ``least`` what it was before, for few videos do not show it.
+    """
     n, m, n_types = spans.served.shape
-    expected = start.unbounded(spans.moments).reshape(n, m, n_types) * (spans.hours / m)[:, None, None]
+    expected = start.unbounded(spans.moments).reshape(n, m, n_types) * spans.hours[..., None]
     timed = spans.moments.waves * spans.timed.repeat(m)[:, None]
     design = np.concatenate([knot_weights(spans.moments.age_s), timed], axis=1).reshape(n, m, -1)
     cold = spans.moments.cold.reshape(n, m)[:, 0]
-    log_factor, day = start.log_factor.copy(), start.day.copy()
+    log_factor, day, spread = start.log_factor.copy(), start.day.copy(), least.copy()
     for side, chosen in enumerate((~cold, cold)):
         for kind in range(n_types):
             rows = chosen & np.isfinite(spans.grown[:, kind])
             if rows.any():
-                moved = _moved(expected[rows, :, kind], design[rows], spans.grown[rows, kind], spans.video[rows], prior)
+                moved, spread[side, :, kind] = _moved(
+                    expected[rows, :, kind], design[rows], spans.grown[rows, kind], spans.video[rows], prior,
+                    least[side, :, kind],
+                )  # fmt: skip
                 log_factor[side, :, kind] += moved[: len(KNOTS)]
                 if not side:
                     day[:, kind] += moved[len(KNOTS) :]
     # No rate is further above the median's slope than the bounds let it.
-    return Rates(np.minimum(log_factor, np.log(_MOST_STRAYED)), day, start.share, start.metric, start.bounds)
+    log_factor = np.minimum(log_factor, np.log(_MOST_STRAYED))
+    return Rates(log_factor, day, start.share, start.metric, start.bounds), spread
 
 
-def _moved(expected: Floats, design: Floats, grown: Floats, video: NDArray[np.int64], prior: _Prior) -> Floats:
-    """By how much log c moves at each knot, and the weight of each wave, (J,).
+def _moved(
+    expected: Floats, design: Floats, grown: Floats, video: NDArray[np.int64], prior: _Prior, least: Floats
+) -> tuple[Floats, Floats]:
+    """By how much log c moves at each knot, and the weight of each wave, (J,); and the variances of scores, not below ``least``.
 
     n spans are ``expected`` (n, M) to bring so much at M moments, whose weights of knots and waves are ``design`` (n, M, J).
     """
@@ -121,23 +137,22 @@ def _moved(expected: Floats, design: Floats, grown: Floats, video: NDArray[np.in
     own = np.unique(video, return_inverse=True)[1]
     out = np.zeros(knots + N_WAVES)
     out[:knots] = np.clip(np.log((grown.sum() + 1) / (expected.sum() + 1)), -3 * prior.level, 3 * prior.level)
-    spread = np.ones(knots)
+    spread = least
     for done in range(_STEPS):
         by_moment = expected * np.exp(design @ out)
         mean = by_moment.sum(1)
         # How much of a span's expectation hangs on each knot and wave.
         part = np.einsum("nm,nmj->nj", by_moment, design) / mean[:, None]
         if done % 5 == 0:
-            by_video = np.zeros((own.max() + 1, knots))
-            np.add.at(by_video, own, part[:, :knots] * (grown - mean)[:, None])
-            known = (part[:, :knots] * mean[:, None]).sum(0)
-            # Counts spread at least like Poisson's.
-            spread = np.maximum(((by_video**2).sum(0) + _TINY) / (known + _TINY), 1.0)
+            score = part[:, :knots] * (grown - mean)[:, None]
+            by_video = np.stack([np.bincount(own, column) for column in score.T])
+            known = part[:, :knots].T @ mean
+            spread = np.maximum(((by_video**2).sum(1) + _TINY) / (known + _TINY), least)
         certain = 1 / (part[:, :knots] @ spread)
         slope = part.T @ ((grown - mean) * certain) - held @ out
         curvature = (part * (mean * certain)[:, None]).T @ part + held
         out = out + np.clip(np.linalg.solve(curvature, slope), -1.0, 1.0)
-    return out
+    return out, spread
 
 
 def _bounds(rates: Rates, parts: list[Spans]) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from model.bins import HOUR_US, SECOND_US
 from model.forecaster import Forecaster, Request
 from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
 from model.rows import Source, cells_at, rows_until
+from model.tokens import LOG_AGE_OFFSET_S
 from model.types import metric_types
 
 MOST_GAPS: Final = 12_000
@@ -89,8 +90,9 @@ def ask(
     forecaster: Forecaster, seen: Observed, video: Ints, start_us: Ints, end_us: Ints, *, moments: int | None = None,
     sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
 ) -> Spans:  # fmt: skip
-    """What the forecaster expects of N spans, and what they brought; ``moments`` of each, in the middle of equal parts of it.
+    """What the forecaster expects of N spans, and what they brought, asked at so many ``moments`` of each.
 
+    Parts of a span are even in log(age + 1 minute), and each moment is that at which a rate that falls as 1 / age has the mean of its part.
     Spans of events are asked about at their start only when not told otherwise: what comes after the hour is even in log age.
     """
     data, types = seen.data, forecaster.manifest.types
@@ -98,9 +100,16 @@ def ask(
     max_horizon_us = forecaster.manifest.max_horizon_us
     n = len(video)
     at_start = seen.continuous and moments is None
-    shares = np.zeros(1) if at_start else (np.arange(m) + 0.5) / m
-    now = start_us[:, None] + ((end_us - start_us)[:, None] * shares).astype(np.int64)
-    age_s = (now - data.published_us[video][:, None]) / SECOND_US
+    published_us = data.published_us[video][:, None]
+    now = start_us[:, None]
+    hours = np.ones((n, 1))
+    if not at_start:
+        youngest, oldest = ((at[:, None] - published_us) / SECOND_US + LOG_AGE_OFFSET_S for at in (start_us, end_us))
+        edges = youngest * (oldest / youngest) ** (np.arange(m + 1) / m)
+        length = np.diff(edges, axis=1)
+        middle = length / np.diff(np.log(edges), axis=1) - LOG_AGE_OFFSET_S
+        now, hours = published_us + (middle * SECOND_US).astype(np.int64), length / HOUR_S
+    age_s = (now - published_us) / SECOND_US
     slope_us = (slope_horizon_s(age_s, max_horizon_us / SECOND_US) * SECOND_US).astype(np.int64)
     hour_us = min(HOUR_US, max_horizon_us)
     counts, increments = np.zeros((n, len(types))), np.zeros((n, m, 2))
@@ -134,25 +143,29 @@ def ask(
         waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
         value_now.repeat(m), counts.repeat(m, axis=0),
     )  # fmt: skip
-    hours = 1 / in_next_hour(np.ones((n, 1)), age_s, span_s) if at_start else span_s / HOUR_S
+    if at_start:
+        hours = 1 / in_next_hour(hours, age_s, span_s)
     timed = (end_us - start_us <= _TIMED_US) | at_start
-    return Spans(video, hours[:, 0], timed, each, served, grown(seen, video, start_us, end_us))
+    return Spans(video, hours, timed, each, served, grown(seen, video, start_us, end_us))
 
 
 def grown(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
     """By how much each type grew over N spans, (N, K) float64; NaN where its counter was not read at both ends.
 
-    Nothing has to be read at publication, where every count is 0.
+    A reading counts where it is older than the end by at most a tenth of the span. At publication every count is 0.
     """
     at_publication = start_us == seen.data.published_us[video]
+    slack_us = (end_us - start_us) // 10
     out = np.full((len(video), len(seen.data.types)), np.nan)
     for kind, name in enumerate(seen.data.types):
         one = Observed.of(seen.data, name)
         known = np.ones(len(video), np.bool_)
         if not one.continuous:
             own = _of_type(one.metric, kind)
-            before, after = (rows_until(own, video, at) for at in (start_us, end_us))
-            known = (after > before) & (at_publication | (before > own.offsets[video]))
+            first, last = (
+                rows_until(own, video, at) > rows_until(own, video, at - slack_us - 1) for at in (start_us, end_us)
+            )
+            known = (first | at_publication) & last
         out[known, kind] = (one.count_at(video, end_us) - one.count_at(video, start_us))[known]
     return out
 
