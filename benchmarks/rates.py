@@ -1,9 +1,10 @@
 """Expected engagements (``intensity_per_hour``) beside real ones, by type and age, on videos published after the training.
 
-    python -m benchmarks.rates BUNDLE DATA --published-from 2026-06-01 [--published-before 2026-07-01] [--videos 2000]
+    python -m benchmarks.rates BUNDLE DATA --published-from 2026-06-01 [--published-before 2026-07-01] [--videos 2000] [--drawn]
 
-Events: the rate at an age beside what the next hour brought. Counters: rates at eight moments spread evenly over the gap to the next
-reading, asked with what was known at its start, beside what that reading added. Each cell is expected over real with a 95 % interval
+Events: the rate at nine ages beside what the next hour brought; most of these ages are whole days, when those who saw a video as it came
+out are awake again, and ``--drawn`` draws as many ages evenly in log age. Counters: rates at eight moments spread over the gap to the
+next reading, asked with what was known at its start, beside what that reading added. Each cell is expected over real with a 95 % interval
 (bootstrap over videos) and the real count. An interval that is wider than 0.9 to 1.1 tells little.
 
 The same over the videos that were held back in training (published between the bundle's split and its as-of time) tells how much of a
@@ -36,7 +37,7 @@ RESAMPLES = 1000
 
 
 def asked(
-    seen: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int
+    seen: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Videos, starts and ends of spans whose engagement is known."""
     published = seen.data.published_us
@@ -45,7 +46,11 @@ def asked(
         fine = np.isin(v, video) & (start > published[v])
         return v[fine], start[fine], end[fine]
     v = np.repeat(video, len(AGES_H))
-    start = published[v] + np.tile((np.array(AGES_H) * HOUR_US).astype(np.int64), len(video))
+    age_h = np.tile(AGES_H, len(video))
+    if drawn:
+        share = np.random.default_rng(0).random(len(v))
+        age_h = AGES_H[0] * (AGES_H[-1] / AGES_H[0]) ** share
+    start = published[v] + (age_h * HOUR_US).astype(np.int64)
     fine = (start + HOUR_US <= until_us) & (start - published[v] <= max_age_us)
     return v[fine], start[fine], start[fine] + HOUR_US
 
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--published-from", required=True)
     parser.add_argument("--published-before", default="9999-01-01")
     parser.add_argument("--videos", type=int, default=2000)
+    parser.add_argument("--drawn", action="store_true")
     given = parser.parse_args()
     from_us, before_us = (
         int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1e6)
@@ -100,7 +106,7 @@ def main() -> None:
     seen = Observed.of(data, manifest.metric)
     video = np.flatnonzero((data.published_us >= from_us) & (data.published_us < before_us))
     video = np.sort(np.random.default_rng(0).permutation(video)[: given.videos])
-    v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us)
+    v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=given.drawn)
     found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
     expected = found.summed(found.served)

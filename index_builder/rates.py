@@ -23,7 +23,7 @@ from model.rows import Source, cells_at, rows_until
 from model.tokens import LOG_AGE_OFFSET_S
 from model.types import metric_types
 
-MOST_GAPS: Final = 12_000
+MOST_GAPS: Final = 8000
 MOST_HOURS: Final = 6000
 """Spans of the training videos, and of what was held back, that are asked about at most: of counters, and of events, which cost more."""
 _MOMENTS: Final = 3
