@@ -39,6 +39,8 @@ _DAY_S: Final = 24 * HOUR_S
 KNOTS: Final = np.log(np.array([0.1, 0.5, 1, 2, 4, 8, 14, 24, 40, 72, 120, 240, 480]) * HOUR_S + LOG_AGE_OFFSET_S)
 """Knots of the factors, log(age + 1 minute) with age in seconds: from 6 minutes to 20 days."""
 _HARMONICS: Final = 2
+_BELOW: Final = np.diff(KNOTS, prepend=KNOTS[0] - 1)
+_ABOVE: Final = np.diff(KNOTS, append=KNOTS[-1] + 1)
 N_WAVES: Final = 4 * _HARMONICS
 LEAST_MEDIAN: Final = 0.5
 """Counts; a rate is held to a multiple of a median from here on."""
@@ -65,23 +67,22 @@ def waves(now_s: Floats, age_s: Floats, length_s: Floats | float, horizon_s: Flo
     Cosine and sine of a day and of half a day, of ``now_s`` (seconds UTC) and of ``age_s``, of any one shape; returns that shape
     and (N_WAVES,).
     """
-    out = []
-    for since in (now_s, age_s):
-        for number in range(1, _HARMONICS + 1):
-            # The mean of a wave over a window is that in its middle, damped.
-            (near, at), (far, then) = (
-                (np.sinc(number * window / _DAY_S), 2 * np.pi * number * (since + window / 2) / _DAY_S)
-                for window in (length_s, horizon_s)
-            )
-            out += [near * wave(at) - far * wave(then) for wave in (np.cos, np.sin)]
-    return np.stack(out, axis=-1)
+    number = np.arange(1, _HARMONICS + 1) / _DAY_S
+    since = np.stack([now_s, age_s], axis=-1)[..., None]
+    # The mean of a wave over a window is that in its middle, damped.
+    near, far = (
+        np.sinc(number * window)[..., None, :] * np.exp(2j * np.pi * number * (since + window[..., None] / 2))
+        for window in (np.asarray(length_s)[..., None], horizon_s[..., None])
+    )
+    out: Floats = (near - far).reshape(*now_s.shape, N_WAVES // 2).view(np.float64)
+    return out
 
 
 def knot_weights(age_s: Floats) -> Floats:
     """Weights of the knots at ages of any shape in seconds: that shape and (len(KNOTS),), adding up to 1."""
-    at = np.clip(np.log(age_s + LOG_AGE_OFFSET_S), KNOTS[0], KNOTS[-1])[..., None]
-    low, high = np.diff(KNOTS, prepend=KNOTS[0] - 1), np.diff(KNOTS, append=KNOTS[-1] + 1)
-    return np.clip(np.minimum(1 + (at - KNOTS) / low, 1 - (at - KNOTS) / high), 0.0, 1.0)
+    at = np.minimum(np.maximum(np.log(age_s + LOG_AGE_OFFSET_S), KNOTS[0]), KNOTS[-1])[..., None] - KNOTS
+    out: Floats = np.maximum(np.minimum(1 + at / _BELOW, 1 - at / _ABOVE), 0.0)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +127,19 @@ class Rates:
         share = (moments.counts + _USUAL_COUNTS * self.share) / (moments.value_now[:, None] + _USUAL_COUNTS)
         weights = knot_weights(moments.age_s)
         # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
-        warm, first = (np.einsum("nj,jk->nk", weights, factor, optimize=False) for factor in self.log_factor)
-        warm = warm + np.einsum("nw,wk->nk", moments.waves, self.day, optimize=False)
-        out: Floats = np.exp(np.where(moments.cold[:, None], first, warm))
-        return out * (moments.slope[:, None] + _LEAST_SLOPE) * share
+        log = np.einsum("nj,jk->nk", weights, self.log_factor[0]) + np.einsum("nw,wk->nk", moments.waves, self.day)
+        if moments.cold.any():
+            log = np.where(moments.cold[:, None], np.einsum("nj,jk->nk", weights, self.log_factor[1]), log)
+        out: Floats = np.exp(log) * (moments.slope[:, None] + _LEAST_SLOPE) * share
+        return out
 
     def expected(self, moments: Moments) -> Floats:
         """Expected engagements of each type in the next hour, (N, K) float64."""
         rates = self.unbounded(moments)
         total = rates[:, list(self.metric)].sum(1)
         least, most = self.bounds
-        bounded = np.clip(total, least * moments.median, most * np.maximum(moments.median, LEAST_MEDIAN))
+        highest = most * np.maximum(moments.median, LEAST_MEDIAN)
+        bounded = np.minimum(np.maximum(total, least * moments.median), highest)
         out: Floats = rates * (bounded / np.maximum(total, 1e-300))[:, None]
         return out
 
