@@ -131,7 +131,7 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
         "", plan.schema, plan.shape, ENCODER_ID, model.weight, config.neighbours, NGRAM_BUCKETS,
         _training(plan, model, first, judged), evaluation, config.parts,
     )  # fmt: skip
-    support = support_of(plan.seen, [model.forward.corpus.samples, held.samples], plan.max_horizon_us / SECOND_US)
+    support = _support(plan, model, judged)
     calibration = calibrate(held.samples, judged.quantiles)
     with plan.step("write bundle", 4) as advance:
         write_network(model, config.neighbours, support, _no_rates(plan), folder)
@@ -148,8 +148,11 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     _fill(plan, model, folder)
     # Rates and examples are forecast by the finished bundle; with them it is sealed anew.
     with closing(Forecaster.load(folder, device="cpu")) as forecaster:
-        alone = None if model is first else (support, calibration, manifest, folder)
-        rates = _rates(plan, first, forecaster) if alone is None else _rates_of_first(plan, first, *alone)
+        if model is first:
+            rates = _rates(plan, first, forecaster)
+        else:
+            own = _support(plan, first, judged)
+            rates = _rates_of_first(plan, first, own, calibration, manifest, folder)
         write_rates(rates, folder)
         manifest = replace(manifest, evaluation=evaluation | {"rate_factor": list(rates.bounds)})
         with plan.step("report", EXAMPLES) as advance:
@@ -158,6 +161,12 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     write_manifest(folder, manifest)
     found = verdict(validated, Spread(validated.queries.video)) if len(validated.queries.video) else None
     return "not scored: too few videos were held back" if found is None else f"{found.sentence(validated)}."
+
+
+def _support(plan: Plan, model: Learned, judged: Judged) -> Support:
+    """The range of what a model learned from and what was held back."""
+    parts = [model.forward.corpus.samples, judged.held.samples]
+    return support_of(plan.seen, parts, plan.max_horizon_us / SECOND_US)
 
 
 def _fill(plan: Plan, model: Learned, folder: Path, what: str = "fill bank") -> None:
