@@ -1,9 +1,14 @@
 """Expected engagements (``intensity_per_hour``) beside real ones, by type and age, on videos published after the training.
 
-    python -m benchmarks.rates BUNDLE DATA --published-from 2026-06-01 [--videos 2000]
+    python -m benchmarks.rates BUNDLE DATA --published-from 2026-06-01 [--published-before 2026-07-01] [--videos 2000] [--drawn]
 
-Events: the rate at an age beside what the next hour brought. Counters: rates at eight moments of the gap to the next reading, asked
-with what was known at its start, beside what that reading added.
+Events: the rate at nine ages beside what the next hour brought; most of these ages are whole days, when those who saw a video as it came
+out are awake again, and ``--drawn`` draws as many ages evenly in log age. Counters: rates at eight moments spread over the gap to the
+next reading, asked with what was known at its start, beside what that reading added. Each cell is expected over real with a 95 % interval
+(bootstrap over videos) and the real count. An interval that is wider than 0.9 to 1.1 tells little.
+
+The same over the videos that were held back in training (published between the bundle's split and its as-of time) tells how much of a
+deviation is the fit's own, and how much is that times have changed.
 """
 
 from __future__ import annotations
@@ -17,27 +22,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.dataset import load_dataset
-from index_builder.forecast import histories
-from index_builder.samples import Observed, snapshot_rows
+from index_builder.rate_fit import Spans
+from index_builder.rates import ask, spans
+from index_builder.samples import Observed
 from model.bins import HOUR_US
-from model.forecaster import Forecaster, Request
-from model.rows import cells_at
+from model.forecaster import Forecaster
+from model.rates import LEAST_MEDIAN
+from model.types import metric_types
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
+EDGES_H = (0, 2, 8, 20, 36, 72, np.inf)
 MOMENTS = 8
+RESAMPLES = 1000
 
 
-def asked(seen: Observed, video: NDArray[np.int64], until_us: int) -> tuple[NDArray[np.int64], ...]:
+def asked(
+    seen: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Videos, starts and ends of spans whose engagement is known."""
     published = seen.data.published_us
-    if seen.continuous:
-        v = np.repeat(video, len(AGES_H))
-        start = published[v] + np.tile((np.array(AGES_H) * HOUR_US).astype(np.int64), len(video))
-        return v, start, start + HOUR_US
-    rows = snapshot_rows(seen.metric)
-    owner = np.searchsorted(seen.metric.offsets, rows, side="right") - 1
-    same = np.flatnonzero((owner[1:] == owner[:-1]) & np.isin(owner[:-1], video))
-    return owner[same], seen.metric.time_us[rows[same]], seen.metric.time_us[rows[same + 1]]
+    if not seen.continuous:
+        v, start, end = spans(seen, 0, until_us, max_age_us, np.random.default_rng(0))
+        fine = np.isin(v, video) & (start > published[v])
+        return v[fine], start[fine], end[fine]
+    v = np.repeat(video, len(AGES_H))
+    age_h = np.tile(AGES_H, len(video))
+    if drawn:
+        share = np.random.default_rng(0).random(len(v))
+        age_h = AGES_H[0] * (AGES_H[-1] / AGES_H[0]) ** share
+    start = published[v] + (age_h * HOUR_US).astype(np.int64)
+    fine = (start + HOUR_US <= until_us) & (start - published[v] <= max_age_us)
+    return v[fine], start[fine], start[fine] + HOUR_US
+
+
+def ratio(
+    expected: NDArray[np.float64], real: NDArray[np.float64], video: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Expected over real, and the ends of its 95 % interval when videos are drawn anew."""
+    own = np.unique(video, return_inverse=True)[1]
+    sums = np.stack([np.bincount(own, column) for column in (expected, real)])
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), size=RESAMPLES) @ sums.T
+    low, high = np.quantile((drawn[:, 0] + 1e-9) / (drawn[:, 1] + 1e-9), (0.025, 0.975))
+    return float(sums[0].sum() / sums[1].sum()), float(low), float(high)
+
+
+def table(found: Spans, expected: NDArray[np.float64], age_h: NDArray[np.float64], types: tuple[str, ...]) -> list[str]:
+    """Lines of a Markdown table: a row a type, a column a bucket of ages (N,) at which spans start."""
+    lines = [
+        "| type | " + " | ".join(f"{a:g}-{b:g} h" for a, b in pairwise(EDGES_H)) + " | all |",
+        "|---|" + "---|" * len(EDGES_H),
+    ]
+    for k, kind in enumerate(types):
+        cells = []
+        for low, high in [*pairwise(EDGES_H), (0, np.inf)]:
+            rows = (age_h >= low) & (age_h < high) & np.isfinite(found.grown[:, k])
+            real = found.grown[rows, k]
+            if not real.sum():
+                cells.append("-")
+                continue
+            middle, least, most = ratio(expected[rows, k], real, found.video[rows])
+            cells.append(f"{middle:.2f} ({least:.2f}-{most:.2f}) of {real.sum():,.0f}")
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:
@@ -45,56 +92,32 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--published-from", required=True)
+    parser.add_argument("--published-before", default="9999-01-01")
     parser.add_argument("--videos", type=int, default=2000)
+    parser.add_argument("--drawn", action="store_true")
     given = parser.parse_args()
-    from_us = int(datetime.fromisoformat(given.published_from).replace(tzinfo=UTC).timestamp() * 1e6)
+    from_us, before_us = (
+        int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1e6)
+        for text in (given.published_from, given.published_before)
+    )
     forecaster = Forecaster.load(given.bundle, device="cpu")
-    types = forecaster.manifest.types
+    manifest = forecaster.manifest
     data = load_dataset(given.data)
-    seen, until_us = Observed.of(data, forecaster.manifest.metric), data.last_us() or 0
-    video = np.flatnonzero(data.published_us >= from_us)
+    seen = Observed.of(data, manifest.metric)
+    video = np.flatnonzero((data.published_us >= from_us) & (data.published_us < before_us))
     video = np.sort(np.random.default_rng(0).permutation(video)[: given.videos])
-    v, start, end = asked(seen, video, until_us)
-    fine = (end <= until_us) & (start - data.published_us[v] <= forecaster.manifest.schema.max_age_us)
-    v, start, end = v[fine], start[fine], end[fine]
-    moments = 1 if seen.continuous else MOMENTS
-    expected = np.zeros((len(v), len(types)))
-    factor = []
-    for first in range(0, len(v), 512):
-        part = slice(first, first + 512)
-        cells = cells_at(seen.events, seen.counters, v[part], start[part], data.published_us[v[part]], len(types))
-        known = histories(cells, types)
-        for moment in range(moments):
-            now = start[part] + (end - start)[part] * moment // moments
-            requests = [
-                Request(data.videos[a], history, int(at), (HOUR_US,))
-                for a, history, at in zip(v[part], known, now, strict=True)
-            ]
-            for i, answer in enumerate(forecaster.forecast(requests, explain=False)):
-                expected[first + i] += np.array([answer.intensity[kind] for kind in types]) / moments
-                median = answer.quantiles[0, 1] - answer.value_now
-                if median >= 0.5 and forecaster.manifest.metric.rstrip("s") in types:
-                    factor.append(answer.intensity[forecaster.manifest.metric.rstrip("s")] / median)
-    expected *= ((end - start) / HOUR_US)[:, None]
-    age_h = (start - data.published_us[v]) / HOUR_US
-    edges = [0, 2, 8, 20, 36, 72, 1e9]
-    print("| type | " + " | ".join(f"{a:g}-{b:g} h" for a, b in pairwise(edges)) + " | all |")
-    print("|---|" + "---|" * len(edges))
-    for k, kind in enumerate(types):
-        one = Observed.of(data, kind)
-        real = one.count_at(v, end) - one.count_at(v, start)
-        cells_ = []
-        for low, high in [*pairwise(edges), (0, 1e12)]:
-            rows = (age_h >= low) & (age_h < high)
-            cells_.append(
-                f"{expected[rows, k].sum() / real[rows].sum():.2f} ({real[rows].sum():,.0f})"
-                if real[rows].sum()
-                else "-"
-            )
-        print(f"| {kind} | " + " | ".join(cells_) + " |")
-    if factor:
-        stated = forecaster.manifest.evaluation["rate_factor"]
-        print(f"rate over the median of the next hour: {min(factor):.2f} to {max(factor):.2f}; stated {stated}")
+    v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=given.drawn)
+    found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
+    print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
+    expected = found.summed(found.served)
+    print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
+    some = found.moments.median >= LEAST_MEDIAN
+    metric = list(metric_types(manifest.metric, manifest.types))
+    factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.median[some]
+    print(
+        f"rate over the median of the next hour: {factor.min():.2f} to {factor.max():.2f}; "
+        f"stated {manifest.evaluation['rate_factor']}"
+    )
 
 
 if __name__ == "__main__":

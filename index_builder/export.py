@@ -8,10 +8,12 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from index_builder.learn import Learned
@@ -23,6 +25,8 @@ from model.rates import Rates
 from model.schema import N_STATIC
 from model.summary import n_summary
 from model.support import Support
+
+_WEIGHTS: Final = "weights.safetensors"
 
 
 class _Head(nn.Module):
@@ -86,7 +90,7 @@ def write_network(model: Learned, neighbours: int, support: Support, rates: Rate
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights |= support.arrays() | rates.arrays()
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
-    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
+    _save(weights, folder)
     n = 4
     _export(net.content, {
         "sentence": torch.zeros(n, SENTENCE_DIM), "ngrams": torch.zeros(n, NGRAM_DIM), "has_text": torch.ones(n, 1),
@@ -100,6 +104,15 @@ def write_network(model: Learned, neighbours: int, support: Support, rates: Rate
         "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
         "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR), "mask": torch.ones(n, neighbours),
     }, folder / "head.onnx")  # fmt: skip
+
+
+def write_rates(rates: Rates, folder: Path) -> None:
+    """Put the rates in place of those that weights.safetensors has."""
+    _save(load_file(folder / _WEIGHTS) | rates.arrays(), folder)
+
+
+def _save(weights: dict[str, NDArray[np.generic]], folder: Path) -> None:
+    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / _WEIGHTS)
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> None:

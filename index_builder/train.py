@@ -8,6 +8,7 @@ import sys
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -19,25 +20,29 @@ from index_builder.config import TrainConfig
 from index_builder.corpus import encode_text
 from index_builder.dataset import load_dataset
 from index_builder.duration import about, estimate_s
-from index_builder.export import write_calibration, write_network
+from index_builder.export import write_calibration, write_network, write_rates
 from index_builder.fill import bank_members, fill
 from index_builder.findings import Finding, console, report
 from index_builder.heldback import calibrate, score_table
 from index_builder.learn import NGRAM_BUCKETS, Judged, Learned, Learner, Plan, versions
 from index_builder.learnable import refuse_nothing_to_learn
 from index_builder.ranks import join
+from index_builder.rates import rates_of
 from index_builder.report import EXAMPLES, MODEL, Spread, examples, validation, verdict, write_page
 from index_builder.samples import Observed
-from index_builder.support import rates_of, support_of
+from index_builder.support import support_of
 from index_builder.windows import deciding
 from index_builder.workplace import workplace, workplace_of
 from model.bank import EdgeBank, NoBank
 from model.bins import SECOND_US
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
+from model.calibration import Calibration
 from model.content.text import ENCODER_ID
 from model.errors import DataError
 from model.forecaster import Forecaster
 from model.network import CONTENT_DIM, SENTENCE_DIM
+from model.rates import Rates
+from model.support import Support
 from model.types import metric_types
 
 _LEAST_VIDEOS: Final = 50
@@ -118,22 +123,20 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     without_scored = calibrate(held.take(decides).samples, judged.quantiles[decides])
     plain = judged.plain[~decides] if judged.plain is not None else None
     table = score_table(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
-    rates = rates_of(plan.seen, held.samples, judged.quantiles[..., 1].astype(np.float64))
-    metric = metric_types(plan.seen.name, plan.data.types)
     evaluation = {
         "window_from_us": plan.split_us, "window_to_us": plan.until_us,
-        "rate_factor": [float(edge(rates.factor[:, list(metric)])) for edge in (np.min, np.max)],
         "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples), **table,
     }  # fmt: skip
+    manifest = Manifest(
+        "", plan.schema, plan.shape, ENCODER_ID, model.weight, config.neighbours, NGRAM_BUCKETS,
+        _training(plan, model, first, judged), evaluation, config.parts,
+    )  # fmt: skip
+    support = _support(plan, model, judged)
+    calibration = calibrate(held.samples, judged.quantiles)
     with plan.step("write bundle", 4) as advance:
-        support = support_of(plan.seen, [model.forward.corpus.samples, held.samples], plan.max_horizon_us / SECOND_US)
-        write_network(model, config.neighbours, support, rates, folder)
+        write_network(model, config.neighbours, support, _no_rates(plan), folder)
         advance(2)
-        write_calibration(calibrate(held.samples, judged.quantiles), folder)
-        manifest = Manifest(
-            "", plan.schema, plan.shape, ENCODER_ID, model.weight, config.neighbours, NGRAM_BUCKETS,
-            _training(plan, model, first, judged), evaluation, config.parts,
-        )  # fmt: skip
+        write_calibration(calibration, folder)
         arms = {MODEL: judged.quantiles} | (
             {} if judged.plain is None else {f"{MODEL} without retrieval": judged.plain}
         )
@@ -142,23 +145,70 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
         advance()
         write_manifest(folder, manifest)
         advance()
-    forecaster = Forecaster(load_bundle(folder), NoBank(), device="cpu")
-    members = len(bank_members(plan.seen, plan.as_of_us, config.bank_videos))
-    with (
-        plan.step("fill bank", members) as advance,
-        EdgeBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
-    ):
-        fill(
-            bank, forecaster, plan.seen, plan.as_of_us, limit=config.bank_videos,
-            sentence=model.forward.corpus.content.sentence, advance=lambda n: advance(n),
-        )  # fmt: skip
-    # Examples are forecast by the finished bundle; with them in its report it is sealed anew.
-    with plan.step("report", EXAMPLES) as advance, closing(Forecaster.load(folder, device="cpu")) as forecaster:
-        shown = examples(forecaster, plan.seen, validated.queries, lambda n: advance(n))
-        write_page(folder / REPORT, replace(validated, examples=shown))
+    _fill(plan, model, folder)
+    # Rates and examples are forecast by the finished bundle; with them it is sealed anew.
+    with closing(Forecaster.load(folder, device="cpu")) as forecaster:
+        if model is first:
+            rates = _rates(plan, first, forecaster)
+        else:
+            own = _support(plan, first, judged)
+            rates = _rates_of_first(plan, first, own, calibration, manifest, folder)
+        write_rates(rates, folder)
+        manifest = replace(manifest, evaluation=evaluation | {"rate_factor": list(rates.bounds)})
+        with plan.step("report", EXAMPLES) as advance:
+            shown = examples(forecaster, plan.seen, validated.queries, lambda n: advance(n))
+            write_page(folder / REPORT, replace(validated, manifest=manifest, examples=shown))
     write_manifest(folder, manifest)
     found = verdict(validated, Spread(validated.queries.video)) if len(validated.queries.video) else None
     return "not scored: too few videos were held back" if found is None else f"{found.sentence(validated)}."
+
+
+def _support(plan: Plan, model: Learned, judged: Judged) -> Support:
+    """The range of what a model learned from and what was held back."""
+    parts = [model.forward.corpus.samples, judged.held.samples]
+    return support_of(plan.seen, parts, plan.max_horizon_us / SECOND_US)
+
+
+def _fill(plan: Plan, model: Learned, folder: Path, what: str = "fill bank") -> None:
+    """Fill the bank of a bundle that is written but for its rates; ``what`` names the step."""
+    limit = plan.config.bank_videos
+    forecaster = Forecaster(load_bundle(folder), NoBank(), device="cpu")
+    with (
+        plan.step(what, len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
+        EdgeBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
+    ):
+        fill(
+            bank, forecaster, plan.seen, plan.as_of_us, limit=limit, sentence=model.forward.corpus.content.sentence,
+            advance=lambda n: advance(n),
+        )  # fmt: skip
+
+
+def _rates_of_first(
+    plan: Plan, first: Learned, support: Support, calibration: Calibration, manifest: Manifest, folder: Path
+) -> Rates:
+    """Rates by the model that has not learned from what was held back, served from a bundle for the time being."""
+    with TemporaryDirectory(prefix="first-", dir=folder.parent) as place:
+        bundle = Path(place)
+        write_network(first, plan.config.neighbours, support, _no_rates(plan), bundle)
+        write_calibration(calibration, bundle)
+        (bundle / REPORT).touch()
+        write_manifest(bundle, replace(manifest, content_weight=first.weight))
+        _fill(plan, first, bundle, "fill bank for rates")
+        with closing(Forecaster.load(bundle, device="cpu")) as forecaster:
+            return _rates(plan, first, forecaster)
+
+
+def _rates(plan: Plan, first: Learned, forecaster: Forecaster) -> Rates:
+    with plan.step("fit rates") as advance:
+        return rates_of(
+            forecaster, plan.seen, plan.split_us, plan.until_us, seed=plan.seed,
+            sentence=first.forward.corpus.content.sentence, advance=lambda n: advance(n),
+        )  # fmt: skip
+
+
+def _no_rates(plan: Plan) -> Rates:
+    types = plan.data.types
+    return Rates.plain(len(types), metric_types(plan.seen.name, types))
 
 
 def _text(plan: Plan) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from model.parts import WHOLE, Parts
 from model.schema import Schema
 from model.types import check_types
 
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"

@@ -29,7 +29,7 @@ from model.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.history import History
 from model.mhp.backend import choose_backend
 from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
-from model.rates import Rates
+from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
 from model.state_pool import StatePool
 from model.summary import summaries
 from model.support import Support
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _CONTENT_CACHE: Final = 20_000
 _BATCH: Final = 256
-_RATE_SPAN_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +271,7 @@ class Forecaster:
                 grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
                 np.array([bool(names) for names in extrapolated]), max_horizon_s,
             )  # fmt: skip
-            rates = self._next_hour(growth, age_s, cold, values, tokens.totals)
+            rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
         return [
             self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
                          degraded, extrapolated[i], float(age_s[i] - tokens.last_end_s[i]))
@@ -336,15 +335,20 @@ class Forecaster:
         return growth, self._cascade.numbers(growth, process)
 
     def _next_hour(
-        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], cold: NDArray[np.bool_], values: NDArray[np.float64],
-        totals: NDArray[np.float64],
+        self, requests: Sequence[Request], growth: NDArray[np.float64], age_s: NDArray[np.float64],
+        cold: NDArray[np.bool_], values: NDArray[np.float64], totals: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Expected engagements an hour of each type, (N, K), over the next hour, or over the longest horizon where that is shorter."""
+        """Expected engagements of each type in the next hour, (N, K)."""
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-        span_s = np.full((len(values), 1), min(_RATE_SPAN_S, max_horizon_s))
-        median = on_grid_at(np.ascontiguousarray(growth[..., 1]), span_s, max_horizon_s)[:, 0]
-        increment = (1 + values) * np.expm1(np.log(2) * median) * (_RATE_SPAN_S / span_s[:, 0])
-        return self._rates.expected(age_s, cold, increment, values, totals)
+        horizon_s = slope_horizon_s(age_s, max_horizon_s)
+        spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)
+        medians = on_grid_at(np.ascontiguousarray(growth[..., 1]), spans_s, max_horizon_s)
+        increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
+        slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
+        now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
+        return self._rates.expected(
+            Moments(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
+        )
 
     def _coefficients(
         self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],

@@ -89,7 +89,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         least, most = own["rate_factor"]
         out["Rates"] = (
             f"the engagements expected of the next hour are {least:.2f} to {most:.2f} times the growth that the median forecasts for "
-            "it, by age: a median lies below the mean where growth is skewed"
+            "it, where that is half a count or more: a median lies below the mean where growth is skewed"
         )
     if "log_likelihood_per_token" in own:
         out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats a token and type, on videos held back"

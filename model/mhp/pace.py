@@ -23,7 +23,7 @@ MEMORIES: Final = (0.03, 0.15, 0.8)
 
 
 @numba.njit(cache=True, nogil=True)
-def _paces(offsets, x, counts, observed, memories, every, out):  # type: ignore[no-untyped-def]
+def _paces(offsets, x, counts, observed, memories, out):  # type: ignore[no-untyped-def]
     n_types = counts.shape[1]
     n_memories = len(memories)
     sums = np.zeros((n_types, n_memories, 2))
@@ -42,23 +42,15 @@ def _paces(offsets, x, counts, observed, memories, every, out):  # type: ignore[
                     if observed[i, k]:
                         sums[k, m, 0] += share * counts[i, k]
                         sums[k, m, 1] += part
-            if every:
-                out[i] = sums
-        if not every:
-            out[v] = sums
-
-
-def _of(tokens: Tokens, rows: int, *, every: bool) -> NDArray[np.float32]:
-    n_types = tokens.counts.shape[1]
-    out = np.zeros((rows, n_types, len(MEMORIES), 2))
-    x = np.log(tokens.interval_s[:, ::2] + LOG_AGE_OFFSET_S)
-    _paces(tokens.offsets, x, tokens.counts, tokens.observed, np.array(MEMORIES), every, out)
-    return out.astype(np.float32)
+            out[i] = sums
 
 
 def pace_after(tokens: Tokens) -> NDArray[np.float32]:
     """The sums n and m after each token: (n, K, len(MEMORIES), 2) float32 >= 0."""
-    return _of(tokens, len(tokens.counts), every=True)
+    out = np.zeros((*tokens.counts.shape, len(MEMORIES), 2))
+    x = np.log(tokens.interval_s[:, ::2] + LOG_AGE_OFFSET_S)
+    _paces(tokens.offsets, x, tokens.counts, tokens.observed, np.array(MEMORIES), out)
+    return out.astype(np.float32)
 
 
 def pace_before(tokens: Tokens) -> NDArray[np.float32]:
@@ -66,8 +58,3 @@ def pace_before(tokens: Tokens) -> NDArray[np.float32]:
     before = np.roll(pace_after(tokens), 1, axis=0)
     before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0
     return before
-
-
-def pace_now(tokens: Tokens) -> NDArray[np.float32]:
-    """The sums n and m after the last token of each sequence: (S, K, len(MEMORIES), 2) float32 >= 0."""
-    return _of(tokens, len(tokens.offsets) - 1, every=False)

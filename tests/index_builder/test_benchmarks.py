@@ -10,6 +10,7 @@ import pytest
 import model.rows
 import model.tokens
 from benchmarks.bins import expected, grid, split_edges, value
+from benchmarks.rates import AGES_H, asked, ratio
 from benchmarks.tideh import TRAINED, WEEK_US, median_error, prepare
 from index_builder.dataset import load_dataset
 from index_builder.likelihoods import mhp_log_likelihood, tokens_of
@@ -64,3 +65,25 @@ def test_the_first_cascades_end_before_the_others_begin(real_data: Path, tmp_pat
     exact = median_error(asked, asked.pairs.growth)
     assert exact == {"age6h+24h": pytest.approx((0.0, 0.0, 0.0), abs=1e-9)}
     assert median_error(asked, np.zeros(len(asked.video)))["age6h+24h"] == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_the_interval_of_a_ratio_is_that_of_its_videos() -> None:
+    rng = np.random.default_rng(0)
+    video = np.arange(400).repeat(5)
+    real = rng.exponential(1.0, 400).repeat(5) * 10
+    middle, low, high = ratio(np.full(len(real), 12.0), real, video)
+    assert middle == pytest.approx(12 * len(real) / real.sum())
+    # The mean of 400 exponentials, not of 2,000, is known to within 5 %.
+    assert np.log(high / low) == pytest.approx(4 * 0.05, rel=0.2)
+    assert low < middle < high
+    assert ratio(real, real, video) == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_hours_that_are_asked_about_are_known_in_whole(mini: Mini, drawn: bool) -> None:
+    seen = Observed.of(load_dataset(mini.data), "view")
+    video, start, end = asked(seen, np.array([3, 7]), mini.as_of_us, 100 * HOUR_US, drawn=drawn)
+    age_h = (start - seen.data.published_us[video]) / HOUR_US
+    assert (end - start == HOUR_US).all() and (end <= mini.as_of_us).all() and (age_h <= 100).all()
+    assert set(video.tolist()) == {3, 7} and (age_h >= AGES_H[0]).all()
+    assert np.isin(age_h, AGES_H).all() != drawn

@@ -16,7 +16,7 @@ from model.bundle import load_bundle
 from model.errors import DataError
 from model.mhp.cpu import CPUBackend
 from model.mhp.likelihood import IntensityHead
-from model.mhp.pace import MEMORIES, pace_now
+from model.mhp.pace import MEMORIES, pace_after
 from model.parts import Parts
 from model.tokens import Tokens
 from tests.conftest import Mini
@@ -133,7 +133,7 @@ def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Ob
         states, hidden = backend.new_states(1), bundle.weights["intensity.start"][None]
         for i in range(tokens.offsets[v], min(tokens.offsets[v + 1], tokens.offsets[v] + 40)):
             previous, start, end = torch.from_numpy(tokens.interval_s[i : i + 1].T.copy())
-            pace = torch.from_numpy(pace_now(tokens_until(tokens, v, i))) if i > tokens.offsets[v] else no_pace
+            pace = torch.from_numpy(pace_after(tokens_until(tokens, v, i))[-1:]) if i > tokens.offsets[v] else no_pace
             with torch.no_grad():
                 want = head.log_likelihood(
                     torch.from_numpy(hidden), pace, previous, start, end, torch.from_numpy(tokens.counts[i : i + 1])

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.mhp.likelihood import IntensityHead
-from model.mhp.pace import MEMORIES, pace_after, pace_before, pace_now
+from model.mhp.pace import MEMORIES, pace_after, pace_before
 from model.tokens import LOG_AGE_OFFSET_S, Tokens
 
 LENGTHS = (7, 0, 1, 12)
@@ -56,10 +56,6 @@ def test_what_is_left_of_every_count() -> None:
                     np.testing.assert_allclose(
                         after[stop, kind, m], summed(tokens, video, stop, kind, memory), rtol=1e-4
                     )
-    now = pace_now(tokens)
-    for video, n in enumerate(LENGTHS):
-        want = after[tokens.offsets[video + 1] - 1] if n else np.zeros_like(now[0])
-        np.testing.assert_array_equal(now[video], want)
 
 
 def test_a_token_does_not_know_itself() -> None:

@@ -1,59 +1,115 @@
-"""Rates of types follow from the forecast of the metric, and their sums come true."""
+"""Rates follow from the slope of the forecast, and lie near the median of the next hour."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from model.calibration import N_ROWS, row_of
-from model.rates import Rates
+from model.rates import HOUR_S, KNOTS, N_WAVES, Moments, Rates, in_next_hour, knot_weights, slope_horizon_s, waves
+from model.tokens import LOG_AGE_OFFSET_S
 
-AGES_S = np.array([1800.0, 4 * 3600.0, 86_400.0])
+DAY_S = 24 * HOUR_S
 
 
-def moments(n: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Videos whose growth is skewed: the mean is a multiple of the median, by age; likes are a tenth of views, by video."""
+def moments(n: int = 500, seed: int = 0) -> Moments:
     rng = np.random.default_rng(seed)
-    row = rng.integers(0, 3, n)
-    views = np.floor(10 ** rng.uniform(1, 4, n))
-    ratio = 0.1 * np.exp(rng.normal(0, 0.5, n))
-    increment = views * 0.05
-    grown = increment * np.array([1.0, 1.5, 2.5])[row] * rng.exponential(1.0, n)
-    counts = np.stack([views, views * ratio], 1)
-    return np.arange(n), AGES_S[row], np.zeros(n, bool), increment, views, counts, np.stack([grown, grown * ratio], 1)
+    age_s = np.exp(rng.uniform(np.log(60), np.log(30 * DAY_S), n))
+    views = np.floor(10 ** rng.uniform(0, 5, n))
+    slope = views * rng.uniform(0, 0.2, n)
+    wave = waves(rng.uniform(0, 1e9, n), age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
+    counts = np.stack([views, np.floor(views * 0.1)], 1)
+    return Moments(age_s, rng.random(n) < 0.1, slope, slope * rng.uniform(0, 3, n), wave, views, counts)
 
 
-def test_sums_of_later_videos_come_true_by_type_and_age() -> None:
-    rates = Rates.fit(*moments(20_000, 0), metric=(0,))
-    _, age_s, cold, increment, views, counts, grown = moments(20_000, 1)
-    expected = rates.expected(age_s, cold, increment, views, counts)
-    for age in AGES_S:
-        rows = age_s == age
-        assert np.allclose(expected[rows].sum(0) / grown[rows].sum(0), 1, atol=0.1)
+def rates(metric: tuple[int, ...] = (0,), bounds: tuple[float, float] = (0.0, np.inf)) -> Rates:
+    rng = np.random.default_rng(1)
+    factor, day = rng.normal(0, 0.5, (2, len(KNOTS), 2)), rng.normal(0, 0.3, (N_WAVES, 2))
+    return Rates(factor, day, np.array([1.0, 0.1]), metric, bounds)
 
 
-def test_the_metric_goes_as_its_median_times_one_factor_an_age() -> None:
-    rates = Rates.fit(*moments(5000, 0), metric=(0,))
-    _, age_s, cold, increment, views, counts, _ = moments(100, 2)
-    expected = rates.expected(age_s, cold, increment, views, counts)
-    assert np.allclose(expected[:, 0] / increment, rates.factor[row_of(age_s, cold), 0])
+def test_the_slope_is_taken_over_half_the_age_within_an_hour_and_a_day() -> None:
+    age_s = np.array([0.0, HOUR_S, 10 * HOUR_S, 30 * DAY_S])
+    assert slope_horizon_s(age_s, 7 * DAY_S).tolist() == [HOUR_S, HOUR_S, 5 * HOUR_S, DAY_S]
+    assert (slope_horizon_s(age_s, 1800.0) == 1800.0).all()
 
 
-def test_shares_of_a_total_add_up() -> None:
-    video, age_s, cold, increment, _, counts, grown = moments(5000, 0)
-    rates = Rates.fit(video, age_s, cold, increment, counts.sum(1), counts, grown, metric=(0, 1))
-    assert np.isclose(rates.share.sum(), 1)
+def test_what_comes_evenly_in_log_age_comes_in_the_next_hour_by_its_share() -> None:
+    age_s, horizon_s = np.array([1800.0, DAY_S]), np.array([HOUR_S, DAY_S])
+
+    def count(at_s: np.ndarray) -> np.ndarray:
+        return 100 * np.log(at_s + LOG_AGE_OFFSET_S)
+
+    found = in_next_hour(count(age_s + horizon_s) - count(age_s), age_s, horizon_s)
+    np.testing.assert_allclose(found, count(age_s + HOUR_S) - count(age_s))
 
 
-def test_what_nobody_observed_leaves_finite_rates() -> None:
-    video, age_s, cold, increment, views, counts, grown = moments(50, 0)
-    grown[:, 1] = np.nan
-    rates = Rates.fit(video, age_s, cold, increment, views, counts, grown, metric=(0,))
-    assert rates.factor.shape == (N_ROWS, 2)
-    assert np.isfinite(rates.expected(age_s, cold, increment, views, counts)).all()
+def test_waves_tell_an_hour_from_the_horizon_that_it_is_part_of() -> None:
+    age_s, now_s = np.array([40 * HOUR_S]), np.array([123_456_789.0])
+    at = np.linspace(0, 1, 20_001)
+    want = []
+    for since in (now_s[0], age_s[0]):
+        for number in (1, 2):
+            for wave in (np.cos, np.sin):
+                near, far = (
+                    wave(2 * np.pi * number * (since + at * length) / DAY_S).mean() for length in (HOUR_S, 20 * HOUR_S)
+                )
+                want.append(near - far)
+    np.testing.assert_allclose(waves(now_s, age_s, HOUR_S, np.array([20 * HOUR_S]))[0], want, atol=1e-3)
+    assert not waves(now_s, age_s, HOUR_S, np.array([HOUR_S])).any(), "where both are one hour there is nothing to tell"
+
+
+def test_weights_of_knots_are_linear_in_log_age_and_add_up() -> None:
+    weights = knot_weights(np.concatenate([[0.0], np.exp(KNOTS) - LOG_AGE_OFFSET_S, [1e9]]))
+    np.testing.assert_allclose(weights[1:-1], np.eye(len(KNOTS)), atol=1e-9)
+    np.testing.assert_array_equal(weights[[0, -1]], np.eye(len(KNOTS))[[0, -1]])
+    halfway = knot_weights(np.exp((KNOTS[1:] + KNOTS[:-1]) / 2) - LOG_AGE_OFFSET_S)
+    np.testing.assert_allclose(np.sort(halfway, axis=1)[:, -2:], 0.5, atol=1e-9)
+    np.testing.assert_allclose(knot_weights(moments().age_s).sum(1), 1)
+
+
+def test_a_type_goes_as_its_own_share_of_the_metric() -> None:
+    asked = moments()
+    plain = Rates.plain(2, (0,)).expected(asked)
+    some = asked.value_now > 10_000
+    np.testing.assert_allclose(plain[some, 0], asked.slope[some], rtol=1e-2)
+    np.testing.assert_allclose(plain[some, 1], asked.slope[some] * 0.1, rtol=2e-2)
+    new = replace(asked, value_now=np.zeros(500), counts=np.zeros((500, 2)))
+    liked = replace(new, counts=np.tile([0.0, 20.0], (500, 1)))
+    ratio = rates().unbounded(new)[:, 1] / rates().unbounded(liked)[:, 1]
+    np.testing.assert_allclose(ratio, 0.1 / 1.1)
+
+
+def test_before_anything_is_observed_other_factors_hold_and_no_wave() -> None:
+    asked, found = moments(), rates()
+    cold = replace(asked, cold=np.ones(500, bool))
+    want = np.exp(knot_weights(asked.age_s) @ found.log_factor[1]) * Rates.plain(2, (0,)).unbounded(asked)[:, :1]
+    np.testing.assert_allclose(found.unbounded(cold)[:, 0], want[:, 0])
+
+
+def test_the_metric_lies_within_the_bounds_of_the_next_hours_median() -> None:
+    asked = moments()
+    for metric in ((0,), (0, 1)):
+        bounded, free = rates(metric, (0.5, 2.0)).expected(asked), rates(metric).expected(asked)
+        total, some = bounded[:, list(metric)].sum(1), asked.median >= 0.5
+        assert (total[some] >= asked.median[some] * 0.5 * (1 - 1e-9)).all()
+        assert (total[some] <= asked.median[some] * 2 * (1 + 1e-9)).all()
+        assert (total <= np.maximum(asked.median, 0.5) * 2 * (1 + 1e-9)).all()
+        assert (total != free[:, list(metric)].sum(1)).any() and (total == free[:, list(metric)].sum(1)).any()
+        np.testing.assert_allclose(bounded[:, 1] / bounded[:, 0], free[:, 1] / free[:, 0])
+
+
+def test_a_rate_does_not_depend_on_its_batch() -> None:
+    asked, found = moments(), rates(bounds=(0.5, 2.0))
+    whole = found.expected(asked)
+    for i in (0, 17, 499):
+        one = found.expected(asked.take(np.arange(500) == i))
+        np.testing.assert_array_equal(one[0], whole[i])
 
 
 def test_they_survive_a_bundle() -> None:
-    rates = Rates.fit(*moments(100, 0), metric=(0,))
-    again = Rates.of(rates.arrays())  # type: ignore[arg-type]
-    assert np.array_equal(again.factor, rates.factor)
-    assert np.array_equal(again.share, rates.share)
+    found = rates((0, 1), (0.3, 4.0))
+    again = Rates.of(found.arrays())  # type: ignore[arg-type]
+    assert again.metric == (0, 1) and again.bounds == (0.3, 4.0)
+    for name in ("log_factor", "day", "share"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
