@@ -103,6 +103,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         keys=context.keys,
         hosts=context.hosts,
         budget=context.budget,
+        turns=context.turns,
     )
     return app
 

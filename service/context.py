@@ -19,6 +19,7 @@ from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
 from service.http.hosts import Hosts
+from service.http.turns import Turns
 from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
@@ -61,6 +62,7 @@ class Context:
     budget: Budget
     audit: Audit
     limits: Limits
+    turns: Turns
     link: Link
     health: Health
     store: Store
@@ -132,8 +134,13 @@ def build(
     videos = Videos(
         store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
     )
+    turns = Turns()
     limits = Limits(
-        settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
+        settings.max_body_bytes,
+        settings.max_line_bytes,
+        settings.body_deadline_ms / 1000,
+        settings.max_body_values,
+        turns,
     )
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
@@ -197,7 +204,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, lifecycle,
+        settings, metrics, keys, hosts, budget, audit, limits, turns, link, health, store, engine, ingest, videos, background, lifecycle,
         live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting, readiness,
     )  # fmt: skip
 

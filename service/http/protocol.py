@@ -10,6 +10,7 @@ answer -> bytes        a client that takes nothing of it for ``write_deadline_s`
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -37,6 +38,8 @@ _PARSED_BYTES: Final = 4096
 PARTIAL_BYTES: Final = 64 * 2**20
 """Bytes of messages that are not whole, over all WebSockets; past it, one that sends a long message is cut off."""
 _FAIR_BYTES: Final = 64 * 1024
+_LEFT: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""What a socket says whose client sends nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Protocol(_Watched, HttpToolsProtocol):
         self._discarded = 0
         self._counted = False
         self._unparsed = b""
+        self._behind = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it where there is room."""
@@ -119,7 +123,10 @@ class Protocol(_Watched, HttpToolsProtocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, as far as no request waits for the one before it: parsed, it takes many times its bytes."""
+        """Parse what came, as far as no request waits for the one before it, or for its answer to be read.
+
+        Parsed, it takes many times its bytes.
+        """
         if self._unparsed:
             self._unparsed += data
         else:
@@ -127,7 +134,7 @@ class Protocol(_Watched, HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         for start in range(0, len(data), _PARSED_BYTES):
-            if self.pipeline:
+            if self.pipeline or self._behind:
                 self._unparsed = data[start:]
                 self.flow.pause_reading()
                 return
@@ -187,7 +194,7 @@ class Protocol(_Watched, HttpToolsProtocol):
             return
         self._in_head = False
         self._stop_waiting()
-        cast(dict[str, Any], self.scope)[GONE] = self.transport.is_closing
+        cast(dict[str, Any], self.scope)[GONE] = self._has_left
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -210,7 +217,10 @@ class Protocol(_Watched, HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Go on with the next request, once the client has taken the answers before it."""
+        if self.flow.write_paused and not self.transport.is_closing():
+            self._behind = True
+            return
         super().on_response_complete()
         if not self.transport.is_closing():
             if self._unparsed and not self.pipeline:
@@ -222,6 +232,25 @@ class Protocol(_Watched, HttpToolsProtocol):
                 self.line.connections.silent[self.transport] = None
         elif self.transport.get_write_buffer_size():
             self._must_read()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers: the next request goes on."""
+        super().resume_writing()
+        if self._behind:
+            self._behind = False
+            if not self.transport.is_closing():
+                self.on_response_complete()
+
+    def _has_left(self) -> bool:
+        """Whether the client is gone. One that is not read from is asked for: its end would be noticed after all its bytes only."""
+        if self.transport.is_closing():
+            return True
+        made = self.transport.get_extra_info("socket") if self.flow.read_paused else None
+        if made is None:
+            return False
+        asked = select.poll()
+        asked.register(made.fileno(), _LEFT)
+        return bool(asked.poll(0))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection without requests; what its client has not read by now, it does not read."""

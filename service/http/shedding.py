@@ -1,6 +1,7 @@
 """The outermost ASGI layer: what is too much is refused, unrouted and unread, for a small part of what an answer costs.
 
 request -> its visit: an id, the key it was sent with (or the address), what is held for it
+        -> its turn: requests of one client go on one after the other, so that others' come in between
         -> its kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
         -> its gate: without room, 503 at once (429 where this client holds its share already)
         -> its body: bytes out of the budget for all bodies
@@ -24,6 +25,7 @@ from service.http.budget import Budget
 from service.http.gate import Gate, Refusal
 from service.http.hosts import Hosts
 from service.http.protocol import DISCARDED_BYTES
+from service.http.turns import Turns
 from service.http.visit import REQUEST_ID, Visit
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
@@ -86,9 +88,11 @@ class Shedding:
         keys: Keys,
         hosts: Hosts | None,
         budget: Budget,
+        turns: Turns,
     ) -> None:
         self._app = app
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
+        self._turns = turns
         self._prefix = settings.root_path
         wait_s, share = settings.wait_ms / 1000, settings.client_share
         self.gates: dict[Kind, Gate] = {
@@ -96,6 +100,7 @@ class Shedding:
             "writes": Gate(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
             "bulk": Gate(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
         }
+        turns.others = self.gates["reads"].others
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}
         for kind in self.gates:
             for reason in ("full", "late"):
@@ -118,6 +123,8 @@ class Shedding:
         visit = scope["m3tr"] = Visit(scope)
         REQUEST_ID.set(visit.request_id)
         self._identify(scope, visit)
+        if not self._turns.free(visit.client):
+            await self._turns.take(visit.client)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return

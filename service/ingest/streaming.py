@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from model.history import Mode
 from service.http import answers
 from service.http.audit import Audit
-from service.http.bodies import LARGE, check_values, parse_json
+from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
 from service.http.visit import Visit
 from service.ingest.ingest import Ingest
@@ -83,7 +83,7 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     rows: Any
     if text is not None:
         if len(raw) > LARGE:
-            check_values(raw, values)
+            check_values(count_values(raw), values)
         value = parse_json(raw)
         if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
             raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)

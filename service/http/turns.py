@@ -1,0 +1,107 @@
+"""Whose work goes on in the event loop, which all clients share.
+
+Whoever has much to do asks for a turn before each piece of it: a request before it begins, a long body before each slice.
+
+    first turn in a pass of the loop   at once
+    further turns in it                at once, as long as this client has worked less than ``SLICE_S`` in it
+    more                               in a queue of its own; each client's next one goes on in the next pass
+
+A client with a queue rests for as long as it worked while a forecast of another is under way: what computes it, in another thread,
+and the store that it waits for would otherwise share the processor with everything that is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+from weakref import WeakValueDictionary
+
+SLICE_S: Final = 0.001
+"""Seconds that one client may keep the loop for in one pass."""
+REST: Final = 1.0
+"""Seconds of rest after each second of work, while somebody else's forecast is under way."""
+_BATCHES: Final = 2
+"""Batches of long bodies that one client has under way at most, on however many connections."""
+_SHORTEST_S: Final = 0.001
+"""Shortest sleep of the loop; timers are no finer."""
+
+
+class Turns:
+    """Queues of those who wait, by client. ``others`` says whether a forecast of anybody else is under way."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.others: Callable[[bytes], bool] = lambda client: False
+        self._clock = clock
+        self._began: dict[bytes, float] = {}
+        """When each client's first turn in this pass was."""
+        self._resting: dict[bytes, float] = {}
+        """Until when a client rests."""
+        self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
+        self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def free(self, client: bytes) -> bool:
+        """Take a turn that need not be waited for; False where there is none."""
+        if client in self._queues or client in self._resting:
+            return False
+        began = self._began.get(client)
+        if began is not None:
+            return self._clock() - began < SLICE_S
+        self._began[client] = self._clock()
+        if not self._soon:
+            self._pass_soon()
+        return True
+
+    async def take(self, client: bytes) -> None:
+        """Wait for a turn."""
+        if self.free(client):
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(client, deque()).append(turn)
+        await turn
+
+    @asynccontextmanager
+    async def batch(self, client: bytes) -> AsyncIterator[None]:
+        """Deal with one batch of a long body, once it is this client's turn."""
+        places = self._batches.setdefault(client, asyncio.Semaphore(_BATCHES))
+        async with places:
+            await self.take(client)
+            yield
+
+    def _pass_soon(self) -> None:
+        self._soon = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        asyncio.get_running_loop().call_soon(self._pass)
+
+    def _pass(self) -> None:
+        """Begin the next pass of the loop: wake the longest waiter of each client that does not rest."""
+        self._soon, self._timer = False, None
+        now_s = self._clock()
+        for client, began in self._began.items() if self._queues else ():
+            if client in self._queues and self.others(client):
+                self._resting[client] = now_s + REST * (now_s - began)
+        self._began.clear()
+        for client in [client for client, until_s in self._resting.items() if until_s <= now_s]:
+            del self._resting[client]
+        for client in [client for client in self._queues if client not in self._resting]:
+            queue = self._queues[client]
+            while queue and client not in self._began:
+                turn = queue.popleft()
+                # One that was cancelled has gone.
+                if not turn.done():
+                    turn.set_result(None)
+                    self._began[client] = now_s
+            if not queue:
+                del self._queues[client]
+        if self._began:
+            self._pass_soon()
+        elif self._resting:
+            sleep_s = max(_SHORTEST_S, min(self._resting.values()) - now_s)
+            self._timer = asyncio.get_running_loop().call_later(sleep_s, self._pass)
