@@ -19,7 +19,6 @@ from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
 from service.http.hosts import Hosts
-from service.http.turns import Turns
 from service.ingest.catalog import Catalog
 from service.ingest.consumer import Consumer
 from service.ingest.fastrows import FastRows
@@ -48,6 +47,7 @@ from service.store.histories import Histories
 from service.store.link import Link
 from service.store.store import Store
 from service.times import now_us
+from service.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ def build(
     )
     health = Health(link, settings)
     metrics.watch(health.readings)
-    store = Store(link, settings, metrics, manifest.types)
+    turns = Turns()
+    store = Store(link, settings, metrics, manifest.types, turns)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
     models = Models(
@@ -130,11 +131,10 @@ def build(
     writer = Writer(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
-    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
+    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, turns, settings)
     videos = Videos(
         store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
     )
-    turns = Turns()
     limits = Limits(
         settings.max_body_bytes,
         settings.max_line_bytes,

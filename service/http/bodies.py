@@ -19,9 +19,9 @@ import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.http.turns import Turns
 from service.http.visit import GONE, Visit
 from service.problems import Invalid, Malformed, TooLarge, TooSlow, WrongMedia, shown
+from service.turns import Turns
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")

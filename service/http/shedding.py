@@ -25,12 +25,12 @@ from service.http.budget import Budget
 from service.http.gate import Gate, Refusal
 from service.http.hosts import Hosts
 from service.http.protocol import DISCARDED_BYTES
-from service.http.turns import Turns
 from service.http.visit import REQUEST_ID, Visit
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
 from service.settings import Settings
+from service.turns import Turns
 
 Kind = Literal["reads", "writes", "bulk"]
 

@@ -1,6 +1,6 @@
-"""Good batches at the speed of a compiled decoder.
+"""Good rows at the speed of a compiled decoder.
 
-``FastRows`` takes a batch only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
+``FastRows`` takes what it is given only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
 looks at each row with care. Both accept the same rows and read them the same; a test compares them.
 """
 
@@ -53,7 +53,7 @@ class FastRows:
         self._line = {mode: msgspec.json.Decoder(kind) for mode, kind in row.items()}
         self._rows: dict[Mode, Any] = {mode: GenericAlias(list, (kind,)) for mode, kind in row.items()}
         self._list = {mode: msgspec.json.Decoder(rows) for mode, rows in self._rows.items()}
-        self._packed = {mode: msgspec.msgpack.Decoder(rows) for mode, rows in self._rows.items()}
+        self._packed = {mode: msgspec.msgpack.Decoder(kind) for mode, kind in row.items()}
         self._body = {mode: msgspec.json.Decoder(new("Body", [("rows", rows)])) for mode, rows in self._rows.items()}
 
     def json(self, mode: Mode, body: bytes) -> Columns | None:
@@ -66,9 +66,9 @@ class FastRows:
         """One row a line."""
         return self._columns(mode, lambda: list(map(self._line[mode].decode, lines)))
 
-    def packed(self, mode: Mode, rows: msgspec.Raw) -> Columns | None:
-        """The rows of a list in MessagePack."""
-        return self._columns(mode, lambda: self._packed[mode].decode(rows))
+    def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> Columns | None:
+        """Rows in MessagePack."""
+        return self._columns(mode, lambda: list(map(self._packed[mode].decode, rows)))
 
     def items(self, mode: Mode, items: Sequence[Any]) -> Columns | None:
         """Rows that are parsed JSON already."""

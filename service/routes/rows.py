@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -72,8 +71,8 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
             async with parts.limits.turns.batch(client):
-                outcome = await parts.ingest.take_lines(mode, lines, client, key, before)
-            outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
+                listed = len(total.rejections) < LISTED
+                outcome = await parts.ingest.take_lines(mode, lines, client, key, before, listed)
             total.add(outcome)
             total.list_at_most(LISTED)
             before += len(lines)

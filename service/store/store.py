@@ -32,11 +32,18 @@ from service.store.round import Round, Share, no_rows
 from service.store.row import Outcome, Row
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
+from service.turns import Turns
 
 REMEMBERED_VIDEOS: Final = 250_000
 """Videos whose publication time is remembered, to merge rows by."""
 ROWS_A_CALL: Final = 500
 """Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
+VIDEOS_A_CALL: Final = 128
+"""Videos in one call of the function, at most: each costs as much as some rows."""
+CALLS_AT_ONCE: Final = 8
+"""Calls that are packed and sent together."""
+ROUNDS: Final = b"\0rounds"
+"""Whose turns the rows of all clients together are."""
 READS_A_CALL: Final = 32
 """Videos read in one call of the function."""
 
@@ -66,10 +73,16 @@ class Store:
     """The event store over one Redis (or compatible) server; ``types`` are the engagement types that rows may have."""
 
     def __init__(
-        self, link: Link, settings: Settings, metrics: Metrics, types: Sequence[str] = ENGAGEMENT_TYPES
+        self,
+        link: Link,
+        settings: Settings,
+        metrics: Metrics,
+        types: Sequence[str] = ENGAGEMENT_TYPES,
+        turns: Turns | None = None,
     ) -> None:
         self._link = link
         self._settings = settings
+        self._turns = turns or Turns()
         self._news = News(link, settings, metrics)
         self.forgotten = Forgotten(link)
         self._published: dict[str, int] = {}
@@ -249,21 +262,42 @@ class Store:
             again = Round(done.again())
             await self._send(again, strict=strict, park=park)
             done.add(again)
+        changes, parked = [], []
         for video_id, answer in zip(done.videos, done.answers, strict=True):
-            if answer[0] == "damaged":
+            if answer[0] == 1:
+                changes.append((video_id, answer[1]))
+            elif answer[0] == "parked" and answer[1]:
+                parked.append(video_id)
+            elif answer[0] == "damaged":
                 self.quarantine.note(_damaged(video_id, answer))
-        changes = [(v, a[1]) for v, a in zip(done.videos, done.answers, strict=True) if a[0] == 1]
-        parked = [v for v, a in zip(done.videos, done.answers, strict=True) if a[0] == "parked" and a[1]]
         await self._news.tell(changes, parked=parked)
         return done
 
     async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
-        shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
-        for share, answers in zip(shares, await self._call(shares, {"strict": strict}, park=park), strict=True):
-            if isinstance(answers, Unavailable):
-                done.lose(share, answers)
-            else:
-                done.settle(share, answers)
+        """Send a round's shares, a few at a time; where the store is lost on the way, the rest of them is as well."""
+        clustered = await self._link.clustered()
+        shares = list(done.shares(1) if clustered else done.shares(ROWS_A_CALL, VIDEOS_A_CALL))
+        size = max(1, len(shares)) if clustered else CALLS_AT_ONCE
+        for start in range(0, len(shares), size):
+            some = shares[start : start + size]
+            if start:
+                await self._turns.take(ROUNDS)
+            try:
+                told = await self._call(some, {"strict": strict}, park=park)
+            except Unavailable as problem:
+                if not start:
+                    raise
+                for share in shares[start:]:
+                    done.lose(share, problem)
+                return
+            for share, answers in zip(some, told, strict=True):
+                if share is not shares[0]:
+                    # A share takes some tenths of a millisecond.
+                    await self._turns.take(ROUNDS)
+                if isinstance(answers, Unavailable):
+                    done.lose(share, answers)
+                else:
+                    done.settle(share, answers)
 
     async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[Any]:
         given = {
