@@ -151,6 +151,7 @@ def build(
         budget,
         audit,
         metrics,
+        turns,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
         values=settings.max_body_values,

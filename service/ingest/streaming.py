@@ -33,6 +33,7 @@ from service.ingest.ingest import Ingest
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.store.row import Outcome
+from service.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +125,7 @@ class Producers:
         budget: Budget,
         audit: Audit,
         metrics: Metrics,
+        turns: Turns,
         *,
         window: int,
         frame_bytes: int,
@@ -132,6 +134,7 @@ class Producers:
         share: float = 1,
     ) -> None:
         self._ingest, self._budget, self._audit, self._frames = ingest, budget, audit, metrics.frames
+        self._turns = turns
         self._window, self._frame_bytes, self._values = window, frame_bytes, values
         self._most, self._most_of_one = connections, max(1, int(connections * share))
         self._of: Counter[bytes] = Counter()
@@ -199,6 +202,7 @@ class Producers:
                 message = await socket.receive()
                 if message["type"] != "websocket.receive":
                     return
+                await self._turns.take(visit.client)
                 try:
                     frame = parse_frame(message, self._frame_bytes, self._values)
                 except Problem as problem:
@@ -242,7 +246,7 @@ class Producers:
             log.exception("a frame failed")
             fault = Internal("the service failed; its log has the reason")
             return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
-        return {"ack": frame.seq, **answers.outcome(outcome)}
+        return {"ack": frame.seq, **await answers.long_outcome(outcome, self._turns, visit.client)}
 
     async def _write(
         self,

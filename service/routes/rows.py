@@ -49,7 +49,7 @@ async def _post(request: Request, mode: Mode) -> Response:
         body = await read_body(request, parts.limits)
         outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
-    told = answers.outcome(outcome)
+    told = await answers.long_outcome(outcome, parts.turns, Visit.of(request).client)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
         if all(refused.reason == "damaged" for refused in outcome.rejections):
