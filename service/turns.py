@@ -6,8 +6,8 @@ Whoever has much to do asks for a turn before each piece of it: a request before
     further turns in it                at once, as long as this client has worked less than ``SLICE_S`` in it
     more                               in a queue of its own; each client's next one goes on in the next pass
 
-A client with a queue rests for as long as it worked while a forecast of another is under way: what computes it, in another thread,
-and the store that it waits for would otherwise share the processor with everything that is queued.
+A client with a queue rests while a forecast of another is under way, at most ``REST`` times as long as it worked: what computes that
+one, in another thread, and the store that it waits for would otherwise share the processor with everything that is queued.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
-SLICE_S: Final = 0.001
+SLICE_S: Final = 0.0005
 """Seconds that one client may keep the loop for in one pass."""
-REST: Final = 1.0
-"""Seconds of rest after each second of work, while somebody else's forecast is under way."""
+REST: Final = 4.0
+"""Seconds of rest after each second of work, at most; so a fifth of the loop is left to who has a queue."""
+LATELY_S: Final = 0.2
+ROWS: Final = b"\0rows"
+"""Whose turns are those that rows of several clients are stored in together."""
 _BATCHES: Final = 2
 """Batches of long bodies that one client has under way at most, on however many connections."""
-_SHORTEST_S: Final = 0.001
-"""Shortest sleep of the loop; timers are no finer."""
+_LOOK_S: Final = 0.001
+"""Seconds after which it is looked whether a rest is over; timers are no finer."""
 
 
 class Turns:
@@ -39,9 +42,11 @@ class Turns:
         self._began: dict[bytes, float] = {}
         """When each client's first turn in this pass was."""
         self._resting: dict[bytes, float] = {}
-        """Until when a client rests."""
+        """Until when a client rests, at most."""
         self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
+        self._newest: dict[bytes, float] = {}
+        """When each client's newest pass with a turn began; some are long ago."""
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -52,7 +57,7 @@ class Turns:
         began = self._began.get(client)
         if began is not None:
             return self._clock() - began < SLICE_S
-        self._began[client] = self._clock()
+        self._began[client] = self._newest[client] = self._clock()
         if not self._soon:
             self._pass_soon()
         return True
@@ -64,6 +69,13 @@ class Turns:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)
         await turn
+
+    @property
+    def crowded(self) -> bool:
+        """Whether several clients had turns lately."""
+        since_s = self._clock() - LATELY_S
+        self._newest = {client: at_s for client, at_s in self._newest.items() if at_s >= since_s}
+        return len(self._newest) > 1 + (ROWS in self._newest)
 
     @asynccontextmanager
     async def batch(self, client: bytes) -> AsyncIterator[None]:
@@ -88,8 +100,9 @@ class Turns:
             if client in self._queues and self.others(client):
                 self._resting[client] = now_s + REST * (now_s - began)
         self._began.clear()
-        for client in [client for client, until_s in self._resting.items() if until_s <= now_s]:
-            del self._resting[client]
+        for client, until_s in list(self._resting.items()):
+            if until_s <= now_s or not self.others(client):
+                del self._resting[client]
         for client in [client for client in self._queues if client not in self._resting]:
             queue = self._queues[client]
             while queue and client not in self._began:
@@ -103,5 +116,4 @@ class Turns:
         if self._began:
             self._pass_soon()
         elif self._resting:
-            sleep_s = max(_SHORTEST_S, min(self._resting.values()) - now_s)
-            self._timer = asyncio.get_running_loop().call_later(sleep_s, self._pass)
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._pass)

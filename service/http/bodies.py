@@ -29,7 +29,7 @@ MARK: Final = b"\xef\xbb\xbf"
 """A byte order mark, with which tools of Windows begin a file; it is no part of the text (RFC 8259 8.1)."""
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
-_PART: Final = 256 * 1024
+_PART: Final = 64 * 1024
 LARGE: Final = 256 * 1024
 """Bytes up to which a body is parsed without a look at how many values it holds: never more than milliseconds."""
 _LINES_BYTES: Final = 2 * 2**20

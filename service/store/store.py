@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final, cast
 
 import msgspec
@@ -32,7 +33,7 @@ from service.store.round import Round, Share, no_rows
 from service.store.row import Outcome, Row
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
-from service.turns import Turns
+from service.turns import ROWS, Turns
 
 REMEMBERED_VIDEOS: Final = 250_000
 """Videos whose publication time is remembered, to merge rows by."""
@@ -41,9 +42,7 @@ ROWS_A_CALL: Final = 500
 VIDEOS_A_CALL: Final = 128
 """Videos in one call of the function, at most: each costs as much as some rows."""
 CALLS_AT_ONCE: Final = 8
-"""Calls that are packed and sent together."""
-ROUNDS: Final = b"\0rounds"
-"""Whose turns the rows of all clients together are."""
+"""Calls that are packed and sent together; the server does not answer others' in between. One, where several clients are there."""
 READS_A_CALL: Final = 32
 """Videos read in one call of the function."""
 
@@ -276,24 +275,24 @@ class Store:
     async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
         """Send a round's shares, a few at a time; where the store is lost on the way, the rest of them is as well."""
         clustered = await self._link.clustered()
-        shares = list(done.shares(1) if clustered else done.shares(ROWS_A_CALL, VIDEOS_A_CALL))
-        size = max(1, len(shares)) if clustered else CALLS_AT_ONCE
-        for start in range(0, len(shares), size):
-            some = shares[start : start + size]
-            if start:
-                await self._turns.take(ROUNDS)
+        shares = done.shares(1) if clustered else done.shares(ROWS_A_CALL, VIDEOS_A_CALL)
+        begun = False
+        while some := list(islice(shares, None if clustered else 1 if self._turns.crowded else CALLS_AT_ONCE)):
+            if begun:
+                await self._turns.take(ROWS)
             try:
                 told = await self._call(some, {"strict": strict}, park=park)
             except Unavailable as problem:
-                if not start:
+                if not begun:
                     raise
-                for share in shares[start:]:
+                for share in (*some, *shares):
                     done.lose(share, problem)
                 return
             for share, answers in zip(some, told, strict=True):
-                if share is not shares[0]:
+                if begun:
                     # A share takes some tenths of a millisecond.
-                    await self._turns.take(ROUNDS)
+                    await self._turns.take(ROWS)
+                begun = True
                 if isinstance(answers, Unavailable):
                     done.lose(share, answers)
                 else:
