@@ -6,6 +6,8 @@ Whoever has much to do asks for a turn before each piece of it: a request before
     further turns in it                at once, as long as this client has worked less than ``SLICE_S`` in it
     more                               in a queue of its own; each client's next one goes on in the next pass
 
+Requests of a client that is alone wait for none; slices of long bodies do, so that whoever comes is not behind all of them.
+
 A client with a queue rests while a forecast of another is under way, at most ``REST`` times as long as it worked: what computes that
 one, in another thread, and the store that it waits for would otherwise share the processor with everything that is queued.
 """
@@ -20,11 +22,12 @@ from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
-SLICE_S: Final = 0.0005
+SLICE_S: Final = 0.001
 """Seconds that one client may keep the loop for in one pass."""
 REST: Final = 4.0
 """Seconds of rest after each second of work, at most; so a fifth of the loop is left to who has a queue."""
-LATELY_S: Final = 0.2
+LATELY_S: Final = 5.0
+"""Seconds for which a client that had a turn is there."""
 ROWS: Final = b"\0rows"
 """Whose turns are those that rows of several clients are stored in together."""
 _BATCHES: Final = 2
@@ -45,37 +48,44 @@ class Turns:
         """Until when a client rests, at most."""
         self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
-        self._newest: dict[bytes, float] = {}
-        """When each client's newest pass with a turn began; some are long ago."""
+        self._last = ROWS
+        self._last_s = self._crowded_until_s = float("-inf")
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether several clients are there."""
+        return self._clock() < self._crowded_until_s
+
     def free(self, client: bytes) -> bool:
-        """Take a turn that need not be waited for; False where there is none."""
-        if client in self._queues or client in self._resting:
-            return False
-        began = self._began.get(client)
-        if began is not None:
-            return self._clock() - began < SLICE_S
-        self._began[client] = self._newest[client] = self._clock()
-        if not self._soon:
-            self._pass_soon()
-        return True
+        """Take a turn for a request; False where it must be waited for, which is never while no other client is there."""
+        now_s = self._clock()
+        if client != self._last:
+            if now_s < self._last_s + LATELY_S:
+                self._crowded_until_s = now_s + LATELY_S
+            self._last = client
+        self._last_s = now_s
+        return now_s >= self._crowded_until_s or self._at_once(client)
 
     async def take(self, client: bytes) -> None:
         """Wait for a turn."""
-        if self.free(client):
+        if self._at_once(client):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)
         await turn
 
-    @property
-    def crowded(self) -> bool:
-        """Whether several clients had turns lately."""
-        since_s = self._clock() - LATELY_S
-        self._newest = {client: at_s for client, at_s in self._newest.items() if at_s >= since_s}
-        return len(self._newest) > 1 + (ROWS in self._newest)
+    def _at_once(self, client: bytes) -> bool:
+        if client in self._queues or client in self._resting:
+            return False
+        began = self._began.get(client)
+        if began is not None:
+            return self._clock() - began < SLICE_S
+        self._began[client] = self._clock()
+        if not self._soon:
+            self._pass_soon()
+        return True
 
     @asynccontextmanager
     async def batch(self, client: bytes) -> AsyncIterator[None]:

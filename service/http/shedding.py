@@ -128,7 +128,7 @@ class Shedding:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        answering = _Answering(send, visit, self._lifecycle)
+        answering = _Answering(send, visit, self._lifecycle, self._turns)
         kind = classify(scope, visit.length)
         if self._hosts is not None:
             try:
@@ -208,21 +208,24 @@ class Shedding:
 
 
 class _Answering:
-    """``send``, with the request's id; a place is given back before the client's line is waited for.
+    """``send``, with the request's id, in its client's turn; a place is given back before that, and the client's line, is waited for.
 
     Of a service that stops, each answer is the last of its connection.
     """
 
-    __slots__ = ("_lifecycle", "_send", "_visit", "started")
+    __slots__ = ("_lifecycle", "_send", "_turns", "_visit", "started")
 
-    def __init__(self, send: Send, visit: Visit, lifecycle: Lifecycle) -> None:
-        self._send, self._visit, self._lifecycle = send, visit, lifecycle
+    def __init__(self, send: Send, visit: Visit, lifecycle: Lifecycle, turns: Turns) -> None:
+        self._send, self._visit, self._lifecycle, self._turns = send, visit, lifecycle, turns
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             self._visit.leave()
+            # Many may have waited for the store or the model, and go on together.
+            if not self._turns.free(self._visit.client):
+                await self._turns.take(self._visit.client)
             headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]
             if self._lifecycle.draining:
                 headers.append((b"connection", b"close"))
