@@ -8,7 +8,7 @@ Whoever has much to do asks for a turn before each piece of it: a request before
 
 Requests of a client that is alone wait for none; slices of long bodies do, so that whoever comes is not behind all of them.
 
-A client with a queue rests while a forecast of another is under way, at most ``REST`` times as long as it worked: what computes that
+A client with a queue, of requests or of a long body, rests while a forecast of another is under way, at most ``REST`` times as long as it worked: what computes that
 one, in another thread, and the store that it waits for would otherwise share the processor with everything that is queued.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -50,6 +50,8 @@ class Turns:
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._last = ROWS
         self._last_s = self._crowded_until_s = float("-inf")
+        self._long: Counter[bytes] = Counter()
+        """Slices of long bodies that wait."""
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -68,13 +70,23 @@ class Turns:
         self._last_s = now_s
         return now_s >= self._crowded_until_s or self._at_once(client)
 
-    async def take(self, client: bytes) -> None:
-        """Wait for a turn."""
-        if self._at_once(client):
-            return
+    async def wait(self, client: bytes) -> None:
+        """Wait for a turn that was not free."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)
         await turn
+
+    async def take(self, client: bytes) -> None:
+        """Take a turn for a slice of something long."""
+        if self._at_once(client):
+            return
+        self._long[client] += 1
+        try:
+            await self.wait(client)
+        finally:
+            self._long[client] -= 1
+            if not self._long[client]:
+                del self._long[client]
 
     def _at_once(self, client: bytes) -> bool:
         if client in self._queues or client in self._resting:
@@ -107,7 +119,9 @@ class Turns:
         self._soon, self._timer = False, None
         now_s = self._clock()
         for client, began in self._began.items() if self._queues else ():
-            if client in self._queues and self.others(client):
+            # Whoever has no more to do than one request is no burden.
+            queued = len(self._queues.get(client, ()))
+            if queued > (client not in self._long) and self.others(client):
                 self._resting[client] = now_s + REST * (now_s - began)
         self._began.clear()
         for client, until_s in list(self._resting.items()):

@@ -124,7 +124,7 @@ class Shedding:
         REQUEST_ID.set(visit.request_id)
         self._identify(scope, visit)
         if not self._turns.free(visit.client):
-            await self._turns.take(visit.client)
+            await self._turns.wait(visit.client)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
@@ -225,7 +225,7 @@ class _Answering:
             self._visit.leave()
             # Many may have waited for the store or the model, and go on together.
             if not self._turns.free(self._visit.client):
-                await self._turns.take(self._visit.client)
+                await self._turns.wait(self._visit.client)
             headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]
             if self._lifecycle.draining:
                 headers.append((b"connection", b"close"))
