@@ -118,6 +118,9 @@ class Round:
                 case "damaged":
                     self._count(range(first, last), accepted=-1)
                     self._reject(first, [(row, "damaged", "") for row in range(last - first)], None)
+                case "full":
+                    self._count(range(first, last), accepted=-1)
+                    self._reject(first, [(0, "parking_full", "")], None)
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
                 case "parked" if not (answer[2] or answer[3]):

@@ -39,7 +39,7 @@ REMEMBERED_VIDEOS: Final = 250_000
 """Videos whose publication time is remembered, to merge rows by."""
 ROWS_A_CALL: Final = 500
 """Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
-VIDEOS_A_CALL: Final = 128
+VIDEOS_A_CALL: Final = 64
 """Videos in one call of the function, at most: each costs as much as some rows."""
 CALLS_AT_ONCE: Final = 8
 """Calls that are packed and sent together; the server does not answer others' in between. One, where several clients are there."""
