@@ -8,8 +8,9 @@ Whoever has much to do asks for a turn before each piece of it: a request before
 
 Requests of a client that is alone wait for none; slices of long bodies do, so that whoever comes is not behind all of them.
 
-A client with a queue, of requests or of a long body, rests while a forecast of another is under way, at most ``REST`` times as long as it worked: what computes that
-one, in another thread, and the store that it waits for would otherwise share the processor with everything that is queued.
+A client with a queue, of requests or of a long body, rests while a forecast of another is under way, at most ``REST`` times as long as
+it worked: what computes that one, in another thread, and the store that it waits for would otherwise share the processor with
+everything that is queued.
 """
 
 from __future__ import annotations
