@@ -40,9 +40,8 @@ REMEMBERED_VIDEOS: Final = 250_000
 ROWS_A_CALL: Final = 500
 """Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
 VIDEOS_A_CALL: Final = 64
-"""Videos in one call of the function, at most: each costs as much as some rows."""
-CALLS_AT_ONCE: Final = 8
-"""Calls that are packed and sent together; the server does not answer others' in between. One, where several clients are there."""
+"""Videos in one call of the function, at most, where several clients are there; and then calls are sent one by one, as the server
+answers nobody else between those that are sent together."""
 READS_A_CALL: Final = 32
 """Videos read in one call of the function."""
 
@@ -273,11 +272,12 @@ class Store:
         return done
 
     async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
-        """Send a round's shares, a few at a time; where the store is lost on the way, the rest of them is as well."""
+        """Send a round's shares; where they go one by one and the store is lost on the way, the rest of them is as well."""
         clustered = await self._link.clustered()
-        shares = done.shares(1) if clustered else done.shares(ROWS_A_CALL, VIDEOS_A_CALL)
+        one_by_one = self._turns.crowded and not clustered
+        shares = done.shares(1 if clustered else ROWS_A_CALL, VIDEOS_A_CALL if one_by_one else None)
         begun = False
-        while some := list(islice(shares, None if clustered else 1 if self._turns.crowded else CALLS_AT_ONCE)):
+        while some := list(islice(shares, 1 if one_by_one else None)):
             if begun:
                 await self._turns.take(ROWS)
             try:
