@@ -27,6 +27,8 @@ CAREFUL_ROWS: Final = 16
 """Rows that are looked at with care between two looks at the clock: some 10 us each, and more where they are long."""
 SLICE_BYTES: Final = 64 * 1024
 """Bytes of a JSON body that are decoded at once, about."""
+_TRIES: Final = 8
+"""Ends of rows, one after the other, that are tried before many are left out."""
 _SMALL: Final = 4096
 """Bytes of a body that is not worth waiting for a turn."""
 
@@ -109,12 +111,15 @@ class Ingest:
         """The rows of a long JSON body. What comes out is right only where all pieces are valid; otherwise it is refused whole."""
         start, end = rows_within(body)
         while start < end:
-            stop, following = row_end(body, min(start + SLICE_BYTES, end), end)
+            stop, following = row_end(body, start, min(start + SLICE_BYTES, end), end)
+            tries = 0
             while not await self._take_piece(batch, b"[" + body[start:stop] + b"]", last=stop == end):
-                # A row goes on there: what looked like its end was text, or a part of it.
+                # A row goes on there: what looked like its end was a part of it.
+                tries += 1
                 if stop - start > SLICE_BYTES + self._row_bytes:
                     raise row_too_long(self._row_bytes)
-                stop, following = row_end(body, min(stop + SLICE_BYTES // 4, end), end)
+                further = 1 if tries <= _TRIES else SLICE_BYTES // 4
+                stop, following = row_end(body, start, min(stop + further, end), end)
             start = following
             if batch.items > self.max_rows:
                 raise self._too_many(f"more than {self.max_rows}")

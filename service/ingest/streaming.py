@@ -57,11 +57,11 @@ class Take(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch; ``seq`` is the client's name for it. Rows in MessagePack are not unpacked yet."""
+    """One batch; ``seq`` is the client's name for it. Rows in MessagePack (Raw), and many in JSON (bytes), are not unpacked yet."""
 
     seq: int
     kind: Mode
-    rows: list[Any] | msgspec.Raw
+    rows: list[Any] | msgspec.Raw | bytes
 
 
 class _Packed(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,11 +85,11 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     if text is not None:
         if len(raw) > LARGE:
             check_values(count_values(raw), values)
-        value = parse_json(raw)
+        value = (len(raw) > LARGE and _unparsed(raw)) or parse_json(raw)
         if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
             raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
         seq, kind, rows = value["seq"], value["kind"], value["rows"]
-        if not isinstance(rows, list):
+        if not isinstance(rows, list | bytes):
             raise Invalid("rows", type(rows).__name__, "a list of rows")
     else:
         try:
@@ -105,6 +105,18 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     if kind not in ("events", "counters"):
         raise Invalid("kind", kind, "events or counters")
     return Frame(seq, cast(Mode, kind), rows)
+
+
+def _unparsed(raw: bytes) -> dict[str, Any] | None:
+    """The parts of a frame in JSON, its rows as text; None where anything about it is unusual."""
+    try:
+        parts = msgspec.json.decode(raw, type=_Packed)
+        seq, kind, rows = (bytes(part) for part in (parts.seq, parts.kind, parts.rows))
+        if rows[:1] != b"[" or max(len(seq), len(kind)) > _SHORT:
+            return None
+        return {"seq": msgspec.json.decode(seq), "kind": msgspec.json.decode(kind), "rows": rows}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def _short(part: msgspec.Raw) -> Any:
@@ -229,6 +241,8 @@ class Producers:
             try:
                 if isinstance(frame.rows, msgspec.Raw):
                     outcome = await self._ingest.take_packed(frame.kind, frame.rows, visit.client)
+                elif isinstance(frame.rows, bytes):
+                    outcome = await self._ingest.take_json(frame.kind, frame.rows, visit.client)
                 else:
                     outcome = await self._ingest.take(frame.kind, frame.rows, visit.client)
             finally:
