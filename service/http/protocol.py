@@ -13,6 +13,7 @@ import asyncio
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import httptools
@@ -29,6 +30,7 @@ _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
 """Names that are left out of a head whose offer is declined, as headers and as options of Connection."""
 DISCARDED_BYTES: Final = 2**20
 """A refused body up to this size is read and dropped, so that the connection stays; a larger one ends it."""
+_CONTINUE: Final = b"HTTP/1.1 100 "
 _FRAGMENTS: Final = 1024
 """Pieces that a message of a WebSocket may come in."""
 _PARSED_BYTES: Final = 4096
@@ -81,6 +83,34 @@ class _Watched(asyncio.Protocol):
     def _cut(self) -> None:
         self._reading = None
         self.transport.abort()
+
+
+class _Answer:
+    """What an answer is written to: its head goes out with the first of its body, which saves a system call."""
+
+    __slots__ = ("_began", "_head", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self.is_closing = transport, transport.is_closing
+        self._head, self._began = b"", False
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._began and not data.startswith(_CONTINUE):
+            self._head, self._began = data, True
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that has no body."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 class Protocol(_Watched, HttpToolsProtocol):
@@ -196,6 +226,9 @@ class Protocol(_Watched, HttpToolsProtocol):
         self._stop_waiting()
         cast(dict[str, Any], self.scope)[GONE] = self._has_left
         super().on_headers_complete()
+        answer = _Answer(self.transport)
+        self.cycle.transport = cast(asyncio.Transport, answer)
+        self.cycle.on_response = partial(self._answered, answer)
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, or drop it where the answer is out already."""
@@ -215,6 +248,10 @@ class Protocol(_Watched, HttpToolsProtocol):
             self._since_progress, self._begun = 0, False
             self.line.connections.silent.pop(self.transport, None)
             super().on_message_complete()
+
+    def _answered(self, answer: _Answer) -> None:
+        answer.flush()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, once the client has taken the answers before it."""
