@@ -106,7 +106,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if values:
         check_gone(request)
         visit.hold(VALUE_BYTES * values)
-    await visit.enter()
+    if not visit.enter_now():
+        await visit.enter()
     return body
 
 
