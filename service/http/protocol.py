@@ -23,7 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from service.http.connections import Connections
-from service.http.visit import GONE
+from service.http.visit import CYCLE, GONE
 from service.problems import HeadersTooLarge, Malformed, Overloaded, Problem, TooSlow
 
 _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
@@ -224,8 +224,9 @@ class Protocol(_Watched, HttpToolsProtocol):
             return
         self._in_head = False
         self._stop_waiting()
-        cast(dict[str, Any], self.scope)[GONE] = self._has_left
         super().on_headers_complete()
+        scope = cast(dict[str, Any], self.scope)
+        scope[GONE], scope[CYCLE] = self._has_left, self.cycle
         answer = _Answer(self.transport)
         self.cycle.transport = cast(asyncio.Transport, answer)
         self.cycle.on_response = partial(self._answered, answer)
