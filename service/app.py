@@ -21,7 +21,7 @@ from service.lag import Lag
 from service.metrics import Metrics, info
 from service.problems import Problem, Unavailable
 from service.routes import docs, live, models, operations, predict, quality, rows, stream, videos
-from service.routes.direct import DIRECT
+from service.routes.direct import Direct
 from service.routes.replies import PROBLEMS
 from service.store.embedded import EmbeddedError, EmbeddedServer
 
@@ -90,9 +90,9 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
     context.metrics.watch(lambda: [_build(app, context)])
     for module in (predict, rows, stream, live, videos, quality, models, operations, docs):
         app.include_router(module.router)
-    app.router.routes[:0] = DIRECT
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_middleware(Direct)
     app.add_middleware(Measured, metrics=context.metrics, audit=context.audit)
     app.add_middleware(RawVideoPaths)
     app.add_middleware(
@@ -103,6 +103,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         keys=context.keys,
         hosts=context.hosts,
         budget=context.budget,
+        turns=context.turns,
     )
     return app
 

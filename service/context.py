@@ -47,6 +47,7 @@ from service.store.histories import Histories
 from service.store.link import Link
 from service.store.store import Store
 from service.times import now_us
+from service.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Context:
     budget: Budget
     audit: Audit
     limits: Limits
+    turns: Turns
     link: Link
     health: Health
     store: Store
@@ -106,7 +108,8 @@ def build(
     )
     health = Health(link, settings)
     metrics.watch(health.readings)
-    store = Store(link, settings, metrics, manifest.types)
+    turns = Turns()
+    store = Store(link, settings, metrics, manifest.types, turns)
     histories = Histories(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
     models = Models(
@@ -128,12 +131,16 @@ def build(
     writer = Writer(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
-    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, settings.max_batch_rows)
+    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, turns, settings)
     videos = Videos(
         store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
     )
     limits = Limits(
-        settings.max_body_bytes, settings.max_line_bytes, settings.body_deadline_ms / 1000, settings.max_body_values
+        settings.max_body_bytes,
+        settings.max_line_bytes,
+        settings.body_deadline_ms / 1000,
+        settings.max_body_values,
+        turns,
     )
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
@@ -144,6 +151,7 @@ def build(
         budget,
         audit,
         metrics,
+        turns,
         window=settings.stream_window,
         frame_bytes=settings.max_body_bytes,
         values=settings.max_body_values,
@@ -197,7 +205,7 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, audit, limits, link, health, store, engine, ingest, videos, background, lifecycle,
+        settings, metrics, keys, hosts, budget, audit, limits, turns, link, health, store, engine, ingest, videos, background, lifecycle,
         live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting, readiness,
     )  # fmt: skip
 

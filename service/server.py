@@ -44,6 +44,8 @@ _SETTLE_S: Final = 0.2
 
 GC_THRESHOLDS: Final = (10_000, 10, 100)
 """Objects, and collections of the younger generation, between two collections of a generation."""
+UNSENT_BYTES: Final = 64 * 1024
+"""Bytes of answers that the kernel keeps for a client that has no room for them; by itself, it keeps megabytes for each."""
 SWITCH_S: Final = 0.0005
 """Seconds for which a thread may keep the interpreter while another waits."""
 
@@ -70,6 +72,9 @@ class Server(uvicorn.Server):
         gc.set_threshold(*GC_THRESHOLDS)
         for server in self.servers if self.started else ():
             for bound in server.sockets:
+                # Connections have it from the socket that they come in by.
+                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 host, port = bound.getsockname()[:2]
                 print(f"m3tr-serve listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 

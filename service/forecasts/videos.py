@@ -151,7 +151,9 @@ class Videos:
         ignored: dict[str, int] = {}
         given: tuple[tuple[Mode, list[Any]], ...] = (("events", form.events), ("counters", form.counters))
         for mode, items in given:
-            parsed = await self._ingest.parse(mode, items, video_id)
+            if not items:
+                continue
+            parsed = await self._ingest.parse(mode, items, video_id, client=client.encode())
             _refuse(parsed.refused)
             rows += (
                 [

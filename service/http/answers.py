@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 import orjson
 
@@ -16,6 +16,10 @@ from service.store.row import Outcome, Rejection
 from service.store.snapshot import Snapshot
 from service.store.store import Applied
 from service.times import iso
+from service.turns import Turns
+
+LISTED_AT_ONCE: Final = 256
+"""Refused rows that are put into words at once: some tenths of a millisecond."""
 
 
 def _number(value: float | None) -> float | None:
@@ -114,6 +118,18 @@ def outcome(result: Outcome) -> dict[str, Any]:
         "rejections": [rejection(refused) for refused in result.rejections],
         **_ignored(result),
     }
+
+
+async def long_outcome(result: Outcome, turns: Turns, client: bytes) -> dict[str, Any]:
+    """``outcome``, put together in the client's turns where it lists many rows."""
+    if len(result.rejections) <= LISTED_AT_ONCE:
+        return outcome(result)
+    parts = []
+    for start in range(0, len(result.rejections), LISTED_AT_ONCE):
+        await turns.take(client)
+        parts.append(orjson.dumps(list(map(rejection, result.rejections[start : start + LISTED_AT_ONCE])))[1:-1])
+    brief = replace(result, rejections=[], unlisted=result.rejected)
+    return {**outcome(brief), "rejections": orjson.Fragment(b"[" + b",".join(parts) + b"]")}
 
 
 def video(snapshot: Snapshot, stale: bool) -> dict[str, Any]:

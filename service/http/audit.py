@@ -9,6 +9,7 @@ knows the id finds its lines, and a deleted video's id stays nowhere.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ class Audit:
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
+        self._lines: list[bytes] = []
 
     def __call__(self, visit: Visit, **what: Any) -> None:
         """Write a line about a visit."""
@@ -46,5 +48,12 @@ class Audit:
                 **what,
             }
         )
-        # Standard error is flushed at the end of each line.
-        sys.stderr.write(line.decode() + "\n")
+        # Lines of requests that end together are written together, in the loop's next pass.
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._lines.append(line)
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stderr.write(b"\n".join([*lines, b""]).decode())
+        sys.stderr.flush()

@@ -10,18 +10,18 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
-from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from service.http.visit import GONE, Visit
+from service.http.visit import CYCLE, GONE, Visit
 from service.problems import Invalid, Malformed, TooLarge, TooSlow, WrongMedia, shown
+from service.turns import Turns
 
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson")
@@ -29,7 +29,7 @@ MARK: Final = b"\xef\xbb\xbf"
 """A byte order mark, with which tools of Windows begin a file; it is no part of the text (RFC 8259 8.1)."""
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
-_PART: Final = 256 * 1024
+_PART: Final = 64 * 1024
 LARGE: Final = 256 * 1024
 """Bytes up to which a body is parsed without a look at how many values it holds: never more than milliseconds."""
 _LINES_BYTES: Final = 2 * 2**20
@@ -38,30 +38,8 @@ _SECOND_LOOK: Final = 2**20
 VALUE_BYTES: Final = 64
 """Memory of one parsed value, about."""
 _CLOSE: Final = {"Connection": "close"}
-_BATCHES: Final = 2
 BATCH_LINES: Final = 2048
 """Lines of NDJSON that are stored together: some milliseconds, in the store as here, for which others wait."""
-
-
-class Turns:
-    """Whose long body goes on, so that all else does in between: one slice a turn of the loop, and few batches a client."""
-
-    def __init__(self) -> None:
-        self._one = asyncio.Lock()
-        self._of: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
-
-    async def take(self) -> None:
-        """Wait for the next turn."""
-        async with self._one:
-            await asyncio.sleep(0)
-
-    @asynccontextmanager
-    async def batch(self, client: bytes) -> AsyncIterator[None]:
-        """Deal with one batch of a long body; a client has _BATCHES under way at most, on however many connections."""
-        places = self._of.setdefault(client, asyncio.Semaphore(_BATCHES))
-        async with places:
-            await self.take()
-            yield
 
 
 class BrokenLine(str):
@@ -108,7 +86,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.size:
         raise _too_large(int(declared), limits.size)
-    received, parts = 0, []
+    cycle = request.scope.get(CYCLE)
+    if cycle is not None and not cycle.more_body and len(cycle.body) <= LARGE and not _is_gzip(request):
+        return await _arrived(request, limits, visit)
+    received, values, parts = 0, 0, list[bytes]()
     try:
         async with asyncio.timeout(limits.deadline_s):
             async for part in _unpacked(request, _pieces(request, limits.size), limits.turns):
@@ -117,13 +98,33 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                     raise _too_large(received, limits.size)
                 visit.hold(len(part))
                 parts.append(part)
+                if received > LARGE:
+                    # Counted as it comes, so that no more of it is read than is needed to refuse it.
+                    values += sum(map(count_values, parts if not values else (part,)))
+                    check_values(values, limits.values)
+                    await limits.turns.take(visit.client)
     except TimeoutError:
         raise _too_slow(limits.deadline_s) from None
     body = b"".join(parts).removeprefix(MARK)
-    if len(body) > LARGE:
-        visit.hold(VALUE_BYTES * check_values(body, limits.values))
-    await visit.enter()
+    if values:
+        check_gone(request)
+        visit.hold(VALUE_BYTES * values)
+    if not visit.enter_now():
+        await visit.enter()
     return body
+
+
+async def _arrived(request: Request, limits: Limits, visit: Visit) -> bytes:
+    """A short body that is here: nothing of it has to be waited for."""
+    body: bytes | None = (await request.receive()).get("body")
+    if body is None:
+        raise Malformed("the body ended early")
+    if len(body) > limits.size:
+        raise _too_large(len(body), limits.size)
+    visit.hold(len(body))
+    if not visit.enter_now():
+        await visit.enter()
+    return body.removeprefix(MARK)
 
 
 async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterator[list[bytes]]:
@@ -137,7 +138,6 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
     most = min(most, BATCH_LINES)
     lines: list[bytes] = []
     rest, any_line, size = b"", False, 0
-    gone = request.scope.get(GONE)
     async for part in _unpacked(request, _timed(_pieces(request), limits.deadline_s), limits.turns):
         visit.hold(len(part))
         part = rest + part
@@ -152,8 +152,7 @@ async def read_lines(request: Request, limits: Limits, most: int) -> AsyncIterat
         size += len(part)
         while len(lines) >= most or (lines and size >= _LINES_BYTES):
             any_line = True
-            if gone is not None and gone():
-                raise Malformed("the client left before its rows were stored")
+            check_gone(request)
             await visit.enter()
             yield lines[:most]
             visit.leave()
@@ -227,28 +226,34 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns
         for part in unpacker.feed(piece):
             yield part
             # Much may come out of little: others have their turn in between.
-            await turns.take()
+            await turns.take(Visit.of(request).client)
     if unpacker is not None:
         unpacker.finish()
 
 
+def check_gone(request: Request) -> None:
+    """Raise Malformed where the client has left: nobody is to be told what becomes of its body."""
+    gone = request.scope.get(GONE)
+    if gone is not None and gone():
+        raise Malformed("the client left before its rows were stored")
+
+
 def count_values(body: bytes) -> int:
-    """How many values a JSON text may hold, at most: each but the first follows a comma or opens a list or an object."""
+    """How many values a part of a JSON text may hold, at most: each but the first follows a comma or opens a list or an object."""
     characters = np.frombuffer(body, np.uint8)
     return 1 + sum(int(np.count_nonzero(characters == ord(mark))) for mark in ",[{")
 
 
-def check_values(body: bytes, most: int) -> int:
-    """``count_values``; raises TooLarge where there are more than ``most``."""
-    values = count_values(body)
+def check_values(values: int, most: int) -> None:
+    """Raise TooLarge for more than ``most`` values."""
     if values > most:
         raise TooLarge(
             f"the body holds more than {most} values",
+            headers=_CLOSE,
             field="body",
-            value=f"about {values} values",
+            value=f"{values} values or more",
             allowed=f"at most {most} values (commas and opening brackets are counted); send more as NDJSON",
         )
-    return values
 
 
 def parse_rows(body: bytes) -> list[Any]:

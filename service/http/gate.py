@@ -92,6 +92,10 @@ class Gate:
                 return
         self.inside -= 1
 
+    def others(self, client: bytes) -> bool:
+        """Whether anybody else has a request inside."""
+        return len(self._inside) > (client in self._inside)
+
     def _heavier(self, client: bytes) -> bytes | None:
         """Who has more requests here than this client would have with one more, and so makes room; it must wait, too."""
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)

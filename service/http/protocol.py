@@ -10,8 +10,10 @@ answer -> bytes        a client that takes nothing of it for ``write_deadline_s`
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import httptools
@@ -21,13 +23,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from service.http.connections import Connections
-from service.http.visit import GONE
+from service.http.visit import CYCLE, GONE
 from service.problems import HeadersTooLarge, Malformed, Overloaded, Problem, TooSlow
 
 _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
 """Names that are left out of a head whose offer is declined, as headers and as options of Connection."""
 DISCARDED_BYTES: Final = 2**20
 """A refused body up to this size is read and dropped, so that the connection stays; a larger one ends it."""
+_CONTINUE: Final = b"HTTP/1.1 100 "
 _FRAGMENTS: Final = 1024
 """Pieces that a message of a WebSocket may come in."""
 _PARSED_BYTES: Final = 4096
@@ -37,6 +40,8 @@ _PARSED_BYTES: Final = 4096
 PARTIAL_BYTES: Final = 64 * 2**20
 """Bytes of messages that are not whole, over all WebSockets; past it, one that sends a long message is cut off."""
 _FAIR_BYTES: Final = 64 * 1024
+_LEFT: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""What a socket says whose client sends nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,34 @@ class _Watched(asyncio.Protocol):
         self.transport.abort()
 
 
+class _Answer:
+    """What an answer is written to: its head goes out with the first of its body, which saves a system call."""
+
+    __slots__ = ("_began", "_head", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self.is_closing = transport, transport.is_closing
+        self._head, self._began = b"", False
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._began and not data.startswith(_CONTINUE):
+            self._head, self._began = data, True
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that has no body."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(_Watched, HttpToolsProtocol):
     """One connection."""
 
@@ -93,6 +126,7 @@ class Protocol(_Watched, HttpToolsProtocol):
         self._discarded = 0
         self._counted = False
         self._unparsed = b""
+        self._behind = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it where there is room."""
@@ -119,7 +153,10 @@ class Protocol(_Watched, HttpToolsProtocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, as far as no request waits for the one before it: parsed, it takes many times its bytes."""
+        """Parse what came, as far as no request waits for the one before it, or for its answer to be read.
+
+        Parsed, it takes many times its bytes.
+        """
         if self._unparsed:
             self._unparsed += data
         else:
@@ -127,7 +164,7 @@ class Protocol(_Watched, HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         for start in range(0, len(data), _PARSED_BYTES):
-            if self.pipeline:
+            if self.pipeline or self._behind:
                 self._unparsed = data[start:]
                 self.flow.pause_reading()
                 return
@@ -187,8 +224,12 @@ class Protocol(_Watched, HttpToolsProtocol):
             return
         self._in_head = False
         self._stop_waiting()
-        cast(dict[str, Any], self.scope)[GONE] = self.transport.is_closing
         super().on_headers_complete()
+        scope = cast(dict[str, Any], self.scope)
+        scope[GONE], scope[CYCLE] = self._has_left, self.cycle
+        answer = _Answer(self.transport)
+        self.cycle.transport = cast(asyncio.Transport, answer)
+        self.cycle.on_response = partial(self._answered, answer)
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, or drop it where the answer is out already."""
@@ -209,8 +250,15 @@ class Protocol(_Watched, HttpToolsProtocol):
             self.line.connections.silent.pop(self.transport, None)
             super().on_message_complete()
 
+    def _answered(self, answer: _Answer) -> None:
+        answer.flush()
+        self.on_response_complete()
+
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Go on with the next request, once the client has taken the answers before it."""
+        if self.flow.write_paused and not self.transport.is_closing():
+            self._behind = True
+            return
         super().on_response_complete()
         if not self.transport.is_closing():
             if self._unparsed and not self.pipeline:
@@ -222,6 +270,25 @@ class Protocol(_Watched, HttpToolsProtocol):
                 self.line.connections.silent[self.transport] = None
         elif self.transport.get_write_buffer_size():
             self._must_read()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers: the next request goes on."""
+        super().resume_writing()
+        if self._behind:
+            self._behind = False
+            if not self.transport.is_closing():
+                self.on_response_complete()
+
+    def _has_left(self) -> bool:
+        """Whether the client is gone. One that is not read from is asked for: its end would be noticed after all its bytes only."""
+        if self.transport.is_closing():
+            return True
+        made = self.transport.get_extra_info("socket") if self.flow.read_paused else None
+        if made is None:
+            return False
+        asked = select.poll()
+        asked.register(made.fileno(), _LEFT)
+        return bool(asked.poll(0))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection without requests; what its client has not read by now, it does not read."""

@@ -1,6 +1,7 @@
 """The outermost ASGI layer: what is too much is refused, unrouted and unread, for a small part of what an answer costs.
 
 request -> its visit: an id, the key it was sent with (or the address), what is held for it
+        -> its turn: requests of one client go on one after the other, so that others' come in between
         -> its kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
         -> its gate: without room, 503 at once (429 where this client holds its share already)
         -> its body: bytes out of the budget for all bodies
@@ -29,6 +30,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
 from service.settings import Settings
+from service.turns import Turns
 
 Kind = Literal["reads", "writes", "bulk"]
 
@@ -86,9 +88,11 @@ class Shedding:
         keys: Keys,
         hosts: Hosts | None,
         budget: Budget,
+        turns: Turns,
     ) -> None:
         self._app = app
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
+        self._turns = turns
         self._prefix = settings.root_path
         wait_s, share = settings.wait_ms / 1000, settings.client_share
         self.gates: dict[Kind, Gate] = {
@@ -96,6 +100,7 @@ class Shedding:
             "writes": Gate(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
             "bulk": Gate(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
         }
+        turns.others = self.gates["reads"].others
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}
         for kind in self.gates:
             for reason in ("full", "late"):
@@ -118,10 +123,12 @@ class Shedding:
         visit = scope["m3tr"] = Visit(scope)
         REQUEST_ID.set(visit.request_id)
         self._identify(scope, visit)
+        if not self._turns.free(visit.client):
+            await self._turns.wait(visit.client)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        answering = _Answering(send, visit, self._lifecycle)
+        answering = _Answering(send, visit, self._lifecycle, self._turns)
         kind = classify(scope, visit.length)
         if self._hosts is not None:
             try:
@@ -201,21 +208,24 @@ class Shedding:
 
 
 class _Answering:
-    """``send``, with the request's id; a place is given back before the client's line is waited for.
+    """``send``, with the request's id, in its client's turn; a place is given back before that, and the client's line, is waited for.
 
     Of a service that stops, each answer is the last of its connection.
     """
 
-    __slots__ = ("_lifecycle", "_send", "_visit", "started")
+    __slots__ = ("_lifecycle", "_send", "_turns", "_visit", "started")
 
-    def __init__(self, send: Send, visit: Visit, lifecycle: Lifecycle) -> None:
-        self._send, self._visit, self._lifecycle = send, visit, lifecycle
+    def __init__(self, send: Send, visit: Visit, lifecycle: Lifecycle, turns: Turns) -> None:
+        self._send, self._visit, self._lifecycle, self._turns = send, visit, lifecycle, turns
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             self._visit.leave()
+            # Many may have waited for the store or the model, and go on together.
+            if not self._turns.free(self._visit.client):
+                await self._turns.wait(self._visit.client)
             headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]
             if self._lifecycle.draining:
                 headers.append((b"connection", b"close"))

@@ -23,6 +23,8 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered, for the log."""
 GONE: Final = "m3tr.gone"
 """Key of the scope under which a connection tells whether its client has left."""
+CYCLE: Final = "m3tr.cycle"
+"""Key of the scope under which what has come of the body is found: ``body``, and whether there is ``more_body``."""
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _FIRST: Final = secrets.token_hex(6)
 _NEXT: Final = count(1)

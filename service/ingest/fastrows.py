@@ -1,6 +1,6 @@
-"""Good batches at the speed of a compiled decoder.
+"""Good rows at the speed of a compiled decoder.
 
-``FastRows`` takes a batch only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
+``FastRows`` takes what it is given only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
 looks at each row with care. Both accept the same rows and read them the same; a test compares them.
 """
 
@@ -39,7 +39,9 @@ class FastRows:
         self._clock = clock
         self._names = tuple(sorted(catalog.types))
         self._codes = {name: code for code, name in enumerate(self._names)}
-        self._cells = tuple(catalog.columns.items())
+        # Columns are named after types, which need not be names in Python.
+        columns = {f"column_{place}": name for place, name in enumerate(catalog.columns)}
+        self._cells = tuple((field, catalog.columns[name]) for field, name in columns.items())
         # Types made at run time, which a type checker cannot follow.
         identifier: Any = Annotated[str, msgspec.Meta(min_length=1, max_length=settings.max_id_length)]
         count: Any = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None
@@ -48,12 +50,12 @@ class FastRows:
         new = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
         last = ("id", identifier | None, None)
         event = [*common, ("type", Literal[self._names]), ("count", positive, None), ("reach", count, None), last]
-        counters = [*common, last, *((column, count, None) for column in catalog.columns)]
-        row: dict[Mode, Any] = {"events": new("Event", event), "counters": new("Counters", counters)}
+        counters = [*common, last, *((field, count, None) for field in columns)]
+        row: dict[Mode, Any] = {"events": new("Event", event), "counters": new("Counters", counters, rename=columns)}
         self._line = {mode: msgspec.json.Decoder(kind) for mode, kind in row.items()}
         self._rows: dict[Mode, Any] = {mode: GenericAlias(list, (kind,)) for mode, kind in row.items()}
         self._list = {mode: msgspec.json.Decoder(rows) for mode, rows in self._rows.items()}
-        self._packed = {mode: msgspec.msgpack.Decoder(rows) for mode, rows in self._rows.items()}
+        self._packed = {mode: msgspec.msgpack.Decoder(kind) for mode, kind in row.items()}
         self._body = {mode: msgspec.json.Decoder(new("Body", [("rows", rows)])) for mode, rows in self._rows.items()}
 
     def json(self, mode: Mode, body: bytes) -> Columns | None:
@@ -66,9 +68,9 @@ class FastRows:
         """One row a line."""
         return self._columns(mode, lambda: list(map(self._line[mode].decode, lines)))
 
-    def packed(self, mode: Mode, rows: msgspec.Raw) -> Columns | None:
-        """The rows of a list in MessagePack."""
-        return self._columns(mode, lambda: self._packed[mode].decode(rows))
+    def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> Columns | None:
+        """Rows in MessagePack."""
+        return self._columns(mode, lambda: list(map(self._packed[mode].decode, rows)))
 
     def items(self, mode: Mode, items: Sequence[Any]) -> Columns | None:
         """Rows that are parsed JSON already."""

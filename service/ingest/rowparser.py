@@ -51,10 +51,11 @@ def _is_number(value: object) -> bool:
 
 @dataclass(slots=True)
 class Parsed:
-    """Rows, why others were refused, and how many rows had each counter that the served bundle does not know."""
+    """Rows, why others were refused (``unlisted``: how many more were), and how many had each counter that the bundle does not know."""
 
     rows: list[Row] = field(default_factory=list)
     refused: list[Rejection] = field(default_factory=list)
+    unlisted: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
 
 
@@ -76,8 +77,9 @@ class RowParser:
         *,
         first: int = 0,
         into: Parsed | None = None,
+        listed: bool = True,
     ) -> Parsed:
-        """Rows and refusals, added to ``into`` where given.
+        """Rows and refusals, added to ``into`` where given; where not ``listed``, refused rows are counted only.
 
         ``video_id`` is what every row is for, where the request has said so; ``first`` is the place of the first item.
         """
@@ -90,6 +92,9 @@ class RowParser:
                     raise Invalid("line" if isinstance(item, BrokenLine) else "row", item, "a JSON object")
                 parsed.rows.append(parse(index, item, video_id, latest_us, parsed.ignored))
             except Invalid as problem:
+                if not listed:
+                    parsed.unlisted += 1
+                    continue
                 parsed.refused.append(Rejection(mode, index, "invalid", problem.field, problem.value, problem.allowed))
         return parsed
 

@@ -26,13 +26,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from model.history import Mode
 from service.http import answers
 from service.http.audit import Audit
-from service.http.bodies import LARGE, check_values, parse_json
+from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
 from service.http.visit import Visit
 from service.ingest.ingest import Ingest
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.store.row import Outcome
+from service.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -56,11 +57,11 @@ class Take(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch; ``seq`` is the client's name for it. Rows in MessagePack are not unpacked yet."""
+    """One batch; ``seq`` is the client's name for it. Rows in MessagePack (Raw), and many in JSON (bytes), are not unpacked yet."""
 
     seq: int
     kind: Mode
-    rows: list[Any] | msgspec.Raw
+    rows: list[Any] | msgspec.Raw | bytes
 
 
 class _Packed(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,12 +84,12 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     rows: Any
     if text is not None:
         if len(raw) > LARGE:
-            check_values(raw, values)
-        value = parse_json(raw)
+            check_values(count_values(raw), values)
+        value = (len(raw) > LARGE and _unparsed(raw)) or parse_json(raw)
         if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
             raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
         seq, kind, rows = value["seq"], value["kind"], value["rows"]
-        if not isinstance(rows, list):
+        if not isinstance(rows, list | bytes):
             raise Invalid("rows", type(rows).__name__, "a list of rows")
     else:
         try:
@@ -104,6 +105,18 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     if kind not in ("events", "counters"):
         raise Invalid("kind", kind, "events or counters")
     return Frame(seq, cast(Mode, kind), rows)
+
+
+def _unparsed(raw: bytes) -> dict[str, Any] | None:
+    """The parts of a frame in JSON, its rows as text; None where anything about it is unusual."""
+    try:
+        parts = msgspec.json.decode(raw, type=_Packed)
+        seq, kind, rows = (bytes(part) for part in (parts.seq, parts.kind, parts.rows))
+        if rows[:1] != b"[" or max(len(seq), len(kind)) > _SHORT:
+            return None
+        return {"seq": msgspec.json.decode(seq), "kind": msgspec.json.decode(kind), "rows": rows}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def _short(part: msgspec.Raw) -> Any:
@@ -124,6 +137,7 @@ class Producers:
         budget: Budget,
         audit: Audit,
         metrics: Metrics,
+        turns: Turns,
         *,
         window: int,
         frame_bytes: int,
@@ -132,6 +146,7 @@ class Producers:
         share: float = 1,
     ) -> None:
         self._ingest, self._budget, self._audit, self._frames = ingest, budget, audit, metrics.frames
+        self._turns = turns
         self._window, self._frame_bytes, self._values = window, frame_bytes, values
         self._most, self._most_of_one = connections, max(1, int(connections * share))
         self._of: Counter[bytes] = Counter()
@@ -199,6 +214,7 @@ class Producers:
                 message = await socket.receive()
                 if message["type"] != "websocket.receive":
                     return
+                await self._turns.take(visit.client)
                 try:
                     frame = parse_frame(message, self._frame_bytes, self._values)
                 except Problem as problem:
@@ -225,6 +241,8 @@ class Producers:
             try:
                 if isinstance(frame.rows, msgspec.Raw):
                     outcome = await self._ingest.take_packed(frame.kind, frame.rows, visit.client)
+                elif isinstance(frame.rows, bytes):
+                    outcome = await self._ingest.take_json(frame.kind, frame.rows, visit.client)
                 else:
                     outcome = await self._ingest.take(frame.kind, frame.rows, visit.client)
             finally:
@@ -242,7 +260,7 @@ class Producers:
             log.exception("a frame failed")
             fault = Internal("the service failed; its log has the reason")
             return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
-        return {"ack": frame.seq, **answers.outcome(outcome)}
+        return {"ack": frame.seq, **await answers.long_outcome(outcome, self._turns, visit.client)}
 
     async def _write(
         self,

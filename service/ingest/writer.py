@@ -20,7 +20,7 @@ ROUNDS: Final = 2
 
 
 class Writer:
-    """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``.
+    """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``, of each client in turn.
 
     Rows of a client that has used up its share of ``parking`` are parked no more: such batches have rounds of their own.
     """
@@ -28,7 +28,7 @@ class Writer:
     def __init__(self, store: Store, *, round_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
         self._store, self._parking = store, parking
         self._round_rows, self._queue_rows = round_rows, queue_rows
-        self._waiting: deque[Batch] = deque()
+        self._waiting: dict[bytes, deque[Batch]] = {}
         self._rounds: set[asyncio.Task[None]] = set()
         self.waiting_rows = 0
         """Rows that no round has taken yet."""
@@ -44,7 +44,7 @@ class Writer:
             )
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         park = self._parking is None or self._parking.allows(client)
-        self._waiting.append((batch, done, park))
+        self._waiting.setdefault(client, deque()).append((batch, done, park))
         self.waiting_rows += len(batch)
         self._begin()
         outcome = await done
@@ -64,18 +64,27 @@ class Writer:
         self._begin()
 
     def _take(self) -> list[Batch]:
+        """Batches for a round: one of each client, then another, those first that have waited while others were served."""
         taken: list[Batch] = []
-        rows = 0
-        while self._waiting:
-            batch, done, park = self._waiting[0]
-            if taken and (rows + len(batch) > self._round_rows or park != taken[0][2]):
-                break
-            self._waiting.popleft()
-            self.waiting_rows -= len(batch)
-            # Whoever went away before the round began wants nothing stored.
-            if not done.done():
-                taken.append((batch, done, park))
-                rows += len(batch)
+        rows, full, skipped = 0, False, set[bytes]()
+        while not full and len(skipped) < len(self._waiting):
+            for client in [client for client in self._waiting if client not in skipped]:
+                batch, done, park = self._waiting[client][0]
+                if taken and park != taken[0][2]:
+                    skipped.add(client)
+                    continue
+                if taken and rows + len(batch) > self._round_rows:
+                    full = True
+                    break
+                queue = self._waiting.pop(client)
+                queue.popleft()
+                if queue:
+                    self._waiting[client] = queue
+                self.waiting_rows -= len(batch)
+                # Whoever went away before the round began wants nothing stored.
+                if not done.done():
+                    taken.append((batch, done, park))
+                    rows += len(batch)
         return taken
 
     async def _round(self) -> None:

@@ -1,35 +1,67 @@
-"""The busiest routes, matched first and called without FastAPI's dependency machinery.
+"""The busiest routes, called without the router and FastAPI's dependency machinery.
 
 Their handlers take a request and give a response, so they use none of it, and it costs as much as the rest of a warm
-answer. The same routes are registered with FastAPI too, for the schema.
+answer. The same routes are registered with FastAPI too, for the schema, and for what is wrong about a request to them.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
 
-from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.responses import on_problem
+from service.problems import Problem
 from service.routes import operations, predict, rows, videos
 
-
-class _Direct(Route):
-    """A route that tells the scope who it is, as FastAPI's do."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match, and name the route in the scope."""
-        match, child = super().matches(scope)
-        child["route"] = self
-        return match, child
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-DIRECT: Final = (
-    _Direct("/videos/{video_id}/forecast", videos.get_forecast, methods=["GET"], include_in_schema=False),
-    _Direct("/predict", predict.post_predict, methods=["POST"], include_in_schema=False),
-    _Direct("/events", rows.post_events, methods=["POST"], include_in_schema=False),
-    _Direct("/counters", rows.post_counters, methods=["POST"], include_in_schema=False),
+class _Route(NamedTuple):
+    path: str
+    handler: Handler
+
+
+_FORECAST: Final = _Route("/videos/{video_id}/forecast", videos.get_forecast)
+_FORECAST_PATH: Final = re.compile("/videos/([^/]+)/forecast")
+_EXACT: Final = {
+    ("POST", "/predict"): _Route("/predict", predict.post_predict),
+    ("POST", "/events"): _Route("/events", rows.post_events),
+    ("POST", "/counters"): _Route("/counters", rows.post_counters),
     # Not busy, but anybody may call them, however often.
-    _Direct("/health/ready", operations.ready, methods=["GET"], include_in_schema=False),
-    _Direct("/health/live", operations.live, methods=["GET"], include_in_schema=False),
-)
+    ("GET", "/health/ready"): _Route("/health/ready", operations.ready),
+    ("GET", "/health/live"): _Route("/health/live", operations.live),
+}
+
+
+class Direct:
+    """Calls the handler of a busy route; everything else goes on to the router."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        route = _find(scope) if scope["type"] == "http" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        request = Request(scope, receive, send)
+        try:
+            response = await route.handler(request)
+        except Problem as problem:
+            response = await on_problem(request, problem)
+        await response(scope, receive, send)
+
+
+def _find(scope: Scope) -> _Route | None:
+    path: str = scope["path"]
+    if scope["method"] == "GET" and (found := _FORECAST_PATH.fullmatch(path)):
+        scope["path_params"] = {"video_id": found[1]}
+        return _FORECAST
+    return _EXACT.get((scope["method"], path))

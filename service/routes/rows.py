@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -50,7 +49,7 @@ async def _post(request: Request, mode: Mode) -> Response:
         body = await read_body(request, parts.limits)
         outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
-    told = answers.outcome(outcome)
+    told = await answers.long_outcome(outcome, parts.turns, Visit.of(request).client)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
         if all(refused.reason == "damaged" for refused in outcome.rejections):
@@ -72,8 +71,8 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
     try:
         async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
             async with parts.limits.turns.batch(client):
-                outcome = await parts.ingest.take_lines(mode, lines, client, key, before)
-            outcome.rejections = [replace(refused, index=before + refused.index) for refused in outcome.rejections]
+                listed = len(total.rejections) < LISTED
+                outcome = await parts.ingest.take_lines(mode, lines, client, key, before, listed)
             total.add(outcome)
             total.list_at_most(LISTED)
             before += len(lines)

@@ -67,6 +67,11 @@ class Server:
         return bool(self._clustered)
 
     @property
+    def known_clustered(self) -> bool | None:
+        """What ``clustered`` found out, None before that."""
+        return self._clustered
+
+    @property
     def is_cluster(self) -> bool:
         """What ``clustered`` found out, False before that."""
         return bool(self._clustered)

@@ -100,7 +100,9 @@ def label_key(name: str) -> str:
 
 def video_prefix(video_id: str) -> str:
     """Prefix of every key of a video; braces in the id are escaped, so that the hash tag is the whole id."""
-    return f"m3tr:{{{video_id.translate(_ESCAPES)}}}:"
+    if "{" in video_id or "}" in video_id or "%" in video_id:
+        video_id = video_id.translate(_ESCAPES)
+    return f"m3tr:{{{video_id}}}:"
 
 
 def video_id_of(key: bytes) -> str | None:

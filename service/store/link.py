@@ -140,6 +140,8 @@ class Link:
 
     async def clustered(self) -> bool:
         """Whether the server is part of a cluster, where a call may touch one video only."""
+        if (known := self.server.known_clustered) is not None:
+            return known
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await self.server.clustered()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
 from service.store.columns import COUNTERS, Columns
@@ -49,7 +50,7 @@ class Round:
         self._table = Table(batches)
         self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in batches])])
         self._merged_by = self._merge(published_us) if published_us is not None else None
-        self._places = np.searchsorted(self._table.codes, np.arange(len(self.videos) + 1)).tolist()
+        self._places: list[int] = np.searchsorted(self._table.codes, np.arange(len(self.videos) + 1)).tolist()
 
     @property
     def videos(self) -> Sequence[str]:
@@ -73,13 +74,14 @@ class Round:
         merged_by: list[int] = merged.tolist()
         return merged_by
 
-    def shares(self, rows: int) -> Iterator[Share]:
-        """The round in calls of about ``rows`` rows, at least one video each."""
+    def shares(self, rows: int, videos: int | None = None) -> Iterator[Share]:
+        """The round in calls of about ``rows`` rows and at most ``videos`` videos, at least one video each."""
         table, places = self._table, self._places
         first = 0
         while first < len(self.videos):
             last = first + 1
-            while last < len(self.videos) and places[last + 1] - places[first] <= rows:
+            most = len(self.videos) if videos is None else min(len(self.videos), first + videos)
+            while last < most and places[last + 1] - places[first] <= rows:
                 last += 1
             part = slice(places[first], places[last])
             kinds = table.kinds[part]
@@ -116,19 +118,28 @@ class Round:
                 case "damaged":
                     self._count(range(first, last), accepted=-1)
                     self._reject(first, [(row, "damaged", "") for row in range(last - first)], None)
+                case "full":
+                    self._count(range(first, last), accepted=-1)
+                    self._reject(first, [(0, "parking_full", "")], None)
                 case "error":
                     self._fail(range(first, last), ResponseError(answer[1]))
+                case "parked" if not (answer[2] or answer[3]):
+                    for batch, n in self._by_batch(range(first, last)):
+                        outcome = self.outcomes[batch]
+                        outcome.accepted -= n
+                        outcome.parked += n
+                        outcome.parked_videos.append(self.videos[video])
                 case "parked":
                     others = {*answer[2], *(row for row, _, _ in answer[3])}
                     parked = [row for row in range(first, last) if row - first not in others]
-                    for batch in set(self._batch_of(self._origins(parked)).tolist()):
+                    for batch in set(self._batches(parked)):
                         self.outcomes[batch].parked_videos.append(self.videos[video])
                     self._count(range(first, last), accepted=-1, parked=1)
                     self._except(first, answer[2], answer[3], None, "parked")
                 case "refused":
                     self._count(range(first, last), accepted=-1)
                     self._reject(first, answer[2], answer[1])
-                case _:
+                case _ if answer[3] or answer[4] or answer[5]:
                     self._except(first, answer[3], answer[4], answer[2], "accepted")
                     for row in answer[5]:
                         self._count([first + row], corrected=1)
@@ -139,13 +150,16 @@ class Round:
         rows = range(self._places[share.first], self._places[share.first + len(share.videos)])
         self._fail(rows, fault)
         self._count(rows, accepted=-1)
-        for batch in self._batch_of(self._origins(rows)).tolist():
+        for batch in self._batches(rows):
             self.lost[batch] += 1
 
     def again(self) -> list[Columns]:
         """The rows of the stale videos, batch by batch; a batch may have none."""
-        rows = np.concatenate([self._origins(range(*self._places[v : v + 2])) for v in self.stale])
-        batches = self._batch_of(rows)
+        rows = np.array(
+            [o for v in self.stale for row in range(*self._places[v : v + 2]) for o in self._table.members(row)],
+            np.int64,
+        )
+        batches = np.searchsorted(self._starts, rows, side="right") - 1
         return [batch.part(np.sort(rows[batches == b]) - self._starts[b]) for b, batch in enumerate(self.batches)]
 
     def add(self, again: Round) -> None:
@@ -158,21 +172,29 @@ class Round:
         for video in self.stale:
             self.answers[video] = answers[self.videos[video]]
 
-    def _origins(self, rows: Sequence[int]) -> NDArray[np.int64]:
-        return np.array([origin for row in rows for origin in self._table.members(row)], np.int64)
+    @cached_property
+    def _owners(self) -> list[int]:
+        """The batch of each of all rows of the batches."""
+        return [place for place, batch in enumerate(self.batches) for _ in range(len(batch))]
 
-    def _batch_of(self, origins: NDArray[np.int64]) -> NDArray[np.int64]:
-        batches: NDArray[np.int64] = np.searchsorted(self._starts, origins, side="right") - 1
-        return batches
+    def _batches(self, rows: Sequence[int]) -> list[int]:
+        """The batch of each row of the batches that ``rows`` stand for."""
+        owners, members = self._owners, self._table.members
+        return [owners[origin] for row in rows for origin in members(row)]
+
+    def _by_batch(self, rows: Sequence[int]) -> Iterable[tuple[int, int]]:
+        """How many rows of each batch ``rows`` stand for."""
+        batches = self._batches(rows)
+        return Counter(batches).items() if len(batches) > 1 else [(batch, 1) for batch in batches]
 
     def _count(self, rows: Sequence[int], **changes: int) -> None:
-        for batch in self._batch_of(self._origins(rows)).tolist():
+        for batch, n in self._by_batch(rows):
             outcome = self.outcomes[batch]
             for name, change in changes.items():
-                setattr(outcome, name, getattr(outcome, name) + change)
+                setattr(outcome, name, getattr(outcome, name) + change * n)
 
     def _fail(self, rows: Sequence[int], fault: Exception) -> None:
-        for batch in self._batch_of(self._origins(rows)).tolist():
+        for batch in self._batches(rows):
             self.faults[batch] = fault
 
     def _except(
@@ -185,7 +207,10 @@ class Round:
     def _reject(self, first: int, refused: Sequence[Any], published_us: int | None) -> None:
         for row, reason, place in refused:
             for origin in self._table.members(first + row):
-                batch = int(np.searchsorted(self._starts, origin, side="right")) - 1
+                batch = self._owners[origin]
+                if not self.batches[batch].listed:
+                    self.outcomes[batch].unlisted += 1
+                    continue
                 refusal = rejection(
                     self.batches[batch].row(origin - int(self._starts[batch])), reason, place, published_us
                 )

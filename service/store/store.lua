@@ -142,6 +142,8 @@ end
 
 -- Rows of a video nobody has registered yet: kept as they are, within the limits.
 local function park(prefix, rows, first, last, head)
+  -- Many ids that nobody has registered must cost little.
+  if head.park_rows == 0 and not rows.with_ids and last == first and not rows.ids[first] then return {'full'} end
   local duplicates, rejected, kept, new_ids, seen = {}, {}, {}, {}, {}
   mark_seen(seen, true, prefix .. 'parked-ids', ids_of(rows, first, last))
   local room = head.park_rows - redis.call('LLEN', prefix .. 'parked')
@@ -476,7 +478,7 @@ end
 -- another), names, cells, expected (published_us that a video's rows were merged by, 0: not merged; or absent),
 -- register {published_us, metadata} (one video only) or absent, types (with register: all that a video may have), strict (all rows or none), dedup_ttl_s, park_rows, park_ttl_s.
 -- Answers (MessagePack) for each video {changed, version, published_us, and where there is something to tell: duplicates,
--- rejected, corrected, parked applied, parked rejected}; or {'parked', kept, duplicates, rejected}, {'stale'},
+-- rejected, corrected, parked applied, parked rejected}; or {'parked', kept, duplicates, rejected}, {'full'} (its one row is refused), {'stale'},
 -- {'conflict', published_us}, {'refused', published_us, rejected}, {'damaged', why}, {'error', message}.
 local function apply(keys, args)
   local head = cmsgpack.unpack(args[1])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final, cast
 
 import msgspec
@@ -32,11 +33,15 @@ from service.store.round import Round, Share, no_rows
 from service.store.row import Outcome, Row
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
+from service.turns import ROWS, Turns
 
 REMEMBERED_VIDEOS: Final = 250_000
 """Videos whose publication time is remembered, to merge rows by."""
 ROWS_A_CALL: Final = 500
 """Rows in one call of the function, about: two to four milliseconds of the server, which answers nobody else meanwhile."""
+VIDEOS_A_CALL: Final = 64
+"""Videos in one call of the function, at most, where several clients are there; and then calls are sent one by one, as the server
+answers nobody else between those that are sent together."""
 READS_A_CALL: Final = 32
 """Videos read in one call of the function."""
 
@@ -66,10 +71,16 @@ class Store:
     """The event store over one Redis (or compatible) server; ``types`` are the engagement types that rows may have."""
 
     def __init__(
-        self, link: Link, settings: Settings, metrics: Metrics, types: Sequence[str] = ENGAGEMENT_TYPES
+        self,
+        link: Link,
+        settings: Settings,
+        metrics: Metrics,
+        types: Sequence[str] = ENGAGEMENT_TYPES,
+        turns: Turns | None = None,
     ) -> None:
         self._link = link
         self._settings = settings
+        self._turns = turns or Turns()
         self._news = News(link, settings, metrics)
         self.forgotten = Forgotten(link)
         self._published: dict[str, int] = {}
@@ -249,21 +260,43 @@ class Store:
             again = Round(done.again())
             await self._send(again, strict=strict, park=park)
             done.add(again)
+        changes, parked = [], []
         for video_id, answer in zip(done.videos, done.answers, strict=True):
-            if answer[0] == "damaged":
+            if answer[0] == 1:
+                changes.append((video_id, answer[1]))
+            elif answer[0] == "parked" and answer[1]:
+                parked.append(video_id)
+            elif answer[0] == "damaged":
                 self.quarantine.note(_damaged(video_id, answer))
-        changes = [(v, a[1]) for v, a in zip(done.videos, done.answers, strict=True) if a[0] == 1]
-        parked = [v for v, a in zip(done.videos, done.answers, strict=True) if a[0] == "parked" and a[1]]
         await self._news.tell(changes, parked=parked)
         return done
 
     async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
-        shares = list(done.shares(1 if await self._link.clustered() else ROWS_A_CALL))
-        for share, answers in zip(shares, await self._call(shares, {"strict": strict}, park=park), strict=True):
-            if isinstance(answers, Unavailable):
-                done.lose(share, answers)
-            else:
-                done.settle(share, answers)
+        """Send a round's shares; where they go one by one and the store is lost on the way, the rest of them is as well."""
+        clustered = await self._link.clustered()
+        one_by_one = self._turns.crowded and not clustered
+        shares = done.shares(1 if clustered else ROWS_A_CALL, VIDEOS_A_CALL if one_by_one else None)
+        begun = False
+        while some := list(islice(shares, 1 if one_by_one else None)):
+            if begun:
+                await self._turns.take(ROWS)
+            try:
+                told = await self._call(some, {"strict": strict}, park=park)
+            except Unavailable as problem:
+                if not begun:
+                    raise
+                for share in (*some, *shares):
+                    done.lose(share, problem)
+                return
+            for share, answers in zip(some, told, strict=True):
+                if begun:
+                    # A share takes some tenths of a millisecond.
+                    await self._turns.take(ROWS)
+                begun = True
+                if isinstance(answers, Unavailable):
+                    done.lose(share, answers)
+                else:
+                    done.settle(share, answers)
 
     async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[Any]:
         given = {

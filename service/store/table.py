@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bins import N_BINS, bin_index
-from service.store.columns import COUNTERS, Columns
+from service.store.columns import COUNTERS, KINDS, Columns, filled, listed, renamed
 from service.store.eventids import NONE
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
 
-_KINDS: Final = 256
 _EXACT: Final = 2**52
 """Sums below it are merged; near the limit of counts each row is judged alone."""
 
@@ -35,7 +34,7 @@ class Table:
         videos: dict[str, int] = {}
         codes = np.array([videos.setdefault(v, len(videos)) for b in batches for v in b.video_ids], np.int64)
         order = np.argsort(codes, kind="stable")
-        kinds = np.concatenate([_renamed(batch, names) for batch in batches])
+        kinds = np.concatenate([renamed(batch, names) for batch in batches])
         self.names, self.videos = list(names), list(videos)
         self.origin: Ints = order
         self.codes: Ints = codes[order]
@@ -47,6 +46,7 @@ class Table:
         self.cells = _picked([batch.cells for batch in batches], sizes, (), order)
         self._grouped: tuple[Ints, Ints] | None = None
         self._place_of: dict[int, int] | None = None
+        self._origins: list[int] = []
 
     def __len__(self) -> int:
         return len(self.origin)
@@ -59,7 +59,7 @@ class Table:
     def merge(self, free: NDArray[np.bool_], age_us: Ints) -> None:
         """Add up, in the first of them, the rows among ``free`` with one video, bin and type; ages are >= 0 there."""
         rows = np.flatnonzero(free)
-        cells = (self.codes[rows] * N_BINS + bin_index(age_us[rows])) * _KINDS + self.kinds[rows]
+        cells = (self.codes[rows] * N_BINS + bin_index(age_us[rows])) * KINDS + self.kinds[rows]
         by_cell = np.argsort(cells, kind="stable")
         rows, cells = rows[by_cell], cells[by_cell]
         starts = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
@@ -83,7 +83,9 @@ class Table:
 
     def members(self, row: int) -> list[int]:
         """Places, among all rows of the batches, of the rows that row ``row`` stands for."""
-        origin = int(self.origin[row])
+        if not self._origins:
+            self._origins = self.origin.tolist()
+        origin = self._origins[row]
         if self._grouped is not None:
             rows, starts = self._grouped
             if self._place_of is None:
@@ -99,35 +101,17 @@ class Table:
         self.kinds = self.kinds[rows]
         self.counts = None if self.counts is None else self.counts[rows]
         self.reaches = None if self.reaches is None else self.reaches[rows]
+        self._origins = []
         chosen = rows.tolist()
         self.ids = None if self.ids is None else [self.ids[i] for i in chosen]
         self.cells = None if self.cells is None else [self.cells[i] for i in chosen]
 
 
-def _renamed(batch: Columns, names: dict[str, int]) -> NDArray[np.uint8]:
-    codes = [names.setdefault(name, len(names)) for name in batch.names]
-    if codes == list(range(len(codes))):
-        return batch.kinds
-    table = np.full(_KINDS, COUNTERS, np.uint8)
-    table[: len(codes)] = codes
-    renamed: NDArray[np.uint8] = table[batch.kinds]
-    return renamed
-
-
 def _joined(columns: Sequence[Ints | None], sizes: Sequence[int], default: int, order: Ints) -> Ints | None:
-    if all(column is None for column in columns):
-        return None
-    filled = [
-        np.full(n, default, np.int64) if column is None else column for column, n in zip(columns, sizes, strict=True)
-    ]
-    joined: Ints = np.concatenate(filled)[order]
-    return joined
+    joined = filled(columns, sizes, default)
+    return None if joined is None else joined[order]
 
 
 def _picked(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T, order: Ints) -> list[T] | None:
-    if all(column is None for column in columns):
-        return None
-    flat: list[T] = []
-    for column, n in zip(columns, sizes, strict=True):
-        flat += [default] * n if column is None else column
-    return [flat[i] for i in order.tolist()]
+    flat = listed(columns, sizes, default)
+    return None if flat is None else [flat[i] for i in order.tolist()]

@@ -87,6 +87,18 @@ def test_good_batches_are_taken_fast() -> None:
         assert none is not None and len(none) == 0
 
 
+def test_types_may_have_any_name() -> None:
+    catalog = Catalog(("super-like", "class", "view"))
+    fast, looked = FastRows(catalog, SETTINGS, lambda: NOW_US), RowParser(catalog, SETTINGS, lambda: NOW_US)
+    counters = [{"video_id": "v", "time": 5, "super-likes": 3, "classs": 1}, {"video_id": "w", "time": 5, "views": 0}]
+    events = [{**GOOD, "type": "super-like"}, {**GOOD, "type": "class"}]
+    modes: tuple[tuple[Mode, list[Any]], ...] = (("counters", counters), ("events", events))
+    for mode, rows in modes:
+        taken = fast.json(mode, json.dumps(rows).encode())
+        assert taken is not None and plain(taken) == plain(Columns.of(looked.parse(mode, rows).rows))
+    assert fast.json("counters", b'[{"video_id":"v","time":5,"column_0":3}]') is None
+
+
 VALUES: list[Any] = [
     *(None, True, 0, -1, 1, 3.0, 1.5, MAX_COUNT, MAX_COUNT + 1, 2**63, 10**30, 1e300, -0.0, -1e-9, [], {}),
     *(

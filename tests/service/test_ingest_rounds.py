@@ -168,6 +168,33 @@ def test_what_waits_goes_together_and_each_gets_its_own(empty_redis: str) -> Non
     with_store(empty_redis, work)
 
 
+def test_clients_are_stored_in_turn(empty_redis: str) -> None:
+    """Whoever brings little is not behind all that another has brought, and rows of one client keep their order."""
+
+    async def work(store: Store) -> None:
+        await store.register("v", REGISTRATION)
+        order: list[int] = []
+
+        class Watched(Gated):
+            async def ingest(self, batches: Sequence[Columns], *, park: bool = True) -> list[Outcome | Exception]:
+                order.extend(int(batch.times_us[0] - P0) // S for batch in batches)
+                return await super().ingest(batches)
+
+        gated = Watched(store)
+        writer = Writer(gated, round_rows=5, queue_rows=100)  # type: ignore[arg-type]
+        many = [asyncio.create_task(writer.write(one(i), b"many")) for i in range(50)]
+        await asyncio.sleep(0.01)
+        few = asyncio.create_task(writer.write(one(99), b"few"))
+        await asyncio.sleep(0.01)
+        gated.gate.set()
+        assert (await few).accepted == 1
+        await asyncio.gather(*many)
+        assert order.index(99) < 5 * (ROUNDS + 1)
+        assert [i for i in order if i != 99] == list(range(50)) and writer.waiting_rows == 0
+
+    with_store(empty_redis, work)
+
+
 def test_a_full_queue_refuses_and_a_lost_store_fails_all_that_went(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)

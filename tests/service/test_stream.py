@@ -125,6 +125,25 @@ def test_a_bad_frame_is_named_and_ends_the_connection(
         wait_until(lambda: service.context.producers.connections == 0)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_long_frame_is_told_row_by_row(service: Live, packed: bool) -> None:
+    service.register("v")
+    rows: list[Any] = [{**VIEW, "id": f'{i}"}},{{"'} for i in range(6000)]
+    for place in (0, 3000, 5999):
+        rows[place] = rows[place] | {"type": "?"}
+    frame = {"seq": 1, "kind": "events", "rows": rows}
+    with open_socket(service) as made:
+        made.send(msgspec.msgpack.encode(frame) if packed else json.dumps(frame))
+        answer = told(made)
+        assert (answer["ack"], answer["accepted"], answer["rejected"]) == (1, 5997, 3)
+        assert [refused["index"] for refused in answer["rejections"]] == [0, 3000, 5999]
+        if not packed:
+            for odd in ({**frame, "more": 1}, {**frame, "rows": {"rows": rows}}, {**frame, "kind": "likes"}):
+                with open_socket(service) as other:
+                    other.send(json.dumps(odd))
+                    assert told(other)["error"]["status"] == 422 and closing(other) == 1008
+
+
 def test_a_client_that_is_too_fast_waits(empty_redis: str) -> None:
     with live(empty_redis, stream_window=3) as service:
         service.register("v")
