@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from service.environment import service_links
-from service.store.address import parse_address
+from service.store.address import AddressError, parse_address
 
 _KEY = re.compile(r"(ingest|predict|admin):[0-9a-f]{64}")
 
@@ -269,7 +269,11 @@ class Settings(BaseSettings):
     @classmethod
     def _address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            parse_address(value.get_secret_value())
+            try:
+                parse_address(value.get_secret_value())
+            except AddressError as error:
+                # Settings name their variable themselves.
+                raise ValueError(error.text) from None
         return value
 
     @field_validator("root_path", mode="before")

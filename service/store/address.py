@@ -57,6 +57,7 @@ class AddressError(ValueError):
 
     def __init__(self, text: str) -> None:
         super().__init__(f"REDIS_URL: {text}")
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
