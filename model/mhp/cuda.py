@@ -91,7 +91,7 @@ class Wave:
     def run(
         self, slots: NDArray[np.int64], features: NDArray[np.float32], clock: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Hidden (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots."""
+        """Hidden (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots, valid until the next run."""
         n = len(slots)
         every = np.full(len(self.slots), self._spare)
         every[:n] = slots
@@ -102,7 +102,7 @@ class Wave:
         else:
             self._graph.replay()
         out: NDArray[np.float32] = self.hidden[:n].cpu().numpy()
-        return out.copy()
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,8 @@ class CUDABackend:
         })  # fmt: skip
         self._net = net.eval().to(self._device)
         self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
-        # The step fails without its skip D and its bias of dt, which we have in ``emit`` and ``selective``.
-        self._none = torch.zeros(shape.d_inner, device=self._device)
+        # mamba-ssm's step raises TypeError without D and dt_bias. Ours are applied in ``emit`` and ``selective``, so it gets zeros.
+        self._zeros = torch.zeros(shape.d_inner, device=self._device)
 
     def new_states(self, slots: int) -> States:
         """Zeroed slabs for ``slots`` videos."""
@@ -211,7 +211,7 @@ class CUDABackend:
             gap, jump, b, c = block.selective(u, wave.clock)
             dt = gap.clamp(min=_LEAST_GAP)
             y = self._kernels.update(
-                state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._none, dt_bias=self._none,
+                state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._zeros, dt_bias=self._zeros,
                 # As int64: the kernel multiplies them by the size of a state.
                 state_batch_indices=slots,
             )  # fmt: skip
