@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.dataset import load_dataset
-from index_builder.samples import Observed
-from model.bins import SECOND_US
+from index_builder.datasets.dataset import load_dataset
+from index_builder.samples.samples import Observed
+from model.engagement.bins import SECOND_US
 from model.forecaster import Forecaster, Request
 from tests.model.histories import artificial
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.dataset import load_dataset
-from index_builder.forecast import histories
-from index_builder.samples import Observed, snapshot_rows
-from model.bins import HOUR_US
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.dataset import load_dataset
+from index_builder.samples.samples import Observed, snapshot_rows
+from model.engagement.bins import HOUR_US
+from model.engagement.rows import cells_at
 from model.forecaster import Forecaster, Request
-from model.rows import cells_at
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 MOMENTS = 8

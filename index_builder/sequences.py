@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from index_builder.dataset import DataSet, Rows
-from model.rows import Source
-from model.tokens import COUNTERS, EVENTS
+from index_builder.datasets.dataset import DataSet, Rows
+from model.engagement.rows import Source
+from model.features.tokens import COUNTERS, EVENTS
 
 
 def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.corpus import creator_rows
-from index_builder.dataset import DataSet
-from index_builder.samples import Samples
-from model.curves import Curves
+from index_builder.datasets.dataset import DataSet
+from index_builder.samples.network_inputs import creator_rows
+from index_builder.samples.samples import Samples
+from model.growth.curves import Curves
 
 
 @dataclass(frozen=True, slots=True)

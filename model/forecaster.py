@@ -15,27 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, Candidate, EdgeBank, PastVideo
-from model.bins import SECOND_US
+from model.bank.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
-from model.calibration import Calibration
 from model.cascade import Cascade, followers_of
-from model.content.creator import N_CREATOR, N_GROWTH, creator_features
 from model.content.ngrams import bag_mean, video_bags
 from model.content.text import ENCODER_ID, SentenceEncoder, text_of
+from model.engagement.bins import SECOND_US
+from model.engagement.history import History
+from model.engagement.types import metric_types
+from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.graphs import Graph
-from model.growth import N_CURVE, age_bucket, curve_growth, growth_horizons_us
-from model.head import counts_at, grid_growth, growth_at, on_grid_at
-from model.history import History
-from model.mhp.backend import choose_backend
-from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
+from model.features.creator import N_CREATOR, N_GROWTH, creator_features
+from model.features.summary import summaries
+from model.features.tokens import Tokens, cells_of, tokenize
+from model.growth.curve_kernels import N_CURVE, age_bucket, curve_growth, growth_horizons_us
+from model.mhp.backends.base import choose_backend
+from model.mhp.state_pool import StatePool
+from model.onnx_graph import Graph
+from model.quantiles.calibration import Calibration
+from model.quantiles.head import counts_at, grid_growth, growth_at, on_grid_at
+from model.quantiles.support import Support
 from model.rates import Rates
-from model.state_pool import StatePool
-from model.summary import summaries
-from model.support import Support
-from model.tokens import Tokens, cells_of, tokenize
-from model.types import metric_types
-from model.video import Video
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration import N_ROWS, row_of
+from model.quantiles.calibration import N_ROWS, row_of
 
 Floats = NDArray[np.float64]
 

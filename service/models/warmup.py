@@ -16,7 +16,7 @@ import structlog
 from model.errors import BundleError
 from model.forecaster import Request
 from model.warm import compile_kernels, forecast_once
-from service.models.deployment import Deployment
+from service.deployment.deployment import Deployment
 from service.problems import Conflict, Unavailable
 from service.settings import Settings
 

@@ -6,15 +6,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.http import answers
+from service.forecasts import forecast_json
 from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import Invalid
-from service.routes import replies
-from service.routes.access import context, key_name, query_numbers, query_time, video_id
-from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, correction_body, video_body
+from service.routes import response_schemas
+from service.routes.parameters import context, key_name, query_numbers, query_time, video_id
+from service.routes.request_schemas import FORECAST_QUERY, VIDEO_PATH, correction_body, video_body
 
 router = APIRouter(tags=["videos"])
 
@@ -43,11 +43,11 @@ async def put_video(request: Request) -> Response:
     )
 
 
-@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | replies.VIDEO, response_model=None)
+@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | response_schemas.VIDEO, response_model=None)
 async def get_video(request: Request) -> Response:
     """Read a video back: metadata, counts, version."""
     parts = context(request, "predict")
-    return json_response(answers.video(*await parts.videos.get(video_id(request, parts))))
+    return json_response(forecast_json.video(*await parts.videos.get(video_id(request, parts))))
 
 
 @router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
@@ -90,4 +90,4 @@ async def get_forecast(request: Request) -> Response:
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return Response(answers.forecast_json(answer), media_type="application/json")
+    return Response(forecast_json.forecast_json(answer), media_type="application/json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.calibration import N_ROWS, row_of
+from model.quantiles.calibration import N_ROWS, row_of
 from model.rates import Rates
 
 AGES_S = np.array([1800.0, 4 * 3600.0, 86_400.0])

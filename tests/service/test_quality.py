@@ -15,27 +15,27 @@ import msgspec
 import numpy as np
 import pytest
 
-from model.adaptive import RAMP, STEPS, Adaptive
-from model.bins import HOUR_US
-from model.calibration import COLD, N_COLUMNS, column_of, row_of
+from model.engagement.bins import HOUR_US
+from model.engagement.history import History
+from model.engagement.video import Video
 from model.forecaster import Forecast, Request
-from model.history import History
-from model.video import Video
+from model.quantiles.adaptive import RAMP, STEPS, Adaptive
+from model.quantiles.calibration import COLD, N_COLUMNS, column_of, row_of
 from service.context import new_metrics
 from service.forecasts.answer import Answer
 from service.problems import NotFound
 from service.quality.adaptation import Adaptation
 from service.quality.label import age_step, labels_of
-from service.quality.ledger import Ledger, Settlement, parse_adaptive
+from service.quality.label_store import Ledger, Settlement, parse_adaptive
 from service.quality.report import Report
 from service.quality.sampler import Sampler
 from service.quality.schedule import Schedule
 from service.quality.scorer import Scorer
-from service.quality.tally import Tally
+from service.quality.scores import Tally
 from service.settings import Settings
 from service.store.keys import SAMPLING_LEASE
-from service.store.lease import Lease
-from service.store.link import Link
+from service.store.redis.connection import Link
+from service.store.redis.lease import Lease
 from service.store.row import Row
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
