@@ -34,10 +34,10 @@ import model.features.tokens
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import opened
 from index_builder.cli import parse_time
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import intensity_of, states_after, tokens_of
 from index_builder.samples.queries import cut
-from index_builder.samples.samples import Observed
 from index_builder.scoring.metrics import score
 from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle

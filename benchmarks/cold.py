@@ -17,9 +17,9 @@ import numpy as np
 
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import opened
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed, snapshot_rows
 from index_builder.progress import progress
-from index_builder.samples.samples import Observed, snapshot_rows
 from index_builder.scoring.metrics import cover, intervals, spearman, width
 from model.engagement.bins import HOUR_US, SECOND_US
 

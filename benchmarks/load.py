@@ -30,7 +30,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from index_builder.simulation.simulate import simulate
 from index_builder.training.train import train
 from model.engagement.bins import HOUR_US

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from index_builder.datasets.dataset import DataSet, load_dataset
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
 from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
 from service.context import new_metrics
 from service.forecasts.request_bodies import VideoBody

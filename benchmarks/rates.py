@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.bundles.forecast import histories
-from index_builder.datasets.dataset import load_dataset
-from index_builder.samples.samples import Observed, snapshot_rows
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed, snapshot_rows
 from model.engagement.bins import HOUR_US
 from model.engagement.rows import cells_at
-from model.forecaster import Forecaster, Request
+from model.forecast import Request
+from model.forecaster import Forecaster
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 MOMENTS = 8

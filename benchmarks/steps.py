@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from model.engagement.bins import EDGES_US
-from model.features.tokens import EVENTS, Cells, Tokens, n_features, tokenize
+from model.engagement.cells import EVENTS, Cells
+from model.features.tokens import Tokens, n_features, tokenize
 from model.mhp.backends.base import Backend
 from model.mhp.backends.cpu import CPUBackend
 from model.mhp.backends.cuda import CUDABackend

@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 
 from benchmarks.load import EVENTS, FORECAST, Load, Plan, client, known_videos, service
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from index_builder.simulation.simulate import simulate
 from index_builder.training.train import train
 from model.engagement.bins import HOUR_US

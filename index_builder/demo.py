@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from index_builder.bundles.index import index
-from index_builder.datasets.dataset import DataSet, load_dataset
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
 from index_builder.progress import progress
 from index_builder.replay.client import Client, ServiceError, iso
 from index_builder.replay.replay import Replay

@@ -65,7 +65,7 @@ def compile_kernels() -> None:
 
 def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None:
     """Forecast a video that nobody has: as new, fed by events and fed by counters; answers nothing, keeps nothing."""
-    from model.forecaster import Request
+    from model.forecast import Request
 
     now_us = time.time_ns() // 1000
     horizons_us = (min(HOUR_US, forecaster.manifest.max_horizon_us),)

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from service.background import Background, Running
 from service.context import Context
 from service.http.load_shedding import Shedding
-from service.http.request_metrics import Measured, RawVideoPaths
+from service.http.raw_paths import RawVideoPaths
+from service.http.request_metrics import Measured
 from service.http.responses import on_http_error, on_problem
 from service.lag import Lag
 from service.metrics import Metrics, info

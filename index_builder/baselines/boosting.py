@@ -14,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import content_inputs, creator_rows
 from index_builder.samples.queries import Queries
-from index_builder.samples.samples import Observed, Samples, draw, read_samples
+from index_builder.samples.samples import Samples, draw, read_samples
 from model.errors import DataError
 from model.features.schema import Schema
 from model.growth.curves import curves, usual_pace

@@ -5,42 +5,14 @@ A pair is a video at a moment and a horizon; its growth is log2((1 + count at th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.samples.queries import Pairs
+
 __all__ = ["Baseline", "GrowthFactor", "LogLinear", "MeanGrowth", "Pairs", "Persistence"]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """n pairs, all (n,) float64.
-
-    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where
-    unknown. ``fit`` leaves out pairs of unknown growth; ``predict`` never reads the growth.
-    """
-
-    age_s: NDArray[np.float64]
-    horizon_s: NDArray[np.float64]
-    value_now: NDArray[np.float64]
-    growth: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        shapes = {self.age_s.shape, self.horizon_s.shape, self.value_now.shape, self.growth.shape}
-        if len(shapes) != 1 or self.age_s.ndim != 1:
-            raise ValueError(f"the arrays of pairs must be of one length, not {sorted(shapes)}")
-
-    def __len__(self) -> int:
-        return len(self.age_s)
-
-    def known(self) -> Pairs:
-        """The pairs whose growth is known; at least one is wanted."""
-        rows = np.isfinite(self.growth)
-        if not rows.any():
-            raise ValueError("no pair to fit on has a known growth")
-        return Pairs(self.age_s[rows], self.horizon_s[rows], self.value_now[rows], self.growth[rows])
 
 
 class Baseline(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.samples import Observed
+from index_builder.datasets.observed import Observed
 from model.bank import Bank
 from model.forecaster import Forecaster
 from model.indexing import Past, entries

@@ -18,19 +18,21 @@ from numpy.typing import NDArray
 
 from index_builder.bundles.open_bundle import grown, opened
 from index_builder.datasets import parquet_columns
-from index_builder.datasets.dataset import DataSet, load_told
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_told
+from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.samples.samples import Observed
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.bundle import Manifest, load_bundle
 from model.engagement.bins import SECOND_US
+from model.engagement.cells import EVENTS, Cells
 from model.engagement.history import History, Mode, Series
 from model.engagement.rows import cells_at
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import DataError
-from model.features.tokens import EVENTS, Cells
-from model.forecaster import Forecaster, Request
+from model.forecast import Request
+from model.forecaster import Forecaster
 from model.quantiles.head import QUANTILES
 
 _BATCH = 512

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index_builder.bundles.fill_bank import bank_members, fill
-from index_builder.datasets.dataset import load_told
+from index_builder.datasets.load import load_told
+from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.samples.samples import Observed
 from model.bank import Bank, EdgeBank, NoBank, ServerBank
 from model.bundle import BANK, load_bundle
 from model.engagement.types import metric_types

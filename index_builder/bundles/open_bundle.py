@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.network_inputs import encode_text
-from index_builder.samples.samples import Observed
 from model.bank import EdgeBank, NoBank, embedded_folder
 from model.bundle import BANK, load_bundle
 from model.content.minilm import DIM

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_builder.cascade.observations import Cascades, cascades
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut
-from index_builder.samples.samples import Observed
 from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
 from model.engagement.bins import HOUR_US, SECOND_US
 

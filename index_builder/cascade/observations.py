@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries
-from index_builder.samples.samples import Observed
 from model.cascade import bin_edges
 from model.engagement.bins import SECOND_US
 from model.engagement.rows import rows_until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from index_builder.samples.samples import Observed, snapshot_rows
+from index_builder.datasets.observed import Observed, snapshot_rows
 from model.errors import DataError
 
 

@@ -18,12 +18,12 @@ from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, 
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import grown, opened
 from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
-from index_builder.datasets.dataset import load_dataset, load_told
+from index_builder.datasets.load import load_dataset, load_told
+from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
 from index_builder.report.summary import moment
 from index_builder.samples.queries import cut
-from index_builder.samples.samples import Observed
 from model.bank import NoBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US

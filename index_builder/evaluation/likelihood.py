@@ -19,9 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from index_builder.baselines.point_processes import ExponentialHawkes, Pace
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.samples.samples import Observed
 from model.bundle import Bundle, load_bundle
 from model.engagement.rows import cells_at
 from model.errors import DataError

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.datasets.dataset import DataSet, Rows, load_told
+from index_builder.datasets.dataset import DataSet, Rows
+from index_builder.datasets.load import load_told
 from index_builder.progress import Bar, progress
 from index_builder.replay.client import Client, Refused
 from model.engagement.types import COUNTER_COLUMNS

@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Pairs, Persistence
+from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.datasets.dataset import DataSet
 from index_builder.report.evaluation import Evaluation, score_table
 from index_builder.report.groups import LEAST
 from index_builder.report.summary import moment
-from index_builder.samples.queries import Queries
+from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import Samples
 from index_builder.scoring.holdout import calibrate
 from model.bundle import Manifest

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.samples import Observed, Samples
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.observed import Observed
+from index_builder.samples.samples import Samples
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.content.ngrams import video_bags
 from model.content.text import SentenceEncoder, text_of
@@ -141,3 +144,25 @@ def sequences(seen: Observed, until_us: int) -> Tokens:
     now = np.maximum(np.full(len(published), until_us), published)
     n_types = len(seen.data.types)
     return tokenize(cells_at(seen.events, seen.counters, every, now, published, n_types), published, now, n_types)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """N samples with their creator features (N, N_CREATOR) float32."""
+
+    samples: Samples
+    creator: NDArray[np.float32]
+
+    @staticmethod
+    def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> Window:
+        """The samples with what their creators' earlier videos did, as ``known``."""
+        return Window(samples, creator_rows(
+            data.videos, data.published_us, known, samples.video, samples.now_us, max_horizon_us, bank_videos
+        ))  # fmt: skip
+
+    def take(self, rows: NDArray[Any]) -> Window:
+        """The samples of ``rows``."""
+        return Window(self.samples.take(rows), self.creator[rows])
+
+    def __len__(self) -> int:
+        return len(self.samples.video)

@@ -14,8 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.baselines.simple import Pairs
-from index_builder.samples.samples import Observed, snapshot_rows
+from index_builder.datasets.observed import Observed, snapshot_rows
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.rows import rows_until
 
@@ -88,3 +87,32 @@ def _snapshots(
     best = np.where(gaps[0] <= gaps[1], before, after)
     fine &= (best > newest) & (np.minimum(gaps[0], gaps[1]) <= _TOLERANCE_US)
     return now, np.where(fine, times[rows[np.maximum(best, 0)]], now), fine
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """n pairs, all (n,) float64.
+
+    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where
+    unknown. ``fit`` leaves out pairs of unknown growth; ``predict`` never reads the growth.
+    """
+
+    age_s: NDArray[np.float64]
+    horizon_s: NDArray[np.float64]
+    value_now: NDArray[np.float64]
+    growth: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shapes = {self.age_s.shape, self.horizon_s.shape, self.value_now.shape, self.growth.shape}
+        if len(shapes) != 1 or self.age_s.ndim != 1:
+            raise ValueError(f"the arrays of pairs must be of one length, not {sorted(shapes)}")
+
+    def __len__(self) -> int:
+        return len(self.age_s)
+
+    def known(self) -> Pairs:
+        """The pairs whose growth is known; at least one is wanted."""
+        rows = np.isfinite(self.growth)
+        if not rows.any():
+            raise ValueError("no pair to fit on has a known growth")
+        return Pairs(self.age_s[rows], self.horizon_s[rows], self.value_now[rows], self.growth[rows])

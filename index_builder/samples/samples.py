@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.datasets.dataset import DataSet
-from index_builder.sequences import sources
+from index_builder.datasets.observed import Observed, snapshot_rows
 from model.cascade import Cascade, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.engagement.rows import Source, cells_at, metric_rows, rows_until
+from model.engagement.rows import cells_at, rows_until
 from model.engagement.types import metric_types
 from model.features.summary import summaries
 from model.features.tokens import tokenize
@@ -56,46 +55,6 @@ class Samples:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """The samples of ``rows``."""
         return Samples(**{name: getattr(self, name)[rows] for name in self.__slots__})
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """A data set's rows, with the cumulative count of the metric ``name`` after each row of its source."""
-
-    data: DataSet
-    name: str
-    events: Source
-    counters: Source
-    metric: Source
-    totals: NDArray[np.int64]
-    continuous: bool
-
-    @staticmethod
-    def of(data: DataSet, metric: str) -> Observed:
-        """Prepare ``data``; the metric is fed by counters where there are any, by events otherwise."""
-        events, counters = sources(data)
-        kinds = metric_types(metric, data.types)
-        return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
-
-    def count_at(self, video: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The metric's count from rows up to each time, (n,) float64."""
-        end = rows_until(self.metric, video, time_us)
-        has = end > self.metric.offsets[video]
-        return (
-            np.where(has, self.totals[np.maximum(end - 1, 0)], 0).astype(np.float64)
-            if len(self.totals)
-            else np.zeros(len(video))
-        )
-
-
-def snapshot_rows(source: Source) -> NDArray[np.int64]:
-    """Rows after which a snapshot is whole: the last of each (video, time)."""
-    n = len(source.time_us)
-    last = np.ones(n, dtype=bool)
-    if n:
-        last[:-1] = source.time_us[1:] != source.time_us[:-1]
-        last[source.offsets[1:-1][source.offsets[1:-1] > 0] - 1] = True
-    return np.flatnonzero(last)
 
 
 def _cut_times(

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from index_builder.samples.samples import Observed
+from index_builder.datasets.observed import Observed
 from index_builder.training.config import TrainConfig
 from index_builder.training.trainer import FUSION_ROWS
 

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_builder.samples.network_inputs import Corpus
+from index_builder.samples.network_inputs import Corpus, Window
 from index_builder.samples.samples import Samples
 from index_builder.training.batches import Batch, batches
-from index_builder.windows import Window
 from model.bank.neighbours import N_NEIGHBOUR
 from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import QUANTILES, basis, on_grid_at

@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.network_inputs import creator_codes
+from index_builder.datasets.observed import Observed
+from index_builder.samples.network_inputs import Window, creator_codes
 from index_builder.samples.past_neighbours import Memory, Union, find, nearest_growth_error, neighbour_features, unit
-from index_builder.samples.samples import Observed, read_samples
+from index_builder.samples.samples import read_samples
 from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Encoded, Forward, Found
-from index_builder.windows import Window
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
 from model.growth.curves import Curves, trajectory_cuts, usable_from

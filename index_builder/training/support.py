@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.samples import Observed, Samples
+from index_builder.datasets.observed import Observed
+from index_builder.samples.samples import Samples
 from model.engagement.history import Mode
 from model.engagement.rows import Source
 from model.engagement.types import metric_types

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from index_builder.bundles.fill_bank import bank_members, fill
 from index_builder.datasets.check import check_dataset
-from index_builder.datasets.dataset import load_dataset
 from index_builder.datasets.findings import Finding, console, report
 from index_builder.datasets.learnable import refuse_nothing_to_learn
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.report import EXAMPLES, MODEL, Spread, examples, validation, verdict, write_page
 from index_builder.samples.network_inputs import encode_text
-from index_builder.samples.samples import Observed
-from index_builder.scoring.holdout import calibrate, score_table
+from index_builder.scoring.holdout import calibrate, deciding, score_table
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import join
 from index_builder.training.duration import about, estimate_s
 from index_builder.training.onnx_export import write_calibration, write_network
-from index_builder.training.run import NGRAM_BUCKETS, Judged, Learned, Learner, Plan, versions
+from index_builder.training.plan import Plan
+from index_builder.training.run import NGRAM_BUCKETS, Judged, Learned, Learner, versions
 from index_builder.training.staging import workplace, workplace_of
 from index_builder.training.support import rates_of, support_of
-from index_builder.windows import deciding
 from model.bank import EdgeBank, NoBank
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
 from model.content.text import ENCODER_ID

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from index_builder.samples.network_inputs import Window
 from index_builder.scoring.holdout import warm_pinball
 from index_builder.training.batches import batches
 from index_builder.training.checkpoint import Checkpoints, Training
@@ -24,7 +25,6 @@ from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import Ranks
 from index_builder.training.early_stopping import Best
 from index_builder.training.objective import Forward, Found
-from index_builder.windows import Window
 
 Report = Callable[[int, str], None]
 """Told (batches done, a note)."""

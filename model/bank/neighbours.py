@@ -95,3 +95,12 @@ def fill_features(  # type: ignore[no-untyped-def]
     faster, steps = pace_sum(ages_us, values, n, _EDGES_US, pace)
     out[at + 8] = np.log1p(steps) / 3
     out[at + 9] = faster / (steps + 1.0)
+
+
+def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    order = sorted(horizons_us)
+    one = np.empty(len(order) + 1)
+    curve = candidate.curve
+    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
+    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
+    return {h: known[h] for h in horizons_us}

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import EDGES_US, bin_end_us
+from model.engagement.cells import COUNTERS, EVENTS, Cells
 from model.engagement.history import History, Mode
-from model.features.tokens import COUNTERS, EVENTS, Cells
 
 
 @dataclass(frozen=True, slots=True)

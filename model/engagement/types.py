@@ -54,3 +54,11 @@ def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:
         allowed = sorted({TOTAL, *types, *(c for c, t in COUNTER_COLUMNS.items() if t in types)})
         raise DataError(f"metric: {metric!r} is not observed here; allowed: {', '.join(allowed)}")
     return (types.index(kind),)
+
+
+_COLUMN_OF = {kind: column for column, kind in COUNTER_COLUMNS.items()}
+
+
+def column_of(kind: str) -> str:
+    """The counter column of an engagement type: its plural."""
+    return _COLUMN_OF.get(kind, kind + "s")

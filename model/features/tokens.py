@@ -12,7 +12,6 @@ Every token depends on rows of its own bin and earlier ones only. The last bin e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,10 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import EDGES_US
-from model.engagement.history import History
+from model.engagement.cells import EVENTS, Cells
 
-EVENTS: Final = 1
-COUNTERS: Final = 2
 N_SHARED: Final = 11
 """Features of a token besides the four of each type."""
 LOG_AGE_OFFSET_S: Final = 60.0
@@ -36,23 +33,6 @@ _TIME_SCALE: Final = 1 / 8
 def n_features(n_types: int) -> int:
     """Width of a token's feature vector: increment, cumulative, rate and mask a type, and what types share."""
     return 4 * n_types + N_SHARED
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """Histogram cells of S sequences, sorted by (sequence, bin, type).
-
-    ``offsets`` (S + 1,) int64 into the other arrays; ``bins`` (n,) int64; ``types`` (n,) int64; ``values`` (n,) int64,
-    increments or cumulative totals by ``modes`` (n,) int64 (EVENTS or COUNTERS); ``reach`` (n,) int64, the
-    bin's summed reach, repeated on each of its cells.
-    """
-
-    offsets: NDArray[np.int64]
-    bins: NDArray[np.int64]
-    types: NDArray[np.int64]
-    values: NDArray[np.int64]
-    modes: NDArray[np.int64]
-    reach: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,30 +208,3 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
         offsets, features[:n], clock[:n], interval_s[:n], counts[:n], observed[:n], pending, read_features,
         read_clock, totals, last_end_s, prefix[:n],
     )  # fmt: skip
-
-
-def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
-    """Flatten histories into cells; engagement types outside ``types`` are left out."""
-    columns: list[NDArray[np.int64]] = []
-    offsets = [0]
-    for history in histories:
-        parts = [
-            np.stack([
-                series.bins, np.full(len(series.bins), types[kind]), series.values,
-                np.full(len(series.bins), EVENTS if series.mode == "events" else COUNTERS),
-            ])
-            for kind, series in history.series.items() if kind in types and len(series.bins)
-        ]  # fmt: skip
-        if parts:
-            rows = np.concatenate(parts, axis=1)
-            rows = rows[:, np.lexsort((rows[1], rows[0]))]
-            reach = np.array(
-                [history.reach.get(b, 0) for b in rows[0].tolist()] if history.reach else [0] * rows.shape[1]
-            )
-            columns.append(np.concatenate([rows, reach[None].astype(np.int64)]))
-            offsets.append(offsets[-1] + rows.shape[1])
-        else:
-            offsets.append(offsets[-1])
-    flat = np.concatenate(columns, axis=1) if columns else np.zeros((5, 0), dtype=np.int64)
-    bins, kinds, values, modes, reaches = (np.ascontiguousarray(column) for column in flat.astype(np.int64))
-    return Cells(np.array(offsets, dtype=np.int64), bins, kinds, values, modes, reaches)

@@ -22,15 +22,12 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from model.bank import BankVideo
 from model.bundle import BANK
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.engagement.rows import rows_of
 from model.errors import M3TRError
-from model.forecaster import Forecaster
 from model.growth.curve_kernels import CURVE_EDGES_US
-from model.indexing import Past, entries
 from service.background import Running
+from service.bank.entries import bank_entries
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
@@ -272,22 +269,6 @@ class Maturing(Running):
             except Exception:
                 log.exception("videos could not enter the bank")
             await asyncio.sleep(max(_EVERY_S if not looked else 0.0, looked / self._rate))
-
-
-def bank_entries(
-    forecaster: Forecaster, snapshots: Sequence[Snapshot], content: NDArray[np.float32], now_us: int
-) -> list[BankVideo]:
-    """Entries of videos that have rows, as observed up to ``now_us``; ``content`` (n, Dc) their content vectors."""
-    types = forecaster.manifest.types
-    made: list[BankVideo] = []
-    # One at a time: each may be fed by events or by counters.
-    for snapshot, vector in zip(snapshots, content, strict=True):
-        video, newest_us = snapshot.video, snapshot.newest_us or snapshot.video.published_us
-        rows = rows_of([snapshot.history], [video.published_us], [newest_us], types)
-        past = Past([video], np.array([video.published_us]), types, *rows)
-        for batch in entries(forecaster, past, now_us, content=lambda _, vector=vector: vector[None]):  # type: ignore[misc]
-            made += batch
-    return made
 
 
 def _place(settings: Settings) -> str:

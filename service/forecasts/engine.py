@@ -13,7 +13,7 @@ from typing import Final
 from model.engagement.bins import HOUR_US, bin_end_us
 from model.engagement.history import History, Series
 from model.engagement.video import Video
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.forecasts.batcher import Batcher

@@ -10,7 +10,7 @@ import orjson
 
 from model.engagement.bins import SECOND_US
 from model.engagement.history import History
-from model.forecaster import Neighbour
+from model.forecast import Neighbour
 from service.forecasts.answer import Answer
 from service.store.row import Outcome, Rejection
 from service.store.snapshot import Snapshot

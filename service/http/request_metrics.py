@@ -22,23 +22,6 @@ _PATH_SHOWN: Final = 300
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 
-class RawVideoPaths:
-    """Routes paths below /videos/ as they were sent, so that an id may hold an encoded slash.
-
-    Handlers decode the id themselves: ``a%2Fforecast`` is a video, ``a/forecast`` is a video's forecast.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        raw: bytes = scope.get("raw_path") or b""
-        if scope["type"] == "http" and raw.startswith(b"/videos/"):
-            scope["path"] = raw.decode("latin-1")
-        await self._app(scope, receive, send)
-
-
 class Measured:
     """Counts and times requests by route template; unknown routes and methods share one label.
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.engagement.types import COUNTER_COLUMNS
-
-_COLUMN_OF = {kind: column for column, kind in COUNTER_COLUMNS.items()}
-
-
-def column_of(kind: str) -> str:
-    """The counter column of an engagement type: its plural."""
-    return _COLUMN_OF.get(kind, kind + "s")
+from model.engagement.types import column_of
 
 
 class Catalog:

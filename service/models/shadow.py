@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import structlog
 
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.background import Running
 from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer

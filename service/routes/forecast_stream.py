@@ -10,29 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.http.responses import json_response
 from service.http.visit import Visit
 from service.live.topic import Subscription
-from service.rankings.pages import parse_cursor, parse_limit, parse_sort
-from service.routes.parameters import context, query_numbers, query_text, video_id
-from service.routes.request_schemas import LIST_QUERY, STREAM_QUERY
+from service.routes.parameters import context, query_numbers, video_id
+from service.routes.request_schemas import STREAM_QUERY
 
 router = APIRouter(tags=["live"])
 
 _RETRY: Final = b"retry: 2000\n\n"
-
-
-@router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
-async def list_videos(request: Request) -> Response:
-    """List videos by what rises, by the expected count, or by the count now.
-
-    Every row says as of when its numbers are. ``next_cursor`` leads to the next page; it is null at the end.
-    """
-    parts = context(request, "predict", ("sort", "limit", "cursor"))
-    sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
-    order = parse_sort(sort)
-    page = await parts.listing.page(order, parse_limit(limit), parse_cursor(cursor, order))
-    return json_response(page)
 
 
 @router.get(

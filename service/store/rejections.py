@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.ingest.accepted_types import column_of
+from model.engagement.types import column_of
 from service.store.row import MAX_COUNT, Rejection, Row
 from service.times import iso
 

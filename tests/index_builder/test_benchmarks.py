@@ -11,10 +11,10 @@ import model.engagement.rows
 import model.features.tokens
 from benchmarks.bins import expected, grid, split_edges, value
 from benchmarks.tideh import TRAINED, WEEK_US, median_error, prepare
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import mhp_log_likelihood, tokens_of
 from index_builder.samples.queries import cut
-from index_builder.samples.samples import Observed
 from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, SECOND_US
 from tests.conftest import Mini

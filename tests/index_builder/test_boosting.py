@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from index_builder.baselines.boosting import boosted
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut
-from index_builder.samples.samples import Observed
 from index_builder.scoring.metrics import nmse
 from model.bundle import load_bundle
 from model.errors import DataError

@@ -17,15 +17,17 @@ import pytest
 import redis
 
 from index_builder.datasets.check import check_dataset
-from index_builder.datasets.dataset import DataSet, load_dataset
+from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.export import Exported, export_store
-from index_builder.sequences import sources
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import sources
 from index_builder.simulation.simulate import simulate
 from model.engagement.bins import HOUR_US
+from model.engagement.cells import cells_of
 from model.engagement.history import Mode
 from model.engagement.rows import cells_at
 from model.errors import DataError
-from model.features.tokens import Tokens, cells_of, tokenize
+from model.features.tokens import Tokens, tokenize
 from service.context import new_metrics
 from service.settings import Settings
 from service.store.redis.connection import Link

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index_builder.datasets.dataset import load_dataset
-from index_builder.samples.samples import Observed, Samples, draw
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.samples import Samples, draw
 from index_builder.scoring import holdout
 from index_builder.scoring.holdout import calibrate
 from model.engagement.bins import HOUR_US, SECOND_US

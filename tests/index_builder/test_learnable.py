@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.datasets.dataset import load_dataset
-from index_builder.samples.samples import Observed
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.training.config import TrainConfig
 from index_builder.training.duration import about, estimate_s
 from index_builder.training.train import train

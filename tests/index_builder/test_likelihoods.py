@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from index_builder.baselines.point_processes import POISSON, ExponentialHawkes, Means, Pace, log_likelihood
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import (
     BASELINES,
     baseline_log_likelihood,
@@ -17,7 +18,6 @@ from index_builder.evaluation.likelihood import (
     mhp_log_likelihood,
     tokens_of,
 )
-from index_builder.samples.samples import Observed
 from model.ablation import Parts
 from model.bundle import load_bundle
 from model.errors import DataError

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index_builder.bundles.forecast import forecast
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from index_builder.evaluation.evaluate import evaluate
 from model.engagement.bins import HOUR_US
 from model.errors import DataError

@@ -12,9 +12,9 @@ import torch
 from index_builder.baselines.simple import GrowthFactor
 from index_builder.cascade.fit import PowerLawHawkes, hawkes_growth, kernel_matrix
 from index_builder.cascade.observations import cascades
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut
-from index_builder.samples.samples import Observed
 from index_builder.scoring.metrics import nmse
 from model.engagement.bins import HOUR_US
 from tests.conftest import Mini

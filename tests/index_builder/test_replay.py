@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.datasets.dataset import DataSet, load_dataset
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
 from index_builder.replay import client as client_module
 from index_builder.replay.client import Client, ServiceError
 from index_builder.replay.replay import Replay

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.baselines.simple import Pairs
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
 from index_builder.report import MODEL, POOLED, validation
 from index_builder.report.charts import dots, reliability
@@ -21,8 +21,8 @@ from index_builder.report.examples import choose
 from index_builder.report.groups import LEAST, by_hours, by_name
 from index_builder.report.spread import Spread
 from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
-from index_builder.samples.queries import Queries
-from index_builder.samples.samples import Observed, draw
+from index_builder.samples.queries import Pairs, Queries
+from index_builder.samples.samples import draw
 from index_builder.scoring.metrics import intervals
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from index_builder.baselines.content_retrieval import content_retrieval, content_vectors, has_text
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut
-from index_builder.samples.samples import Observed
 from model.bank import NoBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from index_builder.datasets.check import check_dataset
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from index_builder.simulation.engagement import MAX_EVENTS
 from index_builder.simulation.simulate import DEFAULT_START_US, Simulation, simulate
 from index_builder.simulation.videos import DAY_US, LIFE_DAYS

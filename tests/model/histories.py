@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.engagement.bins import HOUR_US, SECOND_US, bin_index
 from model.engagement.history import History, Mode, Series
 from model.engagement.video import Video
-from model.forecaster import Request
+from model.forecast import Request
 
 NOW_US: Final = 1_780_000_000 * SECOND_US
 _DAY_US: Final = 24 * HOUR_US

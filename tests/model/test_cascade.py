@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_builder.cascade.fit import PowerLawHawkes, cascade_of
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import cut
-from index_builder.samples.samples import Observed, read_samples
+from index_builder.samples.samples import read_samples
 from model.bundle import load_bundle
 from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.features.tokens import EVENTS, Cells, Tokens, tokenize
+from model.engagement.cells import EVENTS, Cells
+from model.features.tokens import Tokens, tokenize
 from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
 from tests.conftest import Mini

@@ -15,16 +15,16 @@ import pytest
 from index_builder.bundles.forecast import forecast, forecast_at
 from index_builder.bundles.index import index
 from index_builder.bundles.open_bundle import opened
-from index_builder.datasets.dataset import load_dataset
-from index_builder.samples.samples import Observed
-from index_builder.sequences import sources
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed, sources
 from model.bank import NoBank
 from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, bin_index
 from model.engagement.history import History, Series
 from model.engagement.rows import cells_at
 from model.engagement.video import Video
-from model.forecaster import Forecast, Forecaster, Request
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
 from tests.conftest import Mini
 

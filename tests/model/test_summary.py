@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from model.engagement.bins import SECOND_US, bin_index
+from model.engagement.cells import cells_of
 from model.engagement.history import History, Series
 from model.features.summary import n_summary, summaries
-from model.features.tokens import cells_of, tokenize
+from model.features.tokens import tokenize
 
 HOUR_S = 3600.0
 TYPES = {"view": 0, "like": 1}

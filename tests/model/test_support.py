@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks.extremes import breaches
-from index_builder.datasets.dataset import load_dataset
-from index_builder.samples.samples import Observed
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.history import History, Series
 from model.engagement.video import Video
-from model.forecaster import Forecast, Forecaster, Request
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s
 from model.quantiles.support import N_AGES, N_LEVELS, Support, age_row
 from tests.conftest import Mini

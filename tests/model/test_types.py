@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index_builder.datasets.check import check_dataset
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from model.bundle import MANIFEST, load_bundle
 from model.engagement.types import RESERVED, check_types, metric_types
 from model.errors import BundleError, DataError

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 from index_builder.datasets.dataset import load_dataset
-from index_builder.sequences import sources
+from index_builder.datasets.observed import sources
 from model import warm
 from model.indexing import Past, entries
 from model.engagement.bins import HOUR_US

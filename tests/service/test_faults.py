@@ -20,7 +20,7 @@ import uvicorn
 from model.bank import Bank, BankQuery
 from model.bank.server import ServerBank
 from model.errors import BankError
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.app import create_app
 from service.context import build, new_metrics
 from service.deployment.circuit_breaker import WatchedBank

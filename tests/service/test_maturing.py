@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from index_builder.bundles.index import index
-from index_builder.datasets.dataset import DataSet, load_dataset
+from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.export import export_store
-from index_builder.samples.samples import Observed
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from model.bank import BankQuery, BankVideo, EdgeBank
 from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
@@ -23,7 +24,7 @@ from model.errors import BankError
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import age_bucket
 from model.indexing import Past, entries
-from service.bank.admission import bank_entries
+from service.bank.entries import bank_entries
 from service.store import keys
 from service.times import iso
 from tests.conftest import Mini

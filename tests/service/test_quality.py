@@ -18,7 +18,7 @@ import pytest
 from model.engagement.bins import HOUR_US
 from model.engagement.history import History
 from model.engagement.video import Video
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from model.quantiles.adaptive import RAMP, STEPS, Adaptive
 from model.quantiles.calibration import COLD, N_COLUMNS, column_of, row_of
 from service.context import new_metrics

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.http.concurrency import Gate
 from service.http.load_shedding import classify
 from tests.service.fakes import FakeForecaster
