@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from index_builder.datasets.dataset import load_dataset
+from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
 from model import warm
 from model.indexing import Past, entries
 from model.engagement.bins import HOUR_US
-from model.forecaster import Forecaster, Request
+from model.forecast import Request
+from model.forecaster import Forecaster
 from model.engagement.history import History, Series
 from model.engagement.rows import rows_of
 
@@ -70,6 +71,12 @@ def test_serving_calls_no_kernel_that_is_not_compiled_ahead(mini: Mini, tmp_path
     bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
     done = run("-c", SERVING, mini.data, bundle)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_folder_with_kernels_is_known() -> None:
+    files = [path for package in ("model", "index_builder") for path in (ROOT / package).rglob("*.py")]
+    found = {str(path.parent.relative_to(ROOT)) for path in files if "njit(" in path.read_text("utf-8")}
+    assert found == set(kernel_cache._PACKAGES)
 
 
 @pytest.fixture
