@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank import BankQuery, BankVideo, Curve, EdgeBank, shard
+from model.bank import BankQuery, BankVideo, Curve, EdgeBank, embedded_engine
 
 CONTENT_DIM, TRAJECTORY_DIM = 64, 48
 START_US, HOUR_US = 1_760_000_000_000_000, 3_600_000_000
@@ -104,7 +104,7 @@ def main() -> None:
     try:
         exact = run("exact", 10**9, folder, args, videos, asked, {})
         if args.hnsw:
-            run(f"hnsw ef {shard.HNSW_EF}", 1_000, folder, args, videos, asked, exact)
+            run(f"hnsw ef {embedded_engine.HNSW_EF}", 1_000, folder, args, videos, asked, exact)
     finally:
         shutil.rmtree(folder.parent)
 
@@ -118,7 +118,7 @@ def run(
     asked: dict[str, list[BankQuery]],
     truth: dict[str, list[set[str]]],
 ) -> dict[str, list[set[str]]]:
-    shard.EXACT_UP_TO = exact_up_to  # type: ignore[misc]
+    embedded_engine.EXACT_UP_TO = exact_up_to  # type: ignore[misc]
     start = time.perf_counter()
     with EdgeBank.build(folder, CONTENT_DIM, TRAJECTORY_DIM) as bank:
         for i in range(0, len(videos), 1000):

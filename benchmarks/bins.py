@@ -29,22 +29,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-import model.rows
-import model.tokens
+import model.engagement.rows
+import model.features.tokens
+from index_builder.bundles.forecast import forecast_at
+from index_builder.bundles.open_bundle import opened
 from index_builder.cli import parse_time
-from index_builder.dataset import load_dataset
-from index_builder.forecast import forecast_at
-from index_builder.likelihoods import intensity_of, states_after, tokens_of
-from index_builder.metrics import score
-from index_builder.opening import opened
-from index_builder.queries import cut
-from index_builder.samples import Observed
-from index_builder.train import train
-from model.bins import EDGES_US, SECOND_US
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.likelihood import intensity_of, states_after, tokens_of
+from index_builder.samples.queries import cut
+from index_builder.scoring.metrics import score
+from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
+from model.engagement.bins import EDGES_US, SECOND_US
+from model.features.tokens import Tokens
 from model.mhp.likelihood import negative_binomial_logpmf
 from model.mhp.pace import MEMORIES, pace_after
-from model.tokens import Tokens
 
 LEARNED_ON = 300
 FACTORS = np.geomspace(0.5, 2, 13), np.geomspace(0.2, 5, 13)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from index_builder.dataset import load_dataset
-from index_builder.forecast import forecast_at
-from index_builder.metrics import cover, intervals, spearman, width
-from index_builder.opening import opened
+from index_builder.bundles.forecast import forecast_at
+from index_builder.bundles.open_bundle import opened
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed, snapshot_rows
 from index_builder.progress import progress
-from index_builder.samples import Observed, snapshot_rows
-from model.bins import HOUR_US, SECOND_US
+from index_builder.scoring.metrics import cover, intervals, spearman, width
+from model.engagement.bins import HOUR_US, SECOND_US
 
 
 def main() -> None:

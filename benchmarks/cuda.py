@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from index_builder.dataset import load_dataset
-from index_builder.forecast import histories
-from index_builder.samples import Observed
-from index_builder.simulate import simulate
-from index_builder.train import train
-from model.bins import HOUR_US
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.simulation.simulate import simulate
+from index_builder.training.train import train
 from model.bundle import load_bundle
-from model.forecaster import Forecast, Forecaster, Request
-from model.rows import cells_at
+from model.engagement.bins import HOUR_US
+from model.engagement.rows import cells_at
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
 
 HORIZONS = (HOUR_US, 24 * HOUR_US, 72 * HOUR_US)
 

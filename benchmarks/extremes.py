@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.dataset import load_dataset
-from index_builder.samples import Observed
-from model.bins import SECOND_US
-from model.forecaster import Forecaster, Request
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from model.engagement.bins import SECOND_US
+from model.forecast import Request
+from model.forecaster import Forecaster
 from tests.model.histories import artificial
 
 AGES = 40

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.load import EVENTS, FORECAST, Load, Plan, bundle_copy, client, known_videos, service
 from model.bundle import load_bundle
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 
 DEADLINE_MS = 500
 KNOWN = 200

@@ -33,10 +33,10 @@ import redis
 
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.columns import Columns
-from service.store.link import Link
-from service.store.round import Share
+from service.store.commit import Share
+from service.store.redis.connection import Link
 from service.store.row import Row
+from service.store.row_batch import Columns
 from service.store.store import Store
 
 ROOT = Path(__file__).parents[1]

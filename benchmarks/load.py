@@ -30,10 +30,10 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from index_builder.dataset import load_dataset
-from index_builder.simulate import simulate
-from index_builder.train import train
-from model.bins import HOUR_US
+from index_builder.datasets.load import load_dataset
+from index_builder.simulation.simulate import simulate
+from index_builder.training.train import train
+from model.engagement.bins import HOUR_US
 
 FORECAST, EVENTS = "forecast", "events"
 RESET, UNSENT = 0, -1

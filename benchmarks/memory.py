@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from index_builder.dataset import DataSet, load_dataset
-from model.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
+from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
 from service.context import new_metrics
-from service.http.forms import VideoBody
+from service.forecasts.request_bodies import VideoBody
 from service.settings import Settings
-from service.store.embedded import EmbeddedServer
 from service.store.keys import video_prefix
-from service.store.link import Link
+from service.store.redis.connection import Link
+from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Row
 from service.store.store import Store
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.dataset import load_dataset
-from index_builder.rate_fit import Spans
-from index_builder.rates import ask, spans
-from index_builder.samples import Observed
-from model.bins import HOUR_US
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.training.rate_fit import Spans
+from index_builder.training.rates import ask, spans
+from model.engagement.bins import HOUR_US
+from model.engagement.types import metric_types
 from model.forecaster import Forecaster
 from model.rates import LEAST_MEDIAN
-from model.types import metric_types
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 EDGES_H = (0, 2, 8, 20, 36, 72, np.inf)

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.client import Load, closed_loop, request
 from model.bank import BankVideo, Curve, EdgeBank
 from model.bundle import BANK, load_bundle
-from model.growth import age_bucket
+from model.growth.curve_kernels import age_bucket
 
 HOUR_US = 3_600_000_000
 TRIVIAL = """

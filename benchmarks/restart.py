@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.client import closed_loop, request
-from model.bins import HOUR_US
+from model.engagement.bins import HOUR_US
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.embedded import EmbeddedServer
-from service.store.link import Link
+from service.store.redis.connection import Link
+from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Row
 from service.store.store import Registration, Store
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels

@@ -23,14 +23,15 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from model.bins import EDGES_US
-from model.mhp.backend import Backend
-from model.mhp.cpu import CPUBackend
-from model.mhp.cuda import CUDABackend
+from model.engagement.bins import EDGES_US
+from model.engagement.cells import EVENTS, Cells
+from model.features.tokens import Tokens, n_features, tokenize
+from model.mhp.backends.base import Backend
+from model.mhp.backends.cpu import CPUBackend
+from model.mhp.backends.cuda import CUDABackend
 from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
-from model.state_pool import StatePool
-from model.tokens import EVENTS, Cells, Tokens, n_features, tokenize
+from model.mhp.state_pool import StatePool
 
 TYPES, LONG, WAVE = 3, 700, 64
 

@@ -22,10 +22,10 @@ import httpx
 import numpy as np
 
 from benchmarks.load import EVENTS, FORECAST, Load, Plan, client, known_videos, service
-from index_builder.dataset import load_dataset
-from index_builder.simulate import simulate
-from index_builder.train import train
-from model.bins import HOUR_US
+from index_builder.datasets.load import load_dataset
+from index_builder.simulation.simulate import simulate
+from index_builder.training.train import train
+from model.engagement.bins import HOUR_US
 
 AFTER_S = 1.0
 

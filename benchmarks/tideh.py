@@ -25,15 +25,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Pairs, Persistence
-from index_builder.dataset import load_dataset
-from index_builder.forecast import forecast_at
-from index_builder.likelihoods import Likelihood, likelihoods
-from index_builder.opening import opened
-from index_builder.parametric import hawkes_growth
-from index_builder.queries import Queries, cut
-from index_builder.samples import Observed
-from index_builder.train import train
+from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.bundles.forecast import forecast_at
+from index_builder.bundles.open_bundle import opened
+from index_builder.cascade.fit import hawkes_growth
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.likelihood import Likelihood, likelihoods
+from index_builder.samples.queries import Pairs, Queries, cut
+from index_builder.training.train import train
 from model.bundle import load_bundle
 
 TRAINED = 60

@@ -84,8 +84,8 @@ def simulate(
 
     Engagement is a marked self-exciting process with power-law memory, and content moves it.
     """
-    from index_builder.simulate import DEFAULT_START_US
-    from index_builder.simulate import simulate as run
+    from index_builder.simulation.simulate import DEFAULT_START_US
+    from index_builder.simulation.simulate import simulate as run
 
     start_us = DEFAULT_START_US if start is None else start
     made = run(out, videos=videos, seed=seed, days=days, start_us=start_us, counters=counters)
@@ -98,8 +98,8 @@ def check(data: Data) -> None:
 
     By file, column and row; the exit code is 1 if there are errors.
     """
-    from index_builder.check import check_dataset
-    from index_builder.findings import console, report
+    from index_builder.datasets.check import check_dataset
+    from index_builder.datasets.findings import console, report
 
     if not report(check_dataset(data), console()):
         raise typer.Exit(1)
@@ -120,7 +120,7 @@ def train(
 
     Trains, calibrates and evaluates on what was known at --as-of, and fills the bundle's own bank.
     """
-    from index_builder.train import train as run
+    from index_builder.training.train import train as run
 
     said = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
     if said is not None:
@@ -138,7 +138,7 @@ def index(
     ] = None,
 ) -> None:
     """Fill a bank with what was observed before --as-of."""
-    from index_builder.index import index as run
+    from index_builder.bundles.index import index as run
 
     if qdrant_url is not None and bank is not None:
         raise typer.BadParameter("--qdrant-url and --bank exclude one another; give one of them")
@@ -157,7 +157,7 @@ def forecast(
 
     Each from rows up to its own now only. One that cannot be answered gets no numbers, and is counted and named.
     """
-    from index_builder.forecast import forecast as run
+    from index_builder.bundles.forecast import forecast as run
 
     run(bundle, data, queries, out, growing_bank=growing_bank)
 
@@ -190,7 +190,7 @@ def evaluate(
 
     By age and horizon, on the videos of a data set that were published in a time.
     """
-    from index_builder.evaluate import evaluate as run
+    from index_builder.evaluation.evaluate import evaluate as run
 
     run(
         bundle,
@@ -205,7 +205,7 @@ def evaluate(
         growing_bank=growing_bank,
     )
     if likelihood:
-        from index_builder.likelihoods import score_likelihood
+        from index_builder.evaluation.likelihood import score_likelihood
 
         score_likelihood(bundle, data, published_from_us=published_from, published_before_us=published_before)
 
@@ -232,7 +232,7 @@ def replay(
     have rows in that time, or are published in it, are registered first. Of a video that is older than --from the
     service then knows later events only; counters carry the past in them.
     """
-    from index_builder.replay import replay as run
+    from index_builder.replay.replay import replay as run
 
     tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
     typer.echo(str(tally))
@@ -254,7 +254,7 @@ def export(
 
     One row a bin of a video's age, which is what the store keeps. Rows for videos that are not registered are left out.
     """
-    from index_builder.export_store import export_store as run
+    from index_builder.datasets.export import export_store as run
 
     if data_dir is not None:
         redis_url = None

@@ -22,16 +22,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from index_builder.client import Client, ServiceError, iso
-from index_builder.dataset import DataSet, load_dataset
-from index_builder.index import index
-from index_builder.population import DAY_US, LIFE_DAYS
+from index_builder.bundles.index import index
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
 from index_builder.progress import progress
-from index_builder.replay import Replay
-from index_builder.serving import serving
-from index_builder.simulate import DEFAULT_START_US, simulate
-from index_builder.train import train
-from model.bins import HOUR_US, SECOND_US
+from index_builder.replay.client import Client, ServiceError, iso
+from index_builder.replay.replay import Replay
+from index_builder.replay.service_process import serving
+from index_builder.simulation.simulate import DEFAULT_START_US, simulate
+from index_builder.simulation.videos import DAY_US, LIFE_DAYS
+from index_builder.training.train import train
+from model.engagement.bins import HOUR_US, SECOND_US
 from model.errors import DataError
 
 DAYS: Final = 60

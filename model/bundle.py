@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from model.bins import BINS_VERSION
-from model.calibration import Calibration
+from model.ablation import WHOLE, Parts
+from model.engagement.bins import BINS_VERSION
+from model.engagement.types import check_types
 from model.errors import BundleError, DataError
+from model.features.schema import Schema
 from model.mhp.shape import MHPShape
-from model.parts import WHOLE, Parts
-from model.schema import Schema
-from model.types import check_types
+from model.quantiles.calibration import Calibration
 
 FORMAT_VERSION: Final = 7
 MANIFEST: Final = "manifest.json"

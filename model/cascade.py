@@ -12,7 +12,7 @@ trend goes on: p = p_recent (p_recent / p_whole)^eta. What follows is the expect
 the children of what was seen: x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
 As in SEISMIC, training cascades correct it: growth is regressed on the forecast, the count, age and horizon.
 
-``index_builder.parametric`` fits the constants. To the forecast head the corrected expectation is one more ramp, and a few numbers.
+``index_builder.cascade.fit`` fits the constants. To the forecast head the corrected expectation is one more ramp, and a few numbers.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bins import SECOND_US
-from model.growth import growth_horizons_us
-from model.head import N_GRID, grid_s, on_grid_at
-from model.tokens import Tokens
-from model.video import Video
+from model.engagement.bins import SECOND_US
+from model.engagement.video import Video
+from model.features.tokens import Tokens
+from model.growth.curve_kernels import growth_horizons_us
+from model.quantiles.head import N_GRID, grid_s, on_grid_at
 
 RATIO: Final = 1 / 12
 """Width of a bin of the expectation by its age."""

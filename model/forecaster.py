@@ -6,7 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -14,87 +13,35 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank import Bank, BankQuery, Candidate, EdgeBank, PastVideo
-from model.bins import SECOND_US
+from model.bank import Bank, BankQuery, EdgeBank, PastVideo
+from model.bank.neighbours import N_NEIGHBOUR, Ranked, _factors, fill_features, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
-from model.calibration import Calibration
 from model.cascade import Cascade, followers_of
-from model.content.creator import N_CREATOR, N_GROWTH, creator_features
 from model.content.ngrams import bag_mean, video_bags
 from model.content.text import ENCODER_ID, SentenceEncoder, text_of
+from model.engagement.bins import SECOND_US
+from model.engagement.cells import cells_of
+from model.engagement.types import metric_types
+from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.graphs import Graph
-from model.growth import N_CURVE, age_bucket, curve_growth, growth_horizons_us
-from model.head import counts_at, grid_growth, growth_at, on_grid_at
-from model.history import History
-from model.mhp.backend import choose_backend
-from model.neighbours import N_NEIGHBOUR, Ranked, fill_features, rank
+from model.features.creator import N_CREATOR, N_GROWTH, creator_features
+from model.features.summary import summaries
+from model.features.tokens import Tokens, tokenize
+from model.forecast import Forecast, Neighbour, Request
+from model.growth.curve_kernels import N_CURVE, age_bucket, growth_horizons_us
+from model.mhp.backends.select import choose_backend
+from model.mhp.state_pool import StatePool
+from model.onnx_graph import Graph
+from model.quantiles.calibration import Calibration
+from model.quantiles.head import counts_at, grid_growth, growth_at, on_grid_at
+from model.quantiles.support import Support
 from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
-from model.state_pool import StatePool
-from model.summary import summaries
-from model.support import Support
-from model.tokens import Tokens, cells_of, tokenize
-from model.types import metric_types
-from model.video import Video
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CONTENT_CACHE: Final = 20_000
 _BATCH: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One question. ``client`` says whose video it is: intervals may follow each client's own outcomes (see ``adapt``).
-
-    ``history`` must hold nothing later than ``now_us``; horizons are microseconds after now, each in
-    (0, max_horizon_us].
-    """
-
-    video: Video
-    history: History
-    now_us: int
-    horizons_us: tuple[int, ...]
-    client: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A past video like this one.
-
-    Similarities are cosines (None: no such vector); ``growth`` maps a horizon (us) to the factor its count grew by
-    from the same age on, None where not known yet.
-    """
-
-    video_id: str
-    similarity: float
-    content_similarity: float | None
-    trajectory_similarity: float | None
-    growth: dict[int, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """The answer.
-
-    ``quantiles`` (H, 3) float64, cumulative counts of ``metric`` at q0.1, q0.5, q0.9 of each horizon; ``counts`` now by type;
-    ``intensity`` expected engagements of the next hour by type (see ``model.rates``); ``state_age_s`` seconds since
-    the newest engagement, the video's age without any; ``degraded`` names what was missing.
-    """
-
-    now_us: int
-    metric: str
-    value_now: float
-    counts: dict[str, int]
-    horizons_us: tuple[int, ...]
-    quantiles: NDArray[np.float64]
-    intensity: dict[str, float]
-    neighbours: list[Neighbour]
-    cold_start: bool
-    degraded: list[str]
-    state_age_s: float
-    extrapolated: list[str] = field(default_factory=list)
 
 
 def check_request(manifest: Manifest, request: Request) -> None:
@@ -418,15 +365,6 @@ class Forecaster:
     def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
         growth = _factors(item.candidate, age_us, horizons_us)
         return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
-
-
-def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
-    order = sorted(horizons_us)
-    one = np.empty(len(order) + 1)
-    curve = candidate.curve
-    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
-    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
-    return {h: known[h] for h in horizons_us}
 
 
 @contextmanager

@@ -28,7 +28,17 @@ from typing import Final
 
 VARIABLE: Final = "NUMBA_CACHE_DIR"
 _ROOT: Final = Path(__file__).parent.parent
-_PACKAGES: Final = ("model", "model/mhp", "model/content", "index_builder")
+_PACKAGES: Final = (
+    "model",
+    "model/bank",
+    "model/engagement",
+    "model/features",
+    "model/growth",
+    "model/mhp",
+    "model/mhp/backends",
+    "index_builder/baselines",
+    "index_builder/samples",
+)
 """Folders with kernels."""
 _COMPILED: Final = ("*.nbi", "*.nbc")
 

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.ablation import WHOLE, Parts
+from model.bank.neighbours import N_NEIGHBOUR
 from model.cascade import N_CASCADE
-from model.content.creator import N_CREATOR, N_GROWTH
-from model.head import N_BASIS
+from model.features.creator import N_CREATOR, N_GROWTH
+from model.features.schema import N_STATIC
+from model.features.summary import n_summary
 from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
 from model.mhp.shape import MHPShape
-from model.neighbours import N_NEIGHBOUR
-from model.parts import WHOLE, Parts
-from model.schema import N_STATIC
-from model.summary import n_summary
+from model.quantiles.head import N_BASIS
 
 SENTENCE_DIM = 384
 NGRAM_DIM = 16

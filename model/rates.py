@@ -14,7 +14,7 @@ where n and n_k are the counts now of the metric and of the type, s_k is the typ
 speak for it and b_0 next to nothing. log c_k is linear in log age between knots, and other before anything was observed. log d_k is the
 mean over the next hour, less that over the horizon h, of waves of the time of day and of the age (two harmonics of 24 hours each; who
 sees a video at the hour at which it was published sees it at that hour again): to first order how much livelier the hour is than
-what b was taken from. They make the sums of e_k over past videos equal to what came, by age (``index_builder.rate_fit``):
+what b was taken from. They make the sums of e_k over past videos equal to what came, by age (``index_builder.training.rate_fit``):
 a median lies below the mean where growth is skewed.
 
 All types are scaled alike so that the metric's sum lies within ``least`` to ``most`` times the median of the next hour, where that is
@@ -30,7 +30,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.tokens import LOG_AGE_OFFSET_S
+from model.features.tokens import LOG_AGE_OFFSET_S
 
 Floats = NDArray[np.float64]
 

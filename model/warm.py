@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numba import types
 
-from model import cascade, curves, growth, neighbours, rows, summary, tokens
-from model.bins import HOUR_US
-from model.content import creator
-from model.history import History, Series
-from model.mhp import cpu
-from model.video import Video
+from model import cascade
+from model.bank import neighbours
+from model.engagement import rows
+from model.engagement.bins import HOUR_US
+from model.engagement.history import History, Series
+from model.engagement.video import Video
+from model.features import creator, summary, tokens
+from model.growth import curve_kernels, curves
+from model.mhp.backends import cpu
 
 if TYPE_CHECKING:
     from model.forecaster import Forecaster
-    from model.state_pool import StatePool
+    from model.mhp.state_pool import StatePool
 
 _TYPES: Final = {
     "i": types.int64, "f": types.float64, "b": types.boolean,
@@ -44,7 +47,7 @@ KERNELS: Final[dict[Any, str]] = {
     rows._running_totals: "I1 I1 I1 B1 b I1",
     curves._snapshot_curves: "I1 I1 I1 I1 i I1 I2 I2 I1",
     curves._event_curves: "I1 I1 I1 I1 i I1 I2 I2 I1",
-    growth.curve_growth: "R1 R1 i i I1 F1",
+    curve_kernels.curve_growth: "R1 R1 i i I1 F1",
     neighbours.fill_features: "R1 R1 i i I1 f F1 f b F1 F1 S1",
     creator.creator_features: "I1 I2 I2 I1 I1 i i I1 F1 S1",
     tokens._tokenize: "I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 S2 S2 F2 F2 B2 B1 S2 S2 F2 F1 U1",
@@ -62,7 +65,7 @@ def compile_kernels() -> None:
 
 def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None:
     """Forecast a video that nobody has: as new, fed by events and fed by counters; answers nothing, keeps nothing."""
-    from model.forecaster import Request
+    from model.forecast import Request
 
     now_us = time.time_ns() // 1000
     horizons_us = (min(HOUR_US, forecaster.manifest.max_horizon_us),)

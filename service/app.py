@@ -14,16 +14,17 @@ from starlette.exceptions import HTTPException
 
 from service.background import Background, Running
 from service.context import Context
-from service.http.instrument import Measured, RawVideoPaths
+from service.http.load_shedding import Shedding
+from service.http.raw_paths import RawVideoPaths
+from service.http.request_metrics import Measured
 from service.http.responses import on_http_error, on_problem
-from service.http.shedding import Shedding
 from service.lag import Lag
 from service.metrics import Metrics, info
 from service.problems import Problem, Unavailable
-from service.routes import docs, live, models, operations, predict, quality, rows, stream, videos
-from service.routes.direct import Direct
-from service.routes.replies import PROBLEMS
-from service.store.embedded import EmbeddedError, EmbeddedServer
+from service.routes import docs, forecast_stream, models, operations, predict, quality, row_stream, rows, videos
+from service.routes.fast_path import Direct
+from service.routes.response_schemas import PROBLEMS
+from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +89,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
     )
     app.state.context = context
     context.metrics.watch(lambda: [_build(app, context)])
-    for module in (predict, rows, stream, live, videos, quality, models, operations, docs):
+    for module in (predict, rows, row_stream, forecast_stream, videos, quality, models, operations, docs):
         app.include_router(module.router)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_error)

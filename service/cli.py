@@ -13,12 +13,12 @@ from pydantic_settings import SettingsError
 
 from model.errors import M3TRError
 from service.context import new_metrics
+from service.deployment.loading import load_model
 from service.environment import PREFIX, service_links, unknown
-from service.models.loading import load_model
 from service.server import serve
 from service.settings import Settings
-from service.store.embedded import EmbeddedError
-from service.store.health import StoreRefused
+from service.store.redis.embedded_server import EmbeddedError
+from service.store.redis.health import StoreRefused
 
 _OTHERS = ("M3TR_TEST_DATA",)
 """Variables of ours that are no settings of the service."""

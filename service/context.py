@@ -8,43 +8,43 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from service.background import Background
-from service.bank.maturing import Maturing
+from service.bank.admission import Maturing
+from service.deployment.deployment import Deployment
+from service.forecasts import forecast_json
 from service.forecasts.engine import Engine
-from service.forecasts.videos import Videos
+from service.forecasts.handler import Videos
 from service.forgetting.forgetting import Forgetting
 from service.forgetting.retention import Retention
-from service.http import answers
 from service.http.audit import Audit
 from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
 from service.http.hosts import Hosts
-from service.ingest.catalog import Catalog
-from service.ingest.consumer import Consumer
-from service.ingest.fastrows import FastRows
-from service.ingest.ingest import Ingest
+from service.ingest.accepted_types import Catalog
+from service.ingest.batch_decoder import FastRows
+from service.ingest.group_commit import Writer
+from service.ingest.handler import Ingest
 from service.ingest.parking import Parking
-from service.ingest.rowparser import RowParser
-from service.ingest.streaming import Producers
-from service.ingest.writer import Writer
+from service.ingest.row_parser import RowParser
+from service.ingest.stream_consumer import Consumer
+from service.ingest.websocket import Producers
 from service.lifecycle import Lifecycle
-from service.live.listing import Listing
-from service.live.live import Live
-from service.live.ranking import Ranking
+from service.live.subscriptions import Live
 from service.metrics import Metrics, counter, gauge
-from service.models.choice import Choice
-from service.models.deployment import Deployment
-from service.models.models import Models
+from service.models.active_version import Choice
+from service.models.registry import Models
 from service.models.shadow import Shadow
-from service.quality.ledger import Ledger
+from service.quality.assembly import quality_work
+from service.quality.label_store import Ledger
 from service.quality.report import Report
-from service.quality.wiring import quality_work
+from service.rankings.pages import Listing
+from service.rankings.updater import Ranking
 from service.readiness import Readiness
 from service.settings import Settings
-from service.store.changes import Changes
-from service.store.health import Health
-from service.store.histories import Histories
-from service.store.link import Link
+from service.store.change_subscriber import Changes
+from service.store.redis.connection import Link
+from service.store.redis.health import Health
+from service.store.snapshot_cache import Histories
 from service.store.store import Store
 from service.times import now_us
 from service.turns import Turns
@@ -145,7 +145,7 @@ def build(
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
-    live = Live(engine.forecast, answers.forecast_json, settings, share=settings.stream_share if keys else 1)
+    live = Live(engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1)
     producers = Producers(
         ingest,
         budget,

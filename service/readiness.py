@@ -1,6 +1,6 @@
 """What readiness is answered from: every part is looked at in the background, so that probes cost nothing, however many there are.
 
-store   does it take writes, are the clocks together (service/store/health.py)
+store   does it take writes, are the clocks together (service/store/redis/health.py)
 model   has its thread made a forecast lately: one that somebody asked for, or else one made up for this
 bank    does it answer; without it forecasts are made all the same, so it makes nothing unready
 """
@@ -22,7 +22,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import gauge
 from service.problems import Unavailable
 from service.settings import Settings
-from service.store.health import Health
+from service.store.redis.health import Health
 
 log = structlog.get_logger(__name__)
 

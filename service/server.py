@@ -21,16 +21,16 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context, build
+from service.deployment.deployment import Deployment
 from service.http.connections import Connections, room
 from service.http.protocol import Line, protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
-from service.models.deployment import Deployment
 from service.models.warmup import warm_first
 from service.settings import Settings
 from service.store import format
-from service.store.embedded import EmbeddedServer
-from service.store.health import check_at_start
+from service.store.redis.embedded_server import EmbeddedServer
+from service.store.redis.health import check_at_start
 
 log = structlog.get_logger(__name__)
 

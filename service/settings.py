@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from service.environment import service_links
-from service.store.address import AddressError, parse_address
+from service.store.redis.address import AddressError, parse_address
 
 _KEY = re.compile(r"(ingest|predict|admin):[0-9a-f]{64}")
 
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     """Where the model runs."""
 
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_REDIS_URL", "REDIS_URL"))
-    """Event store server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see ``service.store.address``);
+    """Event store server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see ``service.store.redis.address``);
     None starts the embedded one."""
     store_safety: Literal["warn", "refuse"] = "warn"
     """What to do about an event store that may lose data (a maxmemory-policy that evicts, or no persistence): warn in the log, in

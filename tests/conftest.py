@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from index_builder.simulate import simulate
-from index_builder.train import train
-from model.bins import HOUR_US
+from index_builder.simulation.simulate import simulate
+from index_builder.training.train import train
+from model.engagement.bins import HOUR_US
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_CONFIG = """epochs = 1
@@ -48,7 +48,7 @@ def make_mini(folder: Path) -> Mini:
     data, bundle, config = folder / "data", folder / "bundle", folder / "config.toml"
     config.write_text(MINI_CONFIG, encoding="utf-8")
     simulate(data, videos=150, seed=11, days=30)
-    from index_builder.dataset import load_dataset
+    from index_builder.datasets.load import load_dataset
 
     as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
     said = train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)

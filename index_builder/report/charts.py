@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from index_builder.report.examples import Example
 from index_builder.report.spread import Mean
 from index_builder.report.svg import Scale, Svg, count, count_ticks, factor, factor_ticks, hours, short, ticks
-from model.bins import HOUR_US
+from model.engagement.bins import HOUR_US
 
 _WIDTH: Final = 440.0
 _ROW: Final = 24.0

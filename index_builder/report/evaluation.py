@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.metrics import intervals, score
-from index_builder.queries import Queries
 from index_builder.report.examples import Example
+from index_builder.samples.queries import Queries
+from index_builder.scoring.metrics import intervals, score
 from model.bundle import Manifest
-from model.video import Video
+from model.engagement.video import Video
 
 MODEL: Final = "M3TR"
 """The arm that the charts look at; others whose names begin with it are variants of the same model."""

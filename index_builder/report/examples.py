@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.forecast import histories
-from index_builder.queries import Queries
-from index_builder.samples import Observed, snapshot_rows
-from model.bins import HOUR_US
-from model.forecaster import Forecaster, Request
-from model.rows import cells_at
-from model.video import Video
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.observed import Observed, snapshot_rows
+from index_builder.samples.queries import Queries
+from model.engagement.bins import HOUR_US
+from model.engagement.rows import cells_at
+from model.engagement.video import Video
+from model.forecast import Request
+from model.forecaster import Forecaster
 
 EXAMPLES: Final = 12
 _STEPS: Final = 16

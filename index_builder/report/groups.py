@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.queries import Queries
-from model.video import Video
+from index_builder.samples.queries import Queries
+from model.engagement.video import Video
 
 LEAST: Final = 50
 """Forecasts of a group that is shown."""

@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.metrics import HIGH, LOW, MEDIAN
 from index_builder.report import charts, tables
 from index_builder.report.evaluation import MODEL, POOLED, Evaluation, cell_name
 from index_builder.report.groups import AGES_H, HORIZONS_H, LEAST, Groups, by_hours, by_name
@@ -19,6 +18,7 @@ from index_builder.report.spread import Mean, Spread
 from index_builder.report.style import STYLE
 from index_builder.report.summary import counted, facts, summary
 from index_builder.report.svg import Svg, count, factor, hours
+from index_builder.scoring.metrics import HIGH, LOW, MEDIAN
 
 _LEVELS: Final = (LOW, MEDIAN, HIGH)
 _AIM: Final = HIGH - LOW

@@ -11,7 +11,7 @@ from index_builder.report.evaluation import MODEL, POOLED, Evaluation
 from index_builder.report.spread import Spread
 from index_builder.report.svg import TIMES, factor, hours
 from index_builder.report.verdict import verdict
-from model.bins import HOUR_US, SECOND_US
+from model.engagement.bins import HOUR_US, SECOND_US
 
 
 def moment(us: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from model.bins import HOUR_US
+from model.engagement.bins import HOUR_US
 
 _FACTORS: Final = (1, 1.01, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10, 30, 100, 1000, 10_000, 100_000, 1_000_000)
 TIMES: Final = "\N{MULTIPLICATION SIGN}"

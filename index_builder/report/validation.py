@@ -7,16 +7,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.baselines import GrowthFactor, LogLinear, MeanGrowth, Pairs, Persistence
-from index_builder.dataset import DataSet
-from index_builder.heldback import calibrate
-from index_builder.queries import Queries
+from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.datasets.dataset import DataSet
 from index_builder.report.evaluation import Evaluation, score_table
 from index_builder.report.groups import LEAST
 from index_builder.report.summary import moment
-from index_builder.samples import Samples
-from model.bins import SECOND_US
+from index_builder.samples.queries import Pairs, Queries
+from index_builder.samples.samples import Samples
+from index_builder.scoring.holdout import calibrate
 from model.bundle import Manifest
+from model.engagement.bins import SECOND_US
 
 _ROWS: Final = 20_000
 """Forecasts of a report, so that its bootstrap takes seconds."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.bank.edge import EdgeBank
+from model.bank.embedded import EdgeBank
+from model.bank.empty import NoBank
 from model.bank.interface import NEVER_US, Bank, BankQuery, BankVideo, Candidate, Curve, PastVideo
-from model.bank.none import NoBank
 
 if TYPE_CHECKING:
     from model.bank.server import ServerBank

@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank.check import check_query, unit
 from model.bank.interface import BankQuery, Candidate
-from model.bank.row import Row
+from model.bank.stored_video import Row
+from model.bank.validation import check_query, unit
 
 K = TypeVar("K", bound=Hashable)
 CONTENT: Final = -1

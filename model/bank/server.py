@@ -11,17 +11,17 @@ from typing import Final, TypeVar
 
 from qdrant_client import QdrantClient
 
-from model.bank import remote
-from model.bank.cache import Cache
-from model.bank.check import last_of_each
-from model.bank.deadline import Deadlines
+from model.bank import server_engine
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
-from model.bank.nearby import Nearby
-from model.bank.remote import Remote
-from model.bank.row import Row
+from model.bank.lru_cache import Cache
 from model.bank.search import Ask, search
+from model.bank.search_cache import Nearby
+from model.bank.server_deadline import Deadlines
+from model.bank.server_engine import Remote
+from model.bank.stored_video import Row
 from model.bank.tombstone import server_key
 from model.bank.tombstone import server_key_of as key_of
+from model.bank.validation import last_of_each
 from model.errors import BankError, M3TRError
 
 T = TypeVar("T")
@@ -102,16 +102,18 @@ class ServerBank:
             client=client,
         )
         try:
-            filled = bank._call("create", lambda: remote.create(bank._client, prefix, bank._dims), write_deadline_s)
+            filled = bank._call(
+                "create", lambda: server_engine.create(bank._client, prefix, bank._dims), write_deadline_s
+            )
             bank._remote = filled
             try:
                 yield bank
             except BaseException:
                 with contextlib.suppress(BankError):
-                    bank._call("drop", lambda: remote.drop(filled), write_deadline_s)
+                    bank._call("drop", lambda: server_engine.drop(filled), write_deadline_s)
                 raise
             # If this fails the aliases may have moved all the same: nothing is dropped, the next fill tidies up.
-            bank._call("publish", lambda: remote.publish(filled, prefix), write_deadline_s)
+            bank._call("publish", lambda: server_engine.publish(filled, prefix), write_deadline_s)
         finally:
             bank.close()
 
@@ -196,7 +198,7 @@ class ServerBank:
 
     def _found(self) -> Remote:
         if self._remote is None:
-            self._remote = remote.find(self._client, self.prefix, self._dims)
+            self._remote = server_engine.find(self._client, self.prefix, self._dims)
         return self._remote
 
     def _nearest(self, asks: Sequence[Ask]) -> list[list[tuple[str, float]]]:

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from model.bank import folder
-from model.bank.shard import rewrite
+from model.bank import embedded_folder
+from model.bank.embedded_engine import rewrite
 from model.errors import BankError
 
 PATIENCE_S: Final = 5.0
@@ -22,7 +22,7 @@ PATIENCE_S: Final = 5.0
 _MOST_S: Final = 600.0
 
 
-def vacuum(path: Path, lock: folder.Lock, *, wait_s: float = _MOST_S) -> None:
+def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MOST_S) -> None:
     """Rewrite the bank at ``path``, which is closed and whose lock is held; returns after ``wait_s`` at the latest.
 
     Raises:
@@ -53,8 +53,8 @@ def vacuum(path: Path, lock: folder.Lock, *, wait_s: float = _MOST_S) -> None:
 def main() -> None:
     """Rewrite the bank that the command line names."""
     path = Path(sys.argv[1])
-    rewrite(folder.shard_path(path), *folder.dims(path))
-    folder.clean(path)
+    rewrite(embedded_folder.shard_path(path), *embedded_folder.dims(path))
+    embedded_folder.clean(path)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.video import Video
+from model.engagement.video import Video
 
 __all__ = ["BUCKETS", "bag_mean", "bags", "ngram_ids", "video_bags", "well_formed"]
 

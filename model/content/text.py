@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from model.content import minilm
 from model.content.ngrams import well_formed
-from model.video import Video
+from model.engagement.video import Video
 
 __all__ = ["ENCODER_ID", "MAX_TOKENS", "TEXT_DIM", "SentenceEncoder", "text_of"]
 

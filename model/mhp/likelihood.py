@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.features.tokens import LOG_AGE_OFFSET_S
 from model.mhp.pace import MEMORIES
-from model.tokens import LOG_AGE_OFFSET_S
 
 _LOG_SCALE = 4
 _ROUNDS = 20

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.tokens import LOG_AGE_OFFSET_S, Tokens
+from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 MEMORIES: Final = (0.03, 0.15, 0.8)
 """The thetas, in log-age: about the last 3 % of the age, the last 15 %, and the last half."""

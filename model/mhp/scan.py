@@ -14,7 +14,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from model.mhp.fast_math import exp32
-from model.mhp.scan_kernel import kernel_of_mamba_ssm, scan_by
+from model.mhp.mamba_ssm_scan import kernel_of_mamba_ssm, scan_by
 
 
 @njit(parallel=True, cache=True, fastmath={"contract"})

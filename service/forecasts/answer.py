@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.forecaster import Forecast
+from model.forecast import Forecast
 from service.store.snapshot import Snapshot
 
 

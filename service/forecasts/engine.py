@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from model.bins import HOUR_US, bin_end_us
-from model.forecaster import Forecast, Request
-from model.history import History, Series
-from model.video import Video
+from model.engagement.bins import HOUR_US, bin_end_us
+from model.engagement.history import History, Series
+from model.engagement.video import Video
+from model.forecast import Forecast, Request
+from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.forecasts.batcher import Batcher
-from service.forecasts.recent import Recent
+from service.forecasts.forecast_cache import Recent
 from service.metrics import Metrics
-from service.models.deployment import Deployment
 from service.problems import Invalid, NotFound, Problem, Unavailable, separate
 from service.settings import Settings
-from service.store.histories import Histories
 from service.store.snapshot import Snapshot
+from service.store.snapshot_cache import Histories
 from service.times import iso, now_us
 
 _LOOK_S: Final = 0.01

@@ -23,18 +23,18 @@ import structlog
 from model.bank.tombstone import tombstone
 from model.errors import BankError
 from service.background import Running
+from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.forgetting.sweep import Sweep
-from service.models.deployment import Deployment
 from service.problems import Problem, Unavailable
-from service.quality.ledger import Ledger
+from service.quality.label_store import Ledger
 from service.settings import Settings
 from service.store import keys
+from service.store.change_publisher import Change
 from service.store.forgotten import Forgotten
-from service.store.lease import Lease
-from service.store.link import Link
-from service.store.news import Change
-from service.store.safety import field_of
+from service.store.redis.connection import Link
+from service.store.redis.lease import Lease
+from service.store.redis.safety import field_of
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)

@@ -17,16 +17,16 @@ from typing import Final
 
 import structlog
 
-from model.bins import SECOND_US
+from model.engagement.bins import SECOND_US
 from service.background import Running
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.problems import Problem, Unavailable
-from service.quality.ledger import Ledger
+from service.quality.label_store import Ledger
 from service.settings import Settings
 from service.store import keys
-from service.store.lease import Lease
-from service.store.link import Command, Link
+from service.store.redis.connection import Command, Link
+from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 

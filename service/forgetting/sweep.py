@@ -16,8 +16,8 @@ import msgspec
 
 from model.bank.tombstone import tombstone
 from service.store import keys
-from service.store.link import Command, Link
-from service.store.reader import stream_id
+from service.store.redis.blocking_reads import stream_id
+from service.store.redis.connection import Command, Link
 
 _PAGE: Final = 500
 _NODE: Final = 100

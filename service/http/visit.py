@@ -17,7 +17,7 @@ from service.problems import Problem
 if TYPE_CHECKING:
     from service.http.auth import Key
     from service.http.budget import Budget
-    from service.http.gate import Gate, Refusal
+    from service.http.concurrency import Gate, Refusal
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered, for the log."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from service.store.news import Change
+from service.store.change_publisher import Change
 
 _CLIENTS: Final = 10_000
 

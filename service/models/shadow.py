@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 import structlog
 
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.background import Running
+from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
-from service.models.deployment import Deployment
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)

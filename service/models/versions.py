@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from model.bins import SECOND_US
 from model.bundle import FILES, MANIFEST, Manifest, load_bundle
+from model.engagement.bins import SECOND_US
 from model.errors import M3TRError
 from service.problems import Conflict, NotFound
 from service.times import iso

@@ -14,9 +14,9 @@ from typing import Final
 import structlog
 
 from model.errors import BundleError
-from model.forecaster import Request
+from model.forecast import Request
 from model.warm import compile_kernels, forecast_once
-from service.models.deployment import Deployment
+from service.deployment.deployment import Deployment
 from service.problems import Conflict, Unavailable
 from service.settings import Settings
 

@@ -11,12 +11,12 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from model.adaptive import agreed
+from model.quantiles.adaptive import agreed
 from service.background import Running
-from service.models.deployment import Deployment
+from service.deployment.deployment import Deployment
 from service.problems import Unavailable
-from service.quality.ledger import Ledger, parse_adaptive
-from service.quality.tally import Tally, horizon_name
+from service.quality.label_store import Ledger, parse_adaptive
+from service.quality.scores import Tally, horizon_name
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)

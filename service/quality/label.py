@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bins import HOUR_US, SECOND_US
-from model.calibration import AGE_EDGES_H, COLD, column_of, row_of
-from model.types import COUNTER_COLUMNS, TOTAL
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.types import COUNTER_COLUMNS, TOTAL
+from model.quantiles.calibration import AGE_EDGES_H, COLD, column_of, row_of
 from service.forecasts.answer import Answer
 
 _STEPS_US: Final[tuple[int, ...]] = tuple(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from model.adaptive import Adaptive
-from service.quality.ledger import Ledger, parse_adaptive
-from service.quality.tally import Tally, age_name, horizon_name
+from model.quantiles.adaptive import Adaptive
+from service.quality.label_store import Ledger, parse_adaptive
+from service.quality.scores import Tally, age_name, horizon_name
 from service.settings import Settings
 
 

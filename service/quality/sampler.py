@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from model.bins import SECOND_US
+from model.engagement.bins import SECOND_US
 from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
@@ -21,12 +21,12 @@ from service.metrics import Metrics
 from service.problems import DamagedRecord, NotFound, Problem, Unavailable
 from service.quality.adaptation import Adaptation
 from service.quality.label import Label, labels_of
-from service.quality.ledger import Ledger
+from service.quality.label_store import Ledger
 from service.quality.schedule import Schedule
 from service.settings import Settings
+from service.store.change_publisher import Change
 from service.store.forgotten import Forgotten
-from service.store.lease import Lease
-from service.store.news import Change
+from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 

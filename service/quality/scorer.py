@@ -11,19 +11,19 @@ from typing import Final
 import numpy as np
 import structlog
 
-from model.adaptive import reaches
-from model.bins import SECOND_US
-from model.calibration import N_COLUMNS
+from model.engagement.bins import SECOND_US
+from model.quantiles.adaptive import reaches
+from model.quantiles.calibration import N_COLUMNS
 from service.background import Running
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
-from service.quality.ledger import Ledger, Settlement, encode_adaptive, parse_adaptive
-from service.quality.tally import growth, sums
-from service.quality.truth import NEAR, outcome
+from service.quality.label_store import Ledger, Settlement, encode_adaptive, parse_adaptive
+from service.quality.outcomes import NEAR, outcome
+from service.quality.scores import growth, sums
 from service.settings import Settings
-from service.store.lease import Lease
 from service.store.quarantine import Damaged
+from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 

@@ -8,14 +8,14 @@ from starlette.responses import Response
 
 from service.http.responses import json_response
 from service.http.visit import Visit
-from service.routes import replies
-from service.routes.access import context
-from service.routes.schema import VERSION_PATH
+from service.routes import response_schemas
+from service.routes.parameters import context
+from service.routes.request_schemas import VERSION_PATH
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/models", openapi_extra=replies.MODELS, response_model=None)
+@router.get("/models", openapi_extra=response_schemas.MODELS, response_model=None)
 async def list_models(request: Request) -> Response:
     """List every version: the served bundle, and those beside it.
 
@@ -25,7 +25,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"models": await context(request, "predict").models.rows()})
 
 
-@router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | replies.OBJECT, response_model=None)
+@router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def activate(request: Request) -> Response:
     """Let a version answer from now on: verified, loaded and warmed up first, then switched to between two batches.
 
@@ -36,7 +36,7 @@ async def activate(request: Request) -> Response:
     return json_response(await parts.models.activate(request.path_params["version"]))
 
 
-@router.post("/models/{version}/shadow", openapi_extra=VERSION_PATH | replies.OBJECT, response_model=None)
+@router.post("/models/{version}/shadow", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def shadow(request: Request) -> Response:
     """Let a version forecast along, in this replica: its forecasts are compared, and scored at GET /quality, never given."""
     parts = context(request, "admin")

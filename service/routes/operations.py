@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.http.responses import json_response
-from service.routes import replies
-from service.routes.access import context
+from service.routes import response_schemas
+from service.routes.parameters import context
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/metrics", openapi_extra=replies.METRICS, response_class=Response, response_model=None)
+@router.get("/metrics", openapi_extra=response_schemas.METRICS, response_class=Response, response_model=None)
 async def metrics(request: Request) -> Response:
     """Everything Prometheus reads."""
     # In a thread: writing out some hundred lines takes milliseconds.
@@ -24,13 +24,13 @@ async def metrics(request: Request) -> Response:
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/health/live", openapi_extra=replies.LIVE, response_model=None)
+@router.get("/health/live", openapi_extra=response_schemas.LIVE, response_model=None)
 async def live(request: Request) -> Response:
     """The process answers."""
     return json_response({"status": "live"})
 
 
-@router.get("/health/ready", openapi_extra=replies.READY, response_model=None)
+@router.get("/health/ready", openapi_extra=response_schemas.READY, response_model=None)
 async def ready(request: Request) -> Response:
     """Rows can be stored and forecasts made; a bank that is down is told, and does not make the service unready.
 

@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
+from service.forecasts import forecast_json
 from service.forecasts.answer import Answer
-from service.http import answers
 from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
-from service.routes.access import context, key_name, request_key
-from service.routes.schema import predict_body
+from service.routes.parameters import context, key_name, request_key
+from service.routes.request_schemas import predict_body
 from service.store.store import Applied
 
 router = APIRouter(tags=["forecasts"])
@@ -43,7 +43,7 @@ async def post_predict(request: Request) -> Response:
         _check_write(parts, request)
         Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}
     answer, applied = await parts.videos.predict(prediction)
-    return Response(answers.prediction_json(answer, applied), media_type="application/json")
+    return Response(forecast_json.prediction_json(answer, applied), media_type="application/json")
 
 
 def _check_write(parts: Context, request: Request) -> None:
@@ -54,4 +54,4 @@ def _check_write(parts: Context, request: Request) -> None:
 def _item(result: tuple[Answer, Applied] | Problem) -> bytes:
     if isinstance(result, Problem):
         return orjson.dumps(result.body())
-    return b'{"status":200,' + answers.prediction_json(*result)[1:]
+    return b'{"status":200,' + forecast_json.prediction_json(*result)[1:]

@@ -7,13 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.http.responses import json_response
-from service.routes import replies
-from service.routes.access import context
+from service.routes import response_schemas
+from service.routes.parameters import context
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/quality", openapi_extra=replies.OBJECT, response_model=None)
+@router.get("/quality", openapi_extra=response_schemas.OBJECT, response_model=None)
 async def quality(request: Request) -> Response:
     """Scores of the last days by model, horizon and age, in log2 units of growth; null where not defined."""
     parts = context(request, "predict")

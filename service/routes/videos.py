@@ -6,15 +6,22 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.http import answers
+from service.forecasts import forecast_json
 from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import Invalid
-from service.routes import replies
-from service.routes.access import context, key_name, query_numbers, query_time, video_id
-from service.routes.schema import FORECAST_QUERY, VIDEO_PATH, correction_body, video_body
+from service.rankings.pages import parse_cursor, parse_limit, parse_sort
+from service.routes import response_schemas
+from service.routes.parameters import context, key_name, query_numbers, query_text, query_time, video_id
+from service.routes.request_schemas import (
+    FORECAST_QUERY,
+    LIST_QUERY,
+    VIDEO_PATH,
+    correction_body,
+    video_body,
+)
 
 router = APIRouter(tags=["videos"])
 
@@ -43,11 +50,11 @@ async def put_video(request: Request) -> Response:
     )
 
 
-@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | replies.VIDEO, response_model=None)
+@router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | response_schemas.VIDEO, response_model=None)
 async def get_video(request: Request) -> Response:
     """Read a video back: metadata, counts, version."""
     parts = context(request, "predict")
-    return json_response(answers.video(*await parts.videos.get(video_id(request, parts))))
+    return json_response(forecast_json.video(*await parts.videos.get(video_id(request, parts))))
 
 
 @router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
@@ -90,4 +97,17 @@ async def get_forecast(request: Request) -> Response:
     identifier = video_id(request, parts)
     horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
     answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return Response(answers.forecast_json(answer), media_type="application/json")
+    return Response(forecast_json.forecast_json(answer), media_type="application/json")
+
+
+@router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
+async def list_videos(request: Request) -> Response:
+    """List videos by what rises, by the expected count, or by the count now.
+
+    Every row says as of when its numbers are. ``next_cursor`` leads to the next page; it is null at the end.
+    """
+    parts = context(request, "predict", ("sort", "limit", "cursor"))
+    sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
+    order = parse_sort(sort)
+    page = await parts.listing.page(order, parse_limit(limit), parse_cursor(cursor, order))
+    return json_response(page)

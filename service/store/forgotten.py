@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from model.bank.tombstone import tombstone
 from service.store import keys
-from service.store.link import Command, Link
+from service.store.redis.connection import Command, Link
 
 _KEPT_S: Final = 90 * 86_400
 """Seconds for which it is known how far a bank that nobody opens has come."""

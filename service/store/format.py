@@ -13,13 +13,13 @@ from typing import Final
 
 import msgspec
 
-from model.bins import BINS_VERSION
+from model.engagement.bins import BINS_VERSION
 from model.errors import M3TRError
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store import keys
-from service.store.link import Link
+from service.store.redis.connection import Link
 
 FORMAT: Final = 1
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from model.history import Mode
+from model.engagement.history import Mode
 
 MAX_COUNT: Final = 2**53 - 1
 """Largest count, sum or audience: the store's arithmetic is exact up to it."""

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bins import N_BINS
-from model.history import History, Mode, Series
-from model.types import REACH
-from model.video import Video
+from model.engagement.bins import N_BINS
+from model.engagement.history import History, Mode, Series
+from model.engagement.types import REACH
+from model.engagement.video import Video
 from service.store.quarantine import Damaged
 
 

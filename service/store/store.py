@@ -18,19 +18,19 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from model.bank.tombstone import tombstone
-from model.types import ENGAGEMENT_TYPES, REACH, check_types
+from model.engagement.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
 from service.settings import Settings
 from service.store import keys
-from service.store.columns import Columns
+from service.store.change_publisher import News, unlisted
+from service.store.commit import Round, Share, no_rows
 from service.store.correction import Corrected, Correction
 from service.store.forgotten import Forgotten
-from service.store.link import Command, Link
-from service.store.news import News, unlisted
 from service.store.quarantine import Damaged, Quarantine
-from service.store.round import Round, Share, no_rows
+from service.store.redis.connection import Command, Link
 from service.store.row import Outcome, Row
+from service.store.row_batch import Columns
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 from service.turns import ROWS, Turns

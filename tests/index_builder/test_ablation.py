@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_builder.dataset import load_dataset
-from index_builder.forecast import histories
-from index_builder.samples import Observed
-from index_builder.train import train
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.training.train import train
+from model.ablation import Parts
 from model.bank import Bank, BankQuery, Candidate, EdgeBank, NoBank
-from model.bins import HOUR_US
 from model.bundle import BANK, Bundle, load_bundle
+from model.engagement.bins import HOUR_US
+from model.engagement.rows import cells_at
 from model.errors import BankError, DataError
-from model.forecaster import Forecast, Forecaster, Request
-from model.parts import Parts
-from model.rows import cells_at
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
 from tests.conftest import MINI_CONFIG, Mini
 
 ARMS = ("mhp", "trajectory", "retrieval", "content")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_builder.baselines import Baseline, GrowthFactor, LogLinear, MeanGrowth, Pairs, Persistence
+from index_builder.baselines.simple import Baseline, GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.samples.queries import Pairs
 
 HOUR = 3600.0
 ALL = [Persistence, MeanGrowth, GrowthFactor, LogLinear]

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import model.rows
-import model.tokens
+import model.engagement.rows
+import model.features.tokens
 from benchmarks.bins import expected, grid, split_edges, value
 from benchmarks.rates import AGES_H, asked, ratio
 from benchmarks.tideh import TRAINED, WEEK_US, median_error, prepare
-from index_builder.dataset import load_dataset
-from index_builder.likelihoods import mhp_log_likelihood, tokens_of
-from index_builder.queries import cut
-from index_builder.samples import Observed
-from model.bins import EDGES_US, HOUR_US, SECOND_US
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.likelihood import mhp_log_likelihood, tokens_of
+from index_builder.samples.queries import cut
 from model.bundle import load_bundle
+from model.engagement.bins import EDGES_US, HOUR_US, SECOND_US
 from tests.conftest import Mini
 
 

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from index_builder.boosting import boosted
-from index_builder.dataset import load_dataset
-from index_builder.metrics import nmse
-from index_builder.queries import Queries, cut
-from index_builder.samples import Observed
+from index_builder.baselines.boosting import boosted
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.queries import Queries, cut
+from index_builder.scoring.metrics import nmse
 from model.bundle import load_bundle
 from model.errors import DataError
-from model.schema import Schema
+from model.features.schema import Schema
 from tests.conftest import Mini
 
 HORIZONS_H = (6.0, 24.0)

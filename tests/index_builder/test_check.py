@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from index_builder.check import check_dataset
-from index_builder.findings import Finding, report
+from index_builder.datasets.check import check_dataset
+from index_builder.datasets.findings import Finding, report
 
 SECOND = 1_000_000
 NOW = 1000 * SECOND
@@ -106,7 +106,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
 
 
 def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_builder.parquet.BATCH_ROWS", 2)
+    monkeypatch.setattr("index_builder.datasets.parquet_files.BATCH_ROWS", 2)
     events = {
         "video_id": ["a", "a", "a", "a", "x", "a", "x"],
         "time": times(*[150, 151, 152, 90, 154, 150, 156]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from index_builder.config import TrainConfig
+from index_builder.training.config import TrainConfig
 from model.errors import DataError
 
 

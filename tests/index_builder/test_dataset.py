@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.dataset import DataSet, Rows, load_dataset
+from index_builder.datasets.dataset import DataSet, Rows
+from index_builder.datasets.load import load_dataset
 from model.errors import DataError
 
 SECOND = 1_000_000
@@ -290,7 +291,7 @@ def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     write(tmp_path, videos=VIDEOS, counters=counters)
     whole = load_dataset(tmp_path)
-    monkeypatch.setattr("index_builder.parquet.BATCH_ROWS", 7)
+    monkeypatch.setattr("index_builder.datasets.parquet_files.BATCH_ROWS", 7)
     assert equal(whole, load_dataset(tmp_path))
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from index_builder import serving
-from index_builder.client import ServiceError
+from index_builder.replay.client import ServiceError
+from index_builder.replay.replay import service_process
 
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "m3tr-serve"
-    monkeypatch.setattr(serving, "_program", lambda name: str(path))
+    monkeypatch.setattr(service_process, "_program", lambda name: str(path))
     return path
 
 
@@ -36,7 +36,7 @@ def test_a_service_is_started_with_its_own_stores_and_stopped(
         "time.sleep(60)",
     )
     log = tmp_path / "log"
-    with serving.serving(tmp_path / "bundle", tmp_path / "store", log) as served:
+    with service_process.serving(tmp_path / "bundle", tmp_path / "store", log) as served:
         assert served.url == "http://127.0.0.1:4711"
     first, _, last = log.read_text().splitlines()
     assert first == str(["--bundle", f"{tmp_path}/bundle", "--data-dir", f"{tmp_path}/store", "--port", "0"]) + " []"
@@ -53,11 +53,11 @@ def test_a_service_is_started_with_its_own_stores_and_stopped(
 def test_a_service_that_does_not_start(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
-    monkeypatch.setattr(serving, "START_S", 0.5 if "sleep" in body else 20.0)
+    monkeypatch.setattr(service_process, "START_S", 0.5 if "sleep" in body else 20.0)
     write(program, body)
     with (
         pytest.raises(ServiceError, match=message),
-        serving.serving(tmp_path, tmp_path, tmp_path / "log"),
+        service_process.serving(tmp_path, tmp_path, tmp_path / "log"),
     ):
         pass
 
@@ -66,13 +66,13 @@ def test_a_service_that_dies_or_fails_at_its_end(program: Path, tmp_path: Path) 
     listening = "print('listens on http://127.0.0.1:1', flush=True)\n"
     write(program, listening + "print('broken', file=sys.stderr); sys.exit(5)")
     with (
-        serving.serving(tmp_path, tmp_path, tmp_path / "log") as served,
+        service_process.serving(tmp_path, tmp_path, tmp_path / "log") as served,
         pytest.raises(ServiceError, match="ended with code 5:\nbroken"),
     ):
         served.wait()
     write(program, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + listening + "time.sleep(60)")
     with (
         pytest.raises(ServiceError, match="stopped with code 7"),
-        serving.serving(tmp_path, tmp_path, tmp_path / "log"),
+        service_process.serving(tmp_path, tmp_path, tmp_path / "log"),
     ):
         pass

@@ -16,20 +16,22 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from index_builder.check import check_dataset
-from index_builder.dataset import DataSet, load_dataset
-from index_builder.export_store import Exported, export_store
-from index_builder.sequences import sources
-from index_builder.simulate import simulate
-from model.bins import HOUR_US
+from index_builder.datasets.check import check_dataset
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.export import Exported, export_store
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import sources
+from index_builder.simulation.simulate import simulate
+from model.engagement.bins import HOUR_US
+from model.engagement.cells import cells_of
+from model.engagement.history import Mode
+from model.engagement.rows import cells_at
 from model.errors import DataError
-from model.history import Mode
-from model.rows import cells_at
-from model.tokens import Tokens, cells_of, tokenize
+from model.features.tokens import Tokens, tokenize
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.embedded import EmbeddedServer
-from service.store.link import Link
+from service.store.redis.connection import Link
+from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Row
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store

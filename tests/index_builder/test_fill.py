@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from index_builder.index import index
-from index_builder.simulate import simulate
+from index_builder.bundles.index import index
+from index_builder.simulation.simulate import simulate
 from model.bank import EdgeBank
-from model.bins import HOUR_US
 from model.bundle import load_bundle
-from model.curves import Curves, usable_from
-from model.growth import N_CURVE
+from model.engagement.bins import HOUR_US
+from model.growth.curve_kernels import N_CURVE
+from model.growth.curves import Curves, usable_from
 from tests.conftest import Mini
 
 NEVER = np.iinfo(np.int64).max

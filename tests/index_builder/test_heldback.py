@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index_builder import heldback
-from index_builder.dataset import load_dataset
-from index_builder.heldback import calibrate
-from index_builder.samples import Observed, Samples, draw
-from model.bins import HOUR_US, SECOND_US
-from model.calibration import COLD
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.samples import Samples, draw
+from index_builder.scoring import holdout
+from index_builder.scoring.holdout import calibrate
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.quantiles.calibration import COLD
 from tests.conftest import Mini
 
 
@@ -45,7 +46,7 @@ def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monke
     middle = np.where(older[:, None], samples.growth - 1, samples.growth + 2)
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     few = calibrate(samples, quantiles).stretch
-    monkeypatch.setattr(heldback, "_DRIFT_VIDEOS", 100)
+    monkeypatch.setattr(holdout, "_DRIFT_VIDEOS", 100)
     assert len(np.unique(samples.video)) >= 100
     many = calibrate(samples, quantiles).stretch
     np.testing.assert_allclose(many[..., 0], 2, atol=1e-3)
@@ -56,12 +57,12 @@ def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monke
 def test_few_videos_stretch_intervals_part_of_the_way(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = _drawn(mini)
     videos = len(np.unique(samples.video))
-    assert videos < heldback._DRIFT_VIDEOS
+    assert videos < holdout._DRIFT_VIDEOS
     # Every outcome lies three widths of the interval above the middle.
     middle = samples.growth - 3
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     for chance, share in ((0, 1.0), (videos, 0.5), (3 * videos, 0.25)):
-        monkeypatch.setattr(heldback, "_CHANCE_VIDEOS", chance)
+        monkeypatch.setattr(holdout, "_CHANCE_VIDEOS", chance)
         told = calibrate(samples, quantiles).stretch[..., 1]
         np.testing.assert_allclose(told[:COLD], 3**share, rtol=1e-3)
         np.testing.assert_allclose(told[COLD], 3, rtol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_builder.train import train
+from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
 from tests.conftest import MINI_CONFIG, Mini
 

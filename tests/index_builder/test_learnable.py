@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.config import TrainConfig
-from index_builder.dataset import load_dataset
-from index_builder.duration import about, estimate_s
-from index_builder.samples import Observed
-from index_builder.train import train
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.training.config import TrainConfig
+from index_builder.training.duration import about, estimate_s
+from index_builder.training.train import train
 from model.errors import DataError
 from tests.conftest import Mini
 

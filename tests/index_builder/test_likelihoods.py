@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from index_builder.dataset import load_dataset
-from index_builder.likelihoods import BASELINES, baseline_log_likelihood, likelihoods, mhp_log_likelihood, tokens_of
-from index_builder.point_processes import POISSON, ExponentialHawkes, Means, Pace, log_likelihood
-from index_builder.samples import Observed
+from index_builder.baselines.point_processes import POISSON, ExponentialHawkes, Means, Pace, log_likelihood
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.likelihood import (
+    BASELINES,
+    baseline_log_likelihood,
+    likelihoods,
+    mhp_log_likelihood,
+    tokens_of,
+)
+from model.ablation import Parts
 from model.bundle import load_bundle
 from model.errors import DataError
-from model.mhp.cpu import CPUBackend
+from model.features.tokens import Tokens
+from model.mhp.backends.cpu import CPUBackend
 from model.mhp.likelihood import IntensityHead
 from model.mhp.pace import MEMORIES, pace_after
-from model.parts import Parts
-from model.tokens import Tokens
 from tests.conftest import Mini
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_builder.metrics import average_ranks, cover, intervals, mae, nmse, pinball, score, spearman, width
+from index_builder.scoring.metrics import average_ranks, cover, intervals, mae, nmse, pinball, score, spearman, width
 
 NAMES = {"nmse": "nMSE", "mae": "MAE", "src": "SRC", "cover": "cover", "width": "width", "pinball": "pinball"}
 

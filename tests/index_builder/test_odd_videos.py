@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.dataset import load_dataset
-from index_builder.evaluate import evaluate
-from index_builder.forecast import forecast
-from model.bins import HOUR_US
+from index_builder.bundles.forecast import forecast
+from index_builder.datasets.load import load_dataset
+from index_builder.evaluation.evaluate import evaluate
+from model.engagement.bins import HOUR_US
 from model.errors import DataError
 from tests.conftest import Mini
 

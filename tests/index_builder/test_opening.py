@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index_builder.dataset import load_dataset
-from index_builder.evaluate import evaluate
-from index_builder.forecast import forecast
-from model.bins import HOUR_US
+from index_builder.bundles.forecast import forecast
+from index_builder.datasets.load import load_dataset
+from index_builder.evaluation.evaluate import evaluate
+from model.engagement.bins import HOUR_US
+from model.engagement.video import Video
 from model.forecaster import Forecaster
-from model.video import Video
 from tests.conftest import Mini
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.paired import KEY, differences
-from index_builder.metrics import nmse, pinball
+from index_builder.scoring.metrics import nmse, pinball
 
 
 def test_differences_are_of_the_scores_and_narrow_where_models_err_alike(tmp_path: Path) -> None:

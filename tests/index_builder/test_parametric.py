@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from index_builder import parametric
-from index_builder.baselines import GrowthFactor
-from index_builder.cascades import cascades
-from index_builder.dataset import load_dataset
-from index_builder.metrics import nmse
-from index_builder.parametric import PowerLawHawkes, hawkes_growth, kernel_matrix
-from index_builder.queries import Queries, cut
-from index_builder.samples import Observed
-from model.bins import HOUR_US
+from index_builder.baselines.simple import GrowthFactor
+from index_builder.cascade.fit import PowerLawHawkes, hawkes_growth, kernel_matrix
+from index_builder.cascade.observations import cascades
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.queries import Queries, cut
+from index_builder.scoring.metrics import nmse
+from model.engagement.bins import HOUR_US
 from tests.conftest import Mini
 
 AGES_H, HORIZONS_H = (3.0, 12.0), (12.0, 48.0)
@@ -41,7 +40,7 @@ def task(mini: Mini) -> Task:
     past = cut(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
     young = cut(seen, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, seen.data.last_us() or 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parametric, "STEPS", 40)
+        patch.setattr("index_builder.cascade.fit.STEPS", 40)
         return Task(seen, past, young, PowerLawHawkes().fit(seen, past))
 
 
@@ -88,9 +87,9 @@ def test_nothing_later_than_now_moves_a_forecast(task: Task, mini: Mini) -> None
 
 
 def test_many_cascades_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parametric, "STEPS", 1)
+    monkeypatch.setattr("index_builder.cascade.fit.STEPS", 1)
     plain = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
-    monkeypatch.setattr(parametric, "_FEW_CASCADES", 20)
+    monkeypatch.setattr("index_builder.cascade.fit._FEW_CASCADES", 20)
     corrected = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
     assert nmse(task.past.pairs.growth, corrected) < 0.9 * nmse(task.past.pairs.growth, plain)
     assert (corrected >= 0).all()
@@ -103,7 +102,7 @@ def test_without_training_videos_there_is_no_forecast(task: Task, mini: Mini) ->
 
 def test_real_cascades(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the first 60, half forecast the other half better than the median factor does."""
-    monkeypatch.setattr(parametric, "STEPS", 60)
+    monkeypatch.setattr("index_builder.cascade.fit.STEPS", 60)
     seen = Observed.of(load_dataset(real_data / "tideh"), "total")
     never = np.iinfo(np.int64).max
     even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)

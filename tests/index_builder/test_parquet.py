@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.check import check_dataset
-from index_builder.dataset import DataSet, Rows, load_dataset
+from index_builder.datasets.check import check_dataset
+from index_builder.datasets.dataset import DataSet, Rows
+from index_builder.datasets.load import load_dataset
 from model.errors import DataError
 
 SECOND = 1_000_000

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from index_builder.simulate import simulate
-from index_builder.train import train
+from index_builder.simulation.simulate import simulate
+from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
 from model.mhp.network import MambaHawkes
 from tests.model.test_mhp import SHAPE

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from index_builder.batches import Batch
 from index_builder.cli import parse_time
-from index_builder.simulate import simulate
-from index_builder.train import train
+from index_builder.simulation.simulate import simulate
+from index_builder.training.batches import Batch
+from index_builder.training.train import train
 from model.bundle import load_bundle
 from tests.project.processes import free_port
 

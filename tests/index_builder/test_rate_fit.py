@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index_builder.rate_fit import Spans, fit
+from index_builder.training.rate_fit import Spans, fit
 from model.rates import HOUR_S, N_WAVES, Moments, Rates, slope_horizon_s, waves
 
 DAY_S = 24 * HOUR_S

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.dataset import load_dataset
-from index_builder.rate_fit import fit
-from index_builder.rates import ask, grown, rates_of, spans
-from index_builder.samples import Observed
-from model.bins import HOUR_US
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.training.rate_fit import fit
+from index_builder.training.rates import ask, grown, rates_of, spans
 from model.bundle import load_bundle
+from model.engagement.bins import HOUR_US
+from model.features.tokens import LOG_AGE_OFFSET_S
 from model.forecaster import Forecaster
 from model.rates import HOUR_S, Rates, knot_weights, slope_horizon_s
-from model.tokens import LOG_AGE_OFFSET_S
 from tests.conftest import Mini
 
 MOST_AGE_US = 720 * HOUR_US

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder import client as client_module
-from index_builder.client import Client, ServiceError
-from index_builder.dataset import DataSet, load_dataset
-from index_builder.replay import Replay
-from model.video import Video
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
+from index_builder.replay import client as client_module
+from index_builder.replay.client import Client, ServiceError
+from index_builder.replay.replay import Replay
+from model.engagement.video import Video
 
 SECOND = 1_000_000
 
@@ -220,8 +221,8 @@ def test_any_id_reaches_the_service_as_it_is(video_id: str) -> None:
 
 def test_the_rate_is_kept(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("index_builder.replay.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("index_builder.replay.time.sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    monkeypatch.setattr("index_builder.replay.replay.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("index_builder.replay.replay.time.sleep", lambda s: clock.__setitem__(0, clock[0] + s))
     service = Service()
     with service.client() as client:
         Replay(data, client, rate=2.0).play()

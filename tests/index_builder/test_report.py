@@ -11,11 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.baselines import Pairs
-from index_builder.dataset import load_dataset
-from index_builder.evaluate import evaluate
-from index_builder.metrics import intervals
-from index_builder.queries import Queries
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.evaluate import evaluate
 from index_builder.report import MODEL, POOLED, validation
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
@@ -23,11 +21,13 @@ from index_builder.report.examples import choose
 from index_builder.report.groups import LEAST, by_hours, by_name
 from index_builder.report.spread import Spread
 from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
-from index_builder.samples import Observed, draw
-from model.bins import HOUR_US
+from index_builder.samples.queries import Pairs, Queries
+from index_builder.samples.samples import draw
+from index_builder.scoring.metrics import intervals
 from model.bundle import load_bundle
+from model.engagement.bins import HOUR_US
+from model.engagement.video import Video
 from model.errors import DataError
-from model.video import Video
 from tests.conftest import Mini
 
 HOSTILE = "</svg></style><script>alert('x')</script><img src=x onerror=\"alert(1)\"> & \u202etxet"

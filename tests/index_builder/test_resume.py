@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from index_builder import checkpoint
-from index_builder.checkpoint import Checkpoints, Training, run_key
-from index_builder.ranks import join
-from index_builder.simulate import simulate
-from index_builder.stopping import Best
-from index_builder.train import train
-from index_builder.workplace import workplace, workplace_of
+from index_builder.simulation.simulate import simulate
+from index_builder.training import checkpoint
+from index_builder.training.checkpoint import Checkpoints, Training, run_key
+from index_builder.training.distributed import join
+from index_builder.training.early_stopping import Best
+from index_builder.training.staging import workplace, workplace_of
+from index_builder.training.train import train
 from model.errors import DataError
 
 AS_OF = "2025-09-10"

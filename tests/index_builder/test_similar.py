@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_builder import similar
-from index_builder.dataset import load_dataset
-from index_builder.queries import Queries, cut
-from index_builder.samples import Observed
-from index_builder.similar import content_retrieval, content_vectors, has_text
+from index_builder.baselines.content_retrieval import content_retrieval, content_vectors, has_text
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.queries import Queries, cut
 from model.bank import NoBank
-from model.bins import HOUR_US
 from model.bundle import load_bundle
-from model.curves import curves
+from model.engagement.bins import HOUR_US
 from model.forecaster import Forecaster
-from model.growth import curve_growth
+from model.growth.curve_kernels import curve_growth
+from model.growth.curves import curves
 from tests.conftest import Mini
 
 
@@ -76,5 +75,5 @@ def test_the_first_videos_have_no_neighbours(task: tuple[Forecaster, Observed, Q
 def test_blocks_do_not_matter(task: tuple[Forecaster, Observed, Queries], monkeypatch: pytest.MonkeyPatch) -> None:
     forecaster, seen, queries = task
     whole = content_retrieval(forecaster, seen, queries)
-    monkeypatch.setattr(similar, "_BLOCK", 5)
+    monkeypatch.setattr("index_builder.baselines.content_retrieval._BLOCK", 5)
     np.testing.assert_allclose(content_retrieval(forecaster, seen, queries), whole, rtol=1e-6)

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from index_builder.check import check_dataset
-from index_builder.dataset import load_dataset
-from index_builder.hawkes import MAX_EVENTS
-from index_builder.population import DAY_US, LIFE_DAYS
-from index_builder.simulate import DEFAULT_START_US, Simulation, simulate
+from index_builder.datasets.check import check_dataset
+from index_builder.datasets.load import load_dataset
+from index_builder.simulation.engagement import MAX_EVENTS
+from index_builder.simulation.simulate import DEFAULT_START_US, Simulation, simulate
+from index_builder.simulation.videos import DAY_US, LIFE_DAYS
+from model.engagement.types import ENGAGEMENT_TYPES
 from model.errors import DataError
-from model.types import ENGAGEMENT_TYPES
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from index_builder.dataset import load_dataset
-from index_builder.stopping import Best
-from index_builder.train import train
-from index_builder.windows import deciding
+from index_builder.datasets.load import load_dataset
+from index_builder.scoring.holdout import deciding
+from index_builder.training.early_stopping import Best
+from index_builder.training.train import train
 from model.bundle import load_bundle
 from tests.conftest import MINI_CONFIG, Mini
 

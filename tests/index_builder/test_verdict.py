@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_builder.baselines import Pairs
-from index_builder.queries import Queries
 from index_builder.report import MODEL, Evaluation, Spread, Verdict, verdict
 from index_builder.report.verdict import _CHANCE, growing_rows
+from index_builder.samples.queries import Pairs, Queries
 
 
 def evaluation(y: np.ndarray, cell: np.ndarray, share_of: int | None = None, **growths: np.ndarray) -> Evaluation:

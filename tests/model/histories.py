@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bins import HOUR_US, SECOND_US, bin_index
-from model.forecaster import Request
-from model.history import History, Mode, Series
-from model.video import Video
+from model.engagement.bins import HOUR_US, SECOND_US, bin_index
+from model.engagement.history import History, Mode, Series
+from model.engagement.video import Video
+from model.forecast import Request
 
 NOW_US: Final = 1_780_000_000 * SECOND_US
 _DAY_US: Final = 24 * HOUR_US

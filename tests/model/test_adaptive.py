@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
-from model.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, column_of, row_of
-from model.growth import N_AGE_BUCKETS
-from model.head import N_BASIS, grid_growth
+from model.growth.curve_kernels import N_AGE_BUCKETS
+from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
+from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, column_of, row_of
+from model.quantiles.head import N_BASIS, grid_growth
 
 Z = 1.2816
 """Half-width of a standard normal's 80 % interval."""

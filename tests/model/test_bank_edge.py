@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bank import BankVideo, EdgeBank, folder, shard
+from model.bank import BankVideo, EdgeBank, embedded_engine, embedded_folder
 from model.bank.tombstone import tombstone
 from model.errors import BankError
 from tests.model.bank_cases import (
@@ -212,14 +212,14 @@ def test_edge_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool
 
 
 def test_edge_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "EXACT_UP_TO", 500)
+    monkeypatch.setattr(embedded_engine, "EXACT_UP_TO", 500)
     rng = np.random.default_rng(2)
     videos = random_videos(rng, 4000)
     queries = [replace(q, limit=16) for q in random_queries(rng, 100)]
     bank = edge(path, videos)
     bank.optimize()
     graphs = bank.search(queries)
-    monkeypatch.setattr(shard, "EXACT_UP_TO", 10**9)
+    monkeypatch.setattr(embedded_engine, "EXACT_UP_TO", 10**9)
     recalls = []
     for found, exact in zip(graphs, bank.search(queries), strict=True):
         if exact:
@@ -272,7 +272,7 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
         path = copy
     else:
         if way == "late":
-            monkeypatch.setattr("model.bank.edge.PATIENCE_S", 0.0)
+            monkeypatch.setattr("model.bank.embedded.PATIENCE_S", 0.0)
         bank.close()
         if way == "close":
             assert not _files_with(path, name.encode())
@@ -285,7 +285,7 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
 
 def test_a_lock_that_a_vacuum_is_about_to_give_up_is_waited_for(path: Path) -> None:
     edge(path, []).close()
-    held = folder.Lock(path)
+    held = embedded_folder.Lock(path)
     # The folder is clean, as when a vacuum has done its work and its process has not ended yet.
     threading.Timer(0.3, held.release).start()
     with EdgeBank.open(path, DC, DT) as again:

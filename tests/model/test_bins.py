@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.bins import EDGES_US, HOUR_US, N_BINS, NO_END_US, bin_end_us, bin_index
-from model.history import History, Series
-from model.rows import bin_times_us
+from model.engagement.bins import EDGES_US, HOUR_US, N_BINS, NO_END_US, bin_end_us, bin_index
+from model.engagement.history import History, Series
+from model.engagement.rows import bin_times_us
 from service.forecasts.engine import ended_by
 
 YEAR_US = int(365.25 * 24 * HOUR_US)

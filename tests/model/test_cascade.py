@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_builder import parametric
-from index_builder.dataset import load_dataset
-from index_builder.parametric import PowerLawHawkes, cascade_of
-from index_builder.queries import cut
-from index_builder.samples import Observed, read_samples
-from model.bins import HOUR_US, SECOND_US
+from index_builder.cascade.fit import PowerLawHawkes, cascade_of
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from index_builder.samples.queries import cut
+from index_builder.samples.samples import read_samples
 from model.bundle import load_bundle
 from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.cells import EVENTS, Cells
+from model.features.tokens import Tokens, tokenize
 from model.forecaster import Forecaster
-from model.head import N_GRID, grid_s, on_grid_at
-from model.tokens import EVENTS, Cells, Tokens, tokenize
+from model.quantiles.head import N_GRID, grid_s, on_grid_at
 from tests.conftest import Mini
 
 HORIZON_US = 72 * HOUR_US
@@ -37,7 +38,7 @@ def seen(mini: Mini) -> Observed:
 
 
 def test_the_kernel_expects_what_the_fit_expects(seen: Observed, mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parametric, "STEPS", 20)
+    monkeypatch.setattr("index_builder.cascade.fit.STEPS", 20)
     videos = np.flatnonzero(seen.data.published_us < mini.as_of_us)
     queries = cut(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
     fit = PowerLawHawkes(of_increment=True).fit(seen, queries)
@@ -90,7 +91,7 @@ def _grown(tokens: Tokens, age_s: float, published_s: float = 0.0, **changed: fl
     st.floats(0, 30 * 86_400.0), st.floats(0, 2e9),
 )  # fmt: skip
 def test_growth_is_finite_and_never_falls(cells: list[tuple[int, int]], after_s: float, published_s: float) -> None:
-    from model.bins import bin_end_us
+    from model.engagement.bins import bin_end_us
 
     cells = sorted(cells)
     newest_s = float(bin_end_us(np.array([cells[-1][0]]))[0]) / SECOND_US if cells else 0.0
@@ -101,7 +102,7 @@ def test_growth_is_finite_and_never_falls(cells: list[tuple[int, int]], after_s:
 
 
 def test_silence_expects_less_and_a_burst_more() -> None:
-    from model.bins import EDGES_US
+    from model.engagement.bins import EDGES_US
 
     at = int(np.searchsorted(EDGES_US, 1800 * SECOND_US)) - 1
     early, late = _tokens([3], [200], 3600.0), _tokens([at], [200], 3600.0)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from model.errors import M3TRError
-from model.mhp.backend import choose_backend
-from model.mhp.cpu import CPUBackend
-from model.mhp.cuda import SCAN_FROM, CUDABackend, Kernels
+from model.mhp.backends.cpu import CPUBackend
+from model.mhp.backends.cuda import SCAN_FROM, CUDABackend, Kernels
+from model.mhp.backends.select import choose_backend
 from model.mhp.network import MambaHawkes
-from model.state_pool import StatePool
+from model.mhp.state_pool import StatePool
 from tests.model.test_mhp import SHAPE, of_features, random_tokens, relative
 
 
@@ -123,7 +123,7 @@ def test_a_card_without_mamba_ssm_is_not_used_and_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = {f"mhp.{k}": v.numpy().astype(np.float32) for k, v in MambaHawkes(SHAPE).state_dict().items()}
-    monkeypatch.setattr("model.mhp.backend._cuda_present", lambda: True)
+    monkeypatch.setattr("model.mhp.backends.select._cuda_present", lambda: True)
     for name in ("mamba_ssm", "mamba_ssm.ops.selective_scan_interface"):
         monkeypatch.setitem(sys.modules, name, None)
     assert choose_backend("auto", SHAPE, weights).name == "cpu"

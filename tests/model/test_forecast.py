@@ -12,20 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.dataset import load_dataset
-from index_builder.forecast import forecast, forecast_at
-from index_builder.index import index
-from index_builder.opening import opened
-from index_builder.samples import Observed
-from index_builder.sequences import sources
+from index_builder.bundles.forecast import forecast, forecast_at
+from index_builder.bundles.index import index
+from index_builder.bundles.open_bundle import opened
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed, sources
 from model.bank import NoBank
-from model.bins import EDGES_US, HOUR_US, bin_index
 from model.bundle import load_bundle
-from model.calibration import N_COLUMNS, N_ROWS
-from model.forecaster import Forecast, Forecaster, Request
-from model.history import History, Series
-from model.rows import cells_at
-from model.video import Video
+from model.engagement.bins import EDGES_US, HOUR_US, bin_index
+from model.engagement.history import History, Series
+from model.engagement.rows import cells_at
+from model.engagement.video import Video
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
+from model.quantiles.calibration import N_COLUMNS, N_ROWS
 from tests.conftest import Mini
 
 DAY_US = 24 * HOUR_US

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.head import N_BASIS, N_GRID, basis, counts_at, grid_growth, grid_s
 from model.network import HeadNet
+from model.quantiles.head import N_BASIS, N_GRID, basis, counts_at, grid_growth, grid_s
 
 MOST_S = 604_800.0
 

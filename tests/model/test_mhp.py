@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.mhp.backend import States
-from model.mhp.cpu import CPUBackend
+from model.features.tokens import Tokens, n_features
+from model.mhp.backends.base import States
+from model.mhp.backends.cpu import CPUBackend
 from model.mhp.likelihood import softplus_integral
 from model.mhp.network import MambaHawkes
 from model.mhp.scan import selective_scan
 from model.mhp.shape import MHPShape
-from model.state_pool import StatePool
-from model.tokens import Tokens, n_features
+from model.mhp.state_pool import StatePool
 
 SHAPE = MHPShape(n_features(2), 2)
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.content.ngrams import BUCKETS, bag_mean, bags, ngram_ids, video_bags, well_formed
-from model.video import Video
+from model.engagement.video import Video
 
 WIDE = 2**31 - 1
 """So many buckets that features of a short text do not collide."""

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 from model.mhp.likelihood import IntensityHead
 from model.mhp.pace import MEMORIES, pace_after, pace_before
-from model.tokens import LOG_AGE_OFFSET_S, Tokens
 
 LENGTHS = (7, 0, 1, 12)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from model.features.tokens import LOG_AGE_OFFSET_S
 from model.rates import HOUR_S, KNOTS, N_WAVES, Moments, Rates, in_next_hour, knot_weights, slope_horizon_s, waves
-from model.tokens import LOG_AGE_OFFSET_S
 
 DAY_S = 24 * HOUR_S
 

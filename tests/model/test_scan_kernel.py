@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.mhp.mamba_ssm_scan import ScanKernel, kernel_of_mamba_ssm, scan_by
 from model.mhp.scan import SelectiveScan
-from model.mhp.scan_kernel import ScanKernel, kernel_of_mamba_ssm, scan_by
 
 N, INNER = 16, 6
 

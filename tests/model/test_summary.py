@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.bins import SECOND_US, bin_index
-from model.history import History, Series
-from model.summary import n_summary, summaries
-from model.tokens import cells_of, tokenize
+from model.engagement.bins import SECOND_US, bin_index
+from model.engagement.cells import cells_of
+from model.engagement.history import History, Series
+from model.features.summary import n_summary, summaries
+from model.features.tokens import tokenize
 
 HOUR_S = 3600.0
 TYPES = {"view": 0, "like": 1}

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from benchmarks.extremes import breaches
-from index_builder.dataset import load_dataset
-from index_builder.samples import Observed
-from model.bins import HOUR_US, SECOND_US
-from model.forecaster import Forecast, Forecaster, Request
-from model.head import N_GRID, grid_s
-from model.history import History, Series
-from model.support import N_AGES, N_LEVELS, Support, age_row
-from model.video import Video
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.history import History, Series
+from model.engagement.video import Video
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
+from model.quantiles.head import N_GRID, grid_s
+from model.quantiles.support import N_AGES, N_LEVELS, Support, age_row
 from tests.conftest import Mini
 from tests.model.histories import NOW_US, artificial, series
 
@@ -108,8 +109,8 @@ def test_what_was_never_seen_is_named(forecaster: Forecaster) -> None:
 
 
 def test_few_training_histories_are_called_extrapolated(forecaster: Forecaster, seen: Observed) -> None:
-    from index_builder.forecast import histories
-    from model.rows import cells_at
+    from index_builder.bundles.forecast import histories
+    from model.engagement.rows import cells_at
 
     v = np.arange(len(seen.data.videos))
     named: Counter[str] = Counter()

@@ -8,8 +8,8 @@ import pytest
 
 from model.content import minilm
 from model.content.text import ENCODER_ID, MAX_TOKENS, TEXT_DIM, SentenceEncoder, text_of
+from model.engagement.video import Video
 from model.errors import BundleError
-from model.video import Video
 
 STRANGE = [
     "",

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bins import EDGES_US, N_BINS, bin_index
-from model.history import History, Mode
-from model.tokens import Tokens, cells_of, n_features, tokenize
+from model.engagement.bins import EDGES_US, N_BINS, bin_index
+from model.engagement.cells import cells_of
+from model.engagement.history import History, Mode
+from model.features.tokens import Tokens, n_features, tokenize
 
 PUBLISHED_US = 1_700_000_000_123_456
 TYPES = {"view": 0, "like": 1}

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.check import check_dataset
-from index_builder.dataset import load_dataset
+from index_builder.datasets.check import check_dataset
+from index_builder.datasets.load import load_dataset
 from model.bundle import MANIFEST, load_bundle
+from model.engagement.types import RESERVED, check_types, metric_types
 from model.errors import BundleError, DataError
-from model.types import RESERVED, check_types, metric_types
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.link import Link
+from service.store.redis.connection import Link
 from service.store.store import Store
 
 WORDS = (*RESERVED, "views")

@@ -20,14 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from index_builder.dataset import load_dataset
-from index_builder.sequences import sources
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import sources
 from model import warm
-from model.bank.entry import Past, entries
-from model.bins import HOUR_US
-from model.forecaster import Forecaster, Request
-from model.history import History, Series
-from model.rows import rows_of
+from model.indexing import Past, entries
+from model.engagement.bins import HOUR_US
+from model.forecast import Request
+from model.forecaster import Forecaster
+from model.engagement.history import History, Series
+from model.engagement.rows import rows_of
 
 def compiled():
     names = [name for name in sys.modules if name.startswith("model")]
@@ -72,6 +73,12 @@ def test_serving_calls_no_kernel_that_is_not_compiled_ahead(mini: Mini, tmp_path
     assert done.returncode == 0, done.stderr
 
 
+def test_every_folder_with_kernels_is_known() -> None:
+    files = [path for package in ("model", "index_builder") for path in (ROOT / package).rglob("*.py")]
+    found = {str(path.parent.relative_to(ROOT)) for path in files if "njit(" in path.read_text("utf-8")}
+    assert found == set(kernel_cache._PACKAGES)
+
+
 @pytest.fixture
 def install(tmp_path: Path) -> Path:
     """A copy of the core with two stand-ins for compiled kernels; nobody can write to it."""
@@ -88,7 +95,7 @@ def install(tmp_path: Path) -> Path:
 def chosen(install: Path, readonly: list[Path], **environment: str) -> subprocess.CompletedProcess[str]:
     """Say which folder is chosen, and define a kernel, while some folders are read-only, as a mount makes them."""
     mounts = "".join(f"mount -o bind {p} {p} && mount -o remount,bind,ro {p} && " for p in readonly)
-    script = "import os, model, model.growth; print(os.environ.get('NUMBA_CACHE_DIR'))"
+    script = "import os, model, model.growth.curve_kernels; print(os.environ.get('NUMBA_CACHE_DIR'))"
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
     env |= {"PYTHONPATH": str(install)} | environment
     command = ["unshare", "-m", "sh", "-c", f'{mounts} exec "$@"', "sh", sys.executable, "-c", script]

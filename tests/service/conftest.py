@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.clients import connected
 from tests.service.live import FAKE_COMMAND, Live, Process, live
 from tests.service.servers import cluster

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.bank import NoBank
 from model.errors import BankError
-from model.forecaster import Forecast, Neighbour, Request
+from model.forecast import Forecast, Neighbour, Request
 
 HOUR_US = 3_600_000_000
 

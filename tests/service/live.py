@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.bank.watched import WatchedBank
 from service.context import Context, build, new_metrics
-from service.models.deployment import Deployment
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.server import configuration
 from service.settings import Settings
 from service.times import now_us

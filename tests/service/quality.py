@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model.bins import HOUR_US
-from model.forecaster import Forecast, Request
-from model.history import History
-from model.video import Video
+from model.engagement.bins import HOUR_US
+from model.engagement.history import History
+from model.engagement.video import Video
+from model.forecast import Forecast, Request
 from service.context import new_metrics
 from service.forecasts.answer import Answer
 from service.problems import NotFound
 from service.quality.adaptation import Adaptation
-from service.quality.ledger import Ledger
+from service.quality.label_store import Ledger
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
-from service.quality.tally import Tally
+from service.quality.scores import Tally
 from service.settings import Settings
-from service.store.lease import Lease
-from service.store.link import Link
+from service.store.redis.connection import Link
+from service.store.redis.lease import Lease
 from service.store.row import Row
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store

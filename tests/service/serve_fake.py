@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from service.bank.watched import WatchedBank
 from service.context import new_metrics
-from service.models.deployment import Deployment
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.server import serve
 from service.settings import Settings
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from service.store.embedded import packaged_binary
+from service.store.redis.embedded_server import packaged_binary
 from tests.service.clients import connected
 from tests.service.live import wait_until
 

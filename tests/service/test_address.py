@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings
-from service.store.address import AddressError, parse_address
-from service.store.connect import Server
+from service.store.redis.address import AddressError, parse_address
+from service.store.redis.deployment import Server
 from tests.service.servers import free_port
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store.embedded import packaged_binary
+from service.store.redis.embedded_server import packaged_binary
 from service.store.row import Row
 from service.store.store import Registration, Store
 from tests.service.live import wait_until

@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from service.context import new_metrics
-from service.ingest.consumer import GROUP, Consumer
+from service.ingest.stream_consumer import GROUP, Consumer
 from service.settings import Settings
 from service.store import keys
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Outcome
 from tests.service.live import T0, Live, Process, live, wait_until
 

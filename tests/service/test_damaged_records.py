@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from index_builder.export_store import export_store
+from index_builder.datasets.export import export_store
 from model.forecaster import Forecaster
-from service.quality.ledger import encode_adaptive, parse_adaptive
+from service.quality.label_store import encode_adaptive, parse_adaptive
 from service.store import keys
 from service.times import iso
 from tests.conftest import Mini

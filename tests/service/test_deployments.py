@@ -10,13 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from model.history import History
-from model.video import Video
+from model.engagement.history import History
+from model.engagement.video import Video
 from service.app import create_app
-from service.bank.watched import WatchedBank
 from service.context import build, new_metrics
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
-from service.models.deployment import Deployment
 from service.models.shadow import Shadow
 from service.settings import Settings
 from service.store.snapshot import Snapshot

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from service.store.embedded import EmbeddedError, EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 from tests.service.conftest import Starter
 from tests.service.live import ROOT, T0, is_dead, live, wait_until
 
@@ -94,7 +94,7 @@ def test_the_service_starts_a_dead_server_again(tmp_path: Path, fake_process: St
 def test_a_server_that_was_left_behind_is_ended_by_the_next_service(tmp_path: Path, fake_process: Starter) -> None:
     """Where the kernel does not end it with its parent: one that a process of its own has started."""
     code = (
-        "import os, pathlib, service.store.embedded as e, sys\n"
+        "import os, pathlib, service.store.redis.embedded_server as e, sys\n"
         "e._end_with = lambda parent: (lambda: None)\n"
         "server = e.EmbeddedServer(pathlib.Path(sys.argv[1]), appendfsync='everysec')\n"
         "server.start(); os._exit(0)"

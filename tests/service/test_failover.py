@@ -17,7 +17,7 @@ import pytest
 from service.context import new_metrics
 from service.settings import Settings
 from service.store import keys
-from service.store.link import Link
+from service.store.redis.connection import Link
 from tests.service.live import T0, Live, live, wait_until
 from tests.service.servers import Address, Cluster, RedisProcess, cluster, free_port, pair, sentinels, server
 

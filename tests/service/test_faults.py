@@ -20,14 +20,14 @@ import uvicorn
 from model.bank import Bank, BankQuery
 from model.bank.server import ServerBank
 from model.errors import BankError
-from model.forecaster import Forecast, Request
+from model.forecast import Forecast, Request
 from service.app import create_app
-from service.bank.watched import WatchedBank
 from service.context import build, new_metrics
-from service.models.deployment import Deployment
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.server import Server
 from service.settings import Settings
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.conftest import Starter
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.live import QUIET, T0, Live, live, wait_until

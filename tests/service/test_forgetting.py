@@ -14,11 +14,11 @@ import pytest
 
 from model.bank import BankVideo, Curve, EdgeBank
 from model.bank.tombstone import tombstone
-from service.bank.watched import WatchedBank
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.forgetting import forgetting
-from service.models.deployment import Deployment
 from service.store import keys
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.fakes import FakeForecaster, FakePool
 from tests.service.live import T0, Live, live, wait_until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from index_builder.export_store import export_store
+from index_builder.datasets.export import export_store
 from model.errors import DataError
 from service.store import keys
 from service.store.store import Store

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.store.changes import Changes
+from service.store.change_subscriber import Changes
 from tests.service.live import T0, Live
 
 

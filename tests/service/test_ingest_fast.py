@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.history import Mode
+from model.engagement.history import Mode
 from service.http.bodies import parse_line, parse_rows
-from service.ingest.catalog import Catalog
-from service.ingest.fastrows import FastRows
-from service.ingest.rowparser import RowParser
+from service.ingest.accepted_types import Catalog
+from service.ingest.batch_decoder import FastRows
+from service.ingest.row_parser import RowParser
 from service.problems import Malformed
 from service.settings import Settings
-from service.store.columns import Columns
-from service.store.eventids import LONGEST, packed_ids
+from service.store.event_ids import LONGEST, packed_ids
 from service.store.row import MAX_COUNT
+from service.store.row_batch import Columns
 
 NOW_US = 1_760_000_000_000_000
 SETTINGS = Settings(bundle=Path("unused"), max_id_length=24)

@@ -11,12 +11,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.ingest.writer import ROUNDS, Writer
+from service.ingest.group_commit import ROUNDS, Writer
 from service.problems import Unavailable
 from service.store import keys
-from service.store.columns import Columns
-from service.store.round import Round
+from service.store.commit import Round
 from service.store.row import MAX_COUNT, Outcome, Row
+from service.store.row_batch import Columns
 from service.store.store import Registration, Store
 from tests.service.test_store import P0, REGISTRATION, S, cells, event, with_store
 

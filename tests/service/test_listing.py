@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.live.ranking import PRIOR
+from service.rankings.updater import PRIOR
 from service.store import keys
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, live, wait_until

@@ -20,9 +20,9 @@ import redis
 from service.live import topic
 from service.live.topic import Subscription
 from service.store import keys
-from service.store.changes import Changes
-from service.store.embedded import EmbeddedServer
-from service.store.news import Change
+from service.store.change_publisher import Change
+from service.store.change_subscriber import Changes
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, Process, live, wait_until
 

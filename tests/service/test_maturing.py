@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_builder.dataset import DataSet, load_dataset
-from index_builder.export_store import export_store
-from index_builder.index import index
-from index_builder.samples import Observed
+from index_builder.bundles.index import index
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.export import export_store
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from model.bank import BankQuery, BankVideo, EdgeBank
-from model.bank.entry import Past, entries
-from model.bins import HOUR_US
+from model.engagement.bins import HOUR_US
+from model.engagement.video import Video
 from model.errors import BankError
 from model.forecaster import Forecaster
-from model.growth import age_bucket
-from model.video import Video
-from service.bank.maturing import bank_entries
+from model.growth.curve_kernels import age_bucket
+from model.indexing import Past, entries
+from service.bank.entries import bank_entries
 from service.store import keys
 from service.times import iso
 from tests.conftest import Mini
@@ -142,7 +143,7 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 async def _snapshots(service: Live, names: list[str]) -> Any:
     # Through a store of its own: the service's belongs to another loop.
     from service.context import new_metrics
-    from service.store.link import Link
+    from service.store.redis.connection import Link
     from service.store.store import Store
 
     url = service.redis.connection_pool.connection_kwargs["path"]
@@ -260,7 +261,7 @@ def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path,
 
 
 def _scope(service: Live) -> str:
-    from service.bank.maturing import _place
+    from service.bank.admission import _place
 
     return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from model.bundle import load_bundle, write_manifest
 from service.app import create_app
 from service.context import build, new_metrics
-from service.models.loading import load_model
+from service.deployment.loading import load_model
 from service.settings import Settings
 from tests.service.live import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints

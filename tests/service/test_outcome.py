@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model.bins import EDGES_US, HOUR_US, bin_index
-from model.history import History, Series
-from model.video import Video
+from model.engagement.bins import EDGES_US, HOUR_US, bin_index
+from model.engagement.history import History, Series
+from model.engagement.video import Video
 from service.quality.label import Label
-from service.quality.truth import outcome
+from service.quality.outcomes import outcome
 from service.store.snapshot import Snapshot
 from tests.service.live import T0
 

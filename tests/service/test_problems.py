@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.ingest.writer import Writer
+from service.ingest.group_commit import Writer
 from service.problems import Invalid, Problem, Unavailable, did_you_mean, separate
-from service.store.columns import Columns
 from service.store.row import Row
+from service.store.row_batch import Columns
 
 ROW = Row(0, "a", 1_760_000_000_000_000, "events", (("view", 1),))
 

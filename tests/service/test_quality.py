@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model.adaptive import RAMP, STEPS, Adaptive
-from model.calibration import N_COLUMNS, column_of
+from model.quantiles.adaptive import RAMP, STEPS, Adaptive
+from model.quantiles.calibration import N_COLUMNS, column_of
 from service.quality.label import labels_of
-from service.quality.ledger import Settlement, parse_adaptive
+from service.quality.label_store import Settlement, parse_adaptive
 from service.quality.report import Report
 from service.store.keys import SAMPLING_LEASE
-from service.store.lease import Lease
+from service.store.redis.lease import Lease
 from service.store.row import Row
 from service.store.store import Registration
 from tests.service.live import T0, live, wait_until

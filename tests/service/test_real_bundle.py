@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index_builder.dataset import DataSet, load_dataset
-from index_builder.forecast import forecast_at
-from index_builder.samples import Observed
-from model.bins import HOUR_US
+from index_builder.bundles.forecast import forecast_at
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from model.engagement.bins import HOUR_US
+from model.engagement.types import column_of
 from model.forecaster import Forecaster
-from service.ingest.catalog import column_of
 from service.times import iso
 from tests.conftest import Mini
 from tests.service.live import Process

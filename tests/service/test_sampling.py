@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from model.calibration import COLD, N_COLUMNS, row_of
+from model.quantiles.calibration import COLD, N_COLUMNS, row_of
 from service.quality.label import age_step, labels_of
 from service.quality.schedule import Schedule
 from tests.service.quality import P0, H, S, World, answer, events, given, keep, with_world

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from model.forecaster import Forecast, Request
-from service.http.gate import Gate
-from service.http.shedding import classify
+from model.forecast import Forecast, Request
+from service.http.concurrency import Gate
+from service.http.load_shedding import classify
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, live, wait_until
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from model.adaptive import RAMP
-from model.bins import HOUR_US
+from model.engagement.bins import HOUR_US
 from model.forecaster import Forecaster
+from model.quantiles.adaptive import RAMP
 from service.quality.sampler import Sampler
 from service.store import keys
 from service.store.keys import SAMPLING_LEASE

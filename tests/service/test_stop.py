@@ -18,8 +18,8 @@ import pytest
 from model.bank import NoBank
 from model.errors import BankError
 from service.background import Running
-from service.bank.watched import WatchedBank
 from service.context import new_metrics
+from service.deployment.circuit_breaker import WatchedBank
 from service.models.shadow import Shadow
 from service.settings import Settings
 from tests.service.conftest import Starter

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.bank.tombstone import tombstone
-from model.bins import EDGES_US, N_BINS, bin_index
+from model.engagement.bins import EDGES_US, N_BINS, bin_index
 from service.context import new_metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
-from service.store.link import Link
+from service.store.redis.connection import Link
 from service.store.row import MAX_COUNT, Row
 from service.store.store import Registration, Store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.live import T0, live, wait_until
 
 ROW = {"video_id": "v", "time": T0 + 5, "type": "view", "id": "a"}

@@ -19,10 +19,10 @@ from redis._parsers.base import BaseParser
 from service.context import new_metrics
 from service.problems import Unavailable
 from service.settings import Settings
-from service.store import lines
-from service.store.failures import NO_ANSWER, detail_of, kind_of
-from service.store.health import StoreRefused, check_at_start
-from service.store.link import Link
+from service.store.redis import checked_connections
+from service.store.redis.connection import Link
+from service.store.redis.failures import NO_ANSWER, detail_of, kind_of
+from service.store.redis.health import StoreRefused, check_at_start
 from tests.service.live import T0, Live, live, wait_until
 from tests.service.servers import RedisProcess, server
 
@@ -89,7 +89,7 @@ def test_connections_that_rested_long_are_made_anew(
     redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A balancer that drops them does not say so."""
-    monkeypatch.setattr(lines, "RESTED_S", 0.3)
+    monkeypatch.setattr(checked_connections, "RESTED_S", 0.3)
 
     async def work() -> list[int]:
         link = Link(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1)
@@ -292,7 +292,7 @@ def test_a_clock_that_is_off_makes_unready(
         wait_until(lambda: ready(service).status_code == 200)
         offset = metric(service, "m3tr_store_clock_offset_seconds")
         assert offset is not None and abs(offset) < 0.5
-        monkeypatch.setattr("service.store.link.wall_s", lambda: time.time() - off_s)
+        monkeypatch.setattr("service.store.redis.connection.wall_s", lambda: time.time() - off_s)
         wait_until(lambda: ready(service).status_code == 503, 4)
         told = ready(service).json()
         assert "clock" in told["detail"] and "60 s are allowed" in told["detail"] and told["store"] == "ok"

@@ -20,7 +20,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.live import T0, Live, Process, live, wait_until
 
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}

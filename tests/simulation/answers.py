@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from model.forecaster import Request
+from model.forecast import Request
 from service.forecasts.answer import Answer
 from service.store.snapshot import Snapshot
 from tests.simulation import oracle

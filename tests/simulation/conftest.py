@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.store.embedded import EmbeddedServer
+from service.store.redis.embedded_server import EmbeddedServer
 from tests.simulation.faults import Server
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import redis
 from redis.exceptions import ConnectionError, RedisError
 
-from service.store.failures import Unreached
+from service.store.redis.failures import Unreached
 
 Command = Sequence[Any]
 

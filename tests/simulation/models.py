@@ -10,10 +10,11 @@ import numpy as np
 
 from model.bank import NoBank
 from model.bundle import load_bundle
-from model.forecaster import Forecast, Forecaster, Request
-from service.bank.watched import WatchedBank
+from model.forecast import Forecast, Request
+from model.forecaster import Forecaster
+from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.deployment import Deployment
 from service.metrics import Metrics
-from service.models.deployment import Deployment
 from tests.service.fakes import FakeBank, FakeForecaster, FakeManifest, FakePool
 
 

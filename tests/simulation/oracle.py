@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from model.bins import EDGES_US, N_BINS
-from model.history import History, Series
+from model.engagement.bins import EDGES_US, N_BINS
+from model.engagement.history import History, Series
 from service.store.snapshot import Snapshot
 from tests.simulation.plan import PlannedRow
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.ingest.catalog import column_of
+from model.engagement.types import column_of
 from service.times import iso
 from tests.simulation.faults import Cut, Fate
 

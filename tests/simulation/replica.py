@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from service.context import Context, build, new_metrics
-from service.models.deployment import Deployment
+from service.deployment.deployment import Deployment
 from service.settings import Settings
 from tests.simulation.faults import Client, Network, connect
 from tests.simulation.models import Models

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.store.link
-from model.state_pool import StatePool
-from model.tokens import Tokens
-from service.ingest.writer import Writer
+import service.store.redis.connection
+from model.features.tokens import Tokens
+from model.mhp.state_pool import StatePool
+from service.ingest.group_commit import Writer
 from service.problems import Unavailable
-from service.store.columns import Columns
-from service.store.histories import Histories
-from service.store.link import Link
+from service.store.redis.connection import Link
 from service.store.row import Outcome
+from service.store.row_batch import Columns
 from service.store.snapshot import Snapshot
+from service.store.snapshot_cache import Histories
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels

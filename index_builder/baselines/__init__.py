@@ -1,0 +1,1 @@
+"""Simple forecasts that the model is compared with."""

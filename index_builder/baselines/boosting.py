@@ -1,0 +1,135 @@
+"""Gradient boosting on hand-made features: what people would use instead of the model.
+
+LightGBM learns growth from rows of (what is known of a video at a moment, a horizon): counts, rates and gaps of the newest reading, the
+silence since, the creator's record, category, language, duration, hour and weekday, and the main components of the text's
+sentence vectors. One ensemble of trees for the mean, and one for each end of the interval. Needs the extra ``boosting``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.datasets.observed import Observed
+from index_builder.samples.network_inputs import content_inputs, creator_rows
+from index_builder.samples.queries import Queries
+from index_builder.samples.samples import Samples, draw, read_samples
+from model.errors import DataError
+from model.features.schema import Schema
+from model.growth.curves import curves, usual_pace
+
+ROUNDS: Final = 400
+ROWS: Final = 500_000
+"""Training rows at most."""
+_COMPONENTS: Final = 32
+_CUTS: Final = 16
+_LABELS: Final = 6
+_PARAMETERS: Final[dict[str, Any]] = {
+    "learning_rate": 0.05,
+    "num_leaves": 63,
+    "min_data_in_leaf": 100,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "verbose": -1,
+    "deterministic": True,
+}
+_OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
+    {"objective": "quantile", "alpha": 0.1},
+    {"objective": "regression"},
+    {"objective": "quantile", "alpha": 0.9},
+)
+
+
+class Table:
+    """Feature rows of one data set's videos.
+
+    Args:
+        seen: the data set.
+        schema: codes of categories and languages, and the trained ranges.
+        until_us: nothing later is read of any video.
+        pace: (N_CURVE,) usual growth by age; None to take it from ``seen``.
+    """
+
+    def __init__(self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None) -> None:
+        data = seen.data
+        self._seen, self._schema = seen, schema
+        self._known = curves(seen.metric, seen.totals, data.published_us, until_us, continuous=seen.continuous)
+        self._known = replace(self._known, pace=usual_pace(self._known) if pace is None else pace)
+        self.pace = self._known.pace
+        content = content_inputs(data.videos, schema)
+        self.sentence = content.sentence
+        self._fixed = np.concatenate(
+            [content.category[:, None], content.language[:, None], content.static], axis=1
+        ).astype(np.float32)
+
+    def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project sentences."""
+        data, n_labels = self._seen.data, samples.horizon_s.shape[1]
+        creator = creator_rows(
+            data.videos, data.published_us, self._known, samples.video, samples.now_us, self._schema.max_horizon_us,
+            len(data.videos),
+        )  # fmt: skip
+        moment = np.concatenate(
+            [
+                samples.summary, samples.last, samples.branch[:, 1],
+                creator, self._fixed[samples.video], self.sentence[samples.video] @ components,
+            ],
+            axis=1,
+        ).astype(np.float32)  # fmt: skip
+        horizon = samples.horizon_s.ravel()
+        age = samples.age_s.repeat(n_labels)
+        asked = np.stack([np.log1p(horizon), np.log((age + horizon + 60) / (age + 60))], axis=1).astype(np.float32)
+        return np.concatenate([moment.repeat(n_labels, axis=0), asked], axis=1)
+
+
+def boosted(
+    past: Observed, seen: Observed, queries: Queries, schema: Schema, until_us: int, seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Growth (Q, 3) at q0.1, the mean, and q0.9 of queries on ``seen``, learned from ``past``, which ends at ``until_us``.
+
+    ``advance`` is told 1 after each of the three ensembles. The ends are sorted around the mean.
+
+    Raises:
+        DataError: LightGBM is not installed.
+    """
+    try:
+        import lightgbm
+    except (ImportError, OSError) as error:
+        raise DataError(
+            f"boosting: LightGBM cannot be loaded ({error}); needed: pip install 'm3tr-online[boosting]', and libgomp"
+        ) from None
+    samples = draw(
+        past, until_us=until_us, max_age_us=schema.max_age_us, max_horizon_us=schema.max_horizon_us, n_labels=_LABELS,
+        cuts_per_video=_CUTS, seed=seed,
+    )  # fmt: skip
+    samples = samples.take(~samples.cold)
+    most = ROWS // _LABELS
+    if len(samples.video) > most:
+        chosen = np.random.default_rng(seed).choice(len(samples.video), most, replace=False)
+        samples = samples.take(np.sort(chosen))
+    learned = Table(past, schema, until_us)
+    centred = learned.sentence - learned.sentence.mean(0)
+    components = np.linalg.svd(centred.T @ centred)[0][:, :_COMPONENTS].astype(np.float32)
+    x, y = learned.rows(samples, components), samples.growth.ravel()
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
+    moments = read_samples(
+        seen, queries.video, queries.now_us, horizon_us=queries.horizon_us[:, None],
+        value=np.full((len(queries.video), 1), np.nan),
+    )  # fmt: skip
+    asked = Table(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
+    out = np.empty((len(asked), len(_OBJECTIVES)))
+    for i, objective in enumerate(_OBJECTIVES):
+        trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)
+        out[:, i] = trees.predict(asked)
+        if advance:
+            advance(1)
+    out[:, 0] = np.minimum(out[:, 0], out[:, 1])
+    out[:, 2] = np.maximum(out[:, 2], out[:, 1])
+    return out

@@ -1,0 +1,116 @@
+"""Content-only retrieval, as in MMRA: the mean growth of the past videos whose content is nearest.
+
+Neighbours of a query are videos published before it whose growth, from the same age on and over the same horizon, had
+been observed by the query's ``now``; the K nearest by cosine of the content vectors, weighted by the softmax of these
+cosines. Nothing of the asked video's own engagement is read but its age: this is what content alone can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index_builder.datasets.observed import Observed
+from index_builder.samples.past_neighbours import unit
+from index_builder.samples.queries import Queries
+from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
+from model.content.text import text_of
+from model.features.creator import known_points
+from model.forecaster import Forecaster
+from model.growth.curve_kernels import curve_growth
+from model.growth.curves import NEVER, curves
+
+NEIGHBOURS: Final = 10
+_SPARE: Final = 30
+"""Nearest looked at besides the K: some turn out to have no point between which their growth can be read."""
+_BLOCK: Final = 256
+_CHUNK: Final = 500
+
+
+def has_text(seen: Observed) -> bool:
+    """Whether any video has a text."""
+    return any(text_of(video) for video in seen.data.videos)
+
+
+def content_vectors(forecaster: Forecaster, seen: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Content vectors of the videos ``rows``, (V, content_dim) float32 of unit length, zeros for all others."""
+    videos = seen.data.videos
+    chunks = [[videos[v] for v in rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK)]
+    if len(rows) < WORTH_A_PROCESS:
+        parts = [forecaster.content(chunk) for chunk in chunks]
+    else:
+        parts = [forecaster.content(chunk, s) for chunk, s in zip(chunks, sentences(chunks), strict=True)]
+    found = np.concatenate(parts)
+    out = np.zeros((len(videos), found.shape[1]), np.float32)
+    out[rows] = unit(found)
+    return out
+
+
+@numba.njit(cache=True)
+def _weighted(  # type: ignore[no-untyped-def]
+    nearest, cosine, now_us, age_us, horizon_us, k, published, ages, values, lengths, out,
+):  # fmt: skip
+    one, horizons = np.empty(2), np.empty(1, np.int64)
+    for i in range(len(nearest)):
+        total, weight, found = 0.0, 0.0, 0
+        for j in range(nearest.shape[1]):
+            v = nearest[i, j]
+            if found == k or cosine[i, j] < -1.5:
+                break
+            n = known_points(ages[v], lengths[v], published[v], now_us[i])
+            horizons[0] = horizon_us[i]
+            curve_growth(ages[v], values[v], n, age_us[i], horizons, one)
+            if not np.isnan(one[0]):
+                total += np.exp(cosine[i, j]) * one[0]
+                weight += np.exp(cosine[i, j])
+                found += 1
+        out[i] = total / weight if found else np.nan
+
+
+def content_retrieval(
+    forecaster: Forecaster, seen: Observed, queries: Queries, *, k: int = NEIGHBOURS,
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Growth (Q,) in log2 units of at least one query; NaN where the growth of no past video was known."""
+    published = seen.data.published_us
+    known = curves(seen.metric, seen.totals, published, int(queries.now_us.max()), continuous=seen.continuous)
+    last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
+    first = np.where(known.lengths > 0, known.ages_us[:, 0], NEVER)
+    age_us = queries.now_us - published[queries.video]
+    # Known by now, from the same age over the horizon: published at least a horizon earlier. Videos are sorted by publication.
+    stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")
+    out = np.full(len(queries.video), np.nan)
+    candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
+    candidate[stop.max() :] = False
+    content = content_vectors(forecaster, seen, np.union1d(np.flatnonzero(candidate), queries.video))
+    order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        # Rows of a block want the same ages to within hours: what none of them can use stays out of the product.
+        end = age_us[rows] + queries.horizon_us[rows]
+        some = np.flatnonzero(
+            (first[: stop[rows].max()] <= age_us[rows].max()) & (last[: stop[rows].max()] >= end.min())
+        )
+        if len(some):
+            width = min(k + _SPARE, len(some))
+            cosine = torch.from_numpy(content[queries.video[rows]]) @ torch.from_numpy(content[some]).T
+            usable = (
+                (some[None] < stop[rows, None])
+                & (first[some][None] <= age_us[rows, None])
+                & (last[some][None] >= end[:, None])
+            )
+            best = torch.topk(cosine.masked_fill_(torch.from_numpy(~usable), -2.0), width, dim=1)
+            part = np.empty(len(rows))
+            _weighted(
+                some[best.indices.numpy()], best.values.numpy(), queries.now_us[rows], age_us[rows],
+                queries.horizon_us[rows], k, published, known.ages_us, known.values, known.lengths, part,
+            )  # fmt: skip
+            out[rows] = part
+        if advance:
+            advance(len(rows))
+    return out

@@ -1,0 +1,226 @@
+"""Simple point processes on tokens: expected counts of every interval from what came before it, and their log-likelihood.
+
+Tokens are those of ``model.features.tokens``. A process says, for each token, the mean count of one type in the gap before the
+interval and in the interval; it reads earlier tokens of the video and the bounds of this one, never its counts.
+
+    pace        rate g(age), constant in each step of log-age, times the video's own pace (A + n) / (A + m): its counts n so far over
+                those that g expects, m, both forgotten at rate d of log-age
+    Hawkes      mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l, with S_l the sum of b e^(-b s) over
+                the times s since the video's engagements of type l, which are uniform in their interval
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
+from model.mhp.likelihood import negative_binomial_logpmf
+
+Floats = NDArray[np.float64]
+
+POISSON: Final = float("inf")
+"""A dispersion without over-dispersion."""
+_COARSE: Final = (0.5, 2.0, 8.0)
+"""Dispersions tried with every setting of a process; the fine ones with its best."""
+_FINE: Final = tuple(np.geomspace(0.1, 100, 16).tolist())
+_KNOTS: Final = np.log(LOG_AGE_OFFSET_S) + 0.25 * np.arange(72)
+"""Steps of g in log(age + offset), to some 100 years."""
+_PRIORS: Final = (0.3, 3.0, 30.0, 300.0)
+_FORGET: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_ROUNDS: Final = 3
+_DECAYS_PER_S: Final = tuple((1 / np.geomspace(10, 3e6, 20)).tolist())
+_EM_STEPS: Final = 150
+_LEAST: Final = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Expected counts of one type in every token's gap and interval, (n,) float64 each."""
+
+    gap: Floats
+    active: Floats
+
+
+def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -> Floats:
+    """Log-likelihood (n,) of type ``kind`` in each token, NaN where the type is not observed yet."""
+    previous, start, _ = tokens.interval_s.T
+    count = torch.from_numpy(tokens.counts[:, kind])
+    gap, active = (torch.from_numpy(np.maximum(mean, _LEAST)) for mean in (means.gap, means.active))
+    if dispersion == POISSON:
+        silent, seen = -gap, count * torch.log(active) - active - torch.lgamma(count + 1)
+    else:
+        r = torch.tensor(dispersion, dtype=torch.float64)
+        silent, seen = (
+            negative_binomial_logpmf(torch.zeros_like(gap), gap, r),
+            negative_binomial_logpmf(count, active, r),
+        )
+    value = np.where(start > previous, silent.numpy(), 0.0) + seen.numpy()
+    return np.where(tokens.observed[:, kind], value, np.nan)
+
+
+def _best(tokens: Tokens, kind: int, means: Means, dispersions: Sequence[float]) -> tuple[float, float]:
+    """The highest total log-likelihood, and its dispersion."""
+    return max((float(np.nansum(log_likelihood(tokens, kind, means, r))), r) for r in dispersions)
+
+
+@numba.njit(cache=True)
+def _pace(offsets, x, g, counts, observed, prior, forget, gap, active, scale):  # type: ignore[no-untyped-def]
+    for v in range(len(offsets) - 1):
+        n, m = 0.0, 0.0
+        for i in range(offsets[v], offsets[v + 1]):
+            pace = (prior + n) / (prior + m)
+            scale[i] = pace
+            gap[i] = pace * (g[i, 1] - g[i, 0])
+            active[i] = pace * (g[i, 2] - g[i, 1])
+            kept = np.exp(-forget * (x[i, 2] - x[i, 0]))
+            n, m = n * kept, m * kept
+            if observed[i]:
+                n += counts[i]
+                m += g[i, 2] - g[i, 0]
+
+
+@numba.njit(cache=True)
+def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
+    # Adds value[i] times the part of [x0, x1] that lies in each step.
+    step = knots[1] - knots[0]
+    for i in rows:
+        first = int((x[i, 0] - knots[0]) / step)
+        for j in range(max(first, 0), len(out)):
+            if knots[j] >= x[i, 1]:
+                break
+            low, high = max(x[i, 0], knots[j]), min(x[i, 1], knots[j] + step)
+            if high > low:
+                out[j] += value[i] * (high - low)
+
+
+class Pace:
+    """The first process, of one type; Poisson, or over-dispersed with a fitted dispersion."""
+
+    def __init__(self, kind: int, *, overdispersed: bool) -> None:
+        self._kind, self._overdispersed = kind, overdispersed
+        self._rate, self._prior, self._forget, self._dispersion = np.zeros(len(_KNOTS)), 1.0, 0.0, POISSON
+
+    def fit(self, tokens: Tokens) -> Self:
+        """Choose prior, forgetting and dispersion from their grids by likelihood; g follows by alternation with the paces."""
+        kind = self._kind
+        x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
+        rows = np.flatnonzero(tokens.observed[:, kind])
+        seen, whole = np.zeros(len(_KNOTS)), np.ascontiguousarray(x[:, [0, 2]])
+        _spread(
+            np.ascontiguousarray(x[:, 1:]),
+            _KNOTS,
+            rows,
+            tokens.counts[:, kind] / np.maximum(x[:, 2] - x[:, 1], 1e-9),
+            seen,
+        )
+        best = -np.inf
+        for prior in _PRIORS:
+            for forget in _FORGET:
+                scale = np.ones(len(x))
+                for _ in range(_ROUNDS):
+                    exposed = np.zeros(len(_KNOTS))
+                    _spread(whole, _KNOTS, rows, scale, exposed)
+                    rate = (seen + 1e-3) / (exposed + 1e-3)
+                    means, scale = self._means(tokens, x, rate, prior, forget)
+                value, _ = _best(tokens, kind, means, _COARSE if self._overdispersed else (POISSON,))
+                if value > best:
+                    best, self._rate, self._prior, self._forget = value, rate, prior, forget
+        if self._overdispersed:
+            means, _ = self._means(tokens, x, self._rate, self._prior, self._forget)
+            _, self._dispersion = _best(tokens, kind, means, _FINE)
+        return self
+
+    def log_likelihood(self, tokens: Tokens) -> Floats:
+        """Log-likelihood (n,) of each token, NaN where the type is not observed yet."""
+        x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
+        means, _ = self._means(tokens, x, self._rate, self._prior, self._forget)
+        return log_likelihood(tokens, self._kind, means, self._dispersion)
+
+    def _means(self, tokens: Tokens, x: Floats, rate: Floats, prior: float, forget: float) -> tuple[Means, Floats]:
+        ends = np.append(_KNOTS, 2 * _KNOTS[-1] - _KNOTS[-2])
+        g = np.interp(x, ends, np.append(0.0, np.cumsum(rate * np.diff(ends))))
+        gap, active, scale = np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x))
+        kind = self._kind
+        _pace(
+            tokens.offsets, x, g, np.ascontiguousarray(tokens.counts[:, kind]),
+            np.ascontiguousarray(tokens.observed[:, kind]), prior, forget, gap, active, scale,
+        )  # fmt: skip
+        return Means(gap, active), scale
+
+
+@numba.njit(cache=True)
+def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ignore[no-untyped-def]
+    # out (2, n, 3 + K): what each term of the intensity, of weight 1, expects in gap and interval.
+    n_types = counts.shape[1]
+    state = np.zeros(n_types)
+    for v in range(len(offsets) - 1):
+        state[:] = 0.0
+        for i in range(offsets[v], offsets[v + 1]):
+            previous, start, end = interval_s[i]
+            edges = (previous, start, end)
+            for part in range(2):
+                low, high = edges[part], edges[part + 1]
+                out[part, i, 0] = high - low
+                out[part, i, 1] = np.log((high + offset_s) / (low + offset_s))
+                out[part, i, 2] = np.exp(-decay * low) - np.exp(-decay * high)
+                passed = np.exp(-decay * (low - previous)) - np.exp(-decay * (high - previous))
+                for k in range(n_types):
+                    out[part, i, 3 + k] = state[k] * passed
+            width = decay * (end - start)
+            share = -np.expm1(-width) / width if width > 1e-9 else 1.0
+            kept = np.exp(-decay * (end - previous))
+            for k in range(n_types):
+                state[k] = state[k] * kept + counts[i, k] * share
+
+
+class ExponentialHawkes:
+    """The second process, of one type; Poisson, or over-dispersed with a fitted dispersion."""
+
+    def __init__(self, kind: int, *, overdispersed: bool) -> None:
+        self._kind, self._overdispersed = kind, overdispersed
+        self._decay, self._weights, self._dispersion = 1.0, np.zeros(0), POISSON
+
+    def fit(self, tokens: Tokens) -> Self:
+        """Maximise the Poisson likelihood in the weights, for each decay of a grid; then choose decay and dispersion."""
+        best = -np.inf
+        for decay in _DECAYS_PER_S:
+            terms = self._terms(tokens, decay)
+            weights = self._maximise(tokens, terms)
+            means = Means(*(terms @ weights))
+            value, _ = _best(tokens, self._kind, means, _COARSE if self._overdispersed else (POISSON,))
+            if value > best:
+                best, self._decay, self._weights = value, decay, weights
+        if self._overdispersed:
+            means = Means(*(self._terms(tokens, self._decay) @ self._weights))
+            _, self._dispersion = _best(tokens, self._kind, means, _FINE)
+        return self
+
+    def log_likelihood(self, tokens: Tokens) -> Floats:
+        """Log-likelihood (n,) of each token, NaN where the type is not observed yet."""
+        means = Means(*(self._terms(tokens, self._decay) @ self._weights))
+        return log_likelihood(tokens, self._kind, means, self._dispersion)
+
+    @staticmethod
+    def _terms(tokens: Tokens, decay: float) -> Floats:
+        out = np.empty((2, len(tokens.counts), 3 + tokens.counts.shape[1]))
+        _excitation(tokens.offsets, tokens.interval_s, tokens.counts, decay, LOG_AGE_OFFSET_S, out)
+        return out
+
+    def _maximise(self, tokens: Tokens, terms: Floats) -> Floats:
+        """Weights >= 0 by expectation and maximisation: each count is shared among the terms, which are then scaled to their shares."""
+        observed = tokens.observed[:, self._kind]
+        total = terms[:, observed].sum((0, 1)) + _LEAST
+        count = tokens.counts[:, self._kind]
+        rows = observed & (count > 0)
+        x, n = terms[1, rows], count[rows]
+        weights = n.sum() / (total * len(total))
+        for _ in range(_EM_STEPS):
+            weights = weights * ((n / np.maximum(x @ weights, _LEAST)) @ x) / total
+        return np.asarray(weights, np.float64)

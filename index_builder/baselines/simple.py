@@ -1,0 +1,158 @@
+"""Simple growth forecasts to stand beside the model's: each is fitted on training pairs only.
+
+A pair is a video at a moment and a horizon; its growth is log2((1 + count at the horizon) / (1 + count now)).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.queries import Pairs
+
+__all__ = ["Baseline", "GrowthFactor", "LogLinear", "MeanGrowth", "Pairs", "Persistence"]
+
+
+class Baseline(Protocol):
+    """What every baseline offers."""
+
+    name: str
+
+    def fit(self, pairs: Pairs) -> Self:
+        """Learn from training pairs and return itself."""
+        ...
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        """Growth of each pair in log2 units, (n,) float64."""
+        ...
+
+
+class Persistence:
+    """The count stays what it is: growth 0."""
+
+    name = "persistence"
+
+    def fit(self, pairs: Pairs) -> Self:
+        """Nothing to learn."""
+        return self
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        """Zero for each pair."""
+        return np.zeros(len(pairs))
+
+
+class MeanGrowth:
+    """One number for all: the mean growth of the training pairs."""
+
+    name = "mean growth"
+
+    def __init__(self) -> None:
+        self._mean = np.nan
+
+    def fit(self, pairs: Pairs) -> Self:
+        """Take the mean."""
+        self._mean = float(pairs.known().growth.mean())
+        return self
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        """The mean for each pair."""
+        return np.full(len(pairs), self._mean)
+
+
+class GrowthFactor:
+    """One factor for each (age, horizon), the constant-scaling model of Szabo and Huberman (2010).
+
+    log N(t + h) = log N(t) + c(t, h), with c the mean log growth of the training pairs of a cell. Cells are
+    log-spaced in age and horizon; a cell with fewer than ``least`` pairs is pooled with the cells around it, as
+    far out as it takes. Beyond the training range the nearest cell holds.
+
+    Args:
+        per_octave: cells for each doubling of age and of horizon.
+        least: pairs that a cell must rest on, >= 1.
+    """
+
+    name = "growth factor"
+
+    def __init__(self, per_octave: int = 2, least: int = 30) -> None:
+        if per_octave < 1 or least < 1:
+            raise ValueError(f"per_octave and least must be at least 1, not {per_octave} and {least}")
+        self._per_octave = per_octave
+        self._least = least
+        self._origin = (0, 0)
+        self._table = np.full((1, 1), np.nan)
+
+    def fit(self, pairs: Pairs) -> Self:
+        """Fill the table of c(t, h), (age cells, horizon cells)."""
+        pairs = pairs.known()
+        age, horizon = self._cell(pairs.age_s), self._cell(pairs.horizon_s)
+        self._origin = int(age.min()), int(horizon.min())
+        shape = int(age.max()) - self._origin[0] + 1, int(horizon.max()) - self._origin[1] + 1
+        total, count = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+        at = age - self._origin[0], horizon - self._origin[1]
+        np.add.at(total, at, pairs.growth)
+        np.add.at(count, at, 1)
+        least = min(self._least, len(pairs))
+        self._table = np.array([[_pooled(total, count, i, j, least) for j in range(shape[1])] for i in range(shape[0])])
+        return self
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        """The factor of each pair's cell."""
+        rows, columns = self._table.shape
+        i = np.clip(self._cell(pairs.age_s) - self._origin[0], 0, rows - 1)
+        j = np.clip(self._cell(pairs.horizon_s) - self._origin[1], 0, columns - 1)
+        return np.asarray(self._table[i, j], dtype=np.float64)
+
+    def _cell(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+        cells: NDArray[np.int64] = np.floor(np.log2(np.maximum(seconds, 1.0)) * self._per_octave).astype(np.int64)
+        return cells
+
+
+def _pooled(total: NDArray[np.float64], count: NDArray[np.int64], i: int, j: int, least: int) -> float:
+    """Mean over the smallest square of cells around (i, j) with ``least`` pairs; the whole table has them."""
+    reach = 0
+    while True:
+        square = slice(max(i - reach, 0), i + reach + 1), slice(max(j - reach, 0), j + reach + 1)
+        if (n := int(count[square].sum())) >= least:
+            return float(total[square].sum() / n)
+        reach += 1
+
+
+class LogLinear:
+    """Szabo and Huberman's log-linear model with its coefficients as functions of age and horizon.
+
+    Growth is regressed by ordinary least squares on v = log2(1 + count now), a = log2(1 + age in seconds),
+    h = log2(1 + horizon in seconds) and their products v a, v h, a h.
+    """
+
+    name = "log-linear"
+
+    def __init__(self) -> None:
+        self._weights = np.full(7, np.nan)
+        self._centre = np.zeros(3)
+        self._scale = np.ones(3)
+
+    def fit(self, pairs: Pairs) -> Self:
+        """Solve the least squares; a term that does not vary in training gets no weight."""
+        pairs = pairs.known()
+        raw = _logs(pairs)
+        self._centre = raw.mean(axis=0)
+        spread = raw.std(axis=0)
+        # A constant up to rounding must not be blown up to a variable.
+        self._scale = np.where(spread > 1e-9, spread, np.inf)
+        self._weights = np.linalg.lstsq(self._terms(raw), pairs.growth, rcond=None)[0]
+        return self
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        """The regression's value for each pair; unlike a count it is not bounded by zero."""
+        return np.asarray(self._terms(_logs(pairs)) @ self._weights, dtype=np.float64)
+
+    def _terms(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        v, a, h = ((raw - self._centre) / self._scale).T
+        return np.stack([np.ones_like(v), v, a, h, v * a, v * h, a * h], axis=1)
+
+
+def _logs(pairs: Pairs) -> NDArray[np.float64]:
+    """(n, 3) log2(1 + x) of count, age and horizon."""
+    return np.log2(1 + np.stack([pairs.value_now, pairs.age_s, pairs.horizon_s], axis=1))

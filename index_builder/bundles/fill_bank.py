@@ -1,0 +1,41 @@
+"""Filling a bank: past videos with their vectors and curves, as observed up to a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.datasets.observed import Observed
+from model.bank import Bank
+from model.forecaster import Forecaster
+from model.indexing import Past, entries
+
+
+def bank_members(seen: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]:
+    """The newest ``limit`` videos published by ``as_of_us``, oldest first."""
+    end = int(np.searchsorted(seen.data.published_us, as_of_us, side="right"))
+    return np.arange(max(0, end - limit), end)
+
+
+def fill(
+    bank: Bank, forecaster: Forecaster, seen: Observed, as_of_us: int, *, limit: int,
+    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Put every entry into ``bank`` and optimise it; ``advance`` is told how many more videos went in.
+
+    ``sentence`` (V, 384) spares encoding texts again.
+    """
+    data = seen.data
+    past = Past(data.videos, data.published_us, data.types, seen.events, seen.counters)
+    members = bank_members(seen, as_of_us, limit)
+
+    def content(batch: NDArray[np.int64]) -> NDArray[np.float32]:
+        return forecaster.content([data.videos[v] for v in batch], None if sentence is None else sentence[batch])
+
+    for batch in entries(forecaster, past, data.watched_until_us(as_of_us), content=content, members=members):
+        bank.upsert(batch)
+        if advance:
+            advance(len(batch))
+    bank.optimize()

@@ -1,0 +1,195 @@
+"""Offline forecasts for a file of queries, each from rows up to its own ``now`` only."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index_builder.bundles.open_bundle import grown, opened
+from index_builder.datasets import parquet_columns
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.load import load_told
+from index_builder.datasets.observed import Observed
+from index_builder.progress import progress
+from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
+from model.bundle import Manifest, load_bundle
+from model.engagement.bins import SECOND_US
+from model.engagement.cells import EVENTS, Cells
+from model.engagement.history import History, Mode, Series
+from model.engagement.rows import cells_at
+from model.engagement.types import metric_types
+from model.engagement.video import Video
+from model.errors import DataError
+from model.forecast import Request
+from model.forecaster import Forecaster
+from model.quantiles.head import QUANTILES
+
+_BATCH = 512
+_COLUMNS = ("video_id", "metric", "now", "target_time")
+
+
+def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
+    """The history of each of S sequences."""
+    out = []
+    offsets = cells.offsets.tolist()
+    for start, stop in pairwise(offsets):
+        bins, kinds, values = cells.bins[start:stop], cells.types[start:stop], cells.values[start:stop]
+        series = {}
+        for kind in np.unique(kinds).tolist():
+            mine = kinds == kind
+            mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENTS else "counters"
+            series[types[kind]] = Series(mode, bins[mine], values[mine])
+        reach = {b: r for b, r in zip(bins.tolist(), cells.reach[start:stop].tolist(), strict=True) if r}
+        out.append(History(series, reach))
+    return out
+
+
+def forecast_at(
+    forecaster: Forecaster, seen: Observed, video: NDArray[np.int64], now_us: NDArray[np.int64],
+    horizon_us: NDArray[np.int64], advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); one state and one search serve all horizons of a now."""
+    moments, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(moments.shape[1] + 1))
+    out = np.zeros((len(video), 3))
+    data = seen.data
+    pool = forecaster.new_pool(_BATCH)
+    ready = _content_ahead(forecaster, data.videos, moments[0])
+    for first, _ in zip(range(0, moments.shape[1], _BATCH), ready, strict=False):
+        v, now = moments[:, first : first + _BATCH]
+        cells = cells_at(seen.events, seen.counters, v, now, data.published_us[v], len(data.types))
+        members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
+        requests = [
+            Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
+            for i, history in enumerate(histories(cells, data.types))
+        ]
+        for rows, answer in zip(members, forecaster.forecast(requests, pool=pool, explain=False), strict=True):
+            out[rows] = answer.quantiles
+        if advance:
+            advance(sum(len(m) for m in members))
+    return out
+
+
+def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArray[np.int64]) -> Iterator[None]:
+    """Has the content of each batch's videos in the forecaster's cache when it yields; ``video`` is sorted."""
+    batches = [np.unique(video[first : first + _BATCH]) for first in range(0, len(video), _BATCH)]
+    new = [batch if not i else batch[batch > batches[i - 1][-1]] for i, batch in enumerate(batches)]
+    if sum(map(len, new)) < WORTH_A_PROCESS:
+        yield from (None for _ in new)
+        return
+    chunks = [[videos[v] for v in batch] for batch in new]
+    with closing(sentences(chunks)) as encoded:
+        for chunk, vectors in zip(chunks, encoded, strict=True):
+            if chunk:
+                forecaster.content(chunk, vectors)
+            yield
+
+
+def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
+    """Answer the queries of a Parquet file and write them with q0.1, q0.5 and q0.9, cumulative counts.
+
+    ``growing_bank``: neighbours and creators also from videos published after the bundle was trained, as in a service.
+
+    A query that names an unknown video, another metric, or a time that cannot be asked has no numbers in the file; how many
+    these are is printed to standard error.
+
+    Raises:
+        DataError: the queries cannot be read, a column is missing or of a wrong type, or no query can be answered.
+    """
+    try:
+        table = pq.read_table(queries)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{queries}: {' '.join(str(error).split())}") from None
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
+    manifest = load_bundle(bundle).manifest
+    dataset = load_told(data)
+    metric_types(manifest.metric, dataset.types)
+    asked = _Asked.of(queries, table, dataset, manifest)
+    rows = np.flatnonzero(asked.fine)
+    video, now, target = asked.video[rows], asked.now_us[rows], asked.target_us[rows]
+    seen = Observed.of(dataset, manifest.metric)
+    newest_us = int(now.max()) if len(now) else 0
+    quantiles = np.full((len(table), len(QUANTILES)), np.nan)
+    with grown(bundle, seen, newest_us) if growing_bank and len(now) else opened(bundle) as forecaster:
+        # The data set's objects stay to the end: without them a collection takes no time.
+        gc.freeze()
+        with progress("forecast", len(video)) as bar:
+            quantiles[rows] = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
+    for i, level in enumerate(QUANTILES):
+        name = f"q{level}"
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table.append_column(name, pa.array(quantiles[:, i], from_pandas=True))
+    pq.write_table(table, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Q queries: ``video`` index, ``now_us`` and ``target_us``, all (Q,) int64; ``fine`` (Q,) bool, those that can be answered."""
+
+    video: NDArray[np.int64]
+    now_us: NDArray[np.int64]
+    target_us: NDArray[np.int64]
+    fine: NDArray[np.bool_]
+
+    @staticmethod
+    def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Asked:
+        """Resolve the queries and tell of those that cannot be answered."""
+        ids, metrics = (
+            parquet_columns.text(_column(path, table, name, parquet_columns.is_text, "string"))
+            for name in ("video_id", "metric")
+        )
+        known = pa.array([video.video_id for video in dataset.videos], pa.large_string())
+        video = parquet_columns.positions(ids, known)
+        now, target = (
+            parquet_columns.times(_column(path, table, name, parquet_columns.is_time, "timestamp"))
+            for name in ("now", "target_time")
+        )
+        horizon = target.us - now.us
+        published = dataset.published_us[video] if len(dataset.videos) else np.zeros(len(video), np.int64)
+        longest_us = manifest.max_horizon_us
+        wrong = {
+            f"metric is not {manifest.metric!r}, which this bundle forecasts": (metrics, pc.not_equal(metrics, manifest.metric)),
+            "video_id is not in the data set's videos.parquet": (ids, video < 0),
+            "now is no time": (None, now.missing()),
+            "target_time is no time": (None, target.missing()),
+            "now is before the video was published": (ids, (video >= 0) & ~now.missing() & (now.us < published)),
+            f"target_time is not after now by at most {longest_us // SECOND_US} s, the trained maximum": (
+                ids, ~now.missing() & ~target.missing() & ((horizon <= 0) | (horizon > longest_us)),
+            ),
+        }  # fmt: skip
+        fine, told = np.ones(len(table), np.bool_), []
+        for reason, (cells, found) in wrong.items():
+            flags = np.asarray(found.fill_null(True) if isinstance(found, pa.Array) else found, dtype=np.bool_) & fine
+            if n := int(flags.sum()):
+                first = int(flags.argmax())
+                shown = "" if cells is None else f": {cells[first].as_py()!r}"
+                told.append(f"{path.name}: {n:,} queries not answered: {reason}, the first in row {first}{shown}")
+                fine &= ~flags
+        if told and not fine.any():
+            raise DataError("; ".join(told))
+        for line in told:
+            print(line, file=sys.stderr)
+        return _Asked(video, now.us, target.us, fine)
+
+
+def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:
+    """A column of the right type, in one piece."""
+    if not fits(kind := table.schema.field(name).type):
+        raise DataError(f"{path.name}: column {name}: is {kind}; allowed: {allowed}")
+    column = table[name].combine_chunks()
+    return parquet_columns.plain(
+        column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    )

@@ -1,0 +1,54 @@
+"""`m3tr-build index`: fill a bank, or refresh one with later data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.datasets.load import load_told
+from index_builder.datasets.observed import Observed
+from index_builder.progress import progress
+from model.bank import Bank, EdgeBank, NoBank, ServerBank
+from model.bundle import BANK, load_bundle
+from model.engagement.types import metric_types
+from model.errors import DataError
+from model.forecaster import Forecaster
+
+
+def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = None, bank: Path | None = None) -> None:
+    """Fill a Qdrant server, the folder ``bank``, or the bundle's own bank, with what was observed up to ``as_of_us``.
+
+    A folder is replaced as a whole and only when the new bank is complete; a server's points are added or replaced.
+
+    Raises:
+        DataError: the data set cannot be used with this bundle.
+        BankError: the bank cannot be written.
+    """
+    loaded = load_bundle(bundle)
+    forecaster = Forecaster(loaded, NoBank(), device="cpu")
+    dataset = load_told(data, before_us=as_of_us)
+    metric = loaded.manifest.metric
+    metric_types(metric, dataset.types)
+    if missing := [kind for kind in dataset.types if kind not in loaded.manifest.types]:
+        raise DataError(f"{data}: engagement type {missing[0]!r}; this bundle knows {', '.join(loaded.manifest.types)}")
+    seen = Observed.of(dataset, metric)
+    limit = int(loaded.manifest.training["settings"]["bank_videos"])
+    members = len(bank_members(seen, as_of_us, limit))
+    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
+    with (
+        progress("fill bank", members) as bar,
+        _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
+    ):
+        fill(target, forecaster, seen, as_of_us, limit=limit, advance=bar.advance)
+
+
+@contextmanager
+def _target(bundle: Path, dims: tuple[int, int], version: str, url: str | None, folder: Path | None) -> Iterator[Bank]:
+    if url is not None:
+        with ServerBank.build(url, version[:16], *dims) as server:
+            yield server
+        return
+    with EdgeBank.build(folder or bundle / BANK, *dims) as bank:
+        yield bank

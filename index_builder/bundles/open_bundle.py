@@ -1,0 +1,69 @@
+"""Opening a bundle for reading, also while a service holds its bank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.datasets.observed import Observed
+from index_builder.progress import progress
+from index_builder.samples.network_inputs import encode_text
+from model.bank import EdgeBank, NoBank, embedded_folder
+from model.bundle import BANK, load_bundle
+from model.content.minilm import DIM
+from model.errors import BankBusy
+from model.forecaster import Forecaster
+
+
+@contextmanager
+def opened(bundle: Path) -> Iterator[Forecaster]:
+    """A forecaster on the bundle and its own bank, closed at the end.
+
+    An embedded bank has one opener. If a service has it open, a copy is read: a service only reads its bank.
+    """
+    with TemporaryDirectory(prefix="m3tr-bank-") as place:
+        try:
+            forecaster = Forecaster.load(bundle)
+        except BankBusy:
+            copy = Path(place) / BANK
+            embedded_folder.copy(bundle / BANK, copy)
+            loaded = load_bundle(bundle)
+            dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
+            forecaster = Forecaster(loaded, EdgeBank.open(copy, *dims))
+        try:
+            yield forecaster
+        finally:
+            forecaster.close()
+
+
+@contextmanager
+def grown(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
+    """A forecaster on the bundle and a bank for the time being, which has also grown by the videos of ``seen`` until ``until_us``.
+
+    So a service's bank grows. A search still sees of each video only what was known at its ``now``.
+    """
+    loaded = load_bundle(bundle)
+    forecaster = Forecaster(loaded, NoBank())
+    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
+    new = bank_members(seen, until_us, len(seen.data.videos))
+    limit = int(loaded.manifest.training["settings"]["bank_videos"])
+    limit += int((seen.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
+    members = bank_members(seen, until_us, limit)
+    videos = [seen.data.videos[v] for v in members]
+    sentence = np.zeros((len(seen.data.videos), DIM), np.float32)
+    with progress("read text", len(videos)) as bar:
+        sentence[members] = encode_text(videos, bar.advance)
+    with TemporaryDirectory(prefix="m3tr-bank-") as place:
+        path = Path(place) / BANK
+        with progress("fill bank", len(members)) as bar, EdgeBank.build(path, *dims) as bank:
+            fill(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
+        forecaster.bank = EdgeBank.open(path, *dims)
+        try:
+            yield forecaster
+        finally:
+            forecaster.close()

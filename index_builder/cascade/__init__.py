@@ -1,0 +1,1 @@
+"""The self-exciting cascade fitted to data."""

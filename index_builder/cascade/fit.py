@@ -1,0 +1,276 @@
+"""Fitting the self-exciting cascade of ``model.cascade`` to a data set of events; by itself it is a baseline.
+
+All constants are fitted, together and by the error of forecasts of training cascades, from SEISMIC's values on.
+Likelihood is no guide here: it drives the memory to zero, where the process is a local rate and forecasts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_builder.cascade.observations import Cascades, cascades
+from index_builder.datasets.observed import Observed
+from index_builder.samples.queries import Queries, cut
+from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
+from model.engagement.bins import HOUR_US, SECOND_US
+
+STEPS: Final = 200
+BATCH: Final = 256
+"""Cascades of a step of the fit, at most."""
+_FEW: Final = 1000
+"""Below so many training pairs, other ages and horizons are learned from too."""
+_FEW_CASCADES: Final = 500
+"""Below so many, forecasts stay uncorrected: a regression on many moments of few cascades learns those cascades."""
+_SHARE: Final = 0.1
+"""Of the count so far, in the error that few cascades are fitted by."""
+_PAIRS: Final = 40_000
+"""Pairs of a moment and a horizon that a cascade for all ages is fitted on, at most."""
+_AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
+_HORIZONS: Final = (1 / 168, 1 / 56, 1 / 28, 1 / 14, 1 / 7, 2 / 7, 3 / 7, 5 / 7, 1.0)
+"""Of the longest horizon."""
+_RIDGE: Final = 3e-4
+_CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
+    "log_c": (math.log(300), math.log(30), math.log(1800)),
+    "theta": (0.242, 0.05, 0.8),
+    "beta": (0.5, 0.0, 1.0),
+    "log_post": (0.0, -4.0, 8.0),
+    "followers": (0.5, 0.0, 1.0),
+    "log_kappa": (-2.0, -6.0, 0.5),
+    "log_tau_h": (4.0, 2.0, 8.0),
+    "log_prior": (0.0, -3.0, 9.0),
+    "log_prior_rate": (0.0, -8.0, 8.0),
+    "log_weight": (-1.0, -3.0, 1.5),
+    "trend": (0.3, -0.5, 3.0),
+    "log_mark": (0.0, -3.0, 1.5),
+    "log_mark_prior": (2.0, -1.0, 8.0),
+    "cos_day": (0.0, -1.5, 1.5),
+    "sin_day": (0.0, -1.5, 1.5),
+    "cos_half": (0.0, -1.0, 1.0),
+    "sin_half": (0.0, -1.0, 1.0),
+}
+"""Start and bounds of every constant."""
+
+
+def _inverse(name: str) -> float:
+    start, low, high = _CONSTANTS[name]
+    return math.log((start - low) / (high - start)) if start > low else -6.0
+
+
+def _twice_integrated(x: Tensor, c: Tensor, theta: Tensor) -> Tensor:
+    """The kernel integrated twice from 0, 0 for x <= 0."""
+    x = x.clamp(min=0)
+    return x - c * ((1 + x / c) ** (1 - theta) - 1) / (1 - theta)
+
+
+def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
+    """Share of an event's children that fall into bin j if the event is uniform in bin i, (B, B); exact, diagonal included."""
+    low, high = edges[:-1], edges[1:]
+
+    def f(a: Tensor, b: Tensor) -> Tensor:
+        return _twice_integrated(a[:, None] - b[None], c, theta)
+
+    return ((f(high, low) - f(low, low) - f(high, high) + f(low, high)) / (high - low)).clamp(min=0)
+
+
+def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[[Tensor], Tensor], sign: int) -> Tensor:
+    """Mean over an interval of the wave whose integral is ``sign`` times ``integral``."""
+    w = 2 * math.pi / period_s
+    return sign * (integral(w * stop) - integral(w * start)) / (w * (stop - start))
+
+
+class PowerLawHawkes:
+    """See the module. Forecasts growth of event-fed metrics; queries of one age are computed together.
+
+    Args:
+        of_increment: whether to fit the relative error of the increment, rather than the error of the growth in log2 units.
+            Of few cascades those that grow most would outweigh the others in the latter; there it is the relative
+            error of the increment with a tenth of the count so far.
+    """
+
+    name = "power-law Hawkes"
+
+    def __init__(self, *, of_increment: bool = False) -> None:
+        self._of_increment = of_increment
+        self._few = False
+        self._raw = {name: torch.tensor(_inverse(name)).double().requires_grad_() for name in _CONSTANTS}
+        self._typical = 0.0
+        self._followers = 0.0
+        self._mean_mark = 1.0
+        self._correction: NDArray[np.float64] | None = None
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The fitted constants by name."""
+        return {name: float(value.detach()) for name, value in self._values().items()}
+
+    def fitted(self, max_horizon_s: float) -> Cascade:
+        """What was fitted, without PyTorch, for horizons up to ``max_horizon_s``."""
+        means = {
+            "typical_reach": self._typical, "usual_followers": self._followers, "usual_mark": self._mean_mark,
+        }  # fmt: skip
+        values = self.constants | means
+        correction = UNCORRECTED if self._correction is None else self._correction
+        return Cascade(np.array([values[name] for name in CONSTANTS]), correction, max_horizon_s)
+
+    def _values(self) -> dict[str, Tensor]:
+        return {
+            name: low + (high - low) * torch.sigmoid(self._raw[name]) for name, (_, low, high) in _CONSTANTS.items()
+        }
+
+    def fit(
+        self, seen: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
+    ) -> Self:
+        """Fit on queries with known growth; of their videos nothing later than each ``now`` is read but that growth.
+
+        ``advance`` is told 1 after each of STEPS steps.
+        """
+        parts = cascades(seen, past, BATCH)
+        if not parts:
+            raise ValueError("no pair to fit on")
+        self._few = len(np.unique(past.video)) < _FEW_CASCADES
+        self._typical = float(np.mean([float(p.reach.mean()) for p in parts if len(p.reach)] or [0.0]))
+        self._followers = float(np.mean([float(p.followers.mean()) for p in parts]))
+        with torch.no_grad():
+            marks = [self._marks(part, self._values()) for part in parts]
+            total = sum(float(part.counts.sum()) for part in parts)
+            self._mean_mark = sum(float(m.sum()) for m in marks) / max(total, 1.0)
+        start = {name: value.detach().clone() for name, value in self._raw.items()}
+        optimizer = torch.optim.Adam(list(self._raw.values()), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+        rng = np.random.default_rng(seed)
+        at_once = max(1, 2 * BATCH // max(len(parts[0].counts), 1))
+        for _ in range(STEPS):
+            chosen = [parts[i] for i in rng.permutation(len(parts))[:at_once]]
+            loss = torch.cat([self._errors(part) for part in chosen]).mean()
+            drift = torch.stack([(self._raw[name] - start[name]).square() for name in start]).sum()
+            optimizer.zero_grad()
+            (loss + _RIDGE * drift).backward()
+            optimizer.step()
+            schedule.step()
+            if advance:
+                advance(1)
+        known = np.isfinite(past.pairs.growth)
+        if not self._few and not self._of_increment:
+            pairs = past.pairs
+            corrected = terms(self._plain(seen, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
+            self._correction = np.asarray(
+                np.linalg.lstsq(corrected[known], pairs.growth[known], rcond=None)[0], np.float64
+            )
+        return self
+
+    def predict(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+        """Growth of each query in log2 units, (Q,) float64, never below 0, from rows up to each query's ``now``."""
+        growth, pairs = self._plain(seen, queries), queries.pairs
+        return (
+            growth
+            if self._correction is None
+            else np.maximum(terms(growth, pairs.value_now, pairs.horizon_s, pairs.age_s) @ self._correction, 0.0)
+        )
+
+    def _plain(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+        out = np.zeros(len(queries.video))
+        with torch.no_grad():
+            for part in cascades(seen, queries, BATCH):
+                increment = self._increment(part)
+                out[part.rows] = torch.log2((1 + part.value_now + increment) / (1 + part.value_now)).numpy()
+        return out
+
+    def _errors(self, part: Cascades) -> Tensor:
+        """Smoothed absolute error of each question: of the log increment, or in log2 units of what it is added to."""
+        increment, now = self._increment(part), part.value_now
+        grown = torch.exp2(part.growth) * (1 + now) - (1 + now)
+        if self._of_increment:
+            error = torch.log((1 + increment) / (1 + grown))
+        else:
+            beside = 1 + (_SHARE * now if self._few else now)
+            error = torch.log2((beside + increment) / (beside + grown))
+        return torch.sqrt(error.square() + 0.01)
+
+    def _marks(self, part: Cascades, v: dict[str, Tensor]) -> Tensor:
+        value = part.number * torch.exp(v["beta"] * (part.reach - self._typical))
+        return torch.zeros_like(part.counts).index_put((part.owner, part.bin), value, accumulate=True)
+
+    def _increment(self, part: Cascades) -> Tensor:
+        """Expected growth in counts of each question, (Q,) float64 >= 0."""
+        v = self._values()
+        c, theta = torch.exp(v["log_c"]), v["theta"]
+        edges, n = part.edges, part.past
+        low, high = edges[:-1], edges[1:]
+        middle = (low + high) / 2
+        kernel = kernel_matrix(edges, c, theta)
+        survival = (1 + edges / c) ** -theta
+        post = torch.exp(v["log_post"] + v["followers"] * (part.followers - self._followers))
+        marks = self._marks(part, v)
+        excitation = marks @ kernel[:, :n].T + post[:, None] * (survival[:-1] - survival[1:])
+        start, stop = part.published_s[:, None] + low, part.published_s[:, None] + high
+        rhythm = sum(
+            v[cosine] * _mean_wave(start, stop, period, torch.sin, 1)
+            + v[sine] * _mean_wave(start, stop, period, torch.cos, -1)
+            for cosine, sine, period in (("cos_day", "sin_day", DAY_S), ("cos_half", "sin_half", DAY_S / 2))
+        )
+        hours = middle / 3600
+        pace = torch.exp(rhythm - hours / torch.exp(v["log_tau_h"])) * (1 + hours) ** -torch.exp(v["log_kappa"])
+        infectious = self._infectiousness(part, v, (excitation * pace)[:, :n], middle[:n] / edges[n])
+        counted = torch.exp(v["log_mark_prior"])
+        mark = torch.exp(v["log_mark"]) * (
+            (marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted)
+        )  # fmt: skip
+        rate = torch.minimum(infectious[:, None] * pace[:, n:], MOST_BRANCHING / mark[:, None])
+        system = torch.eye(len(pace[0]) - n) - (rate * mark[:, None])[:, :, None] * kernel[n:, n:]
+        future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
+        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MOST).cumsum(1), (1, 0))
+        after = edges[n:] - edges[n]
+        upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
+        share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])
+        low, high = grown[part.who, upper - 1], grown[part.who, upper]
+        return low + share.clamp(0, 1) * (high - low)
+
+    @staticmethod
+    def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
+        """The p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
+        prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
+        power = torch.exp(v["log_weight"])
+        whole, recent = (
+            (prior + (share**w * part.counts).sum(1)) / (rate + (share**w * expected).sum(1))
+            for w in (power, power + 2)
+        )
+        return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-TREND_LIMIT, TREND_LIMIT))
+
+
+def cascade_of(
+    seen: Observed, until_us: int, max_age_us: int, max_horizon_us: int, *, seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Cascade | None:  # fmt: skip
+    """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was.
+
+    ``advance`` is told 1 after each of STEPS steps.
+    """
+    published = seen.data.published_us
+    ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
+    horizons = [max_horizon_us * share / HOUR_US for share in _HORIZONS]
+    past = cut(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
+    if not len(past.video):
+        return None
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_PAIRS])
+    return PowerLawHawkes().fit(seen, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
+
+
+def hawkes_growth(
+    seen: Observed, queries: Queries, videos: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float],
+    until_us: int, *, of_increment: bool = False, advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN where none was."""
+    past = cut(seen, videos, ages_h, horizons_h, until_us)
+    if len(past.video) < _FEW:
+        ages = sorted({a * f for a in ages_h for f in (0.5, 1, 2)})
+        past = cut(seen, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
+    if not len(past.video):
+        return np.full(len(queries.video), np.nan)
+    return PowerLawHawkes(of_increment=of_increment).fit(seen, past, advance=advance).predict(seen, queries)

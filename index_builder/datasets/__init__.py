@@ -1,0 +1,1 @@
+"""Data sets: their file format, and how they are read, checked and written."""

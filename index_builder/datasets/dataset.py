@@ -1,0 +1,76 @@
+"""A canonical data set in memory: videos, and their rows as flat sorted arrays.
+
+``index_builder.datasets.load`` reads one from its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.bins import HOUR_US
+from model.engagement.video import Video
+
+SILENCE_US: Final = HOUR_US
+"""So long after its newest row a data set is taken to have been watched still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of every video, sorted by (video, time), rows of one time in the order of the file.
+
+    ``video`` (n,) int32 index into ``DataSet.videos``; ``time_us`` (n,) int64; ``type`` (n,) int16 index into
+    ``DataSet.types``; ``value`` (n,) int64, a count >= 1 for events and a running total >= 0 for counters; ``reach``
+    (n,) int64 summed audience, 0 where unknown; ``offsets`` (V + 1,) int64: rows of video v are
+    ``offsets[v]:offsets[v + 1]``.
+    """
+
+    video: NDArray[np.int32]
+    time_us: NDArray[np.int64]
+    type: NDArray[np.int16]
+    value: NDArray[np.int64]
+    reach: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set as known at one time.
+
+    ``videos`` sorted by (published_us, video_id); ``published_us`` (V,) int64; ``types`` the observed engagement types,
+    singular, known ones first; ``events`` and ``counters`` are None where the set has no such file;
+    ``dropped`` maps "file: reason" to a number of rows, ``first`` to which was the first, in words; rows are numbered from 0.
+    """
+
+    videos: list[Video]
+    published_us: NDArray[np.int64]
+    types: tuple[str, ...]
+    events: Rows | None
+    counters: Rows | None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, str] = field(default_factory=dict)
+
+    def left_out(self) -> list[str]:
+        """What was dropped, a line a reason, for people."""
+        return [
+            f"{reason}: {n:,} row{'s' if n > 1 else ''} left out, the first is {self.first[reason]}"
+            for reason, n in self.dropped.items()
+        ]
+
+    def last_us(self) -> int | None:
+        """Time of the newest row or publication, microseconds; None for a set without videos."""
+        ends = [int(rows.time_us.max()) for rows in (self.events, self.counters) if rows is not None and len(rows)]
+        ends += [int(self.published_us[-1])] if len(self.videos) else []
+        return max(ends, default=None)
+
+    def watched_until_us(self, as_of_us: int) -> int:
+        """Until when silence means that nothing happened: ``as_of_us``, but at most SILENCE_US after the newest row."""
+        last = self.last_us()
+        return as_of_us if last is None else min(as_of_us, last + SILENCE_US)

@@ -1,0 +1,72 @@
+"""A data set as one metric sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.datasets.dataset import DataSet, Rows
+from model.engagement.cells import COUNTERS, EVENTS
+from model.engagement.rows import Source, metric_rows, rows_until
+from model.engagement.types import metric_types
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A data set's rows, with the cumulative count of the metric ``name`` after each row of its source."""
+
+    data: DataSet
+    name: str
+    events: Source
+    counters: Source
+    metric: Source
+    totals: NDArray[np.int64]
+    continuous: bool
+
+    @staticmethod
+    def of(data: DataSet, metric: str) -> Observed:
+        """Prepare ``data``; the metric is fed by counters where there are any, by events otherwise."""
+        events, counters = sources(data)
+        kinds = metric_types(metric, data.types)
+        return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
+
+    def count_at(self, video: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The metric's count from rows up to each time, (n,) float64."""
+        end = rows_until(self.metric, video, time_us)
+        has = end > self.metric.offsets[video]
+        return (
+            np.where(has, self.totals[np.maximum(end - 1, 0)], 0).astype(np.float64)
+            if len(self.totals)
+            else np.zeros(len(video))
+        )
+
+
+def snapshot_rows(source: Source) -> NDArray[np.int64]:
+    """Rows after which a snapshot is whole: the last of each (video, time)."""
+    n = len(source.time_us)
+    last = np.ones(n, dtype=bool)
+    if n:
+        last[:-1] = source.time_us[1:] != source.time_us[:-1]
+        last[source.offsets[1:-1][source.offsets[1:-1] > 0] - 1] = True
+    return np.flatnonzero(last)
+
+
+def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
+    if rows is None:
+        none = np.zeros(0, dtype=np.int64)
+        return Source(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
+    return Source(
+        mode, rows.offsets, rows.time_us, rows.type.astype(np.int64), rows.value.astype(np.int64),
+        rows.reach.astype(np.int64),
+    )  # fmt: skip
+
+
+def sources(data: DataSet) -> tuple[Source, Source]:
+    """The data set's events and counters, either possibly empty."""
+    n = len(data.videos)
+    return (
+        _source(EVENTS, data.events, n),
+        _source(COUNTERS, data.counters, n),
+    )

@@ -1,0 +1,259 @@
+"""Parquet columns of a data set as numpy arrays in the project's units.
+
+    timestamp column  -> int64 microseconds since 1970 UTC, rounded down; a naive timestamp is read as UTC
+    number column     -> int64 counts, or float64 numbers, and which rows are none
+    text column       -> large_string; bytes that are not UTF-8 are read as missing
+    id column         -> index into a list of known ids
+
+One meaning comes in many Arrow types: text as string, string_view, binary or a dictionary, whole numbers as DECIMAL or
+floating point. All are taken. A column of another type is refused (``index_builder.datasets.file_format``); wrong *cells* are told by
+masks, for the caller to drop or to report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+_MAX_COUNT: Final = 2**62
+_UNITS: Final = {"s": (1, 1_000_000), "ms": (1, 1_000), "us": (1, 1), "ns": (1_000, 1)}
+"""Divisor and factor that make a unit microseconds."""
+_EARLIEST_US: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+_LATEST_US: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1_000_000
+YEARS: Final = "years 1 to 9998"
+"""Times that can be used, in words."""
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """``us`` (n,) int64 microseconds since 1970 UTC, 0 where a flag is set.
+
+    ``null`` (n,) bool: no time is given; ``beyond`` (n,) bool: one that is outside of ``YEARS``, as a placeholder may be.
+    """
+
+    us: NDArray[np.int64]
+    null: Flags
+    beyond: Flags
+
+    def missing(self) -> Flags:
+        """Rows without a usable time, (n,) bool."""
+        return self.null | self.beyond
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """``values`` (n,) int64, 0 where a flag is set; the flags (n,) bool exclude one another.
+
+    ``nan`` is a floating-point not-a-number, which writers of Parquet often mean as null.
+    """
+
+    values: NDArray[np.int64]
+    null: Flags
+    nan: Flags
+    negative: Flags
+    fractional: Flags
+    too_large: Flags
+
+    def invalid(self) -> Flags:
+        """Rows whose value is there but can never be a count, (n,) bool."""
+        return self.negative | self.fractional | self.too_large
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """``values`` (n,) float64 >= 0, NaN where missing or flagged; ``negative`` and ``too_large`` (n,) bool."""
+
+    values: NDArray[np.float64]
+    negative: Flags
+    too_large: Flags
+
+
+def stored(kind: pa.DataType) -> pa.DataType:
+    """The type below dictionaries, run lengths and extensions."""
+    while True:
+        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType) and kind.extension_name != "arrow.bool8":
+            kind = kind.storage_type
+        else:
+            return kind
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The same cells without dictionaries, run lengths and extensions."""
+    while True:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        elif pa.types.is_run_end_encoded(array.type):
+            array = pc.run_end_decode(array)
+        elif isinstance(array.type, pa.BaseExtensionType):
+            array = array.storage
+        else:
+            return array
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds strings, or bytes that may be strings."""
+    kind = stored(kind)
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
+            pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary, pa.types.is_null,
+        )
+    )  # fmt: skip
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of any length."""
+    kind = stored(kind)
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
+            pa.types.is_large_list_view,
+        )
+    )  # fmt: skip
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers (a column of nulls counts as numbers)."""
+    kind = stored(kind)
+    return any(
+        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    )
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds moments."""
+    kind = stored(kind)
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
+
+
+def is_naive(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds times without a zone."""
+    kind = stored(kind)
+    return bool(pa.types.is_timestamp(kind) and kind.tz is None)
+
+
+def text(array: pa.Array) -> pa.Array:
+    """A column of strings as a plain ``large_string`` array; what is not UTF-8 is null."""
+    array = plain(array)
+    if pa.types.is_integer(array.type) or pa.types.is_null(array.type):
+        return array.cast(pa.large_string())
+    raw = array.cast(pa.large_binary())
+    try:
+        return raw.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return pa.array(map(_decoded, raw.to_pylist()), pa.large_string())
+
+
+def _decoded(cell: bytes | None) -> str | None:
+    try:
+        return None if cell is None else cell.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def texts(array: pa.Array) -> pa.Array:
+    """A column of strings, whole numbers or lists of strings as ``large_string``; lists are joined by commas, nulls in them left out."""
+    array = plain(array)
+    if not is_list(array.type):
+        return text(array)
+    if pa.types.is_string_view(array.type.value_type) or pa.types.is_binary_view(array.type.value_type):
+        array = array.cast(pa.large_list(pa.large_binary()))
+    cells = iter(text(array.flatten()).to_pylist())
+    lengths = pc.list_value_length(array).to_pylist()
+    lists = [None if n is None else [cell for cell in islice(cells, n) if cell is not None] for n in lengths]
+    return pa.array([None if found is None else ",".join(found) for found in lists], pa.large_string())
+
+
+def not_utf8(array: pa.Array, decoded: pa.Array) -> Flags:
+    """Cells that are there but that ``text`` has made null, (n,) bool."""
+    return _mask(decoded.is_null()) & ~_mask(plain(array).is_null())
+
+
+def times(array: pa.Array) -> Times:
+    """A timestamp column of any unit and zone as microseconds."""
+    array = plain(array)
+    null = _mask(array.is_null())
+    if pa.types.is_null(array.type):
+        return Times(np.zeros(len(array), np.int64), null, np.zeros(len(array), np.bool_))
+    raw = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    divisor, factor = _UNITS[array.type.unit]
+    raw = raw if divisor == 1 else np.floor_divide(raw, divisor)
+    beyond = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
+    # Multiplied only where it fits: an overflow would make an ordinary time of a strange one.
+    us = raw if factor == 1 else np.where(beyond, 0, raw) * factor
+    return Times(np.where(beyond, 0, us), null, beyond)
+
+
+def counts(array: pa.Array) -> Counts:
+    """A number column as counts, with what is no count flagged."""
+    array = plain(array)
+    n = len(array)
+    null = _mask(array.is_null())
+    if pa.types.is_decimal(array.type):
+        try:
+            array = array.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return _decimals(array, null)
+    if pa.types.is_floating(array.type):
+        real = array.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+        nan = np.isnan(real)
+        real = np.where(nan, 0.0, real)
+        negative = real < 0
+        too_large = real > _MAX_COUNT
+        fractional = ~negative & ~too_large & (np.floor(real) != real)
+        bad = negative | too_large | fractional
+        return Counts(np.where(bad, 0.0, real).astype(np.int64), null, nan, negative, fractional, too_large)
+    none = np.zeros(n, np.bool_)
+    if pa.types.is_null(array.type):
+        return Counts(np.zeros(n, np.int64), null, none, none, none, none)
+    whole = array.fill_null(0).to_numpy(zero_copy_only=False)
+    negative, too_large = whole < 0, whole > _MAX_COUNT
+    return Counts(np.where(negative | too_large, 0, whole).astype(np.int64), null, none, negative, none, too_large)
+
+
+def _decimals(array: pa.Array, null: Flags) -> Counts:
+    """Decimals of which some are no whole number, or do not fit: told one by one, for floating point is not exact enough."""
+    cells = [0 if cell is None else cell for cell in array.to_pylist()]
+    negative = np.array([cell < 0 for cell in cells], np.bool_)
+    too_large = np.array([cell > _MAX_COUNT for cell in cells], np.bool_)
+    fractional = np.array([cell % 1 != 0 for cell in cells], np.bool_) & ~negative & ~too_large
+    bad = negative | too_large | fractional
+    values = np.array([0 if wrong else int(cell) for cell, wrong in zip(cells, bad, strict=True)], np.int64)
+    return Counts(values, null, np.zeros(len(cells), np.bool_), negative, fractional, too_large)
+
+
+def numbers(array: pa.Array) -> Numbers:
+    """A number column as float64; what is negative, infinite or above 2^62 is no number but a placeholder."""
+    array = plain(array)
+    real = array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    negative, too_large = real < 0, real > _MAX_COUNT
+    return Numbers(np.where(negative | too_large, np.nan, real), negative, too_large)
+
+
+def positions(ids: pa.Array, known: pa.Array) -> NDArray[np.int64]:
+    """Index of each id in ``known``, (n,) int64; -1 where it is null or not there."""
+    found = pc.index_in(text(ids), value_set=known, skip_nulls=True)
+    return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def empty(names: pa.Array) -> Flags:
+    """Which cells of a ``large_string`` array are null or of no length, (n,) bool."""
+    flags = pc.or_kleene(pc.is_null(names), pc.equal(names, "")).fill_null(True)
+    return np.asarray(flags.to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _mask(array: pa.Array) -> Flags:
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)

@@ -1,0 +1,142 @@
+"""One table of a data set: a Parquet file, or a folder of them as Spark, Hive and others write it.
+
+A folder's parts are read in the order of their paths, and rows are numbered through all of them. Names that begin with ``_`` or
+``.`` are left out (``_SUCCESS``, checksums), and so are files of other kinds. ``KEY=VALUE`` in a path is a column of that value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index_builder.datasets.file_format import LAYOUT, Fault, Match, faults, match
+from index_builder.datasets.parquet_columns import plain
+from model.errors import DataError
+
+BATCH_ROWS: Final = 1 << 18
+"""Rows held in memory while a file streams by."""
+_SUFFIXES: Final = ("", ".parquet", ".parq", ".pq")
+_MAGIC: Final = b"PAR1"
+_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file. ``name`` is for messages; ``fixed`` are the columns that its path gives; ``schema`` has them too."""
+
+    path: Path
+    name: str
+    fixed: dict[str, str | None]
+    schema: pa.Schema
+    rows: int
+    match: Match
+
+
+class Table:
+    """The parts of one table, and its rows as batches.
+
+    Args:
+        path: of the file or folder, named as in ``LAYOUT``.
+
+    Raises:
+        DataError: it is missing, or one of its files is no Parquet file that can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.name
+        self.left_out: list[str] = []
+        files = self._files(path) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path}: is a folder without a Parquet file")
+        self.parts = [self._part(path, file) for file in files]
+        self.rows = sum(part.rows for part in self.parts)
+        self.names = tuple(name for name in LAYOUT[self.file] if any(name in part.match.names for part in self.parts))
+
+    def _files(self, folder: Path) -> list[Path]:
+        found = []
+        for path in sorted(folder.rglob("*")):
+            inside = path.relative_to(folder)
+            if path.is_dir() or any(name.startswith(("_", ".")) for name in inside.parts):
+                continue
+            if path.suffix.lower() in _SUFFIXES or _begins(path):
+                found.append(path)
+            else:
+                self.left_out.append(str(inside))
+        return found
+
+    def _part(self, root: Path, path: Path) -> Part:
+        inside = path.relative_to(root)
+        name = root.name if path == root else f"{root.name}/{inside}"
+        with open_parquet(path, name) as file:
+            schema, rows = file.schema_arrow, int(file.metadata.num_rows)
+        fixed = {}
+        for folder in inside.parts[:-1]:
+            key, equals, value = folder.partition("=")
+            if equals and key not in schema.names:
+                fixed[key] = None if value == _NULL else unquote(value)
+                schema = schema.append(pa.field(key, pa.string()))
+        return Part(path, name, fixed, schema, rows, match(self.file, schema.names))
+
+    def faults(self) -> Iterator[tuple[str, Fault]]:
+        """Every column that breaks the layout, with the name of the file."""
+        for part in self.parts:
+            for fault in faults(self.file, part.schema):
+                yield part.name, fault
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, at most ``BATCH_ROWS`` at a time, of the columns ``names``, called as in the layout.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        for part in self.parts:
+            wanted = [name for name in part.match.names.values() if name not in part.fixed]
+            with open_parquet(part.path, part.name) as file:
+                try:
+                    for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
+                        yield self._named(part, batch)
+                except (pa.ArrowException, OSError) as error:
+                    raise DataError(f"{part.name}: cannot be read: {_line(error)}") from None
+
+    def _named(self, part: Part, batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = []
+        for name in self.names:
+            given = part.match.names.get(name)
+            if given is None:
+                arrays.append(pa.nulls(len(batch)))
+            elif given in part.fixed:
+                arrays.append(pa.repeat(pa.scalar(part.fixed[given], pa.large_string()), len(batch)))
+            else:
+                arrays.append(plain(batch.column(given)))
+        return pa.RecordBatch.from_arrays(arrays, list(self.names))
+
+
+def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:
+    """Open a Parquet file; ``name`` is for messages.
+
+    Raises:
+        DataError: it is missing or no Parquet file.
+    """
+    name = str(path) if name is None else name
+    try:
+        # The old nanosecond type of Spark and Impala wraps around outside 1678 to 2261; in microseconds it does not.
+        return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
+    except FileNotFoundError:
+        raise DataError(f"{name}: the file is missing") from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name}: cannot be read as a Parquet file: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _begins(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC

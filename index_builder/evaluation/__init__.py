@@ -1,0 +1,1 @@
+"""Scores of a bundle on a data set, beside baselines."""

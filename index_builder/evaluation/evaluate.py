@@ -1,0 +1,132 @@
+"""`m3tr-build evaluate`: a bundle beside the simple baselines, by age and horizon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from index_builder.baselines.boosting import boosted
+from index_builder.baselines.content_retrieval import content_retrieval, has_text
+from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.bundles.forecast import forecast_at
+from index_builder.bundles.open_bundle import grown, opened
+from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
+from index_builder.datasets.load import load_dataset, load_told
+from index_builder.datasets.observed import Observed
+from index_builder.progress import progress
+from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
+from index_builder.report.summary import moment
+from index_builder.samples.queries import cut
+from model.bank import NoBank
+from model.bundle import load_bundle
+from model.engagement.bins import HOUR_US
+from model.engagement.types import metric_types
+from model.errors import DataError
+from model.forecaster import Forecaster
+
+
+def evaluate(
+    bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
+    ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
+    boosting: bool = False, report: Path | None = None, growing_bank: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
+
+    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
+    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to. ``growing_bank``:
+    neighbours and creators also from the data set's videos of after the training, as in a service.
+
+    Raises:
+        DataError: no query can be cut, a horizon is beyond the trained maximum, or the report's folder does not exist.
+    """
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
+    manifest = load_bundle(bundle).manifest
+    if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
+        raise DataError(
+            f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
+        )
+    dataset = load_told(data)
+    metric_types(manifest.metric, dataset.types)
+    seen = Observed.of(dataset, manifest.metric)
+    published = dataset.published_us
+    end = dataset.last_us() or 0
+    tested = published >= published_from_us
+    if published_before_us is not None:
+        tested &= published < published_before_us
+    queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+    within = queries.horizon_us <= manifest.max_horizon_us
+    queries = queries.take(np.flatnonzero(within))
+    if not len(queries.video):
+        raise DataError("published-from: no video of that time has an observation at these ages and horizons")
+    with grown(bundle, seen, int(queries.now_us.max())) if growing_bank else opened(bundle) as forecaster:
+        past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
+        growths: dict[str, NDArray[np.float64]] = {}
+        if len(past.video):
+            for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
+                growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
+            if seen.continuous:
+                old = np.flatnonzero(published < published_from_us)
+                with progress(PowerLawHawkes.name, STEPS) as bar:
+                    growth = hawkes_growth(
+                        seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
+                    )
+                growths[PowerLawHawkes.name] = growth[:, None]
+            if manifest.parts.content and has_text(seen):
+                with progress("content retrieval", len(queries.video)) as bar:
+                    growth = content_retrieval(forecaster, seen, queries, advance=bar.advance)[:, None]
+                growths["content retrieval"] = np.where(np.isnan(growth), growths[MeanGrowth.name], growth)
+        if boosting:
+            known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
+            with progress("gradient boosting", 3) as bar:
+                growths["gradient boosting"] = boosted(
+                    known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
+                )
+        arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), NoBank())}
+        for name, arm in arms.items():
+            with progress(f"forecast, {name}", len(queries.video)) as bar:
+                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
+            growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
+        with progress("scores", len(growths)) as bar:
+            table = score_table(queries, growths, bar.advance)
+        if report is not None:
+            with progress("report", EXAMPLES) as bar:
+                looked_at = examples(forecaster, seen, queries, bar.advance)
+            times = published[queries.video]
+            about = (
+                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {moment(int(times.min()))} to "
+                f"{moment(int(times.max()))}"
+            )
+            learned = bool(times.min() < manifest.training["as_of_us"])
+            write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))
+    _print(table)
+    if out is not None:
+        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return table
+
+
+def _print(table: dict[str, Any]) -> None:
+    shown = Table(
+        title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video"
+    )
+    shown.add_column("cell")
+    shown.add_column("model")
+    for name in ("n", "nMSE", "95 %", "MAE", "SRC", "cover", "width", "pinball"):
+        shown.add_column(name, justify="right")
+    for cell in next(iter(table.values())):
+        for model, cells in table.items():
+            c = cells[cell]
+            low, high = c["intervals"]["nmse"]
+            values = [c["nmse"], None, c["mae"], c["src"], c["cover"], c["width"], c["pinball"]]
+            texts = ["-" if v is None or not np.isfinite(v) else f"{v:.4f}" for v in values]
+            texts[1] = f"{low:.3f} to {high:.3f}"
+            shown.add_row(cell, model, f"{c['n']:,}", *texts)
+        shown.add_section()
+    Console(width=120 if not Console().is_terminal else None).print(shown)

@@ -1,0 +1,180 @@
+"""Calls to a running service over HTTP, repeated while it is busy or not reachable.
+
+Every call here can be repeated safely: registrations say the same again, rows carry ids, forecasts only read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+from model.engagement.video import Video
+from model.errors import M3TRError
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BUSY: Final = frozenset((429, 503))
+_ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
+_BACKOFF_S: Final = (0.1, 5.0)
+_CONTENT: Final = (
+    "title",
+    "description",
+    "tags",
+    "category",
+    "language",
+    "duration_s",
+    "creator_id",
+    "creator_name",
+    "creator_followers",
+)
+
+
+class ServiceError(M3TRError):
+    """The service refused a call, or stayed busy or unreachable for too long."""
+
+
+class Refused(ServiceError):
+    """The service refused what a call says, not who calls or where: another call may well be taken."""
+
+
+def iso(time_us: int) -> str:
+    """A time in microseconds UTC as ISO 8601 text."""
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
+
+
+class Client:
+    """A connection to one service.
+
+    Args:
+        url: its address, such as ``http://127.0.0.1:8000``.
+        api_key: sent as bearer token.
+        timeout_s: seconds for one attempt of a call.
+        patience_s: seconds after which a call that keeps failing is given up.
+        transport: replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        patience_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self.url = url.rstrip("/")
+        self._patience_s = patience_s
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, transport=transport)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServiceError(f"url: {url!r} is not an address: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def register(self, video: Video) -> None:
+        """Tell the service about a video.
+
+        Raises:
+            Refused: it does not take this one.
+            ServiceError: the call failed in another way.
+        """
+        body: dict[str, Any] = {"published_at": iso(video.published_us)}
+        body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
+        self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
+
+    def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Send rows to ``/events`` or ``/counters``; return the service's account of them, rejections included."""
+        body = b"\n".join(map(orjson.dumps, rows))
+        return dict(self._call("POST", path, body, "application/x-ndjson", accept=_account).json())
+
+    def forecast(self, video_id: str, at_us: int, horizons_s: Sequence[int]) -> dict[str, Any]:
+        """The forecast of a registered video at a time, for horizons in seconds."""
+        query = httpx.QueryParams({"at": iso(at_us), "horizons_s": ",".join(map(str, horizons_s))})
+        return dict(self._call("GET", f"/videos/{_segment(video_id)}/forecast?{query}").json())
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str | None = None,
+        *,
+        accept: Callable[[httpx.Response], bool] = lambda response: response.is_success,
+    ) -> httpx.Response:
+        """Call until it works; 429, 503 and network faults are tried again until patience ends.
+
+        Raises:
+            ServiceError: it was refused, or patience ended.
+        """
+        give_up = time.monotonic() + self._patience_s
+        pause_s = _BACKOFF_S[0]
+        headers = {} if kind is None else {"Content-Type": kind}
+        while True:
+            wait_s = pause_s
+            try:
+                response = self._http.request(method, path, content=body, headers=headers)
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                raise ServiceError(f"url: {self.url!r} cannot be called: {error}") from None
+            except httpx.TransportError as error:
+                trouble = f"{type(error).__name__}: {error}"
+            else:
+                if accept(response):
+                    return response
+                trouble = _explain(response)
+                if response.status_code not in _BUSY:
+                    kind_of = Refused if response.status_code in _ABOUT_CONTENT else ServiceError
+                    raise kind_of(f"{method} {self.url}{path}: {trouble}")
+                wait_s = max(pause_s, _retry_after_s(response))
+            if time.monotonic() + wait_s > give_up:
+                raise ServiceError(f"{method} {self.url}{path}: given up after {self._patience_s:g} s: {trouble}")
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, _BACKOFF_S[1])
+
+
+def _segment(video_id: str) -> str:
+    """An id as one segment of a path; dots alone would name another path."""
+    return quote(video_id, safe="") if video_id.strip(".") else video_id.replace(".", "%2E")
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """Seconds that a Retry-After header asks for, as number or date; 0 without one."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _account(response: httpx.Response) -> bool:
+    """Whether an answer accounts for every row; so does the 422 of a batch of which no row was taken."""
+    if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
+        return response.is_success
+    try:
+        return "rejections" in response.json()
+    except ValueError:
+        return False
+
+
+def _explain(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        return f"{response.status_code} {problem['title']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"

@@ -1,0 +1,268 @@
+"""Rows of a data set as a live stream to a service (command ``m3tr-build replay``).
+
+Rows go out in the order of their times, videos are registered before their first row. Every row carries an id made
+from what it says, so that a replay sent twice, or cut off and begun again, counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.datasets.dataset import DataSet, Rows
+from index_builder.datasets.load import load_told
+from index_builder.progress import Bar, progress
+from index_builder.replay.client import Client, Refused
+from model.engagement.types import COUNTER_COLUMNS
+from model.engagement.video import Video
+
+_COLUMN_OF: Final = {kind: column for column, kind in COUNTER_COLUMNS.items()}
+_REGISTERING: Final = 8
+"""Videos registered at once."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the service said about the videos and rows it was sent.
+
+    ``refused`` are videos that it does not take, whose rows are not sent; ``first_refused`` and ``example`` are the first
+    refused video and rejected row in words.
+    """
+
+    videos: int = 0
+    refused: int = 0
+    sent: int = 0
+    accepted: int = 0
+    duplicate: int = 0
+    parked: int = 0
+    rejected: int = 0
+    example: str = ""
+    first_refused: str = ""
+
+    def add(self, rows: list[dict[str, Any]], answer: dict[str, Any]) -> None:
+        """Add the answer to a batch of rows."""
+        self.sent += len(rows)
+        for name in ("accepted", "duplicate", "parked"):
+            setattr(self, name, getattr(self, name) + answer[name])
+        self.rejected += answer["rejected"]
+        if answer["rejections"] and not self.example:
+            refused = dict(answer["rejections"][0])
+            self.example = f"{rows[refused.pop('index')]}: {refused}"
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.videos:,} videos; {self.sent:,} rows sent: {self.accepted:,} accepted, {self.duplicate:,} duplicate"
+        )
+        text += f", {self.parked:,} parked, {self.rejected:,} rejected"
+        if self.refused:
+            text += f"; {self.refused:,} videos refused and their rows left out, first: {self.first_refused}"
+        return f"{text}; first rejected: {self.example}" if self.example else text
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """What is to be sent, in order of time: ``time_us``, ``video`` and ``row`` (n,) int64, ``is_counter`` (n,) bool.
+
+    ``row`` is an event's row, or the number of a counter observation.
+    """
+
+    time_us: NDArray[np.int64]
+    video: NDArray[np.int64]
+    row: NDArray[np.int64]
+    is_counter: NDArray[np.bool_]
+
+
+class Replay:
+    """The stream of a data set's rows, to be played up to one time after the other.
+
+    Args:
+        data: the data set.
+        client: of the service.
+        from_us: earlier rows are left out, microseconds UTC.
+        videos: (V,) bool, which videos take part; None for all.
+        batch_rows: rows a request, at most.
+        rate: rows a second; None for as fast as the service takes them.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        client: Client,
+        *,
+        from_us: int | None = None,
+        videos: NDArray[np.bool_] | None = None,
+        batch_rows: int = 1000,
+        rate: float | None = None,
+    ) -> None:
+        self._data, self._client = data, client
+        self._rate = rate
+        self._batch = batch_rows if rate is None else max(1, min(batch_rows, int(rate / 4)))
+        self._copies = _copies(data.events) if data.events is not None else np.zeros(0, np.int64)
+        self._starts = _observations(data.counters) if data.counters is not None else np.zeros(1, np.int64)
+        begin = np.iinfo(np.int64).min if from_us is None else from_us
+        chosen = np.ones(len(data.videos), np.bool_) if videos is None else videos
+        self._queue = _queue(data, self._starts, chosen, begin)
+        self._unregistered = chosen & (data.published_us >= begin)
+        self._unregistered[self._queue.video] = True
+        self._next = 0
+
+    def remaining(self, to_us: int | None = None) -> int:
+        """Rows that ``play(to_us)`` would send."""
+        return self._end(to_us) - self._next
+
+    def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> Tally:
+        """Register what is published, and send every row not yet sent, up to and including ``to_us``.
+
+        Raises:
+            ServiceError: the service refused a call or did not come back.
+        """
+        tally = Tally()
+        latest = np.iinfo(np.int64).max if to_us is None else to_us
+        ready = np.flatnonzero(self._unregistered & (self._data.published_us <= latest))
+        self._register(ready, tally, bar)
+        end, began, first = self._end(to_us), time.monotonic(), self._next
+        while self._next < end:
+            if self._rate is not None:
+                time.sleep(max(0.0, began + (self._next - first) / self._rate - time.monotonic()))
+            stop = min(self._next + self._batch, end)
+            self._send(np.arange(self._next, stop), tally)
+            if bar is not None:
+                bar.advance(stop - self._next, note=f"{tally.duplicate:,} duplicate, {tally.rejected:,} rejected")
+            self._next = stop
+        return tally
+
+    def _register(self, videos: NDArray[np.int64], tally: Tally, bar: Bar | None) -> None:
+        pool, refused = ThreadPoolExecutor(_REGISTERING), []
+        try:
+            for done, trouble in enumerate(pool.map(self._registered, [self._data.videos[i] for i in videos])):
+                if trouble:
+                    refused.append(int(videos[done]))
+                    tally.first_refused = (
+                        tally.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
+                    )
+                if bar is not None and done % 100 == 0:
+                    bar.advance(0, note=f"registering video {done + 1:,} of {len(videos):,}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._unregistered[videos] = False
+        tally.videos += len(videos) - len(refused)
+        tally.refused += len(refused)
+        if refused:
+            self._leave_out(np.array(refused))
+
+    def _registered(self, video: Video) -> str:
+        """Register a video; return why it was refused, or nothing."""
+        try:
+            self._client.register(video)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    def _leave_out(self, videos: NDArray[np.int64]) -> None:
+        """Send no further row of these videos."""
+        queue, keep = self._queue, ~np.isin(self._queue.video, videos)
+        keep[: self._next] = True
+        self._queue = _Queue(queue.time_us[keep], queue.video[keep], queue.row[keep], queue.is_counter[keep])
+
+    def _end(self, to_us: int | None) -> int:
+        if to_us is None:
+            return len(self._queue.time_us)
+        return max(self._next, int(np.searchsorted(self._queue.time_us, to_us, side="right")))
+
+    def _send(self, positions: NDArray[np.int64], tally: Tally) -> None:
+        counters = self._queue.is_counter[positions]
+        for path, chosen, encode in (("/events", ~counters, self._event), ("/counters", counters, self._snapshot)):
+            if chosen.any():
+                texts = np.datetime_as_string(
+                    self._queue.time_us[positions[chosen]].view("datetime64[us]"), timezone="UTC"
+                )
+                rows = [
+                    encode(int(self._queue.row[p]), str(text)) for p, text in zip(positions[chosen], texts, strict=True)
+                ]
+                tally.add(rows, self._client.post_rows(path, rows))
+
+    def _event(self, row: int, text: str) -> dict[str, Any]:
+        events = self._data.events
+        assert events is not None
+        video_id = self._data.videos[events.video[row]].video_id
+        kind, count, reach = self._data.types[events.type[row]], int(events.value[row]), int(events.reach[row])
+        cells: dict[str, Any] = {"video_id": video_id, "time": text, "type": kind, "count": count}
+        if reach:
+            cells["reach"] = reach
+        cells["id"] = _identity("event", video_id, text, kind, count, reach, int(self._copies[row]))
+        return cells
+
+    def _snapshot(self, observation: int, text: str) -> dict[str, Any]:
+        counters = self._data.counters
+        assert counters is not None
+        start, end = int(self._starts[observation]), int(self._starts[observation + 1])
+        video_id = self._data.videos[counters.video[start]].video_id
+        cells: dict[str, Any] = {"video_id": video_id, "time": text}
+        for row in range(start, end):
+            column = _COLUMN_OF[self._data.types[counters.type[row]]]
+            cells[column] = max(cells.get(column, 0), int(counters.value[row]))
+        cells["id"] = _identity("counters", *cells.items())
+        return cells
+
+
+def _identity(*parts: object) -> str:
+    """An id of 20 hexadecimal digits that depends on nothing but the parts."""
+    return blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+def _queue(data: DataSet, starts: NDArray[np.int64], chosen: NDArray[np.bool_], from_us: int) -> _Queue:
+    parts = []
+    if (events := data.events) is not None:
+        parts.append((events.time_us, events.video, np.arange(len(events)), np.zeros(len(events), np.bool_)))
+    if (counters := data.counters) is not None:
+        first, n = starts[:-1], len(starts) - 1
+        parts.append((counters.time_us[first], counters.video[first], np.arange(n), np.ones(n, np.bool_)))
+    time_us, video, row, is_counter = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.flatnonzero(chosen[video] & (time_us >= from_us))
+    order = order[np.argsort(time_us[order], kind="stable")]
+    return _Queue(time_us[order], video[order].astype(np.int64), row[order], is_counter[order])
+
+
+def _observations(rows: Rows) -> NDArray[np.int64]:
+    """Where each observation (video, time) starts in counter rows, and the end, (observations + 1,) int64."""
+    if not len(rows):
+        return np.zeros(1, np.int64)
+    new = (np.diff(rows.video) != 0) | (np.diff(rows.time_us) != 0)
+    return np.concatenate([[0], np.flatnonzero(new) + 1, [len(rows)]]).astype(np.int64)
+
+
+def _copies(rows: Rows) -> NDArray[np.int64]:
+    """How many equal rows come before each row, (n,) int64: equal events at one time are different events."""
+    columns = (rows.reach, rows.value, rows.type, rows.time_us, rows.video)
+    order = np.lexsort(columns)
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    places = np.arange(len(rows))
+    copies = np.empty(len(rows), np.int64)
+    copies[order] = places - np.maximum.accumulate(np.where(new, places, 0))
+    return copies
+
+
+def replay(
+    data: Path,
+    url: str,
+    *,
+    from_us: int | None = None,
+    to_us: int | None = None,
+    rate: float | None = None,
+    batch_rows: int = 1000,
+    api_key: str | None = None,
+) -> Tally:
+    """Play a data set to a service, with progress shown; times in microseconds UTC, both included."""
+    loaded = load_told(data)
+    with Client(url, api_key=api_key) as client:
+        stream = Replay(loaded, client, from_us=from_us, batch_rows=batch_rows, rate=rate)
+        with progress("replay", stream.remaining(to_us)) as bar:
+            return stream.play(to_us, bar=bar)

@@ -1,0 +1,237 @@
+"""Neighbours of training samples, exactly as the bank would have given them at the time.
+
+Candidates of a sample at ``now`` are the newest ``bank_videos`` published before it, usable if something of their growth was observed
+by ``now``; the union of the best by content and the best by trajectory, in the age bucket of the sample, is ranked by
+combined similarity. The work is a masked matrix product a block of samples, in order of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index_builder.samples.samples import Samples
+from model.bank.neighbours import N_NEIGHBOUR, combine, fill_features
+from model.features.creator import N_GROWTH, known_points
+from model.growth.curve_kernels import age_bucket, growth_horizons_us
+from model.growth.curves import Curves
+
+_BLOCK = 512
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The bank's content as arrays over V videos, sorted by publication.
+
+    ``content`` (V, Dc) float32 of unit length; ``usable_us`` (V,) int64; ``trajectory_video``, ``trajectory_bucket``,
+    ``trajectory_usable_us`` (T,) int64, and ``trajectory`` (T, Dt) float32 of unit length, sorted by video.
+    """
+
+    published_us: NDArray[np.int64]
+    curves: Curves
+    content: NDArray[np.float32]
+    usable_us: NDArray[np.int64]
+    trajectory_video: NDArray[np.int64]
+    trajectory_bucket: NDArray[np.int64]
+    trajectory_usable_us: NDArray[np.int64]
+    trajectory: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """Candidates of N samples: ``video`` (N, 2k) int64, -1 for none; cosines (N, 2k) float64, NaN where missing."""
+
+    video: NDArray[np.int64]
+    content: NDArray[np.float64]
+    trajectory: NDArray[np.float64]
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows divided by their norm; a zero row stays zero."""
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
+    return out
+
+
+def find(
+    memory: Memory, samples: Samples, content: NDArray[np.float32], hidden: NDArray[np.float32], *, limit: int,
+    bank_videos: int, report: Callable[[int], None],
+) -> Union:  # fmt: skip
+    """Candidates of every sample; ``content`` (V, Dc) and ``hidden`` (N, Dt, centred) are of unit length."""
+    n = len(samples.video)
+    video = np.full((n, 2 * limit), -1, dtype=np.int64)
+    cosines = np.full((2, n, 2 * limit), np.nan)
+    buckets = age_bucket((samples.age_s * 1e6).astype(np.int64))
+    position = np.full((int(buckets.max(initial=0)) + 1, len(memory.published_us)), -1, dtype=np.int64)
+    known = memory.trajectory_bucket < len(position)
+    position[memory.trajectory_bucket[known], memory.trajectory_video[known]] = np.flatnonzero(known)
+    order = np.lexsort((samples.now_us, buckets))
+    starts = [0, *(np.flatnonzero(np.diff(buckets[order])) + 1).tolist(), n]
+    for first, last in pairwise(starts):
+        for start in range(first, last, _BLOCK):
+            rows = order[start : min(start + _BLOCK, last)]
+            if not len(rows):
+                continue
+            now = samples.now_us[rows]
+            hi = int(np.searchsorted(memory.published_us, now.max()))
+            lo = max(0, int(np.searchsorted(memory.published_us, now.min())) - bank_videos)
+            window = np.arange(lo, hi)
+            at = position[buckets[rows[0]], lo:hi]
+            usable = (
+                np.where(at >= 0, memory.trajectory_usable_us[np.maximum(at, 0)], _NEVER)
+                if len(memory.trajectory_usable_us)
+                else np.full(len(window), _NEVER)
+            )
+            by_content = _cosines(
+                content[samples.video[rows]],
+                memory.content[lo:hi],
+                memory.usable_us[lo:hi],
+                now,
+                window,
+                samples.video[rows],
+            )
+            vectors = (
+                memory.trajectory[np.maximum(at, 0)]
+                if len(memory.trajectory)
+                else np.zeros((len(window), hidden.shape[1]), np.float32)
+            )
+            queries = np.where(samples.cold[rows, None], 0, hidden[rows]).astype(np.float32)
+            by_trajectory = _cosines(queries, vectors, usable, now, window, samples.video[rows])
+            by_trajectory[samples.cold[rows]] = np.nan
+            _union(by_content, by_trajectory, lo, limit, video, cosines, rows)
+            report(len(rows))
+    return Union(video, cosines[0], cosines[1])
+
+
+def _cosines(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    usable_us: NDArray[np.int64],
+    now: NDArray[np.int64],
+    window: NDArray[np.int64],
+    target: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
+    out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
+    # A vector of norm zero has no direction, here as in a bank.
+    out[~queries.any(1)] = np.nan
+    out[:, ~vectors.any(1)] = np.nan
+    return out
+
+
+def _union(
+    by_content: NDArray[np.float32],
+    by_trajectory: NDArray[np.float32],
+    lo: int,
+    limit: int,
+    video: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> None:
+    k = min(limit, by_content.shape[1])
+    if not k:
+        return
+    best = [
+        torch.topk(torch.from_numpy(np.nan_to_num(s, nan=-2.0)), k, dim=1).indices.numpy()
+        for s in (by_content, by_trajectory)
+    ]
+    every = np.arange(len(rows))[:, None]
+    repeated = (best[1][:, :, None] == best[0][:, None, :]).any(-1) & ~np.isnan(by_content[every, best[1]])
+    for source, offset in ((0, 0), (1, limit)):
+        index = best[source]
+        wanted = ~np.isnan((by_content, by_trajectory)[source][every, index])
+        if source:
+            wanted &= ~repeated
+        block = video[rows]
+        block[:, offset : offset + k] = np.where(wanted, index + lo, -1)
+        video[rows] = block
+        for c, s in enumerate((by_content, by_trajectory)):
+            values = cosines[c, rows]
+            values[:, offset : offset + k] = np.where(wanted, s[every, index], np.nan)
+            cosines[c, rows] = values
+
+
+@numba.njit(cache=True)
+def _features(  # type: ignore[no-untyped-def]
+    video, content, trajectory, similarity, target, now_us, level, creator, published, ages, values, lengths, horizons,
+    pace, features, mask,
+):  # fmt: skip
+    one = np.empty(N_GROWTH + 1)
+    cosines = np.empty(2)
+    for i in range(len(target)):
+        age = now_us[i] - published[target[i]]
+        for j in range(video.shape[1]):
+            v = video[i, j]
+            if v < 0:
+                continue
+            n = known_points(ages[v], lengths[v], published[v], now_us[i])
+            cosines[0], cosines[1] = content[i, j], trajectory[i, j]
+            same = creator[v] >= 0 and creator[v] == creator[target[i]]
+            fill_features(
+                ages[v],
+                values[v],
+                n,
+                age,
+                horizons,
+                level[i],
+                cosines,
+                similarity[i, j],
+                same,
+                pace,
+                one,
+                features[i, j],
+            )
+            mask[i, j] = 1
+
+
+def neighbour_features(
+    memory: Memory, union: Union, samples: Samples, creator: NDArray[np.int64], *, content_weight: float, k: int,
+    max_horizon_us: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+    """The k best of each union as the fusion block reads them: (N, k, N_NEIGHBOUR) and mask (N, k); ``creator`` (V,) codes, -1 none."""
+    similarity = combine(union.content, union.trajectory, content_weight)
+    best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]
+    video, content, trajectory, s = (
+        np.take_along_axis(x, best, 1) for x in (union.video, union.content, union.trajectory, similarity)
+    )
+    features = np.zeros((len(video), k, N_NEIGHBOUR), np.float32)
+    mask = np.zeros((len(video), k), np.float32)
+    curves = memory.curves
+    _features(
+        video, content, trajectory, s, samples.video, samples.now_us, np.log2(1 + samples.value_now), creator,
+        memory.published_us, curves.ages_us, curves.values, curves.lengths, growth_horizons_us(max_horizon_us),
+        curves.pace, features, mask,
+    )  # fmt: skip
+    return features, mask
+
+
+def nearest_growth_error(
+    features: NDArray[np.float32], mask: NDArray[np.float32], samples: Samples, max_horizon_s: float
+) -> float:
+    """Mean squared error of forecasting by the neighbours' mean growth alone: what the similarity's weight is chosen by."""
+    known = features[..., N_GROWTH : 2 * N_GROWTH] * mask[..., None]
+    mean = (features[..., :N_GROWTH] * 2 * known).sum(1) / np.maximum(known.sum(1), 1e-9)
+    at = np.log(growth_horizons_us(round(max_horizon_s * 1e6)) / 1e6)
+    errors = []
+    for h in range(samples.growth.shape[1]):
+        x = np.log(np.maximum(samples.horizon_s[:, h], 1.0))
+        upper = np.clip(np.searchsorted(at, x), 1, len(at) - 1)
+        rows = np.arange(len(x))
+        share = np.clip((x - at[upper - 1]) / (at[upper] - at[upper - 1]), 0, 1)
+        guess = mean[rows, upper - 1] * (1 - share) + mean[rows, upper] * share
+        fine = (
+            np.isfinite(samples.growth[:, h])
+            & ~samples.cold
+            & (known.sum(1)[rows, upper] > 0)
+            & (known.sum(1)[rows, upper - 1] > 0)
+        )
+        errors.append(np.square(guess - samples.growth[:, h])[fine])
+    every = np.concatenate(errors)
+    return float(every.mean()) if len(every) else float("nan")

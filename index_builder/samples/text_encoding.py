@@ -1,0 +1,56 @@
+"""Sentences of many videos, encoded in processes of their own.
+
+The embedded bank keeps the GIL while it searches, so an encoder in a thread of the same process would stand still meanwhile.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.content.text import SentenceEncoder, text_of
+from model.engagement.video import Video
+
+WORTH_A_PROCESS: Final = 2_000
+"""Texts that take longer to encode than a process takes to start."""
+_AHEAD: Final = 4
+"""Chunks a process that wait to be fetched or encoded: bounds memory."""
+
+_encoder: SentenceEncoder | None = None
+
+
+def _start() -> None:
+    global _encoder
+    _encoder = SentenceEncoder(workers=1)
+
+
+def _encode(texts: list[str]) -> NDArray[np.float32]:
+    assert _encoder is not None
+    return _encoder.encode(texts)
+
+
+def sentences(chunks: Iterable[Sequence[Video]], processes: int | None = None) -> Generator[NDArray[np.float32]]:
+    """Sentence vectors (len(chunk), 384) float32 of each chunk of videos, in order, encoded ahead of the reader.
+
+    Args:
+        chunks: taken a few at a time.
+        processes: how many encode, >= 1; None: one a core.
+    """
+    count = processes or len(os.sched_getaffinity(0))
+    source = iter(chunks)
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start) as pool:
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        while True:
+            for chunk in islice(source, count * _AHEAD - len(waiting)):
+                waiting.append(pool.submit(_encode, [text_of(video) for video in chunk]))
+            if not waiting:
+                return
+            yield waiting.popleft().result()

@@ -1,0 +1,1 @@
+"""Metrics, and the held-back videos they are computed on."""

@@ -1,0 +1,120 @@
+"""Engagement of invented videos: a marked, mutually exciting Hawkes process with power-law memory.
+
+It is drawn in its cluster form, generation by generation over all videos at once:
+
+    immigrants  Poisson; their rate falls as a power of the video's age; their number grows with the video's appeal
+    children    of an event of type i: Poisson of mean  branching * hour(t) * mark(reach) * OFFSPRING[i].sum(),
+                types by OFFSPRING[i], delays from the Omori kernel  (t + c) ** -(1 + theta)
+    hour(t)     the audience's hour of day, mean 1
+
+Appeal moves the number of immigrants and the branching ratio, which stays below 1: sizes are heavy-tailed and finite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.simulation.videos import Content
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.types import ENGAGEMENT_TYPES
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MAX_EVENTS: Final = 10_000
+"""Events a video, at most."""
+_OFFSPRING: Final = np.array(
+    [
+        [0.55, 0.10, 0.02, 0.02],
+        [0.70, 0.15, 0.04, 0.04],
+        [0.90, 0.20, 0.25, 0.08],
+        [2.60, 0.35, 0.10, 0.35],
+    ]
+)
+"""Mean children of each type (columns) of a parent of each type (rows), up to the branching ratio: scaled below so
+that its largest eigenvalue is 1."""
+_OFFSPRING_UNIT: Final = _OFFSPRING / np.abs(np.linalg.eigvals(_OFFSPRING)).max()
+_IMMIGRANT_TYPES: Final = np.array([0.86, 0.09, 0.02, 0.03])
+_OMORI_C_S: Final = 240.0
+_OMORI_THETA: Final = 0.42
+_RISE_C_S: Final = 1800.0
+_RISE_THETA: Final = 0.35
+_MARK_POWER: Final = 0.35
+_HOURS: Final = (
+    1 + 0.55 * np.cos((np.arange(24) - 19) * 2 * np.pi / 24) + 0.2 * np.cos((np.arange(24) - 13) * 4 * np.pi / 24)
+)
+_HOURS_UNIT: Final = _HOURS / _HOURS.mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Engagement:
+    """Events sorted by time: ``video``, ``time_us``, ``type`` (into ENGAGEMENT_TYPES) and ``reach``, all (n,) int64."""
+
+    video: Ints
+    time_us: Ints
+    type: Ints
+    reach: Ints
+
+
+def engage(rng: np.random.Generator, content: Content) -> Engagement:
+    """Draw the events of every video."""
+    branching = 0.30 + 0.60 / (1 + np.exp(-0.8 * content.appeal))
+    expected = np.exp(3.1 + 0.85 * content.appeal)
+    parent = np.repeat(np.arange(len(branching)), rng.poisson(expected * _HOURS_UNIT.max()))
+    age_us = _power_law_us(rng, len(parent), _RISE_C_S, _RISE_THETA)
+    at = content.published_us[parent] + age_us
+    keep = (at < content.ends_us[parent]) & _awake(rng, at)
+    video, at = parent[keep], at[keep]
+    kind = rng.choice(len(ENGAGEMENT_TYPES), len(video), p=_IMMIGRANT_TYPES)
+    room = np.full(len(branching), MAX_EVENTS)
+    generations: list[tuple[Ints, Ints, Ints, Ints]] = []
+    while len(video):
+        order = np.argsort(video, kind="stable")
+        rank = np.arange(len(video)) - np.searchsorted(video[order], video[order])
+        kept = np.sort(order[rank < room[video[order]]])
+        video, at, kind = video[kept], at[kept], kind[kept]
+        room -= np.bincount(video, minlength=len(room))
+        reach, mark = _marks(rng, len(video))
+        generations.append((video, at, kind, reach))
+        mean = branching[video] * mark * _OFFSPRING_UNIT.sum(axis=1)[kind] * _HOURS_UNIT.max()
+        parent = np.repeat(np.arange(len(video)), rng.poisson(mean))
+        born = at[parent] + _power_law_us(rng, len(parent), _OMORI_C_S, _OMORI_THETA)
+        keep = (born < content.ends_us[video[parent]]) & _awake(rng, born)
+        parent = parent[keep]
+        kind = _child_types(rng, kind[parent])
+        video, at = video[parent], born[keep]
+    every = (
+        [np.concatenate(arrays) for arrays in zip(*generations, strict=True)]
+        if generations
+        else [np.zeros(0, np.int64)] * 4
+    )
+    order = np.lexsort((every[2], every[0], every[1]))
+    return Engagement(*(array[order] for array in every))
+
+
+def _power_law_us(rng: np.random.Generator, n: int, c_s: float, theta: float) -> Ints:
+    """Delays with survival (1 + t / c) ** -theta, (n,) int64 microseconds, below 400 days."""
+    delay_s = c_s * ((1 - rng.random(n)) ** (-1 / theta) - 1)
+    return (np.minimum(delay_s, 400 * 86400.0) * SECOND_US).astype(np.int64)
+
+
+def _awake(rng: np.random.Generator, at_us: Ints) -> NDArray[np.bool_]:
+    """Thinning by the hour of day, (n,) bool; keeps 1 / _HOURS_UNIT.max() on average."""
+    hour = at_us // HOUR_US % 24
+    return np.asarray(rng.random(len(at_us)) * _HOURS_UNIT.max() < _HOURS_UNIT[hour])
+
+
+def _marks(rng: np.random.Generator, n: int) -> tuple[Ints, Floats]:
+    """Reach of each actor, (n,) int64, Pareto of index 1.2, and its factor on the number of children, mean 1."""
+    share = np.minimum((1 - rng.random(n)) ** (-1 / 1.2), 1e5)
+    return (30 * share).astype(np.int64), share**_MARK_POWER * (1 - _MARK_POWER / 1.2)
+
+
+def _child_types(rng: np.random.Generator, parent_kind: Ints) -> Ints:
+    chances = np.cumsum(_OFFSPRING / _OFFSPRING.sum(axis=1, keepdims=True), axis=1)[parent_kind]
+    drawn = (rng.random((len(parent_kind), 1)) > chances).sum(axis=1)
+    return np.asarray(np.minimum(drawn, len(ENGAGEMENT_TYPES) - 1), np.int64)

@@ -1,0 +1,148 @@
+"""A synthetic data set in the canonical format (command ``m3tr-build simulate``).
+
+Every video, creator and engagement in it is invented, and the files say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index_builder.datasets.file_format import COUNTERS, EVENTS, VIDEOS
+from index_builder.progress import progress
+from index_builder.simulation.engagement import Engagement, engage
+from index_builder.simulation.videos import DAY_US, LIFE_DAYS, Content, invent, timestamps
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
+from model.errors import DataError
+
+Ints = NDArray[np.int64]
+
+DEFAULT_START_US: Final = int(datetime(2025, 9, 1, tzinfo=UTC).timestamp()) * SECOND_US
+_SNAPSHOTS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What was written: ``counts`` (V,) int64 events a video, and the content they came from."""
+
+    content: Content
+    counts: Ints
+    end_us: int
+
+
+def simulate(
+    out: Path,
+    *,
+    videos: int,
+    seed: int,
+    days: float = 60,
+    start_us: int = DEFAULT_START_US,
+    counters: bool = False,
+) -> Simulation:
+    """Write a synthetic data set into the folder ``out``; the same arguments give the same columns.
+
+    Args:
+        out: the folder; a data set that is already there is not overwritten.
+        videos: number of videos, published over ``days`` days from ``start_us``.
+        seed: of the random numbers.
+        days: length of the time in which videos are published; rows go on for ``LIFE_DAYS[0]`` days more.
+        start_us: first publication, microseconds UTC.
+        counters: write snapshots of running totals instead of events.
+
+    Raises:
+        DataError: an argument is out of range, or ``out`` holds a data set.
+    """
+    end_us = start_us + int((days + LIFE_DAYS[0]) * DAY_US)
+    _refuse(out, videos, seed, days, end_us)
+    rng = np.random.default_rng(seed)
+    content = invent(rng, videos, start_us, int(days * DAY_US), end_us)
+    with progress("simulate", videos) as bar:
+        events = engage(rng, content)
+        counts = np.bincount(events.video, minlength=videos)
+        bar.advance(videos, note=f"{len(events.video):,} events")
+    out.mkdir(parents=True, exist_ok=True)
+    metadata = {"m3tr.synthetic": "true", "m3tr.generator": "m3tr-build simulate", "m3tr.seed": str(seed)}
+    _write(out / VIDEOS, content.columns, metadata)
+    rows = _snapshots(rng, content, events) if counters else _events(content, events)
+    _write(out / (COUNTERS if counters else EVENTS), rows, metadata)
+    (out / "README.txt").write_text(_readme(videos, seed, days, start_us, len(events.video), counters), "utf-8")
+    return Simulation(content, counts, end_us)
+
+
+def _events(content: Content, events: Engagement) -> dict[str, pa.Array]:
+    kinds = pa.array(ENGAGEMENT_TYPES)
+    return {
+        "video_id": content.columns["video_id"].take(pa.array(events.video)),
+        "time": timestamps(events.time_us),
+        "type": kinds.take(pa.array(events.type)),
+        "reach": pa.array(events.reach),
+    }
+
+
+def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -> dict[str, pa.Array]:
+    """Running totals at irregular times, every half hour at first and about daily later."""
+    n = len(content.published_us)
+    gap_h = np.exp(rng.normal(0, 0.4, (n, _SNAPSHOTS))) * np.minimum(0.5 * 1.22 ** np.arange(_SNAPSHOTS), 24)
+    at = content.published_us[:, None] + (np.cumsum(gap_h, axis=1) * HOUR_US).astype(np.int64)
+    video, column = np.nonzero(at < content.ends_us[:, None])
+    at_us = at[video, column]
+    order = np.lexsort((video, at_us))
+    video, at_us = video[order], at_us[order]
+    rows = {"video_id": content.columns["video_id"].take(pa.array(video)), "time": timestamps(at_us)}
+    for name, kind in COUNTER_COLUMNS.items():
+        chosen = np.flatnonzero(events.type == ENGAGEMENT_TYPES.index(kind))
+        rows[name] = pa.array(_count_until(events.video[chosen], events.time_us[chosen], video, at_us, n))
+    return rows
+
+
+def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int) -> Ints:
+    """How many of the events had happened to each asked video by each time, (len(asked),) int64."""
+    is_query = np.concatenate([np.zeros(len(video), np.int64), np.ones(len(asked), np.int64)])
+    key = np.concatenate([video, asked])
+    order = np.lexsort((is_query, np.concatenate([time_us, until_us]), key))
+    running = np.cumsum(1 - is_query[order])
+    before = np.concatenate([[0], np.cumsum(np.bincount(video, minlength=n))])
+    result = np.empty(len(key), np.int64)
+    result[order] = running - before[key[order]]
+    return result[len(video) :]
+
+
+def _write(path: Path, columns: dict[str, pa.Array], metadata: dict[str, str]) -> None:
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None:
+    if videos < 1:
+        raise DataError(f"videos: {videos} is not allowed; allowed: 1 or more")
+    if seed < 0:
+        raise DataError(f"seed: {seed} is not allowed; allowed: 0 or more")
+    if not 1 <= days <= 3650:
+        raise DataError(f"days: {days:g} is not allowed; allowed: 1 to 3650")
+    now = datetime.now(UTC)
+    if end_us > now.timestamp() * SECOND_US:
+        end = datetime.fromtimestamp(end_us / SECOND_US, UTC)
+        raise DataError(
+            f"start, days: the data would end at {end:%Y-%m-%d %H:%M} UTC, which is in the future; start earlier"
+        )
+    there = [name for name in (VIDEOS, EVENTS, COUNTERS) if (out / name).exists()]
+    if there:
+        raise DataError(f"{out}: holds {', '.join(there)} already; choose another folder or remove them")
+
+
+def _readme(videos: int, seed: int, days: float, start_us: int, events: int, counters: bool) -> str:
+    start = datetime.fromtimestamp(start_us / SECOND_US, UTC)
+    return (
+        "SYNTHETIC DATA. Every video, creator and engagement here is invented by a program; nothing was observed.\n\n"
+        f"m3tr-build simulate --videos {videos} --seed {seed} --days {days:g} --start {start:%Y-%m-%dT%H:%M:%S}Z"
+        f"{' --counters' if counters else ''}\n\n"
+        f"{videos} videos with {events} engagements, from a marked mutually exciting (Hawkes) process with power-law\n"
+        "memory. Creator, topic, title words and duration move how much a video draws and how far it spreads.\n"
+    )

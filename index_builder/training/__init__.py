@@ -1,0 +1,1 @@
+"""From a data set to a bundle: training, early stopping, checkpoints, export."""

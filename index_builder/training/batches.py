@@ -1,0 +1,62 @@
+"""Batches of videos of like length, with their samples as cuts of one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.samples import Samples
+
+_MAX_VIDEOS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B videos with up to C cuts: ``videos`` (B,); ``rows`` (B, C) int64 into the samples and ``real`` (B, C) bool; ``length`` tokens."""
+
+    videos: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    real: NDArray[np.bool_]
+    length: int
+
+    def share(self, rank: int, size: int) -> Batch:
+        """Every ``size``-th video from number ``rank`` on; none if there are fewer than ``rank`` + 1."""
+        if size == 1:
+            return self
+        return Batch(self.videos[rank::size], self.rows[rank::size], self.real[rank::size], self.length)
+
+
+def batches(
+    samples: Samples, max_tokens: int, *, rng: np.random.Generator | None = None, max_cuts: int = 8
+) -> Iterator[Batch]:
+    """Every video of ``samples`` once.
+
+    With ``rng``: shuffled, and at most ``max_cuts`` of a video's samples, drawn anew; without: in order, all of them.
+    """
+    videos, first = np.unique(samples.video, return_index=True)
+    last = np.append(first[1:], len(samples.video))
+    length = np.maximum.reduceat(samples.position, first) if len(first) else first
+    order = np.argsort(length + (rng.random(len(length)) * 4 if rng else 0), kind="stable")
+    groups: list[list[int]] = []
+    longest = 0
+    for i in order.tolist():
+        longest = max(longest, int(length[i]), 4)
+        if not groups or longest * (len(groups[-1]) + 1) > max_tokens or len(groups[-1]) == _MAX_VIDEOS:
+            groups.append([])
+            longest = max(int(length[i]), 4)
+        groups[-1].append(i)
+    if rng:
+        rng.shuffle(groups)
+    for group in groups:
+        rows = [np.arange(first[i], last[i]) for i in group]
+        if rng:
+            rows = [np.sort(rng.choice(r, max_cuts, replace=False)) if len(r) > max_cuts else r for r in rows]
+        width = max(len(r) for r in rows)
+        padded, real = np.zeros((len(group), width), np.int64), np.zeros((len(group), width), np.bool_)
+        for j, r in enumerate(rows):
+            padded[j, : len(r)] = r
+            real[j, : len(r)] = True
+        yield Batch(videos[group], padded, real, max(int(length[group].max()), 1))

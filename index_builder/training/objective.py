@@ -1,0 +1,255 @@
+"""What the network makes of samples, and what it loses by it.
+
+A forecast is head(target, fused): ``target`` joins the state, the newest tokens, content and creator, and ``fused`` is what neighbours
+add, zeros without any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_builder.samples.network_inputs import Corpus, Window
+from index_builder.samples.samples import Samples
+from index_builder.training.batches import Batch, batches
+from model.bank.neighbours import N_NEIGHBOUR
+from model.network import FUSED_DIM, M3TR
+from model.quantiles.head import QUANTILES, basis, on_grid_at
+
+_COLD_WEIGHT: Final = 0.05
+"""A forecast from nothing errs by bits where others err by tenths; it must not drown them."""
+_SQUARED_WEIGHT: Final = 1.0
+"""Of the Huber loss that pulls the middle quantile from the median towards the mean, where growth is rare but large."""
+_CASCADE_SQUARED_WEIGHT: Final = 0.5
+"""The same beside a cascade; chosen on development splits of posts."""
+_DELTA: Final = 1.0
+_CASCADE_DELTA: Final = 2.0
+"""From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
+_EXPECTED_VIDEOS: Final = 300
+"""So many videos more, as it were, go exactly as their cascade expects: the fewer there are, the less a forecast strays from it."""
+_ROWS: Final = 2048
+"""Rows at once where nothing is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Stage one's output for N samples: ``hidden`` (N, d_model) and ``quantiles`` (N, J, 3) of growth, float32."""
+
+    hidden: NDArray[np.float32]
+    quantiles: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Neighbours of N samples as the fusion block reads them: ``features`` (N, K, N_NEIGHBOUR), ``mask`` (N, K), float32."""
+
+    features: NDArray[np.float32]
+    mask: NDArray[np.float32]
+
+    @staticmethod
+    def none(samples: int) -> Found:
+        """No neighbour of any of so many samples."""
+        return Found(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
+
+    def take(self, rows: NDArray[np.bool_]) -> Found:
+        """Those of the samples ``rows``."""
+        return Found(self.features[rows], self.mask[rows])
+
+
+def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The summaries of samples ``rows``, and the numbers of their cascades."""
+    return np.concatenate([samples.summary[rows], samples.cascade[rows]], axis=1)
+
+
+class Forward:
+    """A network on one device and the corpus that it reads."""
+
+    def __init__(
+        self, net: M3TR, corpus: Corpus, max_horizon_s: float, device: torch.device, batch_tokens: int
+    ) -> None:
+        self.net = net.to(device)
+        self.corpus = corpus
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self._max_horizon_s = max_horizon_s
+        self._lengths = np.diff(corpus.tokens.offsets)
+        cascade = corpus.samples.cascade.shape[1] > 0
+        self._delta = _CASCADE_DELTA if cascade else _DELTA
+        self._squared_weight = _CASCADE_SQUARED_WEIGHT if cascade else _SQUARED_WEIGHT
+        self._levels = torch.tensor(QUANTILES, device=device)
+        self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
+
+    def put(self, array: NDArray[np.generic]) -> Tensor:
+        """The array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def content(self, videos: NDArray[np.int64]) -> Tensor:
+        """Content vectors of videos (N,) of the corpus: (N, CONTENT_DIM)."""
+        c, put = self.corpus.content, self.put
+        starts, ends = c.ngram_offsets[videos], c.ngram_offsets[videos + 1]
+        ids = np.concatenate([c.ngram_ids[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)[:-1]])
+        out: Tensor = self.net.content(
+            put(c.sentence[videos]), self.net.ngrams(put(ids), put(offsets)), put(c.static[videos, 4:5]),
+            put(c.category[videos]), put(c.language[videos]), put(c.static[videos]),
+        )  # fmt: skip
+        return out
+
+    def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """Hidden states after every token (L, B, d), as read at the batch's real cuts (n, d), and the tokens' indices (L, B)."""
+        tokens = self.corpus.tokens
+        step = np.arange(batch.length)[:, None]
+        index = tokens.offsets[batch.videos][None] + np.minimum(step, np.maximum(self._lengths[batch.videos] - 1, 0))
+        index = np.minimum(index, max(len(tokens.features) - 1, 0))
+        if not self.net.parts.mhp:
+            hidden = torch.zeros(*index.shape, self.net.mhp.shape.d_model, device=self.device)
+            return hidden, hidden.new_zeros(int(batch.real.sum()), hidden.shape[-1]), index
+        rows = batch.rows
+        hidden, read = self.net.mhp(
+            self.put(tokens.features[index]), self.put(tokens.clock[index]),
+            self.put(np.where(batch.real, samples.position[rows], 0)), self.put(samples.branch[rows]),
+            self.put(samples.branch_clock[rows]), self.put(samples.pending[rows]),
+        )  # fmt: skip
+        return hidden, read[self.put(batch.real)], index
+
+    def target(self, window: Window, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
+        """What is known of samples ``rows`` (n,) of the window with states ``hidden`` (n, d): (n, target_dim)."""
+        samples = window.samples
+        videos, inverse = np.unique(samples.video[rows], return_inverse=True)
+        c, put, video = self.corpus.content, self.put, samples.video[rows]
+        return self.net.target(
+            hidden, put(samples.branch[rows, 1]), put(samples.last[rows]), put(numbers_read(samples, rows)),
+            self.content(videos)[put(inverse)], put(window.creator[rows]), put(c.static[video]), put(c.category[video]),
+            put(c.language[video]),
+        )  # fmt: skip
+
+    def fit_scales(self, window: Window) -> None:
+        """Fit the bins of the encoded numbers to the window's warm samples, and start intensities at their videos' usual rates."""
+        samples, tokens = window.samples, self.corpus.tokens
+        mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
+        mine[samples.video] = True
+        at = np.flatnonzero(mine.repeat(self._lengths))
+        self.net.intensity.fit(
+            *(self.put(a[at]) for a in (tokens.counts, tokens.interval_s, tokens.observed, self.corpus.pace))
+        )
+        warm = np.flatnonzero(~samples.cold)
+        if len(warm):
+            warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
+            static = self.corpus.content.static[samples.video[warm]]
+            self.net.numbers.fit(
+                torch.from_numpy(np.concatenate([numbers_read(samples, warm), window.creator[warm], static], axis=1))
+            )
+
+    def alone(self, target: Tensor) -> Tensor:
+        """Coefficients (n, 3, N_BASIS) without neighbours."""
+        out: Tensor = self.net.head(target, target.new_zeros(len(target), FUSED_DIM))
+        return out
+
+    def fused(self, target: Tensor, neighbours: NDArray[np.float32], mask: NDArray[np.float32]) -> Tensor:
+        """Coefficients (n, 3, N_BASIS) with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
+        if not mask.shape[1]:
+            return self.alone(target)
+        out: Tensor = self.net.head(target, self.net.fusion(target, self.put(neighbours), self.put(mask)))
+        return out
+
+    def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
+        """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units.
+
+        They may be below 0, where a forecast is none: there the loss still has a slope.
+        """
+        growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
+        phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
+            np.float32
+        )
+        below, median, above = torch.einsum("njm,nqm->njq", self.put(phi), coefficients).unbind(-1)
+        return torch.stack([median - below, median, median + above], -1)
+
+    def _expected(self, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""
+        return on_grid_at(samples.expected[rows], samples.horizon_s[rows], self._max_horizon_s)
+
+    def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
+        """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``.
+
+        Beside a cascade its expectation counts as a label, too, where videos are few.
+        """
+        growth = self.put(samples.growth[rows].astype(np.float32))
+        known = torch.isfinite(growth)
+        growth = torch.nan_to_num(growth)
+        error = growth.unsqueeze(-1) - quantiles
+        pinball = torch.maximum(self._levels * error, (self._levels - 1) * error).mean(-1)
+        squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=self._delta)
+        if samples.expected.shape[1]:
+            expected = self.put(self._expected(samples, rows).astype(np.float32))
+            strayed = F.huber_loss(quantiles[..., 1], expected, reduction="none", delta=self._delta)
+            squared = squared + self._expected_weight * strayed
+        weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
+            -1
+        )
+        return ((pinball + self._squared_weight * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+    def log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
+        """Mean log-likelihood of a token and type of the batch, from what ``scan`` returned."""
+        tokens = self.corpus.tokens
+        before = torch.cat([self.net.intensity.start.expand(1, hidden.shape[1], -1), hidden[:-1]])
+        real = np.arange(batch.length)[:, None] < np.minimum(self._lengths[batch.videos], batch.length)
+        at, mask = index[real], self.put(real)
+        previous, start, end = (self.put(column) for column in tokens.interval_s[at].T)
+        value = self.net.intensity.log_likelihood(
+            before[mask], self.put(self.corpus.pace[at]), previous, start, end, self.put(tokens.counts[at])
+        )
+        observed = self.put(tokens.observed[at])
+        return (value * observed).sum() / observed.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def every_content(self) -> NDArray[np.float32]:
+        """Content vectors of all videos of the corpus, (V, CONTENT_DIM), without dropout."""
+        self.net.eval()
+        n = len(self.corpus.content.category)
+        parts = np.array_split(np.arange(n), max(1, n // _ROWS))
+        return np.concatenate([self.content(part).cpu().numpy() for part in parts])
+
+    @torch.no_grad()
+    def encode(self, window: Window) -> Encoded:
+        """Stage one's reading of samples, without dropout."""
+        samples = window.samples
+        self.net.eval()
+        hidden = np.zeros((len(window), self.net.mhp.shape.d_model), np.float32)
+        out = np.zeros((*samples.growth.shape, 3), np.float32)
+        for batch in batches(samples, self.batch_tokens):
+            _, read, _ = self.scan(samples, batch)
+            rows = batch.rows[batch.real]
+            quantiles = self.quantiles(samples, rows, self.alone(self.target(window, rows, read)))
+            hidden[rows], out[rows] = read.cpu().numpy(), quantiles.clamp(min=0).cpu().numpy()
+        return Encoded(hidden, out)
+
+    @torch.no_grad()
+    def predict(self, window: Window, hidden: NDArray[np.float32], found: Found) -> NDArray[np.float32]:
+        """Growth quantiles (N, J, 3) of the whole model, from stage one's states (N, d_model) and neighbours."""
+        samples = window.samples
+        self.net.eval()
+        out = np.zeros((*samples.growth.shape, 3), np.float32)
+        for start in range(0, len(window), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(window)))
+            target = self.target(window, rows, self.put(hidden[rows]))
+            coefficients = self.fused(target, found.features[rows], found.mask[rows])
+            out[rows] = self.quantiles(samples, rows, coefficients).clamp(min=0).cpu().numpy()
+        return out
+
+    @torch.no_grad()
+    def held_log_likelihood(self, samples: Samples) -> float:
+        """Mean log-likelihood of a token and type over the videos of ``samples``; NaN without a trained process."""
+        if not self.net.parts.mhp:
+            return float("nan")
+        self.net.eval()
+        values = []
+        for batch in batches(samples, self.batch_tokens):
+            hidden, _, index = self.scan(samples, batch)
+            values.append(float(self.log_likelihood(batch, hidden, index)))
+        return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,120 @@
+"""From a trained network to the files of a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from index_builder.training.run import Learned
+from model.bank.neighbours import N_NEIGHBOUR
+from model.features.creator import N_CREATOR
+from model.features.schema import N_STATIC
+from model.features.summary import n_summary
+from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
+from model.quantiles.calibration import Calibration
+from model.quantiles.support import Support
+from model.rates import Rates
+
+_WEIGHTS: Final = "weights.safetensors"
+
+
+class _Head(nn.Module):
+    """Target, neighbours and head in one graph."""
+
+    def __init__(self, net: M3TR) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self,
+        hidden: Tensor,
+        read: Tensor,
+        last: Tensor,
+        summary: Tensor,
+        content: Tensor,
+        creator: Tensor,
+        static: Tensor,
+        category: Tensor,
+        language: Tensor,
+        neighbours: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        target = self.net.target(hidden, read, last, summary, content, creator, static, category, language)
+        out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))
+        return out
+
+
+def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    batch = torch.export.Dim("batch", min=2, max=1 << 20)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval().cpu(), kwargs=inputs, input_names=list(inputs), output_names=["out"], dynamo=True, verbose=False,
+            dynamic_shapes={name: {0: batch} for name in inputs},
+        )  # fmt: skip
+    assert program is not None
+    # Where the sources lie on this machine is nobody's business.
+    graph = program.model.graph
+    for part in (
+        graph,
+        *graph,
+        *graph.inputs,
+        *graph.initializers.values(),
+        *(v for node in graph for v in node.outputs),
+    ):
+        part.metadata_props.clear()
+    program.save(path)
+
+
+def write_network(model: Learned, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
+    """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
+    net, cascade = model.forward.net.eval().cpu(), model.cascade
+    shape = net.mhp.shape
+    prefixes = ("mhp.", "intensity.", "ngrams.")
+    weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
+    weights["trajectory_centre"] = model.centre.astype(np.float32)
+    weights["pace"] = model.pace
+    if cascade is not None:
+        weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
+    weights |= support.arrays() | rates.arrays()
+    weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
+    _save(weights, folder)
+    n = 4
+    _export(net.content, {
+        "sentence": torch.zeros(n, SENTENCE_DIM), "ngrams": torch.zeros(n, NGRAM_DIM), "has_text": torch.ones(n, 1),
+        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
+        "static": torch.zeros(n, N_STATIC),
+    }, folder / "content.onnx")  # fmt: skip
+    _export(_Head(net), {
+        "hidden": torch.zeros(n, shape.d_model), "read": torch.zeros(n, shape.n_features),
+        "last": torch.zeros(n, shape.n_features), "summary": torch.zeros(n, n_summary(shape.n_types) + net.n_cascade),
+        "content": torch.zeros(n, CONTENT_DIM), "creator": torch.zeros(n, N_CREATOR), "static": torch.zeros(n, N_STATIC),
+        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
+        "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR), "mask": torch.ones(n, neighbours),
+    }, folder / "head.onnx")  # fmt: skip
+
+
+def write_rates(rates: Rates, folder: Path) -> None:
+    """Put the rates in place of those that weights.safetensors has."""
+    _save(load_file(folder / _WEIGHTS) | rates.arrays(), folder)
+
+
+def _save(weights: dict[str, NDArray[np.generic]], folder: Path) -> None:
+    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / _WEIGHTS)
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write calibration.json."""
+    (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")

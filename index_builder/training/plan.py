@@ -1,0 +1,60 @@
+"""What one training run is to do: its data, settings and times, and what follows from them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.observed import Observed
+from index_builder.progress import progress
+from index_builder.training.config import TrainConfig
+from index_builder.training.distributed import Ranks
+from model.engagement.bins import HOUR_US
+from model.features.schema import Schema
+from model.features.tokens import n_features
+from model.mhp.shape import MHPShape
+
+_LEAST_PER_NAME: Final = 20
+"""A category or language seen less often is unknown to the model."""
+
+
+class Plan:
+    """What one training run is to do: its data, settings, times, and what follows from them."""
+
+    def __init__(self, seen: Observed, config: TrainConfig, as_of_us: int, ranks: Ranks, seed: int) -> None:
+        self.seen, self.config, self.as_of_us, self.ranks, self.seed = seen, config, as_of_us, ranks, seed
+        self.data: DataSet = seen.data
+        self.few = len(self.data.videos) < config.few_videos
+        self.until_us = self.data.watched_until_us(as_of_us)
+        published = self.data.published_us
+        self.split_us = int(np.quantile(published, 1 - config.validation_share, method="lower"))
+        span = self.until_us - int(published[0])
+        self.max_horizon_us = int(min(config.max_horizon_h * HOUR_US, max(span // 2, HOUR_US)))
+        self.max_age_us = int(config.max_age_h * HOUR_US)
+        self.schema = Schema(
+            self.data.types, seen.name, self.max_horizon_us, self.max_age_us,
+            _names(v.category for v in self.data.videos), _names(v.language for v in self.data.videos),
+        )  # fmt: skip
+        self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
+
+    @contextmanager
+    def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
+        """Shows the progress of a step, on the first process only."""
+        if not self.ranks.first:
+            yield lambda *_, **__: None
+            return
+        start = time.monotonic()
+        with progress(name, total) as bar:
+            yield bar.advance
+            bar.advance(0, note=f"done in {time.monotonic() - start:.0f} s")
+
+
+def _names(values: Iterator[str | None]) -> tuple[str, ...]:
+    counted = Counter(value for value in values if value)
+    return tuple(sorted(name for name, n in counted.items() if n >= _LEAST_PER_NAME))

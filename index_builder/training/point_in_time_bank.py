@@ -1,0 +1,98 @@
+"""The bank as training needs it: what it would have held at any time, and which neighbours it would have given.
+
+Vectors come from the network after stage one, which stage two leaves as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.datasets.observed import Observed
+from index_builder.samples.network_inputs import Window, creator_codes
+from index_builder.samples.past_neighbours import Memory, Union, find, nearest_growth_error, neighbour_features, unit
+from index_builder.samples.samples import read_samples
+from index_builder.training.config import TrainConfig
+from index_builder.training.objective import Encoded, Forward, Found
+from model.cascade import Cascade
+from model.engagement.bins import SECOND_US
+from model.growth.curves import Curves, trajectory_cuts, usable_from
+
+_WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Weights of content similarity that are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a bank would have known: ``memory``, and ``centre`` (d_model,), which is taken off every state to make a trajectory."""
+
+    memory: Memory
+    centre: NDArray[np.float32]
+    config: TrainConfig
+    max_horizon_us: int
+    creators: NDArray[np.int64]
+
+    @staticmethod
+    def of(
+        seen: Observed,
+        known: Curves,
+        forward: Forward,
+        config: TrainConfig,
+        max_horizon_us: int,
+        cascade: Cascade | None,
+    ) -> Recall:
+        """Encode the content of every video and its state at every age bucket."""
+        published, width = seen.data.published_us, forward.net.mhp.shape.d_model
+        content = unit(forward.every_content())
+        usable_us = usable_from(known, published, known.ages_us[:, 0])
+        creators = creator_codes(seen.data.videos)
+        video, bucket, age = trajectory_cuts(known)
+        if not config.parts.by_trajectory or not len(video):
+            none = np.zeros(0, np.int64)
+            memory = Memory(published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32))
+            return Recall(memory, np.zeros(width, np.float32), config, max_horizon_us, creators)
+        usable = usable_from(
+            Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
+        )
+        cuts = Window.of(seen.data, known, read_samples(
+            seen, video, published[video] + age, horizon_us=np.zeros((len(video), 1), np.int64),
+            value=np.full((len(video), 1), np.nan), cascade=cascade,
+        ), max_horizon_us, config.bank_videos)  # fmt: skip
+        states = forward.encode(cuts).hidden
+        centre = states.mean(0)
+        some = ~cuts.samples.cold
+        memory = Memory(
+            published, known, content, usable_us, video[some], bucket[some], usable[some], unit(states[some] - centre)
+        )
+        return Recall(memory, centre, config, max_horizon_us, creators)
+
+    def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Union:
+        """Every sample's candidates by content and by trajectory."""
+        trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
+        return find(
+            self.memory, window.samples, self.memory.content, trajectory, limit=self.config.neighbours,
+            bank_videos=self.config.bank_videos, report=report,
+        )  # fmt: skip
+
+    def nearest(self, window: Window, candidates: Union, weight: float) -> Found:
+        """The K best candidates of every sample, content weighing ``weight``."""
+        return Found(*neighbour_features(
+            self.memory, candidates, window.samples, self.creators, content_weight=weight, k=self.config.neighbours,
+            max_horizon_us=self.max_horizon_us,
+        ))  # fmt: skip
+
+    def best_weight(self, window: Window, candidates: Union, weights: Sequence[float] = _WEIGHTS) -> float:
+        """The weight whose neighbours' mean growth forecasts the samples' best."""
+        if self.config.parts.fixed_weight is not None:
+            return self.config.parts.fixed_weight
+        errors = []
+        for weight in weights:
+            found = self.nearest(window, candidates, weight)
+            errors.append(
+                nearest_growth_error(found.features, found.mask, window.samples, self.max_horizon_us / SECOND_US)
+            )
+        return weights[int(np.nanargmin(errors))] if np.isfinite(errors).any() else 0.5

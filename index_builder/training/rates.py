@@ -1,0 +1,179 @@
+"""The spans of time that rates are fitted to: what forecasts served in the past would have expected of them, and what they brought.
+
+Counters: the gap between two readings, asked about at moments spread over it with what was known at its start; also that from
+publication to the first reading. Events: at ages drawn evenly in log(age + 1 h), a 24th of the age and at least an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.observed import Observed, snapshot_rows
+from index_builder.training.rate_fit import Spans, fit
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.rows import Source, cells_at, rows_until
+from model.engagement.types import metric_types
+from model.features.tokens import LOG_AGE_OFFSET_S
+from model.forecast import Request
+from model.forecaster import Forecaster
+from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
+
+MOST_GAPS: Final = 8000
+MOST_HOURS: Final = 6000
+"""Spans of the training videos, and of what was held back, that are asked about at most: of counters, and of events, which cost more."""
+_MOMENTS: Final = 3
+_AGES: Final = 12
+"""Ages of each video with events."""
+_SPAN: Final = 24
+_TIMED_US: Final = 6 * HOUR_US
+"""Longest span that tells of the time of day."""
+_YOUNGEST_US: Final = 60 * SECOND_US
+_BATCH: Final = 256
+
+Ints = NDArray[np.int64]
+
+
+def rates_of(
+    forecaster: Forecaster, seen: Observed, split_us: int, until_us: int, *, seed: int = 0,
+    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
+) -> Rates:  # fmt: skip
+    """Rates by what a forecaster that learned from what was known at ``split_us`` says of the time before, and until ``until_us``.
+
+    ``sentence`` (V, 384) spares encoding texts again; ``advance`` is told how many more moments were asked about.
+    """
+    rng = np.random.default_rng(seed)
+    most_age_us, most = forecaster.manifest.schema.max_age_us, MOST_HOURS if seen.continuous else MOST_GAPS
+    drawn = [spans(seen, *times, most_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
+    learned, held = (
+        ask(forecaster, seen, *_some(found, most, rng), sentence=sentence, advance=advance) for found in drawn
+    )
+    return fit(learned, held, metric_types(seen.name, seen.data.types))
+
+
+def _some(found: tuple[Ints, Ints, Ints], most: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+    rows = np.sort(rng.permutation(len(found[0]))[:most])
+    video, start, end = (column[rows] for column in found)
+    return video, start, end
+
+
+def spans(
+    seen: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
+) -> tuple[Ints, Ints, Ints]:
+    """Video, start and end of spans within ``from_us`` to ``until_us`` that start at an age of at most ``max_age_us``, (N,) int64 each."""
+    published = seen.data.published_us
+    if seen.continuous:
+        low = np.maximum(from_us - published, _YOUNGEST_US)
+        high = np.minimum(until_us - published - HOUR_US, max_age_us)
+        video = np.flatnonzero(high > low).repeat(_AGES)
+        share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
+        # Even in log(age + 1 h): an early hour brings many, of the late ones it takes many to tell.
+        first, last = low[video] + HOUR_US, high[video] + HOUR_US
+        age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
+        start = published[video] + age
+        end = start + np.maximum(HOUR_US, age // _SPAN)
+    else:
+        rows = snapshot_rows(seen.metric)
+        video = np.searchsorted(seen.metric.offsets, rows, side="right") - 1
+        end = seen.metric.time_us[rows]
+        same = np.diff(video, prepend=-1) == 0
+        start = np.where(same, np.roll(end, 1), published[video])
+    fine = (start >= from_us) & (end > start) & (end <= until_us) & (start - published[video] <= max_age_us)
+    return video[fine], start[fine], end[fine]
+
+
+def ask(
+    forecaster: Forecaster, seen: Observed, video: Ints, start_us: Ints, end_us: Ints, *, moments: int | None = None,
+    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
+) -> Spans:  # fmt: skip
+    """What the forecaster expects of N spans, and what they brought, asked at so many ``moments`` of each.
+
+    Parts of a span are even in log(age + 1 minute), and each moment is that at which a rate that falls as 1 / age has the mean of its part.
+    Spans of events are asked about at their start only when not told otherwise: what comes after the hour is even in log age.
+    """
+    data, types = seen.data, forecaster.manifest.types
+    m = moments or (1 if seen.continuous else _MOMENTS)
+    max_horizon_us = forecaster.manifest.max_horizon_us
+    n = len(video)
+    at_start = seen.continuous and moments is None
+    published_us = data.published_us[video][:, None]
+    now = start_us[:, None]
+    hours = np.ones((n, 1))
+    if not at_start:
+        youngest, oldest = ((at[:, None] - published_us) / SECOND_US + LOG_AGE_OFFSET_S for at in (start_us, end_us))
+        edges = youngest * (oldest / youngest) ** (np.arange(m + 1) / m)
+        length = np.diff(edges, axis=1)
+        middle = length / np.diff(np.log(edges), axis=1) - LOG_AGE_OFFSET_S
+        now, hours = published_us + (middle * SECOND_US).astype(np.int64), length / HOUR_S
+    age_s = (now - published_us) / SECOND_US
+    slope_us = (slope_horizon_s(age_s, max_horizon_us / SECOND_US) * SECOND_US).astype(np.int64)
+    hour_us = min(HOUR_US, max_horizon_us)
+    counts, increments = np.zeros((n, len(types))), np.zeros((n, m, 2))
+    value_now, cold, served = np.zeros(n), np.zeros(n, np.bool_), np.zeros((n, m, len(types)))
+    for first in range(0, n, _BATCH):
+        part = slice(first, first + _BATCH)
+        v = video[part]
+        if sentence is not None:
+            forecaster.content([data.videos[a] for a in v], sentence[v])
+        known = histories(
+            cells_at(seen.events, seen.counters, v, start_us[part], data.published_us[v], len(types)), types
+        )
+        for moment in range(m):
+            requests = [
+                Request(data.videos[a], history, int(at), (hour_us, int(ahead)))
+                for a, history, at, ahead in zip(v, known, now[part, moment], slope_us[part, moment], strict=True)
+            ]
+            answers = forecaster.forecast(requests, explain=False)
+            increments[part, moment] = [answer.quantiles[:, 1] - answer.value_now for answer in answers]
+            served[part, moment] = [[answer.intensity[kind] for kind in types] for answer in answers]
+            if advance:
+                advance(len(requests))
+        value_now[part] = [answer.value_now for answer in answers]
+        cold[part] = [answer.cold_start for answer in answers]
+        counts[part] = [[answer.counts.get(kind, 0) for kind in types] for answer in answers]
+    span_s = (end_us - start_us)[:, None] / SECOND_US
+    horizon_s = slope_us / SECOND_US
+    each = Moments(
+        age_s.ravel(), cold.repeat(m), in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
+        in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
+        waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
+        value_now.repeat(m), counts.repeat(m, axis=0),
+    )  # fmt: skip
+    if at_start:
+        hours = 1 / in_next_hour(hours, age_s, span_s)
+    timed = (end_us - start_us <= _TIMED_US) | at_start
+    return Spans(video, hours, timed, each, served, grown(seen, video, start_us, end_us))
+
+
+def grown(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
+    """By how much each type grew over N spans, (N, K) float64; NaN where its counter was not read at both ends.
+
+    A reading counts where it is older than the end by at most a tenth of the span. At publication every count is 0.
+    """
+    at_publication = start_us == seen.data.published_us[video]
+    slack_us = (end_us - start_us) // 10
+    out = np.full((len(video), len(seen.data.types)), np.nan)
+    for kind, name in enumerate(seen.data.types):
+        one = Observed.of(seen.data, name)
+        known = np.ones(len(video), np.bool_)
+        if not one.continuous:
+            own = _of_type(one.metric, kind)
+            first, last = (
+                rows_until(own, video, at) > rows_until(own, video, at - slack_us - 1) for at in (start_us, end_us)
+            )
+            known = (first | at_publication) & last
+        out[known, kind] = (one.count_at(video, end_us) - one.count_at(video, start_us))[known]
+    return out
+
+
+def _of_type(source: Source, kind: int) -> Source:
+    rows = np.flatnonzero(source.type == kind)
+    return replace(
+        source, offsets=np.searchsorted(rows, source.offsets), time_us=source.time_us[rows], type=source.type[rows],
+        value=source.value[rows], reach=source.reach[rows],
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""The training loops.
+
+Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecast and likelihood. Stage two freezes
+what makes the vectors, because neighbours are found with them, and trains fusion and head on retrieved neighbours. After every pass
+a stage is judged on held-back videos and writes a checkpoint; it ends with the weights of its best pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from index_builder.samples.network_inputs import Window
+from index_builder.scoring.holdout import warm_pinball
+from index_builder.training.batches import batches
+from index_builder.training.checkpoint import Checkpoints, Training
+from index_builder.training.config import TrainConfig
+from index_builder.training.distributed import Ranks
+from index_builder.training.early_stopping import Best
+from index_builder.training.objective import Forward, Found
+
+Report = Callable[[int, str], None]
+"""Told (batches done, a note)."""
+Losses = Iterator[tuple[Tensor | None, int]]
+"""Of each batch of a pass: this process's loss, None if it has no share of the batch, and how many processes have one."""
+FUSION_ROWS: Final = 512
+"""Samples in a batch of stage two."""
+_HEAD: Final = ("head.", "category.", "language.", "audience.")
+_SECOND: Final = ("fusion.", *_HEAD)
+"""What stage two trains: all that no vector of the bank comes from."""
+_NO_NEIGHBOURS: Final = 0.15
+"""Share of stage-two samples that see no neighbour, so that a lost bank costs little."""
+
+
+class Trainer:
+    """Trains the network of ``forward`` on its corpus, alone or as one of several processes."""
+
+    def __init__(
+        self, forward: Forward, config: TrainConfig, ranks: Ranks, checkpoints: Checkpoints, seed: int
+    ) -> None:
+        self.forward = forward
+        self.config = config
+        self._ranks = ranks
+        self._checkpoints = checkpoints
+        self._rng = np.random.default_rng(seed)
+
+    def n_batches(self) -> int:
+        """Batches of one pass of stage one (to within the shuffling)."""
+        return sum(1 for _ in batches(self.forward.corpus.samples, self.config.batch_tokens))
+
+    def passes(self) -> int:
+        """Passes of stage one."""
+        return self.config.passes(self.n_batches(), len(self.forward.corpus.content.category))
+
+    def stage_one(self, judged: Window, report: Report) -> Best:
+        """Train Mamba-Hawkes, content and head; ``judged`` says which pass was the best."""
+        forward, parts = self.forward, self.forward.net.parts
+        untouched = [
+            "fusion.",
+            *(() if parts.mhp else ("mhp.", "intensity.")),
+            *(() if parts.content else ("content.", "ngrams.")),
+        ]
+        return self._stage(
+            1, self._parameters(lambda name: not name.startswith(tuple(untouched))), self.config.learning_rate,
+            self.passes(), self.n_batches(), self._forecast_losses,
+            lambda: warm_pinball(judged.samples, forward.encode(judged).quantiles), report,
+        )  # fmt: skip
+
+    def stage_two(
+        self, window: Window, hidden: NDArray[np.float32], found: Found, judge: Callable[[], float], report: Report
+    ) -> Best:
+        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
+
+        Where the part is switched off there are no neighbours, and the head alone is trained.
+        """
+        trained = _SECOND if self.forward.net.parts.neighbours else _HEAD
+        return self._stage(
+            2, self._parameters(lambda name: name.startswith(trained)), self.config.learning_rate,
+            self.config.fusion_epochs, math.ceil(len(window) / FUSION_ROWS),
+            lambda: self._fusion_losses(window, hidden, found), judge, report,
+        )  # fmt: skip
+
+    def _forecast_losses(self) -> Losses:
+        forward, config, ranks = self.forward, self.config, self._ranks
+        window = Window(forward.corpus.samples, forward.corpus.creator)
+        likelihood = config.likelihood_weight if forward.net.parts.mhp else 0.0
+        forward.net.train()
+        for whole in batches(window.samples, config.batch_tokens, rng=self._rng):
+            among = min(ranks.size, len(whole.videos))
+            if ranks.rank >= among:
+                yield None, among
+                continue
+            batch = whole.share(ranks.rank, ranks.size)
+            rows = batch.rows[batch.real]
+            with self._lower_precision():
+                hidden, read, index = forward.scan(window.samples, batch)
+                coefficients = forward.alone(forward.target(window, rows, read))
+            loss = forward.loss(window.samples, rows, forward.quantiles(window.samples, rows, coefficients.float()))
+            if likelihood:
+                loss = loss - likelihood * forward.log_likelihood(batch, hidden.float(), index)
+            yield loss, among
+
+    def _fusion_losses(self, window: Window, hidden: NDArray[np.float32], found: Found) -> Losses:
+        forward, ranks = self.forward, self._ranks
+        forward.net.eval()
+        forward.net.fusion.train()
+        forward.net.head.train()
+        order = self._rng.permutation(len(window))
+        for start in range(0, len(order), FUSION_ROWS):
+            whole = order[start : start + FUSION_ROWS]
+            seen = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
+            among = min(ranks.size, len(whole))
+            if ranks.rank >= among:
+                yield None, among
+                continue
+            rows, mask = whole[ranks.rank :: ranks.size], seen[ranks.rank :: ranks.size].astype(np.float32)
+            with self._lower_precision():
+                with torch.no_grad():
+                    target = forward.target(window, rows, forward.put(hidden[rows]))
+                coefficients = forward.fused(target, found.features[rows], mask)
+            quantiles = forward.quantiles(window.samples, rows, coefficients.float())
+            yield forward.loss(window.samples, rows, quantiles), among
+
+    def _stage(
+        self, number: int, parameters: list[tuple[str, nn.Parameter]], rate: float, passes: int, steps: int,
+        losses: Callable[[], Losses], judge: Callable[[], float], report: Report,
+    ) -> Best:  # fmt: skip
+        """Go on from the stage's checkpoint, make what is left of ``passes`` of ``steps`` batches, and return to the best."""
+        trained = [parameter for _, parameter in parameters]
+        optimizer, schedule = self._optimizer(parameters, rate, steps * passes)
+        best = Best(self.config.patience)
+        training = Training(self.forward.net, optimizer, schedule, self._rng, best)
+        if done := self._checkpoints.load(number, training):
+            report(done * steps, f"goes on after pass {done}/{passes}")
+        while len(best.losses) < passes and not best.exhausted:
+            for loss, among in losses():
+                optimizer.zero_grad()
+                if loss is not None:
+                    loss.backward()
+                self._ranks.average(trained, among)
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                schedule.step()
+                note = "" if loss is None else f" loss {loss.item():.4f}"
+                held = f", held back {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
+                report(1, f"pass {len(best.losses) + 1}/{passes}{note}{held}")
+            best.see(self._ranks.agree(judge() if self._ranks.first else math.nan), self.forward.net)
+            self._checkpoints.save(number, training)
+        best.restore(self.forward.net)
+        return best
+
+    def _parameters(self, wanted: Callable[[str], bool]) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.forward.net.named_parameters() if wanted(name)]
+
+    def _lower_precision(self) -> AbstractContextManager[object]:
+        device = self.forward.device.type
+        if self.config.precision == "float32" or (self.config.precision == "auto" and device == "cpu"):
+            return nullcontext()
+        return torch.autocast(device, torch.bfloat16)
+
+    def _optimizer(
+        self, parameters: list[tuple[str, nn.Parameter]], rate: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        decayed = [p for name, p in parameters if p.ndim >= 2 and "A_log" not in name]
+        others = [p for name, p in parameters if not (p.ndim >= 2 and "A_log" not in name)]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=rate,
+        )
+        warm = min(200, max(1, steps // 10))
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / warm) * (
+                0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
+            )
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

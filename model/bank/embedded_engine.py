@@ -1,0 +1,292 @@
+"""One shard of the embedded Qdrant engine, in our terms.
+
+A video is ONE point: named vectors ``content`` and ``t<bucket>``, each with the time from which it is usable as an
+integer-indexed payload field. So a video is replaced in one engine update, which the write-ahead log makes atomic
+under kill -9, and no search has to filter by age bucket (an indexed match on 80,000 points costs five times the scan
+of the bucket's own vectors). Named vectors are added when a bucket is first seen. The engine tells its segments and its
+configuration of a new name one after the other, and refuses to load what kill -9 left in between: the file
+``new_space``, written before and removed after, has all names and lets ``load`` mend that.
+
+Vectors are stored at unit length, so that the dot product is the cosine and the engine leaves their bits alone.
+
+The engine keeps the GIL through every call, ``optimize`` included: threads gain nothing, batches do.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import qdrant_edge as qe
+
+from model.bank.interface import BankVideo
+from model.bank.search import CONTENT, Ask
+from model.bank.stored_video import Row, frozen, payload, row
+from model.bank.tombstone import edge_key_of as key_of
+from model.bank.validation import findable
+
+EXACT_UP_TO: Final = 25_000
+"""Spaces of at most so many vectors are scanned: no graph, the same answer every time."""
+HNSW_EF: Final = 256
+"""Search breadth of larger spaces: recall >= 0.99 at 80,000 vectors with half of them filtered out."""
+BATCH: Final = 64
+"""Queries in one engine call, which keeps the GIL for all of them (about 30 ms)."""
+UPDATE: Final = 1_000
+"""Points in one engine update."""
+PAGE: Final = 1_000
+"""Points in one page of a scroll."""
+
+
+class Shard:
+    """Points of past videos in the engine. Not thread-safe; engine errors come out as they are."""
+
+    def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
+        self._path = path
+        self._engine = engine
+        self._dims = (content_dim, trajectory_dim)
+        self._sizes: dict[int, int] | None = None
+        indexed = engine.info().payload_schema
+        self._latest = {space: 0 for space in (CONTENT, *_buckets(indexed))}
+        for space in self._latest:
+            self._latest[space] = self._latest_of(space)
+
+    @classmethod
+    def create(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
+        """A new, empty shard in the folder ``path``, which must not exist."""
+        path.mkdir(parents=True)
+        engine = qe.EdgeShard.create(str(path), _config((content_dim, trajectory_dim), []))
+        engine.update(qe.UpdateOperation.create_field_index("creator_id", qe.KeywordIndexParams()))
+        engine.update(_range_index(CONTENT))
+        return cls(path, engine, content_dim, trajectory_dim)
+
+    @classmethod
+    def load(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
+        """The shard in the folder ``path``."""
+        new_space = _new_space(path)
+        try:
+            engine = qe.EdgeShard.load(str(path))
+        except Exception:
+            if not new_space.exists():
+                raise
+            buckets = [int(bucket) for bucket in new_space.read_text().split()]
+            engine = _mend(path, (content_dim, trajectory_dim), buckets)
+        new_space.unlink(missing_ok=True)
+        return cls(path, engine, content_dim, trajectory_dim)
+
+    def upsert(self, videos: Sequence[BankVideo]) -> None:
+        """Replace the points of videos, whose ids are distinct."""
+        points = [self._point(video) for video in videos]
+        for start in range(0, len(points), UPDATE):
+            self._engine.update(qe.UpdateOperation.upsert_points(points[start : start + UPDATE]))
+        self._sizes = None
+
+    def remove(self, keys: Sequence[int]) -> None:
+        """Delete points, present or not."""
+        self._engine.update(qe.UpdateOperation.delete_points(list(keys)))
+        self._sizes = None
+
+    def _point(self, video: BankVideo) -> qe.Point:
+        vectors: dict[str, Any] = {}
+        fields = payload(video)
+        content = findable(video.content, video.usable_from_us, self._dims[0], "content")
+        if content is not None:
+            vectors[_vector(CONTENT)] = content
+            self._latest[CONTENT] = max(self._latest[CONTENT], video.usable_from_us)
+        for bucket, (vector, usable_us) in video.trajectories.items():
+            trajectory = findable(vector, usable_us, self._dims[1], f"trajectories[{bucket}]")
+            if trajectory is not None:
+                self._make_space(bucket)
+                vectors[_vector(bucket)] = trajectory
+                fields[_usable(bucket)] = int(usable_us)
+                self._latest[bucket] = max(self._latest[bucket], usable_us)
+        return qe.Point(key_of(video.video_id), vectors, fields)
+
+    def _make_space(self, bucket: int) -> None:
+        if bucket not in self._latest:
+            buckets = [space for space in self._latest if space != CONTENT]
+            _new_space(self._path).write_text(" ".join(map(str, [*buckets, bucket])))
+            create = qe.UpdateOperation.create_dense_vector(_vector(bucket), self._dims[1], qe.Distance.Dot)
+            self._engine.update(create)
+            self._engine.update(_range_index(bucket))
+            _new_space(self._path).unlink()
+            self._latest[bucket] = 0
+
+    def nearest(self, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
+        """(key, cosine) of the points nearest to each ask, best first."""
+        sizes = self.sizes()
+        # A video asked about at two times has one content vector: what the engine cannot tell apart it answers once.
+        same: dict[tuple[int, int, int, bytes], list[int]] = {}
+        for i, ask in enumerate(asks):
+            if ask.space in self._latest:
+                key = (ask.space, self._cut_us(ask), ask.limit, ask.vector.tobytes())
+                same.setdefault(key, []).append(i)
+        # The engine scores neighbouring queries together when they differ by their vector only.
+        distinct = sorted(same.values(), key=lambda group: (asks[group[0]].space, asks[group[0]].now_us))
+        hits: list[list[tuple[int, float]]] = [[] for _ in asks]
+        for start in range(0, len(distinct), BATCH):
+            batch = distinct[start : start + BATCH]
+            requests = [self._request(asks[group[0]], sizes[asks[group[0]].space]) for group in batch]
+            for group, found in zip(batch, self._engine.query_batch(qe.QueryBatchRequest(requests)), strict=True):
+                for i in group:
+                    hits[i] = [(int(point.id), point.score) for point in found]
+        return hits
+
+    def steady(self, ask: Ask) -> bool:
+        """Whether all that is stored in the ask's space is usable at its time, and so at any later one."""
+        return self._latest.get(ask.space, 0) <= ask.now_us
+
+    def _cut_us(self, ask: Ask) -> int:
+        """The time a filter has to cut at, 0 for none: most searches come after everything stored became usable."""
+        return 0 if self.steady(ask) else ask.now_us
+
+    def _request(self, ask: Ask, size: int) -> qe.QueryRequest:
+        cut_us = self._cut_us(ask)
+        return qe.QueryRequest(
+            limit=ask.limit,
+            query=qe.Query.Nearest(ask.vector.tolist(), using=_vector(ask.space)),
+            filter=_known_by(ask.space, cut_us) if cut_us else None,
+            params=qe.SearchParams(exact=True) if size <= EXACT_UP_TO else qe.SearchParams(hnsw_ef=HNSW_EF),
+        )
+
+    def rows(self, keys: Sequence[int]) -> dict[int, Row]:
+        """The videos of those keys that exist, with all their trajectories."""
+        return {int(record.id): self._row(record) for record in self._engine.retrieve(list(keys), True, True)}
+
+    def _row(self, record: qe.Record) -> Row:
+        fields: Any = record.payload
+        vectors: Any = record.vector or {}
+        decoded = row(fields, vectors.get(_vector(CONTENT)))
+        for bucket in _buckets(fields):
+            decoded.trajectories[bucket] = (frozen(vectors[_vector(bucket)]), fields[_usable(bucket)])
+        return decoded
+
+    def present(self, keys: Sequence[int]) -> list[int]:
+        """Those of the keys that have a point."""
+        found: list[int] = []
+        for start in range(0, len(keys), PAGE):
+            found += [
+                int(record.id) for record in self._engine.retrieve(list(keys[start : start + PAGE]), False, False)
+            ]
+        return found
+
+    def keys_by(self, creator_ids: Sequence[str]) -> list[int]:
+        """Keys of all videos of these creators."""
+        of_creators = qe.Filter(must=[qe.FieldCondition("creator_id", match=qe.MatchAny(list(creator_ids)))])
+        keys: list[int] = []
+        offset: Any = None
+        while True:
+            request = qe.ScrollRequest(
+                offset=offset, limit=PAGE, filter=of_creators, with_payload=False, with_vector=False
+            )
+            page, offset = self._engine.scroll(request)
+            keys += [int(record.id) for record in page]
+            if offset is None:
+                return keys
+
+    def sizes(self) -> dict[int, int]:
+        """Number of vectors of every space."""
+        if self._sizes is None:
+            self._sizes = defaultdict(int, {space: self._size(space) for space in self._latest})
+        return self._sizes
+
+    def points(self) -> int:
+        """Number of videos."""
+        return self._engine.count(qe.CountRequest(exact=True))
+
+    def optimize(self) -> None:
+        """Merge segments, purge replaced points and build graphs for large spaces; the GIL is held throughout."""
+        self._engine.optimize()
+
+    def flush(self) -> None:
+        """Make everything written so far durable."""
+        self._engine.flush()
+
+    def close(self) -> None:
+        """Release the shard; flush before it where something was written."""
+        self._engine.close()
+
+    def _size(self, space: int) -> int:
+        return self._engine.count(qe.CountRequest(filter=_having(space), exact=True))
+
+    def _latest_of(self, space: int) -> int:
+        order = qe.OrderBy(_usable(space), qe.Direction.Desc)
+        request = qe.ScrollRequest(limit=1, filter=_having(space), order_by=order, with_payload=[_usable(space)])
+        records, _ = self._engine.scroll(request)
+        fields: Any = records[0].payload if records else None
+        return int(fields[_usable(space)]) if fields else 0
+
+
+def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
+    kilobytes = EXACT_UP_TO * max(dims) * 4 // 1024
+    vectors = {_vector(CONTENT): qe.EdgeVectorParams(dims[0], qe.Distance.Dot)}
+    vectors |= {_vector(bucket): qe.EdgeVectorParams(dims[1], qe.Distance.Dot) for bucket in buckets}
+    return qe.EdgeConfig(
+        vectors=vectors,
+        payload_memory=qe.Memory.Cached,
+        hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
+        # Optimizing leaves nothing of what was removed, however little it is.
+        optimizers=qe.EdgeOptimizersConfig(
+            deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1, indexing_threshold=kilobytes
+        ),
+        wal_enabled=True,
+    )
+
+
+def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
+    """Write the shard in the folder ``path``, which nobody has open, anew without what was removed from it."""
+    dims = content_dim, trajectory_dim
+    shard = Shard.load(path, *dims)
+    buckets = [space for space in shard.sizes() if space != CONTENT]
+    shard.flush()
+    shard.close()
+    engine = qe.EdgeShard.load(str(path), _config(dims, buckets))
+    engine.optimize()
+    engine.flush()
+    engine.close()
+    # The log has it too; the segments hold all there is.
+    log, old = path / "wal", path / "wal.old"
+    shutil.rmtree(old, ignore_errors=True)
+    # In one step: a log of which a part is missing could not be read.
+    log.rename(old)
+    shutil.rmtree(old)
+
+
+def _new_space(path: Path) -> Path:
+    return path.with_name("new_space")
+
+
+def _mend(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
+    """Load a shard whose segments have, or have not, the last of ``buckets``, whatever its configuration says."""
+    try:
+        return qe.EdgeShard.load(str(path), _config(dims, buckets))
+    except Exception:
+        return qe.EdgeShard.load(str(path), _config(dims, buckets[:-1]))
+
+
+def _vector(space: int) -> str:
+    return "content" if space == CONTENT else f"t{space}"
+
+
+def _having(space: int) -> qe.Filter:
+    return qe.Filter(must=[qe.HasVectorCondition(_vector(space))])
+
+
+def _usable(space: int) -> str:
+    return "usable_from_us" if space == CONTENT else f"usable_from_us_{space}"
+
+
+def _buckets(fields: Iterable[str]) -> list[int]:
+    prefix = _usable(CONTENT) + "_"
+    return sorted(int(field.removeprefix(prefix)) for field in fields if field.startswith(prefix))
+
+
+def _range_index(space: int) -> qe.UpdateOperation:
+    return qe.UpdateOperation.create_field_index(_usable(space), qe.IntegerIndexParams(lookup=False, range=True))
+
+
+def _known_by(space: int, now_us: int) -> qe.Filter:
+    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
+    return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

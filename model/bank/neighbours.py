@@ -1,0 +1,106 @@
+"""Ranking candidates by combined similarity, and what a neighbour tells the fusion block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bank.interface import BankQuery, Candidate
+from model.features.creator import N_GROWTH
+from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
+
+N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
+"""Features of a neighbour: growth and mask a horizon, level difference at this age and its mask, both cosines and their masks,
+combined similarity, whether the creator is the same, steps of growth known, and how much faster than usual they were."""
+_EDGES_US: Final = CURVE_EDGES_US
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A neighbour and its similarities: cosines in -1 .. 1, None where a vector is missing."""
+
+    candidate: Candidate
+    similarity: float
+    content: float | None
+    trajectory: float | None
+
+
+def combine(
+    content: NDArray[np.float64], trajectory: NDArray[np.float64], content_weight: float
+) -> NDArray[np.float64]:
+    """S = w cos(content) + (1 - w) cos(trajectory), the other term alone where one is NaN; any equal shapes."""
+    both = content_weight * content + (1 - content_weight) * trajectory
+    return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
+
+
+def rank(query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int) -> list[Ranked]:
+    """The k most similar candidates, most similar first, equal ones by id."""
+    contents = _cosines(query.content, [c.content for c in candidates])
+    trajectories = _cosines(query.trajectory, [c.trajectory for c in candidates])
+    similarity = combine(contents, trajectories, content_weight)
+    known = [i for i in range(len(candidates)) if not np.isnan(similarity[i])]
+    best = sorted(known, key=lambda i: (-similarity[i], candidates[i].video_id))[:k]
+    return [
+        Ranked(candidates[i], float(similarity[i]), _optional(contents[i]), _optional(trajectories[i])) for i in best
+    ]
+
+
+def _optional(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32] | None]) -> NDArray[np.float64]:
+    out = np.full(len(vectors), np.nan)
+    at = [i for i, vector in enumerate(vectors) if vector is not None]
+    if query is None or not at:
+        return out
+    norm = np.sqrt(np.square(query.astype(np.float64)).sum())
+    if norm > 0:
+        rows = np.concatenate([vectors[i] for i in at]).reshape(len(at), -1).astype(np.float64)
+        out[at] = np.einsum("nd,d->n", rows, query.astype(np.float64) / norm, optimize=False)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def fill_features(  # type: ignore[no-untyped-def]
+    ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
+):
+    """Fill a neighbour's features ``out`` (N_NEIGHBOUR,) float32.
+
+    ``ages_us`` and ``values`` (>= n,) int64, the known part of its curve; ``level_now`` log2(1 + count) of the target at
+    ``age_us``; ``pace`` (N_CURVE,) usual growth by age; ``cosines`` (2,) content and trajectory, NaN where missing; ``one``
+    (N_GROWTH + 1,) float64 scratch.
+    """
+    out[:] = 0
+    curve_growth(ages_us, values, n, age_us, horizons_us, one)
+    for h in range(N_GROWTH):
+        if not np.isnan(one[h]):
+            out[h] = one[h] / 2
+            out[N_GROWTH + h] = 1
+    at = 2 * N_GROWTH
+    if not np.isnan(one[N_GROWTH]):
+        out[at] = (one[N_GROWTH] - level_now) / 4
+        out[at + 1] = 1
+    for c in range(2):
+        if not np.isnan(cosines[c]):
+            out[at + 2 + 2 * c] = cosines[c]
+            out[at + 3 + 2 * c] = 1
+    out[at + 6] = similarity
+    out[at + 7] = 1 if same_creator else 0
+    faster, steps = pace_sum(ages_us, values, n, _EDGES_US, pace)
+    out[at + 8] = np.log1p(steps) / 3
+    out[at + 9] = faster / (steps + 1.0)
+
+
+def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    order = sorted(horizons_us)
+    one = np.empty(len(order) + 1)
+    curve = candidate.curve
+    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
+    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
+    return {h: known[h] for h in horizons_us}

@@ -1,0 +1,240 @@
+"""The two collections of a bank on a Qdrant server, in our terms.
+
+``content`` has one point a video, with all of its payload; ``trajectory`` has one a (video, age bucket), with what its
+filter needs. A point's id is a UUID: 15 bytes of the video's hash, then 0 for content or the bucket plus 1. So either
+point leads to the other, and a video's key is the id of its content point.
+Vectors are stored at unit length, so that the dot product is the cosine and no engine touches their bits.
+
+Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into collections of its own and
+moves the aliases at its end, so that a bank that was not finished cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+
+from model.bank.interface import BankVideo
+from model.bank.search import CONTENT, Ask
+from model.bank.stored_video import Row, frozen, payload, row
+from model.bank.tombstone import server_key_of as key_of
+from model.bank.validation import MAX_AGE_BUCKET, findable
+from model.errors import BankError
+
+EXACT_UP_TO: Final = 25_000
+"""Spaces of at most so many points are scanned: no graph, the same answer every time."""
+HNSW_EF: Final = 256
+"""Search breadth of larger spaces."""
+PAGE: Final = 1_000
+"""Points in one page of a scroll."""
+FORGET: Final = 16
+"""Videos whose trajectories one call deletes."""
+BUCKETS: Final = MAX_AGE_BUCKET + 1
+KINDS: Final = ("content", "trajectory")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A pair of collections or aliases, ``names`` (content, trajectory), with vectors of ``dims``."""
+
+    client: QdrantClient
+    names: tuple[str, str]
+    dims: tuple[int, int]
+
+    def nearest(self, asks: Sequence[Ask], sizes: dict[int, int]) -> list[list[tuple[str, float]]]:
+        """(key, cosine) of the points nearest to each ask, best first; ``sizes`` has every asked space's points."""
+        hits: list[list[tuple[str, float]]] = [[] for _ in asks]
+        for kind, name in enumerate(self.names):
+            chosen = [i for i, ask in enumerate(asks) if (ask.space != CONTENT) == bool(kind)]
+            if chosen:
+                requests = [_request(asks[i], sizes[asks[i].space]) for i in chosen]
+                for i, answer in zip(chosen, self.client.query_batch_points(name, requests), strict=True):
+                    hits[i] = [(_point_id(str(point.id), CONTENT), point.score) for point in answer.points]
+        return hits
+
+    def contents(self, keys: Sequence[str]) -> dict[str, Row]:
+        """The videos of those keys that exist, without trajectories."""
+        records = self.client.retrieve(self.names[0], list(keys), with_payload=True, with_vectors=True)
+        return {str(record.id): _row(record) for record in records}
+
+    def add_trajectories(self, rows: dict[str, Row], wanted: Sequence[tuple[str, int]]) -> None:
+        """Complete ``rows`` with the trajectories of pairs of key and age bucket; None where there is none."""
+        ids = {_point_id(key, bucket): (key, bucket) for key, bucket in wanted}
+        found: dict[tuple[str, int], tuple[NDArray[np.float32], int]] = {}
+        for record in self.client.retrieve(self.names[1], list(ids), with_payload=True, with_vectors=True):
+            vectors: Any = record.vector
+            fields: Any = record.payload
+            found[ids[str(record.id)]] = (frozen(vectors["trajectory"]), fields["usable_from_us"])
+        for key, bucket in wanted:
+            rows[key].trajectories[bucket] = found.get((key, bucket))
+
+    def rows_by(self, creator_ids: Sequence[str]) -> dict[str, Row]:
+        """All videos of these creators by key, without trajectories."""
+        rows: dict[str, Row] = {}
+        offset: Any = None
+        while True:
+            page, offset = self.client.scroll(
+                self.names[0], _any_of("creator_id", creator_ids), PAGE, offset=offset, with_vectors=True
+            )
+            rows.update({str(record.id): _row(record) for record in page})
+            if offset is None:
+                return rows
+
+    def upsert(self, videos: Sequence[BankVideo]) -> None:
+        """Replace the points of videos, whose ids are distinct."""
+        contents = []
+        trajectories = []
+        for video in videos:
+            key = key_of(video.video_id)
+            content = findable(video.content, video.usable_from_us, self.dims[0], "content")
+            vectors: Any = {} if content is None else {"content": content}
+            contents.append(models.PointStruct(id=key, vector=vectors, payload=payload(video)))
+            for bucket, (vector, usable_us) in video.trajectories.items():
+                trajectory = findable(vector, usable_us, self.dims[1], f"trajectories[{bucket}]")
+                if trajectory is not None:
+                    fields = {
+                        "video_id": video.video_id,
+                        "age_bucket": int(bucket),
+                        "usable_from_us": int(usable_us),
+                    }
+                    vectors = {"trajectory": trajectory}
+                    trajectories.append(models.PointStruct(id=_point_id(key, bucket), vector=vectors, payload=fields))
+        self.client.upsert(self.names[0], contents)
+        stale = _any_of("video_id", [video.video_id for video in videos])
+        operations: list[Any] = []
+        if trajectories:
+            operations.append(models.UpsertOperation(upsert=models.PointsList(points=trajectories)))
+            stale.must_not = [models.HasIdCondition(has_id=[point.id for point in trajectories])]
+        operations.append(models.DeleteOperation(delete=models.FilterSelector(filter=stale)))
+        self.client.batch_update_points(self.names[1], operations)
+
+    def remove(self, video_ids: Sequence[str]) -> None:
+        """Delete the points of videos, present or not."""
+        self.client.delete(self.names[0], models.PointIdsList(points=[key_of(video_id) for video_id in video_ids]))
+        self.client.delete(self.names[1], models.FilterSelector(filter=_any_of("video_id", list(video_ids))))
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete the points of the videos of those keys, present or not."""
+        self.client.delete(self.names[0], models.PointIdsList(points=list(keys)))
+        for start in range(0, len(keys), FORGET):
+            points = [_point_id(key, bucket) for key in keys[start : start + FORGET] for bucket in range(BUCKETS)]
+            self.client.delete(self.names[1], models.PointIdsList(points=list(points)))
+
+    def size(self, space: int, *, exact: bool = False) -> int:
+        """Number of points in a space; estimated unless ``exact``."""
+        if space == CONTENT:
+            return self.client.count(self.names[0], exact=exact).count
+        return self.client.count(self.names[1], models.Filter(must=[_in_bucket(space)]), exact=exact).count
+
+    def totals(self) -> tuple[int, int]:
+        """Exact number of points in both collections."""
+        return self.client.count(self.names[0]).count, self.client.count(self.names[1]).count
+
+    def indexing(self) -> tuple[bool, int, int]:
+        """Whether the server is done optimizing, then the vectors that are indexed and all points."""
+        infos = [self.client.get_collection(name) for name in self.names]
+        done = all(info.status == models.CollectionStatus.GREEN for info in infos)
+        return done, sum(i.indexed_vectors_count or 0 for i in infos), sum(i.points_count or 0 for i in infos)
+
+
+def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
+    """Two new, empty collections that no alias names yet."""
+    fill = f"{time.time_ns():x}"
+    remote = Remote(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
+    integer = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
+    indexes: tuple[dict[str, Any], ...] = (
+        {"usable_from_us": integer, "creator_id": models.PayloadSchemaType.KEYWORD},
+        {
+            "usable_from_us": integer,
+            "age_bucket": models.PayloadSchemaType.INTEGER,
+            "video_id": models.PayloadSchemaType.KEYWORD,
+        },
+    )
+    for kind, name, dim, fields in zip(KINDS, remote.names, dims, indexes, strict=True):
+        params = models.VectorParams(size=dim, distance=models.Distance.DOT)
+        client.create_collection(name, vectors_config={kind: params})
+        for field, schema in fields.items():
+            client.create_payload_index(name, field, schema)
+    return remote
+
+
+def publish(filled: Remote, prefix: str) -> None:
+    """Move the aliases to ``filled`` in one step, then drop every other fill of this prefix."""
+    aliases = _aliases(filled.client)
+    changes: list[Any] = []
+    for kind, name in zip(KINDS, filled.names, strict=True):
+        alias = f"{prefix}_{kind}"
+        if alias in aliases:
+            changes.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+        create_alias = models.CreateAlias(collection_name=name, alias_name=alias)
+        changes.append(models.CreateAliasOperation(create_alias=create_alias))
+    filled.client.update_collection_aliases(changes)
+    fill = re.compile(rf"{re.escape(prefix)}_({'|'.join(KINDS)})_[0-9a-f]+")
+    for collection in filled.client.get_collections().collections:
+        if fill.fullmatch(collection.name) and collection.name not in filled.names:
+            filled.client.delete_collection(collection.name)
+
+
+def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
+    """The finished bank of a prefix, by its aliases; refuses a missing one and other dimensions."""
+    aliases = _aliases(client)
+    for kind, dim in zip(KINDS, dims, strict=True):
+        alias = f"{prefix}_{kind}"
+        if alias not in aliases:
+            raise BankError(f"no finished bank {prefix!r}: the alias {alias!r} is missing; fill it first")
+        vectors: Any = client.get_collection(aliases[alias]).config.params.vectors
+        if kind not in vectors or vectors[kind].size != dim:
+            raise BankError(f"bank {prefix!r}: {alias} holds {vectors}, needed are {kind!r} vectors of size {dim}")
+    return Remote(client, (f"{prefix}_content", f"{prefix}_trajectory"), dims)
+
+
+def drop(remote: Remote) -> None:
+    """Delete both collections."""
+    for name in remote.names:
+        remote.client.delete_collection(name)
+
+
+def _aliases(client: QdrantClient) -> dict[str, str]:
+    return {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
+
+
+def _point_id(key: str, space: int) -> str:
+    return f"{key[:-2]}{space + 1:02x}"
+
+
+def _row(record: models.Record) -> Row:
+    fields: Any = record.payload
+    vectors: Any = record.vector or {}
+    return row(fields, vectors.get("content"))
+
+
+def _request(ask: Ask, size: int) -> models.QueryRequest:
+    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
+    must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(ask.now_us)))]
+    if ask.space != CONTENT:
+        must.append(_in_bucket(ask.space))
+    exact = size <= EXACT_UP_TO
+    return models.QueryRequest(
+        query=ask.vector.tolist(),
+        using=KINDS[ask.space != CONTENT],
+        filter=models.Filter(must=must),
+        params=models.SearchParams(exact=True) if exact else models.SearchParams(hnsw_ef=HNSW_EF),
+        limit=ask.limit,
+        with_payload=False,
+        with_vector=False,
+    )
+
+
+def _in_bucket(bucket: int) -> models.FieldCondition:
+    return models.FieldCondition(key="age_bucket", match=models.MatchValue(value=bucket))
+
+
+def _any_of(field: str, values: Sequence[str]) -> models.Filter:
+    return models.Filter(must=[models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))])

@@ -1,0 +1,1 @@
+"""Engagement as it is kept: age bins, histograms, types, videos."""

@@ -1,0 +1,63 @@
+"""The feature schema of a bundle: names and numbers that turn a video and its history into network inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.bins import SECOND_US
+from model.engagement.video import Video
+
+N_STATIC: Final = 9
+"""Duration and followers with their masks, whether there is text, and the sine and cosine of hour and weekday of publication."""
+_DAY_S: Final = 86_400.0
+_WEEK_S: Final = 7 * _DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a bundle knows about its inputs.
+
+    ``types`` engagement types in the order of token features; ``metric`` what is forecast; ``max_horizon_us`` and
+    ``max_age_us`` the trained range; ``categories`` and ``languages`` known values, index 0 standing for missing or unknown.
+    """
+
+    types: tuple[str, ...]
+    metric: str
+    max_horizon_us: int
+    max_age_us: int
+    categories: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    _category: dict[str, int] = field(init=False, repr=False, default_factory=dict)
+    _language: dict[str, int] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._category.update({name: i + 1 for i, name in enumerate(self.categories)})
+        self._language.update({name: i + 1 for i, name in enumerate(self.languages)})
+
+    def category(self, video: Video) -> int:
+        """Index of the video's category, 0 if missing or unknown."""
+        return self._category.get(video.category or "", 0)
+
+    def language(self, video: Video) -> int:
+        """Index of the video's language, 0 if missing or unknown; regional variants ("en-GB") fall back to the base."""
+        name = video.language or ""
+        return self._language.get(name) or self._language.get(name.split("-")[0], 0)
+
+    def static(self, videos: Sequence[Video]) -> NDArray[np.float32]:
+        """Numeric static features (N, N_STATIC) float32."""
+        out = np.zeros((len(videos), N_STATIC), dtype=np.float32)
+        for row, video in zip(out, videos, strict=True):
+            if video.duration_s is not None and video.duration_s >= 0:
+                row[0], row[1] = np.log1p(video.duration_s) / 8, 1
+            if video.creator_followers is not None and video.creator_followers >= 0:
+                row[2], row[3] = np.log1p(video.creator_followers) / 16, 1
+            row[4] = float(bool(video.title or video.tags or video.description))
+            seconds = video.published_us / SECOND_US
+            hour, week = 2 * np.pi * (seconds % _DAY_S) / _DAY_S, 2 * np.pi * (seconds % _WEEK_S) / _WEEK_S
+            row[5:] = np.sin(hour), np.cos(hour), np.sin(week), np.cos(week)
+        return out

@@ -1,0 +1,141 @@
+"""A video's history in a few numbers: how fast it grew in its last steps and in the last shares of its life.
+
+The Mamba-Hawkes state knows this too, but has to find it out; with it the head starts where hand-made features leave off. Counts
+are the metric's unless a type is named; growth is in log2 units.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
+
+_STEPS: Final = 3
+"""Newest tokens that are looked at one by one."""
+_SHARES: Final = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32])
+"""Shares of the age, counted back from now, over which growth is read."""
+_SPANS_S: Final = np.array([3600.0, 4 * 3600.0, 12 * 3600.0])
+"""Spans counted back from now over which counts are read, seconds."""
+_MOST_SLOPE: Final = 8.0
+_LEAST_STEP: Final = 0.02
+
+
+def n_summary(n_types: int) -> int:
+    """How many numbers a summary has."""
+    return 6 + n_types + _STEPS * (5 + n_types) + len(_SHARES) + len(_SPANS_S)
+
+
+def count_columns(n_types: int) -> list[int]:
+    """Where a summary has the metric's log count, then each type's against it."""
+    return [1, *range(6, 6 + n_types)]
+
+
+def pace_columns(n_types: int) -> list[int]:
+    """Where a summary says how fast the metric grew: in its newest steps, over shares of the age, in the last hours."""
+    steps = [6 + n_types + step * (5 + n_types) for step in range(_STEPS)]
+    first = 6 + n_types + _STEPS * (5 + n_types)
+    shares = range(first, first + len(_SHARES) + len(_SPANS_S))
+    return sorted([at + 3 for at in steps] + [at + 4 for at in steps] + list(shares))
+
+
+@numba.njit(cache=True, nogil=True)
+def _log2(count):  # type: ignore[no-untyped-def]
+    return np.log2(1.0 + max(count, 0.0))
+
+
+@numba.njit(cache=True, nogil=True)
+def _total_at(age_s, interval_s, cumulative, first, end):  # type: ignore[no-untyped-def]
+    """The metric's count at an age; inside a token's interval it grows evenly."""
+    low, high = first, end
+    while low < high:
+        middle = (low + high) // 2
+        if interval_s[middle, 2] <= age_s:
+            low = middle + 1
+        else:
+            high = middle
+    before = cumulative[low - 1] if low > first else 0.0
+    if low == end:
+        return before
+    start, stop = interval_s[low, 1], interval_s[low, 2]
+    if age_s <= start or stop <= start:
+        return before
+    return before + (cumulative[low] - before) * (age_s - start) / (stop - start)
+
+
+@numba.njit(cache=True, nogil=True)
+def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans_s, n_steps, out):  # type: ignore[no-untyped-def]
+    n_types = counts.shape[1]
+    for s in range(len(age_s)):
+        first, end = offsets[s], offsets[s + 1]
+        row = out[s]
+        now = 0.0
+        for k in metric:
+            now += totals[s, k]
+        row[0] = np.log2(age_s[s] + 60.0)
+        row[1] = _log2(now)
+        if end == first:
+            continue
+        row[2] = np.log2(1.0 + end - first)
+        row[3] = np.log2(interval_s[first, 2] + 60.0)
+        start = 0.0
+        for k in metric:
+            start += counts[first, k]
+        row[4] = _log2(start)
+        row[5] = np.log2((age_s[s] + 60.0) / (interval_s[end - 1, 2] + 60.0))
+        at = 6
+        for k in range(n_types):
+            row[at + k] = _log2(totals[s, k]) - row[1]
+        at += n_types
+        # What each type had counted after the token that is looked at, from the newest one back.
+        left = totals[s].copy()
+        for step in range(n_steps):
+            i = end - 1 - step
+            if i > first:
+                hours = (interval_s[i, 2] - interval_s[i - 1, 2]) / 3600.0
+                older = np.log2((interval_s[i, 2] + LOG_AGE_OFFSET_S) / (interval_s[i - 1, 2] + LOG_AGE_OFFSET_S))
+                after, added = 0.0, 0.0
+                for k in metric:
+                    after += left[k]
+                    added += counts[i, k]
+                grown = _log2(after) - _log2(after - added)
+                row[at] = 1.0
+                row[at + 1] = grown
+                row[at + 2] = older
+                row[at + 3] = min(grown / max(older, _LEAST_STEP), _MOST_SLOPE)
+                row[at + 4] = np.log2(1.0 + added / max(hours, 1 / 60)) - row[1]
+                for k in range(n_types):
+                    row[at + 5 + k] = _log2(left[k]) - _log2(left[k] - counts[i, k])
+                    left[k] -= counts[i, k]
+            at += 5 + n_types
+        cumulative = np.empty(end - first)
+        total = 0.0
+        for i in range(first, end):
+            for k in metric:
+                total += counts[i, k]
+            cumulative[i - first] = total
+        spans = interval_s[first:end]
+        for j in range(len(shares)):
+            row[at + j] = row[1] - _log2(_total_at(age_s[s] * (1 - shares[j]), spans, cumulative, 0, end - first))
+        at += len(shares)
+        for j in range(len(spans_s)):
+            before = _total_at(age_s[s] - spans_s[j], spans, cumulative, 0, end - first)
+            row[at + j] = _log2(now - before) - row[1]
+
+
+def summaries(tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...]) -> NDArray[np.float32]:
+    """Summaries (S, n_summary) float32 of S token sequences read at ages (S,) float64 seconds.
+
+    ``metric``: indices of the types that the metric counts. In order: log age, log count, tokens, age and count of the first
+    token, silence, each type against the metric; of each of the newest tokens whether it has one before it, growth, step of log
+    age, growth by log age, rate, growth of each type; growth over shares of the age; counts of the last hours against all.
+    """
+    out = np.zeros((len(age_s), n_summary(tokens.counts.shape[1])), dtype=np.float32)
+    _summarise(
+        tokens.offsets, tokens.interval_s, tokens.counts, tokens.totals, age_s, np.array(metric, dtype=np.int64), _SHARES,
+        _SPANS_S, _STEPS, out,
+    )  # fmt: skip
+    return out

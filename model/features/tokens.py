@@ -1,0 +1,210 @@
+"""From a histogram to the tokens the Mamba-Hawkes process reads.
+
+A token is an interval of the video's age in which engagement was seen: its end, its width, the silent gap between
+it and the token before, and per type the increment and the cumulative count. Empty bins, and counter snapshots
+that found nothing new, make no token; they lengthen the next token's ``gap``, the time known to be silent. For
+counters the interval starts at the previous snapshot, for events at the bin. So events, and counters read in
+every bin, give the same tokens (from the moment each type was first seen).
+
+Every token depends on rows of its own bin and earlier ones only. The last bin ends at ``now`` if it is still filling
+(``pending``). A *read token* closes each sequence: it carries the silence from the last token to ``now``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.bins import EDGES_US
+from model.engagement.cells import EVENTS, Cells
+
+N_SHARED: Final = 11
+"""Features of a token besides the four of each type."""
+LOG_AGE_OFFSET_S: Final = 60.0
+"""c of the log-age clock log(t + c): below it time runs linearly."""
+_COUNT_SCALE: Final = 1 / 8
+_TIME_SCALE: Final = 1 / 8
+
+
+def n_features(n_types: int) -> int:
+    """Width of a token's feature vector: increment, cumulative, rate and mask a type, and what types share."""
+    return 4 * n_types + N_SHARED
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of S sequences, one after the other, and the read token of each.
+
+    ``offsets`` (S + 1,) int64. Per token (n): ``features`` (n, F) float32; ``clock`` (n, 2) float32, the decay since the
+    token before as hours and as log-age; ``interval_s`` (n, 3) float64, the previous token's end, the interval's start and
+    its end, as seconds of age; ``counts`` (n, K) float64 increments; ``observed`` (n, K) bool. Per sequence:
+    ``pending`` bool, whether the last token's bin is still filling; ``read_features`` (S, F), ``read_clock`` (S, 2);
+    ``totals`` (S, K) float64, the counts now; ``last_end_s`` (S,) float64, the last token's end or 0. ``prefix`` (n,)
+    uint64 is a hash of everything up to and including each token: equal hashes, equal tokens so far.
+    """
+
+    offsets: NDArray[np.int64]
+    features: NDArray[np.float32]
+    clock: NDArray[np.float32]
+    interval_s: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    observed: NDArray[np.bool_]
+    pending: NDArray[np.bool_]
+    read_features: NDArray[np.float32]
+    read_clock: NDArray[np.float32]
+    totals: NDArray[np.float64]
+    last_end_s: NDArray[np.float64]
+    prefix: NDArray[np.uint64]
+
+    @property
+    def reach(self) -> NDArray[np.float64]:
+        """The summed audience of those who acted in each token's interval, (n,) float64, 0 where unknown."""
+        return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
+
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """Sequences of which nothing is known yet, (S,) bool; a counter that was read as 0 is known."""
+        n_types = self.counts.shape[1]
+        known = self.read_features[:, 3 * n_types : 4 * n_types] > 0
+        return np.asarray(~known.any(axis=1), dtype=np.bool_)
+
+
+@numba.njit(cache=True)
+def _mixed(digest, value):  # type: ignore[no-untyped-def]
+    # One round of a multiply-and-shift hash; two histories collide with a probability of about 1e-19.
+    digest = (digest ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
+    return digest ^ (digest >> np.uint64(29))
+
+
+@numba.njit(cache=True)
+def _fill_features(out, n_types, counts, cumulative, observed, reach, width_s, gap_s, end_s, wall_us, is_read):  # type: ignore[no-untyped-def]
+    for k in range(n_types):
+        out[k] = np.log1p(counts[k]) * _COUNT_SCALE
+        out[n_types + k] = np.log1p(cumulative[k]) * _COUNT_SCALE
+        out[2 * n_types + k] = np.log1p(3600.0 * counts[k] / (width_s + 1.0)) * _COUNT_SCALE
+        out[3 * n_types + k] = 1.0 if observed[k] else 0.0
+    at = 4 * n_types
+    out[at] = np.log1p(reach) * _COUNT_SCALE
+    out[at + 1] = np.log1p(width_s) * _TIME_SCALE
+    out[at + 2] = np.log1p(gap_s) * _TIME_SCALE
+    out[at + 3] = np.log1p(end_s) * _TIME_SCALE
+    hour = 2 * np.pi * ((wall_us % 86_400_000_000) / 86_400_000_000)
+    # 1970-01-01 was a Thursday; the phase is learned, only the period matters.
+    week = 2 * np.pi * ((wall_us % 604_800_000_000) / 604_800_000_000)
+    out[at + 4] = np.sin(hour)
+    out[at + 5] = np.cos(hour)
+    out[at + 6] = np.sin(week)
+    out[at + 7] = np.cos(week)
+    out[at + 8] = 1.0 if is_read else 0.0
+    out[at + 9] = 1.0 if gap_s > 0 else 0.0
+    out[at + 10] = np.log((end_s + LOG_AGE_OFFSET_S) / (end_s - width_s - gap_s + LOG_AGE_OFFSET_S))
+
+
+@numba.njit(cache=True)
+def _tokenize(  # type: ignore[no-untyped-def]
+    edges, offsets, bins, types, values, modes, reach, published_us, now_us, n_types, n_out,
+    features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals, last_end_s,
+    prefix,
+):  # fmt: skip
+    at = 0
+    increments = np.zeros(n_types)
+    cumulative = np.zeros(n_types)
+    seen = np.zeros(n_types, dtype=np.bool_)
+    snapshot_end = np.zeros(n_types)
+    for s in range(len(published_us)):
+        cumulative[:] = 0
+        seen[:] = False
+        snapshot_end[:] = 0.0
+        fed_by_events = False
+        previous_end = 0.0
+        digest = _mixed(np.uint64(n_types), published_us[s])
+        now_age = (now_us[s] - published_us[s]) * 1e-6
+        i = offsets[s]
+        while i < offsets[s + 1]:
+            index = bins[i]
+            end = edges[index + 1] * 1e-6
+            filling = end > now_age
+            if filling:
+                end = now_age
+            start = end
+            increments[:] = 0
+            anything = False
+            bin_reach = reach[i]
+            while i < offsets[s + 1] and bins[i] == index:
+                k = types[i]
+                seen[k] = True
+                digest = _mixed(_mixed(digest, index), (k << 2) + modes[i])
+                digest = _mixed(_mixed(digest, values[i]), bin_reach)
+                if modes[i] == EVENTS:
+                    fed_by_events = True
+                    increment = float(values[i])
+                    begin = edges[index] * 1e-6
+                else:
+                    increment = values[i] - cumulative[k]
+                    begin = snapshot_end[k]
+                    snapshot_end[k] = end
+                if increment > 0:
+                    increments[k] = increment
+                    cumulative[k] += increment
+                    start = min(start, begin)
+                    anything = True
+                i += 1
+            if anything:
+                start = max(start, previous_end)
+                for k in range(n_types):
+                    counts[at, k] = increments[k]
+                    observed[at, k] = seen[k]
+                interval_s[at, 0] = previous_end
+                interval_s[at, 1] = start
+                interval_s[at, 2] = end
+                clock[at, 0] = (end - previous_end) / 3600
+                clock[at, 1] = np.log((end + LOG_AGE_OFFSET_S) / (previous_end + LOG_AGE_OFFSET_S))
+                _fill_features(
+                    features[at], n_types, increments, cumulative, seen, bin_reach, end - start,
+                    start - previous_end, end, published_us[s] + np.int64(end * 1e6), False,
+                )  # fmt: skip
+                pending[s] = filling
+                prefix[at] = digest
+                previous_end = end
+                at += 1
+        n_out[s + 1] = at
+        increments[:] = 0
+        known_until = now_age if fed_by_events else min(now_age, max(previous_end, snapshot_end.max()))
+        _fill_features(
+            read_features[s], n_types, increments, cumulative, seen, 0, max(now_age - known_until, 0.0),
+            known_until - previous_end, now_age, now_us[s], True,
+        )  # fmt: skip
+        read_clock[s, 0] = (now_age - previous_end) / 3600
+        read_clock[s, 1] = np.log((now_age + LOG_AGE_OFFSET_S) / (previous_end + LOG_AGE_OFFSET_S))
+        for k in range(n_types):
+            totals[s, k] = cumulative[k]
+        last_end_s[s] = previous_end
+
+
+def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
+    """Tokens of every sequence; ``published_us`` and ``now_us`` are (S,) int64, now >= published.
+
+    ``cells`` may hold nothing later than each sequence's own ``now``; the caller cuts them.
+    """
+    n, s, f = len(cells.bins), len(published_us), n_features(n_types)
+    offsets = np.zeros(s + 1, dtype=np.int64)
+    features, clock = np.zeros((n, f), np.float32), np.zeros((n, 2), np.float32)
+    interval_s, counts = np.zeros((n, 3)), np.zeros((n, n_types))
+    observed, pending = np.zeros((n, n_types), np.bool_), np.zeros(s, np.bool_)
+    read_features, read_clock = np.zeros((s, f), np.float32), np.zeros((s, 2), np.float32)
+    totals, last_end_s = np.zeros((s, n_types)), np.zeros(s)
+    prefix = np.zeros(n, np.uint64)
+    _tokenize(
+        EDGES_US, cells.offsets, cells.bins, cells.types, cells.values, cells.modes, cells.reach, published_us, now_us,
+        n_types, offsets, features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals,
+        last_end_s, prefix,
+    )  # fmt: skip
+    n = int(offsets[-1])
+    return Tokens(
+        offsets, features[:n], clock[:n], interval_s[:n], counts[:n], observed[:n], pending, read_features,
+        read_clock, totals, last_end_s, prefix[:n],
+    )  # fmt: skip

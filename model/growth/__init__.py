@@ -1,0 +1,1 @@
+"""Growth curves of past videos."""

@@ -1,0 +1,81 @@
+"""Growth curves of past videos: what a video's count did after an age, as far as it was known at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.bins import SECOND_US
+
+_FIRST_EDGE_S: Final = 900
+_RATIO: Final = 2 ** (1 / 3)
+N_CURVE: Final = 40
+CURVE_EDGES_US: Final = np.array(
+    [0] + [round(_FIRST_EDGE_S * _RATIO**k * SECOND_US) for k in range(N_CURVE)], dtype=np.int64
+)
+"""Edges of the coarse age bins of a curve, (N_CURVE + 1,) int64 microseconds: 15 minutes to about 86 days."""
+_BUCKETS_US: Final = np.array([round(0.25 * 3600 * 2**k) * SECOND_US for k in range(12)], dtype=np.int64)
+N_AGE_BUCKETS: Final = len(_BUCKETS_US) + 1
+
+
+def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Bucket of an age for trajectory search, 0 .. N_AGE_BUCKETS - 1: below 15 minutes, then one each doubling."""
+    return np.searchsorted(_BUCKETS_US, age_us, side="right")
+
+
+def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
+    """Horizons at which neighbours' growth is read, (8,) int64 microseconds."""
+    return np.array([max_horizon_us * n // 168 for n in (1, 6, 12, 24, 48, 72, 120, 168)], dtype=np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
+def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[no-untyped-def]
+    """Growth of one curve after ``age_us``: out (H + 1,) float64.
+
+    ``ages_us`` and ``values`` (n,) are the known part of the curve. out[:H] is log2 growth over each horizon, NaN where not
+    known; out[H] is log2(1 + count) at the age, NaN where not known. Between points log2(1 + count) is linear in
+    log(age + 1 minute).
+    """
+    out[:] = np.nan
+    if n < 1 or age_us < ages_us[0] or age_us > ages_us[n - 1]:
+        return
+    j = 0
+    for h in range(-1, len(horizons_us)):
+        at = age_us if h < 0 else age_us + horizons_us[h]
+        if at > ages_us[n - 1]:
+            return
+        while j + 1 < n and ages_us[j + 1] < at:
+            j += 1
+        k = min(j + 1, n - 1)
+        low, high = np.log2(1.0 + values[j]), np.log2(1.0 + values[k])
+        a, b = np.log(ages_us[j] * 1e-6 + 60.0), np.log(ages_us[k] * 1e-6 + 60.0)
+        share = (np.log(at * 1e-6 + 60.0) - a) / (b - a) if b > a else 0.0
+        level = low + share * (high - low)
+        if h < 0:
+            out[len(horizons_us)] = level
+        else:
+            out[h] = level - out[len(horizons_us)]
+
+
+@numba.njit(cache=True, nogil=True)
+def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
+    """Growth by log age from point i - 1 of a curve to point i: d log2(1 + count) / d log2(age + 1 minute), at most 8."""
+    grown = np.log2(1.0 + values[i]) - np.log2(1.0 + values[i - 1])
+    older = np.log2((ages_us[i] * 1e-6 + 60.0) / (ages_us[i - 1] * 1e-6 + 60.0))
+    return min(grown / max(older, 0.02), 8.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def pace_sum(ages_us, values, n, edges_us, pace):  # type: ignore[no-untyped-def]
+    """How much faster than ``pace`` (N_CURVE,) a curve of n known points grew: the sum over its steps, and their number."""
+    total, steps = 0.0, 0
+    for i in range(1, n):
+        if ages_us[i - 1] <= 0:
+            continue
+        at = np.searchsorted(edges_us, ages_us[i], side="right") - 1
+        total += slope(ages_us, values, i) - pace[min(max(at, 0), len(pace) - 1)]
+        steps += 1
+    return total, steps

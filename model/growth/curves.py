@@ -1,0 +1,129 @@
+"""Growth curves of many videos, each point with the time from which it was known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.rows import Source
+from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, age_bucket, slope
+
+NEVER: Final = np.iinfo(np.int64).max
+"""A time that never comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) hold.
+
+    ``pace`` (N_CURVE,) float64 is the growth by log age that is usual in each coarse age bin: what a creator's videos and
+    neighbours are measured against.
+    """
+
+    ages_us: NDArray[np.int64]
+    values: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    pace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_CURVE))
+
+
+@numba.njit(cache=True, nogil=True)
+def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
+    for v in range(len(published_us)):
+        n, filled = 0, -1
+        i = offsets[v]
+        while i < offsets[v + 1] and time_us[i] <= until_us:
+            # The rows of one snapshot share a time; the last of them has the whole total.
+            while i + 1 < offsets[v + 1] and time_us[i + 1] == time_us[i]:
+                i += 1
+            age = time_us[i] - published_us[v]
+            index = np.searchsorted(edges, age, side="right") - 1
+            if index > filled and n < ages.shape[1] and index < len(edges) - 1:
+                ages[v, n] = age
+                values[v, n] = totals[i]
+                filled = index
+                n += 1
+            i += 1
+        lengths[v] = n
+
+
+@numba.njit(cache=True, nogil=True)
+def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages, values, lengths):  # type: ignore[no-untyped-def]
+    for v in range(len(published_us)):
+        i, n, total = offsets[v], 0, 0
+        for e in range(ages.shape[1]):
+            at = published_us[v] + edges[e]
+            if at > until_us:
+                break
+            while i < offsets[v + 1] and time_us[i] <= at:
+                total = totals[i]
+                i += 1
+            ages[v, n] = edges[e]
+            values[v, n] = total
+            n += 1
+        lengths[v] = n
+
+
+def curves(
+    source: Source, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
+) -> Curves:
+    """Curves of every video from rows up to ``until_us``.
+
+    Events (``continuous``) are read at the edges of the coarse age grid; of counters the *first* snapshot in each coarse bin is
+    kept. Both choices make a point independent of any later row, so a curve cut at a time equals
+    the curve of a data set that ends at that time.
+    """
+    n = len(published_us)
+    ages, values = np.zeros((n, N_CURVE), np.int64), np.zeros((n, N_CURVE), np.int64)
+    lengths = np.zeros(n, np.int64)
+    fill = _event_curves if continuous else _snapshot_curves
+    fill(source.offsets, source.time_us, totals, published_us, until_us, CURVE_EDGES_US, ages, values, lengths)
+    return Curves(ages, values, lengths)
+
+
+def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Time from which growth beyond an age is known, (V,) int64; the far future where it is not.
+
+    That of the first curve point later than ``after_age_us`` (V,) that has one before it.
+    """
+    # Past a curve's end stand zeros, which are no ages.
+    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, NEVER)
+    point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
+    age = np.append(ages, np.full((len(ages), 1), NEVER), axis=1)[np.arange(len(ages)), point]
+    return np.where(age < NEVER, published_us + np.minimum(age, NEVER // 4), NEVER)
+
+
+def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where trajectories are taken: (video, age bucket, age in us) of the first curve point in each age bucket, sorted by video.
+
+    A point at age 0 has nothing to read and makes none.
+    """
+    valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
+    bucket = np.where(valid, age_bucket(of.ages_us), -1)
+    first = valid.copy()
+    first[:, 1:] &= bucket[:, 1:] != bucket[:, :-1]
+    video, point = np.nonzero(first)
+    return video, bucket[video, point], of.ages_us[video, point]
+
+
+@numba.njit(cache=True, nogil=True)
+def _slopes(ages_us, values, lengths, edges, total, count):  # type: ignore[no-untyped-def]
+    for v in range(len(lengths)):
+        for i in range(1, lengths[v]):
+            if ages_us[v, i - 1] > 0:
+                at = min(np.searchsorted(edges, ages_us[v, i], side="right") - 1, len(total) - 1)
+                total[at] += slope(ages_us[v], values[v], i)
+                count[at] += 1
+
+
+def usual_pace(of: Curves, least: int = 30) -> NDArray[np.float64]:
+    """Mean growth by log age in each coarse age bin, (N_CURVE,) float64; a bin of fewer than ``least`` steps takes its neighbours'."""
+    total, count = np.zeros(N_CURVE), np.zeros(N_CURVE)
+    _slopes(of.ages_us, of.values, of.lengths, CURVE_EDGES_US, total, count)
+    known = np.flatnonzero(count >= least)
+    if not len(known):
+        return np.full(N_CURVE, total.sum() / max(count.sum(), 1.0))
+    return np.interp(np.arange(N_CURVE), known, total[known] / count[known])

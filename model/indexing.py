@@ -1,0 +1,100 @@
+"""From what was observed of past videos to their entries in a bank: the one path of the builder and the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bank.interface import NEVER_US, BankVideo, Curve
+from model.engagement.rows import Source, cells_at, metric_rows
+from model.engagement.types import metric_types
+from model.engagement.video import Video
+from model.features.tokens import tokenize
+from model.growth.curves import NEVER, Curves, curves, trajectory_cuts, usable_from
+
+if TYPE_CHECKING:
+    from model.forecaster import Forecaster
+
+BATCH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """V videos and their rows. ``types`` (K,) names what the rows' type indices mean; ``published_us`` (V,) int64."""
+
+    videos: Sequence[Video]
+    published_us: NDArray[np.int64]
+    types: tuple[str, ...]
+    events: Source
+    counters: Source
+
+
+def entries(
+    forecaster: Forecaster,
+    past: Past,
+    until_us: int,
+    *,
+    content: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    members: NDArray[np.int64] | None = None,
+) -> Iterator[list[BankVideo]]:
+    """Bank entries in batches, from rows up to ``until_us``. Videos without a curve are left out.
+
+    Args:
+        forecaster: makes the trajectory vectors.
+        past: what was observed.
+        until_us: time up to which silence means that nothing happened.
+        content: makes the content vectors (n, Dc) of the videos at n indices.
+        members: indices of the videos to enter, sorted; None for all.
+    """
+    types = forecaster.manifest.types
+    # The rows number their types by themselves, and need not have all that the model knows.
+    type_codes = np.array([types.index(kind) for kind in past.types], dtype=np.int64)
+    n_types = len(past.types)
+    kinds = metric_types(forecaster.manifest.metric, past.types)
+    source, totals, continuous = metric_rows(past.events, past.counters, kinds, n_types)
+    known = curves(source, totals, past.published_us, until_us, continuous=continuous)
+    if members is None:
+        members = np.arange(len(past.videos))
+    members = members[known.lengths[members] > 0]
+    cut_video, cut_bucket, cut_age = trajectory_cuts(known)
+    cut_usable = usable_from(
+        Curves(known.ages_us[cut_video], known.values[cut_video], known.lengths[cut_video]),
+        past.published_us[cut_video],
+        cut_age,
+    )
+    usable = usable_from(known, past.published_us, known.ages_us[:, 0])
+    # A video's cuts come in order of age, so each goes on from the state of the one before.
+    pool = forecaster.new_pool(1)
+    for start in range(0, len(members), BATCH):
+        batch = members[start : start + BATCH]
+        videos = [past.videos[v] for v in batch]
+        vectors = content(batch)
+        cuts = np.arange(*np.searchsorted(cut_video, [batch[0], batch[-1] + 1]))
+        cuts = cuts[(cut_usable[cuts] < NEVER) & np.isin(cut_video[cuts], batch)]
+        published = past.published_us[cut_video[cuts]]
+        now = published + cut_age[cuts]
+        cells = cells_at(past.events, past.counters, cut_video[cuts], now, published, n_types)
+        tokens = tokenize(replace(cells, types=type_codes[cells.types]), published, now, len(types))
+        some = tokens.offsets[1:] > tokens.offsets[:-1]
+        hidden = forecaster.trajectory(pool.read([past.videos[v].video_id for v in cut_video[cuts]], tokens)[1])
+        trajectories: dict[int, dict[int, tuple[NDArray[np.float32], int]]] = {}
+        for i in np.flatnonzero(some).tolist():
+            cut = cuts[i]
+            trajectories.setdefault(int(cut_video[cut]), {})[int(cut_bucket[cut])] = (hidden[i], int(cut_usable[cut]))
+        yield [
+            BankVideo(
+                video.video_id,
+                video.published_us,
+                video.category,
+                video.creator_id,
+                vectors[i],
+                trajectories.get(int(v), {}),
+                Curve(known.ages_us[v, : known.lengths[v]], known.values[v, : known.lengths[v]]),
+                int(min(usable[v], NEVER_US)),
+            )
+            for i, (v, video) in enumerate(zip(batch.tolist(), videos, strict=True))
+        ]

@@ -1,0 +1,260 @@
+"""The serving backend on CUDA, by mamba-ssm's kernels.
+
+mamba-ssm computes z <- exp(dt A) z + dt B x. Ours decays by D and jumps by w B, so its kernels are given dt = D
+and x = w / D: the same equation, any D > 0. States live in slots; a step updates them in place by slot index.
+
+A slot with many pending tokens is caught up by one scan. mamba-ssm's scan begins at zero, so the state it is to begin at
+comes as tokens before the first: d_state of them, each of which jumps to one component of the state and decays by nothing.
+
+A step is some sixty small kernels, whose launches take far longer than their work. So the steps of a wave are recorded once,
+as a CUDA graph, and replayed by one launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.mhp.backends.base import States
+from model.mhp.network import MambaBlock, MambaHawkes
+from model.mhp.shape import MHPShape
+
+SCAN_FROM: Final = 8
+"""Tokens from which a slot is scanned, and not stepped."""
+_LEAST_GAP: Final = 1e-6
+"""Keeps x = w / D finite; a decay of exp(-1e-6 |A|) is 1 in float32."""
+_NO_GAP: Final = 1e-8
+"""Gap of the tokens that bring a state: sixteen of them decay it by less than float32 can tell."""
+_WAVES: Final = (1, 8, 32, 128, 512)
+"""Rows of the waves that are recorded; a wave of fewer rows is padded."""
+
+
+class Kernels(NamedTuple):
+    """mamba-ssm's step, ``selective_state_update``, and scan, ``selective_scan_fn``."""
+
+    update: Any
+    scan: Any
+
+    @classmethod
+    def of_mamba_ssm(cls) -> Kernels:
+        """The installed package's."""
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+        return cls(selective_state_update, selective_scan_fn)
+
+
+class Wave:
+    """One token of each of at most ``rows`` slots, read by work that is recorded once. Rows that are not used read into a spare slot."""
+
+    def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
+        self.slots = torch.full((rows,), spare, device=device)
+        self.tokens = torch.zeros(rows, shape.n_features + 2, device=device)
+        self.hidden = torch.zeros(rows, shape.d_model, device=device)
+        self._n_features, self._spare = shape.n_features, spare
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def features(self) -> Tensor:
+        """(rows, F) float32."""
+        return self.tokens[:, : self._n_features]
+
+    @property
+    def clock(self) -> Tensor:
+        """(rows, 2) float32."""
+        return self.tokens[:, self._n_features :]
+
+    def record(self, work: Callable[[Wave], None]) -> None:
+        """Prepare ``work``, which reads slots, features and clock and writes hidden, for its runs."""
+        self._work = work
+        if self.slots.device.type != "cuda":
+            return
+        # Kernels are compiled and libraries take their memory before the recording, in a stream of its own, as PyTorch asks.
+        side, here = torch.cuda.Stream(self.slots.device), torch.cuda.current_stream(self.slots.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                work(self)
+        here.wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may use the card meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            work(self)
+
+    def run(
+        self, slots: NDArray[np.int64], features: NDArray[np.float32], clock: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Hidden (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots, valid until the next run."""
+        n = len(slots)
+        every = np.full(len(self.slots), self._spare)
+        every[:n] = slots
+        self.slots.copy_(torch.from_numpy(every))
+        self.tokens[:n].copy_(torch.from_numpy(np.concatenate([features, clock], axis=1)))
+        if self._graph is None:
+            self._work(self)
+        else:
+            self._graph.replay()
+        out: NDArray[np.float32] = self.hidden[:n].cpu().numpy()
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStates(States):
+    """Slots of tensors: ``whole`` has one spare slot behind those that ``state`` and ``window`` show."""
+
+    whole: tuple[Tensor, Tensor]
+    waves: dict[int, Wave] = field(default_factory=dict)
+
+    def take_slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """A copy of one slot."""
+        return self.state[slot].clone(), self.window[slot].clone()
+
+    def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
+        """Overwrite ``rows`` with ``slots`` of other states."""
+        to, of = (torch.tensor(index, device=self.state.device) for index in (rows, slots))
+        self.state[to], self.window[to] = source.state[of], source.window[of]
+
+
+class CUDABackend:
+    """Steps and scans on a card; a wave of steps holds at most one token a slot.
+
+    States are ``(slots, layers, d_inner, d_state)`` and ``(slots, layers, d_inner, d_conv - 1)`` float32.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        shape: MHPShape,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        device: str = "cuda",
+        kernels: Kernels | None = None,
+    ) -> None:
+        """Take float32 weights under PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
+        self.shape = shape
+        self._kernels = kernels or Kernels.of_mamba_ssm()
+        self._device = torch.device(device)
+        net = MambaHawkes(shape)
+        net.load_state_dict({
+            name.removeprefix("mhp."): torch.from_numpy(value.copy())
+            for name, value in weights.items() if name.startswith("mhp.")
+        })  # fmt: skip
+        self._net = net.eval().to(self._device)
+        self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
+        # mamba-ssm's step raises TypeError without D and dt_bias. Ours are applied in ``emit`` and ``selective``, so it gets zeros.
+        self._zeros = torch.zeros(shape.d_inner, device=self._device)
+
+    def new_states(self, slots: int) -> States:
+        """Zeroed slabs for ``slots`` videos."""
+        s = self.shape
+        state = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_state, device=self._device)
+        window = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device)
+        return TensorStates(state[:-1], window[:-1], (state, window))
+
+    @torch.no_grad()
+    def advance(
+        self,
+        states: States,
+        slots: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        features: NDArray[np.float32],
+        clock: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """See Backend.advance."""
+        assert isinstance(states, TensorStates)
+        hidden = np.zeros((len(slots), self.shape.d_model), np.float32)
+        lengths, starts = np.diff(offsets), offsets[:-1]
+        long = np.flatnonzero(lengths >= SCAN_FROM)
+        if len(long):
+            # Padded at the end: what a row reads there is no token of its own, and is masked.
+            at = starts[long, None] + np.minimum(np.arange(lengths[long].max()), lengths[long, None] - 1)
+            scanned = self._scan(
+                states, self._put(slots[long]), self._put(features[at]), self._put(clock[at]), self._put(lengths[long])
+            )
+            hidden[long] = scanned.cpu().numpy()
+        for step in range(int(lengths[lengths < SCAN_FROM].max(initial=0))):
+            rows = np.flatnonzero((lengths > step) & (lengths < SCAN_FROM))
+            for first in range(0, len(rows), _WAVES[-1]):
+                part = rows[first : first + _WAVES[-1]]
+                at = starts[part] + step
+                hidden[part] = self._wave(states, len(part)).run(slots[part], features[at], clock[at])
+        return hidden
+
+    def _put(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def _wave(self, states: TensorStates, rows: int) -> Wave:
+        """The recorded wave for so many rows."""
+        size = next(size for size in _WAVES if size >= rows)
+        if size not in states.waves:
+            wave = Wave(size, self.shape, len(states.state), self._device)
+            wave.record(lambda wave: self._step(states.whole, wave))
+            states.waves[size] = wave
+        return states.waves[size]
+
+    @torch.no_grad()
+    def _step(self, whole: tuple[Tensor, Tensor], wave: Wave) -> None:
+        """Read one token into each slot of a wave."""
+        slots, x = wave.slots, self._net.embed(wave.features)
+        for layer, block in enumerate(self._blocks):
+            state, window = whole[0][:, layer], whole[1][:, layer]
+            raw, gate, u = block.convolve(x, window[slots])
+            window[slots] = torch.cat([window[slots][..., 1:], raw.unsqueeze(-1)], dim=-1)
+            gap, jump, b, c = block.selective(u, wave.clock)
+            dt = gap.clamp(min=_LEAST_GAP)
+            y = self._kernels.update(
+                state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._zeros, dt_bias=self._zeros,
+                # As int64: the kernel multiplies them by the size of a state.
+                state_batch_indices=slots,
+            )  # fmt: skip
+            x = block.emit(x, u, gate, y)
+        wave.hidden.copy_(self._net.norm_f(x))
+
+    def _scan(self, states: States, slots: Tensor, features: Tensor, clock: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (N, L, F), (N, L, 2) of which each slot has ``lengths`` (N,) >= 1 -> hidden after the last (N, d_model)."""
+        length = features.shape[1]
+        every = torch.arange(len(slots), device=self._device)
+        mine = (torch.arange(length, device=self._device) < lengths[:, None]).unsqueeze(-1)
+        x = self._net.embed(features)
+        for layer, block in enumerate(self._blocks):
+            raw, gate = block.in_proj(block.norm(x)).chunk(2, dim=-1)
+            padded = torch.cat([states.window[slots, layer].transpose(1, 2), raw], dim=1)
+            taps = block.conv1d.weight.squeeze(1)
+            mixed = block.bias.expand(raw.shape)
+            for k in range(taps.shape[1]):
+                mixed = mixed + padded[:, k : k + length] * taps[:, k]
+            u = F.silu(mixed)
+            gap, jump, b, c = block.selective(u, clock)
+            dt = gap.clamp(min=_LEAST_GAP)
+            y, states.state[slots, layer] = self._resume(
+                states.state[slots, layer], torch.where(mine, jump / dt, 0), torch.where(mine, dt, 0), block, b, c
+            )
+            newest = lengths[:, None] + torch.arange(padded.shape[1] - length, device=self._device)
+            states.window[slots, layer] = padded[every[:, None], newest].transpose(1, 2)
+            x = block.emit(x, u, gate, y)
+        out: Tensor = self._net.norm_f(x)[every, lengths - 1]
+        return out
+
+    def _resume(
+        self, state: Tensor, x: Tensor, dt: Tensor, block: MambaBlock, b: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The scan of x, dt (N, L, d_inner), b, c (N, L, n) that begins at state (N, d_inner, n) -> y (N, L, d_inner), state."""
+        rows, _, n = state.shape
+        bring = torch.eye(n, device=self._device).expand(rows, n, n)
+        y, after = self._kernels.scan(
+            torch.cat([state / _NO_GAP, x.transpose(1, 2)], dim=-1),
+            torch.cat([torch.full_like(state, _NO_GAP), dt.transpose(1, 2)], dim=-1),
+            -torch.exp(block.A_log),
+            torch.cat([bring, b.transpose(1, 2)], dim=-1),
+            torch.cat([torch.zeros_like(bring), c.transpose(1, 2)], dim=-1),
+            return_last_state=True,
+        )
+        return y[..., n:].transpose(1, 2), after

@@ -1,0 +1,56 @@
+"""Which backend a device gets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import M3TRError
+from model.mhp.backends.base import Backend
+from model.mhp.shape import MHPShape
+
+log = logging.getLogger(__name__)
+
+
+def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> Backend:
+    """Backend for ``device``: "cpu", "cuda", or "auto", CUDA where PyTorch finds a card and mamba-ssm is installed.
+
+    Raises:
+        M3TRError: "cuda" was asked for and the card or mamba-ssm is missing.
+    """
+    if device not in {"auto", "cpu", "cuda"}:
+        raise M3TRError(f"device: {device!r}; allowed: auto, cpu, cuda")
+    if device != "cpu" and _cuda_present():
+        from model.mhp.backends.cuda import CUDABackend
+
+        try:
+            return CUDABackend(shape, weights)
+        except ImportError as error:
+            problem = f"mamba-ssm cannot be imported: {error}"
+            if device == "cuda":
+                raise M3TRError(f"device: 'cuda', but {problem}; install the extra [gpu]") from error
+            log.warning("there is a CUDA device, but %s; the CPU is used; install the extra [gpu] to use it", problem)
+    elif device == "cuda":
+        raise M3TRError("device: 'cuda', but no CUDA device and driver were found; allowed here: auto, cpu")
+    from model.mhp.backends.cpu import CPUBackend
+
+    return CPUBackend(shape, weights)
+
+
+def _cuda_present() -> bool:
+    # The driver's library is asked first: importing torch takes a second and 0.7 GB, which a CPU server need not pay.
+    import ctypes
+
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,201 @@
+"""States of live videos, kept between forecasts: a cache over the histogram, nothing more.
+
+The allocator is bookkeeping only: video -> slot, a free list and an order of use. A cached state knows the hash of all
+it has read, and is compared with what it should have read, so that a late row needs no message: the state rolls back
+to the newest checkpoint whose hash still stands, and replays from there. What a cached video costs does not grow with its
+history, but for one checkpoint every CHECKPOINT_TOKENS.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.features.tokens import Tokens
+from model.mhp.backends.base import Backend, States
+
+CHECKPOINT_TOKENS: Final = 64
+"""A copy of the state is kept every so many tokens, which bounds the replay after a late row."""
+
+
+class _Checkpoint(NamedTuple):
+    digest: int
+    saved: tuple[Any, Any]
+    hidden: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _Entry:
+    slot: int
+    hidden: NDArray[np.float32]
+    done: int = 0
+    digest: int = 0
+    checkpoints: list[_Checkpoint] = field(default_factory=list)
+
+
+class StatePool:
+    """A bounded LRU cache of states for one backend; not thread-safe, its owner holds a lock.
+
+    Args:
+        backend: computes the states.
+        capacity: videos kept, >= 0; beyond it the least recently used is dropped.
+    """
+
+    def __init__(self, backend: Backend, capacity: int = 4096) -> None:
+        if capacity < 0:
+            raise ValueError(f"capacity must be at least 0, not {capacity}")
+        self.capacity = capacity
+        self.hits = self.misses = self.evictions = self.rollbacks = 0
+        self._backend = backend
+        self._states = backend.new_states(capacity)
+        self._scratch = backend.new_states(0)
+        self._free = list(range(capacity - 1, -1, -1))
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """Videos whose state is cached."""
+        return len(self._entries)
+
+    def forget(self, video_id: str) -> None:
+        """Drop a video's state, if it is cached."""
+        entry = self._entries.pop(video_id, None)
+        if entry:
+            self._free.append(entry.slot)
+
+    def read(self, video_ids: Sequence[str], tokens: Tokens) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Bring every video's state up to its committed tokens and read it at ``now``; the cached state is not touched by the read.
+
+        Args:
+            video_ids: one a sequence of ``tokens``; a video may occur more than once.
+            tokens: S sequences.
+
+        Returns:
+            Two (S, d_model) float32: hidden after the newest token (zeros without one), and as read at ``now``.
+        """
+        n = len(video_ids)
+        if len(self._scratch.state) < n:
+            self._scratch = self._backend.new_states(1 << (max(n, 64) - 1).bit_length())
+        newest = np.zeros((n, self._backend.shape.d_model), dtype=np.float32)
+        for rows in self._rounds(video_ids):
+            self._commit(video_ids, rows, tokens, newest)
+        every = np.arange(n, dtype=np.int64)
+        pending = np.flatnonzero(tokens.pending)
+        if len(pending):
+            last = tokens.offsets[pending + 1] - 1
+            newest[pending] = self._backend.advance(
+                self._scratch, pending, np.arange(len(pending) + 1), tokens.features[last], tokens.clock[last]
+            )
+        read = self._backend.advance(self._scratch, every, np.arange(n + 1), tokens.read_features, tokens.read_clock)
+        return newest, read
+
+    def _rounds(self, video_ids: Sequence[str]) -> list[list[int]]:
+        """Rows that can be brought up together: distinct videos, for each of which there is a slot."""
+        if not self.capacity:
+            return [list(range(len(video_ids)))]
+        rounds: list[list[int]] = []
+        seen: set[str] = set()
+        for row, video_id in enumerate(video_ids):
+            if not rounds or video_id in seen or len(seen) == self.capacity:
+                rounds.append([])
+                seen = set()
+            rounds[-1].append(row)
+            seen.add(video_id)
+        return rounds
+
+    def _commit(
+        self, video_ids: Sequence[str], rows: list[int], tokens: Tokens, newest: NDArray[np.float32]
+    ) -> None:  # fmt: skip
+        """Bring the videos of a round up to their committed tokens, and copy their states to the scratch slots ``rows``."""
+        spans = [(int(tokens.offsets[row]), int(tokens.offsets[row + 1]) - int(tokens.pending[row])) for row in rows]
+        if not self.capacity:
+            self.misses += len(rows)
+            for row in rows:
+                self._scratch.clear_slot(row)
+            newest[rows] = self._run(self._scratch, rows, tokens, spans)
+            return
+        entries = [self._entry(video_ids[row]) for row in rows]
+        try:
+            self._bring_up(entries, tokens, spans)
+        except BaseException:
+            # Half a step may have been written in place: a state that is not known is not kept.
+            for row in rows:
+                self.forget(video_ids[row])
+            raise
+        for row, entry in zip(rows, entries, strict=True):
+            newest[row] = entry.hidden
+        self._scratch.copy_slots(rows, self._states, [entry.slot for entry in entries])
+
+    def _bring_up(self, entries: list[_Entry], tokens: Tokens, spans: list[tuple[int, int]]) -> None:
+        for entry, (start, stop) in zip(entries, spans, strict=True):
+            if entry.done and (entry.done > stop - start or int(tokens.prefix[start + entry.done - 1]) != entry.digest):
+                self._roll_back(entry, tokens.prefix[start:stop])
+        while behind := [
+            # To the next checkpoint of each, all together.
+            (entry, start + entry.done, min(stop, start + (entry.done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS))
+            for entry, (start, stop) in zip(entries, spans, strict=True)
+            if start + entry.done < stop
+        ]:
+            slots, parts = [entry.slot for entry, *_ in behind], [(start, stop) for _, start, stop in behind]
+            hidden = self._run(self._states, slots, tokens, parts)
+            for (entry, start, stop), one in zip(behind, hidden, strict=True):
+                entry.hidden, entry.digest = one.copy(), int(tokens.prefix[stop - 1])
+                entry.done += stop - start
+                if entry.done % CHECKPOINT_TOKENS == 0:
+                    saved = self._states.take_slot(entry.slot)
+                    entry.checkpoints.append(_Checkpoint(entry.digest, saved, one.copy()))
+
+    def _run(
+        self, states: States, slots: list[int], tokens: Tokens, spans: list[tuple[int, int]]
+    ) -> NDArray[np.float32]:
+        """Read a span of tokens into each slot; hidden (S, d_model) after the last."""
+        offsets = np.array([0, *accumulate(stop - start for start, stop in spans)])
+        if len(slots) == 1:
+            start, stop = spans[0]
+            features, clock = tokens.features[start:stop], tokens.clock[start:stop]
+        else:
+            features, clock = (
+                np.concatenate([part[start:stop] for start, stop in spans]) for part in (tokens.features, tokens.clock)
+            )
+        return self._backend.advance(states, np.array(slots), offsets, features, clock)
+
+    def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
+        self.rollbacks += 1
+        ends = range(CHECKPOINT_TOKENS, len(prefix) + 1, CHECKPOINT_TOKENS)
+        keep = 0
+        for checkpoint, end in zip(entry.checkpoints, ends, strict=False):
+            if checkpoint.digest != int(prefix[end - 1]):
+                break
+            keep += 1
+        del entry.checkpoints[keep:]
+        if keep:
+            last = entry.checkpoints[-1]
+            self._states.put_slot(entry.slot, last.saved)
+            entry.hidden, entry.digest = last.hidden.copy(), last.digest
+        else:
+            self._states.clear_slot(entry.slot)
+            entry.hidden, entry.digest = np.zeros_like(entry.hidden), 0
+        entry.done = keep * CHECKPOINT_TOKENS
+
+    def _entry(self, video_id: str) -> _Entry:
+        entry = self._entries.get(video_id)
+        if entry:
+            self.hits += 1
+            self._entries.move_to_end(video_id)
+            return entry
+        self.misses += 1
+        if not self._free:
+            _, oldest = self._entries.popitem(last=False)
+            self._free.append(oldest.slot)
+            self.evictions += 1
+        shape = self._backend.shape
+        entry = _Entry(self._free.pop(), np.zeros(shape.d_model, np.float32))
+        self._states.clear_slot(entry.slot)
+        self._entries[video_id] = entry
+        return entry

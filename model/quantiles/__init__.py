@@ -1,0 +1,1 @@
+"""The quantiles of a forecast: the head, their calibration, and the range that training supports."""

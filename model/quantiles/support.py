@@ -1,0 +1,256 @@
+"""What training saw, and so what a forecast may say: the range of the inputs, and how far counts grew.
+
+Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` is the largest growth that was seen from an age over a horizon, among videos
+with at least so high a count: small counts double more often than large ones. The median of no forecast lies above it; the upper
+quantile lies at most ``margin`` above, which is how much the largest growth of one half of the training videos exceeds that of the other.
+
+An input is extrapolated where its age, a count, a pace of growth, or the way in which a type is read lies outside what training
+saw. Such an input is no evidence for a growth that is rare: the median goes no further than nine tenths of the training
+videos of that age went, and the interval covers at least the middle 80 % of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engagement.history import Mode
+from model.features.summary import count_columns, pace_columns
+from model.features.tokens import LOG_AGE_OFFSET_S
+from model.quantiles.head import N_GRID, grid_s
+
+Floats = NDArray[np.float32]
+
+_AGE_STEP: Final = 0.5
+_AGE_FROM: Final = float(np.log2(LOG_AGE_OFFSET_S))
+N_AGES: Final = 44
+"""Buckets of age, each half a doubling of age + 1 minute; the last begins at about 4 years."""
+N_LEVELS: Final = 32
+"""Levels of log2(1 + count), one doubling each."""
+LEAST_VIDEOS: Final = 20
+"""Videos that a largest growth is read off, at least; the nearest ages and lower counts fill up."""
+_MOST_MARGIN: Final = 1.0
+_COUNT_SLACK: Final = 1.0
+"""Log2 units by which a count may leave the training range before it is called extrapolated."""
+_PACE_SLACK: Final = 0.25
+"""The same for a pace, as a share of the range: a pace is read in many ways, and one of them is often a little out."""
+_SOURCES: Final[tuple[Mode, ...]] = ("events", "counters")
+
+
+def age_row(age_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bucket of each age, (N,) int64 in 0 .. N_AGES - 1; ``age_s`` (N,) seconds."""
+    at = (np.log2(np.maximum(age_s, 0) + LOG_AGE_OFFSET_S) - _AGE_FROM) / _AGE_STEP
+    return np.clip(at.astype(np.int64), 0, N_AGES - 1)
+
+
+def level_of(count: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Level of each count >= 0, (N,) int64 in 0 .. N_LEVELS - 1."""
+    return np.clip(np.log2(1 + count).astype(np.int64), 0, N_LEVELS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """See the module.
+
+    ``most`` (N_AGES, N_LEVELS, N_GRID + 1) float32 log2 units, never falling with the horizon; ``usual`` (N_AGES, N_GRID + 1, 2)
+    float32, quantiles 0.1 and 0.9 of growth; ``margin`` log2 units; ``ages`` (2,) float32, the youngest and the oldest age in seconds;
+    ``low`` and ``high`` (N_AGES, n_summary) float32, the range of the summary; ``sources`` (K, 2) bool, which types
+    were read as events and as counters; ``shortest`` seconds, below which no horizon was learned: growth up to there is spread evenly
+    over log(age + 1 minute).
+    """
+
+    most: Floats
+    usual: Floats
+    margin: float
+    ages: Floats
+    low: Floats
+    high: Floats
+    sources: NDArray[np.bool_]
+    shortest: float = 0.0
+
+    @staticmethod
+    def fit(
+        video: NDArray[np.int64], age_s: NDArray[np.float64], value_now: NDArray[np.float64], cold: NDArray[np.bool_],
+        summary: Floats, horizon_s: NDArray[np.float64], growth: NDArray[np.float64], sources: NDArray[np.bool_],
+        max_horizon_s: float, shortest: float = 0.0,
+    ) -> Support:  # fmt: skip
+        """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
+        column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
+        near = [_near(age_row(age_s), video, row) for row in range(N_AGES)]
+        most = np.stack([_most(video, value_now, column, growth, rows) for rows in near])
+        halves = [
+            np.stack([_most(video, value_now, column, growth, rows[video[rows] % 2 == half]) for rows in near]) for half in (0, 1)
+        ]  # fmt: skip
+        seen = np.unique(age_row(age_s))
+        apart = np.abs(halves[0] - halves[1])[seen, 0, 1:]
+        margin = float(np.clip(np.median(apart), 0.1, _MOST_MARGIN)) if apart.size else _MOST_MARGIN
+        usual = np.stack([_usual(column, growth, rows[~cold[rows]] if (~cold[rows]).any() else rows) for rows in near])
+        warm = np.flatnonzero(~cold) if (~cold).any() else np.arange(len(cold))
+        close = [_near(age_row(age_s[warm]), video[warm], row, least=1) for row in range(N_AGES)]
+        low, high = (
+            np.stack([edge(summary[warm[rows]], axis=0) for rows in close]).astype(np.float32)
+            for edge in (np.min, np.max)
+        )
+        ages = np.array([age_s.min(), age_s.max()], np.float32)
+        return Support(most.astype(np.float32), usual.astype(np.float32), margin, ages, low, high, sources, shortest)
+
+    def extrapolated(
+        self, types: Sequence[str], observed: Sequence[Mapping[str, Mode]], age_s: NDArray[np.float64], summary: Floats,
+        cold: NDArray[np.bool_],
+    ) -> list[list[str]]:  # fmt: skip
+        """Name, for each of N inputs, what lies outside the training range; ``observed`` tells how each type is read.
+
+        The names: "age"; "counts", or "counts:TYPE" beside the metric; "pace"; "events:TYPE" or "counters:TYPE" for a type that was
+        read otherwise in training, "type:TYPE" for one that was never seen.
+        """
+        found: list[list[str]] = []
+        young, old = self.ages.astype(np.float64)
+        row = age_row(age_s)
+        counts, paces = count_columns(len(types)), pace_columns(len(types))
+        slack = _PACE_SLACK * (self.high[row] - self.low[row])
+        slack[:, counts] = _COUNT_SLACK
+        out = (summary < self.low[row] - slack) | (summary > self.high[row] + slack)
+        out &= ~cold[:, None]
+        for i, modes in enumerate(observed):
+            names = []
+            # Younger than a minute all is young: ages are told apart by log(age + 1 minute).
+            if age_s[i] > old * 1.1 + LOG_AGE_OFFSET_S or age_s[i] + LOG_AGE_OFFSET_S < (young + LOG_AGE_OFFSET_S) / 2:
+                names.append("age")
+            if out[i, counts[0]]:
+                names.append("counts")
+            if out[i, paces].any():
+                names.append("pace")
+            for k, kind in enumerate(types):
+                if kind not in modes:
+                    continue
+                if not self.sources[k].any():
+                    names.append(f"type:{kind}")
+                elif not self.sources[k, _SOURCES.index(modes[kind])]:
+                    names.append(f"{modes[kind]}:{kind}")
+                elif out[i, counts[1 + k]]:
+                    names.append(f"counts:{kind}")
+            found.append(names)
+        return found
+
+    def within(self, age_s: NDArray[np.float64], summary: Floats, cold: NDArray[np.bool_]) -> Floats:
+        """The summaries (N, n_summary) moved into the training range; those of cold starts as they are."""
+        row = age_row(age_s)
+        return np.where(cold[:, None], summary, np.clip(summary, self.low[row], self.high[row]))
+
+    def largest(self, age_s: NDArray[np.float64], count: NDArray[np.float64]) -> Floats:
+        """The largest growth that was seen, (N, N_GRID + 1) float32 log2 units, from ages and counts (N,)."""
+        out: Floats = self.most[age_row(age_s), level_of(count)]
+        return out
+
+    def bound(
+        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], count: NDArray[np.float64],
+        extrapolated: NDArray[np.bool_], max_horizon_s: float,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Bound growth quantiles (N, N_GRID + 1, 3) as the module says; they stay ordered and never fall with the horizon."""
+        growth = self._spread(growth, age_s, grid_s(max_horizon_s))
+        largest = self.largest(age_s, count).astype(np.float64)
+        usual = np.minimum(self.usual[age_row(age_s)], largest[..., None])
+        low, median, high = np.moveaxis(growth, -1, 0)
+        out = extrapolated[:, None]
+        median = np.minimum(median, np.where(out, usual[..., 1], largest))
+        low = np.minimum(np.where(out, np.minimum(low, usual[..., 0]), low), median)
+        high = np.where(out, np.maximum(high, usual[..., 1]), high)
+        high = np.maximum(np.minimum(high, largest + self.margin), median)
+        bounded = np.stack([low, median, high], axis=-1)
+        bounded[:, 0] = 0.0
+        return np.maximum.accumulate(bounded, axis=1)
+
+    def _spread(
+        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], horizon_s: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        last = int(np.searchsorted(horizon_s, self.shortest, side="right")) - 1
+        if last < 1:
+            return growth
+        older = np.log1p(horizon_s[: last + 1] / (age_s[:, None] + LOG_AGE_OFFSET_S))
+        out = growth.copy()
+        out[:, : last + 1] = growth[:, last : last + 1] * (older / older[:, -1:])[..., None]
+        return out
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """For a bundle's weights."""
+        return {f"support.{name}": np.atleast_1d(getattr(self, name)) for name in self.__slots__}
+
+    @staticmethod
+    def of(weights: Mapping[str, NDArray[np.float32]]) -> Support:
+        """Inverse of ``arrays``."""
+        most, usual, margin, ages, low, high, sources, shortest = (weights[f"support.{n}"] for n in Support.__slots__)
+        return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool), float(shortest[0]))
+
+
+def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, least: int = 0) -> NDArray[np.int64]:
+    """Samples of an age bucket, and of at least ``least`` on each side and as many as it takes to have LEAST_VIDEOS videos; (n,)."""
+    away = np.abs(rows - row)
+    for reach in range(least, N_AGES):
+        chosen = np.flatnonzero(away <= reach)
+        if len(np.unique(video[chosen])) >= LEAST_VIDEOS:
+            return chosen
+    return np.arange(len(rows))
+
+
+def _most(
+    video: NDArray[np.int64], value_now: NDArray[np.float64], column: NDArray[np.int64], growth: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Largest growth of samples ``rows`` by level and grid horizon, (N_LEVELS, N_GRID + 1)."""
+    out = np.zeros((N_LEVELS, N_GRID + 1))
+    level = level_of(value_now[rows])
+    known = np.isfinite(growth[rows])
+    for at in range(N_LEVELS):
+        chosen = level >= at
+        if len(np.unique(video[rows[chosen]])) < LEAST_VIDEOS:
+            # Fewer videos have ever had so many: those that had the most speak for them.
+            highest = _highest(video[rows], value_now[rows])
+            chosen = chosen | highest
+        seen = known & chosen[:, None]
+        largest = np.full(N_GRID + 1, -1.0)
+        np.maximum.at(largest, np.minimum(column[rows][seen], N_GRID), growth[rows][seen])
+        out[at] = _filled(largest)
+    return out
+
+
+def _highest(video: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Samples of the LEAST_VIDEOS videos with the highest counts, (n,) bool."""
+    names, place = np.unique(video, return_inverse=True)
+    top = np.zeros(len(names))
+    np.maximum.at(top, place, value)
+    return np.isin(place, np.argsort(-top, kind="stable")[:LEAST_VIDEOS])
+
+
+def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Never falling with the horizon; horizons below the first that was observed take its value, and 0 stays at 0."""
+    seen = np.flatnonzero(largest >= 0)
+    out = np.maximum.accumulate(largest)
+    if not len(seen):
+        return np.zeros(len(largest))
+    out[: seen[0]] = largest[seen[0]]
+    out[0] = 0.0
+    return out
+
+
+def _usual(column: NDArray[np.int64], growth: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2), never falling; linear between those observed."""
+    known = np.isfinite(growth[rows])
+    at, values = np.minimum(column[rows][known], N_GRID), growth[rows][known]
+    knots, quantiles = [0], [np.zeros(2)]
+    order = np.argsort(at, kind="stable")
+    at, values = at[order], values[order]
+    start = 0
+    while start < len(at):
+        stop = int(np.searchsorted(at, at[min(start + LEAST_VIDEOS, len(at)) - 1], side="right"))
+        if stop - start >= LEAST_VIDEOS or len(knots) == 1:
+            knots.append(max(int(at[stop - 1]), knots[-1] + 1))
+            quantiles.append(np.quantile(values[start:stop], (0.1, 0.9)))
+        start = stop
+    table = np.array(quantiles)
+    grid = np.arange(N_GRID + 1)
+    filled = np.stack([np.interp(grid, knots, table[:, side]) for side in range(2)], axis=-1)
+    return np.maximum.accumulate(filled, axis=0)

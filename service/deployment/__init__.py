@@ -1,0 +1,1 @@
+"""A loaded model with its bank, its states and the circuit breaker around the bank."""

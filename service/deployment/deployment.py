@@ -1,0 +1,27 @@
+"""A model version, ready to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.forecaster import Forecaster
+from model.mhp.state_pool import StatePool
+from service.deployment.circuit_breaker import WatchedBank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """A bundle in memory: its forecaster, the bank that one asks, and the states it has cached."""
+
+    forecaster: Forecaster
+    bank: WatchedBank
+    pool: StatePool
+
+    @property
+    def version(self) -> str:
+        """The bundle's hash."""
+        return self.forecaster.manifest.version
+
+    def close(self) -> None:
+        """Release the bank."""
+        self.bank.close()

@@ -1,0 +1,121 @@
+"""``python -m service.dump``: everything the event store knows, as lines of JSON on standard output.
+
+For programs that may not know how the store keeps it (``m3tr-build export``). The store is ``REDIS_URL``, or the embedded one in
+``--data-dir``, which no service may be using. First line: ``{"videos": n}``; then one line a video; last line:
+``{"end": m}``, so that output cut short is known to be that. A video whose record cannot be read has a line
+``{"video_id": ..., "why": ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from service.context import new_metrics
+from service.logs import configure_logs
+from service.problems import Problem, Unavailable
+from service.settings import Settings
+from service.store import keys
+from service.store.format import FormatError, check_format
+from service.store.quarantine import Damaged
+from service.store.redis.connection import Link
+from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
+from service.store.snapshot import Snapshot
+from service.store.store import Store
+
+_BATCH: Final = 100
+_CHUNK: Final = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the dump; the exit status."""
+    parser = argparse.ArgumentParser(prog="service.dump", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, help="in place of REDIS_URL")
+    data_dir: Path | None = parser.parse_args(arguments).data_dir
+    configure_logs()
+    server: EmbeddedServer | None = None
+    try:
+        if data_dir is None:
+            url = os.environ.get("REDIS_URL") or parser.error("--data-dir or REDIS_URL is needed")
+        else:
+            if not (data_dir / "store" / "appendonlydir").is_dir():
+                raise EmbeddedError(f"{data_dir}: no embedded event store is there")
+            server = EmbeddedServer(data_dir, appendfsync="everysec")
+            server.start()
+            url = server.url
+        asyncio.run(_dump(url, sys.stdout.buffer))
+    except (EmbeddedError, FormatError, Problem, OSError, ValueError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    finally:
+        if server is not None:
+            server.stop()
+    return 0
+
+
+async def _dump(url: str, out: IO[bytes]) -> None:
+    chosen: dict[str, Any] = {"bundle": Path("unused"), "store_deadline_ms": 30_000}
+    settings = Settings(**chosen)
+    metrics = new_metrics(settings)
+    link = Link(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    try:
+        with suppress(Unavailable):
+            # A store that takes no writes can be read all the same, and is not stamped.
+            await check_format(link)
+        # A set: a scan may name a key twice.
+        names = sorted({name async for name in _registered(link)})
+        written = 0
+        _line(out, {"videos": len(names)})
+        store = Store(link, settings, metrics)
+        for start in range(0, len(names), _BATCH):
+            found = await store.read_many(dict.fromkeys(names[start : start + _BATCH]))
+            for snapshot in found.values():
+                if snapshot is not None:
+                    _line(out, asdict(snapshot) if isinstance(snapshot, Damaged) else record(snapshot))
+                    written += 1
+        _line(out, {"end": written})
+        out.flush()
+    finally:
+        await link.close()
+
+
+async def _registered(link: Link) -> AsyncIterator[str]:
+    place = ""
+    while True:
+        place, found = await link.scan("dump", place, keys.EVERY_META, _CHUNK)
+        for name in found:
+            if (video_id := keys.video_id_of(name)) is not None:
+                yield video_id
+        if not place:
+            return
+
+
+def record(snapshot: Snapshot) -> dict[str, Any]:
+    """A video as one JSON object: its metadata and times, and (bin, value) cells by type, and reach by bin."""
+    history = snapshot.history
+    return {
+        "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},
+        "newest_us": snapshot.newest_us,
+        "series": {
+            kind: {"mode": series.mode, "bins": series.bins.tolist(), "values": series.values.tolist()}
+            for kind, series in history.series.items()
+        },
+        "reach": [[int(index), int(value)] for index, value in history.reach.items()],
+    }
+
+
+def _line(out: IO[bytes], value: dict[str, Any]) -> None:
+    out.write(msgspec.json.encode(value) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""ASGI layers around the router: every request measured, and ids in paths kept exact."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.audit import Audit
+from service.http.responses import problem_response
+from service.http.visit import Visit
+from service.metrics import Metrics
+from service.problems import Internal
+
+log = structlog.get_logger(__name__)
+
+_CHANGING: Final = frozenset(("POST", "PUT", "DELETE"))
+_PATH_SHOWN: Final = 300
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+
+
+class Measured:
+    """Counts and times requests by route template; unknown routes and methods share one label.
+
+    Writes the audit log. Also the last to see an exception: it is logged and answered here, and the connection goes on.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
+        self._app = app
+        self._metrics, self._audit = metrics, audit
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        answered: float | None = None
+        # What answers GET answers HEAD as well; the server leaves the body out (RFC 9110 9.1).
+        asked = {**scope, "method": "GET", "head": True} if scope["method"] == "HEAD" else scope
+        status: int | None = None
+
+        async def watching(message: Message) -> None:
+            nonlocal answered, status
+            if message["type"] == "http.response.start":
+                # Of a stream, how long it is watched says nothing about the service.
+                answered, status = time.perf_counter(), message["status"]
+            await send(message)
+
+        try:
+            await self._app(asked, receive, watching)
+        except Exception:
+            log.exception("a request failed", method=scope["method"], path=scope["path"][:_PATH_SHOWN])
+            if status is not None:
+                raise
+            told = Internal("the service failed; its log has the reason")
+            await problem_response(told, scope["m3tr"])(scope, receive, watching)
+        finally:
+            route = getattr(asked.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            count, seconds = self._instruments(route, method, status or 500)
+            count.inc()
+            seconds.observe((answered or time.perf_counter()) - started)
+            visit: Visit = scope["m3tr"]
+            # A prediction that stores nothing changes nothing.
+            if method in _CHANGING and (visit.note is not None or route != "/predict"):
+                self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
+
+    def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        # Finding an instrument by its labels costs more than using it; there are only so many.
+        key = (route, method, status)
+        found = self._known.get(key)
+        if found is None:
+            found = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.request_seconds.labels(route, method),
+            )
+            self._known[key] = found
+        return found

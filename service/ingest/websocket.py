@@ -1,0 +1,288 @@
+"""Rows over a WebSocket: frames in, acknowledgements out, in the order the frames came.
+
+    client                                  service
+    {"seq": 1, "kind": "events", "rows"} ->
+                                         <- {"ack": 1, "accepted": 2, "duplicate": 0, ...}   the store has them
+                                         <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send them again
+                                         <- {"error": {...problem...}, "seq": 1}   and the connection is closed
+
+A frame is JSON text, or MessagePack in a binary frame. At most ``window`` frames are read and not answered yet; the next
+one is left in the socket, so a client that is too fast is slowed down by TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+import orjson
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from model.engagement.history import Mode
+from service.forecasts import forecast_json
+from service.http.audit import Audit
+from service.http.bodies import LARGE, check_values, count_values, parse_json
+from service.http.budget import Budget
+from service.http.visit import Visit
+from service.ingest.handler import Ingest
+from service.metrics import Metrics
+from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
+from service.store.row import Outcome
+from service.turns import Turns
+
+log = structlog.get_logger(__name__)
+
+RESTART: Final = 1012
+_CLOSE_CODES: Final[Mapping[type[Problem], int]] = {Malformed: 1007, TooLarge: 1009, Internal: 1011}
+_POLICY: Final = 1008
+_SHORT: Final = 256
+_FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters", "rows": [...]}'
+
+
+_Item = asyncio.Task[dict[str, Any]] | Problem | None
+"""An answer to come, a frame that could not be read, or the end."""
+
+
+class Take(Protocol):
+    """The door that rows go through."""
+
+    async def __call__(self, kind: Mode, items: list[Any]) -> Outcome:
+        """Store rows and say what became of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One batch; ``seq`` is the client's name for it. Rows in MessagePack (Raw), and many in JSON (bytes), are not unpacked yet."""
+
+    seq: int
+    kind: Mode
+    rows: list[Any] | msgspec.Raw | bytes
+
+
+class _Packed(msgspec.Struct, forbid_unknown_fields=True):
+    seq: msgspec.Raw
+    kind: msgspec.Raw
+    rows: msgspec.Raw
+
+
+def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -> Frame:
+    """A frame out of a WebSocket message of at most ``limit`` bytes and, as JSON, ``values`` values."""
+    text = message.get("text")
+    raw: bytes = message["bytes"] if text is None else text.encode("utf-8", "surrogatepass")
+    if len(raw) > limit:
+        raise TooLarge(
+            f"the frame has more than {limit} bytes",
+            field="frame",
+            value=f"{len(raw)} bytes",
+            allowed=f"at most {limit} bytes",
+        )
+    rows: Any
+    if text is not None:
+        if len(raw) > LARGE:
+            check_values(count_values(raw), values)
+        value = (len(raw) > LARGE and _unparsed(raw)) or parse_json(raw)
+        if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
+            raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
+        seq, kind, rows = value["seq"], value["kind"], value["rows"]
+        if not isinstance(rows, list | bytes):
+            raise Invalid("rows", type(rows).__name__, "a list of rows")
+    else:
+        try:
+            packed = msgspec.msgpack.decode(raw, type=_Packed)
+            seq, kind = (_short(part) for part in (packed.seq, packed.kind))
+        except msgspec.ValidationError as error:
+            raise Invalid("frame", str(error), _FRAME) from None
+        except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
+            raise Malformed(f"no valid MessagePack: {error}", field="frame") from None
+        rows = packed.rows
+    if type(seq) is not int or not 0 <= seq < 2**63:
+        raise Invalid("seq", seq, "a whole number from 0 on")
+    if kind not in ("events", "counters"):
+        raise Invalid("kind", kind, "events or counters")
+    return Frame(seq, cast(Mode, kind), rows)
+
+
+def _unparsed(raw: bytes) -> dict[str, Any] | None:
+    """The parts of a frame in JSON, its rows as text; None where anything about it is unusual."""
+    try:
+        parts = msgspec.json.decode(raw, type=_Packed)
+        seq, kind, rows = (bytes(part) for part in (parts.seq, parts.kind, parts.rows))
+        if rows[:1] != b"[" or max(len(seq), len(kind)) > _SHORT:
+            return None
+        return {"seq": msgspec.json.decode(seq), "kind": msgspec.json.decode(kind), "rows": rows}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+def _short(part: msgspec.Raw) -> Any:
+    raw = bytes(part)
+    return msgspec.msgpack.decode(raw) if len(raw) <= _SHORT else f"{len(raw)} bytes"
+
+
+class Producers:
+    """Every WebSocket that brings rows.
+
+    ``share`` is the part of ``connections`` that one client may hold; the bytes of frames that are not answered yet come out of
+    ``budget``, as those of bodies do.
+    """
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        budget: Budget,
+        audit: Audit,
+        metrics: Metrics,
+        turns: Turns,
+        *,
+        window: int,
+        frame_bytes: int,
+        values: int,
+        connections: int,
+        share: float = 1,
+    ) -> None:
+        self._ingest, self._budget, self._audit, self._frames = ingest, budget, audit, metrics.frames
+        self._turns = turns
+        self._window, self._frame_bytes, self._values = window, frame_bytes, values
+        self._most, self._most_of_one = connections, max(1, int(connections * share))
+        self._of: Counter[bytes] = Counter()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._served: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+        self.connections = 0
+        """Connections that are open now."""
+
+    def check_room(self, client: bytes) -> None:
+        """Raise Unavailable when no further connection is taken, OverShare when none of this client is."""
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if self.connections >= self._most:
+            raise Unavailable("too many connections", retry_after_s=5, part="stream", allowed=self._most)
+        if self._of[client] >= self._most_of_one:
+            raise OverShare(
+                "this client has too many connections", retry_after_s=5, part="stream", allowed=self._most_of_one
+            )
+
+    async def serve(self, socket: WebSocket, visit: Visit) -> None:
+        """Answer an accepted connection until one of the two sides closes it."""
+        self.connections += 1
+        self._of[visit.client] += 1
+        served = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._served.add(served)
+        answered: asyncio.Queue[_Item] = asyncio.Queue()
+        window = asyncio.Semaphore(self._window)
+        reader = asyncio.create_task(self._read(socket, visit, answered, window))
+        self._readers.add(reader)
+        try:
+            await self._write(socket, answered, window)
+        except WebSocketDisconnect:
+            pass
+        finally:
+            reader.cancel()
+            while not answered.empty():
+                # Its client has gone, and its rows are on their way.
+                if isinstance(item := answered.get_nowait(), asyncio.Task):
+                    await item
+            self._readers.discard(reader)
+            self._served.discard(served)
+            self.connections -= 1
+            self._of[visit.client] -= 1
+            if not self._of[visit.client]:
+                del self._of[visit.client]
+
+    async def close(self) -> None:
+        """Read nothing more, answer what was read, and close every connection with 1012."""
+        self._stopping = True
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
+
+    async def _read(
+        self,
+        socket: WebSocket,
+        visit: Visit,
+        answered: asyncio.Queue[_Item],
+        window: asyncio.Semaphore,
+    ) -> None:
+        try:
+            while True:
+                await window.acquire()
+                message = await socket.receive()
+                if message["type"] != "websocket.receive":
+                    return
+                await self._turns.take(visit.client)
+                try:
+                    frame = parse_frame(message, self._frame_bytes, self._values)
+                except Problem as problem:
+                    answered.put_nowait(problem)
+                    return
+                size = len(message.get("text") or message.get("bytes") or b"")
+                answered.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
+                # What is held longer than until its answer, nobody counts.
+                del message, frame
+        finally:
+            answered.put_nowait(None)
+
+    async def _answer(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
+        told = await self._taken(frame, visit, size)
+        answer = next(iter(told))
+        self._frames.labels(answer).inc()
+        what = {"seq": frame.seq, "kind": frame.kind, "answer": answer, "accepted": told.get("accepted", 0)}
+        self._audit(visit, method="WS", route="/events/stream", **what)
+        return told
+
+    async def _taken(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
+        try:
+            self._budget.take(visit.client, size)
+            try:
+                if isinstance(frame.rows, msgspec.Raw):
+                    outcome = await self._ingest.take_packed(frame.kind, frame.rows, visit.client)
+                elif isinstance(frame.rows, bytes):
+                    outcome = await self._ingest.take_json(frame.kind, frame.rows, visit.client)
+                else:
+                    outcome = await self._ingest.take(frame.kind, frame.rows, visit.client)
+            finally:
+                self._budget.give(visit.client, size)
+        except Unavailable as problem:
+            return {
+                "nack": frame.seq,
+                "retryable": True,
+                "retry_after_s": int(problem.headers["Retry-After"]),
+                "detail": problem.detail,
+            }
+        except Problem as problem:
+            return {"error": problem.body(), "seq": frame.seq, "close": _code(problem)}
+        except Exception:
+            log.exception("a frame failed")
+            fault = Internal("the service failed; its log has the reason")
+            return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
+        return {"ack": frame.seq, **await forecast_json.long_outcome(outcome, self._turns, visit.client)}
+
+    async def _write(
+        self,
+        socket: WebSocket,
+        answered: asyncio.Queue[_Item],
+        window: asyncio.Semaphore,
+    ) -> None:
+        while (item := await answered.get()) is not None:
+            if isinstance(item, Problem):
+                self._frames.labels("error").inc()
+                told: dict[str, Any] = {"error": item.body(), "seq": None, "close": _code(item)}
+            else:
+                told = await item
+            code = told.pop("close", None)
+            await socket.send_text(orjson.dumps(told).decode())
+            if code is not None:
+                await socket.close(code)
+                return
+            window.release()
+        if self._stopping:
+            await socket.close(RESTART, "the service is stopping")
+
+
+def _code(problem: Problem) -> int:
+    return _CLOSE_CODES.get(type(problem), _POLICY)

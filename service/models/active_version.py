@@ -1,0 +1,65 @@
+"""The model that was chosen last, in the event store: it survives a restart, and every replica follows it within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from service.background import Running
+from service.problems import Unavailable
+from service.store import keys
+from service.store.redis.connection import Link
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 2.0
+"""Seconds between two looks at it."""
+AGAIN_S: Final = 60.0
+"""Seconds until a choice that could not be followed is tried again."""
+
+
+class Choice(Running):
+    """The stored choice; ``follow`` is called every few seconds. ``enabled`` False: there is none, and nothing is stored.
+
+    Methods raise Unavailable when the event store does not answer.
+    """
+
+    def __init__(self, link: Link, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self._link = link
+        self.follow: Callable[[], Awaitable[None]] = _nobody
+        self._refused, self._again_s = "", 0.0
+
+    async def write(self, version: str) -> None:
+        """Choose a version, for this service and all that share its store."""
+        if self.enabled:
+            await self._link.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
+
+    async def read(self) -> str | None:
+        """The hash that was chosen; None where nothing was, or where it was refused a moment ago."""
+        found = (await self._link.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
+        if found is None or (found.decode() == self._refused and time.monotonic() < self._again_s):
+            return None
+        return str(found.decode())
+
+    def refuse(self, version: str) -> None:
+        """Do not ask for a version again for a while."""
+        self._refused, self._again_s = version, time.monotonic() + AGAIN_S
+
+    async def _run(self) -> None:
+        while self.enabled:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.follow()
+            except Unavailable:
+                pass
+            except Exception:
+                log.exception("the stored choice of a model could not be followed")
+
+
+async def _nobody() -> None:
+    """Nobody follows."""

@@ -1,0 +1,321 @@
+"""Labels, scores and the adaptive state in Redis, shared by all replicas; every key has the hash tag ``{labels}``.
+
+A column is a horizon bucket. Each has room of its own, so that long horizons, which wait for days, leave room to short ones.
+
+    due:<column>       sorted set: label key by the time it is to be looked at (us)
+    of:<column>        sorted set, all of score 0: digest of a video and label key, to find a video's labels by
+    made:<column>      hash: label key to label (JSON); who removes a label from it has scored it
+    done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
+    day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
+    models             sorted set: model versions by the day on which a label of theirs was scored last
+    adaptive:<model>   the adaptive state (JSON) of videos that were registered without a key
+    adaptive:<model>:<client>   of those that a key registered
+    clients:<model>    set: names of those keys
+    paced:<column>:<client>   sorted set: label keys of a client's videos by when they are due, of the newest twentieth of the horizon
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from model.engagement.bins import SECOND_US
+from model.quantiles.adaptive import Adaptive
+from model.quantiles.calibration import N_COLUMNS
+from service.quality.label import Label
+from service.quality.scores import Tally
+from service.store.keys import label_key
+from service.store.redis.connection import Command, Link
+
+log = structlog.get_logger(__name__)
+
+DAY_S: Final = 86_400
+MODELS: Final = 4
+"""Newest model versions whose scores are shown."""
+_ADAPTIVE_S: Final = 90 * DAY_S
+_SHARE: Final = 20
+"""A twentieth of a horizon has a twentieth of its column's room, so that labels come in evenly."""
+_SCANNED: Final = 1000
+_DONE: Final = 2
+"""Keys remembered after scoring, times the room."""
+
+_KEEP: Final = """
+local request = cmsgpack.unpack(ARGV[1])
+local pending, kept, known = redis.call('HLEN', KEYS[2]), 0, 0
+for _, label in ipairs(request.labels) do
+  local key, due_us, since_us, packed, of = unpack(label)
+  local due, since = string.format('%.0f', due_us), string.format('%.0f', since_us)
+  if redis.call('HEXISTS', KEYS[2], key) == 1 or redis.call('ZSCORE', KEYS[3], key) then
+    known = known + 1
+  elseif pending < request.room and redis.call('ZCOUNT', KEYS[1], since, due) < request.pace
+      and redis.call('ZCOUNT', KEYS[4], since, due) < request.own_pace then
+    redis.call('ZADD', KEYS[1], due, key)
+    redis.call('ZADD', KEYS[4], due, key)
+    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. since)
+    redis.call('EXPIRE', KEYS[4], request.expire_s)
+    redis.call('HSET', KEYS[2], key, packed)
+    redis.call('ZADD', KEYS[5], 0, of .. key)
+    kept, pending = kept + 1, pending + 1
+  end
+end
+return {kept, known}
+"""
+# All of it or nothing: another replica may have scored some of these labels, or moved the adaptive state.
+_SETTLE: Final = """
+local request = cmsgpack.unpack(ARGV[1])
+for _, done in ipairs(request.done) do
+  if redis.call('HEXISTS', KEYS[2], done[1]) == 0 then return 0 end
+end
+if request.before ~= request.after then
+  if (redis.call('GET', KEYS[6]) or '') ~= request.before then return 0 end
+  redis.call('SET', KEYS[6], request.after, 'EX', request.adaptive_s)
+end
+for _, done in ipairs(request.done) do
+  redis.call('HDEL', KEYS[2], done[1])
+  redis.call('ZREM', KEYS[1], done[1])
+  redis.call('ZREM', KEYS[8], done[3] .. done[1])
+  redis.call('ZADD', KEYS[3], string.format('%.0f', done[2]), done[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.now_us))
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -request.remembered - 1)
+for field, value in pairs(request.sums) do
+  local text = string.format('%.17g', value)
+  -- What is no number there begins anew.
+  if not pcall(redis.call, 'HINCRBYFLOAT', KEYS[4], field, text) then redis.call('HSET', KEYS[4], field, text) end
+end
+redis.call('EXPIRE', KEYS[4], request.day_s)
+redis.call('ZADD', KEYS[5], request.day, request.model)
+if request.client ~= '' then
+  redis.call('SADD', KEYS[7], request.client)
+  redis.call('EXPIRE', KEYS[7], request.adaptive_s)
+end
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some labels of one column, model and client.
+
+    ``done`` and their ``sums``, and the adaptive state before and after.
+    """
+
+    done: Sequence[Label]
+    sums: Mapping[str, float]
+    before: str
+    after: str
+
+
+class Ledger:
+    """All that is shared about labels. Every method raises Unavailable when the store does not answer.
+
+    ``share``: part of the ``room`` that the videos of one client may take.
+    """
+
+    def __init__(self, link: Link, *, room: int, days: int, share: float = 1.0) -> None:
+        self._link = link
+        self._room = max(1, room // N_COLUMNS)
+        self._share = share
+        self._days = days
+
+    async def keep(self, column: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
+        """Keep labels of one column and client; how many were kept, and how many there already. The others found no room."""
+        rows = [
+            [
+                label.key,
+                due := label.target_us + grace_us,
+                due - label.horizon_us // _SHARE,
+                msgspec.json.encode(label).decode(),
+                _of(label.video_id),
+            ]
+            for label in labels
+        ]
+        pace = -(-self._room // _SHARE)
+        request = {
+            "labels": rows,
+            "room": self._room,
+            "pace": pace,
+            "own_pace": max(1, int(pace * self._share)),
+            "expire_s": max(label.horizon_us for label in labels) // SECOND_US + DAY_S,
+        }
+        paced = label_key(f"paced:{column}:{labels[0].client}")
+        keys = [*_keys(column, "due", "made", "done"), paced, *_keys(column, "of")]
+        kept, known = await self._run(_KEEP, keys, request)
+        return int(kept), int(known)
+
+    async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
+        """Labels of a column that are to be looked at, those that have been longest first."""
+        due, made, _ = _keys(column, "due", "made", "done")
+        found = (await self._link.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
+            0
+        ]
+        if not found:
+            return []
+        packed = (await self._link.pipeline("labels", [["HMGET", made, *found]]))[0]
+        labels = [_parse(value) for value in packed]
+        if lost := [key for key, label in zip(found, labels, strict=True) if label is None]:
+            await self._link.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
+        return [label for label in labels if label is not None]
+
+    async def later(self, column: int, labels: Mapping[str, int]) -> None:
+        """Look at labels again at a time (us), unless they have been scored meanwhile."""
+        if labels:
+            flat = [part for key, at_us in labels.items() for part in (at_us, key)]
+            await self._link.pipeline("labels", [["ZADD", _keys(column, "due")[0], "XX", *flat]])
+
+    async def settle(self, column: int, settlement: Settlement, now_us: int) -> bool:
+        """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
+        first, day = settlement.done[0], now_us // SECOND_US // DAY_S
+        model = first.model_version
+        request = {
+            "done": [[label.key, label.key_until_us, _of(label.video_id)] for label in settlement.done],
+            "sums": dict(settlement.sums),
+            "before": settlement.before,
+            "after": settlement.after,
+            "now_us": now_us,
+            "remembered": _DONE * self._room,
+            "day": day,
+            "day_s": (self._days + 1) * DAY_S,
+            "adaptive_s": _ADAPTIVE_S,
+            "model": model,
+            "client": first.client,
+        }
+        keys = [
+            *_keys(column, "due", "made", "done"),
+            _day_key(day, model),
+            label_key("models"),
+            _adaptive_key(model, first.client),
+            _clients_key(model),
+            *_keys(column, "of"),
+        ]
+        return bool(await self._run(_SETTLE, keys, request))
+
+    async def forget(self, video_id: str) -> None:
+        """Remove every label of a video."""
+        of = _of(video_id)
+        for column in range(N_COLUMNS):
+            due, made, index = _keys(column, "due", "made", "of")
+            found, labels, indexed = await self._link.pipeline(
+                "labels",
+                [["ZRANGE", index, f"[{of}", f"[{of}~", "BYLEX"], ["HLEN", made], ["ZCARD", index]],
+            )
+            names = [name.decode()[len(of) :] for name in found]
+            if labels > indexed:
+                # Some were kept by a release that has no index.
+                names += await self._look_through(made, video_id)
+            if names:
+                commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
+                await self._link.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
+
+    async def _look_through(self, made: str, video_id: str) -> list[str]:
+        names: list[str] = []
+        cursor = 0
+        while True:
+            reply = (await self._link.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
+            cursor, fields = int(reply[0]), reply[1]
+            pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+            for name, packed in pairs:
+                label = _parse(packed)
+                if label is not None and label.video_id == video_id:
+                    names.append(name.decode())
+            if not cursor:
+                return names
+
+    async def adaptive(self, model: str, client: str = "") -> str:
+        """The adaptive state of a model for a client's videos as it is stored, "" before any outcome."""
+        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
+        return found.decode() if found else ""
+
+    async def adaptives(self, model: str) -> dict[str, str]:
+        """The adaptive states of a model by client, of those that have any."""
+        found = (await self._link.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
+        clients = ["", *sorted(name.decode() for name in found)]
+        keys = [_adaptive_key(model, client) for client in clients]
+        states = (await self._link.pipeline("labels", [["MGET", *keys]]))[0]
+        return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
+
+    async def pending(self) -> int:
+        """Labels that wait."""
+        commands: list[Command] = [["HLEN", _keys(column, "made")[0]] for column in range(N_COLUMNS)]
+        return sum(await self._link.pipeline("labels", commands))
+
+    async def tallies(self, now_us: int) -> dict[str, Tally]:
+        """Scores of the last days by model version, the newest first."""
+        today = now_us // SECOND_US // DAY_S
+        found = await self._link.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
+        models = [name.decode() for name in found[0]]
+        tallies = {model: Tally() for model in models}
+        days = range(today - self._days + 1, today + 1)
+        asked = [(model, _day_key(day, model)) for model in models for day in days]
+        replies = await self._link.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
+        for (model, _), flat in zip(asked, replies, strict=True):
+            tallies[model].add(_fields(flat))
+        return {model: tally for model, tally in tallies.items() if tally.cells}
+
+    async def _run(self, script: str, keys: Sequence[str], request: Mapping[str, Any]) -> Any:
+        packed = msgspec.msgpack.encode(request)
+        return (await self._link.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
+
+
+def parse_adaptive(text: str) -> Adaptive:
+    """The adaptive state from how it is stored; a new one where that cannot be read."""
+    try:
+        state, new = Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new(), Adaptive.new()
+        for name in ("overall", "by_horizon", "by_cell", "seen"):
+            values = getattr(state, name)
+            if values.shape != getattr(new, name).shape or not np.isfinite(values).all():
+                raise ValueError(name)
+        return state
+    except (msgspec.MsgspecError, ArithmeticError, KeyError, TypeError, ValueError):
+        log.error("the stored adaptive state cannot be read; it begins anew")
+        return Adaptive.new()
+
+
+def encode_adaptive(state: Adaptive) -> str:
+    """Inverse of ``parse_adaptive``."""
+    return msgspec.json.encode(state.to_json()).decode()
+
+
+def _parse(packed: bytes | None) -> Label | None:
+    """A label; None for one that is gone, or that another release wrote in a form of its own."""
+    try:
+        return None if packed is None else msgspec.json.decode(packed, type=Label)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+def _of(video_id: str) -> str:
+    return hashlib.blake2b(video_id.encode(), digest_size=12).hexdigest()
+
+
+def _keys(column: int, *names: str) -> list[str]:
+    return [label_key(f"{name}:{column}") for name in names]
+
+
+def _day_key(day: int, model: str) -> str:
+    return label_key(f"day:{day}:{model}")
+
+
+def _adaptive_key(model: str, client: str) -> str:
+    return label_key(f"adaptive:{model}:{client}" if client else f"adaptive:{model}")
+
+
+def _clients_key(model: str) -> str:
+    return label_key(f"clients:{model}")
+
+
+def _fields(reply: Any) -> dict[str, float]:
+    """A hash's fields, whichever form the protocol version gives them."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    found: dict[str, float] = {}
+    for name, value in pairs:
+        with suppress(ValueError):
+            found[name.decode()] = float(value)
+    return found

@@ -1,0 +1,118 @@
+"""Scores of forecasts as sums, so that they add up over labels, days and replicas; all in log2 units of growth.
+
+y = log2((1 + count at the target) / (1 + count at the forecast))
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.quantiles.calibration import AGE_EDGES_H, COLD, HORIZON_EDGES_H
+from model.quantiles.head import QUANTILES
+from service.quality.label import Label
+
+SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball", "width")
+"""Number of labels; sums of y and its square, of errors of the median, of outcomes below and above the interval, of the mean pinball
+loss of the three quantiles, and of the interval's width."""
+UNSCORED: Final = ("unlabelled", "gone")
+"""Labels without an outcome that is near enough, and those of deleted videos."""
+
+_FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
+
+Cell = tuple[int, int]
+
+
+def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What happened, (n,), and what was forecast, (n, 3), as growth."""
+    then = 1.0 + np.array([label.value_now for label in labels])
+    y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
+    said = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
+    return y, said
+
+
+def sums(labels: Sequence[Label], y: NDArray[np.float64], said: NDArray[np.float64]) -> dict[str, float]:
+    """What the labels add: by field ``<row>:<column>:<sum>``."""
+    low, median, high = said.T
+    error = y[:, None] - said
+    level = np.array(QUANTILES)
+    parts = np.stack(
+        [
+            np.ones(len(y)),
+            y,
+            y * y,
+            (median - y) ** 2,
+            np.abs(median - y),
+            y < low,
+            y > high,
+            np.maximum(level * error, (level - 1) * error).mean(1),
+            high - low,
+        ]
+    )
+    out: dict[str, float] = defaultdict(float)
+    for i, label in enumerate(labels):
+        for name, value in zip(SUMS, parts[:, i].tolist(), strict=True):
+            out[f"{label.row}:{label.column}:{name}"] += value
+    return dict(out)
+
+
+class Tally:
+    """Sums by cell (row, column)."""
+
+    def __init__(self) -> None:
+        self.cells: dict[Cell, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def add(self, fields: Mapping[str, float]) -> None:
+        """Add sums by field, as ``sums`` makes them; other fields are passed over."""
+        for field, value in fields.items():
+            if (found := _FIELD.fullmatch(field)) is not None:
+                self.cells[int(found[1]), int(found[2])][found[3]] += value
+
+    def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
+        """Scores of these cells together (None: of all); a score that is not defined is None."""
+        total: dict[str, float] = defaultdict(float)
+        for cell in self.cells if cells is None else cells:
+            for name, value in self.cells[cell].items():
+                total[name] += value
+        n = total["n"]
+        unscored = {name: round(total[name]) for name in UNSCORED}
+        if not n:
+            names = ("nmse", "mae", "coverage", "below", "above", "pinball", "width")
+            return {"labels": 0, **unscored, **dict.fromkeys(names)}
+        variance = total["yy"] / n - (total["y"] / n) ** 2
+        return {
+            "labels": round(n),
+            **unscored,
+            "nmse": total["squared"] / n / variance if variance > 1e-12 else None,
+            "mae": total["absolute"] / n,
+            "coverage": 1 - (total["below"] + total["above"]) / n,
+            "below": total["below"] / n,
+            "above": total["above"] / n,
+            "pinball": total["pinball"] / n,
+            "width": total["width"] / n,
+        }
+
+    def columns(self) -> list[int]:
+        """Horizons that have any label, ascending."""
+        return sorted({column for _, column in self.cells})
+
+
+def age_name(row: int) -> str:
+    """A row in words."""
+    return "cold" if row == COLD else _range(AGE_EDGES_H, row)
+
+
+def horizon_name(column: int) -> str:
+    """A column in words."""
+    return _range(HORIZON_EDGES_H, column)
+
+
+def _range(edges: Sequence[float], index: int) -> str:
+    if index == len(edges):
+        return f"from {edges[-1]:g} h"
+    return f"{edges[index - 1] if index else 0:g} to {edges[index]:g} h"

@@ -1,0 +1,1 @@
+"""Ranked lists of videos, kept in the store."""

@@ -1,0 +1,121 @@
+"""OpenAPI of bodies that are parsed by hand, because they are large or need errors of our own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from model.engagement.history import Mode
+from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoBody
+from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
+from service.routes import response_schemas
+from service.store import keys
+from service.store.row import MAX_COUNT
+from service.times import ALLOWED
+
+_TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
+_ID: Final = {"type": "string", "minLength": 1}
+_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_FIELDS: Final[dict[Mode, dict[str, Any]]] = {
+    "events": {
+        "type": {"type": "string", "description": "an engagement type of the served bundle"},
+        "count": {**_COUNT, "minimum": 1, "default": 1},
+        "reach": {**_COUNT, "description": "audience of the acting account"},
+    },
+    "counters": {name: _COUNT for name in ("views", "likes", "comments", "shares")},
+}
+_VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
+_REQUEST_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    "description": "the same whenever this request is sent again, and no other's, such as a UUID: events without an id count once",
+}
+
+VERSION_PATH: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "version",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1},
+            "description": "a version's hash, at least 8 characters of it, or its folder",
+        }
+    ]
+}
+VIDEO_PATH: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID]}
+_HORIZONS: Final = {
+    "name": "horizons_s",
+    "in": "query",
+    "explode": False,
+    "schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
+}
+STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS]}
+LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
+    "parameters": [
+        {
+            "name": "sort",
+            "in": "query",
+            "schema": {"type": "string", "enum": list(keys.SORTS), "default": keys.SORTS[0]},
+        },
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        },
+        {
+            "name": "cursor",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "next_cursor of the page before",
+        },
+    ]
+}
+FORECAST_QUERY: Final[dict[str, Any]] = response_schemas.FORECAST | {
+    "parameters": [
+        _VIDEO_ID,
+        {"name": "at", "in": "query", "schema": _TIME},
+        _HORIZONS,
+    ]
+}
+
+
+def _body(*contents: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in contents}}}
+
+
+def rows_body(mode: Mode) -> dict[str, Any]:
+    """A batch of rows, as JSON or NDJSON, gzip allowed."""
+    row = {
+        "type": "object",
+        "required": ["video_id", "time", *(["type"] if mode == "events" else [])],
+        "properties": {"video_id": _ID, "time": _TIME, "id": _ID, **_FIELDS[mode]},
+        "additionalProperties": mode == "counters",
+    }
+    rows = {"type": "array", "items": row}
+    either = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
+    return (
+        {"parameters": [_REQUEST_KEY]}
+        | _body(("application/json", either), ("application/x-ndjson", row))
+        | response_schemas.OUTCOME
+    )
+
+
+def video_body() -> dict[str, Any]:
+    """A video's metadata."""
+    return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema())), **response_schemas.REGISTERED}
+
+
+def correction_body() -> dict[str, Any]:
+    """A count that was wrong."""
+    return {
+        **VIDEO_PATH,
+        **_body(("application/json", CorrectionBody.model_json_schema())),
+        **response_schemas.CORRECTED,
+    }
+
+
+def predict_body() -> dict[str, Any]:
+    """A prediction, or a list of them."""
+    one = PredictBody.model_json_schema()
+    body = _body(("application/json", {"anyOf": [one, {"type": "array", "items": one}]}))
+    return {"parameters": [_REQUEST_KEY]} | body | response_schemas.PREDICTED

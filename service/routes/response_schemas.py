@@ -1,0 +1,170 @@
+"""OpenAPI of answers, which are written as plain JSON by ``service.forecasts.forecast_json``; a test holds every answer against it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Schema = dict[str, Any]
+
+_TEXT: Final[Schema] = {"type": "string"}
+_TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+_NUMBER: Final[Schema] = {"type": "number"}
+_MAYBE_NUMBER: Final[Schema] = {"type": ["number", "null"]}
+_WHOLE: Final[Schema] = {"type": "integer", "minimum": 0}
+_FLAG: Final[Schema] = {"type": "boolean"}
+_COUNTS: Final[Schema] = {"type": "object", "additionalProperties": _WHOLE, "description": "by engagement type"}
+
+
+def _list(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def _object(**properties: Schema) -> Schema:
+    """All of these, and nothing else."""
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _maybe(schema: Schema, **more: Schema) -> Schema:
+    """``schema``, with members that need not be there."""
+    return {**schema, "properties": {**schema["properties"], **more}}
+
+
+def _with(schema: Schema, **more: Schema) -> Schema:
+    return _object(**schema["properties"], **more)
+
+
+PROBLEM: Final[Schema] = {
+    "type": "object",
+    "description": "RFC 9457 problem details; 422 names field, value, and what is allowed",
+    "required": ["type", "title", "status", "detail", "retryable"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "retryable": {"type": "boolean", "description": "whether the same request can succeed later"},
+        "field": _TEXT,
+        "value": _TEXT,
+        "request_id": {"type": "string", "description": "as in the header X-Request-ID, and in the service's log"},
+    },
+}
+
+_REJECTION: Final = _object(index=_WHOLE, reason=_TEXT, field=_TEXT, value=_TEXT, allowed=_TEXT, retryable=_FLAG)
+_IGNORED: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": _WHOLE,
+    "description": "only where rows had counters that the served bundle does not know: how many rows, by counter",
+}
+_OUTCOME: Final = _maybe(
+    _object(
+        accepted=_WHOLE, duplicate=_WHOLE, parked=_WHOLE, rejected=_WHOLE, corrected=_WHOLE,
+        rejections=_list(_REJECTION),
+    ),
+    ignored=_IGNORED,
+)  # fmt: skip
+_QUANTILES: Final = _object(**{"horizon_s": _NUMBER, "time": _TIME, "q0.1": _NUMBER, "q0.5": _NUMBER, "q0.9": _NUMBER})
+_NEIGHBOUR: Final = _object(
+    video_id=_TEXT,
+    similarity=_MAYBE_NUMBER,
+    content_similarity=_MAYBE_NUMBER,
+    trajectory_similarity=_MAYBE_NUMBER,
+    growth={"type": "object", "additionalProperties": _MAYBE_NUMBER, "description": "factor by horizon_s"},
+)
+_FORECAST: Final = _object(
+    video_id=_TEXT,
+    at=_TIME,
+    metric=_TEXT,
+    counts=_COUNTS,
+    value_now=_MAYBE_NUMBER,
+    forecasts=_list(_QUANTILES),
+    intensity_per_hour={"type": "object", "additionalProperties": _MAYBE_NUMBER},
+    neighbours=_list(_NEIGHBOUR),
+    model_version=_TEXT,
+    state_age_s=_MAYBE_NUMBER,
+    cold_start=_FLAG,
+    as_of_bins=_FLAG,
+    degraded=_list(_TEXT),
+    extrapolated=_list(_TEXT),
+    stale=_FLAG,
+)
+_PREDICTED: Final = _with(
+    _FORECAST,
+    rows=_maybe(
+        _object(accepted=_WHOLE, duplicate=_WHOLE, corrected=_WHOLE, parked_applied=_WHOLE, parked_rejected=_WHOLE),
+        ignored=_IGNORED,
+    ),
+)
+_REGISTERED: Final = _object(
+    video_id=_TEXT, version=_WHOLE, changed=_FLAG, parked_applied=_WHOLE, parked_rejected=_WHOLE,
+    unused_fields=_list(_TEXT),
+)  # fmt: skip
+_VIDEO: Final[Schema] = {
+    "type": "object",
+    "required": ["video_id", "published_at", "version", "counts", "fed_by", "bins", "newest_row_at", "stale"],
+    "properties": {
+        "video_id": _TEXT,
+        "published_at": _TIME,
+        "version": _WHOLE,
+        "counts": _COUNTS,
+        "fed_by": {"type": "object", "additionalProperties": {"enum": ["events", "counters"]}},
+        "bins": _WHOLE,
+        "newest_row_at": {"anyOf": [_TIME, {"type": "null"}]},
+        "stale": _FLAG,
+    },
+    "description": "with its metadata, as far as it is known",
+}
+_LISTED: Final = _object(
+    video_id=_TEXT, score=_NUMBER, title={"type": ["string", "null"]}, counts=_COUNTS, value_now=_MAYBE_NUMBER,
+    expected=_MAYBE_NUMBER, horizon_s=_NUMBER, as_of=_TIME,
+)  # fmt: skip
+_MODEL: Final[Schema] = {
+    "type": "object",
+    "required": ["version", "folder", "state", "reason"],
+    "properties": {
+        "version": _TEXT,
+        "folder": {"type": ["string", "null"]},
+        "state": {"enum": ["active", "shadow", "loaded", "available", "broken"]},
+        "reason": {"type": ["string", "null"]},
+    },
+}
+_STATE: Final[Schema] = {"enum": ["ok", "down"]}
+
+
+def reply(schema: Schema, kind: str = "application/json") -> Schema:
+    """The part of an operation that says what a 200 holds."""
+    return {"responses": {"200": {"content": {kind: {"schema": schema}}}}}
+
+
+OUTCOME: Final = reply(_OUTCOME)
+FORECAST: Final = reply(_FORECAST)
+PREDICTED: Final = reply({"anyOf": [_PREDICTED, _list({"anyOf": [_with(_PREDICTED, status={"const": 200}), PROBLEM]})]})
+REGISTERED: Final = reply(_REGISTERED)
+CORRECTED: Final = reply(_object(video_id=_TEXT, type=_TEXT, replaced=_WHOLE, total=_WHOLE, version=_WHOLE))
+VIDEO: Final = reply(_VIDEO)
+LIST: Final = reply(_object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}))
+MODELS: Final = reply(_object(models=_list(_MODEL)))
+OBJECT: Final = reply({"type": "object"})
+METRICS: Final = reply(_TEXT, "text/plain")
+LIVE: Final = reply(_object(status={"const": "live"}))
+READY: Final = reply(
+    _object(
+        status={"const": "ready"}, store=_STATE, store_warnings=_list(_TEXT), clock_offset_s=_MAYBE_NUMBER,
+        model=_STATE, bank=_STATE, model_version=_TEXT,
+    )
+)  # fmt: skip
+
+PROBLEMS: Final[dict[int | str, Schema]] = {
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": PROBLEM}},
+    }
+    for status, text in (
+        ("4XX", "Not as it is; 408 and 429 can succeed later"),
+        ("5XX", "A part is down, or there is too much to do (503, with Retry-After), or a fault of ours (500)"),
+    )
+}

@@ -1,0 +1,1 @@
+"""The Redis deployment: address, connections, cluster and Sentinel, health, embedded server."""

@@ -1,0 +1,56 @@
+"""Blocking reads: a call that waits for news has connections of its own, and must not take one from the store's calls."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+
+from service.background import Running
+from service.store.redis.deployment import Server
+
+log = structlog.get_logger(__name__)
+
+BLOCK_S: Final = 5
+"""Seconds that a read waits for news before it asks again."""
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Waits between attempts while the store is away."""
+
+
+class Reading(Running):
+    """Background work on a client for blocking reads, ``_redis``, which exists from the first ``_connect`` on."""
+
+    _what: str
+
+    def __init__(self, server: Server | str, deadline_s: float) -> None:
+        self._owned = isinstance(server, str)
+        self._server = Server(server, deadline_s=deadline_s) if isinstance(server, str) else server
+        self._redis: Any = None
+        self._failures = 0
+        self._generation = 0
+
+    async def _connect(self) -> None:
+        self._generation = self._server.generation
+        if self._redis is None:
+            self._redis = await self._server.reader(BLOCK_S)
+
+    async def _ended(self) -> None:
+        if self._redis is not None:
+            await self._server.dismiss(self._redis)
+        if self._owned:
+            await self._server.close()
+
+    async def _missed(self, error: BaseException) -> float:
+        """Note that the store was out of reach, once; how long to wait, seconds."""
+        kind = await self._server.failed(error, self._generation)
+        if self._failures == 0:
+            log.warning(f"{self._what} is out of reach", kind=kind, error=str(error) or type(error).__name__)
+        pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
+        self._failures += 1
+        return pause_s
+
+
+def stream_id(text: bytes | str) -> tuple[int, int]:
+    """A stream entry's id, in an order that can be compared."""
+    left, _, right = (text.decode() if isinstance(text, bytes) else text).partition("-")
+    return int(left), int(right or 0)

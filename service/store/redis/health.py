@@ -1,0 +1,165 @@
+"""Looks at the event store in the background, so that readiness is answered from what is known and probes cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from service.background import Running
+from service.metrics import Metrics, gauge
+from service.problems import Unavailable
+from service.settings import Settings
+from service.store.format import FormatError, check_format
+from service.store.redis.address import AddressError
+from service.store.redis.connection import Link
+from service.store.redis.safety import Safety, look
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 1.0
+"""Seconds between two looks."""
+_TROUBLED_S: Final = 0.25
+"""The same while no writes are taken; and what two looks are apart at least."""
+_SAFETY_S: Final = 30.0
+LEAST_SKEW_S: Final = 1.0
+"""Seconds that two clocks may always be apart."""
+
+
+async def check_at_start(settings: Settings, metrics: Metrics) -> None:
+    """Refuse an address that cannot be right, and a store that may lose data where that is not accepted.
+
+    A server that does not answer now may do so later, and is waited for; a Sentinel that does not is a mistake in the address.
+
+    Raises:
+        StoreRefused: the reason, which names the setting.
+    """
+    assert settings.redis_url is not None
+    url, deadline_s = settings.redis_url.get_secret_value(), settings.store_deadline_ms / 1000
+    try:
+        link = Link(url, metrics, deadline_s=deadline_s, connections=2)
+        try:
+            await link.server.check_sentinels()
+            if settings.store_safety == "refuse":
+                with suppress(Unavailable):
+                    await link.clustered()
+                    safety = await look(link)
+                    if safety is not None and (found := safety.warnings()):
+                        raise StoreRefused(f"store_safety: {found[0]}; or accept that with store_safety=warn")
+        finally:
+            await link.close()
+    except AddressError as error:
+        raise StoreRefused(str(error)) from None
+
+
+class StoreRefused(Exception):
+    """The service does not start on this event store; the message says why."""
+
+
+class Health(Running):
+    """What was found at the last look; ``reason`` says why the service is not ready, empty where it is."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._skew_s = max(settings.future_skew_s, LEAST_SKEW_S)
+        self._refuse = settings.store_safety == "refuse"
+        self.safety = Safety()
+        self._told: list[str] = []
+        self._skewed = False
+        self._format = ""
+
+    @property
+    def reason(self) -> str:
+        """Why rows cannot be stored, or not rightly."""
+        if self._link.state.kind is not None:
+            return self._link.state.detail
+        if self._link.server.silent:
+            return "the event store does not answer"
+        if self.skewed:
+            return (
+                f"the clock of this machine is {abs(self._link.state.offset_s or 0):.1f} s off the event store's;"
+                f" {self._skew_s:g} s are allowed"
+            )
+        if self._format:
+            return self._format
+        if self._refuse and (found := self.safety.warnings()):
+            return found[0]
+        return ""
+
+    @property
+    def skewed(self) -> bool:
+        """Whether the clocks are surely further apart than allowed."""
+        state = self._link.state
+        return state.offset_s is not None and abs(state.offset_s) - state.doubt_s > self._skew_s
+
+    def told(self) -> dict[str, Any]:
+        """What readiness says of the event store: ``store`` is ok, down, or refuses (it answers, and takes no writes)."""
+        state = self._link.state
+        return {
+            "store": "down" if self._link.server.silent else state.word,
+            "store_warnings": self.safety.warnings(),
+            "clock_offset_s": None if state.offset_s is None else round(state.offset_s, 3),
+        }
+
+    def readings(self) -> Sequence[Metric]:
+        """Gauges; one that is not known is absent."""
+        found = [gauge("m3tr_store_takes_writes", "Whether the event store takes writes", float(not self.reason))]
+        if self._link.state.offset_s is not None:
+            text = "Clock of the event store minus this machine's"
+            found.append(gauge("m3tr_store_clock_offset_seconds", text, self._link.state.offset_s))
+        lossy = GaugeMetricFamily(
+            "m3tr_store_may_lose_data", "Whether the event store may drop what it has, by reason", labels=["reason"]
+        )
+        if self.safety.evicts is not None:
+            lossy.add_metric(["eviction"], float(self.safety.evicts))
+        if self.safety.persistent is not None:
+            lossy.add_metric(["no_persistence"], float(not self.safety.persistent))
+        return [*found, lossy]
+
+    async def look(self) -> None:
+        """Look once."""
+        await self._link.probe()
+        if self.skewed != self._skewed:
+            self._skewed = self.skewed
+            if self._skewed:
+                log.error("clocks are apart", offset_s=self._link.state.offset_s, allowed_s=self._skew_s)
+
+    async def look_at_safety(self) -> None:
+        """Find out whether the store may lose data; each new finding is logged once."""
+        try:
+            await check_format(self._link)
+            self._format = ""
+        except FormatError as error:
+            self._format = str(error)
+        except Unavailable:
+            return
+        found = await look(self._link)
+        if found is None:
+            return
+        self.safety = found
+        for text in found.warnings():
+            if text not in self._told:
+                log.warning("the event store may lose data", reason=text)
+        self._told = found.warnings()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_safety = loop.time()
+        while True:
+            try:
+                self._link.troubled.clear()
+                await self.look()
+                if loop.time() >= next_safety and self._link.state.kind is None:
+                    await self.look_at_safety()
+                    next_safety = loop.time() + _SAFETY_S
+            except Exception:
+                log.exception("the event store could not be looked at")
+            await asyncio.sleep(_TROUBLED_S)
+            if self._link.state.kind is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_S - _TROUBLED_S):
+                        await self._link.troubled.wait()
