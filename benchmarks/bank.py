@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank import BankQuery, BankVideo, Curve, EdgeBank, embedded_engine
+from model.bank import BankQuery, BankVideo, Curve, EmbeddedBank, embedded_engine
 
 CONTENT_DIM, TRAJECTORY_DIM = 64, 48
 START_US, HOUR_US = 1_760_000_000_000_000, 3_600_000_000
@@ -75,7 +75,7 @@ def ask(
     }
 
 
-def timed(bank: EdgeBank, queries: list[BankQuery], batch: int) -> tuple[float, list[set[str]]]:
+def timed(bank: EmbeddedBank, queries: list[BankQuery], batch: int) -> tuple[float, list[set[str]]]:
     found: list[set[str]] = []
     start = time.perf_counter()
     for i in range(0, len(queries), batch):
@@ -120,7 +120,7 @@ def run(
 ) -> dict[str, list[set[str]]]:
     embedded_engine.EXACT_UP_TO = exact_up_to  # type: ignore[misc]
     start = time.perf_counter()
-    with EdgeBank.build(folder, CONTENT_DIM, TRAJECTORY_DIM) as bank:
+    with EmbeddedBank.build(folder, CONTENT_DIM, TRAJECTORY_DIM) as bank:
         for i in range(0, len(videos), 1000):
             bank.upsert(videos[i : i + 1000])
         filled = time.perf_counter()
@@ -129,7 +129,7 @@ def run(
     print(f"{label}: fill {filled - start:.1f} s, optimize {optimized - filled:.1f} s, {size(folder)}")
     answers = {}
     opening = time.perf_counter()
-    bank = EdgeBank.open(folder, CONTENT_DIM, TRAJECTORY_DIM)
+    bank = EmbeddedBank.open(folder, CONTENT_DIM, TRAJECTORY_DIM)
     print(f"  open {time.perf_counter() - opening:.2f} s, {bank.counts()}")
     for kind, queries in asked.items():
         cold, answers[kind] = timed(bank, queries, args.batch)

@@ -32,7 +32,7 @@ import torch
 import model.engagement.rows
 import model.features.tokens
 from index_builder.bundles.forecast import forecast_at
-from index_builder.bundles.open_bundle import opened
+from index_builder.bundles.open_bundle import open_bundle
 from index_builder.cli import parse_time
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
@@ -155,7 +155,7 @@ def main() -> None:
                 train(data, as_of_us=as_of, metric="total", out=folder, epochs=args.epochs, seed=seed)
                 took = time.perf_counter() - began
                 own, own_learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
-                with opened(folder) as forecaster:
+                with open_bundle(folder) as forecaster:
                     counts = forecast_at(forecaster, seen, queries.video, queries.now_us, queries.horizon_us)
             bundle = load_bundle(folder)
             fitted = expected(bundle, own_learned, learned)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from index_builder.bundles.forecast import forecast_at
-from index_builder.bundles.open_bundle import opened
+from index_builder.bundles.open_bundle import open_bundle
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed, snapshot_rows
 from index_builder.progress import progress
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--published-from", default="2026-06-01")
     arguments = parser.parse_args()
     from_us = int(datetime.fromisoformat(arguments.published_from).replace(tzinfo=UTC).timestamp()) * SECOND_US
-    with opened(arguments.bundle) as forecaster:
+    with open_bundle(arguments.bundle) as forecaster:
         seen = Observed.of(load_dataset(arguments.data), forecaster.manifest.metric)
         published = seen.data.published_us
         rows = snapshot_rows(seen.metric)

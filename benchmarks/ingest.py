@@ -33,10 +33,10 @@ import redis
 
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.commit import Share
-from service.store.redis.connection import Link
+from service.store.commit import CommitChunk
+from service.store.redis.connection import RedisConnection
 from service.store.row import Row
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.store.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -183,13 +183,13 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
     """Registers videos of ages between a minute and 30 days, straight in the store: PUT would take minutes."""
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
-    link = Link(url, metrics, deadline_s=60, connections=2)
+    link = RedisConnection(url, metrics, deadline_s=60, connections=2)
     store = Store(link, settings, metrics)
     ages = np.exp(np.random.default_rng(seed).uniform(np.log(60), np.log(30 * 86400), videos))
     published = ((time.time() - ages) * 1e6).astype(int).tolist()
     for first in range(0, videos, 1000):
         shares = [
-            Share(
+            CommitChunk(
                 [name(i)], {"lengths": [0], "register": {"published_us": published[i], "metadata": "{}"}}, (b"",) * 5, 0
             )
             for i in range(first, min(first + 1000, videos))
@@ -200,7 +200,7 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
             Row(0, name(i), published[i] + 50_000_000, "events", (("view", 1),), 0, f"first-{i}")
             for i in range(first, min(first + 1000, videos))
         ]
-        await store.ingest([Columns.of(rows)])
+        await store.ingest([RowBatch.of(rows)])
     await link.close()
 
 

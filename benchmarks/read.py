@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.client import Load, closed_loop, request
-from model.bank import BankVideo, Curve, EdgeBank
+from model.bank import BankVideo, Curve, EmbeddedBank
 from model.bundle import BANK, load_bundle
 from model.growth.curve_kernels import age_bucket
 
@@ -57,7 +57,7 @@ def fill_bank(path: Path, videos: int, content_dim: int, d_model: int, now_us: i
 
     ages = (np.arange(1, 21) ** 2) * HOUR_US
     at = ages[[0, 1, 3, 5, 9, 14]]
-    with EdgeBank.build(path, content_dim, d_model) as bank:
+    with EmbeddedBank.build(path, content_dim, d_model) as bank:
         for start in range(0, videos, 2000):
             n = min(2000, videos - start)
             content, trajectory = vectors(mixes[0], n), vectors(mixes[1], n * len(at)).reshape(n, len(at), d_model)

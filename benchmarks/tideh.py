@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.bundles.forecast import forecast_at
-from index_builder.bundles.open_bundle import opened
+from index_builder.bundles.open_bundle import open_bundle
 from index_builder.cascade.fit import hawkes_growth
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
@@ -175,7 +175,7 @@ def main() -> None:
             train(folder / "data", as_of_us=start - 1, metric="total", out=bundle, seed=args.seed, config=config)
             print(f"trained in {time.perf_counter() - began:.0f} s", flush=True)
         if bundle is not None:
-            with opened(bundle) as forecaster:
+            with open_bundle(bundle) as forecaster:
                 counts = forecast_at(forecaster, seen, asked.video, asked.now_us, asked.horizon_us)
             if args.other is None:
                 likelihood = likelihoods(load_bundle(bundle), seen, published_from_us=start)

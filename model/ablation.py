@@ -7,7 +7,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Ablation:
     """What is switched on: ``mhp`` state, similarity by ``trajectory``, ``retrieval``, ``content``, and ``cascade`` for events."""
 
     mhp: bool = True
@@ -39,5 +39,5 @@ class Parts:
         return 0.0 if self.by_trajectory else 1.0
 
 
-WHOLE: Final = Parts()
+WHOLE: Final = Ablation()
 """Nothing switched off."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from model.ablation import WHOLE, Parts
+from model.ablation import WHOLE, Ablation
 from model.engagement.bins import BINS_VERSION
 from model.engagement.types import check_types
 from model.errors import BundleError, DataError
@@ -56,7 +56,7 @@ class Manifest:
     ngram_buckets: int
     training: dict[str, Any]
     evaluation: dict[str, Any]
-    parts: Parts = WHOLE
+    parts: Ablation = WHOLE
     bins_version: int = BINS_VERSION
 
     @property
@@ -167,7 +167,7 @@ def load_bundle(folder: Path) -> Bundle:
         ),
         shape=MHPShape(**body["shape"]), encoder=body["encoder"], content_weight=body["content_weight"],
         neighbours=body["neighbours"], ngram_buckets=body["ngram_buckets"], training=body["training"],
-        evaluation=body["evaluation"], parts=Parts(**body.get("parts", {})),
+        evaluation=body["evaluation"], parts=Ablation(**body.get("parts", {})),
     )  # fmt: skip
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     return Bundle(folder, manifest, load_file(folder / "weights.safetensors"), Calibration.from_json(calibration))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank import Bank, BankQuery, EdgeBank, PastVideo
+from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
 from model.bank.neighbours import N_NEIGHBOUR, Ranked, _factors, fill_features, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
 from model.cascade import Cascade, followers_of
@@ -108,7 +108,7 @@ class Forecaster:
         loaded = load_bundle(bundle)
         if bank is None:
             shape = loaded.manifest.shape
-            bank = EdgeBank.open(bundle / BANK, int(loaded.weights["content_dim"][0]), shape.d_model)
+            bank = EmbeddedBank.open(bundle / BANK, int(loaded.weights["content_dim"][0]), shape.d_model)
         return cls(loaded, bank, device=device)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.ablation import WHOLE, Parts
+from model.ablation import WHOLE, Ablation
 from model.bank.neighbours import N_NEIGHBOUR
 from model.cascade import N_CASCADE
 from model.features.creator import N_CREATOR, N_GROWTH
@@ -200,7 +200,7 @@ class M3TR(nn.Module):
 
     def __init__(
         self, shape: MHPShape, n_categories: int, n_languages: int, ngram_buckets: int, *,
-        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Parts = WHOLE, cascade: bool = False,
+        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Ablation = WHOLE, cascade: bool = False,
         small_head: bool = False,
     ) -> None:  # fmt: skip
         """``cascade``: whether inputs hold what a cascade expects. ``small_head``: for few videos."""

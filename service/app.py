@@ -16,13 +16,13 @@ from service.background import Background, Running
 from service.context import Context
 from service.http.load_shedding import Shedding
 from service.http.raw_paths import RawVideoPaths
-from service.http.request_metrics import Measured
+from service.http.request_metrics import RequestMetrics
 from service.http.responses import on_http_error, on_problem
 from service.lag import Lag
 from service.metrics import Metrics, info
 from service.problems import Problem, Unavailable
 from service.routes import docs, forecast_stream, models, operations, predict, quality, row_stream, rows, videos
-from service.routes.fast_path import Direct
+from service.routes.fast_path import FastPath
 from service.routes.response_schemas import PROBLEMS
 from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 
@@ -93,8 +93,8 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
         app.include_router(module.router)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Direct)
-    app.add_middleware(Measured, metrics=context.metrics, audit=context.audit)
+    app.add_middleware(FastPath)
+    app.add_middleware(RequestMetrics, metrics=context.metrics, audit=context.audit)
     app.add_middleware(RawVideoPaths)
     app.add_middleware(
         Shedding,

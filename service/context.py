@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from service.background import Background
-from service.bank.admission import Maturing
+from service.bank.admission import BankAdmission
 from service.deployment.deployment import Deployment
 from service.forecasts import forecast_json
 from service.forecasts.engine import Engine
-from service.forecasts.handler import Videos
+from service.forecasts.handler import ForecastHandler
 from service.forgetting.forgetting import Forgetting
 from service.forgetting.retention import Retention
 from service.http.audit import Audit
@@ -20,31 +20,31 @@ from service.http.auth import Keys
 from service.http.bodies import Limits
 from service.http.budget import Budget
 from service.http.hosts import Hosts
-from service.ingest.accepted_types import Catalog
-from service.ingest.batch_decoder import FastRows
-from service.ingest.group_commit import Writer
-from service.ingest.handler import Ingest
+from service.ingest.accepted_types import AcceptedTypes
+from service.ingest.batch_decoder import BatchDecoder
+from service.ingest.group_commit import GroupCommitQueue
+from service.ingest.handler import IngestHandler
 from service.ingest.parking import Parking
 from service.ingest.row_parser import RowParser
 from service.ingest.stream_consumer import Consumer
-from service.ingest.websocket import Producers
+from service.ingest.websocket import RowSockets
 from service.lifecycle import Lifecycle
-from service.live.subscriptions import Live
+from service.live.subscriptions import ForecastSubscriptions
 from service.metrics import Metrics, counter, gauge
-from service.models.active_version import Choice
-from service.models.registry import Models
+from service.models.active_version import ActiveVersion
+from service.models.registry import ModelRegistry
 from service.models.shadow import Shadow
 from service.quality.assembly import quality_work
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.quality.report import Report
 from service.rankings.pages import Listing
 from service.rankings.updater import Ranking
 from service.readiness import Readiness
 from service.settings import Settings
-from service.store.change_subscriber import Changes
-from service.store.redis.connection import Link
+from service.store.change_subscriber import ChangeSubscriber
+from service.store.redis.connection import RedisConnection
 from service.store.redis.health import Health
-from service.store.snapshot_cache import Histories
+from service.store.snapshot_cache import SnapshotCache
 from service.store.store import Store
 from service.times import now_us
 from service.turns import Turns
@@ -63,19 +63,19 @@ class Context:
     audit: Audit
     limits: Limits
     turns: Turns
-    link: Link
+    link: RedisConnection
     health: Health
     store: Store
     engine: Engine
-    ingest: Ingest
-    videos: Videos
+    ingest: IngestHandler
+    videos: ForecastHandler
     background: Sequence[Background]
     lifecycle: Lifecycle
-    live: Live
+    live: ForecastSubscriptions
     listing: Listing
-    producers: Producers
+    producers: RowSockets
     quality: Report
-    models: Models
+    models: ModelRegistry
     forgetting: Forgetting
     readiness: Readiness
 
@@ -103,36 +103,36 @@ def build(
 ) -> Context:
     """Put a service together around the deployment that answers first."""
     manifest = deployment.forecaster.manifest
-    link = Link(
+    link = RedisConnection(
         redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
     )
     health = Health(link, settings)
     metrics.watch(health.readings)
     turns = Turns()
     store = Store(link, settings, metrics, manifest.types, turns)
-    histories = Histories(store, settings.cache_videos)
+    histories = SnapshotCache(store, settings.cache_videos)
     engine = Engine(deployment, histories, settings, metrics, clock)
-    models = Models(
+    models = ModelRegistry(
         engine,
         Shadow(engine, settings, metrics),
-        Choice(link, enabled=settings.bundles is not None),
+        ActiveVersion(link, enabled=settings.bundles is not None),
         settings,
         metrics,
     )
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     # Without keys, all are one client.
     share = settings.label_share if settings.keys() else 1.0
-    ledger = Ledger(link, room=settings.labels, days=settings.quality_days, share=share)
+    ledger = LabelStore(link, room=settings.labels, days=settings.quality_days, share=share)
     forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
     models.prepare.append(forgetting.prepare)
-    catalog = Catalog(manifest.types)
+    catalog = AcceptedTypes(manifest.types)
     parser = RowParser(catalog, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
-    writer = Writer(
+    writer = GroupCommitQueue(
         store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
-    ingest = Ingest(parser, FastRows(catalog, settings, clock), writer, metrics, turns, settings)
-    videos = Videos(
+    ingest = IngestHandler(parser, BatchDecoder(catalog, settings, clock), writer, metrics, turns, settings)
+    videos = ForecastHandler(
         store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
     )
     limits = Limits(
@@ -145,8 +145,8 @@ def build(
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
-    live = Live(engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1)
-    producers = Producers(
+    live = ForecastSubscriptions(engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1)
+    producers = RowSockets(
         ingest,
         budget,
         audit,
@@ -170,7 +170,7 @@ def build(
         ]
     )
     store_deadline_s = settings.store_deadline_ms / 1000
-    changes = Changes(link.server, store_deadline_s)
+    changes = ChangeSubscriber(link.server, store_deadline_s)
     changes.listeners.append(live)
     if parking is not None:
         changes.listeners.append(parking)
@@ -187,7 +187,7 @@ def build(
     if settings.labels:
         background += quality_work(ledger, store.forgotten, store, link, models, changes, settings, metrics, clock)
     if settings.bank_after_s:
-        maturing = Maturing(engine, store, link, settings, metrics, clock)
+        maturing = BankAdmission(engine, store, link, settings, metrics, clock)
         changes.listeners.append(maturing)
         background.append(maturing)
     if settings.retention_days:
@@ -210,7 +210,7 @@ def build(
     )  # fmt: skip
 
 
-def _readings(engine: Engine, models: Models) -> Sequence[Metric]:
+def _readings(engine: Engine, models: ModelRegistry) -> Sequence[Metric]:
     pool = engine.active.pool
     return [
         counter("m3tr_state_cache_hits", "Forecasts that went on from a cached state", models.states("hits")),

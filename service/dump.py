@@ -27,7 +27,7 @@ from service.settings import Settings
 from service.store import keys
 from service.store.format import FormatError, check_format
 from service.store.quarantine import Damaged
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 from service.store.snapshot import Snapshot
 from service.store.store import Store
@@ -66,7 +66,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     chosen: dict[str, Any] = {"bundle": Path("unused"), "store_deadline_ms": 30_000}
     settings = Settings(**chosen)
     metrics = new_metrics(settings)
-    link = Link(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    link = RedisConnection(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:
         with suppress(Unavailable):
             # A store that takes no writes can be read all the same, and is not stamped.
@@ -88,7 +88,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
         await link.close()
 
 
-async def _registered(link: Link) -> AsyncIterator[str]:
+async def _registered(link: RedisConnection) -> AsyncIterator[str]:
     place = ""
     while True:
         place, found = await link.scan("dump", place, keys.EVERY_META, _CHUNK)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from index_builder.bundles.open_bundle import grown, opened
+from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.datasets import parquet_columns
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_told
@@ -123,7 +123,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     seen = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
     quantiles = np.full((len(table), len(QUANTILES)), np.nan)
-    with grown(bundle, seen, newest_us) if growing_bank and len(now) else opened(bundle) as forecaster:
+    with open_with_growing_bank(bundle, seen, newest_us) if growing_bank and len(now) else open_bundle(bundle) as forecaster:
         # The data set's objects stay to the end: without them a collection takes no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:

@@ -10,7 +10,7 @@ from index_builder.bundles.fill_bank import bank_members, fill
 from index_builder.datasets.load import load_told
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from model.bank import Bank, EdgeBank, NoBank, ServerBank
+from model.bank import Bank, EmbeddedBank, EmptyBank, ServerBank
 from model.bundle import BANK, load_bundle
 from model.engagement.types import metric_types
 from model.errors import DataError
@@ -27,7 +27,7 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
         BankError: the bank cannot be written.
     """
     loaded = load_bundle(bundle)
-    forecaster = Forecaster(loaded, NoBank(), device="cpu")
+    forecaster = Forecaster(loaded, EmptyBank(), device="cpu")
     dataset = load_told(data, before_us=as_of_us)
     metric = loaded.manifest.metric
     metric_types(metric, dataset.types)
@@ -50,5 +50,5 @@ def _target(bundle: Path, dims: tuple[int, int], version: str, url: str | None, 
         with ServerBank.build(url, version[:16], *dims) as server:
             yield server
         return
-    with EdgeBank.build(folder or bundle / BANK, *dims) as bank:
+    with EmbeddedBank.build(folder or bundle / BANK, *dims) as bank:
         yield bank

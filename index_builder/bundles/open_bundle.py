@@ -13,7 +13,7 @@ from index_builder.bundles.fill_bank import bank_members, fill
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.network_inputs import encode_text
-from model.bank import EdgeBank, NoBank, embedded_folder
+from model.bank import EmbeddedBank, EmptyBank, embedded_folder
 from model.bundle import BANK, load_bundle
 from model.content.minilm import DIM
 from model.errors import BankBusy
@@ -21,7 +21,7 @@ from model.forecaster import Forecaster
 
 
 @contextmanager
-def opened(bundle: Path) -> Iterator[Forecaster]:
+def open_bundle(bundle: Path) -> Iterator[Forecaster]:
     """A forecaster on the bundle and its own bank, closed at the end.
 
     An embedded bank has one opener. If a service has it open, a copy is read: a service only reads its bank.
@@ -34,7 +34,7 @@ def opened(bundle: Path) -> Iterator[Forecaster]:
             embedded_folder.copy(bundle / BANK, copy)
             loaded = load_bundle(bundle)
             dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-            forecaster = Forecaster(loaded, EdgeBank.open(copy, *dims))
+            forecaster = Forecaster(loaded, EmbeddedBank.open(copy, *dims))
         try:
             yield forecaster
         finally:
@@ -42,13 +42,13 @@ def opened(bundle: Path) -> Iterator[Forecaster]:
 
 
 @contextmanager
-def grown(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
+def open_with_growing_bank(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
     """A forecaster on the bundle and a bank for the time being, which has also grown by the videos of ``seen`` until ``until_us``.
 
     So a service's bank grows. A search still sees of each video only what was known at its ``now``.
     """
     loaded = load_bundle(bundle)
-    forecaster = Forecaster(loaded, NoBank())
+    forecaster = Forecaster(loaded, EmptyBank())
     dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
     new = bank_members(seen, until_us, len(seen.data.videos))
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
@@ -60,9 +60,9 @@ def grown(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
         sentence[members] = encode_text(videos, bar.advance)
     with TemporaryDirectory(prefix="m3tr-bank-") as place:
         path = Path(place) / BANK
-        with progress("fill bank", len(members)) as bar, EdgeBank.build(path, *dims) as bank:
+        with progress("fill bank", len(members)) as bar, EmbeddedBank.build(path, *dims) as bank:
             fill(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
-        forecaster.bank = EdgeBank.open(path, *dims)
+        forecaster.bank = EmbeddedBank.open(path, *dims)
         try:
             yield forecaster
         finally:

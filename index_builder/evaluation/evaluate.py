@@ -16,7 +16,7 @@ from index_builder.baselines.boosting import boosted
 from index_builder.baselines.content_retrieval import content_retrieval, has_text
 from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.bundles.forecast import forecast_at
-from index_builder.bundles.open_bundle import grown, opened
+from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
 from index_builder.datasets.load import load_dataset, load_told
 from index_builder.datasets.observed import Observed
@@ -24,7 +24,7 @@ from index_builder.progress import progress
 from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
 from index_builder.report.summary import moment
 from index_builder.samples.queries import cut
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
@@ -66,7 +66,7 @@ def evaluate(
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
         raise DataError("published-from: no video of that time has an observation at these ages and horizons")
-    with grown(bundle, seen, int(queries.now_us.max())) if growing_bank else opened(bundle) as forecaster:
+    with open_with_growing_bank(bundle, seen, int(queries.now_us.max())) if growing_bank else open_bundle(bundle) as forecaster:
         past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):
@@ -89,7 +89,7 @@ def evaluate(
                 growths["gradient boosting"] = boosted(
                     known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
                 )
-        arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), NoBank())}
+        arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), EmptyBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:
                 counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)

@@ -29,7 +29,7 @@ _REGISTERING: Final = 8
 
 
 @dataclass(slots=True)
-class Tally:
+class ReplayCounts:
     """What the service said about the videos and rows it was sent.
 
     ``refused`` are videos that it does not take, whose rows are not sent; ``first_refused`` and ``example`` are the first
@@ -117,13 +117,13 @@ class Replay:
         """Rows that ``play(to_us)`` would send."""
         return self._end(to_us) - self._next
 
-    def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> Tally:
+    def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> ReplayCounts:
         """Register what is published, and send every row not yet sent, up to and including ``to_us``.
 
         Raises:
             ServiceError: the service refused a call or did not come back.
         """
-        tally = Tally()
+        tally = ReplayCounts()
         latest = np.iinfo(np.int64).max if to_us is None else to_us
         ready = np.flatnonzero(self._unregistered & (self._data.published_us <= latest))
         self._register(ready, tally, bar)
@@ -138,7 +138,7 @@ class Replay:
             self._next = stop
         return tally
 
-    def _register(self, videos: NDArray[np.int64], tally: Tally, bar: Bar | None) -> None:
+    def _register(self, videos: NDArray[np.int64], tally: ReplayCounts, bar: Bar | None) -> None:
         pool, refused = ThreadPoolExecutor(_REGISTERING), []
         try:
             for done, trouble in enumerate(pool.map(self._registered, [self._data.videos[i] for i in videos])):
@@ -176,7 +176,7 @@ class Replay:
             return len(self._queue.time_us)
         return max(self._next, int(np.searchsorted(self._queue.time_us, to_us, side="right")))
 
-    def _send(self, positions: NDArray[np.int64], tally: Tally) -> None:
+    def _send(self, positions: NDArray[np.int64], tally: ReplayCounts) -> None:
         counters = self._queue.is_counter[positions]
         for path, chosen, encode in (("/events", ~counters, self._event), ("/counters", counters, self._snapshot)):
             if chosen.any():
@@ -259,7 +259,7 @@ def replay(
     rate: float | None = None,
     batch_rows: int = 1000,
     api_key: str | None = None,
-) -> Tally:
+) -> ReplayCounts:
     """Play a data set to a service, with progress shown; times in microseconds UTC, both included."""
     loaded = load_told(data)
     with Client(url, api_key=api_key) as client:

@@ -21,7 +21,7 @@ _BINS: Final = 36
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChartRow:
     """A row of a dot plot: the model's mean, another's beside it, and a note at the right end."""
 
     label: str
@@ -30,7 +30,7 @@ class Row:
     note: str
 
 
-def dots(label: str, rows: Sequence[Row], *, factors: bool, aim: float | None = None) -> Svg:
+def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, aim: float | None = None) -> Svg:
     """Means with their intervals, a row each. ``factors``: values are log2 and the axis shows factors from 1 on."""
     left, right, top = 152.0, _WIDTH - 74, 8.0
     bottom = top + _ROW * len(rows)

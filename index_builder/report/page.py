@@ -117,7 +117,7 @@ class _View:
         cells |= {cell_name(c): self.of.queries.cell == c for c in self.of.table[MODEL] if c != POOLED}
         inside = {arm: self._inside(arm) for arm in (MODEL, rival) if arm}
         rows = [
-            charts.Row(name, self.spread.mean(inside[MODEL], at), self.spread.mean(inside[rival], at) if rival else None,
+            charts.ChartRow(name, self.spread.mean(inside[MODEL], at), self.spread.mean(inside[rival], at) if rival else None,
                        f"n={count(at.sum())}")
             for name, at in cells.items()
         ]  # fmt: skip
@@ -212,7 +212,7 @@ class _View:
         y, inside = self.of.queries.pairs.growth, self._inside(MODEL)
         miss = {arm: np.abs(g[:, g.shape[1] // 2] - y) for arm, g in self.of.growths.items() if arm in (MODEL, rival)}
         rows = [
-            charts.Row(label, self.spread.mean(miss[MODEL], at), self.spread.mean(miss[rival], at) if rival else None,
+            charts.ChartRow(label, self.spread.mean(miss[MODEL], at), self.spread.mean(miss[rival], at) if rival else None,
                        f"{count(at.sum())}, {inside[at].mean():.0%}")
             for label, at in groups.items()
         ]  # fmt: skip

@@ -45,7 +45,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Union:
+class Candidates:
     """Candidates of N samples: ``video`` (N, 2k) int64, -1 for none; cosines (N, 2k) float64, NaN where missing."""
 
     video: NDArray[np.int64]
@@ -63,7 +63,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def find(
     memory: Memory, samples: Samples, content: NDArray[np.float32], hidden: NDArray[np.float32], *, limit: int,
     bank_videos: int, report: Callable[[int], None],
-) -> Union:  # fmt: skip
+) -> Candidates:  # fmt: skip
     """Candidates of every sample; ``content`` (V, Dc) and ``hidden`` (N, Dt, centred) are of unit length."""
     n = len(samples.video)
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
@@ -107,7 +107,7 @@ def find(
             by_trajectory[samples.cold[rows]] = np.nan
             _union(by_content, by_trajectory, lo, limit, video, cosines, rows)
             report(len(rows))
-    return Union(video, cosines[0], cosines[1])
+    return Candidates(video, cosines[0], cosines[1])
 
 
 def _cosines(
@@ -192,7 +192,7 @@ def _features(  # type: ignore[no-untyped-def]
 
 
 def neighbour_features(
-    memory: Memory, union: Union, samples: Samples, creator: NDArray[np.int64], *, content_weight: float, k: int,
+    memory: Memory, union: Candidates, samples: Samples, creator: NDArray[np.int64], *, content_weight: float, k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
     """The k best of each union as the fusion block reads them: (N, k, N_NEIGHBOUR) and mask (N, k); ``creator`` (V,) codes, -1 none."""

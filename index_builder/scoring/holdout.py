@@ -95,7 +95,7 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
     return asdict(score(growth, quantiles[:, 1], quantiles[:, 0], quantiles[:, 2]))
 
 
-def deciding(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
+def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
     """A stable half of the held-back videos (N,), by a hash of their ids.
 
     They say when training stops, and how far intervals are stretched where the other half is scored.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import index_builder
 import model
 from index_builder.training.distributed import Ranks
-from index_builder.training.early_stopping import Best
+from index_builder.training.early_stopping import EarlyStopping
 from model.errors import DataError
 
 
@@ -57,7 +57,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     rng: np.random.Generator
-    best: Best
+    best: EarlyStopping
 
 
 class Checkpoints:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from model.ablation import Parts
+from model.ablation import Ablation
 from model.errors import DataError
 
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
@@ -118,9 +118,9 @@ class TrainConfig:
         return self.epochs or min(max(least, -(-steps // max(batches, 1))), most)
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> Ablation:
         """Which parts of the method are trained."""
-        return Parts(
+        return Ablation(
             self.use_mhp, self.use_trajectory, self.use_retrieval and self.fusion_epochs != 0, self.use_content, self.use_cascade
         )  # fmt: skip
 

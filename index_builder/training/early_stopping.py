@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @dataclass(slots=True)
-class Best:
+class EarlyStopping:
     """The best pass of a stage so far, with its weights.
 
     ``patience`` passes without a better loss exhaust it; 0 never does, and then the last pass counts as the best. ``losses``

@@ -46,20 +46,20 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class NeighbourInputs:
     """Neighbours of N samples as the fusion block reads them: ``features`` (N, K, N_NEIGHBOUR), ``mask`` (N, K), float32."""
 
     features: NDArray[np.float32]
     mask: NDArray[np.float32]
 
     @staticmethod
-    def none(samples: int) -> Found:
+    def none(samples: int) -> NeighbourInputs:
         """No neighbour of any of so many samples."""
-        return Found(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
+        return NeighbourInputs(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
 
-    def take(self, rows: NDArray[np.bool_]) -> Found:
+    def take(self, rows: NDArray[np.bool_]) -> NeighbourInputs:
         """Those of the samples ``rows``."""
-        return Found(self.features[rows], self.mask[rows])
+        return NeighbourInputs(self.features[rows], self.mask[rows])
 
 
 def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float3
     return np.concatenate([samples.summary[rows], samples.cascade[rows]], axis=1)
 
 
-class Forward:
+class Objective:
     """A network on one device and the corpus that it reads."""
 
     def __init__(
@@ -230,7 +230,7 @@ class Forward:
         return Encoded(hidden, out)
 
     @torch.no_grad()
-    def predict(self, window: Window, hidden: NDArray[np.float32], found: Found) -> NDArray[np.float32]:
+    def predict(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> NDArray[np.float32]:
         """Growth quantiles (N, J, 3) of the whole model, from stage one's states (N, d_model) and neighbours."""
         samples = window.samples
         self.net.eval()

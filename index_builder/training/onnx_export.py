@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from index_builder.training.run import Learned
+from index_builder.training.run import TrainedModel
 from model.bank.neighbours import N_NEIGHBOUR
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
@@ -78,7 +78,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     program.save(path)
 
 
-def write_network(model: Learned, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
+def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
     """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
     net, cascade = model.forward.net.eval().cpu(), model.cascade
     shape = net.mhp.shape

@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import Window, creator_codes
-from index_builder.samples.past_neighbours import Memory, Union, find, nearest_growth_error, neighbour_features, unit
+from index_builder.samples.past_neighbours import (
+    Candidates,
+    Memory,
+    find,
+    nearest_growth_error,
+    neighbour_features,
+    unit,
+)
 from index_builder.samples.samples import read_samples
 from index_builder.training.config import TrainConfig
-from index_builder.training.objective import Encoded, Forward, Found
+from index_builder.training.objective import Encoded, NeighbourInputs, Objective
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
 from model.growth.curves import Curves, trajectory_cuts, usable_from
@@ -27,7 +34,7 @@ _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class PointInTimeBank:
     """What a bank would have known: ``memory``, and ``centre`` (d_model,), which is taken off every state to make a trajectory."""
 
     memory: Memory
@@ -40,11 +47,11 @@ class Recall:
     def of(
         seen: Observed,
         known: Curves,
-        forward: Forward,
+        forward: Objective,
         config: TrainConfig,
         max_horizon_us: int,
         cascade: Cascade | None,
-    ) -> Recall:
+    ) -> PointInTimeBank:
         """Encode the content of every video and its state at every age bucket."""
         published, width = seen.data.published_us, forward.net.mhp.shape.d_model
         content = unit(forward.every_content())
@@ -54,7 +61,7 @@ class Recall:
         if not config.parts.by_trajectory or not len(video):
             none = np.zeros(0, np.int64)
             memory = Memory(published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32))
-            return Recall(memory, np.zeros(width, np.float32), config, max_horizon_us, creators)
+            return PointInTimeBank(memory, np.zeros(width, np.float32), config, max_horizon_us, creators)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
@@ -68,9 +75,9 @@ class Recall:
         memory = Memory(
             published, known, content, usable_us, video[some], bucket[some], usable[some], unit(states[some] - centre)
         )
-        return Recall(memory, centre, config, max_horizon_us, creators)
+        return PointInTimeBank(memory, centre, config, max_horizon_us, creators)
 
-    def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Union:
+    def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Candidates:
         """Every sample's candidates by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
         return find(
@@ -78,14 +85,14 @@ class Recall:
             bank_videos=self.config.bank_videos, report=report,
         )  # fmt: skip
 
-    def nearest(self, window: Window, candidates: Union, weight: float) -> Found:
+    def nearest(self, window: Window, candidates: Candidates, weight: float) -> NeighbourInputs:
         """The K best candidates of every sample, content weighing ``weight``."""
-        return Found(*neighbour_features(
+        return NeighbourInputs(*neighbour_features(
             self.memory, candidates, window.samples, self.creators, content_weight=weight, k=self.config.neighbours,
             max_horizon_us=self.max_horizon_us,
         ))  # fmt: skip
 
-    def best_weight(self, window: Window, candidates: Union, weights: Sequence[float] = _WEIGHTS) -> float:
+    def best_weight(self, window: Window, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
         """The weight whose neighbours' mean growth forecasts the samples' best."""
         if self.config.parts.fixed_weight is not None:
             return self.config.parts.fixed_weight

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from index_builder.cascade.fit import STEPS, cascade_of
 from index_builder.samples.network_inputs import Corpus, Window, content_inputs, sequences
 from index_builder.samples.samples import draw
-from index_builder.scoring.holdout import deciding, warm_pinball
+from index_builder.scoring.holdout import stopping_half, warm_pinball
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
-from index_builder.training.early_stopping import Best
-from index_builder.training.objective import Encoded, Forward, Found
+from index_builder.training.early_stopping import EarlyStopping
+from index_builder.training.objective import Encoded, NeighbourInputs, Objective
 from index_builder.training.plan import Plan
-from index_builder.training.point_in_time_bank import Recall
+from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
@@ -37,7 +37,7 @@ NGRAM_BUCKETS: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class HoldoutForecasts:
     """What a model makes of the ``held`` window: growth quantiles (N, J, 3), and ``plain`` ones without neighbours."""
 
     held: Window
@@ -46,23 +46,23 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainedModel:
     """A trained network with what belongs to it.
 
     ``pace`` is the usual pace of growth; ``weight`` that of content in similarity; ``centre`` (d_model,) what is taken off
     trajectories; ``samples`` how many moments were learned from; ``passes`` of each stage.
     """
 
-    forward: Forward
+    forward: Objective
     pace: NDArray[np.float64]
     cascade: Cascade | None
     weight: float
     centre: NDArray[np.float32]
     samples: int
-    passes: dict[str, Best]
+    passes: dict[str, EarlyStopping]
 
 
-class Learner:
+class TrainingRun:
     """Learns the models of a plan, on every process alike. ``sentence`` (V, 384) of all videos; checkpoints go to a folder."""
 
     def __init__(self, plan: Plan, sentence: NDArray[np.float32], checkpoints: Path) -> None:
@@ -74,14 +74,14 @@ class Learner:
         self.tokens = sequences(seen, until_us)
         self.pace_before = pace_before(self.tokens)
 
-    def judged(self) -> tuple[Learned, Judged]:
+    def judged(self) -> tuple[TrainedModel, HoldoutForecasts]:
         """Learn from what was known before the newest videos, and forecast those.
 
         Raises:
             DataError: nothing is left to learn from, or to judge by.
         """
         plan = self.plan
-        one = _Round(self, plan.split_us, plan.config)
+        one = _Fit(self, plan.split_us, plan.config)
         held = one.window(plan.until_us, plan.seed + 1)
         held = held.take(
             (held.samples.now_us > plan.split_us) & (plan.data.published_us[held.samples.video] > plan.split_us)
@@ -92,21 +92,21 @@ class Learner:
             )
         return one.learn(held)
 
-    def whole(self, first: Learned) -> Learned:
+    def whole(self, first: TrainedModel) -> TrainedModel:
         """Learn from all that is known, for as many passes as were best at ``first``."""
         passes = {name: best.epoch + 1 for name, best in first.passes.items()}
         config = replace(
             self.plan.config, epochs=passes["forecast"], patience=0,
             fusion_epochs=passes.get("fusion", self.plan.config.fusion_epochs),
         )  # fmt: skip
-        every = _Round(self, self.plan.until_us, config)
+        every = _Fit(self, self.plan.until_us, config)
         return every.learn(every.fit.take(np.zeros(0, np.int64)))[0]
 
 
-class _Round:
+class _Fit:
     """One model of a learner's plan, from what was known by ``until_us``."""
 
-    def __init__(self, learner: Learner, until_us: int, config: TrainConfig) -> None:
+    def __init__(self, learner: TrainingRun, until_us: int, config: TrainConfig) -> None:
         self._learner, self._plan, self._until_us, self._config = learner, learner.plan, until_us, config
         seen, published = self._plan.seen, self._plan.data.published_us
         self.pace = usual_pace(curves(seen.metric, seen.totals, published, until_us, continuous=seen.continuous))
@@ -125,19 +125,19 @@ class _Round:
         )  # fmt: skip
         return Window.of(plan.data, self._known, samples, plan.max_horizon_us, c.bank_videos)
 
-    def learn(self, held: Window) -> tuple[Learned, Judged]:
+    def learn(self, held: Window) -> tuple[TrainedModel, HoldoutForecasts]:
         """Both stages, judged by part of ``held``; if that is empty every pass is made and the last one kept."""
         plan, config, fit = self._plan, self._config, self.fit
         corpus = Corpus(
             self._learner.tokens, self._learner.pace_before, fit.samples, fit.creator, self._learner.content
         )
-        forward = Forward(
+        forward = Objective(
             self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.ranks.device, config.batch_tokens
         )
         forward.fit_scales(fit)
         checkpoints = Checkpoints(self._learner.checkpoints, self._key(corpus), plan.ranks, "" if len(held) else "all-")
         trainer = Trainer(forward, config, plan.ranks, checkpoints, plan.seed)
-        decides = deciding(plan.data, held.samples.video)
+        decides = stopping_half(plan.data, held.samples.video)
         with plan.step(f"train{_of_all(held)}", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
         if config.fusion_epochs:
@@ -145,11 +145,11 @@ class _Round:
         with plan.step("read states", 1) as advance:
             quantiles = forward.encode(held).quantiles
             advance()
-        return self._learned(forward, None, {"forecast": first}), Judged(held, quantiles, None)
+        return self._learned(forward, None, {"forecast": first}), HoldoutForecasts(held, quantiles, None)
 
     def _second(
-        self, trainer: Trainer, held: Window, decides: NDArray[np.bool_], first: Best
-    ) -> tuple[Learned, Judged]:
+        self, trainer: Trainer, held: Window, decides: NDArray[np.bool_], first: EarlyStopping
+    ) -> tuple[TrainedModel, HoldoutForecasts]:
         """Stage two: find neighbours with the vectors of stage one, and train the head on what they and the states say."""
         plan, config, forward, fit = self._plan, self._config, trainer.forward, self.fit
         rng = np.random.default_rng(plan.seed)
@@ -160,7 +160,7 @@ class _Round:
             advance()
             judged = forward.encode(held)
             advance()
-        recalled, learn, judge = None, Found.none(len(fit)), Found.none(len(held))
+        recalled, learn, judge = None, NeighbourInputs.none(len(fit)), NeighbourInputs.none(len(held))
         if config.parts.neighbours:
             recalled, learn, judge = self._recall(forward, (fit, learned), (held, judged))
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
@@ -171,18 +171,18 @@ class _Round:
                 lambda n, note: advance(n, note=note),
             )  # fmt: skip
         quantiles = forward.predict(held, judged.hidden, judge)
-        plain = forward.predict(held, judged.hidden, Found.none(len(held))) if recalled else None
+        plain = forward.predict(held, judged.hidden, NeighbourInputs.none(len(held))) if recalled else None
         return (
-            self._learned(forward, recalled, {"forecast": first, "fusion": second}), Judged(held, quantiles, plain),
+            self._learned(forward, recalled, {"forecast": first, "fusion": second}), HoldoutForecasts(held, quantiles, plain),
         )  # fmt: skip
 
     def _recall(
-        self, forward: Forward, *windows: tuple[Window, Encoded]
-    ) -> tuple[tuple[float, NDArray[np.float32]], Found, Found]:
+        self, forward: Objective, *windows: tuple[Window, Encoded]
+    ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
         """Weight of content and centre of trajectories, by the first window, and neighbours of the samples of two windows."""
         plan = self._plan
         with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
-            recall = Recall.of(plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade)
+            recall = PointInTimeBank.of(plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade)
             candidates = [recall.candidates(window, read, lambda n: advance(n)) for window, read in windows]
         (fit, _), (held, _) = windows
         weight = plan.ranks.agree(recall.best_weight(fit, candidates[0]))
@@ -191,10 +191,10 @@ class _Round:
         )  # fmt: skip
 
     def _learned(
-        self, forward: Forward, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, Best]
-    ) -> Learned:
+        self, forward: Objective, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, EarlyStopping]
+    ) -> TrainedModel:
         nothing = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
-        return Learned(forward, self.pace, self.cascade, *(recalled or nothing), len(self.fit), passes)
+        return TrainedModel(forward, self.pace, self.cascade, *(recalled or nothing), len(self.fit), passes)
 
     def _fitted_cascade(self) -> Cascade | None:
         """What events alone expect; None for counters. The first process fits it for all."""

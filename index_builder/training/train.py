@@ -23,17 +23,17 @@ from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.report import EXAMPLES, MODEL, Spread, examples, validation, verdict, write_page
 from index_builder.samples.network_inputs import encode_text
-from index_builder.scoring.holdout import calibrate, deciding, score_table
+from index_builder.scoring.holdout import calibrate, score_table, stopping_half
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import join
 from index_builder.training.duration import about, estimate_s
 from index_builder.training.onnx_export import write_calibration, write_network, write_rates
 from index_builder.training.plan import Plan
 from index_builder.training.rates import rates_of
-from index_builder.training.run import NGRAM_BUCKETS, Judged, Learned, Learner, versions
+from index_builder.training.run import NGRAM_BUCKETS, HoldoutForecasts, TrainedModel, TrainingRun, versions
 from index_builder.training.staging import workplace, workplace_of
 from index_builder.training.support import support_of
-from model.bank import EdgeBank, NoBank
+from model.bank import EmbeddedBank, EmptyBank
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
 from model.content.text import ENCODER_ID
 from model.engagement.bins import SECOND_US
@@ -88,7 +88,7 @@ def train(
         )
     with join(target) as ranks, workplace(out) if ranks.first else nullcontext(workplace_of(out)) as folder:
         plan = Plan(seen, settings.suited_to(len(dataset.videos)), as_of_us, ranks, seed)
-        learner = Learner(plan, _text(plan), workplace_of(out))
+        learner = TrainingRun(plan, _text(plan), workplace_of(out))
         first, judged = learner.judged()
         model = learner.whole(first) if plan.few and plan.config.refit else first
         said = _write(plan, model, first, judged, folder) if ranks.first else None
@@ -113,13 +113,13 @@ def _device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: Path) -> str:
+def _write(plan: Plan, model: TrainedModel, first: TrainedModel, judged: HoldoutForecasts, folder: Path) -> str:
     """Calibrate and score by what the ``first`` model made of held-back videos, write the bundle of ``model`` and fill its bank.
 
     Scores are of videos that did not calibrate; the bundle's own calibration is by all. Returns the verdict in words.
     """
     config, held = plan.config, judged.held
-    decides = deciding(plan.data, held.samples.video)
+    decides = stopping_half(plan.data, held.samples.video)
     without_scored = calibrate(held.take(decides).samples, judged.quantiles[decides])
     plain = judged.plain[~decides] if judged.plain is not None else None
     table = score_table(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
@@ -163,19 +163,19 @@ def _write(plan: Plan, model: Learned, first: Learned, judged: Judged, folder: P
     return "not scored: too few videos were held back" if found is None else f"{found.sentence(validated)}."
 
 
-def _support(plan: Plan, model: Learned, judged: Judged) -> Support:
+def _support(plan: Plan, model: TrainedModel, judged: HoldoutForecasts) -> Support:
     """The range of what a model learned from and what was held back."""
     parts = [model.forward.corpus.samples, judged.held.samples]
     return support_of(plan.seen, parts, plan.max_horizon_us / SECOND_US)
 
 
-def _fill(plan: Plan, model: Learned, folder: Path, what: str = "fill bank") -> None:
+def _fill(plan: Plan, model: TrainedModel, folder: Path, what: str = "fill bank") -> None:
     """Fill the bank of a bundle that is written but for its rates; ``what`` names the step."""
     limit = plan.config.bank_videos
-    forecaster = Forecaster(load_bundle(folder), NoBank(), device="cpu")
+    forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
     with (
         plan.step(what, len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
-        EdgeBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
+        EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
     ):
         fill(
             bank, forecaster, plan.seen, plan.as_of_us, limit=limit, sentence=model.forward.corpus.content.sentence,
@@ -184,7 +184,7 @@ def _fill(plan: Plan, model: Learned, folder: Path, what: str = "fill bank") -> 
 
 
 def _rates_of_first(
-    plan: Plan, first: Learned, support: Support, calibration: Calibration, manifest: Manifest, folder: Path
+    plan: Plan, first: TrainedModel, support: Support, calibration: Calibration, manifest: Manifest, folder: Path
 ) -> Rates:
     """Rates by the model that has not learned from what was held back, served from a bundle for the time being."""
     with TemporaryDirectory(prefix="first-", dir=folder.parent) as place:
@@ -198,7 +198,7 @@ def _rates_of_first(
             return _rates(plan, first, forecaster)
 
 
-def _rates(plan: Plan, first: Learned, forecaster: Forecaster) -> Rates:
+def _rates(plan: Plan, first: TrainedModel, forecaster: Forecaster) -> Rates:
     with plan.step("fit rates") as advance:
         return rates_of(
             forecaster, plan.seen, plan.split_us, plan.until_us, seed=plan.seed,
@@ -221,7 +221,7 @@ def _text(plan: Plan) -> NDArray[np.float32]:
     return plan.ranks.share(sentence)
 
 
-def _training(plan: Plan, model: Learned, first: Learned, judged: Judged) -> dict[str, Any]:
+def _training(plan: Plan, model: TrainedModel, first: TrainedModel, judged: HoldoutForecasts) -> dict[str, Any]:
     return {
         "as_of_us": plan.as_of_us, "split_us": plan.split_us, "first_published_us": int(plan.data.published_us[0]),
         "videos": len(plan.data.videos), "samples": model.samples, "held_back": len(judged.held),

@@ -23,8 +23,8 @@ from index_builder.training.batches import batches
 from index_builder.training.checkpoint import Checkpoints, Training
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import Ranks
-from index_builder.training.early_stopping import Best
-from index_builder.training.objective import Forward, Found
+from index_builder.training.early_stopping import EarlyStopping
+from index_builder.training.objective import NeighbourInputs, Objective
 
 Report = Callable[[int, str], None]
 """Told (batches done, a note)."""
@@ -43,7 +43,7 @@ class Trainer:
     """Trains the network of ``forward`` on its corpus, alone or as one of several processes."""
 
     def __init__(
-        self, forward: Forward, config: TrainConfig, ranks: Ranks, checkpoints: Checkpoints, seed: int
+        self, forward: Objective, config: TrainConfig, ranks: Ranks, checkpoints: Checkpoints, seed: int
     ) -> None:
         self.forward = forward
         self.config = config
@@ -59,7 +59,7 @@ class Trainer:
         """Passes of stage one."""
         return self.config.passes(self.n_batches(), len(self.forward.corpus.content.category))
 
-    def stage_one(self, judged: Window, report: Report) -> Best:
+    def stage_one(self, judged: Window, report: Report) -> EarlyStopping:
         """Train Mamba-Hawkes, content and head; ``judged`` says which pass was the best."""
         forward, parts = self.forward, self.forward.net.parts
         untouched = [
@@ -74,8 +74,8 @@ class Trainer:
         )  # fmt: skip
 
     def stage_two(
-        self, window: Window, hidden: NDArray[np.float32], found: Found, judge: Callable[[], float], report: Report
-    ) -> Best:
+        self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs, judge: Callable[[], float], report: Report
+    ) -> EarlyStopping:
         """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
 
         Where the part is switched off there are no neighbours, and the head alone is trained.
@@ -107,7 +107,7 @@ class Trainer:
                 loss = loss - likelihood * forward.log_likelihood(batch, hidden.float(), index)
             yield loss, among
 
-    def _fusion_losses(self, window: Window, hidden: NDArray[np.float32], found: Found) -> Losses:
+    def _fusion_losses(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:
         forward, ranks = self.forward, self._ranks
         forward.net.eval()
         forward.net.fusion.train()
@@ -131,11 +131,11 @@ class Trainer:
     def _stage(
         self, number: int, parameters: list[tuple[str, nn.Parameter]], rate: float, passes: int, steps: int,
         losses: Callable[[], Losses], judge: Callable[[], float], report: Report,
-    ) -> Best:  # fmt: skip
+    ) -> EarlyStopping:  # fmt: skip
         """Go on from the stage's checkpoint, make what is left of ``passes`` of ``steps`` batches, and return to the best."""
         trained = [parameter for _, parameter in parameters]
         optimizer, schedule = self._optimizer(parameters, rate, steps * passes)
-        best = Best(self.config.patience)
+        best = EarlyStopping(self.config.patience)
         training = Training(self.forward.net, optimizer, schedule, self._rng, best)
         if done := self._checkpoints.load(number, training):
             report(done * steps, f"goes on after pass {done}/{passes}")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.bank.embedded import EdgeBank
-from model.bank.empty import NoBank
+from model.bank.embedded import EmbeddedBank
+from model.bank.empty import EmptyBank
 from model.bank.interface import NEVER_US, Bank, BankQuery, BankVideo, Candidate, Curve, PastVideo
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ __all__ = [
     "BankVideo",
     "Candidate",
     "Curve",
-    "EdgeBank",
-    "NoBank",
+    "EmbeddedBank",
+    "EmptyBank",
     "PastVideo",
     "ServerBank",
 ]

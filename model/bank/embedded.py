@@ -12,12 +12,12 @@ from threading import RLock
 from typing import Final
 
 from model.bank import embedded_folder
-from model.bank.embedded_engine import Shard
+from model.bank.embedded_engine import EmbeddedEngine
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
 from model.bank.lru_cache import Cache
 from model.bank.search import CONTENT, Ask, search
-from model.bank.search_cache import Nearby
-from model.bank.stored_video import Row
+from model.bank.search_cache import SearchCache
+from model.bank.stored_video import StoredVideo
 from model.bank.tombstone import edge_key
 from model.bank.tombstone import edge_key_of as key_of
 from model.bank.vacuum import PATIENCE_S, vacuum
@@ -34,28 +34,28 @@ FLUSH_EVERY: Final = 5_000
 """Videos written between two flushes; what the log holds since then survives kill -9, not a power cut."""
 
 
-class EdgeBank:
+class EmbeddedBank:
     """A Bank in a folder, with one opener at a time. Thread-safe: one lock around every call.
 
     The engine keeps the GIL, so a thread that searches stops all others meanwhile (about 0.5 ms a query), and
     ``optimize`` stops the process for as long as it takes (half a minute for 80,000 vectors): call it while building.
     """
 
-    def __init__(self, path: Path, lock: embedded_folder.Lock, shard: Shard, dims: tuple[int, int]) -> None:
+    def __init__(self, path: Path, lock: embedded_folder.Lock, shard: EmbeddedEngine, dims: tuple[int, int]) -> None:
         """Use ``open`` or ``build``."""
         self.path = path
         self._hold: embedded_folder.Lock | None = lock
         self._shard = shard
         self._dims = dims
         self._lock = RLock()
-        self._cache: Cache[int, Row] = Cache(CACHE_ROWS)
+        self._cache: Cache[int, StoredVideo] = Cache(CACHE_ROWS)
         self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS)
-        self._nearby: Nearby[int] | None = None
+        self._nearby: SearchCache[int] | None = None
         self._unflushed = 0
         self._place: TemporaryDirectory[str] | None = None
 
     @classmethod
-    def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EdgeBank:
+    def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EmbeddedBank:
         """Open the bank at ``path``, a copy of it if it is read-only; with ``create``, start an empty one if nothing is there."""
         if create and not (path.exists() and any(path.iterdir())):
             with cls.build(path, content_dim, trajectory_dim):
@@ -66,7 +66,7 @@ class EdgeBank:
         return cls._copied(path, content_dim, trajectory_dim)
 
     @classmethod
-    def _copied(cls, path: Path, content_dim: int, trajectory_dim: int) -> EdgeBank:
+    def _copied(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedBank:
         try:
             place = TemporaryDirectory(prefix="m3tr-bank-")
         except OSError as error:
@@ -85,7 +85,7 @@ class EdgeBank:
 
     @classmethod
     @contextmanager
-    def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EdgeBank]:
+    def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
         """Fill a new bank, which replaces what is at ``path`` when the block ends without an error.
 
         Until then it is a hidden folder beside ``path``, where a crash leaves it to the next ``build``.
@@ -103,7 +103,7 @@ class EdgeBank:
         embedded_folder.install(part, path)
 
     @classmethod
-    def _on(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EdgeBank:
+    def _on(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EmbeddedBank:
         lock = embedded_folder.Lock(path)
         try:
             if not create:
@@ -111,14 +111,14 @@ class EdgeBank:
                     vacuum(path, lock)
                 embedded_folder.read_ahead(path)
             with _engine(path):
-                make = Shard.create if create else Shard.load
+                make = EmbeddedEngine.create if create else EmbeddedEngine.load
                 shard = make(embedded_folder.shard_path(path), content_dim, trajectory_dim)
         except BankError:
             lock.release()
             raise
         return cls(path, lock, shard, (content_dim, trajectory_dim))
 
-    def __enter__(self) -> EdgeBank:
+    def __enter__(self) -> EmbeddedBank:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +159,7 @@ class EdgeBank:
 
     def remember(self, videos: int) -> None:
         """Keep what is near each of the newest ``videos`` that ask, for those that ask again and again."""
-        self._nearby = Nearby(videos)
+        self._nearby = SearchCache(videos)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query; see Bank. Many queries in one call are faster than many calls."""
@@ -224,13 +224,13 @@ class EdgeBank:
         if self._nearby is not None:
             self._nearby.clear()
 
-    def _nearest(self, shard: Shard, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
+    def _nearest(self, shard: EmbeddedEngine, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
         if self._nearby is None:
             return shard.nearest(asks)
         return self._nearby.nearest(asks, shard.steady, shard.nearest, self._rows)
 
-    def _rows(self, wanted: Sequence[tuple[int, int]]) -> dict[int, Row]:
-        rows: dict[int, Row] = {}
+    def _rows(self, wanted: Sequence[tuple[int, int]]) -> dict[int, StoredVideo]:
+        rows: dict[int, StoredVideo] = {}
         missing: list[int] = []
         for key in dict.fromkeys(key for key, _ in wanted):
             row = self._cache.get(key)
@@ -244,7 +244,7 @@ class EdgeBank:
         return rows
 
     @contextmanager
-    def _use(self) -> Iterator[Shard]:
+    def _use(self) -> Iterator[EmbeddedEngine]:
         with self._lock, _engine(self.path):
             if self._hold is None:
                 raise BankError(f"bank {self.path}: closed")

@@ -24,7 +24,7 @@ import qdrant_edge as qe
 
 from model.bank.interface import BankVideo
 from model.bank.search import CONTENT, Ask
-from model.bank.stored_video import Row, frozen, payload, row
+from model.bank.stored_video import StoredVideo, frozen, payload, row
 from model.bank.tombstone import edge_key_of as key_of
 from model.bank.validation import findable
 
@@ -40,7 +40,7 @@ PAGE: Final = 1_000
 """Points in one page of a scroll."""
 
 
-class Shard:
+class EmbeddedEngine:
     """Points of past videos in the engine. Not thread-safe; engine errors come out as they are."""
 
     def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
@@ -54,7 +54,7 @@ class Shard:
             self._latest[space] = self._latest_of(space)
 
     @classmethod
-    def create(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
+    def create(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedEngine:
         """A new, empty shard in the folder ``path``, which must not exist."""
         path.mkdir(parents=True)
         engine = qe.EdgeShard.create(str(path), _config((content_dim, trajectory_dim), []))
@@ -63,7 +63,7 @@ class Shard:
         return cls(path, engine, content_dim, trajectory_dim)
 
     @classmethod
-    def load(cls, path: Path, content_dim: int, trajectory_dim: int) -> Shard:
+    def load(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedEngine:
         """The shard in the folder ``path``."""
         new_space = _new_space(path)
         try:
@@ -151,11 +151,11 @@ class Shard:
             params=qe.SearchParams(exact=True) if size <= EXACT_UP_TO else qe.SearchParams(hnsw_ef=HNSW_EF),
         )
 
-    def rows(self, keys: Sequence[int]) -> dict[int, Row]:
+    def rows(self, keys: Sequence[int]) -> dict[int, StoredVideo]:
         """The videos of those keys that exist, with all their trajectories."""
         return {int(record.id): self._row(record) for record in self._engine.retrieve(list(keys), True, True)}
 
-    def _row(self, record: qe.Record) -> Row:
+    def _row(self, record: qe.Record) -> StoredVideo:
         fields: Any = record.payload
         vectors: Any = record.vector or {}
         decoded = row(fields, vectors.get(_vector(CONTENT)))
@@ -238,7 +238,7 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
 def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
     """Write the shard in the folder ``path``, which nobody has open, anew without what was removed from it."""
     dims = content_dim, trajectory_dim
-    shard = Shard.load(path, *dims)
+    shard = EmbeddedEngine.load(path, *dims)
     buckets = [space for space in shard.sizes() if space != CONTENT]
     shard.flush()
     shard.close()

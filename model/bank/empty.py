@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
 
 
-class NoBank:
+class EmptyBank:
     """A bank that is always available, holds nothing and keeps nothing."""
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:

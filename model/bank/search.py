@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate
-from model.bank.stored_video import Row
+from model.bank.stored_video import StoredVideo
 from model.bank.validation import check_query, unit
 
 K = TypeVar("K", bound=Hashable)
@@ -42,7 +42,7 @@ def search(
     dims: tuple[int, int],
     key: Callable[[str], K],
     nearest: Callable[[Sequence[Ask]], list[list[tuple[K, float]]]],
-    rows: Callable[[Sequence[tuple[K, int]]], Mapping[K, Row]],
+    rows: Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]],
 ) -> list[list[Candidate]]:
     """Answer queries as Bank.search promises.
 
@@ -98,10 +98,10 @@ def _settled(
     return hits
 
 
-def _ranked(hits: list[tuple[K, float]], ask: Ask, limit: int, known: Mapping[K, Row]) -> list[Row]:
+def _ranked(hits: list[tuple[K, float]], ask: Ask, limit: int, known: Mapping[K, StoredVideo]) -> list[StoredVideo]:
     """The best ``limit`` rows that were usable, runs of equal cosines ordered by video_id."""
-    ranked: list[Row] = []
-    run: list[Row] = []
+    ranked: list[StoredVideo] = []
+    run: list[StoredVideo] = []
     previous = np.inf
     for k, cosine in hits:
         found = known.get(k)
@@ -118,16 +118,16 @@ def _ranked(hits: list[tuple[K, float]], ask: Ask, limit: int, known: Mapping[K,
     return (ranked + sorted(run, key=_video_id))[:limit]
 
 
-def _usable(found: Row, ask: Ask) -> bool:
+def _usable(found: StoredVideo, ask: Ask) -> bool:
     if ask.space == CONTENT:
         return found.usable_from_us <= ask.now_us
     return found.trajectory(ask.space, ask.now_us) is not None
 
 
-def _video_id(found: Row) -> str:
+def _video_id(found: StoredVideo) -> str:
     return found.video_id
 
 
-def _union(query: BankQuery, by_content: list[Row], by_trajectory: list[Row]) -> list[Candidate]:
+def _union(query: BankQuery, by_content: list[StoredVideo], by_trajectory: list[StoredVideo]) -> list[Candidate]:
     union = {found.video_id: found for found in by_content + by_trajectory}
     return [found.candidate(query.age_bucket, query.now_us) for found in union.values()]

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from model.bank.lru_cache import Cache
 from model.bank.search import CONTENT, TIE, Ask
-from model.bank.stored_video import Row
+from model.bank.stored_video import StoredVideo
 
 K = TypeVar("K", bound=Hashable)
 WIDER: Final = 3
 """Points fetched for each point asked for."""
 
 Nearest = Callable[[Sequence[Ask]], list[list[tuple[K, float]]]]
-Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, Row]]
+Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]]
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class _Seen(Generic[K]):
     vectors: NDArray[np.float32] | None = None
 
 
-class Nearby(Generic[K]):
+class SearchCache(Generic[K]):
     """Remembers what was near each of ``capacity`` videos, ``ttl_s`` seconds where others write to the bank as well."""
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:

@@ -15,10 +15,10 @@ from model.bank import server_engine
 from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
 from model.bank.lru_cache import Cache
 from model.bank.search import Ask, search
-from model.bank.search_cache import Nearby
+from model.bank.search_cache import SearchCache
 from model.bank.server_deadline import Deadlines
-from model.bank.server_engine import Remote
-from model.bank.stored_video import Row
+from model.bank.server_engine import ServerEngine
+from model.bank.stored_video import StoredVideo
 from model.bank.tombstone import server_key
 from model.bank.tombstone import server_key_of as key_of
 from model.bank.validation import last_of_each
@@ -67,10 +67,10 @@ class ServerBank:
         timeout_s = math.ceil(max(deadline_s, write_deadline_s))
         self._client = client or QdrantClient(url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False)
         self._deadlines = Deadlines()
-        self._remote: Remote | None = None
-        self._cache: Cache[str, Row] = Cache(CACHE_ROWS, CACHE_S)
+        self._remote: ServerEngine | None = None
+        self._cache: Cache[str, StoredVideo] = Cache(CACHE_ROWS, CACHE_S)
         self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS, CACHE_S)
-        self._nearby: Nearby[str] | None = None
+        self._nearby: SearchCache[str] | None = None
         self._sizes: dict[int, tuple[int, float]] = {}
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class ServerBank:
 
     def remember(self, videos: int) -> None:
         """Keep what is near each of the newest ``videos`` that ask, for CACHE_S seconds: other processes write as well."""
-        self._nearby = Nearby(videos, CACHE_S)
+        self._nearby = SearchCache(videos, CACHE_S)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Neighbours of each query; see Bank."""
@@ -196,7 +196,7 @@ class ServerBank:
         if self._nearby is not None:
             self._nearby.clear()
 
-    def _found(self) -> Remote:
+    def _found(self) -> ServerEngine:
         if self._remote is None:
             self._remote = server_engine.find(self._client, self.prefix, self._dims)
         return self._remote
@@ -217,8 +217,8 @@ class ServerBank:
             self._sizes[space] = (size, time.monotonic())
         return size
 
-    def _rows(self, wanted: Sequence[tuple[str, int]]) -> Mapping[str, Row]:
-        rows: dict[str, Row] = {}
+    def _rows(self, wanted: Sequence[tuple[str, int]]) -> Mapping[str, StoredVideo]:
+        rows: dict[str, StoredVideo] = {}
         for key in dict.fromkeys(key for key, _ in wanted):
             row = self._cache.get(key)
             if row is not None:

@@ -23,7 +23,7 @@ from qdrant_client import QdrantClient, models
 
 from model.bank.interface import BankVideo
 from model.bank.search import CONTENT, Ask
-from model.bank.stored_video import Row, frozen, payload, row
+from model.bank.stored_video import StoredVideo, frozen, payload, row
 from model.bank.tombstone import server_key_of as key_of
 from model.bank.validation import MAX_AGE_BUCKET, findable
 from model.errors import BankError
@@ -41,7 +41,7 @@ KINDS: Final = ("content", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class ServerEngine:
     """A pair of collections or aliases, ``names`` (content, trajectory), with vectors of ``dims``."""
 
     client: QdrantClient
@@ -59,12 +59,12 @@ class Remote:
                     hits[i] = [(_point_id(str(point.id), CONTENT), point.score) for point in answer.points]
         return hits
 
-    def contents(self, keys: Sequence[str]) -> dict[str, Row]:
+    def contents(self, keys: Sequence[str]) -> dict[str, StoredVideo]:
         """The videos of those keys that exist, without trajectories."""
         records = self.client.retrieve(self.names[0], list(keys), with_payload=True, with_vectors=True)
         return {str(record.id): _row(record) for record in records}
 
-    def add_trajectories(self, rows: dict[str, Row], wanted: Sequence[tuple[str, int]]) -> None:
+    def add_trajectories(self, rows: dict[str, StoredVideo], wanted: Sequence[tuple[str, int]]) -> None:
         """Complete ``rows`` with the trajectories of pairs of key and age bucket; None where there is none."""
         ids = {_point_id(key, bucket): (key, bucket) for key, bucket in wanted}
         found: dict[tuple[str, int], tuple[NDArray[np.float32], int]] = {}
@@ -75,9 +75,9 @@ class Remote:
         for key, bucket in wanted:
             rows[key].trajectories[bucket] = found.get((key, bucket))
 
-    def rows_by(self, creator_ids: Sequence[str]) -> dict[str, Row]:
+    def rows_by(self, creator_ids: Sequence[str]) -> dict[str, StoredVideo]:
         """All videos of these creators by key, without trajectories."""
-        rows: dict[str, Row] = {}
+        rows: dict[str, StoredVideo] = {}
         offset: Any = None
         while True:
             page, offset = self.client.scroll(
@@ -144,10 +144,10 @@ class Remote:
         return done, sum(i.indexed_vectors_count or 0 for i in infos), sum(i.points_count or 0 for i in infos)
 
 
-def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
+def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
     """Two new, empty collections that no alias names yet."""
     fill = f"{time.time_ns():x}"
-    remote = Remote(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
+    remote = ServerEngine(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
     integer = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
     indexes: tuple[dict[str, Any], ...] = (
         {"usable_from_us": integer, "creator_id": models.PayloadSchemaType.KEYWORD},
@@ -165,7 +165,7 @@ def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
     return remote
 
 
-def publish(filled: Remote, prefix: str) -> None:
+def publish(filled: ServerEngine, prefix: str) -> None:
     """Move the aliases to ``filled`` in one step, then drop every other fill of this prefix."""
     aliases = _aliases(filled.client)
     changes: list[Any] = []
@@ -182,7 +182,7 @@ def publish(filled: Remote, prefix: str) -> None:
             filled.client.delete_collection(collection.name)
 
 
-def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
+def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
     """The finished bank of a prefix, by its aliases; refuses a missing one and other dimensions."""
     aliases = _aliases(client)
     for kind, dim in zip(KINDS, dims, strict=True):
@@ -192,10 +192,10 @@ def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> Remote:
         vectors: Any = client.get_collection(aliases[alias]).config.params.vectors
         if kind not in vectors or vectors[kind].size != dim:
             raise BankError(f"bank {prefix!r}: {alias} holds {vectors}, needed are {kind!r} vectors of size {dim}")
-    return Remote(client, (f"{prefix}_content", f"{prefix}_trajectory"), dims)
+    return ServerEngine(client, (f"{prefix}_content", f"{prefix}_trajectory"), dims)
 
 
-def drop(remote: Remote) -> None:
+def drop(remote: ServerEngine) -> None:
     """Delete both collections."""
     for name in remote.names:
         remote.client.delete_collection(name)
@@ -209,7 +209,7 @@ def _point_id(key: str, space: int) -> str:
     return f"{key[:-2]}{space + 1:02x}"
 
 
-def _row(record: models.Record) -> Row:
+def _row(record: models.Record) -> StoredVideo:
     fields: Any = record.payload
     vectors: Any = record.vector or {}
     return row(fields, vectors.get("content"))

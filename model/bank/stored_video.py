@@ -14,7 +14,7 @@ from model.bank.interface import BankVideo, Candidate, Curve, PastVideo
 
 
 @dataclass(slots=True)
-class Row:
+class StoredVideo:
     """A decoded video. ``trajectories`` maps an age bucket to (unit vector, usable_from_us), or to None if it has none.
 
     A bucket that is no key was not fetched (yet).
@@ -75,9 +75,9 @@ def payload(video: BankVideo) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def row(fields: Mapping[str, Any], content: list[float] | None) -> Row:
+def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
     """Decode a point: its payload and content vector as an engine returned them."""
-    return Row(
+    return StoredVideo(
         fields["video_id"],
         fields["published_us"],
         fields["usable_from_us"],

@@ -48,7 +48,7 @@ class Calibration:
         scores = np.stack([
             (median - growth) / np.maximum(median - low, _TINY), (growth - median) / np.maximum(high - median, _TINY)
         ])  # fmt: skip
-        rows, columns = row_of(age_s, cold), column_of(horizon_s)
+        rows, columns = age_bucket_of(age_s, cold), horizon_bucket_of(horizon_s)
         stretch = np.ones((N_ROWS, N_COLUMNS, 2))
         for r in range(N_ROWS):
             in_row = rows == r
@@ -69,7 +69,7 @@ class Calibration:
         quantiles: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
         """Stretch growth quantiles (N, J, 3) at horizons (N, J) one by one, as ``fit`` saw them; never below 0."""
-        factor = self.stretch[row_of(age_s, cold)[:, None], column_of(horizon_s)]
+        factor = self.stretch[age_bucket_of(age_s, cold)[:, None], horizon_bucket_of(horizon_s)]
         low, median, high = np.moveaxis(quantiles, -1, 0)
         low = np.maximum(median - (median - low) * factor[..., 0], 0.0)
         return np.stack([low, median, median + (high - median) * factor[..., 1]], axis=-1)
@@ -83,7 +83,7 @@ class Calibration:
             np.stack([np.interp(at, middles, self.stretch[r, :, side]) for side in range(2)], axis=-1)
             for r in range(N_ROWS)
         ])  # fmt: skip
-        return by_row[row_of(age_s, cold)]
+        return by_row[age_bucket_of(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:
         """This stretch times ``factors`` of its shape, each > 0."""
@@ -99,12 +99,12 @@ class Calibration:
         return Calibration(np.array(data["stretch"], dtype=np.float64))
 
 
-def row_of(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
+def age_bucket_of(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Row of each forecast: its age's bucket, or COLD."""
     return np.where(cold, COLD, np.searchsorted(AGE_EDGES_H, age_s / 3600, side="right"))
 
 
-def column_of(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
+def horizon_bucket_of(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """Column of each horizon: its bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 

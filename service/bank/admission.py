@@ -35,7 +35,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.store import keys
 from service.store.change_publisher import Change
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
@@ -58,14 +58,14 @@ SILENCE_US: Final = HOUR_US
 _OLDEST_US: Final = int(CURVE_EDGES_US[-1])
 
 
-class Maturing(Running):
+class BankAdmission(Running):
     """A listener to changes that notes new videos, and a task that enters those whose time has come."""
 
     def __init__(
         self,
         engine: Engine,
         store: Store,
-        link: Link,
+        link: RedisConnection,
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], int],

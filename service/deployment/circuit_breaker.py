@@ -30,7 +30,7 @@ RETRY_S: Final = 0.5
 _SILENT: Final = "the bank failed and has not answered since"
 
 
-class WatchedBank:
+class BankCircuitBreaker:
     """Another bank, with the time and the failures of its questions in the metrics. Thread-safe where that one is."""
 
     def __init__(self, bank: Bank, metrics: Metrics, retry_s: float = RETRY_S) -> None:

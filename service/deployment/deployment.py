@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from model.forecaster import Forecaster
 from model.mhp.state_pool import StatePool
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,7 +14,7 @@ class Deployment:
     """A bundle in memory: its forecaster, the bank that one asks, and the states it has cached."""
 
     forecaster: Forecaster
-    bank: WatchedBank
+    bank: BankCircuitBreaker
     pool: StatePool
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.bank import Bank, EdgeBank
+from model.bank import Bank, EmbeddedBank
 from model.bundle import BANK, Bundle, load_bundle
 from model.content.text import SentenceEncoder
 from model.forecaster import Forecaster
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.metrics import Metrics
 from service.settings import Settings
@@ -33,7 +33,7 @@ def load_model(
     asked = _bank(settings, bundle)
     try:
         asked.remember(settings.cache_videos)
-        bank = WatchedBank(asked, metrics)
+        bank = BankCircuitBreaker(asked, metrics)
         forecaster = Forecaster(bundle, bank, device=settings.device, encoder=encoder)
         return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
     except BaseException:
@@ -44,7 +44,7 @@ def load_model(
 def _bank(settings: Settings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
-        return EdgeBank.open(bundle.path / BANK, *dims)
+        return EmbeddedBank.open(bundle.path / BANK, *dims)
     # Its client takes a second to import, and most services do without.
     from model.bank.server import ServerBank
 

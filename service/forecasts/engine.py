@@ -17,12 +17,12 @@ from model.forecast import Forecast, Request
 from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.forecasts.batcher import Batcher
-from service.forecasts.forecast_cache import Recent
+from service.forecasts.forecast_cache import ForecastCache
 from service.metrics import Metrics
 from service.problems import Invalid, NotFound, Problem, Unavailable, separate
 from service.settings import Settings
 from service.store.snapshot import Snapshot
-from service.store.snapshot_cache import Histories
+from service.store.snapshot_cache import SnapshotCache
 from service.times import iso, now_us
 
 _LOOK_S: Final = 0.01
@@ -58,7 +58,7 @@ class Engine:
     def __init__(
         self,
         deployment: Deployment,
-        histories: Histories,
+        histories: SnapshotCache,
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], int] = now_us,
@@ -75,7 +75,7 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
-        self.recent = Recent(settings.cache_videos, settings.forecast_reuse_ms * 1000)
+        self.recent = ForecastCache(settings.cache_videos, settings.forecast_reuse_ms * 1000)
         self.batcher: Batcher[_Job, Forecast] = Batcher(
             self._compute,
             size=settings.batch_forecasts,

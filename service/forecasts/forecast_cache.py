@@ -25,7 +25,7 @@ class _Given(NamedTuple):
     until_us: int
 
 
-class Recent:
+class ForecastCache:
     """The newest ``capacity`` answers, each for at most ``reuse_us``; who asks while one is made waits for that one.
 
     An answer is given again only for the version of the video and the deployment that it was made from, so a new row, a new model or

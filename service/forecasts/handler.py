@@ -16,8 +16,8 @@ from service.forecasts.engine import Engine
 from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoBody, parse_form, parse_horizons
 from service.forgetting.forgetting import Forgetting
 from service.http.audit import told
-from service.ingest.accepted_types import Catalog
-from service.ingest.handler import Ingest
+from service.ingest.accepted_types import AcceptedTypes
+from service.ingest.handler import IngestHandler
 from service.ingest.row_parser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
@@ -26,7 +26,7 @@ from service.store.correction import Corrected, Correction
 from service.store.event_ids import event_id
 from service.store.row import Outcome, Rejection, Row
 from service.store.snapshot import Snapshot
-from service.store.snapshot_cache import Histories
+from service.store.snapshot_cache import SnapshotCache
 from service.store.store import Applied, Registration, Store
 from service.times import iso
 
@@ -51,18 +51,18 @@ class Prediction:
         return self.registration is not None or bool(self.rows)
 
 
-class Videos:
+class ForecastHandler:
     """The handlers behind /videos and /predict."""
 
     def __init__(
         self,
         store: Store,
-        histories: Histories,
+        histories: SnapshotCache,
         engine: Engine,
         forgetting: Forgetting,
-        ingest: Ingest,
+        ingest: IngestHandler,
         parser: RowParser,
-        catalog: Catalog,
+        catalog: AcceptedTypes,
         settings: Settings,
         metrics: Metrics,
         max_horizon_us: int,

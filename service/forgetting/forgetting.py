@@ -27,12 +27,12 @@ from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.forgetting.sweep import Sweep
 from service.problems import Problem, Unavailable
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.settings import Settings
 from service.store import keys
 from service.store.change_publisher import Change
 from service.store.forgotten import Forgotten
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.lease import Lease
 from service.store.redis.safety import field_of
 from service.store.store import Store
@@ -62,7 +62,7 @@ class Forgetting(Running):
     """A listener to changes, a task that obeys tombstones, and the deletion itself."""
 
     def __init__(
-        self, engine: Engine, store: Store, forgotten: Forgotten, ledger: Ledger, link: Link, settings: Settings
+        self, engine: Engine, store: Store, forgotten: Forgotten, ledger: LabelStore, link: RedisConnection, settings: Settings
     ) -> None:
         self._engine, self._store, self._forgotten, self._ledger = engine, store, forgotten, ledger
         self._link, self._embedded = link, settings.redis_url is None

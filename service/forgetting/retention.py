@@ -22,10 +22,10 @@ from service.background import Running
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.problems import Problem, Unavailable
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
@@ -48,8 +48,8 @@ class Retention(Running):
         self,
         engine: Engine,
         store: Store,
-        ledger: Ledger,
-        link: Link,
+        ledger: LabelStore,
+        link: RedisConnection,
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], int],

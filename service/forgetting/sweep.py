@@ -17,7 +17,7 @@ import msgspec
 from model.bank.tombstone import tombstone
 from service.store import keys
 from service.store.redis.blocking_reads import stream_id
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 
 _PAGE: Final = 500
 _NODE: Final = 100
@@ -43,7 +43,7 @@ end
 class Sweep:
     """Looks through every stream once, however many videos it is about."""
 
-    def __init__(self, link: Link, deleted_us: Mapping[str, int]) -> None:
+    def __init__(self, link: RedisConnection, deleted_us: Mapping[str, int]) -> None:
         self._link = link
         self._deleted_us = deleted_us
         self._last_ms = max(deleted_us.values()) // 1000

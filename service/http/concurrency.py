@@ -10,7 +10,7 @@ Refusal = Literal["full", "late", "share"]
 """No place and no room to wait; no place became free in time; this client holds its share already."""
 
 
-class Gate:
+class ConcurrencyLimit:
     """At most ``limit`` requests inside and ``waiting`` before it, each for ``wait_s`` seconds.
 
     Clients are served in turn: a free place goes to whoever has the fewest inside, and of those to the longest waiter.

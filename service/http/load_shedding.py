@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.auth import Keys
 from service.http.budget import Budget
-from service.http.concurrency import Gate, Refusal
+from service.http.concurrency import ConcurrencyLimit, Refusal
 from service.http.hosts import Hosts
 from service.http.protocol import DISCARDED_BYTES
 from service.http.visit import REQUEST_ID, Visit
@@ -95,10 +95,10 @@ class Shedding:
         self._turns = turns
         self._prefix = settings.root_path
         wait_s, share = settings.wait_ms / 1000, settings.client_share
-        self.gates: dict[Kind, Gate] = {
-            "reads": Gate(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
-            "writes": Gate(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
-            "bulk": Gate(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
+        self.gates: dict[Kind, ConcurrencyLimit] = {
+            "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
+            "writes": ConcurrencyLimit(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
+            "bulk": ConcurrencyLimit(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
         }
         turns.others = self.gates["reads"].others
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}

@@ -22,7 +22,7 @@ _PATH_SHOWN: Final = 300
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 
-class Measured:
+class RequestMetrics:
     """Counts and times requests by route template; unknown routes and methods share one label.
 
     Writes the audit log. Also the last to see an exception: it is logged and answered here, and the connection goes on.

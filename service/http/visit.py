@@ -17,7 +17,7 @@ from service.problems import Problem
 if TYPE_CHECKING:
     from service.http.auth import Key
     from service.http.budget import Budget
-    from service.http.concurrency import Gate, Refusal
+    from service.http.concurrency import ConcurrencyLimit, Refusal
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered, for the log."""
@@ -74,7 +74,7 @@ class Visit:
         if self.presented is None and other:
             self.presented = other.decode("latin-1")
         self.request_id = asked.decode() if asked and _SANE.fullmatch(asked) else f"{_FIRST}-{next(_NEXT):x}"
-        self._gate: Gate | None = None
+        self._gate: ConcurrencyLimit | None = None
         self._budget: Budget | None = None
         self._refused: Callable[[Refusal], Problem] | None = None
         self._held = 0
@@ -85,7 +85,7 @@ class Visit:
         """The visit of a request."""
         return cast(Visit, connection.scope["m3tr"])
 
-    def limit(self, gate: Gate | None, budget: Budget, refused: Callable[[Refusal], Problem]) -> None:
+    def limit(self, gate: ConcurrencyLimit | None, budget: Budget, refused: Callable[[Refusal], Problem]) -> None:
         """Say what it takes its place and its bytes from; ``gate`` None: it needs no place."""
         self._gate, self._budget, self._refused = gate, budget, refused
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from model.engagement.types import column_of
 
 
-class Catalog:
+class AcceptedTypes:
     """The types of the served bundle; ``columns`` maps counter column to type."""
 
     def __init__(self, types: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Good rows at the speed of a compiled decoder.
 
-``FastRows`` takes what it is given only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
+``BatchDecoder`` takes what it is given only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
 looks at each row with care. Both accept the same rows and read them the same; a test compares them.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.history import Mode
-from service.ingest.accepted_types import Catalog
+from service.ingest.accepted_types import AcceptedTypes
 from service.settings import Settings
 from service.store.event_ids import packed_ids
 from service.store.row import MAX_COUNT
-from service.store.row_batch import COUNTERS, Columns
+from service.store.row_batch import COUNTERS, RowBatch
 from service.times import now_us
 
 _FLOAT_LIMIT_S: Final = 9e9
@@ -31,10 +31,10 @@ _DATE: Final = 10
 _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError, RecursionError)
 
 
-class FastRows:
+class BatchDecoder:
     """Decodes whole batches for the served types, the clock and the limits."""
 
-    def __init__(self, catalog: Catalog, settings: Settings, clock: Callable[[], int] = now_us) -> None:
+    def __init__(self, catalog: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
         self._skew_us = round(settings.future_skew_s * 1_000_000)
         self._clock = clock
         self._names = tuple(sorted(catalog.types))
@@ -58,21 +58,21 @@ class FastRows:
         self._packed = {mode: msgspec.msgpack.Decoder(kind) for mode, kind in row.items()}
         self._body = {mode: msgspec.json.Decoder(new("Body", [("rows", rows)])) for mode, rows in self._rows.items()}
 
-    def json(self, mode: Mode, body: bytes) -> Columns | None:
+    def json(self, mode: Mode, body: bytes) -> RowBatch | None:
         """The rows of a JSON body."""
         if body[:100].lstrip()[:1] == b"{":
             return self._columns(mode, lambda: _rows(self._body[mode].decode(body)))
         return self._columns(mode, lambda: self._list[mode].decode(body))
 
-    def lines(self, mode: Mode, lines: Sequence[bytes]) -> Columns | None:
+    def lines(self, mode: Mode, lines: Sequence[bytes]) -> RowBatch | None:
         """One row a line."""
         return self._columns(mode, lambda: list(map(self._line[mode].decode, lines)))
 
-    def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> Columns | None:
+    def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> RowBatch | None:
         """Rows in MessagePack."""
         return self._columns(mode, lambda: list(map(self._packed[mode].decode, rows)))
 
-    def items(self, mode: Mode, items: Sequence[Any]) -> Columns | None:
+    def items(self, mode: Mode, items: Sequence[Any]) -> RowBatch | None:
         """Rows that are parsed JSON already."""
 
         def rows() -> list[Any]:
@@ -83,14 +83,14 @@ class FastRows:
 
         return self._columns(mode, rows)
 
-    def _columns(self, mode: Mode, decode: Callable[[], list[Any]]) -> Columns | None:
+    def _columns(self, mode: Mode, decode: Callable[[], list[Any]]) -> RowBatch | None:
         try:
             rows = decode()
             times_us = self._times([row.time for row in rows])
             if times_us is None:
                 return None
             ids = [row.id for row in rows]
-            columns = Columns(
+            columns = RowBatch(
                 names=self._names,
                 video_ids=[row.video_id for row in rows],
                 times_us=times_us,

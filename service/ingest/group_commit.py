@@ -10,16 +10,16 @@ from typing import Final
 from service.ingest.parking import Parking
 from service.problems import Unavailable, separate
 from service.store.row import Outcome
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.store.store import Store
 
-Batch = tuple[Columns, asyncio.Future[Outcome], bool]
+Batch = tuple[RowBatch, asyncio.Future[Outcome], bool]
 """Rows, who waits for them, and whether they may be parked."""
 ROUNDS: Final = 2
 """Rounds under way at most: one is being packed or read while the server works on the other."""
 
 
-class Writer:
+class GroupCommitQueue:
     """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``, of each client in turn.
 
     Rows of a client that has used up its share of ``parking`` are parked no more: such batches have rounds of their own.
@@ -33,7 +33,7 @@ class Writer:
         self.waiting_rows = 0
         """Rows that no round has taken yet."""
 
-    async def write(self, batch: Columns, client: bytes = b"") -> Outcome:
+    async def write(self, batch: RowBatch, client: bytes = b"") -> Outcome:
         """Store a batch of a client; returns after the server has acknowledged it.
 
         Raises Unavailable when the server does not answer, or when too many rows are waiting: nothing was stored then.

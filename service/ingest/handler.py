@@ -11,14 +11,14 @@ import msgspec
 from model.engagement.history import Mode
 from service.http.bodies import parse_line, parse_packed, parse_rows, unpack
 from service.http.pieces import is_cut, row_end, row_too_long, rows_within
-from service.ingest.batch_decoder import FastRows
-from service.ingest.group_commit import Writer
+from service.ingest.batch_decoder import BatchDecoder
+from service.ingest.group_commit import GroupCommitQueue
 from service.ingest.row_parser import Parsed, RowParser
 from service.metrics import Metrics
 from service.problems import Invalid, Malformed, Unavailable
 from service.settings import Settings
 from service.store.row import Outcome, Rejection
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.turns import Turns
 
 SLICE_ROWS: Final = 512
@@ -33,11 +33,11 @@ _SMALL: Final = 4096
 """Bytes of a body that is not worth waiting for a turn."""
 
 
-class Ingest:
+class IngestHandler:
     """Takes batches of events or counters, a slice in each of their client's turns."""
 
     def __init__(
-        self, parser: RowParser, fast: FastRows, writer: Writer, metrics: Metrics, turns: Turns, settings: Settings
+        self, parser: RowParser, fast: BatchDecoder, writer: GroupCommitQueue, metrics: Metrics, turns: Turns, settings: Settings
     ) -> None:
         self._parser, self._fast = parser, fast
         self._writer = writer
@@ -93,7 +93,7 @@ class Ingest:
         self,
         batch: _Batch,
         items: Sequence[Any],
-        fast: Callable[[Mode, Sequence[Any]], Columns | None],
+        fast: Callable[[Mode, Sequence[Any]], RowBatch | None],
         read: Callable[[Any], Any] | None = None,
     ) -> Outcome:
         self._check(len(items))
@@ -219,9 +219,9 @@ class _Batch:
         self.refused: list[Rejection] = []
         self.unlisted = 0
         self.ignored: Counter[str] = Counter()
-        self._parts: list[Columns] = []
+        self._parts: list[RowBatch] = []
 
-    def add(self, columns: Columns) -> None:
+    def add(self, columns: RowBatch) -> None:
         """Add good rows."""
         place = self.first + self.items
         self.items += len(columns)
@@ -235,10 +235,10 @@ class _Batch:
         self.unlisted += parsed.unlisted
         self.ignored.update(parsed.ignored)
         if parsed.rows:
-            self._parts.append(Columns.of(parsed.rows))
+            self._parts.append(RowBatch.of(parsed.rows))
 
-    def rows(self) -> Columns:
+    def rows(self) -> RowBatch:
         """All good rows."""
-        rows = Columns.joined(self._parts) if self._parts else Columns.of(())
+        rows = RowBatch.joined(self._parts) if self._parts else RowBatch.of(())
         rows.listed = self.listed
         return rows

@@ -22,7 +22,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from model.engagement.history import Mode
-from service.ingest.stream_entry import Delivery
+from service.ingest.stream_entry import StreamEntry
 from service.ingest.websocket import Take
 from service.metrics import Metrics
 from service.problems import Malformed, Unavailable
@@ -99,7 +99,7 @@ class Consumer(Reading):
                 await self._measure()
             reply = await self._redis.xreadgroup(GROUP, self._name, {keys.INGEST: ">"}, count=_ENTRIES, block=block_ms)
             if reply:
-                await self._handle([Delivery(name, fields) for name, fields in reply[0][1]])
+                await self._handle([StreamEntry(name, fields) for name, fields in reply[0][1]])
 
     async def _take_over(self) -> None:
         """Take what others left, except what was delivered too often, which is dead.
@@ -119,16 +119,16 @@ class Consumer(Reading):
         """Take one entry that was delivered so many times, unless another has it by now."""
         taken = await self._redis.xclaim(keys.INGEST, GROUP, self._name, self._claim_ms, [entry_id])
         for name, fields in taken:
-            delivery = Delivery(name, fields)
+            delivery = StreamEntry(name, fields)
             if deliveries >= DELIVERIES:
                 delivery.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
                 await self._finish([delivery])
             else:
                 await self._handle([delivery])
 
-    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
+    async def _handle(self, deliveries: Sequence[StreamEntry]) -> None:
         """Store the rows of these entries together, and acknowledge."""
-        batches: dict[Mode, list[tuple[Delivery, Any]]] = {"events": [], "counters": []}
+        batches: dict[Mode, list[tuple[StreamEntry, Any]]] = {"events": [], "counters": []}
         for delivery in deliveries:
             try:
                 kind, items = delivery.rows()
@@ -142,8 +142,8 @@ class Consumer(Reading):
         await self._finish(deliveries)
 
     async def _remembered(
-        self, batches: dict[Mode, list[tuple[Delivery, Any]]]
-    ) -> dict[Mode, list[tuple[Delivery, Any]]]:
+        self, batches: dict[Mode, list[tuple[StreamEntry, Any]]]
+    ) -> dict[Mode, list[tuple[StreamEntry, Any]]]:
         """Without rows that came before their video was deleted."""
         if self._forgotten is None:
             return batches
@@ -156,7 +156,7 @@ class Consumer(Reading):
         gone = await self._deleted(since_us)
         if not gone:
             return batches
-        kept: dict[Mode, list[tuple[Delivery, Any]]] = {}
+        kept: dict[Mode, list[tuple[StreamEntry, Any]]] = {}
         for kind, items in batches.items():
             # A row that came later is for the video that was registered anew, or will be.
             kept[kind] = [
@@ -175,7 +175,7 @@ class Consumer(Reading):
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _store(self, kind: Mode, items: Sequence[tuple[Delivery, Any]]) -> None:
+    async def _store(self, kind: Mode, items: Sequence[tuple[StreamEntry, Any]]) -> None:
         while True:
             try:
                 outcome = await self._take(kind, [item for _, item in items])
@@ -200,7 +200,7 @@ class Consumer(Reading):
                 why = {name: getattr(refused, name) for name in ("reason", "field", "value", "allowed")}
                 delivery.dead.append((item, why))
 
-    async def _finish(self, deliveries: Sequence[Delivery]) -> None:
+    async def _finish(self, deliveries: Sequence[StreamEntry]) -> None:
         """Bury what is dead, acknowledge what is done."""
         done = [delivery for delivery in deliveries if not delivery.later]
         # The two streams may be on two servers, and nothing may be acknowledged that is not buried.

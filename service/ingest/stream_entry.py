@@ -13,7 +13,7 @@ from service.store import keys
 
 
 @dataclass(slots=True)
-class Delivery:
+class StreamEntry:
     """One entry of the stream; ``dead`` holds (row or None for all, reason), ``later`` that it must come again."""
 
     entry_id: bytes

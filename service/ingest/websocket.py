@@ -29,7 +29,7 @@ from service.http.audit import Audit
 from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
 from service.http.visit import Visit
-from service.ingest.handler import Ingest
+from service.ingest.handler import IngestHandler
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.store.row import Outcome
@@ -124,7 +124,7 @@ def _short(part: msgspec.Raw) -> Any:
     return msgspec.msgpack.decode(raw) if len(raw) <= _SHORT else f"{len(raw)} bytes"
 
 
-class Producers:
+class RowSockets:
     """Every WebSocket that brings rows.
 
     ``share`` is the part of ``connections`` that one client may hold; the bytes of frames that are not answered yet come out of
@@ -133,7 +133,7 @@ class Producers:
 
     def __init__(
         self,
-        ingest: Ingest,
+        ingest: IngestHandler,
         budget: Budget,
         audit: Audit,
         metrics: Metrics,

@@ -27,7 +27,7 @@ EVENTS_A_S: Final = 2000
 Key = tuple[str, tuple[int, ...]]
 
 
-class Live:
+class ForecastSubscriptions:
     """Everybody who watches a forecast."""
 
     def __init__(

@@ -12,7 +12,7 @@ import structlog
 from service.background import Running
 from service.problems import Unavailable
 from service.store import keys
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 
 log = structlog.get_logger(__name__)
 
@@ -22,13 +22,13 @@ AGAIN_S: Final = 60.0
 """Seconds until a choice that could not be followed is tried again."""
 
 
-class Choice(Running):
+class ActiveVersion(Running):
     """The stored choice; ``follow`` is called every few seconds. ``enabled`` False: there is none, and nothing is stored.
 
     Methods raise Unavailable when the event store does not answer.
     """
 
-    def __init__(self, link: Link, *, enabled: bool) -> None:
+    def __init__(self, link: RedisConnection, *, enabled: bool) -> None:
         self.enabled = enabled
         self._link = link
         self.follow: Callable[[], Awaitable[None]] = _nobody

@@ -27,7 +27,7 @@ from service.deployment.deployment import Deployment
 from service.deployment.loading import load_model
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
-from service.models.active_version import Choice
+from service.models.active_version import ActiveVersion
 from service.models.shadow import Shadow
 from service.models.versions import Version, Versions, choose, misfit
 from service.models.warmup import warm_up
@@ -41,13 +41,13 @@ T = TypeVar("T")
 _COUNTED: Final = ("hits", "misses", "evictions")
 
 
-class Models:
+class ModelRegistry:
     """Holds every model in memory: the engine's active one, earlier ones that are kept, and the shadow's.
 
     ``prepare`` is awaited for each model before its first forecast that counts.
     """
 
-    def __init__(self, engine: Engine, shadow: Shadow, choice: Choice, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, shadow: Shadow, choice: ActiveVersion, settings: Settings, metrics: Metrics) -> None:
         self.engine, self.shadow = engine, shadow
         engine.deployments = self.deployments
         self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []

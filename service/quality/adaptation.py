@@ -15,8 +15,8 @@ from model.quantiles.adaptive import agreed
 from service.background import Running
 from service.deployment.deployment import Deployment
 from service.problems import Unavailable
-from service.quality.label_store import Ledger, parse_adaptive
-from service.quality.scores import Tally, horizon_name
+from service.quality.label_store import LabelStore, parse_adaptive
+from service.quality.scores import ScoreSums, horizon_name
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ class Adaptation(Running):
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LabelStore,
         active: Callable[[], Deployment],
         settings: Settings,
         clock: Callable[[], int],
@@ -47,7 +47,7 @@ class Adaptation(Running):
         self._ledger, self._active, self._shadow, self._clock = ledger, active, shadow, clock
         self._applied: dict[Deployment, dict[str, str]] = {}
         self._factors: dict[str, tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
         """The stretch in a model's forecasts of a client's videos, None where there is none."""

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from service.background import Background
 from service.metrics import Metrics
-from service.models.registry import Models
+from service.models.registry import ModelRegistry
 from service.quality.adaptation import Adaptation
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.settings import Settings
-from service.store.change_subscriber import Changes
+from service.store.change_subscriber import ChangeSubscriber
 from service.store.forgotten import Forgotten
 from service.store.keys import LABELS_LEASE, SAMPLING_LEASE
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.lease import Lease
 from service.store.store import Store
 
@@ -23,12 +23,12 @@ _LEASE_S = 15
 
 
 def quality_work(
-    ledger: Ledger,
+    ledger: LabelStore,
     forgotten: Forgotten,
     store: Store,
-    link: Link,
-    models: Models,
-    changes: Changes,
+    link: RedisConnection,
+    models: ModelRegistry,
+    changes: ChangeSubscriber,
     settings: Settings,
     metrics: Metrics,
     clock: Callable[[], int],

@@ -30,9 +30,9 @@ from model.engagement.bins import SECOND_US
 from model.quantiles.adaptive import Adaptive
 from model.quantiles.calibration import N_COLUMNS
 from service.quality.label import Label
-from service.quality.scores import Tally
+from service.quality.scores import ScoreSums
 from service.store.keys import label_key
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 
 log = structlog.get_logger(__name__)
 
@@ -113,13 +113,13 @@ class Settlement:
     after: str
 
 
-class Ledger:
+class LabelStore:
     """All that is shared about labels. Every method raises Unavailable when the store does not answer.
 
     ``share``: part of the ``room`` that the videos of one client may take.
     """
 
-    def __init__(self, link: Link, *, room: int, days: int, share: float = 1.0) -> None:
+    def __init__(self, link: RedisConnection, *, room: int, days: int, share: float = 1.0) -> None:
         self._link = link
         self._room = max(1, room // N_COLUMNS)
         self._share = share
@@ -246,12 +246,12 @@ class Ledger:
         commands: list[Command] = [["HLEN", _keys(column, "made")[0]] for column in range(N_COLUMNS)]
         return sum(await self._link.pipeline("labels", commands))
 
-    async def tallies(self, now_us: int) -> dict[str, Tally]:
+    async def tallies(self, now_us: int) -> dict[str, ScoreSums]:
         """Scores of the last days by model version, the newest first."""
         today = now_us // SECOND_US // DAY_S
         found = await self._link.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
         models = [name.decode() for name in found[0]]
-        tallies = {model: Tally() for model in models}
+        tallies = {model: ScoreSums() for model in models}
         days = range(today - self._days + 1, today + 1)
         asked = [(model, _day_key(day, model)) for model in models for day in days]
         replies = await self._link.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from model.quantiles.adaptive import Adaptive
-from service.quality.label_store import Ledger, parse_adaptive
-from service.quality.scores import Tally, age_name, horizon_name
+from service.quality.label_store import LabelStore, parse_adaptive
+from service.quality.scores import ScoreSums, age_name, horizon_name
 from service.settings import Settings
 
 
 class Report:
     """Scores of the last days, by model, horizon, and age."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, clock: Callable[[], int]) -> None:
+    def __init__(self, ledger: LabelStore, settings: Settings, clock: Callable[[], int]) -> None:
         self._ledger, self._clock = ledger, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
@@ -31,7 +31,7 @@ class Report:
             "models": [await self._model(version, tally) for version, tally in tallies.items()],
         }
 
-    async def _model(self, version: str, tally: Tally) -> dict[str, Any]:
+    async def _model(self, version: str, tally: ScoreSums) -> dict[str, Any]:
         states = [parse_adaptive(text) for text in (await self._ledger.adaptives(version)).values()]
         # Of several clients, each of whom has its own: that in the middle.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))

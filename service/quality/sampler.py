@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.problems import DamagedRecord, NotFound, Problem, Unavailable
 from service.quality.adaptation import Adaptation
 from service.quality.label import Label, labels_of
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.quality.schedule import Schedule
 from service.settings import Settings
 from service.store.change_publisher import Change
@@ -50,7 +50,7 @@ class Sampler(Running):
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LabelStore,
         forgotten: Forgotten,
         adaptation: Adaptation,
         engine: Engine,

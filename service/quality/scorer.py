@@ -18,7 +18,7 @@ from service.background import Running
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
-from service.quality.label_store import Ledger, Settlement, encode_adaptive, parse_adaptive
+from service.quality.label_store import LabelStore, Settlement, encode_adaptive, parse_adaptive
 from service.quality.outcomes import NEAR, outcome
 from service.quality.scores import growth, sums
 from service.settings import Settings
@@ -44,7 +44,7 @@ class Scorer(Running):
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LabelStore,
         store: Store,
         lease: Lease,
         settings: Settings,

@@ -61,7 +61,7 @@ def sums(labels: Sequence[Label], y: NDArray[np.float64], said: NDArray[np.float
     return dict(out)
 
 
-class Tally:
+class ScoreSums:
     """Sums by cell (row, column)."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from model.engagement.bins import SECOND_US
 from service.problems import Invalid
 from service.rankings.updater import scored
 from service.store import keys
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.times import iso
 
 MAX_LIMIT: Final = 200
@@ -69,7 +69,7 @@ def parse_cursor(text: str | None, sort: str) -> Place | None:
 class Listing:
     """Reads pages."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisConnection) -> None:
         self._link = link
 
     async def page(self, sort: str, limit: int, after: Place | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _EXACT: Final = {
 }
 
 
-class Direct:
+class FastPath:
     """Calls the handler of a busy route; everything else goes on to the router."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 
 Change = tuple[str, int]
 """A video id and its version; or the tombstone of a video that was forgotten, and 0."""
@@ -27,10 +27,10 @@ _CHUNK: Final = 500
 """Members in one command."""
 
 
-class News:
+class ChangePublisher:
     """Tells changes; ``parking_full`` says whether no further unregistered video may have rows parked."""
 
-    def __init__(self, link: Link, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, link: RedisConnection, settings: Settings, metrics: Metrics) -> None:
         self._link = link
         self._metrics = metrics
         self._park_videos, self._park_ttl_s = settings.park_videos, settings.park_ttl_s

@@ -36,7 +36,7 @@ class Listener(Protocol):
         """Changes may have been lost: anything may have changed."""
 
 
-class Changes(Reading):
+class ChangeSubscriber(Reading):
     """Follows the stream from the moment of the first connection on; after an interruption it goes on where it was."""
 
     _what = "the stream of changes"

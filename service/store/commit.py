@@ -13,12 +13,12 @@ from redis.exceptions import ResponseError
 
 from service.store.rejections import rejection
 from service.store.row import Outcome
-from service.store.row_batch import COUNTERS, Columns
+from service.store.row_batch import COUNTERS, RowBatch
 from service.store.row_table import Table
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class CommitChunk:
     """Whole videos of a round, for one call of the store's function: what it takes besides the options."""
 
     videos: Sequence[str]
@@ -28,19 +28,19 @@ class Share:
     """Place of the first of ``videos`` in the round."""
 
 
-def no_rows(video_id: str) -> Share:
+def no_rows(video_id: str) -> CommitChunk:
     """A share of one video and no row."""
-    return Share([video_id], {"names": [], "lengths": [0]}, (b"",) * 5, 0)
+    return CommitChunk([video_id], {"names": [], "lengths": [0]}, (b"",) * 5, 0)
 
 
-class Round:
+class GroupCommit:
     """Rows of batches that came together: where two rows have one id, the earlier batch's is the first.
 
     ``published_us``: publication times that are remembered, to merge rows by. The store refuses a video's rows that were
     merged by another time than it holds; they are left in ``stale``, to be sent again unmerged.
     """
 
-    def __init__(self, batches: Sequence[Columns], published_us: Mapping[str, int] | None = None) -> None:
+    def __init__(self, batches: Sequence[RowBatch], published_us: Mapping[str, int] | None = None) -> None:
         self.batches = batches
         self.outcomes = [Outcome(accepted=len(batch)) for batch in batches]
         self.faults: list[Exception | None] = [None] * len(batches)
@@ -74,7 +74,7 @@ class Round:
         merged_by: list[int] = merged.tolist()
         return merged_by
 
-    def shares(self, rows: int, videos: int | None = None) -> Iterator[Share]:
+    def shares(self, rows: int, videos: int | None = None) -> Iterator[CommitChunk]:
         """The round in calls of about ``rows`` rows and at most ``videos`` videos, at least one video each."""
         table, places = self._table, self._places
         first = 0
@@ -101,10 +101,10 @@ class Round:
                 b"" if table.counts is None else table.counts[part].astype("<f8").tobytes(),
                 b"" if table.reaches is None else table.reaches[part].astype("<f8").tobytes(),
             )
-            yield Share(self.videos[first:last], head, columns, first)
+            yield CommitChunk(self.videos[first:last], head, columns, first)
             first = last
 
-    def settle(self, share: Share, answers: Sequence[Sequence[Any]]) -> None:
+    def settle(self, share: CommitChunk, answers: Sequence[Sequence[Any]]) -> None:
         """Enter what the store answered for a share; shares come in their order."""
         self.answers += answers
         for video, answer in enumerate(answers, share.first):
@@ -144,7 +144,7 @@ class Round:
                     for row in answer[5]:
                         self._count([first + row], corrected=1)
 
-    def lose(self, share: Share, fault: Exception) -> None:
+    def lose(self, share: CommitChunk, fault: Exception) -> None:
         """Enter that the store did not answer for a share; shares come in their order."""
         self.answers += [("lost",)] * len(share.videos)
         rows = range(self._places[share.first], self._places[share.first + len(share.videos)])
@@ -153,7 +153,7 @@ class Round:
         for batch in self._batches(rows):
             self.lost[batch] += 1
 
-    def again(self) -> list[Columns]:
+    def again(self) -> list[RowBatch]:
         """The rows of the stale videos, batch by batch; a batch may have none."""
         rows = np.array(
             [o for v in self.stale for row in range(*self._places[v : v + 2]) for o in self._table.members(row)],
@@ -162,7 +162,7 @@ class Round:
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         return [batch.part(np.sort(rows[batches == b]) - self._starts[b]) for b, batch in enumerate(self.batches)]
 
-    def add(self, again: Round) -> None:
+    def add(self, again: GroupCommit) -> None:
         """Enter what became of the rows of ``again()``."""
         for outcome, more in zip(self.outcomes, again.outcomes, strict=True):
             outcome.add(more)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from model.bank.tombstone import tombstone
 from service.store import keys
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 
 _KEPT_S: Final = 90 * 86_400
 """Seconds for which it is known how far a bank that nobody opens has come."""
@@ -46,7 +46,7 @@ Tombstone = tuple[str, int]
 class Forgotten:
     """The tombstones in the store; every method raises Unavailable when it does not answer."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisConnection) -> None:
         self._link = link
         self.newest_us: float = float("inf")
         """Time of the newest tombstone that is known here; infinite until the store was asked."""

@@ -19,7 +19,7 @@ from service.metrics import Metrics
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 
 FORMAT: Final = 1
 
@@ -38,7 +38,7 @@ class FormatError(M3TRError):
     """The store's content is of another format; the message says of which."""
 
 
-async def check_format(link: Link) -> None:
+async def check_format(link: RedisConnection) -> None:
     """Stamp a store that has no format yet, and refuse one of another.
 
     Raises:
@@ -65,7 +65,7 @@ async def check_at_start(url: str, settings: Settings, metrics: Metrics) -> None
     Raises:
         FormatError: another format, or other bins.
     """
-    link = Link(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    link = RedisConnection(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:
         with suppress(Unavailable):
             await check_format(link)

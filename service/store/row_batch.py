@@ -20,7 +20,7 @@ COUNTERS: Final = 255
 
 
 @dataclass(slots=True)
-class Columns:
+class RowBatch:
     """n validated rows; element i of every column belongs to row i.
 
     ``places``: the rows' places in their request, ascending; None: they are all of it, or its beginning. ``listed``: whether
@@ -46,7 +46,7 @@ class Columns:
         return len(self.video_ids)
 
     @staticmethod
-    def of(rows: Sequence[Row]) -> Columns:
+    def of(rows: Sequence[Row]) -> RowBatch:
         """The columns of row objects."""
         names: dict[str, int] = {}
         events = [row.mode == "events" for row in rows]
@@ -54,7 +54,7 @@ class Columns:
             names.setdefault(row.cells[0][0], len(names)) if event else COUNTERS
             for row, event in zip(rows, events, strict=True)
         ]
-        return Columns(
+        return RowBatch(
             names=tuple(names),
             video_ids=[row.video_id for row in rows],
             times_us=np.array([row.time_us for row in rows], np.int64),
@@ -68,14 +68,14 @@ class Columns:
         )
 
     @staticmethod
-    def joined(parts: Sequence[Columns]) -> Columns:
+    def joined(parts: Sequence[RowBatch]) -> RowBatch:
         """The rows of all parts, which say their places, in their order."""
         if len(parts) == 1:
             return parts[0]
         names: dict[str, int] = {}
         kinds = [renamed(part, names) for part in parts]
         sizes = [len(part) for part in parts]
-        return Columns(
+        return RowBatch(
             names=tuple(names),
             video_ids=[video_id for part in parts for video_id in part.video_ids],
             times_us=np.concatenate([part.times_us for part in parts]),
@@ -110,10 +110,10 @@ class Columns:
             ids[i] = one
         self.ids = ids
 
-    def part(self, places: NDArray[np.int64]) -> Columns:
+    def part(self, places: NDArray[np.int64]) -> RowBatch:
         """Only some of the rows; they remember their places in the request."""
         chosen: list[Any] = places.tolist()
-        return Columns(
+        return RowBatch(
             names=self.names,
             video_ids=[self.video_ids[i] for i in chosen],
             times_us=self.times_us[places],
@@ -128,7 +128,7 @@ class Columns:
         )
 
 
-def renamed(part: Columns, names: dict[str, int]) -> NDArray[np.uint8]:
+def renamed(part: RowBatch, names: dict[str, int]) -> NDArray[np.uint8]:
     """The kinds of rows whose types are looked up in ``names``, where those that are not there are added."""
     codes = [names.setdefault(name, len(names)) for name in part.names]
     if codes == list(range(len(codes))):

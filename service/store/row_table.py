@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import N_BINS, bin_index
 from service.store.event_ids import NONE
-from service.store.row_batch import COUNTERS, KINDS, Columns, filled, listed, renamed
+from service.store.row_batch import COUNTERS, KINDS, RowBatch, filled, listed, renamed
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Table:
     ``origin`` is a row's place among all rows of the batches, ``codes`` its video's place in ``videos``.
     """
 
-    def __init__(self, batches: Sequence[Columns]) -> None:
+    def __init__(self, batches: Sequence[RowBatch]) -> None:
         sizes = [len(batch) for batch in batches]
         names: dict[str, int] = {}
         videos: dict[str, int] = {}

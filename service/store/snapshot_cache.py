@@ -18,7 +18,7 @@ ROUNDS: Final = 2
 """Round trips under way at most."""
 
 
-class Histories:
+class SnapshotCache:
     """A read-through cache of ``capacity`` snapshots, the least recently asked for leaving first.
 
     Every ``get`` asks the store, so what any replica acknowledged before is seen; gets that meet in one turn of the loop,

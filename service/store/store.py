@@ -23,14 +23,14 @@ from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
 from service.settings import Settings
 from service.store import keys
-from service.store.change_publisher import News, unlisted
-from service.store.commit import Round, Share, no_rows
+from service.store.change_publisher import ChangePublisher, unlisted
+from service.store.commit import CommitChunk, GroupCommit, no_rows
 from service.store.correction import Corrected, Correction
 from service.store.forgotten import Forgotten
 from service.store.quarantine import Damaged, Quarantine
-from service.store.redis.connection import Command, Link
+from service.store.redis.connection import Command, RedisConnection
 from service.store.row import Outcome, Row
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 from service.turns import ROWS, Turns
@@ -72,7 +72,7 @@ class Store:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         settings: Settings,
         metrics: Metrics,
         types: Sequence[str] = ENGAGEMENT_TYPES,
@@ -81,7 +81,7 @@ class Store:
         self._link = link
         self._settings = settings
         self._turns = turns or Turns()
-        self._news = News(link, settings, metrics)
+        self._news = ChangePublisher(link, settings, metrics)
         self.forgotten = Forgotten(link)
         self._published: dict[str, int] = {}
         check_types(types)
@@ -92,7 +92,7 @@ class Store:
         """Raise Unavailable unless the server answers and has our functions."""
         await self._link.ready()
 
-    async def ingest(self, batches: Sequence[Columns], *, park: bool = True) -> list[Outcome | Exception]:
+    async def ingest(self, batches: Sequence[RowBatch], *, park: bool = True) -> list[Outcome | Exception]:
         """Apply each batch's rows, or park them where a video is not registered; what became of each batch.
 
         ``park`` False: refuse them there.
@@ -109,7 +109,7 @@ class Store:
 
     async def apply(self, rows: Mapping[str, Sequence[Row]], *, strict: bool = False) -> dict[str, Applied]:
         """Apply each video's rows like ``ingest``; ``strict``: all rows of a video, or none when one is refused."""
-        done = await self._apply([Columns.of(given) for given in rows.values()], strict=strict)
+        done = await self._apply([RowBatch.of(given) for given in rows.values()], strict=strict)
         answers = dict(zip(done.videos, done.answers, strict=True))
         return {video_id: _applied(done, i, answers[video_id]) for i, video_id in enumerate(rows)}
 
@@ -120,7 +120,7 @@ class Store:
         nothing was stored.
         """
         register = {"published_us": registration.published_us, "metadata": registration.metadata}
-        done = Round([Columns.of(rows)])
+        done = GroupCommit([RowBatch.of(rows)])
         share = next(done.shares(len(rows)), None) or no_rows(video_id)
         answer = (await self._call([share], {"register": register, "types": self._types, "strict": True}))[0][0]
         if answer[0] == "damaged":
@@ -253,11 +253,11 @@ class Store:
                 banks = (await self._link.pipeline("register", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
                 await self._link.pipeline("register", [["ZADD", bank, "NX", 0, video_id] for bank in banks])
 
-    async def _apply(self, batches: Sequence[Columns], *, strict: bool = False, park: bool = True) -> Round:
-        done = Round(batches, self._published)
+    async def _apply(self, batches: Sequence[RowBatch], *, strict: bool = False, park: bool = True) -> GroupCommit:
+        done = GroupCommit(batches, self._published)
         await self._send(done, strict=strict, park=park)
         if done.stale:
-            again = Round(done.again())
+            again = GroupCommit(done.again())
             await self._send(again, strict=strict, park=park)
             done.add(again)
         changes, parked = [], []
@@ -271,7 +271,7 @@ class Store:
         await self._news.tell(changes, parked=parked)
         return done
 
-    async def _send(self, done: Round, *, strict: bool, park: bool) -> None:
+    async def _send(self, done: GroupCommit, *, strict: bool, park: bool) -> None:
         """Send a round's shares; where they go one by one and the store is lost on the way, the rest of them is as well."""
         clustered = await self._link.clustered()
         one_by_one = self._turns.crowded and not clustered
@@ -298,7 +298,7 @@ class Store:
                 else:
                     done.settle(share, answers)
 
-    async def _call(self, shares: Sequence[Share], options: Mapping[str, Any], *, park: bool = True) -> list[Any]:
+    async def _call(self, shares: Sequence[CommitChunk], options: Mapping[str, Any], *, park: bool = True) -> list[Any]:
         given = {
             **options,
             "dedup_ttl_s": self._settings.dedup_ttl_s,
@@ -334,7 +334,7 @@ def _told(fault: Exception, outcome: Outcome, lost: int) -> Exception:
     return fault.copy(**stored, unknown=lost)
 
 
-def _applied(done: Round, batch: int, answer: Sequence[Any]) -> Applied:
+def _applied(done: GroupCommit, batch: int, answer: Sequence[Any]) -> Applied:
     fault = done.faults[batch]
     if fault is not None:
         raise fault

@@ -13,8 +13,8 @@ from index_builder.bundles.forecast import histories
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.train import train
-from model.ablation import Parts
-from model.bank import Bank, BankQuery, Candidate, EdgeBank, NoBank
+from model.ablation import Ablation
+from model.bank import Bank, BankQuery, Candidate, EmbeddedBank, EmptyBank
 from model.bundle import BANK, Bundle, load_bundle
 from model.engagement.bins import HOUR_US
 from model.engagement.rows import cells_at
@@ -61,7 +61,7 @@ def asked(mini: Mini) -> list[Request]:
 def answers(bundle: Bundle, asked: list[Request], bank: Bank | None = None) -> list[Forecast]:
     """Of a bundle in memory, with its own bank or another."""
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
-    forecaster = Forecaster(bundle, bank or EdgeBank.open(bundle.path / BANK, *dims), device="cpu")
+    forecaster = Forecaster(bundle, bank or EmbeddedBank.open(bundle.path / BANK, *dims), device="cpu")
     try:
         return forecaster.forecast(asked)
     finally:
@@ -75,7 +75,7 @@ def scaled(bundle: Bundle, wanted: Callable[[str], bool]) -> Bundle:
     )
 
 
-class HungBank(NoBank):
+class HungBank(EmptyBank):
     """Knows creators, and fails when neighbours are asked for."""
 
     def search(self, queries: list[BankQuery]) -> list[list[Candidate]]:  # type: ignore[override]
@@ -89,7 +89,7 @@ def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Fo
     elif name == "trajectory":
         yield answers(scaled(bundle, lambda w: w == "trajectory_centre"), asked)
     elif name == "retrieval":
-        yield answers(bundle, asked, NoBank())
+        yield answers(bundle, asked, EmptyBank())
         yield answers(bundle, asked, HungBank())
     else:
         others = {"title": "another title", "tags": "other", "category": None, "language": "xx", "duration_s": 1.0}
@@ -103,7 +103,7 @@ def same(a: list[Forecast], b: list[Forecast]) -> bool:
 def test_what_is_switched_off_does_not_matter(arm: tuple[str, Path], asked: list[Request]) -> None:
     name, folder = arm
     bundle = load_bundle(folder)
-    assert bundle.manifest.parts == Parts(**{name: False})
+    assert bundle.manifest.parts == Ablation(**{name: False})
     made = answers(bundle, asked)
     assert not any(answer.degraded for answer in made)
     assert len({float(answer.quantiles[-1, 2]) for answer in made}) == len(asked)
@@ -122,7 +122,7 @@ def test_the_whole_model_is_moved_by_each_change(name: str, mini_bundle: Path, a
 def test_neighbours_come_from_the_parts_that_are_left(arm: tuple[str, Path], asked: list[Request]) -> None:
     name, folder = arm
     bundle = load_bundle(folder)
-    bank = EdgeBank.open(folder / BANK, int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model)
+    bank = EmbeddedBank.open(folder / BANK, int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model)
     counts = bank.counts()
     bank.close()
     assert counts["videos"] > 100
@@ -148,7 +148,7 @@ def test_a_bundle_from_before_the_switches_has_every_part(mini_bundle: Path) -> 
     for name in module.FILES:
         (old / name).symlink_to(mini_bundle / name)
     (old / "manifest.json").write_text(json.dumps(body), encoding="utf-8")
-    assert load_bundle(old).manifest.parts == Parts()
+    assert load_bundle(old).manifest.parts == Ablation()
 
 
 @pytest.mark.parametrize(

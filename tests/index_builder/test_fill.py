@@ -8,7 +8,7 @@ import numpy as np
 
 from index_builder.bundles.index import index
 from index_builder.simulation.simulate import simulate
-from model.bank import EdgeBank
+from model.bank import EmbeddedBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.growth.curve_kernels import N_CURVE
@@ -41,7 +41,7 @@ def test_counters_make_usable_trajectories(mini: Mini, tmp_path: Path) -> None:
     simulate(tmp_path / "data", videos=100, seed=3, days=20, counters=True)
     index(mini.bundle, tmp_path / "data", as_of_us=mini.as_of_us + 365 * 24 * HOUR_US, bank=tmp_path / "bank")
     loaded = load_bundle(mini.bundle)
-    bank = EdgeBank.open(tmp_path / "bank", int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model)
+    bank = EmbeddedBank.open(tmp_path / "bank", int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model)
     try:
         counts = bank.counts()
     finally:

@@ -18,7 +18,7 @@ from index_builder.evaluation.likelihood import (
     mhp_log_likelihood,
     tokens_of,
 )
-from model.ablation import Parts
+from model.ablation import Ablation
 from model.bundle import load_bundle
 from model.errors import DataError
 from model.features.tokens import Tokens
@@ -161,6 +161,6 @@ def test_a_table_of_all(mini: Mini, seen: Observed) -> None:
     for published_from_us, side in ((0, "before"), (2**61, "from")):
         with pytest.raises(DataError, match=f"no video published {side} it"):
             likelihoods(bundle, seen, published_from_us=published_from_us)
-    without = replace(bundle, manifest=replace(bundle.manifest, parts=Parts(mhp=False)))
+    without = replace(bundle, manifest=replace(bundle.manifest, parts=Ablation(mhp=False)))
     with pytest.raises(DataError, match="use_mhp"):
         likelihoods(without, seen, published_from_us=mini.as_of_us)

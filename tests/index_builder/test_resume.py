@@ -18,7 +18,7 @@ from index_builder.simulation.simulate import simulate
 from index_builder.training import checkpoint
 from index_builder.training.checkpoint import Checkpoints, Training, run_key
 from index_builder.training.distributed import join
-from index_builder.training.early_stopping import Best
+from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.staging import workplace, workplace_of
 from index_builder.training.train import train
 from model.errors import DataError
@@ -92,7 +92,7 @@ def small_training() -> Training:
     net = nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    return Training(net, optimizer, schedule, np.random.default_rng(0), Best(patience=3))
+    return Training(net, optimizer, schedule, np.random.default_rng(0), EarlyStopping(patience=3))
 
 
 def a_pass(training: Training) -> float:

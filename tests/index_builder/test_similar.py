@@ -9,7 +9,7 @@ from index_builder.baselines.content_retrieval import content_retrieval, content
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.forecaster import Forecaster
@@ -24,7 +24,7 @@ def task(mini: Mini) -> tuple[Forecaster, Observed, Queries]:
     seen = Observed.of(load_dataset(mini.data), "view")
     young = np.flatnonzero(seen.data.published_us >= mini.as_of_us)
     queries = cut(seen, young, (3.0, 12.0), (6.0, 24.0), seen.data.last_us() or 0)
-    return Forecaster(load_bundle(mini.bundle), NoBank()), seen, queries
+    return Forecaster(load_bundle(mini.bundle), EmptyBank()), seen, queries
 
 
 def by_hand(content: np.ndarray, seen: Observed, queries: Queries, i: int, k: int) -> float:

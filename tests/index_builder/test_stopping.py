@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from index_builder.datasets.load import load_dataset
-from index_builder.scoring.holdout import deciding
-from index_builder.training.early_stopping import Best
+from index_builder.scoring.holdout import stopping_half
+from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.train import train
 from model.bundle import load_bundle
 from tests.conftest import MINI_CONFIG, Mini
@@ -25,7 +25,7 @@ def net_of(value: float) -> nn.Module:
 
 def passes(patience: int, losses: list[float]) -> tuple[int, float]:
     """Passes made before it is exhausted, and which pass's weights are restored (its number)."""
-    best, net = Best(patience), net_of(0)
+    best, net = EarlyStopping(patience), net_of(0)
     for made, loss in enumerate(losses, 1):
         nn.init.constant_(net.weight, made)
         best.see(loss, net)
@@ -51,7 +51,7 @@ def test_the_best_pass_is_kept(patience: int, losses: list[float], expected: tup
 
 
 def test_weights_seen_do_not_move_with_the_network() -> None:
-    best, net = Best(3), net_of(1)
+    best, net = EarlyStopping(3), net_of(1)
     best.see(1.0, net)
     nn.init.constant_(net.get_parameter("weight"), 9)
     assert torch.equal(best.weights["weight"], torch.ones(1, 1))
@@ -72,7 +72,7 @@ def test_a_rate_that_is_too_high_is_stopped_and_undone(mini: Mini, tmp_path: Pat
 def test_the_videos_that_decide_are_a_stable_half(mini: Mini) -> None:
     data = load_dataset(mini.data)
     every = np.arange(len(data.videos))
-    half = deciding(data, every)
+    half = stopping_half(data, every)
     assert 0.35 < half.mean() < 0.65
     rows = np.array([7, 3, 7])
-    assert deciding(data, rows).tolist() == half[rows].tolist()
+    assert stopping_half(data, rows).tolist() == half[rows].tolist()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from model.bank import NEVER_US, Bank, BankVideo, EdgeBank, NoBank
+from model.bank import NEVER_US, Bank, BankVideo, EmbeddedBank, EmptyBank
 from model.bank.server import ServerBank
 from model.bank.tombstone import tombstone
 from model.errors import BankError, DataError
@@ -65,7 +65,7 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
 
     if request.param == "edge":
         path = tmp_path / "bank"
-        yield Kit(lambda: EdgeBank.build(path, DC, DT), lambda: opening(EdgeBank.open(path, DC, DT)))
+        yield Kit(lambda: EmbeddedBank.build(path, DC, DT), lambda: opening(EmbeddedBank.open(path, DC, DT)))
     else:
         url = os.environ.get("QDRANT_URL", "")
         if request.param == "server" and not url:
@@ -371,7 +371,7 @@ def test_a_fill_replaces_the_bank_before_it(kit: Kit) -> None:
 
 
 def test_no_bank_answers_with_nothing() -> None:
-    bank: Bank = NoBank()
+    bank: Bank = EmptyBank()
     bank.upsert([video("v")])
     bank.optimize()
     assert bank.search([query(), query()]) == [[], []]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bank import BankVideo, EdgeBank, embedded_engine, embedded_folder
+from model.bank import BankVideo, EmbeddedBank, embedded_engine, embedded_folder
 from model.bank.tombstone import tombstone
 from model.errors import BankError
 from tests.model.bank_cases import (
@@ -40,7 +40,7 @@ def run(code: str, *args: object, before: Sequence[str] = ()) -> subprocess.Pope
     head = (
         "import sys; sys.path.insert(0, sys.argv[1]); args = sys.argv[2:]\n"
         "from pathlib import Path; import tests.model.bank_cases as t\n"
-        "from model.bank import EdgeBank; from model.errors import BankError\n"
+        "from model.bank import EmbeddedBank; from model.errors import BankError\n"
     )
     command = [*before, sys.executable, "-c", head + code, str(Path(__file__).parents[2]), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -51,22 +51,22 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bank"
 
 
-def edge(path: Path, videos: Sequence[BankVideo]) -> EdgeBank:
-    with EdgeBank.build(path, DC, DT) as bank:
+def edge(path: Path, videos: Sequence[BankVideo]) -> EmbeddedBank:
+    with EmbeddedBank.build(path, DC, DT) as bank:
         bank.upsert(videos)
-    return EdgeBank.open(path, DC, DT)
+    return EmbeddedBank.open(path, DC, DT)
 
 
 def test_edge_persists_and_grows_after_reopening(path: Path) -> None:
-    with EdgeBank.open(path, DC, DT, create=True) as bank:
+    with EmbeddedBank.open(path, DC, DT, create=True) as bank:
         assert bank.counts() == {"videos": 0, "trajectories": 0}
         assert one(bank) == []
         bank.upsert([video("a")])
-    with EdgeBank.open(path, DC, DT, create=True) as bank:
+    with EmbeddedBank.open(path, DC, DT, create=True) as bank:
         before = facts(one(bank))
         assert [fact[0] for fact in before] == ["a"]
         bank.upsert([video("b", trajectories={5: (vec(DT, 1), T0)})])
-    with EdgeBank.open(path, DC, DT) as bank:
+    with EmbeddedBank.open(path, DC, DT) as bank:
         assert facts(one(bank, limit=1)) == before
         assert ids(one(bank, age_bucket=5, content=None)) == ["b"]
         assert [past.video_id for past in bank.creator(["ann"])["ann"]] == ["a", "b"]
@@ -75,14 +75,14 @@ def test_edge_persists_and_grows_after_reopening(path: Path) -> None:
 def test_edge_has_one_opener(path: Path) -> None:
     bank = edge(path, [video("a")])
     with pytest.raises(BankError, match="one opener"):
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
     code = """
-try: EdgeBank.open(Path(args[0]), t.DC, t.DT)
+try: EmbeddedBank.open(Path(args[0]), t.DC, t.DT)
 except BankError as error: print(error)
 """
     out, err = run(code, path).communicate()
     assert "one opener" in out, err
-    with pytest.raises(BankError, match="one opener"), EdgeBank.build(path, DC, DT):
+    with pytest.raises(BankError, match="one opener"), EmbeddedBank.build(path, DC, DT):
         pytest.fail("a bank that is open must not be replaced")
     assert ids(one(bank)) == ["a"]
     bank.close()
@@ -100,7 +100,7 @@ def test_edge_on_a_read_only_file_system_is_a_copy(path: Path) -> None:
         "import subprocess; path = Path(args[0])\n"
         "subprocess.run(['mount', '-o', 'bind', path, path], check=True)\n"
         "subprocess.run(['mount', '-o', 'remount,bind,ro', path], check=True)\n"
-        "with EdgeBank.open(path, t.DC, t.DT) as bank, EdgeBank.open(path, t.DC, t.DT) as other:\n"
+        "with EmbeddedBank.open(path, t.DC, t.DT) as bank, EmbeddedBank.open(path, t.DC, t.DT) as other:\n"
         "    assert len({path, bank.path, other.path}) == 3 and other.counts()['videos'] == 2\n"
         "    bank.remove(['a'])\n"
         "    assert bank.counts()['videos'] == 1\n"
@@ -113,17 +113,17 @@ def test_edge_on_a_read_only_file_system_is_a_copy(path: Path) -> None:
 
 def test_edge_opens_only_what_is_a_whole_bank_of_these_dimensions(path: Path) -> None:
     with pytest.raises(BankError, match="no such folder"):
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
     edge(path, [video("a")]).close()
     with pytest.raises(BankError, match="content_dim"):
-        EdgeBank.open(path, DC + 1, DT)
+        EmbeddedBank.open(path, DC + 1, DT)
     with pytest.raises(BankError, match="trajectory_dim"):
-        EdgeBank.open(path, DC, DT + 1)
+        EmbeddedBank.open(path, DC, DT + 1)
     (path / "bank.json").unlink()
     for create in (False, True):
         with pytest.raises(BankError, match="never finished"):
-            EdgeBank.open(path, DC, DT, create=create)
-    with pytest.raises(BankError, match="will not be replaced"), EdgeBank.build(path, DC, DT):
+            EmbeddedBank.open(path, DC, DT, create=create)
+    with pytest.raises(BankError, match="will not be replaced"), EmbeddedBank.build(path, DC, DT):
         pytest.fail("a folder that is no bank must not be replaced")
 
 
@@ -132,14 +132,14 @@ def test_edge_damage_is_a_bank_error(path: Path) -> None:
     for file in (path / "shard").rglob("*.json"):
         file.write_bytes(b"\0")
     with pytest.raises(BankError, match=str(path)):
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
     with pytest.raises(BankError, match=str(path)):  # and not "one opener": the lock was given up
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
 
 
 def test_edge_killed_while_building_leaves_no_bank(path: Path) -> None:
     code = """
-with EdgeBank.build(Path(args[0]), t.DC, t.DT) as bank:
+with EmbeddedBank.build(Path(args[0]), t.DC, t.DT) as bank:
     bank.upsert([t.video("half")]); print("half", flush=True); sys.stdin.read(); import time; time.sleep(60)
 """
     process = run(code, path)
@@ -147,7 +147,7 @@ with EdgeBank.build(Path(args[0]), t.DC, t.DT) as bank:
     process.kill()
     process.communicate()
     with pytest.raises(BankError):
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
     with edge(path, [video("whole")]) as bank:
         assert ids(one(bank)) == ["whole"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["bank"]
@@ -156,7 +156,7 @@ with EdgeBank.build(Path(args[0]), t.DC, t.DT) as bank:
 def test_edge_killed_while_writing_keeps_every_video_whole(path: Path) -> None:
     edge(path, generation(0)).close()
     code = """
-bank = EdgeBank.open(Path(args[0]), t.DC, t.DT)
+bank = EmbeddedBank.open(Path(args[0]), t.DC, t.DT)
 for g in range(int(args[1]) + 1, 10**6):
     bank.upsert(t.generation(g)); print(g, flush=True)
 """
@@ -168,7 +168,7 @@ for g in range(int(args[1]) + 1, 10**6):
         process.kill()
         out, _ = process.communicate()
         acknowledged = max([g + 1, *map(int, out.split())])
-        with EdgeBank.open(path, DC, DT) as bank:
+        with EmbeddedBank.open(path, DC, DT) as bank:
             assert bank.counts() == {"videos": 400, "trajectories": 400}
             seen = 0
             for g in (acknowledged, acknowledged + 1):
@@ -191,7 +191,7 @@ def test_edge_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool
     edge(path, [video("a", trajectories={1: (vec(DT, 1), T0)})]).close()
     config = path / "shard" / "edge_config.json"
     before = config.read_text()
-    with EdgeBank.open(path, DC, DT) as bank:
+    with EmbeddedBank.open(path, DC, DT) as bank:
         bank.upsert([video("b")])
     if segments_know:
         config.write_text(before)
@@ -202,11 +202,11 @@ def test_edge_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool
         config.write_text(json.dumps(names))
         new = "1 2 3"
     with pytest.raises(BankError, match="incompatible"):
-        EdgeBank.open(path, DC, DT)
+        EmbeddedBank.open(path, DC, DT)
     (path / "new_space").write_text(new)
-    with EdgeBank.open(path, DC, DT) as bank:
+    with EmbeddedBank.open(path, DC, DT) as bank:
         bank.upsert([video("c", content=None, trajectories={3: (vec(DT, 1), T0), 2: (vec(DT, 1), T0)})])
-    with EdgeBank.open(path, DC, DT) as bank:
+    with EmbeddedBank.open(path, DC, DT) as bank:
         found = [ids(one(bank, content=None, age_bucket=bucket)) for bucket in (1, 2, 3)]
         assert found == [["a"], ["c", "b"], ["c"]]
 
@@ -259,10 +259,10 @@ def _files_with(path: Path, text: bytes) -> list[str]:
 @pytest.mark.parametrize("way", ["close", "late", "kill"])
 def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, name = tmp_path / "bank", "kXq93-zL07pW-forgotten"
-    with EdgeBank.build(path, DC, DT) as bank:
+    with EmbeddedBank.build(path, DC, DT) as bank:
         bank.upsert([video("before"), video(name), video("after")])
     assert _files_with(path, name.encode())
-    bank = EdgeBank.open(path, DC, DT)
+    bank = EmbeddedBank.open(path, DC, DT)
     bank.upsert([video("later")])
     bank.forget([tombstone(name)])
     if way == "kill":
@@ -277,7 +277,7 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
         if way == "close":
             assert not _files_with(path, name.encode())
     # Whoever opens it meanwhile waits for the vacuum.
-    with EdgeBank.open(path, DC, DT) as again:
+    with EmbeddedBank.open(path, DC, DT) as again:
         assert again.counts()["videos"] == 3
         assert name not in ids(one(again, limit=9))
         assert not _files_with(path, name.encode())
@@ -288,5 +288,5 @@ def test_a_lock_that_a_vacuum_is_about_to_give_up_is_waited_for(path: Path) -> N
     held = embedded_folder.Lock(path)
     # The folder is clean, as when a vacuum has done its work and its process has not ended yet.
     threading.Timer(0.3, held.release).start()
-    with EdgeBank.open(path, DC, DT) as again:
+    with EmbeddedBank.open(path, DC, DT) as again:
         assert again.counts()["videos"] == 0

@@ -14,10 +14,10 @@ import pytest
 
 from index_builder.bundles.forecast import forecast, forecast_at
 from index_builder.bundles.index import index
-from index_builder.bundles.open_bundle import opened
+from index_builder.bundles.open_bundle import open_bundle
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed, sources
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, bin_index
 from model.engagement.history import History, Series
@@ -33,7 +33,7 @@ DAY_US = 24 * HOUR_US
 
 @pytest.fixture(scope="module")
 def forecaster(mini_bundle: Path) -> Forecaster:
-    return Forecaster.load(mini_bundle, bank=NoBank(), device="cpu")
+    return Forecaster.load(mini_bundle, bank=EmptyBank(), device="cpu")
 
 
 def random_requests(forecaster: Forecaster, n: int, seed: int) -> list[Request]:
@@ -200,10 +200,10 @@ def test_a_neighbour_is_as_it_was_known_at_now(
     }
     np.testing.assert_array_equal(answers["later"], answers["cut"])
     assert len(rows) > 100
-    with opened(tmp_path / "later") as with_bank:
+    with open_bundle(tmp_path / "later") as with_bank:
         members = with_bank.bank.counts()["videos"]
     assert members > 50
-    alone = Forecaster(load_bundle(tmp_path / "later"), NoBank(), device="cpu")
+    alone = Forecaster(load_bundle(tmp_path / "later"), EmptyBank(), device="cpu")
     seen = Observed.of(whole, "view")
     index_of = {video.video_id: i for i, video in enumerate(whole.videos)}
     video = np.array([index_of[name] for name, _, _ in rows])
@@ -257,7 +257,7 @@ def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: P
 
 
 def test_each_clients_videos_have_its_own_stretch_in_any_batch(mini_bundle: Path) -> None:
-    forecaster = Forecaster.load(mini_bundle, bank=NoBank(), device="cpu")
+    forecaster = Forecaster.load(mini_bundle, bank=EmptyBank(), device="cpu")
     requests = [replace(r, client=("", "a", "b")[i % 3]) for i, r in enumerate(random_requests(forecaster, 30, 9))]
     plain = forecaster.forecast(requests)
     forecaster.adapt(None, {"a": np.full((N_ROWS, N_COLUMNS, 2), 3.0)})

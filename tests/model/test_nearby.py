@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bank import BankQuery, EdgeBank
+from model.bank import BankQuery, EmbeddedBank
 from tests.model.bank_cases import DC, DT, LATE, T0, facts, ids, random_videos, vec, video
 
 
 @pytest.fixture
-def banks(tmp_path: Path) -> tuple[EdgeBank, EdgeBank]:
+def banks(tmp_path: Path) -> tuple[EmbeddedBank, EmbeddedBank]:
     """The same 600 videos twice; the second bank remembers."""
     videos = random_videos(np.random.default_rng(3), 600)
     made = []
     for name in ("plain", "remembering"):
-        with EdgeBank.build(tmp_path / name, DC, DT) as bank:
+        with EmbeddedBank.build(tmp_path / name, DC, DT) as bank:
             bank.upsert(videos)
-        made.append(EdgeBank.open(tmp_path / name, DC, DT))
+        made.append(EmbeddedBank.open(tmp_path / name, DC, DT))
     made[1].remember(100)
     return made[0], made[1]
 
@@ -31,7 +31,7 @@ def moved(rng: np.random.Generator, query: BankQuery, by: float) -> BankQuery:
     return replace(query, trajectory=query.trajectory + step, now_us=query.now_us + 1)
 
 
-def test_moving_queries_get_the_same_answers(banks: tuple[EdgeBank, EdgeBank]) -> None:
+def test_moving_queries_get_the_same_answers(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
     plain, remembering = banks
     rng = np.random.default_rng(4)
     queries = [
@@ -51,7 +51,7 @@ def test_moving_queries_get_the_same_answers(banks: tuple[EdgeBank, EdgeBank]) -
     assert asked[5] - asked[4] == 40, "a large one does, for trajectories only"
 
 
-def test_a_new_video_is_found_at_once(banks: tuple[EdgeBank, EdgeBank]) -> None:
+def test_a_new_video_is_found_at_once(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
     _, bank = banks
     query = BankQuery(vec(DC, 1), vec(DT, 1), 2, LATE, "asks", 5)
     bank.search([query])
@@ -59,7 +59,7 @@ def test_a_new_video_is_found_at_once(banks: tuple[EdgeBank, EdgeBank]) -> None:
     assert ids(bank.search([query])[0])[0] == "new"
 
 
-def test_what_becomes_usable_later_is_found_then(banks: tuple[EdgeBank, EdgeBank]) -> None:
+def test_what_becomes_usable_later_is_found_then(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
     _, bank = banks
     bank.upsert([video("later", content=vec(DC, 1), trajectories={}, usable_from_us=LATE + 10)])
     query = BankQuery(vec(DC, 1), None, 2, LATE, "asks", 5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.errors import BankError
 from model.forecast import Forecast, Neighbour, Request
 
@@ -93,7 +93,7 @@ class FakeForecaster:
         )
 
 
-class FakeBank(NoBank):
+class FakeBank(EmptyBank):
     """An empty bank that can be down."""
 
     down = False

@@ -17,7 +17,7 @@ import httpx
 import uvicorn
 
 from service.context import Context, build, new_metrics
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import configuration
 from service.settings import Settings
@@ -69,7 +69,7 @@ def live(
     # What works on in the background is for the tests that are about it.
     chosen = Settings(bundle=Path("unused"), **(QUIET | {"port": 0} | settings))
     metrics = new_metrics(chosen)
-    watched = WatchedBank(bank or FakeBank(), metrics)
+    watched = BankCircuitBreaker(bank or FakeBank(), metrics)
     deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
     context = build(chosen, metrics, deployment, redis_url, clock)
     server = uvicorn.Server(configuration(context))

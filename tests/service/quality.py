@@ -19,12 +19,12 @@ from service.context import new_metrics
 from service.forecasts.answer import Answer
 from service.problems import NotFound
 from service.quality.adaptation import Adaptation
-from service.quality.label_store import Ledger
+from service.quality.label_store import LabelStore
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
-from service.quality.scores import Tally
+from service.quality.scores import ScoreSums
 from service.settings import Settings
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.lease import Lease
 from service.store.row import Row
 from service.store.snapshot import Snapshot, signed
@@ -61,9 +61,9 @@ class World:
     def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
         self.metrics, self.clock = new_metrics(self.settings), clock
-        self.link = Link(url, self.metrics, deadline_s=5, connections=8)
+        self.link = RedisConnection(url, self.metrics, deadline_s=5, connections=8)
         self.store = Store(self.link, self.settings, self.metrics)
-        self.ledger = Ledger(
+        self.ledger = LabelStore(
             self.link, room=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
         )
         self.forecaster = FakeForecaster()
@@ -96,8 +96,8 @@ class World:
         (family,) = self.metrics.labels.collect()
         return {s.labels["outcome"]: int(s.value) for s in family.samples if s.name.endswith("_total") and s.value}
 
-    async def tally(self, model: str = "m1") -> Tally:
-        return (await self.ledger.tallies(self.clock.now_us)).get(model, Tally())
+    async def tally(self, model: str = "m1") -> ScoreSums:
+        return (await self.ledger.tallies(self.clock.now_us)).get(model, ScoreSums())
 
 
 def with_world(url: str, work: Callable[[World], Awaitable[T]], clock: Clock | None = None, **options: Any) -> T:

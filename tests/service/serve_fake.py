@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from service.context import new_metrics
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import serve
 from service.settings import Settings
@@ -19,7 +19,7 @@ def main() -> None:
     serve(
         settings,
         metrics,
-        Deployment(cast(Any, FakeForecaster()), WatchedBank(FakeBank(), metrics), cast(Any, FakePool())),
+        Deployment(cast(Any, FakeForecaster()), BankCircuitBreaker(FakeBank(), metrics), cast(Any, FakePool())),
     )
 
 

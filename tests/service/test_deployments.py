@@ -14,7 +14,7 @@ from model.engagement.history import History
 from model.engagement.video import Video
 from service.app import create_app
 from service.context import build, new_metrics
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.models.shadow import Shadow
@@ -40,7 +40,7 @@ class Blocking(FakeForecaster):
 def deployed(forecaster: FakeForecaster, metrics: Any) -> Deployment:
     made: Any = forecaster
     pool: Any = FakePool()
-    return Deployment(made, WatchedBank(FakeBank(), metrics), pool)
+    return Deployment(made, BankCircuitBreaker(FakeBank(), metrics), pool)
 
 
 def test_a_request_stays_with_the_model_that_it_met_and_the_drain_waits_for_it(empty_redis: str) -> None:

@@ -23,7 +23,7 @@ from model.errors import BankError
 from model.forecast import Forecast, Request
 from service.app import create_app
 from service.context import build, new_metrics
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import Server
 from service.settings import Settings
@@ -150,7 +150,7 @@ class MoodyBank(FakeBank):
 
 def test_a_bank_that_comes_back_is_asked_again() -> None:
     bank = MoodyBank()
-    watched = WatchedBank(bank, new_metrics(Settings(bundle=Path("unused"))), retry_s=0.02)
+    watched = BankCircuitBreaker(bank, new_metrics(Settings(bundle=Path("unused"))), retry_s=0.02)
     try:
         assert watched.search([]) == []
         bank.failing = True
@@ -288,7 +288,7 @@ def test_what_outlasts_the_stop_is_told(empty_redis: str) -> None:
     settings = Settings(bundle=Path("unused"), drain_s=0, shutdown_s=1, **QUIET)
     metrics = new_metrics(settings)
     forecaster = StuckForecaster()
-    deployment: Any = Deployment(forecaster, WatchedBank(FakeBank(), metrics), FakePool())  # type: ignore[arg-type]
+    deployment: Any = Deployment(forecaster, BankCircuitBreaker(FakeBank(), metrics), FakePool())  # type: ignore[arg-type]
     context = build(settings, metrics, deployment, empty_redis)
     config = uvicorn.Config(create_app(context), port=0, log_level="critical", timeout_graceful_shutdown=1)
     server = Server(config, context)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.bank import BankVideo, Curve, EdgeBank
+from model.bank import BankVideo, Curve, EmbeddedBank
 from model.bank.tombstone import tombstone
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.forgetting import forgetting
 from service.store import keys
@@ -34,13 +34,13 @@ def bank_video(video_id: str) -> BankVideo:
 
 
 def make_bank(path: Path, *names: str) -> Path:
-    with EdgeBank.build(path, *DIMS) as bank:
+    with EmbeddedBank.build(path, *DIMS) as bank:
         bank.upsert([bank_video(name) for name in names])
     return path
 
 
-def open_bank(path: Path) -> EdgeBank:
-    return EdgeBank.open(path, *DIMS)
+def open_bank(path: Path) -> EmbeddedBank:
+    return EmbeddedBank.open(path, *DIMS)
 
 
 def files_with(path: Path, text: str) -> list[str]:
@@ -137,7 +137,7 @@ def test_every_replica_and_every_later_opening_obeys(empty_redis: str, tmp_path:
         wait_until(lambda: NAME not in second.context.engine.cached(), 5)
         # A model that is loaded later, and one that the next replica opens.
         later = open_bank(make_bank(tmp_path / "later", NAME, OTHER))
-        deployment = Deployment(FakeForecaster(), WatchedBank(later, second.context.metrics), FakePool())
+        deployment = Deployment(FakeForecaster(), BankCircuitBreaker(later, second.context.metrics), FakePool())
         kept = second.context.models._kept
         kept["later"] = deployment
         wait_until(lambda: later.counts()["videos"] == 1, 5)

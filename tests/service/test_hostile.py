@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.store.change_subscriber import Changes
+from service.store.change_subscriber import ChangeSubscriber
 from tests.service.live import T0, Live
 
 
@@ -76,7 +76,7 @@ def test_the_stream_of_changes_goes_on_after_bytes_and_listeners_that_fail(redis
             heard.append("missed")
 
     async def follow() -> None:
-        changes = Changes(redis_url, 2.0)
+        changes = ChangeSubscriber(redis_url, 2.0)
         changes.listeners.append(Listener())
         changes.start()
         await asyncio.sleep(0.2)

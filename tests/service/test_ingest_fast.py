@@ -12,36 +12,36 @@ from hypothesis import strategies as st
 
 from model.engagement.history import Mode
 from service.http.bodies import parse_line, parse_rows
-from service.ingest.accepted_types import Catalog
-from service.ingest.batch_decoder import FastRows
+from service.ingest.accepted_types import AcceptedTypes
+from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.row_parser import RowParser
 from service.problems import Malformed
 from service.settings import Settings
 from service.store.event_ids import LONGEST, packed_ids
 from service.store.row import MAX_COUNT
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 
 NOW_US = 1_760_000_000_000_000
 SETTINGS = Settings(bundle=Path("unused"), max_id_length=24)
-CATALOG = Catalog(("view", "like", "comment", "share"))
-FAST = FastRows(CATALOG, SETTINGS, lambda: NOW_US)
+CATALOG = AcceptedTypes(("view", "like", "comment", "share"))
+FAST = BatchDecoder(CATALOG, SETTINGS, lambda: NOW_US)
 CAREFUL = RowParser(CATALOG, SETTINGS, lambda: NOW_US)
 GOOD = {"video_id": "v", "time": 1_759_000_000, "type": "view"}
 COUNTERS = {"video_id": "v", "time": 1_759_000_000, "views": 3}
 
 
-def careful(mode: Mode, items: list[Any]) -> Columns | None:
+def careful(mode: Mode, items: list[Any]) -> RowBatch | None:
     """What the careful parser makes of a batch, None where it refuses a row."""
     parsed = CAREFUL.parse(mode, items)
-    return None if parsed.refused else Columns.of(parsed.rows)
+    return None if parsed.refused else RowBatch.of(parsed.rows)
 
 
-def contents(columns: Columns) -> list[Any]:
+def contents(columns: RowBatch) -> list[Any]:
     n = len(columns)
     return [(columns.row(i), columns.ids[i] if columns.ids else b"\0") for i in range(n)]
 
 
-def plain(columns: Columns) -> list[Any]:
+def plain(columns: RowBatch) -> list[Any]:
     """Rows by value; the fast ones hold no id but its packed form."""
     return [
         (row.index, row.video_id, row.time_us, row.mode, row.cells, row.reach, packed)
@@ -49,7 +49,7 @@ def plain(columns: Columns) -> list[Any]:
     ]
 
 
-def same(fast: Columns | None, expected: Columns | None) -> bool:
+def same(fast: RowBatch | None, expected: RowBatch | None) -> bool:
     """Whether the fast way declined, or agrees."""
     return fast is None or (expected is not None and plain(fast) == plain(expected))
 
@@ -88,14 +88,14 @@ def test_good_batches_are_taken_fast() -> None:
 
 
 def test_types_may_have_any_name() -> None:
-    catalog = Catalog(("super-like", "class", "view"))
-    fast, looked = FastRows(catalog, SETTINGS, lambda: NOW_US), RowParser(catalog, SETTINGS, lambda: NOW_US)
+    catalog = AcceptedTypes(("super-like", "class", "view"))
+    fast, looked = BatchDecoder(catalog, SETTINGS, lambda: NOW_US), RowParser(catalog, SETTINGS, lambda: NOW_US)
     counters = [{"video_id": "v", "time": 5, "super-likes": 3, "classs": 1}, {"video_id": "w", "time": 5, "views": 0}]
     events = [{**GOOD, "type": "super-like"}, {**GOOD, "type": "class"}]
     modes: tuple[tuple[Mode, list[Any]], ...] = (("counters", counters), ("events", events))
     for mode, rows in modes:
         taken = fast.json(mode, json.dumps(rows).encode())
-        assert taken is not None and plain(taken) == plain(Columns.of(looked.parse(mode, rows).rows))
+        assert taken is not None and plain(taken) == plain(RowBatch.of(looked.parse(mode, rows).rows))
     assert fast.json("counters", b'[{"video_id":"v","time":5,"column_0":3}]') is None
 
 

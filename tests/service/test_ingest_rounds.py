@@ -11,12 +11,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.ingest.group_commit import ROUNDS, Writer
+from service.ingest.group_commit import ROUNDS, GroupCommitQueue
 from service.problems import Unavailable
 from service.store import keys
-from service.store.commit import Round
+from service.store.commit import GroupCommit
 from service.store.row import MAX_COUNT, Outcome, Row
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.store.store import Registration, Store
 from tests.service.test_store import P0, REGISTRATION, S, cells, event, with_store
 
@@ -59,9 +59,9 @@ def told(outcome: Outcome | Exception) -> Any:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
 def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[Row]]) -> None:
-    given_batches = [Columns.of(numbered(rows)) for rows in batches]
+    given_batches = [RowBatch.of(numbered(rows)) for rows in batches]
 
-    def run(rounds: list[list[Columns]]) -> Any:
+    def run(rounds: list[list[RowBatch]]) -> Any:
         async def work(store: Store) -> list[Any]:
             await store.register("a", REGISTRATION)
             await store.register("b", REGISTRATION)
@@ -80,16 +80,16 @@ def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[Ro
 
 def test_rows_of_a_bin_reach_the_store_as_one() -> None:
     rows = [event(99 + i / 1000, count=2, reach=3) for i in range(500)] + [event(99, "like"), event(99, id="i")]
-    batches = [Columns.of(rows), Columns.of(rows[:10])]
-    (share,) = Round(batches, {"v": P0}).shares(2000)
+    batches = [RowBatch.of(rows), RowBatch.of(rows[:10])]
+    (share,) = GroupCommit(batches, {"v": P0}).shares(2000)
     assert share.head["lengths"] == [3] and share.head["expected"] == [P0]
-    (plain,) = Round(batches, {}).shares(2000)
+    (plain,) = GroupCommit(batches, {}).shares(2000)
     assert plain.head["lengths"] == [512] and "expected" not in plain.head
 
 
 def test_a_video_is_whole_in_one_call() -> None:
     rows = [event(i, id=str(i), video=f"v{i % 7}") for i in range(100)]
-    shares = list(Round([Columns.of(rows)]).shares(20))
+    shares = list(GroupCommit([RowBatch.of(rows)]).shares(20))
     assert [video for share in shares for video in share.videos] == [f"v{i}" for i in range(7)]
     assert all(len(share.videos) == 1 for share in shares)
     assert sum(sum(share.head["lengths"]) for share in shares) == 100
@@ -103,7 +103,7 @@ def test_a_fault_of_one_video_is_no_other_batches_fault(empty_redis: str) -> Non
         with redis.Redis.from_url(empty_redis) as client:
             client.set(keys.video_prefix("bad") + "bins:view:0", "not a hash")
         good, bad = event(1, id="g", video="good"), event(1, id="b", video="bad")
-        return list(await store.ingest([Columns.of(rows) for rows in ([good], [bad, good], [replace(good, id="h")])]))
+        return list(await store.ingest([RowBatch.of(rows) for rows in ([good], [bad, good], [replace(good, id="h")])]))
 
     first, second, third = with_store(empty_redis, work)
     assert (second.accepted, second.duplicate) == (0, 1)
@@ -122,7 +122,7 @@ def test_stale_merges_are_sent_again_by_batch(empty_redis: str) -> None:
 
         await asyncio.to_thread(with_store, empty_redis, elsewhere)
         mine = numbered([event(5.1), event(5.9), event(1), event(3, video="w")])
-        return list(await store.ingest([Columns.of(mine), Columns.of(numbered([event(1), event(6)]))]))
+        return list(await store.ingest([RowBatch.of(mine), RowBatch.of(numbered([event(1), event(6)]))]))
 
     first, second = with_store(empty_redis, work)
     assert (first.accepted, [refused.index for refused in first.rejections]) == (3, [2])
@@ -137,7 +137,7 @@ class Gated:
         self.store, self.gate, self.rounds = store, asyncio.Event(), list[int]()
         self.fault: Exception | None = None
 
-    async def ingest(self, batches: Sequence[Columns]) -> list[Outcome | Exception]:
+    async def ingest(self, batches: Sequence[RowBatch]) -> list[Outcome | Exception]:
         self.rounds.append(len(batches))
         await self.gate.wait()
         if self.fault is not None:
@@ -145,15 +145,15 @@ class Gated:
         return await self.store.ingest(batches)
 
 
-def one(i: int) -> Columns:
-    return Columns.of([event(i, id=f"{i}")])
+def one(i: int) -> RowBatch:
+    return RowBatch.of([event(i, id=f"{i}")])
 
 
 def test_what_waits_goes_together_and_each_gets_its_own(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)
-        writer = Writer(gated, round_rows=10, queue_rows=100)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, round_rows=10, queue_rows=100)  # type: ignore[arg-type]
         calls = [asyncio.create_task(writer.write(one(i % 20))) for i in range(40)]
         await asyncio.sleep(0.01)
         assert len(gated.rounds) == ROUNDS and writer.waiting_rows == 40 - sum(gated.rounds)
@@ -176,12 +176,12 @@ def test_clients_are_stored_in_turn(empty_redis: str) -> None:
         order: list[int] = []
 
         class Watched(Gated):
-            async def ingest(self, batches: Sequence[Columns], *, park: bool = True) -> list[Outcome | Exception]:
+            async def ingest(self, batches: Sequence[RowBatch], *, park: bool = True) -> list[Outcome | Exception]:
                 order.extend(int(batch.times_us[0] - P0) // S for batch in batches)
                 return await super().ingest(batches)
 
         gated = Watched(store)
-        writer = Writer(gated, round_rows=5, queue_rows=100)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, round_rows=5, queue_rows=100)  # type: ignore[arg-type]
         many = [asyncio.create_task(writer.write(one(i), b"many")) for i in range(50)]
         await asyncio.sleep(0.01)
         few = asyncio.create_task(writer.write(one(99), b"few"))
@@ -199,7 +199,7 @@ def test_a_full_queue_refuses_and_a_lost_store_fails_all_that_went(empty_redis: 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)
-        writer = Writer(gated, round_rows=1, queue_rows=3)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, round_rows=1, queue_rows=3)  # type: ignore[arg-type]
         gated.fault = Unavailable("down")
         calls = [asyncio.create_task(writer.write(one(i))) for i in range(ROUNDS)]
         await asyncio.sleep(0.01)

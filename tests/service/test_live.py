@@ -21,7 +21,7 @@ from service.live import topic
 from service.live.topic import Subscription
 from service.store import keys
 from service.store.change_publisher import Change
-from service.store.change_subscriber import Changes
+from service.store.change_subscriber import ChangeSubscriber
 from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, Process, live, wait_until
@@ -262,9 +262,9 @@ class Ear:
         self.misses += 1
 
 
-def follow(url: str, work: Callable[[Changes, Ear, redis.Redis], Any]) -> Ear:
+def follow(url: str, work: Callable[[ChangeSubscriber, Ear, redis.Redis], Any]) -> Ear:
     async def body() -> Ear:
-        ear, changes = Ear(), Changes(url, 2)
+        ear, changes = Ear(), ChangeSubscriber(url, 2)
         changes.listeners.append(ear)
         changes.start()
         try:
@@ -293,7 +293,7 @@ def test_changes_are_read_from_now_on_and_strange_entries_passed_over(empty_redi
     with redis.Redis.from_url(empty_redis) as client:
         add(client, ("old", 1))
 
-    async def work(changes: Changes, ear: Ear, client: redis.Redis) -> None:
+    async def work(changes: ChangeSubscriber, ear: Ear, client: redis.Redis) -> None:
         add(client, ("a", 1), ("b", 2))
         client.xadd(keys.CHANGES, {"videos": "no json"})
         client.xadd(keys.CHANGES, {"other": "x"})
@@ -305,7 +305,7 @@ def test_changes_are_read_from_now_on_and_strange_entries_passed_over(empty_redi
 
 
 def test_an_interruption_loses_no_place(empty_redis: str) -> None:
-    async def work(changes: Changes, ear: Ear, client: redis.Redis) -> None:
+    async def work(changes: ChangeSubscriber, ear: Ear, client: redis.Redis) -> None:
         for i in range(200):
             add(client, (f"v{i}", i + 1))
             if i % 50 == 25:
@@ -318,7 +318,7 @@ def test_an_interruption_loses_no_place(empty_redis: str) -> None:
 
 
 def test_what_was_cut_off_is_told_as_missed(empty_redis: str) -> None:
-    async def work(changes: Changes, ear: Ear, client: redis.Redis) -> None:
+    async def work(changes: ChangeSubscriber, ear: Ear, client: redis.Redis) -> None:
         add(client, ("a", 1))
         await until(lambda: ear.heard)
         client.client_kill_filter(_type="normal", skipme=True)

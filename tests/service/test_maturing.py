@@ -17,7 +17,7 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.export import export_store
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from model.bank import BankQuery, BankVideo, EdgeBank
+from model.bank import BankQuery, BankVideo, EmbeddedBank
 from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 from model.errors import BankError
@@ -143,11 +143,11 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 async def _snapshots(service: Live, names: list[str]) -> Any:
     # Through a store of its own: the service's belongs to another loop.
     from service.context import new_metrics
-    from service.store.redis.connection import Link
+    from service.store.redis.connection import RedisConnection
     from service.store.store import Store
 
     url = service.redis.connection_pool.connection_kwargs["path"]
-    link = Link(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
+    link = RedisConnection(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
     try:
         found = await Store(link, service.context.settings, service.context.metrics).read_many(dict.fromkeys(names))
     finally:
@@ -170,7 +170,7 @@ def assert_equal(a: BankVideo, b: BankVideo) -> None:
 def assert_banks_agree(forecaster: Forecaster, built: Path, made: list[BankVideo], now_us: int) -> None:
     """What the service's bank and the builder's answer about the same videos."""
     dims = (len(made[0].content if made[0].content is not None else ()), forecaster.backend.shape.d_model)
-    with EdgeBank.open(built, *dims) as other:
+    with EmbeddedBank.open(built, *dims) as other:
         for entry in made:
             bucket = int(age_bucket(int(entry.curve.ages_us[-3])))
             query = BankQuery(entry.content, entry.trajectories[bucket][0], bucket, now_us, "", 200)

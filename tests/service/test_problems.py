@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.ingest.group_commit import Writer
+from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Invalid, Problem, Unavailable, did_you_mean, separate
 from service.store.row import Row
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 
 ROW = Row(0, "a", 1_760_000_000_000_000, "events", (("view", 1),))
 
@@ -55,8 +55,8 @@ def test_a_failed_commit_tells_each_batch_by_an_object_of_its_own() -> None:
             raise Unavailable("the event store does not answer", part="store")
 
     async def body() -> list[Any]:
-        writer = Writer(Down(), round_rows=100, queue_rows=1000)  # type: ignore[arg-type]
-        return await asyncio.gather(*(writer.write(Columns.of([ROW])) for _ in range(8)), return_exceptions=True)
+        writer = GroupCommitQueue(Down(), round_rows=100, queue_rows=1000)  # type: ignore[arg-type]
+        return await asyncio.gather(*(writer.write(RowBatch.of([ROW])) for _ in range(8)), return_exceptions=True)
 
     told = asyncio.run(body())
     assert all(isinstance(problem, Unavailable) for problem in told)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from model.forecast import Forecast, Request
-from service.http.concurrency import Gate
+from service.http.concurrency import ConcurrencyLimit
 from service.http.load_shedding import classify
 from tests.service.fakes import FakeForecaster
 from tests.service.live import T0, Live, live, wait_until
@@ -41,7 +41,7 @@ def run(body: Any) -> None:
 
 def test_a_gate_lets_in_makes_wait_and_refuses() -> None:
     async def body() -> None:
-        gate = Gate(2, 1, 5, 1)
+        gate = ConcurrencyLimit(2, 1, 5, 1)
         assert await gate.enter(b"") and await gate.enter(b"")
         third = asyncio.create_task(gate.enter(b""))
         await asyncio.sleep(0)
@@ -57,7 +57,7 @@ def test_a_gate_lets_in_makes_wait_and_refuses() -> None:
 
 def test_whoever_waited_longest_is_next() -> None:
     async def body() -> None:
-        gate, order = Gate(1, 9, 5, 1), list[int]()
+        gate, order = ConcurrencyLimit(1, 9, 5, 1), list[int]()
         await gate.enter(b"")
 
         async def visit(i: int) -> None:
@@ -76,7 +76,7 @@ def test_whoever_waited_longest_is_next() -> None:
 
 def test_one_client_holds_no_more_than_its_share() -> None:
     async def body() -> None:
-        gate = Gate(4, 0, 5, 0.5)
+        gate = ConcurrencyLimit(4, 0, 5, 0.5)
         assert await gate.enter(b"a") and await gate.enter(b"a")
         assert gate.refusal(b"a") == "share" and gate.refusal(b"b") is None
         gate.leave(b"a")
@@ -90,7 +90,7 @@ def test_no_place_is_lost(seed: int) -> None:
     """Clients that leave, are cancelled, or wait in vain, all at any moment: the limit holds, and all places come back."""
 
     async def body() -> None:
-        chance, gate, most, late = random.Random(seed), Gate(3, 8, 0.004, 0.6), 0, 0
+        chance, gate, most, late = random.Random(seed), ConcurrencyLimit(3, 8, 0.004, 0.6), 0, 0
 
         async def visit(client: bytes) -> None:
             nonlocal most, late
@@ -234,7 +234,7 @@ def test_shares_are_counted_by_key(empty_redis: str) -> None:
 
 def test_places_go_round_among_clients() -> None:
     async def body() -> None:
-        gate, order = Gate(1, 9, 5, 1), list[bytes]()
+        gate, order = ConcurrencyLimit(1, 9, 5, 1), list[bytes]()
         await gate.enter(b"x")
 
         async def visit(client: bytes) -> None:
@@ -255,7 +255,7 @@ def test_places_go_round_among_clients() -> None:
 
 def test_who_has_most_makes_room_for_who_has_least() -> None:
     async def body() -> None:
-        gate = Gate(1, 3, 5, 1)
+        gate = ConcurrencyLimit(1, 3, 5, 1)
         assert await gate.enter(b"a")
         waiting = [asyncio.create_task(gate.enter(b"a")) for _ in range(3)]
         await asyncio.sleep(0)

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.errors import BankError
 from service.background import Running
 from service.context import new_metrics
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.models.shadow import Shadow
 from service.settings import Settings
 from tests.service.conftest import Starter
@@ -143,8 +143,8 @@ def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, mo
     with live(empty_redis, **everything, bundles=tmp_path) as service:
         tasks = [task for work in service.context.background for task in work.running if not isinstance(task, Shadow)]
         names = {type(task).__name__ for task in tasks}
-        assert names >= {"Health", "Readiness", "Changes", "Ranking", "Adaptation", "Sampler", "Scorer", "Maturing",
-                         "Consumer", "Choice"}  # fmt: skip
+        assert names >= {"Health", "Readiness", "ChangeSubscriber", "Ranking", "Adaptation", "Sampler", "Scorer", "BankAdmission",
+                         "Consumer", "ActiveVersion"}  # fmt: skip
         for task in tasks:
             assert task._task is not None
             task._task.get_loop().call_soon_threadsafe(task._task.cancel)
@@ -181,7 +181,7 @@ def test_a_shadow_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_asks_a_bank_again_does_not_die() -> None:
-    class Failing(NoBank):
+    class Failing(EmptyBank):
         asked = 0
 
         def search(self, queries: Any) -> Any:
@@ -193,7 +193,7 @@ def test_what_asks_a_bank_again_does_not_die() -> None:
             return []
 
     metrics = new_metrics(Settings(bundle=Path("unused")))
-    bank = WatchedBank(Failing(), metrics, retry_s=0.01)
+    bank = BankCircuitBreaker(Failing(), metrics, retry_s=0.01)
     with pytest.raises(BankError):
         bank.search([])
     wait_until(lambda: not bank.down)

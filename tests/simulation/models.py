@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model.bank import NoBank
+from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
-from service.deployment.circuit_breaker import WatchedBank
+from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.metrics import Metrics
 from tests.service.fakes import FakeBank, FakeForecaster, FakeManifest, FakePool
@@ -55,7 +55,7 @@ class FakeModels:
     def deploy(self, which: int, states: int, metrics: Metrics) -> Deployment:
         pool: Any = _NoStates()
         forecaster: Any = self._forecasters[which]
-        return Deployment(forecaster, WatchedBank(FakeBank(), metrics), pool)
+        return Deployment(forecaster, BankCircuitBreaker(FakeBank(), metrics), pool)
 
     def from_scratch(self, version: str, request: Request) -> Forecast:
         return self._forecasters[self.versions.index(version)].forecast([request])[0]
@@ -75,12 +75,12 @@ class RealModels:
                 for name, w in bundle.weights.items()
             },
         )
-        self._forecasters = tuple(Forecaster(each, NoBank(), device="cpu") for each in (bundle, other))
+        self._forecasters = tuple(Forecaster(each, EmptyBank(), device="cpu") for each in (bundle, other))
         self.versions = (bundle.manifest.version, other.manifest.version)
 
     def deploy(self, which: int, states: int, metrics: Metrics) -> Deployment:
         forecaster = self._forecasters[which]
-        return Deployment(forecaster, WatchedBank(NoBank(), metrics), forecaster.new_pool(states))
+        return Deployment(forecaster, BankCircuitBreaker(EmptyBank(), metrics), forecaster.new_pool(states))
 
     def from_scratch(self, version: str, request: Request) -> Forecast:
         return self._forecasters[self.versions.index(version)].forecast([request])[0]

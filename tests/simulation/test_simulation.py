@@ -15,13 +15,13 @@ import pytest
 import service.store.redis.connection
 from model.features.tokens import Tokens
 from model.mhp.state_pool import StatePool
-from service.ingest.group_commit import Writer
+from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Unavailable
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.row import Outcome
-from service.store.row_batch import Columns
+from service.store.row_batch import RowBatch
 from service.store.snapshot import Snapshot
-from service.store.snapshot_cache import Histories
+from service.store.snapshot_cache import SnapshotCache
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels
@@ -88,32 +88,32 @@ def lua(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def acknowledge_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Writer.write
+    write = GroupCommitQueue.write
 
-    async def lie(self: Writer, batch: Columns) -> Outcome:
+    async def lie(self: GroupCommitQueue, batch: RowBatch) -> Outcome:
         try:
             return await write(self, batch)
         except Unavailable:
             return Outcome(accepted=len(batch))
 
-    monkeypatch.setattr(Writer, "write", lie)
+    monkeypatch.setattr(GroupCommitQueue, "write", lie)
 
 
 def trust_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    get = Histories.get
+    get = SnapshotCache.get
 
-    async def cached(self: Histories, video_id: str) -> tuple[Snapshot | None, bool]:
+    async def cached(self: SnapshotCache, video_id: str) -> tuple[Snapshot | None, bool]:
         known = self._known.get(video_id)
         return (known, False) if known is not None else await get(self, video_id)
 
-    monkeypatch.setattr(Histories, "get", cached)
+    monkeypatch.setattr(SnapshotCache, "get", cached)
 
 
 def never_recover(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def give_up(self: Link) -> None:
+    async def give_up(self: RedisConnection) -> None:
         pass
 
-    monkeypatch.setattr(Link, "_until_it_replies", give_up)
+    monkeypatch.setattr(RedisConnection, "_until_it_replies", give_up)
 
 
 def ignore_ids(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ from service.store.redis.failures import (
 from service.store.redis.single_server import Command, RedisSilent
 from service.store.redis.state import State, state_of
 
-__all__ = ["Command", "Link"]
+__all__ = ["Command", "RedisConnection"]
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ def library() -> tuple[str, str]:
     return source.replace("@TAG@", tag), tag
 
 
-class Link:
+class RedisConnection:
     """Calls of the deployment at ``url``; every method raises Unavailable when it does not answer in time, or refuses."""
 
     def __init__(self, url: str, metrics: Metrics, *, deadline_s: float, connections: int) -> None:

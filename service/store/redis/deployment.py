@@ -1,7 +1,7 @@
 """The Redis deployment behind ``REDIS_URL``, whatever its form: the one object through which everything here reaches it.
 
-    Link -------- send --------+              +-- Single: a server, by its address or through Sentinels
-    Changes ----- reader ------+--- Server ---+
+    RedisConnection send --------+              +-- Single: a server, by its address or through Sentinels
+    ChangeSubscriber reader ------+--- Server ---+
     Consumer ---- reader ------+              +-- Shards: a cluster, also where the URL names one of its nodes
 
 A plain URL that leads to a node of a cluster is found out by asking, before the first call.

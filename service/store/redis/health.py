@@ -16,7 +16,7 @@ from service.problems import Unavailable
 from service.settings import Settings
 from service.store.format import FormatError, check_format
 from service.store.redis.address import AddressError
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.safety import Safety, look
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ async def check_at_start(settings: Settings, metrics: Metrics) -> None:
     assert settings.redis_url is not None
     url, deadline_s = settings.redis_url.get_secret_value(), settings.store_deadline_ms / 1000
     try:
-        link = Link(url, metrics, deadline_s=deadline_s, connections=2)
+        link = RedisConnection(url, metrics, deadline_s=deadline_s, connections=2)
         try:
             await link.server.check_sentinels()
             if settings.store_safety == "refuse":
@@ -63,7 +63,7 @@ class StoreRefused(Exception):
 class Health(Running):
     """What was found at the last look; ``reason`` says why the service is not ready, empty where it is."""
 
-    def __init__(self, link: Link, settings: Settings) -> None:
+    def __init__(self, link: RedisConnection, settings: Settings) -> None:
         self._link = link
         self._skew_s = max(settings.future_skew_s, LEAST_SKEW_S)
         self._refuse = settings.store_safety == "refuse"

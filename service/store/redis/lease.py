@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from service.problems import Unavailable
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 
 # At maxmemory too: work that makes room is done under a lease.
 _TAKE: Final = """#!lua flags=allow-oom
@@ -22,7 +22,7 @@ _GIVE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', 
 class Lease:
     """Held by at most one of those who share ``key``, until ``ttl_s`` after it was last taken."""
 
-    def __init__(self, link: Link, key: str, ttl_s: float) -> None:
+    def __init__(self, link: RedisConnection, key: str, ttl_s: float) -> None:
         self._link, self._key, self._ttl_ms = link, key, round(ttl_s * 1000)
         self._token = secrets.token_hex(8)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.store.redis.connection import Link
+from service.store.redis.connection import RedisConnection
 from service.store.redis.single_server import Command
 
 _ASK: Final[list[Command]] = [["INFO", "memory"], ["INFO", "persistence"], ["CONFIG", "GET", "save"]]
@@ -40,7 +40,7 @@ class Safety:
         return found
 
 
-async def look(link: Link) -> Safety | None:
+async def look(link: RedisConnection) -> Safety | None:
     """Ask every server; the least safe answer counts. None when none answers."""
     answers = [_safety(said) for said in await link.everywhere("safety", _ASK)]
     heard = [one for one in answers if one is not None]
