@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from service.store.redis.embedded_server import EmbeddedServer
-from tests.service.clients import connected
-from tests.service.live import FAKE_COMMAND, Live, Process, live
+from tests.service.redis_clients import connected
+from tests.service.running import FAKE_COMMAND, Live, Process, live
 from tests.service.servers import cluster
 
 ON_CLUSTER = os.environ.get("M3TR_TEST_STORE") == "cluster"

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.service.live import T0
+from tests.service.running import T0
 
 BATCH = 20
 """Rows in a batch, each one view; a batch is for one video and so is stored whole or not at all."""

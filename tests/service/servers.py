@@ -14,8 +14,8 @@ from typing import Any
 import redis
 
 from service.store.redis.embedded_server import packaged_binary
-from tests.service.clients import connected
-from tests.service.live import wait_until
+from tests.service.redis_clients import connected
+from tests.service.running import wait_until
 
 BINARY = shutil.which("redis-server") or str(packaged_binary())
 SLOTS = 16384

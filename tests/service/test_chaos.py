@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tests.service.conftest import Starter
-from tests.service.live import T0, Process, wait_until
+from tests.service.running import T0, Process, wait_until
 
 SEED = 20_261_124
 REQUESTS = 10_000

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.environment import service_links, unknown
 from service.settings import Settings
-from tests.service.live import ROOT
+from tests.service.running import ROOT
 
 KUBERNETES = {
     "M3TR_PORT": "tcp://10.96.0.12:8000",

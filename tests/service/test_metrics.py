@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.service.live import T0, Live
+from tests.service.running import T0, Live
 
 EXPECTED = [
     'm3tr_requests_total{method="GET",route="/videos/{video_id}/forecast",status="200"}',

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.readiness import EVERY_S
 from tests.service.fakes import FakeBank, FakeForecaster
-from tests.service.live import Live, live, wait_until
+from tests.service.running import Live, live, wait_until
 
 
 class Moody(FakeForecaster):

@@ -26,7 +26,7 @@ from model.engagement.types import column_of
 from model.forecaster import Forecaster
 from service.times import iso
 from tests.conftest import Mini
-from tests.service.live import Process
+from tests.service.running import Process
 from tests.service.test_metrics import promtool_complaints
 
 HORIZONS_S = (3600, 24 * 3600, 100 * 3600)

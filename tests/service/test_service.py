@@ -14,7 +14,7 @@ import pytest
 
 from service.times import iso
 from tests.service.fakes import FakeBank, FakeForecaster
-from tests.service.live import T0, Live, live, wait_until
+from tests.service.running import T0, Live, live, wait_until
 
 EVENTS = [
     {"video_id": "v", "time": T0 + 5, "type": "view", "count": 3, "reach": 10},

@@ -23,8 +23,8 @@ from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.models.shadow import Shadow
 from service.settings import Settings
 from tests.service.conftest import Starter
-from tests.service.live import T0, Process, is_dead, live, wait_until
-from tests.service.test_deployments import Along, until
+from tests.service.deployment.test_deployment import Along, until
+from tests.service.running import T0, Process, is_dead, live, wait_until
 
 HANDSHAKE = (
     b"GET /events/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

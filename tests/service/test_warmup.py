@@ -18,9 +18,9 @@ from service.context import new_metrics
 from service.models.warmup import warm_first
 from service.settings import Settings
 from tests.conftest import Mini
+from tests.service.deployment.test_deployment import deployed
 from tests.service.fakes import FakeForecaster
-from tests.service.live import ROOT, Process
-from tests.service.test_deployments import deployed
+from tests.service.running import ROOT, Process
 
 
 def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once(mini: Mini, tmp_path: Path) -> None:

@@ -70,6 +70,6 @@ def told(plan: Plan, server: Server, models: Models) -> str:
     wrong = [live(each, server, models).wrong for each in (plan, short)]
     return (
         f"seed {plan.seed}: {wrong[0]}\n"
-        f"again: python -m benchmarks.simulate --seed {plan.seed}\n"
+        f"again: python -m benchmarks.faults.worlds --seed {plan.seed}\n"
         f"{len(plan.steps)} steps; {len(short.steps)} are enough for: {wrong[1]}\n{short}"
     )

@@ -1,0 +1,176 @@
+"""The published table: train as of a time, answer the benchmark's queries of videos published from then on, score them.
+
+    python -m benchmarks.forecasts.accuracy [youtube|weibo|all] [--ablation] [--work DIR]
+
+Data sets lie in M3TR_TEST_DATA (../shared/data), the query cutter and the scorer beside them in ../benchmark. DIR keeps queries, bundles,
+forecasts and scores: what is there is not made again, and a training that was interrupted goes on. DIR/accuracy.md is the table;
+--ablation adds the model without each part, with paired bootstrap intervals of the difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.forecasts.paired import Difference, differences
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("mhp", "trajectory", "retrieval", "content")
+EVENT_PARTS = (*PARTS, "cascade")
+WHOLE = "M3TR"
+COLUMNS = ("nMSE", "MAE", "SRC", "cover", "width", "pinball")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set and time: trained as of ``as_of``, asked about videos published from then on, each of ``parts`` left out once."""
+
+    name: str
+    folder: str
+    as_of: str
+    metric: str
+    cut: tuple[str, ...] = ()
+    parts: tuple[str, ...] = PARTS
+
+
+CASES = {
+    "youtube": (
+        Case("youtube", "youtube_trending", "2026-06-01", "views"),
+        Case("youtube-later", "youtube_trending", "2026-06-15", "views"),
+    ),
+    "weibo": (
+        Case(
+            "weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72"), EVENT_PARTS
+        ),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model of a case, and what came out."""
+
+    name: str
+    folder: Path
+    scores: dict[str, dict[str, float]]
+    training: str
+
+
+def measured(command: list[str | Path]) -> tuple[float, float]:
+    """Seconds that a command took, and the resident set of its largest process, MB."""
+    start = time.monotonic()
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: exit code {process.returncode}")
+    return time.monotonic() - start, usage.ru_maxrss / 1024
+
+
+def builder(*arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "index_builder.cli", *arguments]
+
+
+class Bench:
+    """Runs cases; everything lies under ``work``."""
+
+    def __init__(self, data: Path, work: Path, config: str = "") -> None:
+        self.data, self.tools, self.work, self.config = data, data.parent / "benchmark", work, config
+
+    def queries(self, case: Case) -> Path:
+        out = self.work / case.name / "queries.parquet"
+        if not out.with_suffix(".answers.parquet").exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            script = self.tools / "make_queries.py"
+            command = [sys.executable, script, self.data / case.folder, "--metric", case.metric, *case.cut]
+            measured([*command, "--published-from", case.as_of, "--out", out])
+        return out
+
+    def arm(self, case: Case, name: str, settings: str = "") -> Arm:
+        """Train, forecast and score one model, as far as that is not done yet."""
+        queries = self.queries(case)
+        folder = self.work / case.name / name.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
+        bundle, forecasts, scores = folder / "bundle", folder / "forecasts.parquet", folder / "scores.json"
+        if not bundle.exists():
+            config = folder / "config.toml"
+            config.write_text(self.config + settings, encoding="utf-8")
+            seconds, megabytes = measured(builder(
+                "train", self.data / case.folder, "--as-of", case.as_of, "--metric", case.metric, "--config", config,
+                "--out", bundle,
+            ))  # fmt: skip
+            spent = f"{seconds / 60:.1f} minutes, {megabytes:,.0f} MB"
+            (folder / "training.txt").write_text(spent, encoding="utf-8")
+            forecasts.unlink(missing_ok=True)
+        if not forecasts.exists():
+            scores.unlink(missing_ok=True)
+            part = folder / "part.parquet"
+            measured(builder("forecast", bundle, self.data / case.folder, queries, "--out", part, "--growing-bank"))
+            part.rename(forecasts)
+        if not scores.exists():
+            answers = queries.with_suffix(".answers.parquet")
+            measured([sys.executable, self.tools / "score.py", answers, forecasts, "--name", name, "--json", scores])
+        # Not there if this was killed between a training and its note.
+        note = folder / "training.txt"
+        training = note.read_text(encoding="utf-8") if note.exists() else "not measured"
+        return Arm(name, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], training)
+
+    def case(self, case: Case, ablation: bool) -> str:
+        """A case's tables in Markdown."""
+        whole = self.arm(case, WHOLE)
+        out = [f"## {case.name}: `{case.folder}` as of {case.as_of}, videos published from then on", "", *cells(whole)]
+        out += ["", f"Training: {whole.training}.", ""]
+        if ablation:
+            answers = self.queries(case).with_suffix(".answers.parquet")
+            rows = []
+            for part in case.parts:
+                arm = self.arm(case, f"without {part}", f"use_{part} = false\n")
+                found = differences(answers, whole.folder / "forecasts.parquet", arm.folder / "forecasts.parquet")
+                rows.append(ablated(arm, found))
+            out += [
+                "| pooled | nMSE | minus M3TR's, 95 % | pinball | minus M3TR's, 95 % |",
+                "|---|---|---|---|---|",
+                *rows,
+                "",
+            ]
+        return "\n".join(out)
+
+
+def cells(arm: Arm) -> list[str]:
+    head = ["| cell | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    return head + [
+        f"| {name} | {cell['n']:,} | " + " | ".join(f"{cell[column]:.4f}" for column in COLUMNS) + " |"
+        for name, cell in arm.scores.items()
+    ]
+
+
+def ablated(arm: Arm, found: dict[str, Difference]) -> str:
+    pooled = arm.scores["pooled"]
+    shown = [f"{pooled[name]:.4f} | {found[name]}" for name in ("nMSE", "pinball")]
+    return f"| {arm.name} | " + " | ".join(shown) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", nargs="?", default="all", choices=[*CASES, "all"])
+    parser.add_argument("--ablation", action="store_true", help="also the model without each part")
+    parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="folder that keeps what is made")
+    parser.add_argument("--config", type=Path, help="TOML file with training settings of every arm")
+    args = parser.parse_args()
+    data = Path(os.environ.get("M3TR_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
+    config = args.config.read_text(encoding="utf-8").rstrip() + "\n" if args.config else ""
+    bench = Bench(data, args.work.resolve(), config)
+    chosen = CASES if args.which == "all" else {args.which: CASES[args.which]}
+    table = "\n".join(bench.case(case, args.ablation) for cases in chosen.values() for case in cases)
+    (args.work / "accuracy.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

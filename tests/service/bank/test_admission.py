@@ -1,0 +1,287 @@
+"""Videos that lived through the service become neighbours of new ones, as if the builder had put them into the bank."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_builder.bundles.index import index
+from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.export import export_store
+from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
+from model.bank import BankQuery, BankVideo, EmbeddedBank
+from model.engagement.bins import HOUR_US
+from model.engagement.video import Video
+from model.errors import BankError
+from model.forecaster import Forecaster
+from model.growth.curve_kernels import age_bucket
+from model.indexing import Past, entries
+from service.bank.entries import bank_entries
+from service.store import keys
+from service.times import iso
+from tests.conftest import Mini
+from tests.service.fakes import FakeBank
+from tests.service.running import Live, live, wait_until
+from tests.service.test_real_bundle import rows_until
+
+DAY_US = 24 * HOUR_US
+
+
+class Clock:
+    def __init__(self, now_us: int) -> None:
+        self.now_us = now_us
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+@pytest.fixture(scope="module")
+def data(mini: Mini) -> DataSet:
+    return load_dataset(mini.data)
+
+
+@pytest.fixture
+def bundle(mini: Mini, tmp_path: Path) -> Path:
+    """A copy, because its bank has one opener and is written to."""
+    return Path(shutil.copytree(mini.bundle, tmp_path / "bundle"))
+
+
+@contextmanager
+def real(url: str, bundle: Path, clock: Clock, bank: Any = None, **settings: Any) -> Iterator[tuple[Live, Forecaster]]:
+    """A service with a real model; at its end it closes the bank."""
+    forecaster = Forecaster.load(bundle, device="cpu")
+    try:
+        with live(
+            url, forecaster=forecaster, pool=forecaster.new_pool(32), bank=bank or forecaster.bank, clock=clock,
+            **{"ranking_forecasts": 0, "bank_entries": 1000, **settings},
+        ) as service:  # fmt: skip
+            yield service, forecaster
+    finally:
+        forecaster.close()
+
+
+def metadata(video: Video) -> dict[str, Any]:
+    fields = [name for name in Video.__dataclass_fields__ if name not in ("video_id", "published_us")]
+    return {name: getattr(video, name) for name in fields if getattr(video, name) is not None}
+
+
+def lived(service: Live, data: DataSet, chosen: Sequence[int], until_us: int) -> list[str]:
+    """Register videos and send their rows; their names, which are new ones so that the bank cannot know them."""
+    names = []
+    for v in chosen:
+        video = data.videos[v]
+        name = f"lived-{video.video_id}"
+        service.register(name, iso(video.published_us), **metadata(video))
+        found, _ = rows_until(data, v, until_us)
+        if found:
+            service.post("/events", [{**row, "video_id": name} for row in found])
+        names.append(name)
+    return names
+
+
+def pulse(service: Live, now_us: int) -> None:
+    """Something happens somewhere: the traffic has come up to now."""
+    service.register("pulse", iso(now_us - HOUR_US // 4))
+    service.post("/events", [{"video_id": "pulse", "time": iso(now_us), "type": "view"}])
+
+
+def entered(service: Live, outcome: str = "entered") -> float:
+    return service.context.metrics.bank_entries.labels(outcome)._value.get()
+
+
+def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
+    mini: Mini, data: DataSet, bundle: Path, empty_redis: str, tmp_path: Path
+) -> None:
+    chosen = [v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us - 3 * DAY_US][:8]
+    now_us = max(int(data.published_us[v]) for v in chosen) + 5 * DAY_US
+    clock = Clock(now_us)
+    with real(empty_redis, bundle, clock, bank_after_s=86_400) as (service, forecaster):
+        before = forecaster.bank.counts()["videos"]
+        names = lived(service, data, chosen, now_us)
+        pulse(service, now_us)
+        wait_until(lambda: entered(service) >= len(names))
+        assert forecaster.bank.counts()["videos"] == before + len(names)
+        service.register("new", iso(now_us - HOUR_US // 2), **metadata(data.videos[chosen[0]]))
+        told = service.http.get("/videos/new/forecast").json()["neighbours"]
+        (found,) = [n for n in told if n["video_id"] == names[0]]
+        assert found["content_similarity"] > 0.9
+        snapshots = asyncio.run(_snapshots(service, names))
+        made = {
+            entry.video_id: entry
+            for entry in bank_entries(forecaster, snapshots, forecaster.content([s.video for s in snapshots]), now_us)
+        }
+        export_store(tmp_path / "exported", redis_url=empty_redis)
+        exported = load_dataset(tmp_path / "exported", before_us=now_us)
+        assert exported.last_us() == now_us, "else the data set's curves end earlier than the service's"
+        seen = Observed.of(exported, forecaster.manifest.metric)
+        past = Past(exported.videos, exported.published_us, exported.types, seen.events, seen.counters)
+        built = {
+            entry.video_id: entry
+            for batch in entries(
+                forecaster, past, exported.watched_until_us(now_us),
+                content=lambda batch: forecaster.content([exported.videos[v] for v in batch]),
+            )
+            for entry in batch
+        }  # fmt: skip
+        trajectories = 0
+        for name in names:
+            assert_equal(made[name], built[name])
+            trajectories += len(made[name].trajectories)
+        assert trajectories > 3 * len(names)
+        index(bundle, tmp_path / "exported", as_of_us=now_us, bank=tmp_path / "bank")
+        assert_banks_agree(forecaster, tmp_path / "bank", [made[name] for name in names], now_us)
+
+
+async def _snapshots(service: Live, names: list[str]) -> Any:
+    # Through a store of its own: the service's belongs to another loop.
+    from service.context import new_metrics
+    from service.store.redis.connection import RedisConnection
+    from service.store.store import Store
+
+    url = service.redis.connection_pool.connection_kwargs["path"]
+    link = RedisConnection(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
+    try:
+        found = await Store(link, service.context.settings, service.context.metrics).read_many(dict.fromkeys(names))
+    finally:
+        await link.close()
+    return list(found.values())
+
+
+def assert_equal(a: BankVideo, b: BankVideo) -> None:
+    for name in ("video_id", "published_us", "category", "creator_id", "usable_from_us"):
+        assert getattr(a, name) == getattr(b, name), name
+    np.testing.assert_array_equal(a.curve.ages_us, b.curve.ages_us)
+    np.testing.assert_array_equal(a.curve.values, b.curve.values)
+    np.testing.assert_allclose(a.content, b.content, atol=1e-6)
+    assert a.trajectories.keys() == b.trajectories.keys()
+    for bucket, (vector, usable_us) in a.trajectories.items():
+        np.testing.assert_array_equal(vector, b.trajectories[bucket][0])
+        assert usable_us == b.trajectories[bucket][1]
+
+
+def assert_banks_agree(forecaster: Forecaster, built: Path, made: list[BankVideo], now_us: int) -> None:
+    """What the service's bank and the builder's answer about the same videos."""
+    dims = (len(made[0].content if made[0].content is not None else ()), forecaster.backend.shape.d_model)
+    with EmbeddedBank.open(built, *dims) as other:
+        for entry in made:
+            bucket = int(age_bucket(int(entry.curve.ages_us[-3])))
+            query = BankQuery(entry.content, entry.trajectories[bucket][0], bucket, now_us, "", 200)
+            ours, theirs = (
+                {c.video_id: c for c in bank.search([query])[0]}[entry.video_id] for bank in (forecaster.bank, other)
+            )
+            assert ours.content is not None and theirs.content is not None
+            assert ours.trajectory is not None and theirs.trajectory is not None
+            np.testing.assert_allclose(ours.content, theirs.content, atol=1e-6)
+            np.testing.assert_allclose(ours.trajectory, theirs.trajectory, atol=1e-6)
+            np.testing.assert_array_equal(ours.curve.values, theirs.curve.values)
+
+
+def test_a_video_enters_at_an_age_and_again_at_its_doubles(
+    mini: Mini, data: DataSet, bundle: Path, empty_redis: str
+) -> None:
+    v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
+    published_us = int(data.published_us[v])
+    clock = Clock(published_us + 20 * HOUR_US)
+    with real(empty_redis, bundle, clock, bank_after_s=86_400) as (service, forecaster):
+        (name,) = lived(service, data, [v], clock.now_us)
+        pulse(service, clock.now_us)
+        schedule = keys.maturing(_scope(service))
+        due_s = lambda: service.redis.zscore(schedule, name)  # noqa: E731
+        wait_until(lambda: due_s() == published_us // 1_000_000 + 86_400)
+        assert entered(service) == 0
+        points = []
+        for turn, age_h in enumerate((25, 60), 1):
+            clock.now_us = published_us + age_h * HOUR_US
+            service.http.delete("/videos/pulse")
+            pulse(service, clock.now_us)
+            wait_until(lambda turn=turn: entered(service) == turn)
+            wait_until(lambda age_h=age_h: due_s() == published_us // 1_000_000 + 2 * age_h * 3600)
+            creator = data.videos[v].creator_id
+            assert creator is not None
+            (past,) = [p for p in forecaster.bank.creator([creator])[creator] if p.video_id == name]
+            points.append(len(past.curve.ages_us))
+        assert points[1] > points[0]
+        clock.now_us = published_us + 200 * DAY_US
+        service.http.delete("/videos/pulse")
+        pulse(service, clock.now_us)
+        wait_until(lambda: due_s() is None)
+        assert entered(service) == 3
+
+
+def test_what_was_there_before_the_service_enters_too_and_what_is_gone_does_not(
+    mini: Mini, data: DataSet, bundle: Path, empty_redis: str
+) -> None:
+    chosen = [v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us][:4]
+    now_us = max(int(data.published_us[v]) for v in chosen) + 2 * DAY_US
+    with real(empty_redis, bundle, Clock(now_us)) as (service, _):
+        names = lived(service, data, chosen, now_us)
+        assert service.redis.exists(keys.maturing(_scope(service))) == 0
+    with real(empty_redis, bundle, Clock(now_us - 30 * DAY_US), bank_after_s=86_400) as (service, _):
+        pulse(service, now_us - 30 * DAY_US)
+        wait_until(lambda: service.redis.zcard(keys.maturing(_scope(service))) == 5)
+        assert service.http.delete(f"/videos/{names[0]}").status_code == 204
+    with real(empty_redis, bundle, Clock(now_us), bank_after_s=86_400) as (service, _):
+        assert service.http.delete("/videos/pulse").status_code == 204
+        pulse(service, now_us)
+        wait_until(lambda: entered(service) == 3)
+        wait_until(lambda: service.redis.zscore(keys.maturing(_scope(service)), names[0]) is None)
+
+
+def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path, empty_redis: str) -> None:
+    v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
+    now_us = int(data.published_us[v]) + 2 * DAY_US
+    with real(empty_redis, bundle, Clock(now_us), bank_after_s=3600, bank_videos=1) as (service, forecaster):
+        before = forecaster.bank.counts()
+        lived(service, data, [v], now_us)
+        pulse(service, now_us)
+        wait_until(lambda: entered(service, "full") == 1)
+        assert forecaster.bank.counts() == before
+
+    class Failing(FakeBank):
+        def upsert(self, videos: Sequence[BankVideo]) -> None:
+            raise BankError("no space")
+
+    with real(empty_redis, bundle, Clock(now_us), bank=Failing(), bank_after_s=3600) as (service, _):
+        service.redis.delete(keys.maturing(_scope(service)))
+        service.register("again", iso(now_us - DAY_US))
+        service.post("/events", [{"video_id": "again", "time": iso(now_us - DAY_US), "type": "view"}])
+        pulse(service, now_us)
+        wait_until(lambda: entered(service, "failed") == 1)
+        due_s = service.redis.zscore(keys.maturing(_scope(service)), "again")
+        assert due_s == now_us // 1_000_000 + 60
+        assert service.http.get("/videos/again/forecast").status_code == 200
+
+
+def _scope(service: Live) -> str:
+    from service.bank.admission import _place
+
+    return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
+
+
+def test_while_the_past_is_sent_again_now_is_where_that_has_come(
+    mini: Mini, data: DataSet, bundle: Path, empty_redis: str
+) -> None:
+    """By this machine's clock the videos are a year old; what is not sent yet is no silence."""
+    v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
+    published_us = int(data.published_us[v])
+    with real(empty_redis, bundle, Clock(published_us + 365 * DAY_US), bank_after_s=86_400) as (service, forecaster):
+        (name,) = lived(service, data, [v], published_us + 2 * HOUR_US)
+        pulse(service, published_us + 2 * HOUR_US)
+        schedule = keys.maturing(_scope(service))
+        wait_until(lambda: service.redis.zscore(schedule, name) == published_us // 1_000_000 + 86_400)
+        assert entered(service) == 0
+        service.http.delete("/videos/pulse")
+        pulse(service, published_us + 30 * HOUR_US)
+        wait_until(lambda: entered(service) == 1)
+        creator = data.videos[v].creator_id
+        assert creator is not None
+        (past,) = [p for p in forecaster.bank.creator([creator])[creator] if p.video_id == name]
+        assert 20 * HOUR_US < past.curve.ages_us[-1] <= 31 * HOUR_US

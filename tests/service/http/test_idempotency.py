@@ -1,0 +1,126 @@
+"""A request that is sent again counts once, and a 503 says what is known of its rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from service.http.bodies import BATCH_LINES
+from service.problems import Unavailable
+from tests.service.running import T0, Live
+
+VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
+
+
+def send(
+    service: Live, rows: list[Any], key: str | None = "one", lines: bool = False, status: int = 200
+) -> dict[str, Any]:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    if lines:
+        body = "\n".join(map(json.dumps, rows)).encode()
+        headers |= {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+        answer = service.http.post("/events", content=gzip.compress(body), headers=headers)
+    else:
+        answer = service.http.post("/events", json=rows, headers=headers)
+    assert answer.status_code == status, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def count(service: Live) -> int:
+    total: int = service.http.get("/videos/v").json()["counts"].get("view", 0)
+    return total
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+def test_it_counts_once(service: Live, lines: bool, slow: bool) -> None:
+    """``slow``: with a row that is refused, which the careful parser takes."""
+    service.register("v")
+    bad: list[Any] = [{**VIEW, "type": "no such type"}] if slow else []
+    rows = [VIEW, *bad, VIEW, {**VIEW, "id": "mine"}, VIEW]
+    first, again = send(service, rows, lines=lines), send(service, rows, lines=lines)
+    assert (first["accepted"], first["duplicate"]) == (4, 0)
+    assert (again["accepted"], again["duplicate"], count(service)) == (0, 4, 4)
+    # Another key, and none, is another request.
+    assert send(service, rows, "two", lines=lines)["accepted"] == 3
+    assert send(service, rows, None, lines=lines)["accepted"] == 3
+
+
+def test_the_way_that_rows_are_sent_does_not_matter(service: Live) -> None:
+    service.register("v")
+    send(service, [VIEW] * 7)
+    assert send(service, [VIEW] * 7, lines=True)["duplicate"] == 7
+    assert send(service, [VIEW] * 9)["accepted"] == 2
+
+
+def test_rows_that_wait_for_their_video_count_once_too(service: Live) -> None:
+    assert send(service, [VIEW, VIEW])["parked"] == 2
+    assert send(service, [VIEW, VIEW])["duplicate"] == 2
+    service.register("v")
+    assert send(service, [VIEW, VIEW])["duplicate"] == 2 and count(service) == 2
+
+
+def test_predictions_count_once(service: Live) -> None:
+    body = {"video": {"video_id": "v", "published_at": T0}, "events": [{"time": T0 + 5, "type": "view"}] * 3}
+    for accepted in (3, 0):
+        told = service.http.post("/predict", json=body, headers={"Idempotency-Key": "p"}).json()
+        assert told["rows"]["accepted"] == accepted
+    for accepted in (3, 0):
+        both = service.http.post("/predict", json=[body, body], headers={"Idempotency-Key": "q"}).json()
+        assert [one["rows"]["accepted"] for one in both] == [accepted, accepted]
+    assert count(service) == 9
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "\u00e9"])
+def test_a_key_that_is_none_is_refused(service: Live, key: str) -> None:
+    headers = {b"Idempotency-Key": key.encode("latin-1")}
+    answer = service.http.post("/events", json=[VIEW], headers=headers)
+    assert answer.status_code == 422 and answer.json()["field"] == "Idempotency-Key"
+
+
+def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.register("v")
+    store, taken = service.context.store, 0
+    ingest = store.ingest
+
+    async def failing(batches: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 2:
+            raise Unavailable("the event store does not answer")
+        return await ingest(batches)
+
+    monkeypatch.setattr(store, "ingest", failing)
+    most = BATCH_LINES
+    told = send(service, [VIEW] * (most + 3), lines=True, status=503)
+    assert (told["rows"], told["accepted"], told["unknown"]) == (most, most, 3)
+    assert send(service, [VIEW] * (most + 3), lines=True) | {"rejections": []} == {
+        "accepted": 3, "duplicate": most, "parked": 0, "rejected": 0, "corrected": 0, "rejections": [],
+    } | {key: value for key, value in told.items() if key == "ignored"}  # fmt: skip
+    taken = 1
+    assert send(service, [VIEW] * 5, "other", status=503)["unknown"] == 5
+
+
+def test_a_503_says_what_a_part_of_a_batch_became(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of several is not answered: rows of the others were stored, and the answer counts them."""
+    for name in ("v", "w"):
+        service.register(name)
+    store = service.context.store
+    call = store._link.call
+
+    async def partly(name: str, calls: Any, **options: Any) -> Any:
+        told = await call(name, calls, **options)
+        return [*told[:-1], Unavailable("no answer")] if name == "apply" and len(told) > 1 else told
+
+    monkeypatch.setattr(store._link, "call", partly)
+    rows = [{**VIEW, "video_id": name, "id": f"{i}"} for name in "vw" for i in range(600)]
+    told = send(service, rows, status=503)
+    assert (told["accepted"], told["unknown"]) == (600, 600)
+    told = send(service, rows, lines=True, status=503)
+    assert (told["rows"], told["accepted"], told["duplicate"], told["unknown"]) == (0, 0, 600, 600)
+    monkeypatch.undo()
+    assert send(service, rows)["duplicate"] == 1200

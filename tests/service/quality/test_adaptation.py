@@ -1,0 +1,169 @@
+"""No client moves another's intervals: not by what it asks, not by the videos that it makes up."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.engagement.bins import HOUR_US
+from model.forecaster import Forecaster
+from model.quantiles.adaptive import RAMP
+from service.quality.sampler import Sampler
+from service.store import keys
+from service.store.keys import SAMPLING_LEASE
+from service.store.snapshot import signed
+from service.store.store import Registration
+from service.times import iso
+from tests.conftest import Mini
+from tests.service.quality.test_scorer import Clock, World, answer, events, given, keep, with_world
+from tests.service.running import T0, Live, live, wait_until
+
+S, H = 1_000_000, HOUR_US
+P0 = T0 * S
+NAMES = ("attacker", "victim")
+HASHED = tuple(
+    f"{scope}:{hashlib.sha256(name.encode()).hexdigest()}" for name in NAMES for scope in ("ingest", "predict")
+)
+
+
+def told(service: Live, path: str, **query: Any) -> Any:
+    made = service.http.get(path, params=query, headers={"x-api-key": "victim"})
+    assert made.status_code == 200, made.text
+    return made.json()
+
+
+def interval(service: Live, video_id: str) -> tuple[float, float]:
+    (made,) = told(service, f"/videos/{video_id}/forecast", horizons_s="86400", at=iso(P0 + 600 * S))["forecasts"]
+    return made["q0.1"], made["q0.9"]
+
+
+def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp_path: Path) -> None:
+    """And 60 questions with horizons of 1 to 60 s, of the other's video."""
+    forecaster = Forecaster.load(Path(shutil.copytree(mini.bundle, tmp_path / "bundle")), device="cpu")
+    clock, kind = Clock(P0 + 600 * S), forecaster.manifest.types[0]
+    # The clock stands still, and no answer would ever be made anew.
+    options: dict[str, Any] = {
+        "forecast_reuse_ms": 0,
+        "labels": 200_000,
+        "label_forecasts": 1000,
+        "label_horizons_s": "900,86400",
+    }
+    try:
+        with live(
+            empty_redis, forecaster=forecaster, pool=forecaster.new_pool(32), bank=forecaster.bank, clock=clock,
+            api_keys=HASHED, **options,
+        ) as service:  # fmt: skip
+            wait_until(lambda: service.redis.exists(SAMPLING_LEASE))
+
+            def store(name: str, video_id: str, at_s: float, count: int) -> None:
+                row = {"video_id": video_id, "time": T0 + at_s, "type": kind, "count": count}
+                for method, path, body in (
+                    ("PUT", f"/videos/{video_id}", {"published_at": T0, "title": video_id}),
+                    ("POST", "/events", [row]),
+                ):
+                    made = service.http.request(method, path, json=body, headers={"x-api-key": name})
+                    assert made.status_code == 200, made.text
+
+            store("victim", "mine", 60, 50)
+            for i in range(200):
+                store("attacker", f"fake{i}", 60, 50)
+            before = interval(service, "mine")
+            shaped = interval(service, "fake0")
+            # Everybody's forecasts are made; then the made-up videos explode, and the other's does not.
+            (sampler,) = (work for work in service.context.background if isinstance(work, Sampler))
+            wait_until(lambda: len(sampler._schedule) == 201, 60)
+            clock.now_us = P0 + 1800 * S - 1
+            wait_until(lambda: told(service, "/quality")["pending"] == 402, 60)
+            for horizon_s in range(1, 61):
+                service.http.get(
+                    "/videos/mine/forecast", params={"horizons_s": str(horizon_s)}, headers={"x-api-key": "attacker"}
+                ).raise_for_status()
+            for i in range(200):
+                row = {"video_id": f"fake{i}", "time": T0 + 1798, "type": kind, "count": 10**7}
+                service.http.post("/events", json=[row], headers={"x-api-key": "attacker"}).raise_for_status()
+            clock.now_us = P0 + 3600 * S
+            wait_until(lambda: sum(m["labels"] for m in told(service, "/quality")["models"]) >= 201, 60)
+            # The upper end stands where training has seen no more.
+            wait_until(lambda: interval(service, "fake0")[0] > 1.02 * shaped[0], 60)
+            np.testing.assert_allclose(interval(service, "mine"), before, rtol=0.01)
+            assert told(service, "/quality")["models"][0]["clients"] == 2
+    finally:
+        forecaster.close()
+
+
+async def missed(world: World, n: int, client: str) -> None:
+    """n videos of a client that end far above their interval."""
+    for i in range(n):
+        name = f"{client}{i}"
+        await given(world, name, events(name, P0 + S, 100), events(name, P0 + H + 60 * S, 900), client=client)
+    world.clock.now_us = P0 + H
+    await keep(world, *(answer(f"{client}{i}", at_us=P0 + H, client=client) for i in range(n)))
+    world.clock.now_us = P0 + 3 * H
+    await world.scorer.sweep()
+
+
+def test_each_client_has_its_own_outcomes_and_a_new_one_what_most_agree_on(empty_redis: str) -> None:
+    async def work(world: World) -> None:
+        cell = (1, 1, 1)
+        for n in range(1, 5):
+            await missed(world, RAMP, f"a{n}")
+            await world.adaptation.refresh()
+            own = world.adaptation.factors("m1", f"a{n}")
+            assert own is not None and own[cell] > 1.5
+            assert world.adaptation.factors("m1", "new") is None, "four are too few to speak for others"
+        await missed(world, RAMP, "a5")
+        await world.adaptation.refresh()
+        others = world.adaptation.factors("m1", "new")
+        assert others is not None and own is not None and 1.5 < others[cell] <= own[cell] * 1.001
+        # One who has seen a thousand more does not move what they agree on.
+        await missed(world, 4 * RAMP, "a6")
+        await world.adaptation.refresh()
+        own, now = world.adaptation.factors("m1", "a6"), world.adaptation.factors("m1", "new")
+        assert own is not None and now is not None and own[cell] > 2 * others[cell]
+        np.testing.assert_allclose(now[cell], others[cell], rtol=0.01)
+
+    with_world(empty_redis, work, label_share=1.0)
+
+
+def test_who_registers_a_video_first_stays_its_client(empty_redis: str) -> None:
+    async def work(world: World) -> None:
+        async def put(client: str, metadata: str = "{}", video_id: str = "v") -> tuple[bool, str]:
+            applied = await world.store.register(video_id, Registration(P0, signed(metadata, client)))
+            snapshot = await world.store.read(video_id)
+            assert snapshot is not None
+            return applied.changed, snapshot.client
+
+        assert await put("aa11") == (True, "aa11")
+        assert await put("bb22") == (False, "aa11"), "nothing of it is new"
+        assert await put("bb22", '{"title":"t"}') == (True, "aa11")
+        assert await put("", '{"title":"t"}') == (False, "aa11")
+        forged = '{"title":"x\\",\\"registered_by\\":\\"cc33\\"}"}'
+        assert await put("bb22", forged) == (True, "aa11")
+        assert await put("", forged, "w") == (True, "")
+        assert await put("bb22", forged, "w") == (False, ""), "nor does it get what was nobody's"
+        snapshot = await world.store.read("w")
+        assert snapshot is not None and snapshot.video.title == 'x","registered_by":"cc33"}'
+        await world.store.forget("v")
+        assert await put("bb22") == (True, "bb22")
+
+    with_world(empty_redis, work)
+
+
+def test_nobody_is_told_who_registered_a_video(empty_redis: str) -> None:
+    with live(empty_redis, api_keys=HASHED) as service:
+        name = hashlib.sha256(b"victim").hexdigest()[:8]
+        body = {"published_at": T0, "registered_by": "aaaaaaaa"}
+        made = service.http.put("/videos/v", json=body, headers={"x-api-key": "victim"})
+        assert made.json()["unused_fields"] == ["registered_by"]
+        video = {"video_id": "p", "published_at": T0}
+        for asked in ({"video": video}, [{"video": {**video, "video_id": "q"}}]):
+            service.http.post("/predict", json=asked, headers={"x-api-key": "victim"}).raise_for_status()
+        for video_id in "vpq":
+            stored = service.redis.get(keys.video_prefix(video_id) + "about")
+            assert stored is not None and name.encode() in stored
+            assert "registered_by" not in str(told(service, f"/videos/{video_id}"))
+            assert name not in str(told(service, f"/videos/{video_id}"))

@@ -1,0 +1,20 @@
+"""The store's whole suite, and what is built on it, against three shards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.service.running import ROOT
+
+SUITES = ("test_store", "test_ingest_rounds", "test_live", "test_quality", "test_hostile")
+
+
+def test_the_suites_pass_on_a_cluster() -> None:
+    files = [f"tests/service/{name}.py" for name in SUITES]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT, env={**os.environ, "M3TR_TEST_STORE": "cluster"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

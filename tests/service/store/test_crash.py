@@ -1,0 +1,45 @@
+"""kill -9 of the service and of its store, right after a 2xx: nothing acknowledged is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.service.conftest import Starter
+from tests.service.producer import Producer
+from tests.service.running import T0
+
+KILLS = 20
+
+
+def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, fake_process: Starter) -> None:
+    chance = random.Random(7)
+    producers = [Producer(f"v{i}") for i in range(3)]
+    process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
+    with httpx.Client(base_url=process.url) as http:
+        for producer in producers:
+            assert http.put(f"/videos/{producer.name}", json={"published_at": T0}).status_code == 200
+    for kill in range(KILLS):
+        for producer in producers:
+            producer.start(lambda url=process.url: url)
+        assert all(producer.news.wait(20) for producer in producers)
+        # Half the time at once after an acknowledgement, half the time somewhere in the middle of the work.
+        if kill % 2:
+            time.sleep(chance.uniform(0, 0.05))
+        process.kill(server=True)
+        for producer in producers:
+            producer.stop()
+        process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
+        with httpx.Client(base_url=process.url) as http:
+            for producer in producers:
+                # The batch under way may or may not have been stored; its producer does not know.
+                assert producer.stored(http) - producer.acknowledged in (0, 1)
+    with httpx.Client(base_url=process.url, timeout=30) as http:
+        for producer in producers:
+            assert producer.acknowledged > KILLS
+            producer.repeat(http, max(0, producer.acknowledged - 50))
+            assert producer.stored(http) == producer.acknowledged + 1
+    assert process.stop() == 0
