@@ -105,8 +105,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         "format_version": FORMAT_VERSION,
         "bins_version": manifest.bins_version,
         "schema": {
-            "types": list(schema.types), "metric": schema.metric, "max_horizon_us": schema.max_horizon_us,
-            "max_age_us": schema.max_age_us, "categories": list(schema.categories), "languages": list(schema.languages),
+            "types": list(schema.types),
+            "metric": schema.metric,
+            "max_horizon_us": schema.max_horizon_us,
+            "max_age_us": schema.max_age_us,
+            "categories": list(schema.categories),
+            "languages": list(schema.languages),
         },
         "shape": {name: getattr(shape, name) for name in shape.__slots__},
         "encoder": manifest.encoder,
@@ -117,7 +121,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         "training": manifest.training,
         "evaluation": manifest.evaluation,
         "files": {name: _hash(folder / name) for name in FILES},
-    }  # fmt: skip
+    }
     body["version"] = _version(body)
     (folder / MANIFEST).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return str(body["version"])
@@ -162,12 +166,21 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = Manifest(
         version=body["version"],
         schema=Schema(
-            tuple(schema["types"]), schema["metric"], schema["max_horizon_us"], schema["max_age_us"],
-            tuple(schema["categories"]), tuple(schema["languages"]),
+            tuple(schema["types"]),
+            schema["metric"],
+            schema["max_horizon_us"],
+            schema["max_age_us"],
+            tuple(schema["categories"]),
+            tuple(schema["languages"]),
         ),
-        shape=MHPShape(**body["shape"]), encoder=body["encoder"], content_weight=body["content_weight"],
-        neighbours=body["neighbours"], ngram_buckets=body["ngram_buckets"], training=body["training"],
-        evaluation=body["evaluation"], parts=Ablation(**body.get("parts", {})),
-    )  # fmt: skip
+        shape=MHPShape(**body["shape"]),
+        encoder=body["encoder"],
+        content_weight=body["content_weight"],
+        neighbours=body["neighbours"],
+        ngram_buckets=body["ngram_buckets"],
+        training=body["training"],
+        evaluation=body["evaluation"],
+        parts=Ablation(**body.get("parts", {})),
+    )
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     return Bundle(folder, manifest, load_file(folder / "weights.safetensors"), Calibration.from_json(calibration))

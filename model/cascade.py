@@ -35,10 +35,27 @@ RATIO: Final = 1 / 12
 """Width of a bin of the expectation by its age."""
 NARROWEST_S: Final = 20.0
 CONSTANTS: Final = (
-    "log_c", "theta", "beta", "log_post", "followers", "log_kappa", "log_tau_h", "log_prior", "log_prior_rate", "log_weight",
-    "trend", "log_mark", "log_mark_prior", "cos_day", "sin_day", "cos_half", "sin_half", "typical_reach", "usual_followers",
+    "log_c",
+    "theta",
+    "beta",
+    "log_post",
+    "followers",
+    "log_kappa",
+    "log_tau_h",
+    "log_prior",
+    "log_prior_rate",
+    "log_weight",
+    "trend",
+    "log_mark",
+    "log_mark_prior",
+    "cos_day",
+    "sin_day",
+    "cos_half",
+    "sin_half",
+    "typical_reach",
+    "usual_followers",
     "usual_mark",
-)  # fmt: skip
+)
 """The process's constants in the order of ``Cascade.constants``; the last three are means of the training cascades."""
 N_TERMS: Final = 9
 N_CASCADE: Final = 10
@@ -123,9 +140,27 @@ def _expect(  # type: ignore[no-untyped-def]
     offsets, interval_s, number, reach, age_s, followers, published_s, constants, correction, grid, out, numbers
 ):
     (
-        log_c, theta, beta, log_post, by_followers, log_kappa, log_tau_h, log_prior, log_prior_rate, log_weight, trend,
-        log_mark, log_mark_prior, cos_day, sin_day, cos_half, sin_half, typical, usual_followers, usual_mark,
-    ) = constants  # fmt: skip
+        log_c,
+        theta,
+        beta,
+        log_post,
+        by_followers,
+        log_kappa,
+        log_tau_h,
+        log_prior,
+        log_prior_rate,
+        log_weight,
+        trend,
+        log_mark,
+        log_mark_prior,
+        cos_day,
+        sin_day,
+        cos_half,
+        sin_half,
+        typical,
+        usual_followers,
+        usual_mark,
+    ) = constants
     c, kappa, tau_h = np.exp(log_c), np.exp(log_kappa), np.exp(log_tau_h)
     prior, prior_rate, power, counted = (
         np.exp(log_prior),
@@ -141,9 +176,16 @@ def _expect(  # type: ignore[no-untyped-def]
         bins = _between(age, age + grid[last], edges, past)
         counts, marks = np.zeros(max(past, 1)), np.zeros(max(past, 1))
         now = _spread(
-            interval_s[offsets[s] : offsets[s + 1]], number[offsets[s] : offsets[s + 1]], reach[offsets[s] : offsets[s + 1]],
-            edges, past, beta, typical, counts, marks,
-        )  # fmt: skip
+            interval_s[offsets[s] : offsets[s + 1]],
+            number[offsets[s] : offsets[s + 1]],
+            reach[offsets[s] : offsets[s + 1]],
+            edges,
+            past,
+            beta,
+            typical,
+            counts,
+            marks,
+        )
         twice = _twice_integrated(edges, bins, c, theta)
         post = np.exp(log_post + by_followers * (followers[s] - usual_followers))
         pace, excitation = np.empty(bins), np.empty(bins)
@@ -152,9 +194,11 @@ def _expect(  # type: ignore[no-untyped-def]
             low, high = edges[j], edges[j + 1]
             from_s, to_s = published_s[s] + low, published_s[s] + high
             rhythm = (
-                cos_day * _mean_wave(from_s, to_s, DAY_S, False) + sin_day * _mean_wave(from_s, to_s, DAY_S, True)
-                + cos_half * _mean_wave(from_s, to_s, DAY_S / 2, False) + sin_half * _mean_wave(from_s, to_s, DAY_S / 2, True)
-            )  # fmt: skip
+                cos_day * _mean_wave(from_s, to_s, DAY_S, False)
+                + sin_day * _mean_wave(from_s, to_s, DAY_S, True)
+                + cos_half * _mean_wave(from_s, to_s, DAY_S / 2, False)
+                + sin_half * _mean_wave(from_s, to_s, DAY_S / 2, True)
+            )
             hours = (low + high) / 7200.0
             pace[j] = np.exp(rhythm - hours / tau_h - kappa * np.log1p(hours))
             left = np.exp(-theta * np.log1p(high / c))
@@ -195,10 +239,16 @@ def _expect(  # type: ignore[no-untyped-def]
                 growth = np.log2((1 + now + grown + part * future[j - past]) / (1 + now))
                 h = np.log2(1 + grid[at])
                 fitted = (
-                    correction[0] + correction[1] * growth + correction[2] * growth**2 + correction[3] * level
-                    + correction[4] * h + correction[5] * age_term + correction[6] * growth * level
-                    + correction[7] * growth * h + correction[8] * growth * age_term
-                )  # fmt: skip
+                    correction[0]
+                    + correction[1] * growth
+                    + correction[2] * growth**2
+                    + correction[3] * level
+                    + correction[4] * h
+                    + correction[5] * age_term
+                    + correction[6] * growth * level
+                    + correction[7] * growth * h
+                    + correction[8] * growth * age_term
+                )
                 highest = max(highest, fitted)
                 out[s, at] = highest
                 at += 1
@@ -216,8 +266,11 @@ def _share(twice, edges, i, j):  # type: ignore[no-untyped-def]
 
 
 def terms(
-    growth: NDArray[np.float64], value_now: NDArray[np.float64], horizon_s: NDArray[np.float64], age_s: NDArray[np.float64]
-) -> NDArray[np.float64]:  # fmt: skip
+    growth: NDArray[np.float64],
+    value_now: NDArray[np.float64],
+    horizon_s: NDArray[np.float64],
+    age_s: NDArray[np.float64],
+) -> NDArray[np.float64]:
     """What a forecast ``growth`` (Q,), log2 units, is corrected by: (Q, N_TERMS) float64."""
     v, h, a = (np.log2(1 + x) for x in (value_now, horizon_s, age_s))
     return np.stack([np.ones_like(growth), growth, growth**2, v, h, a, growth * v, growth * h, growth * a], axis=1)
@@ -247,9 +300,13 @@ class Cascade:
         return np.concatenate([at, process], axis=1).astype(np.float32)
 
     def growth(
-        self, tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...], followers: NDArray[np.float64],
+        self,
+        tokens: Tokens,
+        age_s: NDArray[np.float64],
+        metric: tuple[int, ...],
+        followers: NDArray[np.float64],
         published_s: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Expected growth of S cascades, (S, N_GRID + 1) float32 log2 units on the head's grid, never falling, and their numbers.
 
         ``age_s`` (S,) at now; ``metric`` the types that count; ``followers`` (S,) of the creators, 0 where unknown;
@@ -258,7 +315,17 @@ class Cascade:
         out, numbers = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))
         _expect(
-            tokens.offsets, tokens.interval_s, number, tokens.reach, age_s, np.log1p(followers), published_s % DAY_S,
-            tuple(self.constants.tolist()), self.correction, grid_s(self.max_horizon_s), out, numbers,
-        )  # fmt: skip
+            tokens.offsets,
+            tokens.interval_s,
+            number,
+            tokens.reach,
+            age_s,
+            np.log1p(followers),
+            published_s % DAY_S,
+            tuple(self.constants.tolist()),
+            self.correction,
+            grid_s(self.max_horizon_s),
+            out,
+            numbers,
+        )
         return out.astype(np.float32), numbers.astype(np.float32)

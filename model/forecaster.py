@@ -66,9 +66,14 @@ class Forecaster:
     """A loaded bundle, ready to answer; thread-safe, one batch at a time."""
 
     def __init__(
-        self, bundle: Bundle, bank: Bank, *, device: str = "auto", encoder_workers: int = 2,
+        self,
+        bundle: Bundle,
+        bank: Bank,
+        *,
+        device: str = "auto",
+        encoder_workers: int = 2,
         encoder: SentenceEncoder | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``encoder``: one that another forecaster has loaded, to be shared."""
         self.manifest = bundle.manifest
         self.bank = bank
@@ -80,9 +85,10 @@ class Forecaster:
         self._cascade: Cascade | None = None
         if "cascade.constants" in bundle.weights:
             self._cascade = Cascade(
-                bundle.weights["cascade.constants"].astype(np.float64), bundle.weights["cascade.correction"].astype(np.float64),
+                bundle.weights["cascade.constants"].astype(np.float64),
+                bundle.weights["cascade.correction"].astype(np.float64),
                 self.manifest.max_horizon_us / SECOND_US,
-            )  # fmt: skip
+            )
         self._support = Support.of(bundle.weights)
         self._rates = Rates.of(bundle.weights)
         self._bundled = self._calibration = bundle.calibration
@@ -130,9 +136,13 @@ class Forecaster:
         return StatePool(self.backend, capacity)
 
     def forecast(
-        self, requests: Sequence[Request], *, pool: StatePool | None = None,
-        stage: Callable[[str, float], None] | None = None, explain: bool = True,
-    ) -> list[Forecast]:  # fmt: skip
+        self,
+        requests: Sequence[Request],
+        *,
+        pool: StatePool | None = None,
+        stage: Callable[[str, float], None] | None = None,
+        explain: bool = True,
+    ) -> list[Forecast]:
         """Answer every request, in order.
 
         Args:
@@ -164,14 +174,16 @@ class Forecaster:
             schema = self.manifest.schema
             static = schema.static(new)
             table = self._weights["ngrams.weight"]
-            vectors = self._content_net({
-                "sentence": encoded,
-                "ngrams": bag_mean(table, *video_bags(new, buckets=len(table))),
-                "has_text": np.ascontiguousarray(static[:, 4:5]),
-                "category": np.array([schema.category(v) for v in new], dtype=np.int64),
-                "language": np.array([schema.language(v) for v in new], dtype=np.int64),
-                "static": static,
-            })  # fmt: skip
+            vectors = self._content_net(
+                {
+                    "sentence": encoded,
+                    "ngrams": bag_mean(table, *video_bags(new, buckets=len(table))),
+                    "has_text": np.ascontiguousarray(static[:, 4:5]),
+                    "category": np.array([schema.category(v) for v in new], dtype=np.int64),
+                    "language": np.array([schema.language(v) for v in new], dtype=np.int64),
+                    "static": static,
+                }
+            )
             self._contents.update(zip(new, vectors, strict=True))
         out = np.stack([self._contents[v] for v in videos])
         while len(self._contents) > _CONTENT_CACHE:
@@ -183,8 +195,9 @@ class Forecaster:
         return tokenize(
             cells_of([r.history for r in requests], self._type_index),
             np.array([r.video.published_us for r in requests], dtype=np.int64),
-            np.array([r.now_us for r in requests], dtype=np.int64), len(self.manifest.types),
-        )  # fmt: skip
+            np.array([r.now_us for r in requests], dtype=np.int64),
+            len(self.manifest.types),
+        )
 
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if they do not count."""
@@ -215,20 +228,37 @@ class Forecaster:
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             growth = self._support.bound(
-                grid_growth(coefficients, age_s, max_horizon_s, stretch, expected), age_s, values,
-                np.array([bool(names) for names in extrapolated]), max_horizon_s,
-            )  # fmt: skip
+                grid_growth(coefficients, age_s, max_horizon_s, stretch, expected),
+                age_s,
+                values,
+                np.array([bool(names) for names in extrapolated]),
+                max_horizon_s,
+            )
             rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
         return [
-            self._answer(r, tokens.totals[i], values[i], growth[i], rates[i], ranked[i] if explain else [], bool(cold[i]),
-                         degraded, extrapolated[i], float(age_s[i] - tokens.last_end_s[i]))
+            self._answer(
+                r,
+                tokens.totals[i],
+                values[i],
+                growth[i],
+                rates[i],
+                ranked[i] if explain else [],
+                bool(cold[i]),
+                degraded,
+                extrapolated[i],
+                float(age_s[i] - tokens.last_end_s[i]),
+            )
             for i, r in enumerate(requests)
-        ]  # fmt: skip
+        ]
 
     def _neighbours(
-        self, requests: Sequence[Request], content: NDArray[np.float32], hidden: NDArray[np.float32],
-        ages_us: NDArray[np.int64], cold: NDArray[np.bool_],
-    ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:  # fmt: skip
+        self,
+        requests: Sequence[Request],
+        content: NDArray[np.float32],
+        hidden: NDArray[np.float32],
+        ages_us: NDArray[np.int64],
+        cold: NDArray[np.bool_],
+    ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:
         trajectory = self.trajectory(hidden)
         buckets = age_bucket(ages_us)
         k = self.manifest.neighbours
@@ -282,9 +312,14 @@ class Forecaster:
         return growth, self._cascade.numbers(growth, process)
 
     def _next_hour(
-        self, requests: Sequence[Request], growth: NDArray[np.float64], age_s: NDArray[np.float64],
-        cold: NDArray[np.bool_], values: NDArray[np.float64], totals: NDArray[np.float64],
-    ) -> NDArray[np.float64]:  # fmt: skip
+        self,
+        requests: Sequence[Request],
+        growth: NDArray[np.float64],
+        age_s: NDArray[np.float64],
+        cold: NDArray[np.bool_],
+        values: NDArray[np.float64],
+        totals: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
         """Expected engagements of each type in the next hour, (N, K)."""
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
         horizon_s = slope_horizon_s(age_s, max_horizon_s)
@@ -298,10 +333,17 @@ class Forecaster:
         )
 
     def _coefficients(
-        self, requests: Sequence[Request], tokens: Tokens, hidden: NDArray[np.float32], content: NDArray[np.float32],
-        summary: NDArray[np.float32], ages_us: NDArray[np.int64], values: NDArray[np.float64], ranked: list[list[Ranked]],
+        self,
+        requests: Sequence[Request],
+        tokens: Tokens,
+        hidden: NDArray[np.float32],
+        content: NDArray[np.float32],
+        summary: NDArray[np.float32],
+        ages_us: NDArray[np.int64],
+        values: NDArray[np.float64],
+        ranked: list[list[Ranked]],
         past: dict[str, list[PastVideo]],
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> NDArray[np.float32]:
         n, k = len(requests), self.manifest.neighbours
         last = np.zeros_like(tokens.read_features)
         some = tokens.offsets[1:] > tokens.offsets[:-1]
@@ -318,18 +360,36 @@ class Forecaster:
                 cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
                 same = c.creator_id is not None and c.creator_id == request.video.creator_id
                 fill_features(
-                    c.curve.ages_us, c.curve.values, len(c.curve.ages_us), ages_us[i], self._growth_us, level, cosines,
-                    item.similarity, same, self._pace, scratch, neighbours[i, j],
-                )  # fmt: skip
+                    c.curve.ages_us,
+                    c.curve.values,
+                    len(c.curve.ages_us),
+                    ages_us[i],
+                    self._growth_us,
+                    level,
+                    cosines,
+                    item.similarity,
+                    same,
+                    self._pace,
+                    scratch,
+                    neighbours[i, j],
+                )
                 mask[i, j] = 1
         schema, videos = self.manifest.schema, [r.video for r in requests]
-        return self._head({
-            "hidden": hidden, "read": tokens.read_features, "last": last,
-            "summary": summary, "content": content, "creator": creator,
-            "static": schema.static(videos), "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
-            "language": np.array([schema.language(v) for v in videos], dtype=np.int64), "neighbours": neighbours,
-            "mask": mask,
-        })  # fmt: skip
+        return self._head(
+            {
+                "hidden": hidden,
+                "read": tokens.read_features,
+                "last": last,
+                "summary": summary,
+                "content": content,
+                "creator": creator,
+                "static": schema.static(videos),
+                "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
+                "language": np.array([schema.language(v) for v in videos], dtype=np.int64),
+                "neighbours": neighbours,
+                "mask": mask,
+            }
+        )
 
     def _fill_creator(self, request: Request, past: list[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
         past = [p for p in past if p.published_us < request.video.published_us]
@@ -340,27 +400,49 @@ class Forecaster:
             ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
             values[row, : len(p.curve.values)] = p.curve.values
         creator_features(
-            np.arange(len(past)), ages, values, np.array([len(p.curve.ages_us) for p in past]),
-            np.array([p.published_us for p in past]), request.now_us, age_us, self._growth_us, self._pace, out,
-        )  # fmt: skip
+            np.arange(len(past)),
+            ages,
+            values,
+            np.array([len(p.curve.ages_us) for p in past]),
+            np.array([p.published_us for p in past]),
+            request.now_us,
+            age_us,
+            self._growth_us,
+            self._pace,
+            out,
+        )
 
     def _answer(
-        self, request: Request, totals: NDArray[np.float64], value_now: float, growth: NDArray[np.float64],
-        rates: NDArray[np.float64], ranked: list[Ranked], cold: bool, degraded: list[str], extrapolated: list[str],
+        self,
+        request: Request,
+        totals: NDArray[np.float64],
+        value_now: float,
+        growth: NDArray[np.float64],
+        rates: NDArray[np.float64],
+        ranked: list[Ranked],
+        cold: bool,
+        degraded: list[str],
+        extrapolated: list[str],
         state_age_s: float,
-    ) -> Forecast:  # fmt: skip
+    ) -> Forecast:
         horizons_s = np.array(request.horizons_us, dtype=np.float64) / SECOND_US
         at_horizons = growth_at(growth, horizons_s, self.manifest.max_horizon_us / SECOND_US)
         observed = request.history.series
         age_us = request.now_us - request.video.published_us
         return Forecast(
-            request.now_us, self.manifest.metric, float(value_now),
+            request.now_us,
+            self.manifest.metric,
+            float(value_now),
             {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
-            request.horizons_us, counts_at(float(value_now), at_horizons),
+            request.horizons_us,
+            counts_at(float(value_now), at_horizons),
             {kind: float(rates[i]) for kind, i in self._type_index.items()},
-            [self._neighbour(item, age_us, request.horizons_us) for item in ranked], cold, list(degraded),
-            max(state_age_s, 0.0), extrapolated,
-        )  # fmt: skip
+            [self._neighbour(item, age_us, request.horizons_us) for item in ranked],
+            cold,
+            list(degraded),
+            max(state_age_s, 0.0),
+            extrapolated,
+        )
 
     def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
         growth = _factors(item.candidate, age_us, horizons_us)

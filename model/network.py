@@ -54,10 +54,13 @@ class ContentNet(nn.Module):
         self, sentence: Tensor, ngrams: Tensor, has_text: Tensor, category: Tensor, language: Tensor, static: Tensor
     ) -> Tensor:
         """(N, 384), (N, NGRAM_DIM), (N, 1), (N,), (N,), (N, N_STATIC) -> (N, CONTENT_DIM)."""
-        text = torch.cat([
-            has_text * self.sentence(sentence) + (1 - has_text) * self.no_sentence,
-            has_text * ngrams + (1 - has_text) * self.no_ngrams,
-        ], dim=-1)  # fmt: skip
+        text = torch.cat(
+            [
+                has_text * self.sentence(sentence) + (1 - has_text) * self.no_sentence,
+                has_text * ngrams + (1 - has_text) * self.no_ngrams,
+            ],
+            dim=-1,
+        )
         out: Tensor = self.mix(
             torch.cat([self.drop_text(text), self.category(category), self.language(language), static], dim=-1)
         )
@@ -167,9 +170,13 @@ def _output(width: int, rows: int, from_cascade: bool) -> nn.Linear:
 
 def _plain(inputs: int, dropout: float) -> nn.Module:
     return nn.Sequential(
-        nn.Linear(inputs, SMALL_HEAD_DIM), nn.SiLU(), nn.Dropout(dropout), nn.Linear(SMALL_HEAD_DIM, SMALL_HEAD_DIM), nn.SiLU(),
+        nn.Linear(inputs, SMALL_HEAD_DIM),
+        nn.SiLU(),
         nn.Dropout(dropout),
-    )  # fmt: skip
+        nn.Linear(SMALL_HEAD_DIM, SMALL_HEAD_DIM),
+        nn.SiLU(),
+        nn.Dropout(dropout),
+    )
 
 
 class _Residual(nn.Module):
@@ -178,11 +185,14 @@ class _Residual(nn.Module):
         self.enter = nn.Linear(inputs, HEAD_DIM)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(HEAD_DIM), nn.Linear(HEAD_DIM, 2 * HEAD_DIM), nn.SiLU(), nn.Dropout(dropout),
+                nn.LayerNorm(HEAD_DIM),
+                nn.Linear(HEAD_DIM, 2 * HEAD_DIM),
+                nn.SiLU(),
+                nn.Dropout(dropout),
                 nn.Linear(2 * HEAD_DIM, HEAD_DIM),
             )
             for _ in range(2)
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(HEAD_DIM)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,10 +209,18 @@ class M3TR(nn.Module):
     """
 
     def __init__(
-        self, shape: MHPShape, n_categories: int, n_languages: int, ngram_buckets: int, *,
-        text_dropout: float = 0.4, head_dropout: float = 0.15, parts: Ablation = WHOLE, cascade: bool = False,
+        self,
+        shape: MHPShape,
+        n_categories: int,
+        n_languages: int,
+        ngram_buckets: int,
+        *,
+        text_dropout: float = 0.4,
+        head_dropout: float = 0.15,
+        parts: Ablation = WHOLE,
+        cascade: bool = False,
         small_head: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``cascade``: whether inputs hold what a cascade expects. ``small_head``: for few videos."""
         super().__init__()
         self.n_cascade = N_CASCADE if cascade else 0
@@ -223,9 +241,17 @@ class M3TR(nn.Module):
         self.head = HeadNet(self.target_dim, head_dropout, small=small_head, from_cascade=cascade)
 
     def target(
-        self, hidden: Tensor, read: Tensor, last: Tensor, summary: Tensor, content: Tensor, creator: Tensor, static: Tensor,
-        category: Tensor, language: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self,
+        hidden: Tensor,
+        read: Tensor,
+        last: Tensor,
+        summary: Tensor,
+        content: Tensor,
+        creator: Tensor,
+        static: Tensor,
+        category: Tensor,
+        language: Tensor,
+    ) -> Tensor:
         """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim).
 
         The N_CASCADE numbers of a cascade, where there are any, follow the summary.

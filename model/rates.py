@@ -146,9 +146,12 @@ class Rates:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """For a bundle's weights."""
         return {
-            "rates.log_factor": self.log_factor, "rates.day": self.day, "rates.share": self.share,
-            "rates.metric": np.array(self.metric, np.int64), "rates.bounds": np.array(self.bounds),
-        }  # fmt: skip
+            "rates.log_factor": self.log_factor,
+            "rates.day": self.day,
+            "rates.share": self.share,
+            "rates.metric": np.array(self.metric, np.int64),
+            "rates.bounds": np.array(self.bounds),
+        }
 
     @staticmethod
     def of(weights: Mapping[str, NDArray[np.float32]]) -> Rates:

@@ -30,16 +30,26 @@ if TYPE_CHECKING:
     from model.mhp.state_pool import StatePool
 
 _TYPES: Final = {
-    "i": types.int64, "f": types.float64, "b": types.boolean,
-    "I1": types.int64[::1], "I2": types.int64[:, ::1], "R1": types.Array(types.int64, 1, "C", readonly=True),
-    "U1": types.uint64[::1], "B1": types.boolean[::1], "B2": types.boolean[:, ::1],
-    "F1": types.float64[::1], "F2": types.float64[:, ::1],
-    "S1": types.float32[::1], "S2": types.float32[:, ::1], "S3": types.float32[:, :, ::1], "S4": types.float32[:, :, :, ::1],
+    "i": types.int64,
+    "f": types.float64,
+    "b": types.boolean,
+    "I1": types.int64[::1],
+    "I2": types.int64[:, ::1],
+    "R1": types.Array(types.int64, 1, "C", readonly=True),
+    "U1": types.uint64[::1],
+    "B1": types.boolean[::1],
+    "B2": types.boolean[:, ::1],
+    "F1": types.float64[::1],
+    "F2": types.float64[:, ::1],
+    "S1": types.float32[::1],
+    "S2": types.float32[:, ::1],
+    "S3": types.float32[:, :, ::1],
+    "S4": types.float32[:, :, :, ::1],
     "constants": types.UniTuple(types.float64, len(cascade.CONSTANTS)),
-    "weights": types.Tuple([
-        types.Array(types.float32, dims, "C") for dims in (2, 1, 2, 3, 3, 2, 3, 3, 2, 3, 2, 3, 2, 2, 1)
-    ]),
-}  # fmt: skip
+    "weights": types.Tuple(
+        [types.Array(types.float32, dims, "C") for dims in (2, 1, 2, 3, 3, 2, 3, 3, 2, 3, 2, 3, 2, 2, 1)]
+    ),
+}
 """Short names: a letter for the number (R: int64 that is read only, S: float32) and how many dimensions; all C-contiguous."""
 KERNELS: Final[dict[Any, str]] = {
     rows._rows_until: "I1 I1 I1 I1 I1",
@@ -72,9 +82,10 @@ def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None
     series = np.array([0, 8]), np.array([1, 3])
     kinds = forecaster.manifest.types
     histories = [
-        History({}), History({kind: Series("events", *series) for kind in kinds}),
+        History({}),
+        History({kind: Series("events", *series) for kind in kinds}),
         History({kind: Series("counters", *series) for kind in kinds}),
-    ]  # fmt: skip
+    ]
     video = Video("", now_us - HOUR_US, title="-", creator_id="-")
     for history in histories:
         forecaster.forecast([Request(video, history, now_us, horizons_us)], pool=pool)

@@ -145,7 +145,9 @@ def build(
     audit = Audit(settings.audit)
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
-    live = ForecastSubscriptions(engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1)
+    live = ForecastSubscriptions(
+        engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1
+    )
     producers = RowSockets(
         ingest,
         budget,
@@ -205,9 +207,30 @@ def build(
         background.append(consumer)
     background.append(models)
     return Context(
-        settings, metrics, keys, hosts, budget, audit, limits, turns, link, health, store, engine, ingest, videos, background, lifecycle,
-        live, Listing(link), producers, Report(ledger, settings, clock), models, forgetting, readiness,
-    )  # fmt: skip
+        settings,
+        metrics,
+        keys,
+        hosts,
+        budget,
+        audit,
+        limits,
+        turns,
+        link,
+        health,
+        store,
+        engine,
+        ingest,
+        videos,
+        background,
+        lifecycle,
+        live,
+        Listing(link),
+        producers,
+        Report(ledger, settings, clock),
+        models,
+        forgetting,
+        readiness,
+    )
 
 
 def _readings(engine: Engine, models: ModelRegistry) -> Sequence[Metric]:

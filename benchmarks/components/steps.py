@@ -74,9 +74,11 @@ class Step(nn.Module):
 
 def inputs(shape: MHPShape, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        torch.randn(n, shape.n_features), torch.rand(n, 2), torch.zeros(n, shape.n_layers, shape.d_inner, shape.d_state),
+        torch.randn(n, shape.n_features),
+        torch.rand(n, 2),
+        torch.zeros(n, shape.n_layers, shape.d_inner, shape.d_state),
         torch.zeros(n, shape.n_layers, shape.d_inner, shape.d_conv - 1),
-    )  # fmt: skip
+    )
 
 
 def graph(step: Step, shape: MHPShape) -> ort.InferenceSession:
@@ -87,9 +89,13 @@ def graph(step: Step, shape: MHPShape) -> ort.InferenceSession:
         warnings.simplefilter("ignore")
         batch = torch.export.Dim("batch", min=2, max=1 << 16)
         program = torch.onnx.export(
-            step, kwargs=dict(zip(names, inputs(shape, 4), strict=True)), input_names=names, dynamo=True, verbose=False,
+            step,
+            kwargs=dict(zip(names, inputs(shape, 4), strict=True)),
+            input_names=names,
+            dynamo=True,
+            verbose=False,
             dynamic_shapes={name: {0: batch} for name in names},
-        )  # fmt: skip
+        )
         assert program is not None
         program.save(Path(folder) / "step.onnx")
         options = ort.SessionOptions()
@@ -129,10 +135,11 @@ def main() -> None:
 
     rows = {
         "compiled": (
-            micros(advance(one, np.array([0, 1]), 1), 1000), micros(advance(every, np.arange(WAVE + 1), WAVE), 30),
+            micros(advance(one, np.array([0, 1]), 1), 1000),
+            micros(advance(every, np.arange(WAVE + 1), WAVE), 30),
             micros(advance(one, np.array([0, LONG]), LONG), 3),
         )
-    }  # fmt: skip
+    }
     step = Step(net)
     single, wave = inputs(shape, 1), inputs(shape, WAVE)
     with torch.inference_mode():
@@ -164,9 +171,10 @@ def main() -> None:
             return lambda: card.advance(slots, which, offsets, features[:n], clock[:n])
 
         rows["mamba-ssm"] = (
-            micros(on_card(one, np.array([0, 1]), 1), 50), micros(on_card(every, np.arange(WAVE + 1), WAVE), 50),
+            micros(on_card(one, np.array([0, 1]), 1), 50),
+            micros(on_card(every, np.arange(WAVE + 1), WAVE), 50),
             micros(on_card(one, np.array([0, LONG]), LONG), 20),
-        )  # fmt: skip
+        )
     print(f"d_model {args.d_model}, {args.layers} layers; microseconds")
     print(
         f"{'backend':14}{'step':>10}{'wave of 64':>12}{'a token':>10}{'rate/step':>11}{'scan 700':>12}{'scan/step':>11}"

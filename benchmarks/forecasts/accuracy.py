@@ -45,11 +45,9 @@ CASES = {
         Case("youtube-later", "youtube_trending", "2026-06-15", "views"),
     ),
     "weibo": (
-        Case(
-            "weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72"), EVENT_PARTS
-        ),
+        Case("weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72"), EVENT_PARTS),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -101,10 +99,20 @@ class Bench:
         if not bundle.exists():
             config = folder / "config.toml"
             config.write_text(self.config + settings, encoding="utf-8")
-            seconds, megabytes = measured(builder(
-                "train", self.data / case.folder, "--as-of", case.as_of, "--metric", case.metric, "--config", config,
-                "--out", bundle,
-            ))  # fmt: skip
+            seconds, megabytes = measured(
+                builder(
+                    "train",
+                    self.data / case.folder,
+                    "--as-of",
+                    case.as_of,
+                    "--metric",
+                    case.metric,
+                    "--config",
+                    config,
+                    "--out",
+                    bundle,
+                )
+            )
             spent = f"{seconds / 60:.1f} minutes, {megabytes:,.0f} MB"
             (folder / "training.txt").write_text(spent, encoding="utf-8")
             forecasts.unlink(missing_ok=True)

@@ -154,9 +154,15 @@ async def watcher() -> None:
 async def websocket() -> None:
     reader, writer = await line()
     writer.write(
-        head("GET", "/events/stream", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
-             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
-    )  # fmt: skip
+        head(
+            "GET",
+            "/events/stream",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+    )
     await reader.read(65536)
     await reader.read(65536)
 
@@ -184,8 +190,9 @@ ATTACKS: Final[dict[str, tuple[int, Callable[[], Awaitable[None]]]]] = {
     "unknown-ids": (4, unknown_ids),
 }
 MADE: Final[dict[str, Sequence[Callable[[], bytes]]]] = {
-    "gzip-bombs": (zeros, refused_rows), "unknown-keys": (many_keys,),
-}  # fmt: skip
+    "gzip-bombs": (zeros, refused_rows),
+    "unknown-keys": (many_keys,),
+}
 """Bodies that take long to make: they are made before an attack begins."""
 
 
@@ -308,8 +315,9 @@ def start(bundle: Path, work: Path) -> tuple[subprocess.Popen[bytes], int]:
 def attacker(name: str, port: int) -> subprocess.Popen[bytes]:
     foe = subprocess.Popen(
         ["nice", "-n", "19", sys.executable, "-m", "benchmarks.service.attacks", "--only", name, "--port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert foe.stdout is not None
     foe.stdout.readline()
     return foe

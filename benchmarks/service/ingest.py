@@ -249,9 +249,12 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
     parser.add_argument(
-        "--spread", type=int, default=0, help="distinct videos of a batch, drawn evenly, in place of Zipf's law: with one "
-        "connection a row meets the same coalescing however many videos there are"
-    )  # fmt: skip
+        "--spread",
+        type=int,
+        default=0,
+        help="distinct videos of a batch, drawn evenly, in place of Zipf's law: with one "
+        "connection a row meets the same coalescing however many videos there are",
+    )
     parser.add_argument("--no-ids", action="store_true")
     parser.add_argument("--iso", action="store_true", help="times as text")
     parser.add_argument("--ndjson", action="store_true")

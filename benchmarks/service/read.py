@@ -69,10 +69,18 @@ def fill_bank(path: Path, videos: int, content_dim: int, d_model: int, now_us: i
                     for j, age in enumerate(at)
                 }
                 curve = Curve(ages, np.cumsum(rng.integers(0, 10_000, 20)))
-                batch.append(BankVideo(
-                    f"old-{start + i}", published, "music", f"creator-{(start + i) // 5}", content[i], trajectories, curve,
-                    published + HOUR_US,
-                ))  # fmt: skip
+                batch.append(
+                    BankVideo(
+                        f"old-{start + i}",
+                        published,
+                        "music",
+                        f"creator-{(start + i) // 5}",
+                        content[i],
+                        trajectories,
+                        curve,
+                        published + HOUR_US,
+                    )
+                )
             bank.upsert(batch)
         bank.optimize()
 

@@ -87,8 +87,16 @@ def main() -> None:
 
 def restart(args: argparse.Namespace, data: Path) -> None:
     command = [
-        sys.executable, "-m", "service.cli", "--bundle", str(args.bundle), "--port", "0", "--data-dir", str(data)
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "service.cli",
+        "--bundle",
+        str(args.bundle),
+        "--port",
+        "0",
+        "--data-dir",
+        str(data),
+    ]
     # Room for all of them, and no other work beside: what is measured is what one more live video takes.
     environment = {
         **os.environ,

@@ -71,16 +71,25 @@ class Table:
         """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project sentences."""
         data, n_labels = self._seen.data, samples.horizon_s.shape[1]
         creator = creator_rows(
-            data.videos, data.published_us, self._known, samples.video, samples.now_us, self._schema.max_horizon_us,
+            data.videos,
+            data.published_us,
+            self._known,
+            samples.video,
+            samples.now_us,
+            self._schema.max_horizon_us,
             len(data.videos),
-        )  # fmt: skip
+        )
         moment = np.concatenate(
             [
-                samples.summary, samples.last, samples.branch[:, 1],
-                creator, self._fixed[samples.video], self.sentence[samples.video] @ components,
+                samples.summary,
+                samples.last,
+                samples.branch[:, 1],
+                creator,
+                self._fixed[samples.video],
+                self.sentence[samples.video] @ components,
             ],
             axis=1,
-        ).astype(np.float32)  # fmt: skip
+        ).astype(np.float32)
         horizon = samples.horizon_s.ravel()
         age = samples.age_s.repeat(n_labels)
         asked = np.stack([np.log1p(horizon), np.log((age + horizon + 60) / (age + 60))], axis=1).astype(np.float32)
@@ -88,9 +97,14 @@ class Table:
 
 
 def boosted(
-    past: Observed, seen: Observed, queries: Queries, schema: Schema, until_us: int, seed: int = 0,
+    past: Observed,
+    seen: Observed,
+    queries: Queries,
+    schema: Schema,
+    until_us: int,
+    seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Growth (Q, 3) at q0.1, the mean, and q0.9 of queries on ``seen``, learned from ``past``, which ends at ``until_us``.
 
     ``advance`` is told 1 after each of the three ensembles. The ends are sorted around the mean.
@@ -105,9 +119,14 @@ def boosted(
             f"boosting: LightGBM cannot be loaded ({error}); needed: pip install 'm3tr-online[boosting]', and libgomp"
         ) from None
     samples = draw(
-        past, until_us=until_us, max_age_us=schema.max_age_us, max_horizon_us=schema.max_horizon_us, n_labels=_LABELS,
-        cuts_per_video=_CUTS, seed=seed,
-    )  # fmt: skip
+        past,
+        until_us=until_us,
+        max_age_us=schema.max_age_us,
+        max_horizon_us=schema.max_horizon_us,
+        n_labels=_LABELS,
+        cuts_per_video=_CUTS,
+        seed=seed,
+    )
     samples = samples.take(~samples.cold)
     most = ROWS // _LABELS
     if len(samples.video) > most:
@@ -120,9 +139,12 @@ def boosted(
     known = np.isfinite(y)
     x, y = x[known], y[known]
     moments = read_samples(
-        seen, queries.video, queries.now_us, horizon_us=queries.horizon_us[:, None],
+        seen,
+        queries.video,
+        queries.now_us,
+        horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
-    )  # fmt: skip
+    )
     asked = Table(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):

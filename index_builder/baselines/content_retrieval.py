@@ -53,8 +53,18 @@ def content_vectors(forecaster: Forecaster, seen: Observed, rows: NDArray[np.int
 
 @numba.njit(cache=True)
 def _weighted(  # type: ignore[no-untyped-def]
-    nearest, cosine, now_us, age_us, horizon_us, k, published, ages, values, lengths, out,
-):  # fmt: skip
+    nearest,
+    cosine,
+    now_us,
+    age_us,
+    horizon_us,
+    k,
+    published,
+    ages,
+    values,
+    lengths,
+    out,
+):
     one, horizons = np.empty(2), np.empty(1, np.int64)
     for i in range(len(nearest)):
         total, weight, found = 0.0, 0.0, 0
@@ -73,9 +83,13 @@ def _weighted(  # type: ignore[no-untyped-def]
 
 
 def content_retrieval(
-    forecaster: Forecaster, seen: Observed, queries: Queries, *, k: int = NEIGHBOURS,
+    forecaster: Forecaster,
+    seen: Observed,
+    queries: Queries,
+    *,
+    k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Growth (Q,) in log2 units of at least one query; NaN where the growth of no past video was known."""
     published = seen.data.published_us
     known = curves(seen.metric, seen.totals, published, int(queries.now_us.max()), continuous=seen.continuous)
@@ -107,9 +121,18 @@ def content_retrieval(
             best = torch.topk(cosine.masked_fill_(torch.from_numpy(~usable), -2.0), width, dim=1)
             part = np.empty(len(rows))
             _weighted(
-                some[best.indices.numpy()], best.values.numpy(), queries.now_us[rows], age_us[rows],
-                queries.horizon_us[rows], k, published, known.ages_us, known.values, known.lengths, part,
-            )  # fmt: skip
+                some[best.indices.numpy()],
+                best.values.numpy(),
+                queries.now_us[rows],
+                age_us[rows],
+                queries.horizon_us[rows],
+                k,
+                published,
+                known.ages_us,
+                known.values,
+                known.lengths,
+                part,
+            )
             out[rows] = part
         if advance:
             advance(len(rows))

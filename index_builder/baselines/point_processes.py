@@ -149,9 +149,17 @@ class Pace:
         gap, active, scale = np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x))
         kind = self._kind
         _pace(
-            tokens.offsets, x, g, np.ascontiguousarray(tokens.counts[:, kind]),
-            np.ascontiguousarray(tokens.observed[:, kind]), prior, forget, gap, active, scale,
-        )  # fmt: skip
+            tokens.offsets,
+            x,
+            g,
+            np.ascontiguousarray(tokens.counts[:, kind]),
+            np.ascontiguousarray(tokens.observed[:, kind]),
+            prior,
+            forget,
+            gap,
+            active,
+            scale,
+        )
         return Means(gap, active), scale
 
 

@@ -20,9 +20,15 @@ def bank_members(seen: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]
 
 
 def fill(
-    bank: Bank, forecaster: Forecaster, seen: Observed, as_of_us: int, *, limit: int,
-    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
-) -> None:  # fmt: skip
+    bank: Bank,
+    forecaster: Forecaster,
+    seen: Observed,
+    as_of_us: int,
+    *,
+    limit: int,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> None:
     """Put every entry into ``bank`` and optimise it; ``advance`` is told how many more videos went in.
 
     ``sentence`` (V, 384) spares encoding texts again.

@@ -56,9 +56,13 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
 
 
 def forecast_at(
-    forecaster: Forecaster, seen: Observed, video: NDArray[np.int64], now_us: NDArray[np.int64],
-    horizon_us: NDArray[np.int64], advance: Callable[[int], None] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+    forecaster: Forecaster,
+    seen: Observed,
+    video: NDArray[np.int64],
+    now_us: NDArray[np.int64],
+    horizon_us: NDArray[np.int64],
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:
     """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); one state and one search serve all horizons of a now."""
     moments, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
@@ -123,7 +127,11 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     seen = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
     quantiles = np.full((len(table), len(QUANTILES)), np.nan)
-    with open_with_growing_bank(bundle, seen, newest_us) if growing_bank and len(now) else open_bundle(bundle) as forecaster:
+    with (
+        open_with_growing_bank(bundle, seen, newest_us)
+        if growing_bank and len(now)
+        else open_bundle(bundle) as forecaster
+    ):
         # The data set's objects stay to the end: without them a collection takes no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
@@ -161,15 +169,19 @@ class _Asked:
         published = dataset.published_us[video] if len(dataset.videos) else np.zeros(len(video), np.int64)
         longest_us = manifest.max_horizon_us
         wrong = {
-            f"metric is not {manifest.metric!r}, which this bundle forecasts": (metrics, pc.not_equal(metrics, manifest.metric)),
+            f"metric is not {manifest.metric!r}, which this bundle forecasts": (
+                metrics,
+                pc.not_equal(metrics, manifest.metric),
+            ),
             "video_id is not in the data set's videos.parquet": (ids, video < 0),
             "now is no time": (None, now.missing()),
             "target_time is no time": (None, target.missing()),
             "now is before the video was published": (ids, (video >= 0) & ~now.missing() & (now.us < published)),
             f"target_time is not after now by at most {longest_us // SECOND_US} s, the trained maximum": (
-                ids, ~now.missing() & ~target.missing() & ((horizon <= 0) | (horizon > longest_us)),
+                ids,
+                ~now.missing() & ~target.missing() & ((horizon <= 0) | (horizon > longest_us)),
             ),
-        }  # fmt: skip
+        }
         fine, told = np.ones(len(table), np.bool_), []
         for reason, (cells, found) in wrong.items():
             flags = np.asarray(found.fill_null(True) if isinstance(found, pa.Array) else found, dtype=np.bool_) & fine

@@ -113,8 +113,10 @@ class PowerLawHawkes:
     def fitted(self, max_horizon_s: float) -> Cascade:
         """What was fitted, without PyTorch, for horizons up to ``max_horizon_s``."""
         means = {
-            "typical_reach": self._typical, "usual_followers": self._followers, "usual_mark": self._mean_mark,
-        }  # fmt: skip
+            "typical_reach": self._typical,
+            "usual_followers": self._followers,
+            "usual_mark": self._mean_mark,
+        }
         values = self.constants | means
         correction = UNCORRECTED if self._correction is None else self._correction
         return Cascade(np.array([values[name] for name in CONSTANTS]), correction, max_horizon_s)
@@ -219,9 +221,7 @@ class PowerLawHawkes:
         pace = torch.exp(rhythm - hours / torch.exp(v["log_tau_h"])) * (1 + hours) ** -torch.exp(v["log_kappa"])
         infectious = self._infectiousness(part, v, (excitation * pace)[:, :n], middle[:n] / edges[n])
         counted = torch.exp(v["log_mark_prior"])
-        mark = torch.exp(v["log_mark"]) * (
-            (marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted)
-        )  # fmt: skip
+        mark = torch.exp(v["log_mark"]) * ((marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted))
         rate = torch.minimum(infectious[:, None] * pace[:, n:], MOST_BRANCHING / mark[:, None])
         system = torch.eye(len(pace[0]) - n) - (rate * mark[:, None])[:, :, None] * kernel[n:, n:]
         future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
@@ -245,9 +245,14 @@ class PowerLawHawkes:
 
 
 def cascade_of(
-    seen: Observed, until_us: int, max_age_us: int, max_horizon_us: int, *, seed: int = 0,
+    seen: Observed,
+    until_us: int,
+    max_age_us: int,
+    max_horizon_us: int,
+    *,
+    seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> Cascade | None:  # fmt: skip
+) -> Cascade | None:
     """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was.
 
     ``advance`` is told 1 after each of STEPS steps.
@@ -263,9 +268,16 @@ def cascade_of(
 
 
 def hawkes_growth(
-    seen: Observed, queries: Queries, videos: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float],
-    until_us: int, *, of_increment: bool = False, advance: Callable[[int], None] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+    seen: Observed,
+    queries: Queries,
+    videos: NDArray[np.int64],
+    ages_h: Sequence[float],
+    horizons_h: Sequence[float],
+    until_us: int,
+    *,
+    of_increment: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:
     """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN where none was."""
     past = cut(seen, videos, ages_h, horizons_h, until_us)
     if len(past.video) < _FEW:

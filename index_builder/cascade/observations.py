@@ -57,9 +57,13 @@ def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
 
 
 def _read(
-    seen: Observed, queries: Queries, mine: NDArray[np.int64], videos: NDArray[np.int64], edges: NDArray[np.float64],
+    seen: Observed,
+    queries: Queries,
+    mine: NDArray[np.int64],
+    videos: NDArray[np.int64],
+    edges: NDArray[np.float64],
     past: int,
-) -> Cascades:  # fmt: skip
+) -> Cascades:
     source, published = seen.metric, seen.data.published_us
     now = published[videos] + round(float(edges[past]) * SECOND_US)
     starts, ends = source.offsets[videos], rows_until(source, videos, now)
@@ -74,10 +78,18 @@ def _read(
     np.add.at(counts, (owner, place), number)
     pairs = queries.pairs
     return Cascades(
-        torch.from_numpy(edges), past, torch.from_numpy(counts), torch.from_numpy(owner), torch.from_numpy(place),
-        torch.from_numpy(reach), torch.from_numpy(number),
+        torch.from_numpy(edges),
+        past,
+        torch.from_numpy(counts),
+        torch.from_numpy(owner),
+        torch.from_numpy(place),
+        torch.from_numpy(reach),
+        torch.from_numpy(number),
         torch.tensor([math.log1p(seen.data.videos[v].creator_followers or 0.0) for v in videos.tolist()]).double(),
         torch.from_numpy(published[videos] / SECOND_US),
-        torch.from_numpy(np.searchsorted(videos, queries.video[mine])), torch.from_numpy(pairs.horizon_s[mine]),
-        torch.from_numpy(pairs.growth[mine]), torch.from_numpy(pairs.value_now[mine]), mine,
-    )  # fmt: skip
+        torch.from_numpy(np.searchsorted(videos, queries.video[mine])),
+        torch.from_numpy(pairs.horizon_s[mine]),
+        torch.from_numpy(pairs.growth[mine]),
+        torch.from_numpy(pairs.value_now[mine]),
+        mine,
+    )

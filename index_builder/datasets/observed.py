@@ -58,9 +58,13 @@ def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
         none = np.zeros(0, dtype=np.int64)
         return Source(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
     return Source(
-        mode, rows.offsets, rows.time_us, rows.type.astype(np.int64), rows.value.astype(np.int64),
+        mode,
+        rows.offsets,
+        rows.time_us,
+        rows.type.astype(np.int64),
+        rows.value.astype(np.int64),
         rows.reach.astype(np.int64),
-    )  # fmt: skip
+    )
 
 
 def sources(data: DataSet) -> tuple[Source, Source]:

@@ -107,10 +107,16 @@ def is_text(kind: pa.DataType) -> bool:
     return any(
         test(kind)
         for test in (
-            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
-            pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary, pa.types.is_null,
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+            pa.types.is_null,
         )
-    )  # fmt: skip
+    )
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -119,10 +125,13 @@ def is_list(kind: pa.DataType) -> bool:
     return any(
         test(kind)
         for test in (
-            pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
+            pa.types.is_list,
+            pa.types.is_large_list,
+            pa.types.is_fixed_size_list,
+            pa.types.is_list_view,
             pa.types.is_large_list_view,
         )
-    )  # fmt: skip
+    )
 
 
 def is_number(kind: pa.DataType) -> bool:

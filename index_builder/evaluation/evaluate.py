@@ -33,10 +33,18 @@ from model.forecaster import Forecaster
 
 
 def evaluate(
-    bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None,
-    ages_h: Sequence[float] = (24.0, 48.0), horizons_h: Sequence[float] = (24.0, 72.0, 120.0), out: Path | None = None,
-    boosting: bool = False, report: Path | None = None, growing_bank: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    bundle: Path,
+    data: Path,
+    *,
+    published_from_us: int,
+    published_before_us: int | None = None,
+    ages_h: Sequence[float] = (24.0, 48.0),
+    horizons_h: Sequence[float] = (24.0, 72.0, 120.0),
+    out: Path | None = None,
+    boosting: bool = False,
+    report: Path | None = None,
+    growing_bank: bool = False,
+) -> dict[str, Any]:
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
     Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
@@ -66,7 +74,11 @@ def evaluate(
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
         raise DataError("published-from: no video of that time has an observation at these ages and horizons")
-    with open_with_growing_bank(bundle, seen, int(queries.now_us.max())) if growing_bank else open_bundle(bundle) as forecaster:
+    with (
+        open_with_growing_bank(bundle, seen, int(queries.now_us.max()))
+        if growing_bank
+        else open_bundle(bundle) as forecaster
+    ):
         past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):

@@ -93,9 +93,13 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
         index = tokens.offsets[part][None] + np.minimum(step, lengths[part] - 1)
         none = torch.zeros(len(part), 1, 2, shape.n_features)
         hidden, _ = mhp(
-            torch.from_numpy(tokens.features[index]), torch.from_numpy(tokens.clock[index]),
-            torch.zeros(len(part), 1, dtype=torch.int64), none, none[..., :2], torch.zeros(len(part), 1, dtype=torch.bool),
-        )  # fmt: skip
+            torch.from_numpy(tokens.features[index]),
+            torch.from_numpy(tokens.clock[index]),
+            torch.zeros(len(part), 1, dtype=torch.int64),
+            none,
+            none[..., :2],
+            torch.zeros(len(part), 1, dtype=torch.bool),
+        )
         real = step < lengths[part]
         out[torch.from_numpy(index[real])] = hidden[torch.from_numpy(real)]
         at = stop
@@ -121,9 +125,14 @@ def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArr
 
 
 def likelihoods(
-    bundle: Bundle, seen: Observed, *, published_from_us: int, published_before_us: int | None = None, seed: int = 0,
+    bundle: Bundle,
+    seen: Observed,
+    *,
+    published_from_us: int,
+    published_before_us: int | None = None,
+    seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> dict[str, Likelihood]:  # fmt: skip
+) -> dict[str, Likelihood]:
     """Score process and baselines on videos published in [published_from, published_before), to the end of the data.
 
     ``advance`` is told 1 after each.
@@ -184,9 +193,12 @@ def score_likelihood(
     seen = Observed.of(load_dataset(data), loaded.manifest.metric)
     with progress("log-likelihood", 1 + len(BASELINES)) as bar:
         table = likelihoods(
-            loaded, seen, published_from_us=published_from_us, published_before_us=published_before_us,
+            loaded,
+            seen,
+            published_from_us=published_from_us,
+            published_before_us=published_before_us,
             advance=bar.advance,
-        )  # fmt: skip
+        )
     shown = Table(title="Held-out log-likelihood a token and type, nats; higher is better")
     for name in ("process", "mean", "95 % by video", "tokens"):
         shown.add_column(name, justify="left" if name == "process" else "right")

@@ -64,9 +64,12 @@ def _percents(low: float, high: float, about: int = 4) -> list[tuple[float, str]
 
 
 def reliability(
-    label: str, levels: Sequence[float], model: Sequence[Mean], other: Sequence[Mean] | None,
+    label: str,
+    levels: Sequence[float],
+    model: Sequence[Mean],
+    other: Sequence[Mean] | None,
     groups: dict[str, list[Mean]],
-) -> Svg:  # fmt: skip
+) -> Svg:
     """Nominal level of a quantile against the share of outcomes below it; a thin line a group."""
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 300.0
     x, y = Scale(0, 1, left, right), Scale(0, 1, bottom, top)

@@ -98,10 +98,19 @@ def examples(
             Similar(by_id.get(n.video_id), n.content_similarity, n.trajectory_similarity, *_known(n.growth))
             for n in answer.neighbours
         ]
-        out.append(Example(
-            target, int(now[i]) - target.published_us, float(queries.pairs.value_now[row]), before, after, horizons,
-            answer.quantiles, float(2 ** queries.pairs.growth[row]), similar,
-        ))  # fmt: skip
+        out.append(
+            Example(
+                target,
+                int(now[i]) - target.published_us,
+                float(queries.pairs.value_now[row]),
+                before,
+                after,
+                horizons,
+                answer.quantiles,
+                float(2 ** queries.pairs.growth[row]),
+                similar,
+            )
+        )
         if advance:
             advance(1)
     return out

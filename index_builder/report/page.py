@@ -111,16 +111,24 @@ class _View:
         y = self.of.queries.pairs.growth
         groups = {f"age {name}": self._below(MODEL, rows) for name, rows in ages.items()} if len(ages) > 1 else {}
         plot = charts.reliability(
-            "Share of outcomes below each quantile", _LEVELS, self._below(MODEL), self._below(rival) if rival else None, groups
-        )  # fmt: skip
+            "Share of outcomes below each quantile",
+            _LEVELS,
+            self._below(MODEL),
+            self._below(rival) if rival else None,
+            groups,
+        )
         cells: Groups = {cell_name(POOLED): np.ones(len(y), dtype=bool)}
         cells |= {cell_name(c): self.of.queries.cell == c for c in self.of.table[MODEL] if c != POOLED}
         inside = {arm: self._inside(arm) for arm in (MODEL, rival) if arm}
         rows = [
-            charts.ChartRow(name, self.spread.mean(inside[MODEL], at), self.spread.mean(inside[rival], at) if rival else None,
-                       f"n={count(at.sum())}")
+            charts.ChartRow(
+                name,
+                self.spread.mean(inside[MODEL], at),
+                self.spread.mean(inside[rival], at) if rival else None,
+                f"n={count(at.sum())}",
+            )
             for name, at in cells.items()
-        ]  # fmt: skip
+        ]
         covers = charts.dots("Share of outcomes inside the interval", rows, factors=False, aim=_AIM)
         yield _two([("Outcomes below each quantile", plot), ("Outcomes inside the interval", covers)])
 
@@ -212,10 +220,14 @@ class _View:
         y, inside = self.of.queries.pairs.growth, self._inside(MODEL)
         miss = {arm: np.abs(g[:, g.shape[1] // 2] - y) for arm, g in self.of.growths.items() if arm in (MODEL, rival)}
         rows = [
-            charts.ChartRow(label, self.spread.mean(miss[MODEL], at), self.spread.mean(miss[rival], at) if rival else None,
-                       f"{count(at.sum())}, {inside[at].mean():.0%}")
+            charts.ChartRow(
+                label,
+                self.spread.mean(miss[MODEL], at),
+                self.spread.mean(miss[rival], at) if rival else None,
+                f"{count(at.sum())}, {inside[at].mean():.0%}",
+            )
             for label, at in groups.items()
-        ]  # fmt: skip
+        ]
         return charts.dots(f"Mean error as a factor, {name.lower()}", rows, factors=True)
 
     def _below(self, arm: str, rows: NDArray[np.bool_] | None = None) -> list[Mean]:

@@ -36,9 +36,9 @@ class Spread:
         _, self._owner = np.unique(video, return_inverse=True)
         self._n = int(self._owner.max()) + 1
         rng = np.random.default_rng(seed)
-        self._times = np.stack([
-            np.bincount(rng.integers(0, self._n, self._n), minlength=self._n).astype(np.float32) for _ in range(draws)
-        ])  # fmt: skip
+        self._times = np.stack(
+            [np.bincount(rng.integers(0, self._n, self._n), minlength=self._n).astype(np.float32) for _ in range(draws)]
+        )
 
     def mean(self, x: Array, rows: NDArray[np.bool_] | None = None) -> Mean:
         """Mean of ``x`` (n,) over ``rows`` (n,), all of them by default; at least one."""

@@ -78,7 +78,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
         "Scored on": evaluation.about,
         "Similarity": f"{manifest.content_weight:.0%} content, {1 - manifest.content_weight:.0%} trajectory",
-    }  # fmt: skip
+    }
     if off := [name for name, on in asdict(manifest.parts).items() if not on]:
         out["Switched off"] = ", ".join(off)
     if len(ahead):

@@ -14,9 +14,13 @@ from index_builder.report.svg import factor, hours, number, short
 
 _TO: Final = "\N{EN DASH}"
 _COLUMNS: Final = (
-    ("nmse", "nMSE", 4, min), ("mae", "MAE", 4, min), ("src", "SRC", 4, max), ("pinball", "pinball", 4, min),
-    ("cover", "cover", 3, None), ("width", "width", 3, None),
-)  # fmt: skip
+    ("nmse", "nMSE", 4, min),
+    ("mae", "MAE", 4, min),
+    ("src", "SRC", 4, max),
+    ("pinball", "pinball", 4, min),
+    ("cover", "cover", 3, None),
+    ("width", "width", 3, None),
+)
 
 
 def scores(table: Table, cell: str) -> str:
@@ -42,7 +46,7 @@ def matrix(table: Table, key: str, places: int) -> str:
     body = [
         _arm(arm, [_value(scored[cell], key, places, scored[cell][key] == best[cell]) for cell in cells])
         for arm, scored in table.items()
-    ]  # fmt: skip
+    ]
     first = next(iter(table.values()))
     heads = [f"{html.escape(cell_name(cell))}<br>n={first[cell]['n']:,}" for cell in cells]
     return _table(["model", *heads], body, escaped=True)

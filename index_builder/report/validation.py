@@ -25,9 +25,13 @@ _HORIZONS_H: Final = (24, 72)
 
 
 def validation(
-    manifest: Manifest, data: DataSet, fit: Samples, held: Samples, decides: NDArray[np.bool_],
+    manifest: Manifest,
+    data: DataSet,
+    fit: Samples,
+    held: Samples,
+    decides: NDArray[np.bool_],
     quantiles: dict[str, NDArray[np.float32]],
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Score raw growth ``quantiles`` (N, J, 3) of each arm on the ``held`` samples, beside baselines fitted on ``fit``.
 
     Those that ``decides`` (N,) names calibrate each arm, the others are scored. Samples from before anything was counted are

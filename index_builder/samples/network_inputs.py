@@ -65,10 +65,13 @@ def content_inputs(
     """The videos' metadata and text; ``sentence`` (V, 384) where it is encoded already."""
     ids, offsets = video_bags(videos)
     return ContentInputs(
-        encode_text(videos) if sentence is None else sentence, ids, offsets,
+        encode_text(videos) if sentence is None else sentence,
+        ids,
+        offsets,
         np.array([schema.category(v) for v in videos], dtype=np.int64),
-        np.array([schema.language(v) for v in videos], dtype=np.int64), schema.static(videos),
-    )  # fmt: skip
+        np.array([schema.language(v) for v in videos], dtype=np.int64),
+        schema.static(videos),
+    )
 
 
 @numba.njit(cache=True)
@@ -98,9 +101,14 @@ def creator_codes(videos: Sequence[Video]) -> NDArray[np.int64]:
 
 
 def creator_rows(
-    videos: Sequence[Video], published_us: NDArray[np.int64], curves: Curves, video: NDArray[np.int64],
-    now_us: NDArray[np.int64], max_horizon_us: int, bank_videos: int,
-) -> NDArray[np.float32]:  # fmt: skip
+    videos: Sequence[Video],
+    published_us: NDArray[np.int64],
+    curves: Curves,
+    video: NDArray[np.int64],
+    now_us: NDArray[np.int64],
+    max_horizon_us: int,
+    bank_videos: int,
+) -> NDArray[np.float32]:
     """Creator features (N, N_CREATOR) float32 of each (video, now), from the creator's videos published before it.
 
     Only the ``bank_videos`` newest are looked back at, as many as a bank will hold. ``videos`` are sorted by publication.
@@ -117,9 +125,19 @@ def creator_rows(
         starts[v], ends[v] = first, at if creator[v] >= 0 else first
     out = np.zeros((len(video), N_CREATOR), dtype=np.float32)
     _creator_rows(
-        order, starts, ends, video, now_us, curves.ages_us, curves.values, curves.lengths, published_us,
-        growth_horizons_us(max_horizon_us), curves.pace, out,
-    )  # fmt: skip
+        order,
+        starts,
+        ends,
+        video,
+        now_us,
+        curves.ages_us,
+        curves.values,
+        curves.lengths,
+        published_us,
+        growth_horizons_us(max_horizon_us),
+        curves.pace,
+        out,
+    )
     return out
 
 
@@ -156,9 +174,12 @@ class Window:
     @staticmethod
     def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> Window:
         """The samples with what their creators' earlier videos did, as ``known``."""
-        return Window(samples, creator_rows(
-            data.videos, data.published_us, known, samples.video, samples.now_us, max_horizon_us, bank_videos
-        ))  # fmt: skip
+        return Window(
+            samples,
+            creator_rows(
+                data.videos, data.published_us, known, samples.video, samples.now_us, max_horizon_us, bank_videos
+            ),
+        )
 
     def take(self, rows: NDArray[Any]) -> Window:
         """The samples of ``rows``."""

@@ -61,9 +61,15 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def find(
-    memory: Memory, samples: Samples, content: NDArray[np.float32], hidden: NDArray[np.float32], *, limit: int,
-    bank_videos: int, report: Callable[[int], None],
-) -> Candidates:  # fmt: skip
+    memory: Memory,
+    samples: Samples,
+    content: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    *,
+    limit: int,
+    bank_videos: int,
+    report: Callable[[int], None],
+) -> Candidates:
     """Candidates of every sample; ``content`` (V, Dc) and ``hidden`` (N, Dt, centred) are of unit length."""
     n = len(samples.video)
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
@@ -160,9 +166,23 @@ def _union(
 
 @numba.njit(cache=True)
 def _features(  # type: ignore[no-untyped-def]
-    video, content, trajectory, similarity, target, now_us, level, creator, published, ages, values, lengths, horizons,
-    pace, features, mask,
-):  # fmt: skip
+    video,
+    content,
+    trajectory,
+    similarity,
+    target,
+    now_us,
+    level,
+    creator,
+    published,
+    ages,
+    values,
+    lengths,
+    horizons,
+    pace,
+    features,
+    mask,
+):
     one = np.empty(N_GROWTH + 1)
     cosines = np.empty(2)
     for i in range(len(target)):
@@ -192,9 +212,15 @@ def _features(  # type: ignore[no-untyped-def]
 
 
 def neighbour_features(
-    memory: Memory, union: Candidates, samples: Samples, creator: NDArray[np.int64], *, content_weight: float, k: int,
+    memory: Memory,
+    union: Candidates,
+    samples: Samples,
+    creator: NDArray[np.int64],
+    *,
+    content_weight: float,
+    k: int,
     max_horizon_us: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The k best of each union as the fusion block reads them: (N, k, N_NEIGHBOUR) and mask (N, k); ``creator`` (V,) codes, -1 none."""
     similarity = combine(union.content, union.trajectory, content_weight)
     best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]
@@ -205,10 +231,23 @@ def neighbour_features(
     mask = np.zeros((len(video), k), np.float32)
     curves = memory.curves
     _features(
-        video, content, trajectory, s, samples.video, samples.now_us, np.log2(1 + samples.value_now), creator,
-        memory.published_us, curves.ages_us, curves.values, curves.lengths, growth_horizons_us(max_horizon_us),
-        curves.pace, features, mask,
-    )  # fmt: skip
+        video,
+        content,
+        trajectory,
+        s,
+        samples.video,
+        samples.now_us,
+        np.log2(1 + samples.value_now),
+        creator,
+        memory.published_us,
+        curves.ages_us,
+        curves.values,
+        curves.lengths,
+        growth_horizons_us(max_horizon_us),
+        curves.pace,
+        features,
+        mask,
+    )
     return features, mask
 
 

@@ -92,9 +92,14 @@ def _cut_times(
 
 
 def _labels(
-    seen: Observed, video: NDArray[np.int64], now: NDArray[np.int64], until_us: int, max_horizon_us: int, n_labels: int,
+    seen: Observed,
+    video: NDArray[np.int64],
+    now: NDArray[np.int64],
+    until_us: int,
+    max_horizon_us: int,
+    n_labels: int,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     jitter = (np.arange(n_labels) + rng.random((len(video), n_labels))) / n_labels
     if seen.continuous:
         room = np.minimum(until_us - now, max_horizon_us)
@@ -161,26 +166,54 @@ def read_samples(
         if cascade is not None:
             expected, process = cascade.growth(tokens, age_s, metric, followers[video[at]], published[at] / SECOND_US)
             numbers = cascade.numbers(expected, process)
-        parts.append((
-            ends - tokens.offsets[:-1] - tokens.pending, tokens.pending, np.stack([last, tokens.read_features], 1),
-            np.stack([last_clock, tokens.read_clock], 1), last.astype(np.float32), tokens.cold,
-            summaries(tokens, age_s, metric), expected, numbers,
-        ))  # fmt: skip
+        parts.append(
+            (
+                ends - tokens.offsets[:-1] - tokens.pending,
+                tokens.pending,
+                np.stack([last, tokens.read_features], 1),
+                np.stack([last_clock, tokens.read_clock], 1),
+                last.astype(np.float32),
+                tokens.cold,
+                summaries(tokens, age_s, metric),
+                expected,
+                numbers,
+            )
+        )
     position, pending, branch, branch_clock, last, cold, summary, expected, numbers = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     value_now = seen.count_at(video, now)
     growth = np.maximum(np.log2((1 + value) / (1 + value_now[:, None])), 0.0)
     return Samples(
-        video, now, (now - published) / SECOND_US, value_now, cold, position, pending, branch.astype(np.float32),
-        branch_clock.astype(np.float32), last, summary, expected, numbers, horizon_us / SECOND_US, growth,
-    )  # fmt: skip
+        video,
+        now,
+        (now - published) / SECOND_US,
+        value_now,
+        cold,
+        position,
+        pending,
+        branch.astype(np.float32),
+        branch_clock.astype(np.float32),
+        last,
+        summary,
+        expected,
+        numbers,
+        horizon_us / SECOND_US,
+        growth,
+    )
 
 
 def draw(
-    seen: Observed, *, until_us: int, max_age_us: int, max_horizon_us: int, n_labels: int, cuts_per_video: int, seed: int,
+    seen: Observed,
+    *,
+    until_us: int,
+    max_age_us: int,
+    max_horizon_us: int,
+    n_labels: int,
+    cuts_per_video: int,
+    seed: int,
     cascade: Cascade | None = None,
-) -> Samples:  # fmt: skip
+) -> Samples:
     """Draw training samples from rows and labels up to ``until_us``; samples without a label are left out."""
     rng = np.random.default_rng(seed)
     video, now = _cut_times(seen, until_us, max_age_us, cuts_per_video, rng)

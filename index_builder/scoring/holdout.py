@@ -78,10 +78,9 @@ def score_table(
     warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
     bucket = np.broadcast_to(age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape)
     known = np.isfinite(samples.growth)
-    for name, rows in (
-        [("pooled", known & warm), ("cold start", known & ~warm)]
-        + [(f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()]
-    ):  # fmt: skip
+    for name, rows in [("pooled", known & warm), ("cold start", known & ~warm)] + [
+        (f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()
+    ]:
         if rows.sum() >= _LEAST_ROWS:
             cells[name] = _scores(samples.growth[rows], stretched[rows])
     rows = known & warm

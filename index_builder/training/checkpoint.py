@@ -81,10 +81,13 @@ class Checkpoints:
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         body = {
-            "key": self._key, "losses": training.best.losses, "best": training.best.epoch,
-            "schedule": training.schedule.state_dict(), "groups": optimizer["param_groups"],
+            "key": self._key,
+            "losses": training.best.losses,
+            "best": training.best.epoch,
+            "schedule": training.schedule.state_dict(),
+            "groups": optimizer["param_groups"],
             "rng": training.rng.bit_generator.state,
-        }  # fmt: skip
+        }
         part = self._path(stage).with_suffix(".part")
         save_file({name: value.contiguous() for name, value in tensors.items()}, part, {"run": json.dumps(body)})
         with part.open("rb") as file:

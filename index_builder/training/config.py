@@ -81,13 +81,27 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (0, 1000), "fusion_epochs": (0, 1000), "patience": (0, 1000), "learning_rate": (1e-6, 1.0),
-            "weight_decay": (0.0, 1.0), "text_dropout": (0.0, 0.95), "head_dropout": (0.0, 0.95),
-            "likelihood_weight": (0.0, 100.0), "validation_share": (0.01, 0.5),
-            "max_horizon_h": (0.1, 8760.0), "max_age_h": (0.1, 87600.0), "cuts_per_video": (0, 1000), "few_videos": (0, 1_000_000_000),
-            "labels_per_cut": (1, 100), "bank_videos": (0, 10_000_000), "neighbours": (1, 100),
-            "fusion_samples": (1, 100_000_000), "batch_tokens": (64, 1_000_000), "d_model": (8, 1024), "n_layers": (1, 16),
-        }  # fmt: skip
+            "epochs": (0, 1000),
+            "fusion_epochs": (0, 1000),
+            "patience": (0, 1000),
+            "learning_rate": (1e-6, 1.0),
+            "weight_decay": (0.0, 1.0),
+            "text_dropout": (0.0, 0.95),
+            "head_dropout": (0.0, 0.95),
+            "likelihood_weight": (0.0, 100.0),
+            "validation_share": (0.01, 0.5),
+            "max_horizon_h": (0.1, 8760.0),
+            "max_age_h": (0.1, 87600.0),
+            "cuts_per_video": (0, 1000),
+            "few_videos": (0, 1_000_000_000),
+            "labels_per_cut": (1, 100),
+            "bank_videos": (0, 10_000_000),
+            "neighbours": (1, 100),
+            "fusion_samples": (1, 100_000_000),
+            "batch_tokens": (64, 1_000_000),
+            "d_model": (8, 1024),
+            "n_layers": (1, 16),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             whole = isinstance(low, int)
@@ -110,7 +124,7 @@ class TrainConfig:
             weight_decay=self.weight_decay if self.weight_decay >= 0 else (0.3 if few else 0.02),
             head_dropout=self.head_dropout if self.head_dropout >= 0 else (0.5 if few else 0.15),
             cuts_per_video=self.cuts_per_video or (64 if few else 16),
-        )  # fmt: skip
+        )
 
     def passes(self, batches: int, videos: int) -> int:
         """Passes of the first stage over ``batches`` batches of so many ``videos``."""
@@ -121,8 +135,12 @@ class TrainConfig:
     def parts(self) -> Ablation:
         """Which parts of the method are trained."""
         return Ablation(
-            self.use_mhp, self.use_trajectory, self.use_retrieval and self.fusion_epochs != 0, self.use_content, self.use_cascade
-        )  # fmt: skip
+            self.use_mhp,
+            self.use_trajectory,
+            self.use_retrieval and self.fusion_epochs != 0,
+            self.use_content,
+            self.use_cascade,
+        )
 
     @staticmethod
     def read(path: Path | None) -> TrainConfig:

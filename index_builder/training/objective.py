@@ -96,9 +96,13 @@ class Objective:
         ids = np.concatenate([c.ngram_ids[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(ends - starts)[:-1]])
         out: Tensor = self.net.content(
-            put(c.sentence[videos]), self.net.ngrams(put(ids), put(offsets)), put(c.static[videos, 4:5]),
-            put(c.category[videos]), put(c.language[videos]), put(c.static[videos]),
-        )  # fmt: skip
+            put(c.sentence[videos]),
+            self.net.ngrams(put(ids), put(offsets)),
+            put(c.static[videos, 4:5]),
+            put(c.category[videos]),
+            put(c.language[videos]),
+            put(c.static[videos]),
+        )
         return out
 
     def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
@@ -112,10 +116,13 @@ class Objective:
             return hidden, hidden.new_zeros(int(batch.real.sum()), hidden.shape[-1]), index
         rows = batch.rows
         hidden, read = self.net.mhp(
-            self.put(tokens.features[index]), self.put(tokens.clock[index]),
-            self.put(np.where(batch.real, samples.position[rows], 0)), self.put(samples.branch[rows]),
-            self.put(samples.branch_clock[rows]), self.put(samples.pending[rows]),
-        )  # fmt: skip
+            self.put(tokens.features[index]),
+            self.put(tokens.clock[index]),
+            self.put(np.where(batch.real, samples.position[rows], 0)),
+            self.put(samples.branch[rows]),
+            self.put(samples.branch_clock[rows]),
+            self.put(samples.pending[rows]),
+        )
         return hidden, read[self.put(batch.real)], index
 
     def target(self, window: Window, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
@@ -124,10 +131,16 @@ class Objective:
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         c, put, video = self.corpus.content, self.put, samples.video[rows]
         return self.net.target(
-            hidden, put(samples.branch[rows, 1]), put(samples.last[rows]), put(numbers_read(samples, rows)),
-            self.content(videos)[put(inverse)], put(window.creator[rows]), put(c.static[video]), put(c.category[video]),
+            hidden,
+            put(samples.branch[rows, 1]),
+            put(samples.last[rows]),
+            put(numbers_read(samples, rows)),
+            self.content(videos)[put(inverse)],
+            put(window.creator[rows]),
+            put(c.static[video]),
+            put(c.category[video]),
             put(c.language[video]),
-        )  # fmt: skip
+        )
 
     def fit_scales(self, window: Window) -> None:
         """Fit the bins of the encoded numbers to the window's warm samples, and start intensities at their videos' usual rates."""

@@ -61,9 +61,14 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module.eval().cpu(), kwargs=inputs, input_names=list(inputs), output_names=["out"], dynamo=True, verbose=False,
+            module.eval().cpu(),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["out"],
+            dynamo=True,
+            verbose=False,
             dynamic_shapes={name: {0: batch} for name in inputs},
-        )  # fmt: skip
+        )
     assert program is not None
     # Where the sources lie on this machine is nobody's business.
     graph = program.model.graph
@@ -92,18 +97,35 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     _save(weights, folder)
     n = 4
-    _export(net.content, {
-        "sentence": torch.zeros(n, SENTENCE_DIM), "ngrams": torch.zeros(n, NGRAM_DIM), "has_text": torch.ones(n, 1),
-        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
-        "static": torch.zeros(n, N_STATIC),
-    }, folder / "content.onnx")  # fmt: skip
-    _export(_Head(net), {
-        "hidden": torch.zeros(n, shape.d_model), "read": torch.zeros(n, shape.n_features),
-        "last": torch.zeros(n, shape.n_features), "summary": torch.zeros(n, n_summary(shape.n_types) + net.n_cascade),
-        "content": torch.zeros(n, CONTENT_DIM), "creator": torch.zeros(n, N_CREATOR), "static": torch.zeros(n, N_STATIC),
-        "category": torch.zeros(n, dtype=torch.int64), "language": torch.zeros(n, dtype=torch.int64),
-        "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR), "mask": torch.ones(n, neighbours),
-    }, folder / "head.onnx")  # fmt: skip
+    _export(
+        net.content,
+        {
+            "sentence": torch.zeros(n, SENTENCE_DIM),
+            "ngrams": torch.zeros(n, NGRAM_DIM),
+            "has_text": torch.ones(n, 1),
+            "category": torch.zeros(n, dtype=torch.int64),
+            "language": torch.zeros(n, dtype=torch.int64),
+            "static": torch.zeros(n, N_STATIC),
+        },
+        folder / "content.onnx",
+    )
+    _export(
+        _Head(net),
+        {
+            "hidden": torch.zeros(n, shape.d_model),
+            "read": torch.zeros(n, shape.n_features),
+            "last": torch.zeros(n, shape.n_features),
+            "summary": torch.zeros(n, n_summary(shape.n_types) + net.n_cascade),
+            "content": torch.zeros(n, CONTENT_DIM),
+            "creator": torch.zeros(n, N_CREATOR),
+            "static": torch.zeros(n, N_STATIC),
+            "category": torch.zeros(n, dtype=torch.int64),
+            "language": torch.zeros(n, dtype=torch.int64),
+            "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR),
+            "mask": torch.ones(n, neighbours),
+        },
+        folder / "head.onnx",
+    )
 
 
 def write_rates(rates: Rates, folder: Path) -> None:

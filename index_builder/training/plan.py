@@ -38,9 +38,13 @@ class Plan:
         self.max_horizon_us = int(min(config.max_horizon_h * HOUR_US, max(span // 2, HOUR_US)))
         self.max_age_us = int(config.max_age_h * HOUR_US)
         self.schema = Schema(
-            self.data.types, seen.name, self.max_horizon_us, self.max_age_us,
-            _names(v.category for v in self.data.videos), _names(v.language for v in self.data.videos),
-        )  # fmt: skip
+            self.data.types,
+            seen.name,
+            self.max_horizon_us,
+            self.max_age_us,
+            _names(v.category for v in self.data.videos),
+            _names(v.language for v in self.data.videos),
+        )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
 
     @contextmanager

@@ -65,10 +65,20 @@ class PointInTimeBank:
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
-        cuts = Window.of(seen.data, known, read_samples(
-            seen, video, published[video] + age, horizon_us=np.zeros((len(video), 1), np.int64),
-            value=np.full((len(video), 1), np.nan), cascade=cascade,
-        ), max_horizon_us, config.bank_videos)  # fmt: skip
+        cuts = Window.of(
+            seen.data,
+            known,
+            read_samples(
+                seen,
+                video,
+                published[video] + age,
+                horizon_us=np.zeros((len(video), 1), np.int64),
+                value=np.full((len(video), 1), np.nan),
+                cascade=cascade,
+            ),
+            max_horizon_us,
+            config.bank_videos,
+        )
         states = forward.encode(cuts).hidden
         centre = states.mean(0)
         some = ~cuts.samples.cold
@@ -81,16 +91,28 @@ class PointInTimeBank:
         """Every sample's candidates by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
         return find(
-            self.memory, window.samples, self.memory.content, trajectory, limit=self.config.neighbours,
-            bank_videos=self.config.bank_videos, report=report,
-        )  # fmt: skip
+            self.memory,
+            window.samples,
+            self.memory.content,
+            trajectory,
+            limit=self.config.neighbours,
+            bank_videos=self.config.bank_videos,
+            report=report,
+        )
 
     def nearest(self, window: Window, candidates: Candidates, weight: float) -> NeighbourInputs:
         """The K best candidates of every sample, content weighing ``weight``."""
-        return NeighbourInputs(*neighbour_features(
-            self.memory, candidates, window.samples, self.creators, content_weight=weight, k=self.config.neighbours,
-            max_horizon_us=self.max_horizon_us,
-        ))  # fmt: skip
+        return NeighbourInputs(
+            *neighbour_features(
+                self.memory,
+                candidates,
+                window.samples,
+                self.creators,
+                content_weight=weight,
+                k=self.config.neighbours,
+                max_horizon_us=self.max_horizon_us,
+            )
+        )
 
     def best_weight(self, window: Window, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
         """The weight whose neighbours' mean growth forecasts the samples' best."""

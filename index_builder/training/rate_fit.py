@@ -111,9 +111,13 @@ def _fitted(start: Rates, spans: Spans, prior: _Prior, least: Floats) -> tuple[R
             rows = chosen & np.isfinite(spans.grown[:, kind])
             if rows.any():
                 moved, spread[side, :, kind] = _moved(
-                    expected[rows, :, kind], design[rows], spans.grown[rows, kind], spans.video[rows], prior,
+                    expected[rows, :, kind],
+                    design[rows],
+                    spans.grown[rows, kind],
+                    spans.video[rows],
+                    prior,
                     least[side, :, kind],
-                )  # fmt: skip
+                )
                 log_factor[side, :, kind] += moved[: len(KNOTS)]
                 if not side:
                     day[:, kind] += moved[len(KNOTS) :]

@@ -40,9 +40,15 @@ Ints = NDArray[np.int64]
 
 
 def rates_of(
-    forecaster: Forecaster, seen: Observed, split_us: int, until_us: int, *, seed: int = 0,
-    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
-) -> Rates:  # fmt: skip
+    forecaster: Forecaster,
+    seen: Observed,
+    split_us: int,
+    until_us: int,
+    *,
+    seed: int = 0,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Rates:
     """Rates by what a forecaster that learned from what was known at ``split_us`` says of the time before, and until ``until_us``.
 
     ``sentence`` (V, 384) spares encoding texts again; ``advance`` is told how many more moments were asked about.
@@ -88,9 +94,16 @@ def spans(
 
 
 def ask(
-    forecaster: Forecaster, seen: Observed, video: Ints, start_us: Ints, end_us: Ints, *, moments: int | None = None,
-    sentence: NDArray[np.float32] | None = None, advance: Callable[[int], None] | None = None,
-) -> Spans:  # fmt: skip
+    forecaster: Forecaster,
+    seen: Observed,
+    video: Ints,
+    start_us: Ints,
+    end_us: Ints,
+    *,
+    moments: int | None = None,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Spans:
     """What the forecaster expects of N spans, and what they brought, asked at so many ``moments`` of each.
 
     Parts of a span are even in log(age + 1 minute), and each moment is that at which a rate that falls as 1 / age has the mean of its part.
@@ -139,11 +152,14 @@ def ask(
     span_s = (end_us - start_us)[:, None] / SECOND_US
     horizon_s = slope_us / SECOND_US
     each = Moments(
-        age_s.ravel(), cold.repeat(m), in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
+        age_s.ravel(),
+        cold.repeat(m),
+        in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
         in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
         waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
-        value_now.repeat(m), counts.repeat(m, axis=0),
-    )  # fmt: skip
+        value_now.repeat(m),
+        counts.repeat(m, axis=0),
+    )
     if at_start:
         hours = 1 / in_next_hour(hours, age_s, span_s)
     timed = (end_us - start_us <= _TIMED_US) | at_start
@@ -174,6 +190,10 @@ def grown(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[
 def _of_type(source: Source, kind: int) -> Source:
     rows = np.flatnonzero(source.type == kind)
     return replace(
-        source, offsets=np.searchsorted(rows, source.offsets), time_us=source.time_us[rows], type=source.type[rows],
-        value=source.value[rows], reach=source.reach[rows],
-    )  # fmt: skip
+        source,
+        offsets=np.searchsorted(rows, source.offsets),
+        time_us=source.time_us[rows],
+        type=source.type[rows],
+        value=source.value[rows],
+        reach=source.reach[rows],
+    )

@@ -96,9 +96,11 @@ class TrainingRun:
         """Learn from all that is known, for as many passes as were best at ``first``."""
         passes = {name: best.epoch + 1 for name, best in first.passes.items()}
         config = replace(
-            self.plan.config, epochs=passes["forecast"], patience=0,
+            self.plan.config,
+            epochs=passes["forecast"],
+            patience=0,
             fusion_epochs=passes.get("fusion", self.plan.config.fusion_epochs),
-        )  # fmt: skip
+        )
         every = _Fit(self, self.plan.until_us, config)
         return every.learn(every.fit.take(np.zeros(0, np.int64)))[0]
 
@@ -120,9 +122,15 @@ class _Fit:
         """Samples with labels up to ``until_us``."""
         plan, c = self._plan, self._config
         samples = draw(
-            plan.seen, until_us=until_us, max_age_us=plan.max_age_us, max_horizon_us=plan.max_horizon_us,
-            n_labels=c.labels_per_cut, cuts_per_video=c.cuts_per_video, seed=seed, cascade=self.cascade,
-        )  # fmt: skip
+            plan.seen,
+            until_us=until_us,
+            max_age_us=plan.max_age_us,
+            max_horizon_us=plan.max_horizon_us,
+            n_labels=c.labels_per_cut,
+            cuts_per_video=c.cuts_per_video,
+            seed=seed,
+            cascade=self.cascade,
+        )
         return Window.of(plan.data, self._known, samples, plan.max_horizon_us, c.bank_videos)
 
     def learn(self, held: Window) -> tuple[TrainedModel, HoldoutForecasts]:
@@ -166,15 +174,18 @@ class _Fit:
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
         with plan.step(f"train fusion{_of_all(held)}", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
             second = trainer.stage_two(
-                fit, learned.hidden, learn,
+                fit,
+                learned.hidden,
+                learn,
                 lambda: warm_pinball(deciders.samples, forward.predict(deciders, states, found)),
                 lambda n, note: advance(n, note=note),
-            )  # fmt: skip
+            )
         quantiles = forward.predict(held, judged.hidden, judge)
         plain = forward.predict(held, judged.hidden, NeighbourInputs.none(len(held))) if recalled else None
         return (
-            self._learned(forward, recalled, {"forecast": first, "fusion": second}), HoldoutForecasts(held, quantiles, plain),
-        )  # fmt: skip
+            self._learned(forward, recalled, {"forecast": first, "fusion": second}),
+            HoldoutForecasts(held, quantiles, plain),
+        )
 
     def _recall(
         self, forward: Objective, *windows: tuple[Window, Encoded]
@@ -182,13 +193,17 @@ class _Fit:
         """Weight of content and centre of trajectories, by the first window, and neighbours of the samples of two windows."""
         plan = self._plan
         with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
-            recall = PointInTimeBank.of(plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade)
+            recall = PointInTimeBank.of(
+                plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade
+            )
             candidates = [recall.candidates(window, read, lambda n: advance(n)) for window, read in windows]
         (fit, _), (held, _) = windows
         weight = plan.ranks.agree(recall.best_weight(fit, candidates[0]))
         return (
-            (weight, recall.centre), recall.nearest(fit, candidates[0], weight), recall.nearest(held, candidates[1], weight),
-        )  # fmt: skip
+            (weight, recall.centre),
+            recall.nearest(fit, candidates[0], weight),
+            recall.nearest(held, candidates[1], weight),
+        )
 
     def _learned(
         self, forward: Objective, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, EarlyStopping]
@@ -203,8 +218,13 @@ class _Fit:
             return None
         with plan.step("fit cascade", STEPS) as advance:
             fitted = cascade_of(
-                plan.seen, self._until_us, plan.max_age_us, plan.max_horizon_us, seed=plan.seed, advance=lambda n: advance(n)
-            )  # fmt: skip
+                plan.seen,
+                self._until_us,
+                plan.max_age_us,
+                plan.max_horizon_us,
+                seed=plan.seed,
+                advance=lambda n: advance(n),
+            )
         if fitted is None:
             return None
         return replace(
@@ -216,10 +236,16 @@ class _Fit:
         plan, config = self._plan, self._config
         torch.manual_seed(plan.seed)
         net = M3TR(
-            plan.shape, len(plan.schema.categories), len(plan.schema.languages), NGRAM_BUCKETS,
-            text_dropout=config.text_dropout, head_dropout=config.head_dropout, parts=config.parts,
-            cascade=self.cascade is not None, small_head=plan.few,
-        )  # fmt: skip
+            plan.shape,
+            len(plan.schema.categories),
+            len(plan.schema.languages),
+            NGRAM_BUCKETS,
+            text_dropout=config.text_dropout,
+            head_dropout=config.head_dropout,
+            parts=config.parts,
+            cascade=self.cascade is not None,
+            small_head=plan.few,
+        )
         if plan.ranks.size > 1:
             torch.manual_seed(plan.seed * plan.ranks.size + plan.ranks.rank)
         return net
@@ -229,12 +255,21 @@ class _Fit:
         plan = self._plan
         arrays = [
             getattr(part, field.name)
-            for part in (corpus.tokens, corpus.samples, corpus.content) for field in fields(part)
-        ]  # fmt: skip
+            for part in (corpus.tokens, corpus.samples, corpus.content)
+            for field in fields(part)
+        ]
         return run_key(
-            asdict(self._config), plan.seed, plan.as_of_us, plan.seen.name, str(plan.ranks.device.type), plan.ranks.size,
-            versions(), code_key(), corpus.creator, *arrays,
-        )  # fmt: skip
+            asdict(self._config),
+            plan.seed,
+            plan.as_of_us,
+            plan.seen.name,
+            str(plan.ranks.device.type),
+            plan.ranks.size,
+            versions(),
+            code_key(),
+            corpus.creator,
+            *arrays,
+        )
 
 
 def _of_all(held: Window) -> str:

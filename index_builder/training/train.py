@@ -49,9 +49,16 @@ _LEAST_VIDEOS: Final = 50
 
 
 def train(
-    data: Path, *, as_of_us: int, metric: str, out: Path, device: str = "auto", epochs: int | None = None, seed: int = 0,
+    data: Path,
+    *,
+    as_of_us: int,
+    metric: str,
+    out: Path,
+    device: str = "auto",
+    epochs: int | None = None,
+    seed: int = 0,
     config: Path | None = None,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Train, calibrate, evaluate, write the bundle and fill its bank, using nothing later than ``as_of_us``.
 
     The newest videos are held back: half of them say when to stop, the other half are scored for the report, and all calibrate
@@ -124,13 +131,23 @@ def _write(plan: Plan, model: TrainedModel, first: TrainedModel, judged: Holdout
     plain = judged.plain[~decides] if judged.plain is not None else None
     table = score_table(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
     evaluation = {
-        "window_from_us": plan.split_us, "window_to_us": plan.until_us,
-        "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples), **table,
-    }  # fmt: skip
+        "window_from_us": plan.split_us,
+        "window_to_us": plan.until_us,
+        "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples),
+        **table,
+    }
     manifest = Manifest(
-        "", plan.schema, plan.shape, ENCODER_ID, model.weight, config.neighbours, NGRAM_BUCKETS,
-        _training(plan, model, first, judged), evaluation, config.parts,
-    )  # fmt: skip
+        "",
+        plan.schema,
+        plan.shape,
+        ENCODER_ID,
+        model.weight,
+        config.neighbours,
+        NGRAM_BUCKETS,
+        _training(plan, model, first, judged),
+        evaluation,
+        config.parts,
+    )
     support = _support(plan, model, judged)
     calibration = calibrate(held.samples, judged.quantiles)
     with plan.step("write bundle", 4) as advance:
@@ -178,9 +195,14 @@ def _fill(plan: Plan, model: TrainedModel, folder: Path, what: str = "fill bank"
         EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
     ):
         fill(
-            bank, forecaster, plan.seen, plan.as_of_us, limit=limit, sentence=model.forward.corpus.content.sentence,
+            bank,
+            forecaster,
+            plan.seen,
+            plan.as_of_us,
+            limit=limit,
+            sentence=model.forward.corpus.content.sentence,
             advance=lambda n: advance(n),
-        )  # fmt: skip
+        )
 
 
 def _rates_of_first(
@@ -201,9 +223,14 @@ def _rates_of_first(
 def _rates(plan: Plan, first: TrainedModel, forecaster: Forecaster) -> Rates:
     with plan.step("fit rates") as advance:
         return rates_of(
-            forecaster, plan.seen, plan.split_us, plan.until_us, seed=plan.seed,
-            sentence=first.forward.corpus.content.sentence, advance=lambda n: advance(n),
-        )  # fmt: skip
+            forecaster,
+            plan.seen,
+            plan.split_us,
+            plan.until_us,
+            seed=plan.seed,
+            sentence=first.forward.corpus.content.sentence,
+            advance=lambda n: advance(n),
+        )
 
 
 def _no_rates(plan: Plan) -> Rates:
@@ -223,12 +250,21 @@ def _text(plan: Plan) -> NDArray[np.float32]:
 
 def _training(plan: Plan, model: TrainedModel, first: TrainedModel, judged: HoldoutForecasts) -> dict[str, Any]:
     return {
-        "as_of_us": plan.as_of_us, "split_us": plan.split_us, "first_published_us": int(plan.data.published_us[0]),
-        "videos": len(plan.data.videos), "samples": model.samples, "held_back": len(judged.held),
-        "learned_all": model is not first, "data_fingerprint": _fingerprint(plan.seen), "seed": plan.seed,
-        "device": plan.ranks.device.type, "processes": plan.ranks.size, "settings": asdict(plan.config), "versions": versions(),
+        "as_of_us": plan.as_of_us,
+        "split_us": plan.split_us,
+        "first_published_us": int(plan.data.published_us[0]),
+        "videos": len(plan.data.videos),
+        "samples": model.samples,
+        "held_back": len(judged.held),
+        "learned_all": model is not first,
+        "data_fingerprint": _fingerprint(plan.seen),
+        "seed": plan.seed,
+        "device": plan.ranks.device.type,
+        "processes": plan.ranks.size,
+        "settings": asdict(plan.config),
+        "versions": versions(),
         "passes": {name: {"held_back_pinball": b.losses, "best": b.epoch + 1} for name, b in first.passes.items()},
-    }  # fmt: skip
+    }
 
 
 def _fingerprint(seen: Observed) -> str:

@@ -68,13 +68,23 @@ class Trainer:
             *(() if parts.content else ("content.", "ngrams.")),
         ]
         return self._stage(
-            1, self._parameters(lambda name: not name.startswith(tuple(untouched))), self.config.learning_rate,
-            self.passes(), self.n_batches(), self._forecast_losses,
-            lambda: warm_pinball(judged.samples, forward.encode(judged).quantiles), report,
-        )  # fmt: skip
+            1,
+            self._parameters(lambda name: not name.startswith(tuple(untouched))),
+            self.config.learning_rate,
+            self.passes(),
+            self.n_batches(),
+            self._forecast_losses,
+            lambda: warm_pinball(judged.samples, forward.encode(judged).quantiles),
+            report,
+        )
 
     def stage_two(
-        self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs, judge: Callable[[], float], report: Report
+        self,
+        window: Window,
+        hidden: NDArray[np.float32],
+        found: NeighbourInputs,
+        judge: Callable[[], float],
+        report: Report,
     ) -> EarlyStopping:
         """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
 
@@ -82,10 +92,15 @@ class Trainer:
         """
         trained = _SECOND if self.forward.net.parts.neighbours else _HEAD
         return self._stage(
-            2, self._parameters(lambda name: name.startswith(trained)), self.config.learning_rate,
-            self.config.fusion_epochs, math.ceil(len(window) / FUSION_ROWS),
-            lambda: self._fusion_losses(window, hidden, found), judge, report,
-        )  # fmt: skip
+            2,
+            self._parameters(lambda name: name.startswith(trained)),
+            self.config.learning_rate,
+            self.config.fusion_epochs,
+            math.ceil(len(window) / FUSION_ROWS),
+            lambda: self._fusion_losses(window, hidden, found),
+            judge,
+            report,
+        )
 
     def _forecast_losses(self) -> Losses:
         forward, config, ranks = self.forward, self.config, self._ranks
@@ -129,9 +144,16 @@ class Trainer:
             yield forward.loss(window.samples, rows, quantiles), among
 
     def _stage(
-        self, number: int, parameters: list[tuple[str, nn.Parameter]], rate: float, passes: int, steps: int,
-        losses: Callable[[], Losses], judge: Callable[[], float], report: Report,
-    ) -> EarlyStopping:  # fmt: skip
+        self,
+        number: int,
+        parameters: list[tuple[str, nn.Parameter]],
+        rate: float,
+        passes: int,
+        steps: int,
+        losses: Callable[[], Losses],
+        judge: Callable[[], float],
+        report: Report,
+    ) -> EarlyStopping:
         """Go on from the stage's checkpoint, make what is left of ``passes`` of ``steps`` batches, and return to the best."""
         trained = [parameter for _, parameter in parameters]
         optimizer, schedule = self._optimizer(parameters, rate, steps * passes)

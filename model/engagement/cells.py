@@ -38,12 +38,17 @@ def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
     offsets = [0]
     for history in histories:
         parts = [
-            np.stack([
-                series.bins, np.full(len(series.bins), types[kind]), series.values,
-                np.full(len(series.bins), EVENTS if series.mode == "events" else COUNTERS),
-            ])
-            for kind, series in history.series.items() if kind in types and len(series.bins)
-        ]  # fmt: skip
+            np.stack(
+                [
+                    series.bins,
+                    np.full(len(series.bins), types[kind]),
+                    series.values,
+                    np.full(len(series.bins), EVENTS if series.mode == "events" else COUNTERS),
+                ]
+            )
+            for kind, series in history.series.items()
+            if kind in types and len(series.bins)
+        ]
         if parts:
             rows = np.concatenate(parts, axis=1)
             rows = rows[:, np.lexsort((rows[1], rows[0]))]

@@ -51,9 +51,27 @@ def rows_until(source: Source, video: NDArray[np.int64], now_us: NDArray[np.int6
 
 @numba.njit(cache=True, nogil=True)
 def _cells(  # type: ignore[no-untyped-def]
-    edges, starts_e, ends_e, time_e, type_e, value_e, reach_e, starts_c, ends_c, time_c, type_c, value_c,
-    published_us, n_types, offsets, bins, types, values, modes, reach,
-):  # fmt: skip
+    edges,
+    starts_e,
+    ends_e,
+    time_e,
+    type_e,
+    value_e,
+    reach_e,
+    starts_c,
+    ends_c,
+    time_c,
+    type_c,
+    value_c,
+    published_us,
+    n_types,
+    offsets,
+    bins,
+    types,
+    values,
+    modes,
+    reach,
+):
     at = 0
     value = np.zeros((2, n_types), dtype=np.int64)
     touched = np.zeros((2, n_types), dtype=np.bool_)
@@ -94,9 +112,13 @@ def _cells(  # type: ignore[no-untyped-def]
 
 
 def cells_at(
-    events: Source, counters: Source, video: NDArray[np.int64], now_us: NDArray[np.int64],
-    published_us: NDArray[np.int64], n_types: int,
-) -> Cells:  # fmt: skip
+    events: Source,
+    counters: Source,
+    video: NDArray[np.int64],
+    now_us: NDArray[np.int64],
+    published_us: NDArray[np.int64],
+    n_types: int,
+) -> Cells:
     """Histogram cells of every (video, now) from rows up to and including now; ``published_us`` is by sequence."""
     ends_e, ends_c = rows_until(events, video, now_us), rows_until(counters, video, now_us)
     starts_e, starts_c = events.offsets[video], counters.offsets[video]
@@ -104,10 +126,27 @@ def cells_at(
     offsets = np.zeros(len(video) + 1, dtype=np.int64)
     bins, types, values, modes, reach = (np.zeros(size, dtype=np.int64) for _ in range(5))
     n = _cells(
-        EDGES_US, starts_e, ends_e, events.time_us, events.type, events.value, events.reach, starts_c, ends_c,
-        counters.time_us, counters.type, counters.value, published_us, n_types, offsets, bins, types, values, modes,
+        EDGES_US,
+        starts_e,
+        ends_e,
+        events.time_us,
+        events.type,
+        events.value,
+        events.reach,
+        starts_c,
+        ends_c,
+        counters.time_us,
+        counters.type,
+        counters.value,
+        published_us,
+        n_types,
+        offsets,
+        bins,
+        types,
+        values,
+        modes,
         reach,
-    )  # fmt: skip
+    )
     return Cells(offsets, bins[:n], types[:n], values[:n], modes[:n], reach[:n])
 
 

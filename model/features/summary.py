@@ -135,7 +135,15 @@ def summaries(tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...
     """
     out = np.zeros((len(age_s), n_summary(tokens.counts.shape[1])), dtype=np.float32)
     _summarise(
-        tokens.offsets, tokens.interval_s, tokens.counts, tokens.totals, age_s, np.array(metric, dtype=np.int64), _SHARES,
-        _SPANS_S, _STEPS, out,
-    )  # fmt: skip
+        tokens.offsets,
+        tokens.interval_s,
+        tokens.counts,
+        tokens.totals,
+        age_s,
+        np.array(metric, dtype=np.int64),
+        _SHARES,
+        _SPANS_S,
+        _STEPS,
+        out,
+    )
     return out

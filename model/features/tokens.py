@@ -106,10 +106,29 @@ def _fill_features(out, n_types, counts, cumulative, observed, reach, width_s, g
 
 @numba.njit(cache=True)
 def _tokenize(  # type: ignore[no-untyped-def]
-    edges, offsets, bins, types, values, modes, reach, published_us, now_us, n_types, n_out,
-    features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals, last_end_s,
+    edges,
+    offsets,
+    bins,
+    types,
+    values,
+    modes,
+    reach,
+    published_us,
+    now_us,
+    n_types,
+    n_out,
+    features,
+    clock,
+    interval_s,
+    counts,
+    observed,
+    pending,
+    read_features,
+    read_clock,
+    totals,
+    last_end_s,
     prefix,
-):  # fmt: skip
+):
     at = 0
     increments = np.zeros(n_types)
     cumulative = np.zeros(n_types)
@@ -164,9 +183,18 @@ def _tokenize(  # type: ignore[no-untyped-def]
                 clock[at, 0] = (end - previous_end) / 3600
                 clock[at, 1] = np.log((end + LOG_AGE_OFFSET_S) / (previous_end + LOG_AGE_OFFSET_S))
                 _fill_features(
-                    features[at], n_types, increments, cumulative, seen, bin_reach, end - start,
-                    start - previous_end, end, published_us[s] + np.int64(end * 1e6), False,
-                )  # fmt: skip
+                    features[at],
+                    n_types,
+                    increments,
+                    cumulative,
+                    seen,
+                    bin_reach,
+                    end - start,
+                    start - previous_end,
+                    end,
+                    published_us[s] + np.int64(end * 1e6),
+                    False,
+                )
                 pending[s] = filling
                 prefix[at] = digest
                 previous_end = end
@@ -175,9 +203,18 @@ def _tokenize(  # type: ignore[no-untyped-def]
         increments[:] = 0
         known_until = now_age if fed_by_events else min(now_age, max(previous_end, snapshot_end.max()))
         _fill_features(
-            read_features[s], n_types, increments, cumulative, seen, 0, max(now_age - known_until, 0.0),
-            known_until - previous_end, now_age, now_us[s], True,
-        )  # fmt: skip
+            read_features[s],
+            n_types,
+            increments,
+            cumulative,
+            seen,
+            0,
+            max(now_age - known_until, 0.0),
+            known_until - previous_end,
+            now_age,
+            now_us[s],
+            True,
+        )
         read_clock[s, 0] = (now_age - previous_end) / 3600
         read_clock[s, 1] = np.log((now_age + LOG_AGE_OFFSET_S) / (previous_end + LOG_AGE_OFFSET_S))
         for k in range(n_types):
@@ -199,12 +236,41 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
     totals, last_end_s = np.zeros((s, n_types)), np.zeros(s)
     prefix = np.zeros(n, np.uint64)
     _tokenize(
-        EDGES_US, cells.offsets, cells.bins, cells.types, cells.values, cells.modes, cells.reach, published_us, now_us,
-        n_types, offsets, features, clock, interval_s, counts, observed, pending, read_features, read_clock, totals,
-        last_end_s, prefix,
-    )  # fmt: skip
+        EDGES_US,
+        cells.offsets,
+        cells.bins,
+        cells.types,
+        cells.values,
+        cells.modes,
+        cells.reach,
+        published_us,
+        now_us,
+        n_types,
+        offsets,
+        features,
+        clock,
+        interval_s,
+        counts,
+        observed,
+        pending,
+        read_features,
+        read_clock,
+        totals,
+        last_end_s,
+        prefix,
+    )
     n = int(offsets[-1])
     return Tokens(
-        offsets, features[:n], clock[:n], interval_s[:n], counts[:n], observed[:n], pending, read_features,
-        read_clock, totals, last_end_s, prefix[:n],
-    )  # fmt: skip
+        offsets,
+        features[:n],
+        clock[:n],
+        interval_s[:n],
+        counts[:n],
+        observed[:n],
+        pending,
+        read_features,
+        read_clock,
+        totals,
+        last_end_s,
+        prefix[:n],
+    )

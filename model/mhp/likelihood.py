@@ -80,9 +80,12 @@ def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Ten
     """Log P(n) with variance mean + mean^2 / dispersion, float64, any broadcastable shapes; mean, dispersion > 0."""
     n, mean, r = n.double(), mean.double().clamp(min=1e-12), dispersion.double()
     return (
-        torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
-        - r * torch.log1p(mean / r) + n * (torch.log(mean) - torch.log(r + mean))
-    )  # fmt: skip
+        torch.lgamma(n + r)
+        - torch.lgamma(r)
+        - torch.lgamma(n + 1)
+        - r * torch.log1p(mean / r)
+        + n * (torch.log(mean) - torch.log(r + mean))
+    )
 
 
 def _usual(counts: Tensor, exposure: Tensor) -> Tensor:

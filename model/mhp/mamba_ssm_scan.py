@@ -57,7 +57,10 @@ def scan_by(
     cs = gap.new_zeros(batch, total, n).index_put((row, jump_at), c.transpose(0, 1))
     cs = cs.index_put((row.unsqueeze(-1), cut_at), reads)
     y = kernel(
-        x.transpose(1, 2).contiguous(), dt.transpose(1, 2).contiguous(), a.t().contiguous(),
-        bs.transpose(1, 2).contiguous(), cs.transpose(1, 2).contiguous(),
-    ).transpose(1, 2)  # fmt: skip
+        x.transpose(1, 2).contiguous(),
+        dt.transpose(1, 2).contiguous(),
+        a.t().contiguous(),
+        bs.transpose(1, 2).contiguous(),
+        cs.transpose(1, 2).contiguous(),
+    ).transpose(1, 2)
     return y[row, jump_at].transpose(0, 1), y[row.unsqueeze(-1), cut_at]

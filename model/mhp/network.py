@@ -133,9 +133,14 @@ class MambaHawkes(nn.Module):
         self.norm_f = RMSNorm(shape.d_model)
 
     def forward(
-        self, features: Tensor, clock: Tensor, position: Tensor,
-        branch_features: Tensor, branch_clock: Tensor, pending: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        features: Tensor,
+        clock: Tensor,
+        position: Tensor,
+        branch_features: Tensor,
+        branch_clock: Tensor,
+        pending: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Scan and read.
 
         Args:

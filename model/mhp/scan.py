@@ -98,9 +98,11 @@ class SelectiveScan(torch.autograd.Function):
         grad_a = a.new_zeros((gap.shape[1], *a.shape))
         out = [torch.zeros_like(gap), torch.zeros_like(jump), torch.zeros_like(b), torch.zeros_like(c)]
         _backward(
-            *(x.numpy() for x in (gap, jump, b, c, a, z, position)), *(g.contiguous().numpy() for g in grads),
-            *(x.numpy() for x in out), grad_a.numpy(),
-        )  # fmt: skip
+            *(x.numpy() for x in (gap, jump, b, c, a, z, position)),
+            *(g.contiguous().numpy() for g in grads),
+            *(x.numpy() for x in out),
+            grad_a.numpy(),
+        )
         return (*out, grad_a.sum(0), None)
 
 

@@ -109,9 +109,7 @@ class StatePool:
             seen.add(video_id)
         return rounds
 
-    def _commit(
-        self, video_ids: Sequence[str], rows: list[int], tokens: Tokens, newest: NDArray[np.float32]
-    ) -> None:  # fmt: skip
+    def _commit(self, video_ids: Sequence[str], rows: list[int], tokens: Tokens, newest: NDArray[np.float32]) -> None:
         """Bring the videos of a round up to their committed tokens, and copy their states to the scratch slots ``rows``."""
         spans = [(int(tokens.offsets[row]), int(tokens.offsets[row + 1]) - int(tokens.pending[row])) for row in rows]
         if not self.capacity:

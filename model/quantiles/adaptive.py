@@ -71,9 +71,7 @@ class Adaptive:
         """``factors`` for who starts from the logarithms ``base`` of that shape: they fade as outcomes come in."""
         return np.exp(np.clip(self.logs() + base * (RAMP / (RAMP + self.outcomes)), -LIMIT, LIMIT))
 
-    def learned(
-        self, rows: NDArray[np.int64], columns: NDArray[np.int64], reaches: NDArray[np.float64]
-    ) -> Adaptive:  # fmt: skip
+    def learned(self, rows: NDArray[np.int64], columns: NDArray[np.int64], reaches: NDArray[np.float64]) -> Adaptive:
         """After n more outcomes, in their order.
 
         Args:

@@ -40,14 +40,17 @@ class Calibration:
 
     @staticmethod
     def fit(
-        age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], cold: NDArray[np.bool_],
-        quantiles: NDArray[np.float64], growth: NDArray[np.float64],
-    ) -> Calibration:  # fmt: skip
+        age_s: NDArray[np.float64],
+        horizon_s: NDArray[np.float64],
+        cold: NDArray[np.bool_],
+        quantiles: NDArray[np.float64],
+        growth: NDArray[np.float64],
+    ) -> Calibration:
         """Fit on n outcomes: (n,) each but ``quantiles`` (n, 3), growth in log2 units. Small buckets borrow from larger ones."""
         low, median, high = quantiles.T
-        scores = np.stack([
-            (median - growth) / np.maximum(median - low, _TINY), (growth - median) / np.maximum(high - median, _TINY)
-        ])  # fmt: skip
+        scores = np.stack(
+            [(median - growth) / np.maximum(median - low, _TINY), (growth - median) / np.maximum(high - median, _TINY)]
+        )
         rows, columns = age_bucket_of(age_s, cold), horizon_bucket_of(horizon_s)
         stretch = np.ones((N_ROWS, N_COLUMNS, 2))
         for r in range(N_ROWS):
@@ -65,9 +68,12 @@ class Calibration:
         return Calibration(stretch)
 
     def apply(
-        self, age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], cold: NDArray[np.bool_],
+        self,
+        age_s: NDArray[np.float64],
+        horizon_s: NDArray[np.float64],
+        cold: NDArray[np.bool_],
         quantiles: NDArray[np.float64],
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> NDArray[np.float64]:
         """Stretch growth quantiles (N, J, 3) at horizons (N, J) one by one, as ``fit`` saw them; never below 0."""
         factor = self.stretch[age_bucket_of(age_s, cold)[:, None], horizon_bucket_of(horizon_s)]
         low, median, high = np.moveaxis(quantiles, -1, 0)
@@ -79,10 +85,12 @@ class Calibration:
         edges = np.array(HORIZON_EDGES_H)
         middles = np.log(np.concatenate([[edges[0] / 2], np.sqrt(edges[:-1] * edges[1:]), [edges[-1] * 1.3]]))
         at = np.log(np.maximum(grid_s(max_horizon_s) / 3600, 1e-3))
-        by_row = np.stack([
-            np.stack([np.interp(at, middles, self.stretch[r, :, side]) for side in range(2)], axis=-1)
-            for r in range(N_ROWS)
-        ])  # fmt: skip
+        by_row = np.stack(
+            [
+                np.stack([np.interp(at, middles, self.stretch[r, :, side]) for side in range(2)], axis=-1)
+                for r in range(N_ROWS)
+            ]
+        )
         return by_row[age_bucket_of(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:

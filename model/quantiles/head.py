@@ -38,9 +38,11 @@ def _ramps(u: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def basis(
-    age_s: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float,
+    age_s: NDArray[np.float64],
+    horizon_s: NDArray[np.float64],
+    max_horizon_s: float,
     expected: NDArray[np.floating] | float = 0.0,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with a last axis of N_BASIS.
 
     Each in [0, 1], but for the last, which is ``expected``: a growth of the same shape in log2 units, 0 where nothing expects any.

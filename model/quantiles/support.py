@@ -74,17 +74,25 @@ class Support:
 
     @staticmethod
     def fit(
-        video: NDArray[np.int64], age_s: NDArray[np.float64], value_now: NDArray[np.float64], cold: NDArray[np.bool_],
-        summary: Floats, horizon_s: NDArray[np.float64], growth: NDArray[np.float64], sources: NDArray[np.bool_],
-        max_horizon_s: float, shortest: float = 0.0,
-    ) -> Support:  # fmt: skip
+        video: NDArray[np.int64],
+        age_s: NDArray[np.float64],
+        value_now: NDArray[np.float64],
+        cold: NDArray[np.bool_],
+        summary: Floats,
+        horizon_s: NDArray[np.float64],
+        growth: NDArray[np.float64],
+        sources: NDArray[np.bool_],
+        max_horizon_s: float,
+        shortest: float = 0.0,
+    ) -> Support:
         """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
         column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
         near = [_near(age_row(age_s), video, row) for row in range(N_AGES)]
         most = np.stack([_most(video, value_now, column, growth, rows) for rows in near])
         halves = [
-            np.stack([_most(video, value_now, column, growth, rows[video[rows] % 2 == half]) for rows in near]) for half in (0, 1)
-        ]  # fmt: skip
+            np.stack([_most(video, value_now, column, growth, rows[video[rows] % 2 == half]) for rows in near])
+            for half in (0, 1)
+        ]
         seen = np.unique(age_row(age_s))
         apart = np.abs(halves[0] - halves[1])[seen, 0, 1:]
         margin = float(np.clip(np.median(apart), 0.1, _MOST_MARGIN)) if apart.size else _MOST_MARGIN
@@ -99,9 +107,13 @@ class Support:
         return Support(most.astype(np.float32), usual.astype(np.float32), margin, ages, low, high, sources, shortest)
 
     def extrapolated(
-        self, types: Sequence[str], observed: Sequence[Mapping[str, Mode]], age_s: NDArray[np.float64], summary: Floats,
+        self,
+        types: Sequence[str],
+        observed: Sequence[Mapping[str, Mode]],
+        age_s: NDArray[np.float64],
+        summary: Floats,
         cold: NDArray[np.bool_],
-    ) -> list[list[str]]:  # fmt: skip
+    ) -> list[list[str]]:
         """Name, for each of N inputs, what lies outside the training range; ``observed`` tells how each type is read.
 
         The names: "age"; "counts", or "counts:TYPE" beside the metric; "pace"; "events:TYPE" or "counters:TYPE" for a type that was
@@ -147,9 +159,13 @@ class Support:
         return out
 
     def bound(
-        self, growth: NDArray[np.float64], age_s: NDArray[np.float64], count: NDArray[np.float64],
-        extrapolated: NDArray[np.bool_], max_horizon_s: float,
-    ) -> NDArray[np.float64]:  # fmt: skip
+        self,
+        growth: NDArray[np.float64],
+        age_s: NDArray[np.float64],
+        count: NDArray[np.float64],
+        extrapolated: NDArray[np.bool_],
+        max_horizon_s: float,
+    ) -> NDArray[np.float64]:
         """Bound growth quantiles (N, N_GRID + 1, 3) as the module says; they stay ordered and never fall with the horizon."""
         growth = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
@@ -197,9 +213,12 @@ def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, least: in
 
 
 def _most(
-    video: NDArray[np.int64], value_now: NDArray[np.float64], column: NDArray[np.int64], growth: NDArray[np.float64],
+    video: NDArray[np.int64],
+    value_now: NDArray[np.float64],
+    column: NDArray[np.int64],
+    growth: NDArray[np.float64],
     rows: NDArray[np.int64],
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Largest growth of samples ``rows`` by level and grid horizon, (N_LEVELS, N_GRID + 1)."""
     out = np.zeros((N_LEVELS, N_GRID + 1))
     level = level_of(value_now[rows])

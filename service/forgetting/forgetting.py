@@ -62,7 +62,13 @@ class Forgetting(Running):
     """A listener to changes, a task that obeys tombstones, and the deletion itself."""
 
     def __init__(
-        self, engine: Engine, store: Store, forgotten: Forgotten, ledger: LabelStore, link: RedisConnection, settings: Settings
+        self,
+        engine: Engine,
+        store: Store,
+        forgotten: Forgotten,
+        ledger: LabelStore,
+        link: RedisConnection,
+        settings: Settings,
     ) -> None:
         self._engine, self._store, self._forgotten, self._ledger = engine, store, forgotten, ledger
         self._link, self._embedded = link, settings.redis_url is None

@@ -39,9 +39,21 @@ class Visit:
     """
 
     __slots__ = (
-        "_budget", "_gate", "_held", "_inside", "_refused", "address", "client", "host", "key", "length", "note", "origin",
-        "presented", "request_id",
-    )  # fmt: skip
+        "_budget",
+        "_gate",
+        "_held",
+        "_inside",
+        "_refused",
+        "address",
+        "client",
+        "host",
+        "key",
+        "length",
+        "note",
+        "origin",
+        "presented",
+        "request_id",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.presented: str | None = None

@@ -37,7 +37,13 @@ class IngestHandler:
     """Takes batches of events or counters, a slice in each of their client's turns."""
 
     def __init__(
-        self, parser: RowParser, fast: BatchDecoder, writer: GroupCommitQueue, metrics: Metrics, turns: Turns, settings: Settings
+        self,
+        parser: RowParser,
+        fast: BatchDecoder,
+        writer: GroupCommitQueue,
+        metrics: Metrics,
+        turns: Turns,
+        settings: Settings,
     ) -> None:
         self._parser, self._fast = parser, fast
         self._writer = writer

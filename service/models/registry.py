@@ -47,7 +47,9 @@ class ModelRegistry:
     ``prepare`` is awaited for each model before its first forecast that counts.
     """
 
-    def __init__(self, engine: Engine, shadow: Shadow, choice: ActiveVersion, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, shadow: Shadow, choice: ActiveVersion, settings: Settings, metrics: Metrics
+    ) -> None:
         self.engine, self.shadow = engine, shadow
         engine.deployments = self.deployments
         self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []

@@ -62,11 +62,15 @@ _IGNORED: Final[Schema] = {
 }
 _OUTCOME: Final = _maybe(
     _object(
-        accepted=_WHOLE, duplicate=_WHOLE, parked=_WHOLE, rejected=_WHOLE, corrected=_WHOLE,
+        accepted=_WHOLE,
+        duplicate=_WHOLE,
+        parked=_WHOLE,
+        rejected=_WHOLE,
+        corrected=_WHOLE,
         rejections=_list(_REJECTION),
     ),
     ignored=_IGNORED,
-)  # fmt: skip
+)
 _QUANTILES: Final = _object(**{"horizon_s": _NUMBER, "time": _TIME, "q0.1": _NUMBER, "q0.5": _NUMBER, "q0.9": _NUMBER})
 _NEIGHBOUR: Final = _object(
     video_id=_TEXT,
@@ -100,9 +104,13 @@ _PREDICTED: Final = _with(
     ),
 )
 _REGISTERED: Final = _object(
-    video_id=_TEXT, version=_WHOLE, changed=_FLAG, parked_applied=_WHOLE, parked_rejected=_WHOLE,
+    video_id=_TEXT,
+    version=_WHOLE,
+    changed=_FLAG,
+    parked_applied=_WHOLE,
+    parked_rejected=_WHOLE,
     unused_fields=_list(_TEXT),
-)  # fmt: skip
+)
 _VIDEO: Final[Schema] = {
     "type": "object",
     "required": ["video_id", "published_at", "version", "counts", "fed_by", "bins", "newest_row_at", "stale"],
@@ -119,9 +127,15 @@ _VIDEO: Final[Schema] = {
     "description": "with its metadata, as far as it is known",
 }
 _LISTED: Final = _object(
-    video_id=_TEXT, score=_NUMBER, title={"type": ["string", "null"]}, counts=_COUNTS, value_now=_MAYBE_NUMBER,
-    expected=_MAYBE_NUMBER, horizon_s=_NUMBER, as_of=_TIME,
-)  # fmt: skip
+    video_id=_TEXT,
+    score=_NUMBER,
+    title={"type": ["string", "null"]},
+    counts=_COUNTS,
+    value_now=_MAYBE_NUMBER,
+    expected=_MAYBE_NUMBER,
+    horizon_s=_NUMBER,
+    as_of=_TIME,
+)
 _MODEL: Final[Schema] = {
     "type": "object",
     "required": ["version", "folder", "state", "reason"],
@@ -153,10 +167,15 @@ METRICS: Final = reply(_TEXT, "text/plain")
 LIVE: Final = reply(_object(status={"const": "live"}))
 READY: Final = reply(
     _object(
-        status={"const": "ready"}, store=_STATE, store_warnings=_list(_TEXT), clock_offset_s=_MAYBE_NUMBER,
-        model=_STATE, bank=_STATE, model_version=_TEXT,
+        status={"const": "ready"},
+        store=_STATE,
+        store_warnings=_list(_TEXT),
+        clock_offset_s=_MAYBE_NUMBER,
+        model=_STATE,
+        bank=_STATE,
+        model_version=_TEXT,
     )
-)  # fmt: skip
+)
 
 PROBLEMS: Final[dict[int | str, Schema]] = {
     status: {

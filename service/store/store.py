@@ -229,14 +229,17 @@ class Store:
             case ["conflict", total]:
                 raise Conflict(
                     f"the count of {correction.type} is {total:.0f}, and not what is to be replaced",
-                    field="replaces", value=str(correction.replaces), allowed=f"{total:.0f}",
-                )  # fmt: skip
+                    field="replaces",
+                    value=str(correction.replaces),
+                    allowed=f"{total:.0f}",
+                )
             case ["missing", much]:
                 raise Conflict(
                     f"{much:.0f} of what is to be taken from {correction.type} was not counted from then on",
-                    field="from", value="" if correction.from_us is None else iso(correction.from_us),
+                    field="from",
+                    value="" if correction.from_us is None else iso(correction.from_us),
                     allowed="a time before the readings that were wrong, or nothing",
-                )  # fmt: skip
+                )
             case ["damaged", *_] as answer:
                 raise self.quarantine.note(_damaged(video_id, answer)).problem()
             case answer:

@@ -50,8 +50,12 @@ def _one_row(rng: np.random.Generator, age: int, count: int) -> tuple[NDArray[np
 
 
 SHAPES: Final[dict[str, Shape]] = {
-    "steady": _steady, "burst": _burst, "silent": _silent, "rising": _rising, "one row": _one_row,
-}  # fmt: skip
+    "steady": _steady,
+    "burst": _burst,
+    "silent": _silent,
+    "rising": _rising,
+    "one row": _one_row,
+}
 
 
 def series(mode: Mode, ages: NDArray[np.int64], counts: NDArray[np.int64]) -> Series:

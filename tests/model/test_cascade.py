@@ -26,9 +26,18 @@ from tests.conftest import Mini
 
 HORIZON_US = 72 * HOUR_US
 USUAL = dict.fromkeys(CONSTANTS, 0.0) | {
-    "log_c": np.log(300), "theta": 0.242, "beta": 0.5, "log_tau_h": 4.0, "log_kappa": -2.0, "log_weight": -1.0, "trend": 0.3,
-    "log_mark_prior": 2.0, "cos_day": 0.3, "sin_half": -0.2, "usual_mark": 1.0,
-}  # fmt: skip
+    "log_c": np.log(300),
+    "theta": 0.242,
+    "beta": 0.5,
+    "log_tau_h": 4.0,
+    "log_kappa": -2.0,
+    "log_weight": -1.0,
+    "trend": 0.3,
+    "log_mark_prior": 2.0,
+    "cos_day": 0.3,
+    "sin_half": -0.2,
+    "usual_mark": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +55,13 @@ def test_the_kernel_expects_what_the_fit_expects(seen: Observed, mini: Mini, mon
     order = np.lexsort((queries.now_us, queries.video))
     queries, by_fit = queries.take(order), by_fit[order]
     samples = read_samples(
-        seen, queries.video, queries.now_us, horizon_us=queries.horizon_us[:, None],
-        value=np.full((len(order), 1), np.nan), cascade=fit.fitted(HORIZON_US / SECOND_US),
-    )  # fmt: skip
+        seen,
+        queries.video,
+        queries.now_us,
+        horizon_us=queries.horizon_us[:, None],
+        value=np.full((len(order), 1), np.nan),
+        cascade=fit.fitted(HORIZON_US / SECOND_US),
+    )
     by_kernel = on_grid_at(samples.expected, samples.horizon_s, HORIZON_US / SECOND_US)[:, 0]
     # Tokens are a sixtieth of the age wide, the fit reads single events; and the grid is read between its points.
     assert np.abs(by_kernel - by_fit).mean() < 0.02 * by_fit.mean()
@@ -69,18 +82,20 @@ def test_bins_reach_from_publication_over_now_to_the_horizon() -> None:
 def _tokens(bins: list[int], values: list[int], now_s: float) -> Tokens:
     n = len(bins)
     cells = Cells(
-        np.array([0, n]), np.array(bins, dtype=np.int64), np.zeros(n, np.int64), np.array(values, dtype=np.int64),
-        np.full(n, EVENTS), np.zeros(n, np.int64),
-    )  # fmt: skip
+        np.array([0, n]),
+        np.array(bins, dtype=np.int64),
+        np.zeros(n, np.int64),
+        np.array(values, dtype=np.int64),
+        np.full(n, EVENTS),
+        np.zeros(n, np.int64),
+    )
     return tokenize(cells, np.zeros(1, np.int64), np.array([round(now_s * SECOND_US)]), 1)
 
 
 def _grown(tokens: Tokens, age_s: float, published_s: float = 0.0, **changed: float) -> np.ndarray:
     constants = np.array([(USUAL | changed)[name] for name in CONSTANTS])
     cascade = Cascade(constants, UNCORRECTED, HORIZON_US / SECOND_US)
-    growth, numbers = cascade.growth(
-        tokens, np.array([age_s]), (0,), np.array([1000.0]), np.array([published_s])
-    )  # fmt: skip
+    growth, numbers = cascade.growth(tokens, np.array([age_s]), (0,), np.array([1000.0]), np.array([published_s]))
     assert np.isfinite(numbers).all()
     return np.asarray(growth[0], dtype=np.float64)
 
@@ -88,8 +103,9 @@ def _grown(tokens: Tokens, age_s: float, published_s: float = 0.0, **changed: fl
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(1, 10_000_000)), max_size=30, unique_by=lambda cell: cell[0]),
-    st.floats(0, 30 * 86_400.0), st.floats(0, 2e9),
-)  # fmt: skip
+    st.floats(0, 30 * 86_400.0),
+    st.floats(0, 2e9),
+)
 def test_growth_is_finite_and_never_falls(cells: list[tuple[int, int]], after_s: float, published_s: float) -> None:
     from model.engagement.bins import bin_end_us
 

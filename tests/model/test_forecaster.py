@@ -71,8 +71,12 @@ def random_requests(forecaster: Forecaster, n: int, seed: int) -> list[Request]:
 def assert_same(a: Forecast, b: Forecast) -> None:
     np.testing.assert_array_equal(a.quantiles, b.quantiles)
     assert (a.value_now, a.counts, a.intensity, a.cold_start, a.state_age_s) == (
-        b.value_now, b.counts, b.intensity, b.cold_start, b.state_age_s
-    )  # fmt: skip
+        b.value_now,
+        b.counts,
+        b.intensity,
+        b.cold_start,
+        b.state_age_s,
+    )
 
 
 def test_any_order_and_any_batch_give_the_same(forecaster: Forecaster) -> None:
@@ -109,11 +113,16 @@ def write_queries(path: Path, rows: list[tuple[str, int, int]]) -> None:
     ids, now, target = zip(*rows, strict=True)
     time = pa.timestamp("us", tz="UTC")
     pq.write_table(
-        pa.table({
-            "video_id": list(ids), "metric": ["view"] * len(ids), "now": pa.array(now, pa.int64()).cast(time),
-            "target_time": pa.array(target, pa.int64()).cast(time),
-        }), path,
-    )  # fmt: skip
+        pa.table(
+            {
+                "video_id": list(ids),
+                "metric": ["view"] * len(ids),
+                "now": pa.array(now, pa.int64()).cast(time),
+                "target_time": pa.array(target, pa.int64()).cast(time),
+            }
+        ),
+        path,
+    )
 
 
 def quantiles(bundle: Path, data: Path, queries: Path, out: Path) -> np.ndarray:
@@ -132,9 +141,10 @@ def test_offline_forecasts_do_not_look_ahead(mini: Mini, tmp_path: Path) -> None
     assert without_later_rows(mini.data, cut, now_us) > 100
     rows = [
         (video.video_id, now_us, now_us + horizon)
-        for video in load_dataset(mini.data).videos if video.published_us <= now_us
+        for video in load_dataset(mini.data).videos
+        if video.published_us <= now_us
         for horizon in (HOUR_US, DAY_US, 3 * DAY_US)
-    ]  # fmt: skip
+    ]
     rows = [row for row in rows if row[2] - now_us <= 3 * DAY_US]
     write_queries(tmp_path / "queries.parquet", rows)
     whole, blind = (
@@ -191,9 +201,10 @@ def test_a_neighbour_is_as_it_was_known_at_now(
         index(tmp_path / name, known, as_of_us=end_us)
     rows = [
         (video.video_id, now_us, now_us + horizon)
-        for video in whole.videos if now_us - 30 * DAY_US <= video.published_us <= now_us
+        for video in whole.videos
+        if now_us - 30 * DAY_US <= video.published_us <= now_us
         for horizon in (HOUR_US, DAY_US)
-    ]  # fmt: skip
+    ]
     write_queries(tmp_path / "queries.parquet", rows)
     answers = {
         name: quantiles(tmp_path / name, data, tmp_path / "queries.parquet", tmp_path / "out.parquet") for name in banks

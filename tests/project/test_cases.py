@@ -26,8 +26,10 @@ def test_the_cases_are_here() -> None:
 def test_case(case: str, mini_bundle: Path, tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("M3TR_")},
-        "M3TR_BIN": str(Path(sys.executable).parent), "M3TR_BUNDLE": str(mini_bundle), "TMPDIR": str(tmp_path),
-    }  # fmt: skip
+        "M3TR_BIN": str(Path(sys.executable).parent),
+        "M3TR_BUNDLE": str(mini_bundle),
+        "TMPDIR": str(tmp_path),
+    }
     done = subprocess.run([CASES / case / "run.sh"], env=environment, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     if done.returncode == CANNOT_BE_TRIED and not IN_CI:

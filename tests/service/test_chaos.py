@@ -75,8 +75,12 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         actions: list[tuple[Callable[[int], None], float]] = [
-            (self._store, 4), (self._read, 3), (self._malformed, 3), (self._poison, 1), (self._leave, 2)
-        ]  # fmt: skip
+            (self._store, 4),
+            (self._read, 3),
+            (self._malformed, 3),
+            (self._poison, 1),
+            (self._leave, 2),
+        ]
         try:
             for i in range(self._requests):
                 self._chance.choices([a for a, _ in actions], [w for _, w in actions])[0](i)
@@ -119,11 +123,13 @@ class Client(threading.Thread):
         batch = self._batch(i)
         self.rows += batch
         self.uncertain += batch
-        whole = self._chance.choice((
-            request("POST", "/events", json.dumps(batch).encode()),
-            request("GET", f"/videos/{self._chance.choice(VIDEOS)}/forecast"),
-            request("GET", f"/videos/{self._chance.choice(VIDEOS)}/forecast/stream"),
-        ))  # fmt: skip
+        whole = self._chance.choice(
+            (
+                request("POST", "/events", json.dumps(batch).encode()),
+                request("GET", f"/videos/{self._chance.choice(VIDEOS)}/forecast"),
+                request("GET", f"/videos/{self._chance.choice(VIDEOS)}/forecast/stream"),
+            )
+        )
         line = self._connected()
         line.sendall(whole[: self._chance.choice((len(whole), len(whole), self._chance.randrange(1, len(whole))))])
         if self._chance.random() < 0.5:
@@ -208,9 +214,10 @@ def test_after_chaos_everything_is_right(tmp_path: Path, fake_process: Starter) 
     told = sum((client.told for client in clients), Counter())
     expected = {"store": (200, 503), "read": (200, 503), "malformed": range(400, 500), "poison": (500, 503)}
     odd = {
-        key: n for key, n in told.items()
+        key: n
+        for key, n in told.items()
         if key[1] not in expected[key[0]] and key not in (("malformed", 503), ("malformed", 0))
-    }  # fmt: skip
+    }
     assert not odd, f"seed {SEED}: {told}"
     assert min(told["store", 200], told["read", 200], told["poison", 500], told["malformed", 422]) > 100, told
 

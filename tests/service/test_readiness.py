@@ -43,9 +43,14 @@ def test_each_part_is_named(redis_url: str) -> None:
         status, told = ready(service)
         assert status == 200
         assert told | {"clock_offset_s": 0, "store_warnings": []} == {
-            "status": "ready", "store": "ok", "store_warnings": [], "clock_offset_s": 0, "model": "ok", "bank": "ok",
+            "status": "ready",
+            "store": "ok",
+            "store_warnings": [],
+            "clock_offset_s": 0,
+            "model": "ok",
+            "bank": "ok",
             "model_version": "fa4e",
-        }  # fmt: skip
+        }
         head = service.http.head("/health/ready")
         assert head.status_code == 200 and head.content == b""
 

@@ -34,8 +34,13 @@ def test_register_feed_forecast(service: Live) -> None:
     told = service.register("v", title="A title", tags=["a", "b"], audio_language="te")
     assert told["unused_fields"] == ["audio_language"]
     assert service.post("/events", EVENTS) == {
-        "accepted": 4, "duplicate": 0, "parked": 0, "rejected": 0, "corrected": 0, "rejections": [],
-    }  # fmt: skip
+        "accepted": 4,
+        "duplicate": 0,
+        "parked": 0,
+        "rejected": 0,
+        "corrected": 0,
+        "rejections": [],
+    }
     assert service.post("/events", EVENTS[2:])["duplicate"] == 2
     video = service.http.get("/videos/v").json()
     assert video["tags"] == "a,b" and video["title"] == "A title"
@@ -238,9 +243,21 @@ def test_without_the_bank(redis_url: str) -> None:
 def test_openapi_names_every_route(service: Live) -> None:
     paths = service.http.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        "/predict", "/events", "/counters", "/videos", "/videos/{video_id}", "/videos/{video_id}/forecast",
-        "/videos/{video_id}/forecast/stream", "/videos/{video_id}/corrections",
-        "/models", "/models/{version}/activate", "/models/{version}/shadow", "/models/shadow",
-        "/quality", "/metrics", "/health/live", "/health/ready",
-    }  # fmt: skip
+        "/predict",
+        "/events",
+        "/counters",
+        "/videos",
+        "/videos/{video_id}",
+        "/videos/{video_id}/forecast",
+        "/videos/{video_id}/forecast/stream",
+        "/videos/{video_id}/corrections",
+        "/models",
+        "/models/{version}/activate",
+        "/models/{version}/shadow",
+        "/models/shadow",
+        "/quality",
+        "/metrics",
+        "/health/live",
+        "/health/ready",
+    }
     assert "published_at" in json.dumps(paths["/videos/{video_id}"]["put"])

@@ -143,8 +143,18 @@ def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, mo
     with live(empty_redis, **everything, bundles=tmp_path) as service:
         tasks = [task for work in service.context.background for task in work.running if not isinstance(task, Shadow)]
         names = {type(task).__name__ for task in tasks}
-        assert names >= {"Health", "Readiness", "ChangeSubscriber", "Ranking", "Adaptation", "Sampler", "Scorer", "BankAdmission",
-                         "Consumer", "ActiveVersion"}  # fmt: skip
+        assert names >= {
+            "Health",
+            "Readiness",
+            "ChangeSubscriber",
+            "Ranking",
+            "Adaptation",
+            "Sampler",
+            "Scorer",
+            "BankAdmission",
+            "Consumer",
+            "ActiveVersion",
+        }
         for task in tasks:
             assert task._task is not None
             task._task.get_loop().call_soon_threadsafe(task._task.cancel)

@@ -36,9 +36,13 @@ def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once
     environment = {"M3TR_BUNDLE": str(bundle), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     (tmp_path / "cache").mkdir()
     early = subprocess.Popen(
-        command, cwd=root, env={**os.environ, **environment, "M3TR_PORT": "0", "M3TR_DATA_DIR": str(tmp_path / "early")},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command,
+        cwd=root,
+        env={**os.environ, **environment, "M3TR_PORT": "0", "M3TR_DATA_DIR": str(tmp_path / "early")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert early.stderr is not None
     try:
         # Whatever comes first: a start that compiled nothing would never say the other.

@@ -151,8 +151,12 @@ class _Steps:
         arrive: list[Step] = [Deliver(0)] * 4
         once = [i for i, row in enumerate(self._rows) if row.video == video and not row.repeatable]
         return [
-            Register(here, video, last, 0), *arrive, Register(there, video, 0, 1), *arrive, SendOnce(here, tuple(once)),
-        ]  # fmt: skip
+            Register(here, video, last, 0),
+            *arrive,
+            Register(there, video, 0, 1),
+            *arrive,
+            SendOnce(here, tuple(once)),
+        ]
 
     def _replica(self) -> int:
         return self._chance.randrange(REPLICAS)

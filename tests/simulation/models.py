@@ -89,7 +89,14 @@ class RealModels:
 def comparable(forecast: Forecast) -> tuple[Any, ...]:
     """A forecast to the bit; what was missing at the time is left out."""
     return (
-        forecast.now_us, forecast.metric, forecast.value_now, sorted(forecast.counts.items()), forecast.horizons_us,
-        forecast.quantiles.tobytes(), sorted(forecast.intensity.items()), repr(forecast.neighbours),
-        forecast.cold_start, forecast.state_age_s,
-    )  # fmt: skip
+        forecast.now_us,
+        forecast.metric,
+        forecast.value_now,
+        sorted(forecast.counts.items()),
+        forecast.horizons_us,
+        forecast.quantiles.tobytes(),
+        sorted(forecast.intensity.items()),
+        repr(forecast.neighbours),
+        forecast.cold_start,
+        forecast.state_age_s,
+    )

@@ -208,9 +208,23 @@ class Amnesia:
 
 
 Step = (
-    Send | Resend | SendOnce | SendWrong | Register | Predict | Delete | Ask
-    | Deliver | Wait | Partition | Crash | Start | Skew | Switch | Amnesia
-)  # fmt: skip
+    Send
+    | Resend
+    | SendOnce
+    | SendWrong
+    | Register
+    | Predict
+    | Delete
+    | Ask
+    | Deliver
+    | Wait
+    | Partition
+    | Crash
+    | Start
+    | Skew
+    | Switch
+    | Amnesia
+)
 
 
 @dataclass(frozen=True)
@@ -226,9 +240,11 @@ class Plan:
 
     def __str__(self) -> str:
         used = sorted({i for step in self.steps for i in getattr(step, "rows", ())})
-        return "\n".join([
-            f"seed {self.seed}: {self.replicas} replicas, {self.settings}",
-            *(f"  video {i}: {video}" for i, video in enumerate(self.videos)),
-            *(f"  row {i}: {self.rows[i]}" for i in used),
-            *(f"  {i:3}. {step}" for i, step in enumerate(self.steps)),
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"seed {self.seed}: {self.replicas} replicas, {self.settings}",
+                *(f"  video {i}: {video}" for i, video in enumerate(self.videos)),
+                *(f"  row {i}: {self.rows[i]}" for i in used),
+                *(f"  {i:3}. {step}" for i, step in enumerate(self.steps)),
+            ]
+        )

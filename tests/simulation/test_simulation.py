@@ -31,11 +31,43 @@ from tests.simulation.simulate import live, shortened, told
 WORLDS = 250
 REAL_WORLDS = 60
 ALWAYS_SEEN = {
-    "Send", "Resend", "SendOnce", "SendWrong", "Register", "Predict", "Delete", "Ask", "Deliver", "Wait", "Partition",
-    "Crash", "Start", "Skew", "Switch", "Amnesia", "pass", "lost", "unheard", "torn", "too late", "abandoned",
-    "accepted", "duplicate", "parked", "corrected", "invalid", "before_publication", "mode_conflict", "parking_full",
-    "unavailable", "conflict", "forecast", "as of bins", "stale", "switched",
-}  # fmt: skip
+    "Send",
+    "Resend",
+    "SendOnce",
+    "SendWrong",
+    "Register",
+    "Predict",
+    "Delete",
+    "Ask",
+    "Deliver",
+    "Wait",
+    "Partition",
+    "Crash",
+    "Start",
+    "Skew",
+    "Switch",
+    "Amnesia",
+    "pass",
+    "lost",
+    "unheard",
+    "torn",
+    "too late",
+    "abandoned",
+    "accepted",
+    "duplicate",
+    "parked",
+    "corrected",
+    "invalid",
+    "before_publication",
+    "mode_conflict",
+    "parking_full",
+    "unavailable",
+    "conflict",
+    "forecast",
+    "as of bins",
+    "stale",
+    "switched",
+}
 """What a few hundred worlds must have met, or they prove less than they claim."""
 
 

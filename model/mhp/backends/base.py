@@ -52,9 +52,13 @@ class Backend(Protocol):
         ...
 
     def advance(
-        self, states: States, slots: NDArray[np.int64], offsets: NDArray[np.int64], features: NDArray[np.float32],
+        self,
+        states: States,
+        slots: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        features: NDArray[np.float32],
         clock: NDArray[np.float32],
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> NDArray[np.float32]:
         """Read tokens into slots, in place.
 
         Args:

@@ -42,9 +42,35 @@ def _matvec(x, matrix, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _token(  # type: ignore[no-untyped-def]
-    features, clock, embed, embed_bias, norm, in_proj, taps, conv_bias, x_proj, dt_proj, dt_bias, a, skip, out_proj,
-    inverse_tau, mix, norm_f, state, window, x, normed, raw, u, projected, gap, y, delta_x, hidden,
-):  # fmt: skip
+    features,
+    clock,
+    embed,
+    embed_bias,
+    norm,
+    in_proj,
+    taps,
+    conv_bias,
+    x_proj,
+    dt_proj,
+    dt_bias,
+    a,
+    skip,
+    out_proj,
+    inverse_tau,
+    mix,
+    norm_f,
+    state,
+    window,
+    x,
+    normed,
+    raw,
+    u,
+    projected,
+    gap,
+    y,
+    delta_x,
+    hidden,
+):
     n_layers, n_state, inner = state.shape
     rank = dt_proj.shape[1]
     width = window.shape[1]
@@ -98,9 +124,21 @@ def _advance(weights, slots, offsets, features, clock, state, window, hidden):  
     for s in range(len(slots)):
         for t in range(offsets[s], offsets[s + 1]):
             _token(
-                features[t], clock[t], *weights, state[slots[s]], window[slots[s]], x, normed, raw, u, projected, gap, y,
-                delta_x, hidden[s],
-            )  # fmt: skip
+                features[t],
+                clock[t],
+                *weights,
+                state[slots[s]],
+                window[slots[s]],
+                x,
+                normed,
+                raw,
+                u,
+                projected,
+                gap,
+                y,
+                delta_x,
+                hidden[s],
+            )
 
 
 class CPUBackend:
@@ -120,13 +158,22 @@ class CPUBackend:
 
         one = np.float32(1.0)
         self._weights = (
-            np.ascontiguousarray(weights["mhp.embed.weight"].T), weights["mhp.embed.bias"], stack("norm.weight"),
-            transposed("in_proj.weight"), np.ascontiguousarray(stack("conv1d.weight")[:, :, 0].swapaxes(1, 2)),
-            stack("conv1d.bias"), transposed("x_proj.weight"), transposed("dt_proj.weight"), stack("dt_proj.bias"),
-            np.ascontiguousarray(-np.exp(stack("A_log")).swapaxes(1, 2)), stack("D"), transposed("out_proj.weight"),
-            np.exp(-stack("log_tau")), (one / (one + np.exp(-stack("clock_mix")))).astype(np.float32),
+            np.ascontiguousarray(weights["mhp.embed.weight"].T),
+            weights["mhp.embed.bias"],
+            stack("norm.weight"),
+            transposed("in_proj.weight"),
+            np.ascontiguousarray(stack("conv1d.weight")[:, :, 0].swapaxes(1, 2)),
+            stack("conv1d.bias"),
+            transposed("x_proj.weight"),
+            transposed("dt_proj.weight"),
+            stack("dt_proj.bias"),
+            np.ascontiguousarray(-np.exp(stack("A_log")).swapaxes(1, 2)),
+            stack("D"),
+            transposed("out_proj.weight"),
+            np.exp(-stack("log_tau")),
+            (one / (one + np.exp(-stack("clock_mix")))).astype(np.float32),
             weights["mhp.norm_f.weight"],
-        )  # fmt: skip
+        )
 
     def new_states(self, slots: int) -> States:
         """Zeroed slabs for ``slots`` videos."""
@@ -137,9 +184,13 @@ class CPUBackend:
         )
 
     def advance(
-        self, states: States, slots: NDArray[np.int64], offsets: NDArray[np.int64], features: NDArray[np.float32],
+        self,
+        states: States,
+        slots: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        features: NDArray[np.float32],
         clock: NDArray[np.float32],
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> NDArray[np.float32]:
         """See Backend.advance."""
         hidden = np.zeros((len(slots), self.shape.d_model), np.float32)
         _advance(self._weights, slots, offsets, features, clock, states.state, states.window, hidden)

@@ -143,10 +143,13 @@ class CUDABackend:
         self._kernels = kernels or Kernels.of_mamba_ssm()
         self._device = torch.device(device)
         net = MambaHawkes(shape)
-        net.load_state_dict({
-            name.removeprefix("mhp."): torch.from_numpy(value.copy())
-            for name, value in weights.items() if name.startswith("mhp.")
-        })  # fmt: skip
+        net.load_state_dict(
+            {
+                name.removeprefix("mhp."): torch.from_numpy(value.copy())
+                for name, value in weights.items()
+                if name.startswith("mhp.")
+            }
+        )
         self._net = net.eval().to(self._device)
         self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
         # mamba-ssm's step raises TypeError without D and dt_bias. Ours are applied in ``emit`` and ``selective``, so it gets zeros.
@@ -211,10 +214,17 @@ class CUDABackend:
             gap, jump, b, c = block.selective(u, wave.clock)
             dt = gap.clamp(min=_LEAST_GAP)
             y = self._kernels.update(
-                state, jump / dt, dt, -torch.exp(block.A_log), b, c, D=self._zeros, dt_bias=self._zeros,
+                state,
+                jump / dt,
+                dt,
+                -torch.exp(block.A_log),
+                b,
+                c,
+                D=self._zeros,
+                dt_bias=self._zeros,
                 # As int64: the kernel multiplies them by the size of a state.
                 state_batch_indices=slots,
-            )  # fmt: skip
+            )
             x = block.emit(x, u, gate, y)
         wave.hidden.copy_(self._net.norm_f(x))
 

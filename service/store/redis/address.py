@@ -40,15 +40,29 @@ _FORMS: Final[dict[str, tuple[Kind, bool]]] = {
 _HOST: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.%]+)\](?::(?P<v6port>\d+))?|(?P<host>[\w.-]*)(?::(?P<port>\d+))?")
 _PORT: Final = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 _OURS: Final = frozenset(inspect.signature(Connection.__init__).parameters) | {
-    "max_connections", "timeout", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name",
-    "retry_on_timeout", "protocol", "decode_responses", "socket_keepalive",
-}  # fmt: skip
+    "max_connections",
+    "timeout",
+    "socket_timeout",
+    "socket_connect_timeout",
+    "health_check_interval",
+    "client_name",
+    "retry_on_timeout",
+    "protocol",
+    "decode_responses",
+    "socket_keepalive",
+}
 _TLS: Final = frozenset(
     {
-        "ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile",
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_keyfile",
         "ssl_min_version",
     }
-)  # fmt: skip
+)
 _VERSIONS: Final = {"tlsv1.2": TLSVersion.TLSv1_2, "tlsv1.3": TLSVersion.TLSv1_3}
 
 

@@ -43,9 +43,19 @@ def counted(videos: int, width_s: float, steps: int, mean: np.ndarray, seed: int
     counts = rng.poisson(mean).reshape(n, 1).astype(np.float64)
     none = np.zeros((n, 1), np.float32)
     return Tokens(
-        np.arange(videos + 1) * steps, none, none, interval, counts, np.ones((n, 1), np.bool_), np.zeros(videos, np.bool_),
-        none[:videos], none[:videos], np.zeros((videos, 1)), np.zeros(videos), np.zeros(n, np.uint64),
-    )  # fmt: skip
+        np.arange(videos + 1) * steps,
+        none,
+        none,
+        interval,
+        counts,
+        np.ones((n, 1), np.bool_),
+        np.zeros(videos, np.bool_),
+        none[:videos],
+        none[:videos],
+        np.zeros((videos, 1)),
+        np.zeros(videos),
+        np.zeros(n, np.uint64),
+    )
 
 
 def test_a_mean_in_gap_and_interval() -> None:
@@ -119,9 +129,12 @@ def test_a_token_is_scored_by_earlier_ones_only(name: str, mini: Mini, seen: Obs
 def tokens_until(tokens: Tokens, video: int, stop: int) -> Tokens:
     rows = slice(tokens.offsets[video], stop)
     return replace(
-        tokens, offsets=np.array([0, stop - tokens.offsets[video]]), interval_s=tokens.interval_s[rows], counts=tokens.counts[rows],
+        tokens,
+        offsets=np.array([0, stop - tokens.offsets[video]]),
+        interval_s=tokens.interval_s[rows],
+        counts=tokens.counts[rows],
         observed=tokens.observed[rows],
-    )  # fmt: skip
+    )
 
 
 def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Observed) -> None:
@@ -131,9 +144,13 @@ def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Ob
     found = mhp_log_likelihood(bundle, tokens)
     backend, shape = CPUBackend(bundle.manifest.shape, bundle.weights), bundle.manifest.shape
     head = IntensityHead(shape.d_model, shape.n_types)
-    head.load_state_dict({
-        n.removeprefix("intensity."): torch.from_numpy(w) for n, w in bundle.weights.items() if n.startswith("intensity.")
-    })  # fmt: skip
+    head.load_state_dict(
+        {
+            n.removeprefix("intensity."): torch.from_numpy(w)
+            for n, w in bundle.weights.items()
+            if n.startswith("intensity.")
+        }
+    )
     no_pace = torch.zeros(1, shape.n_types, len(MEMORIES), 2)
     for v in range(12):
         states, hidden = backend.new_states(1), bundle.weights["intensity.start"][None]
@@ -143,7 +160,7 @@ def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Ob
             with torch.no_grad():
                 want = head.log_likelihood(
                     torch.from_numpy(hidden), pace, previous, start, end, torch.from_numpy(tokens.counts[i : i + 1])
-                )[0].numpy()  # fmt: skip
+                )[0].numpy()
             np.testing.assert_allclose(found[i], np.where(tokens.observed[i], want, np.nan), rtol=1e-3, atol=1e-3)
             one = np.array([0, 1])
             hidden = backend.advance(

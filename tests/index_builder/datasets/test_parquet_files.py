@@ -311,7 +311,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         changed("events", "count", lambda a: a.cast(pa.string())),
         r"events\.parquet: column count: is string; allowed: integer or floating point",
     ),
-    "ids as numbers": (cells("events", "video_id", pa.int64(), 1, 2, 3, 4), "column video_id: is int64; allowed: string"),
+    "ids as numbers": (
+        cells("events", "video_id", pa.int64(), 1, 2, 3, 4),
+        "column video_id: is int64; allowed: string",
+    ),
     "dates": (
         changed("videos", "published_at", lambda a: a.cast(pa.timestamp("us")).cast(pa.date32())),
         r"videos\.parquet: column published_at: is date32\[day\]; allowed: timestamp; a date has no time of day",
@@ -324,7 +327,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         cells("events", "time", pa.string(), *["2023-11-14T00:00:00Z"] * 4),
         r"events\.parquet: column time: is string; allowed: timestamp; in pandas: pd\.to_datetime\(column, utc=True\)",
     ),
-    "times of day": (cells("events", "time", pa.time32("s"), 1, 2, 3, 4), r"column time: is time32\[ms\]; allowed: timestamp"),
+    "times of day": (
+        cells("events", "time", pa.time32("s"), 1, 2, 3, 4),
+        r"column time: is time32\[ms\]; allowed: timestamp",
+    ),
     "durations": (cells("videos", "duration_s", pa.duration("s"), 1, 2, 3), "column duration_s: is duration"),
     "fractional categories": (cells("videos", "category", pa.float64(), 1.0, 2.0, None), "column category: is double"),
     "a struct for tags": (cells("videos", "tags", None, {"a": 1}, None, None), "column tags: is struct"),
@@ -334,14 +340,23 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "column published_at: is missing; allowed: timestamp \\(is 'publish_at' meant\\? rename it\\)",
     ),
     "empty file": (damaged("events", lambda data: b""), r"events\.parquet: cannot be read as a Parquet file"),
-    "truncated file": (damaged("events", lambda data: data[:-100]), r"events\.parquet: cannot be read as a Parquet file"),
-    "start of a file": (damaged("counters", lambda data: data[:60]), r"counters\.parquet: cannot be read as a Parquet file"),
+    "truncated file": (
+        damaged("events", lambda data: data[:-100]),
+        r"events\.parquet: cannot be read as a Parquet file",
+    ),
+    "start of a file": (
+        damaged("counters", lambda data: data[:60]),
+        r"counters\.parquet: cannot be read as a Parquet file",
+    ),
     "damaged page": (
         damaged("events", lambda data: data[:4] + b"\xff" * 60 + data[64:]),
         r"events\.parquet: cannot be read",
     ),
     "encrypted": (encrypted, r"events\.parquet: cannot be read as a Parquet file"),
-    "CSV in a .parquet": (damaged("videos", lambda data: b"video_id,published_at\na,b\n"), r"videos\.parquet: cannot be read"),
+    "CSV in a .parquet": (
+        damaged("videos", lambda data: b"video_id,published_at\na,b\n"),
+        r"videos\.parquet: cannot be read",
+    ),
     "folder of nothing": (
         lambda folder: (folders(folder), [p.unlink() for p in (folder / "events.parquet").glob("part-*")]),
         r"events\.parquet: is a folder without a Parquet file",
@@ -350,7 +365,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folders(folder), (folder / "events.parquet" / "part-00003.parquet").write_bytes(b"PAR1")),
         r"events\.parquet/part-00003\.parquet: cannot be read as a Parquet file",
     ),
-}  # fmt: skip
+}
 
 
 def the_same(one: DataSet, two: DataSet) -> bool:

@@ -123,18 +123,21 @@ def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     data = load_dataset(mini.data, before_us=mini.as_of_us)
     seen = Observed.of(data, "view")
     samples = draw(
-        seen, until_us=mini.as_of_us, max_age_us=20 * 24 * HOUR_US, max_horizon_us=48 * HOUR_US, n_labels=3,
-        cuts_per_video=6, seed=0,
-    )  # fmt: skip
+        seen,
+        until_us=mini.as_of_us,
+        max_age_us=20 * 24 * HOUR_US,
+        max_horizon_us=48 * HOUR_US,
+        n_labels=3,
+        cuts_per_video=6,
+        seed=0,
+    )
     decides = samples.video % 3 == 0
     perfect = (samples.growth[..., None] + np.array([-0.1, 0, 0.1])).astype(np.float32)
     found = validation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
     assert not (found.queries.video % 3 == 0).any()
     assert len(found.queries.video) == int((np.isfinite(samples.growth) & ~(samples.cold | decides)[:, None]).sum())
     assert found.table[MODEL][POOLED]["nmse"] < 1e-6
-    assert found.rival() == min(
-        (a for a in found.table if a != MODEL), key=lambda a: found.table[a][POOLED]["nmse"]
-    )  # fmt: skip
+    assert found.rival() == min((a for a in found.table if a != MODEL), key=lambda a: found.table[a][POOLED]["nmse"])
     nothing = validation(
         load_bundle(mini.bundle).manifest, data, samples, samples, np.ones_like(decides), {MODEL: perfect}
     )
@@ -185,14 +188,15 @@ def test_groups_leave_out_what_is_too_small() -> None:
     pairs = Pairs(*(np.ones(len(video)) for _ in range(4)))
     queries = Queries(video, video, video, np.full(len(video), ""), pairs)
     assert {k: int(v.sum()) for k, v in by_name(queries, videos, lambda v: v.category).items()} == {
-        "Music": LEAST, "(unknown)": LEAST,
-    }  # fmt: skip
+        "Music": LEAST,
+        "(unknown)": LEAST,
+    }
 
 
 def test_numbers_read_as_people_write_them() -> None:
     assert [factor(x) for x in (1, 1.18, 2.5, 12.3, 1234, 0.5, 0.012, np.nan)] == [
         "\N{MULTIPLICATION SIGN}" + t for t in ("1", "1.18", "2.5", "12", "1,234", "0.5", "0.012")
-    ] + ["-"]  # fmt: skip
+    ] + ["-"]
     assert [count(x) for x in (0, 950, 999.9, 12_345, 4_560_000, 7e9)] == ["0", "950", "1k", "12.3k", "4.56M", "7G"]
     assert [hours(h * HOUR_US) for h in (0.25, 1, 2.51, 72.4)] == ["15 min", "1 h", "2.5 h", "72 h"]
     assert short("标题标题", 4) == "标题…" and short("a\x00b\n\x1bc", 9) == "ab c" and short("ab", 2) == "ab"

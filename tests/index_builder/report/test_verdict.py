@@ -55,9 +55,10 @@ def test_old_videos_do_not_carry_the_verdict() -> None:
     young = evaluation(y, np.full(400, "young"), **{MODEL: ours, "growth_factor": theirs})
     old = np.zeros(5000)
     both = evaluation(
-        np.concatenate([y, old]), np.array(["young"] * 400 + ["old"] * 5000),
+        np.concatenate([y, old]),
+        np.array(["young"] * 400 + ["old"] * 5000),
         **{MODEL: np.concatenate([ours, old + 1]), "growth_factor": np.concatenate([theirs, old])},
-    )  # fmt: skip
+    )
     assert judged(both).gain == pytest.approx(judged(young).gain)
     assert (judged(both).growing, judged(young).growing) == (True, False)
     assert judged(both).videos == 400

@@ -19,9 +19,14 @@ from tests.conftest import Mini
 
 def _drawn(mini: Mini) -> Samples:
     return draw(
-        Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view"), until_us=mini.as_of_us,
-        max_age_us=20 * 24 * HOUR_US, max_horizon_us=48 * HOUR_US, n_labels=3, cuts_per_video=4, seed=0,
-    )  # fmt: skip
+        Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view"),
+        until_us=mini.as_of_us,
+        max_age_us=20 * 24 * HOUR_US,
+        max_horizon_us=48 * HOUR_US,
+        n_labels=3,
+        cuts_per_video=4,
+        seed=0,
+    )
 
 
 def test_a_cold_start_is_calibrated_by_its_first_outcome(mini: Mini) -> None:

@@ -34,10 +34,16 @@ def test_passes_are_many_where_batches_are_few() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "fusion_epochs = -2", "fusion_epochs = 1.5", "few_videos = 0.5", "few_videos = -1", "use_cascade = 1", "head_dropout = 1.0",
-        "weight_decay = -0.5", "learning_rate = true",
+        "fusion_epochs = -2",
+        "fusion_epochs = 1.5",
+        "few_videos = 0.5",
+        "few_videos = -1",
+        "use_cascade = 1",
+        "head_dropout = 1.0",
+        "weight_decay = -0.5",
+        "learning_rate = true",
     ],
-)  # fmt: skip
+)
 def test_a_setting_out_of_range_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.toml"
     path.write_text(line, encoding="utf-8")

@@ -63,8 +63,11 @@ def test_two_ranks_train_the_same_weights_and_one_bundle(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, *map(str, launch + command), "--device", "cpu"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "SPIED": str(tmp_path / "rank"), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("write bundle: done") == 1
     weights = [load_file(tmp_path / f"rank{rank}") for rank in (0, 1)]
@@ -72,9 +75,13 @@ def test_two_ranks_train_the_same_weights_and_one_bundle(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["data", "two"]
 
     train(
-        tmp_path / "data", as_of_us=parse_time(AS_OF), metric="views", out=tmp_path / "one", device="cpu",
+        tmp_path / "data",
+        as_of_us=parse_time(AS_OF),
+        metric="views",
+        out=tmp_path / "one",
+        device="cpu",
         config=tmp_path / "config.toml",
-    )  # fmt: skip
+    )
     one, two = (load_bundle(tmp_path / name) for name in ("one", "two"))
     assert (one.manifest.training["processes"], two.manifest.training["processes"]) == (1, 2)
     for stage in ("forecast", "fusion"):

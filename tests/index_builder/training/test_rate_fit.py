@@ -24,9 +24,15 @@ def truth(age_s: np.ndarray, now_s: np.ndarray, *, daily: float = 0.0) -> np.nda
 
 
 def spans(
-    n: int, seed: int, *, gap_h: float = 0.0, size: float = 3.0, tail: float = 1.0, daily: float = 0.0,
+    n: int,
+    seed: int,
+    *,
+    gap_h: float = 0.0,
+    size: float = 3.0,
+    tail: float = 1.0,
+    daily: float = 0.0,
     drift: float = 1.0,
-) -> Spans:  # fmt: skip
+) -> Spans:
     """Videos of which a forecast sees the slope but neither its spread (of mean 1, exponential to the ``tail``) nor its bias.
 
     ``gap_h`` 0: the next hour at an age each; else a day's gap or so, asked at three moments. ``size``: log10 of the largest slope.
@@ -55,9 +61,14 @@ def spans(
     grown = rng.poisson(mean * np.array([1.0, SHARE]) * spread[:, None]).astype(float)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
     each = Moments(
-        age_s.ravel(), np.zeros(n * m, bool), slope.ravel(), slope.ravel(), wave.reshape(n * m, -1), views.repeat(m),
+        age_s.ravel(),
+        np.zeros(n * m, bool),
+        slope.ravel(),
+        slope.ravel(),
+        wave.reshape(n * m, -1),
+        views.repeat(m),
         np.stack([views, views * SHARE], 1).repeat(m, 0),
-    )  # fmt: skip
+    )
     return Spans(np.arange(n), hours, np.full(n, gap_h <= 6), each, np.zeros((n, m, 2)), grown)
 
 

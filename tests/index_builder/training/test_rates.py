@@ -43,19 +43,25 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     times = [START_US + h * HOUR_US for h in (10, 34, 58, 5)]
     ids = pa.array(["a", "a", "a", "b"])
     pq.write_table(
-        pa.table({
-            "video_id": pa.array(["a", "b"]),
-            "published_at": pa.array([START_US, START_US + HOUR_US], pa.timestamp("us", "UTC")),
-        }),
+        pa.table(
+            {
+                "video_id": pa.array(["a", "b"]),
+                "published_at": pa.array([START_US, START_US + HOUR_US], pa.timestamp("us", "UTC")),
+            }
+        ),
         folder / "videos.parquet",
-    )  # fmt: skip
+    )
     pq.write_table(
-        pa.table({
-            "video_id": ids, "time": pa.array(times, pa.timestamp("us", "UTC")), "views": pa.array([100, 300, 350, 7]),
-            "comments": pa.array([5, None, 9, None], pa.int64()),
-        }),
+        pa.table(
+            {
+                "video_id": ids,
+                "time": pa.array(times, pa.timestamp("us", "UTC")),
+                "views": pa.array([100, 300, 350, 7]),
+                "comments": pa.array([5, None, 9, None], pa.int64()),
+            }
+        ),
         folder / "counters.parquet",
-    )  # fmt: skip
+    )
     return Observed.of(load_dataset(folder), "views")
 
 

@@ -16,9 +16,7 @@ def once(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("once")
     config = folder / "config.toml"
     config.write_text(MINI_CONFIG + "refit = false\n", encoding="utf-8")
-    train(
-        mini.data, as_of_us=mini.as_of_us, metric="view", out=folder / "bundle", device="cpu", seed=1, config=config
-    )  # fmt: skip
+    train(mini.data, as_of_us=mini.as_of_us, metric="view", out=folder / "bundle", device="cpu", seed=1, config=config)
     return load_bundle(folder / "bundle")
 
 

@@ -110,18 +110,29 @@ def facts(found: list[Candidate]) -> list[tuple[Any, ...]]:
     """Everything in an answer, comparable."""
     return [
         (
-            c.video_id, c.published_us, c.category, c.creator_id, c.curve.ages_us.tolist(), c.curve.values.tolist(),
+            c.video_id,
+            c.published_us,
+            c.category,
+            c.creator_id,
+            c.curve.ages_us.tolist(),
+            c.curve.values.tolist(),
             None if c.content is None else c.content.tolist(),
             None if c.trajectory is None else c.trajectory.tolist(),
         )
         for c in found
-    ]  # fmt: skip
+    ]
 
 
 def generation(g: int, n: int = 400) -> list[BankVideo]:
     """All of a video says which generation it is of: vectors, times, curve, creator."""
     return [
-        video(f"v{i}", content=vec(DC, g + 1, 100), trajectories={g % 3: (vec(DT, g + 1, 100), T0 + g)},
-              usable_from_us=T0 + g, creator_id=f"g{g}", curve=curve((g, g)))
+        video(
+            f"v{i}",
+            content=vec(DC, g + 1, 100),
+            trajectories={g % 3: (vec(DT, g + 1, 100), T0 + g)},
+            usable_from_us=T0 + g,
+            creator_id=f"g{g}",
+            curve=curve((g, g)),
+        )
         for i in range(n)
-    ]  # fmt: skip
+    ]

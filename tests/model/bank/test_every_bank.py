@@ -234,8 +234,19 @@ def test_ties_are_ordered_by_id_beyond_the_last_place(kit: Kit) -> None:
 def test_upsert_replaces_everything(kit: Kit) -> None:
     bank = kit.filled([video("v", trajectories={1: (vec(DT, 1), T0), 2: (vec(DT, 1), T0)}), video("other")])
     assert ids(one(bank, age_bucket=1, content=None)) == ["v"]
-    bank.upsert([video("v", creator_id="first"), video("v", category=None, creator_id="bob", content=None,
-                        trajectories={7: (vec(DT, 2), T0)}, curve=curve((5, 6)))])  # fmt: skip
+    bank.upsert(
+        [
+            video("v", creator_id="first"),
+            video(
+                "v",
+                category=None,
+                creator_id="bob",
+                content=None,
+                trajectories={7: (vec(DT, 2), T0)},
+                curve=curve((5, 6)),
+            ),
+        ]
+    )
     assert one(bank, age_bucket=1, content=None) == []
     assert ids(one(bank, age_bucket=2)) == ["other"]
     [found] = one(bank, age_bucket=7, content=None)

@@ -23,10 +23,12 @@ def _summary(history: History, age_s: float) -> np.ndarray:
 
 def _counters(ages_h: list[float], views: list[int], likes: list[int]) -> History:
     bins = bin_index(np.array([round(a * HOUR_S * SECOND_US) for a in ages_h]))
-    return History({
-        "view": Series("counters", bins, np.array(views, np.int64)),
-        "like": Series("counters", bins, np.array(likes, np.int64)),
-    })  # fmt: skip
+    return History(
+        {
+            "view": Series("counters", bins, np.array(views, np.int64)),
+            "like": Series("counters", bins, np.array(likes, np.int64)),
+        }
+    )
 
 
 def test_nothing_known_gives_only_the_age() -> None:

@@ -19,9 +19,17 @@ from tests.model.mhp.test_network import SHAPE, of_features, random_tokens, rela
 
 
 def update(
-    state: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, D: Tensor, dt_bias: Tensor, *,
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    *,
     state_batch_indices: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """state (slots, d, N), x, dt (batch, d), a (d, N), b, c (batch, N), D, dt_bias (d,): in place at the given slots.
 
     The real one has D and dt_bias as options, and fails without them.

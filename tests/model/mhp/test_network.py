@@ -61,10 +61,19 @@ def of_features(sequences: list[tuple[Floats, Floats]], pending: list[bool] | No
     n = len(features)
     read_features, read_clock = random_tokens(1, 999)
     return Tokens(
-        np.cumsum([0, *(len(f) for f, _ in sequences)]), features, clock, np.zeros((n, 3)), np.zeros((n, 2)),
-        np.ones((n, 2), np.bool_), np.array(pending or [False] * s), read_features.repeat(s, 0), read_clock.repeat(s, 0),
-        np.zeros((s, 2)), np.zeros(s), np.concatenate([prefix(*x) for x in sequences]),
-    )  # fmt: skip
+        np.cumsum([0, *(len(f) for f, _ in sequences)]),
+        features,
+        clock,
+        np.zeros((n, 3)),
+        np.zeros((n, 2)),
+        np.ones((n, 2), np.bool_),
+        np.array(pending or [False] * s),
+        read_features.repeat(s, 0),
+        read_clock.repeat(s, 0),
+        np.zeros((s, 2)),
+        np.zeros(s),
+        np.concatenate([prefix(*x) for x in sequences]),
+    )
 
 
 def relative(a: Floats, b: Floats) -> float:
@@ -77,9 +86,9 @@ def test_a_scan_equals_single_steps_and_the_network(n: int, network: MambaHawkes
     scanned, stepped = backend.new_states(1), backend.new_states(2)
     slot = np.array([0])
     last = backend.advance(scanned, slot, np.array([0, n]), features, clock)
-    steps = np.concatenate([
-        backend.advance(stepped, slot + 1, np.array([0, 1]), features[t : t + 1], clock[t : t + 1]) for t in range(n)
-    ])  # fmt: skip
+    steps = np.concatenate(
+        [backend.advance(stepped, slot + 1, np.array([0, 1]), features[t : t + 1], clock[t : t + 1]) for t in range(n)]
+    )
     np.testing.assert_array_equal(last[0], steps[-1])
     np.testing.assert_array_equal(scanned.state[0], stepped.state[1])
     np.testing.assert_array_equal(scanned.window[0], stepped.window[1])
@@ -91,10 +100,13 @@ def test_a_scan_equals_single_steps_and_the_network(n: int, network: MambaHawkes
     with torch.no_grad():
         for pending in (False, True):
             every, read = network(
-                torch.from_numpy(features)[:, None], torch.from_numpy(clock)[:, None], torch.tensor([positions]),
-                torch.from_numpy(branch_features).expand(1, c, 2, -1), torch.from_numpy(branch_clock).expand(1, c, 2, -1),
+                torch.from_numpy(features)[:, None],
+                torch.from_numpy(clock)[:, None],
+                torch.tensor([positions]),
+                torch.from_numpy(branch_features).expand(1, c, 2, -1),
+                torch.from_numpy(branch_clock).expand(1, c, 2, -1),
                 torch.full((1, c), pending),
-            )  # fmt: skip
+            )
             assert relative(steps, every[:, 0].numpy()) < 1e-5
             for i, position in enumerate(positions):
                 own = backend.new_states(1)
@@ -102,7 +114,7 @@ def test_a_scan_equals_single_steps_and_the_network(n: int, network: MambaHawkes
                 first = 0 if pending else 1
                 got = backend.advance(
                     own, slot, np.array([0, 2 - first]), branch_features[first:], branch_clock[first:]
-                )  # fmt: skip
+                )
                 assert relative(got[0], read[0, i].numpy()) < 1e-5
 
 

@@ -25,10 +25,19 @@ def tokens_of(rng: np.random.Generator, lengths: tuple[int, ...] = LENGTHS, n_ty
     observed = np.ones((total, n_types), np.bool_)
     observed[::3, 1:] = False
     return Tokens(
-        np.concatenate([[0], np.cumsum(lengths)]), none, np.zeros((total, 2), np.float32), np.array(intervals).reshape(total, 3),
-        rng.poisson(5.0, (total, n_types)).astype(np.float64), observed, np.zeros(s, np.bool_), np.zeros((s, 1), np.float32),
-        np.zeros((s, 2), np.float32), np.zeros((s, n_types)), np.zeros(s), np.zeros(total, np.uint64),
-    )  # fmt: skip
+        np.concatenate([[0], np.cumsum(lengths)]),
+        none,
+        np.zeros((total, 2), np.float32),
+        np.array(intervals).reshape(total, 3),
+        rng.poisson(5.0, (total, n_types)).astype(np.float64),
+        observed,
+        np.zeros(s, np.bool_),
+        np.zeros((s, 1), np.float32),
+        np.zeros((s, 2), np.float32),
+        np.zeros((s, n_types)),
+        np.zeros(s),
+        np.zeros(total, np.uint64),
+    )
 
 
 def summed(tokens: Tokens, video: int, stop: int, kind: int, memory: float) -> NDArray[np.float64]:
@@ -71,9 +80,11 @@ def head_for(tokens: Tokens) -> IntensityHead:
     torch.manual_seed(3)
     head = IntensityHead(8, tokens.counts.shape[1])
     head.fit(
-        torch.from_numpy(tokens.counts), torch.from_numpy(tokens.interval_s), torch.from_numpy(tokens.observed),
+        torch.from_numpy(tokens.counts),
+        torch.from_numpy(tokens.interval_s),
+        torch.from_numpy(tokens.observed),
         torch.from_numpy(pace_before(tokens)),
-    )  # fmt: skip
+    )
     return head
 
 

@@ -134,9 +134,7 @@ def samples(n: int, growth: float) -> Support:
     grown = growth * horizon / _WEEK_S * rng.random((n, 3))
     summary = np.zeros((n, 60), np.float32)
     none = np.zeros(n, bool)
-    return Support.fit(
-        np.arange(n) // 4, age_s, value, none, summary, horizon, grown, np.ones((4, 2), bool), _WEEK_S
-    )  # fmt: skip
+    return Support.fit(np.arange(n) // 4, age_s, value, none, summary, horizon, grown, np.ones((4, 2), bool), _WEEK_S)
 
 
 def test_quantiles_stay_ordered_within_the_bound() -> None:

@@ -60,9 +60,13 @@ def real(url: str, bundle: Path, clock: Clock, bank: Any = None, **settings: Any
     forecaster = Forecaster.load(bundle, device="cpu")
     try:
         with live(
-            url, forecaster=forecaster, pool=forecaster.new_pool(32), bank=bank or forecaster.bank, clock=clock,
+            url,
+            forecaster=forecaster,
+            pool=forecaster.new_pool(32),
+            bank=bank or forecaster.bank,
+            clock=clock,
             **{"ranking_forecasts": 0, "bank_entries": 1000, **settings},
-        ) as service:  # fmt: skip
+        ) as service:
             yield service, forecaster
     finally:
         forecaster.close()
@@ -126,11 +130,13 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
         built = {
             entry.video_id: entry
             for batch in entries(
-                forecaster, past, exported.watched_until_us(now_us),
+                forecaster,
+                past,
+                exported.watched_until_us(now_us),
                 content=lambda batch: forecaster.content([exported.videos[v] for v in batch]),
             )
             for entry in batch
-        }  # fmt: skip
+        }
         trajectories = 0
         for name in names:
             assert_equal(made[name], built[name])

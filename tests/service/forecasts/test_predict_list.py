@@ -33,11 +33,18 @@ def test_each_item_has_its_answer_in_its_place(service: Live) -> None:
     told = answer.json()
     assert [item["status"] for item in told] == [200, 422, 200, 422, 422, 200, 200, 422, 409]
     assert [item.get("field") for item in told if item["status"] != 200] == [
-        "events[1].type", "body", "published_at", "horizons_s", "published_at",
-    ]  # fmt: skip
+        "events[1].type",
+        "body",
+        "published_at",
+        "horizons_s",
+        "published_at",
+    ]
     assert [item["counts"] for item in told if item["status"] == 200] == [
-        {"view": 1}, {}, {"view": 3}, {"view": 3},
-    ]  # fmt: skip
+        {"view": 1},
+        {},
+        {"view": 3},
+        {"view": 3},
+    ]
     assert told[5]["rows"]["accepted"] == 2 and told[5]["video_id"] == "a"
     single = service.http.post("/predict", json=items[6]).json()
     assert {**single, "status": 200} == told[6]

@@ -17,13 +17,14 @@ def test_a_time_out_of_range_is_refused_wherever_it_stands(service: Live, value:
     def post(path: str, body: str, method: str = "POST") -> int:
         return service.http.request(
             method, path, content=body, headers={"content-type": "application/json"}
-        ).status_code  # fmt: skip
+        ).status_code
 
     before = service.dump()
     told = service.http.post(
-        "/events", content=f'[{{"video_id":"a","time":{value},"type":"view"}}]',
+        "/events",
+        content=f'[{{"video_id":"a","time":{value},"type":"view"}}]',
         headers={"content-type": "application/json"},
-    )  # fmt: skip
+    )
     assert told.status_code in (400, 422)
     assert post("/videos/b", f'{{"published_at":{value}}}', "PUT") in (400, 422)
     assert post("/predict", f'{{"video":{{"video_id":"a","published_at":{T0}}},"at":{value}}}') in (400, 422)

@@ -26,9 +26,22 @@ JSON = {"content-type": "application/json"}
 
 @pytest.mark.parametrize(
     "path",
-    ["/health/live", "/health/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/videos", "/videos/a", "/models",
-     "/quality", "/videos/a/forecast", "/videos/a/forecast/stream", "/docs/swagger-ui.css"],
-)  # fmt: skip
+    [
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/videos",
+        "/videos/a",
+        "/models",
+        "/quality",
+        "/videos/a/forecast",
+        "/videos/a/forecast/stream",
+        "/docs/swagger-ui.css",
+    ],
+)
 def test_head_answers_as_get_does_without_the_body(service: Live, path: str) -> None:
     service.register("a")
     head = service.http.head(path)
@@ -227,10 +240,13 @@ def test_what_changes_something_is_in_the_audit_log(empty_redis: str, capfd: pyt
     text = capfd.readouterr().err
     lines = audited(text)
     assert [(line["method"], line["route"], line["status"]) for line in lines if "status" in line] == [
-        ("PUT", "/videos/{video_id}", 200), ("POST", "/events", 200), ("POST", "/predict", 200),
-        ("POST", "/models/{version}/activate", 404), ("DELETE", "/videos/{video_id}", 204),
+        ("PUT", "/videos/{video_id}", 200),
+        ("POST", "/events", 200),
+        ("POST", "/predict", 200),
+        ("POST", "/models/{version}/activate", 404),
+        ("DELETE", "/videos/{video_id}", 204),
         ("DELETE", "/videos/{video_id}", 401),
-    ]  # fmt: skip
+    ]
     assert {line["key"] for line in lines[:-1]} == {hashlib.sha256(KEY.encode()).hexdigest()[:8]}
     assert lines[-1]["key"] is None
     assert {line["request_id"] for line in lines if line["method"] != "WS"} == {"r-1"}
@@ -257,17 +273,33 @@ def test_a_log_line_says_whose_request_it_is_about(tmp_path: Path, fake_process:
 
 
 GOOD = [
-    (b"x", b""), (b"m3tr:8000", b""), (b"localhost", b""), (b"localhost:8000", b"http://localhost:3000"),
-    (b"127.0.0.1:8000", b"http://127.0.0.1:8000"), (b"[::1]:8000", b"http://[::1]:8000"), (b"10.0.0.5", b""), (b"", b""),
-    (b"x", b"http://x"), (b"app.localhost", b""), (b"m3tr.example.org", b"https://m3tr.example.org"), (b"LOCALHOST.", b""),
+    (b"x", b""),
+    (b"m3tr:8000", b""),
+    (b"localhost", b""),
+    (b"localhost:8000", b"http://localhost:3000"),
+    (b"127.0.0.1:8000", b"http://127.0.0.1:8000"),
+    (b"[::1]:8000", b"http://[::1]:8000"),
+    (b"10.0.0.5", b""),
+    (b"", b""),
+    (b"x", b"http://x"),
+    (b"app.localhost", b""),
+    (b"m3tr.example.org", b"https://m3tr.example.org"),
+    (b"LOCALHOST.", b""),
     (b"::1", b""),
-]  # fmt: skip
+]
 BAD = [
-    (b"evil.example", b""), (b"evil.example:8000", b""), (b"127.0.0.1:8000", b"https://evil.example"),
-    (b"127.0.0.1", b"null"), (b"127.0.0.1.evil.example", b""), (b"localhost", b"http://localhost.evil.example"),
-    (b"evil.example", b"http://evil.example"), (b"x", b"http://y"), (b"x", b"http://["), (b"10.0.0.5", b"http://10.0.0.6"),
+    (b"evil.example", b""),
+    (b"evil.example:8000", b""),
+    (b"127.0.0.1:8000", b"https://evil.example"),
+    (b"127.0.0.1", b"null"),
+    (b"127.0.0.1.evil.example", b""),
+    (b"localhost", b"http://localhost.evil.example"),
+    (b"evil.example", b"http://evil.example"),
+    (b"x", b"http://y"),
+    (b"x", b"http://["),
+    (b"10.0.0.5", b"http://10.0.0.6"),
     (b"EVIL.example.", b""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("host", "origin"), GOOD)

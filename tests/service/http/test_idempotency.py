@@ -99,8 +99,13 @@ def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyP
     told = send(service, [VIEW] * (most + 3), lines=True, status=503)
     assert (told["rows"], told["accepted"], told["unknown"]) == (most, most, 3)
     assert send(service, [VIEW] * (most + 3), lines=True) | {"rejections": []} == {
-        "accepted": 3, "duplicate": most, "parked": 0, "rejected": 0, "corrected": 0, "rejections": [],
-    } | {key: value for key, value in told.items() if key == "ignored"}  # fmt: skip
+        "accepted": 3,
+        "duplicate": most,
+        "parked": 0,
+        "rejected": 0,
+        "corrected": 0,
+        "rejections": [],
+    } | {key: value for key, value in told.items() if key == "ignored"}
     taken = 1
     assert send(service, [VIEW] * 5, "other", status=503)["unknown"] == 5
 

@@ -23,16 +23,43 @@ def certificate(tmp_path: Path) -> Path:
         pytest.skip("no openssl, or a redis-server without TLS")
     path = tmp_path / "tls.crt"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", tmp_path / "tls.key", "-out", path],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout",
+            tmp_path / "tls.key",
+            "-out",
+            path,
+        ],
+        check=True,
+        capture_output=True,
+    )
     return path
 
 
 def options(certificate: Path, port: int) -> list[str]:
-    return ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(certificate.with_suffix(".key")),
-            "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"]  # fmt: skip
+    return [
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(certificate.with_suffix(".key")),
+        "--tls-ca-cert-file",
+        str(certificate),
+        "--tls-auth-clients",
+        "no",
+    ]
 
 
 def test_over_tls(certificate: Path, tmp_path: Path) -> None:

@@ -201,8 +201,10 @@ def test_nothing_is_lost_while_the_store_is_away(server: EmbeddedServer) -> None
             for seq in (1, 2, 3):
                 send(made, seq, [{**VIEW, "id": "a" if seq == 1 else f"b{seq}"}])
             assert [(a["ack"], a["accepted"], a["duplicate"]) for a in (told(made), told(made), told(made))] == [
-                (1, 0, 1), (2, 1, 0), (3, 1, 0),
-            ]  # fmt: skip
+                (1, 0, 1),
+                (2, 1, 0),
+                (3, 1, 0),
+            ]
         assert service.http.get("/videos/v").json()["counts"] == {"view": 3}
 
 

@@ -54,9 +54,14 @@ def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp
     }
     try:
         with live(
-            empty_redis, forecaster=forecaster, pool=forecaster.new_pool(32), bank=forecaster.bank, clock=clock,
-            api_keys=HASHED, **options,
-        ) as service:  # fmt: skip
+            empty_redis,
+            forecaster=forecaster,
+            pool=forecaster.new_pool(32),
+            bank=forecaster.bank,
+            clock=clock,
+            api_keys=HASHED,
+            **options,
+        ) as service:
             wait_until(lambda: service.redis.exists(SAMPLING_LEASE))
 
             def store(name: str, video_id: str, at_s: float, count: int) -> None:

@@ -47,10 +47,17 @@ def test_scores_are_what_they_say(empty_redis: str) -> None:
             (0.0 + 0.5 * 1 + 0.1 * upper) / 3,
         ]
         assert scores == {
-            "labels": 2, "unlabelled": 0, "gone": 0, "nmse": pytest.approx(1.0), "mae": pytest.approx(1.0),
-            "coverage": 0.5, "below": 0.0, "above": 0.5, "pinball": pytest.approx(np.mean(loss)),
+            "labels": 2,
+            "unlabelled": 0,
+            "gone": 0,
+            "nmse": pytest.approx(1.0),
+            "mae": pytest.approx(1.0),
+            "coverage": 0.5,
+            "below": 0.0,
+            "above": 0.5,
+            "pinball": pytest.approx(np.mean(loss)),
             "width": pytest.approx(upper),
-        }  # fmt: skip
+        }
 
     with_world(empty_redis, work)
 
@@ -179,8 +186,12 @@ def test_days_that_are_past_are_shown_no_more(empty_redis: str) -> None:
             world.clock.now_us = P0 + 3 * H + days * DAY
             assert (await world.tally()).scores()["labels"] == labels
         assert await Report(world.ledger, world.settings, world.clock).read("m1") == {
-            "model_version": "m1", "days": 2, "adaptive": True, "pending": 0, "models": [],
-        }  # fmt: skip
+            "model_version": "m1",
+            "days": 2,
+            "adaptive": True,
+            "pending": 0,
+            "models": [],
+        }
 
     with_world(empty_redis, work, quality_days=2)
 

@@ -200,9 +200,13 @@ def test_the_bank_grows_beside_it(mini: Mini, empty_redis: str, tmp_path: Path) 
     forecaster = Forecaster.load(bundle, device="cpu")
     try:
         with live(
-            empty_redis, forecaster=forecaster, pool=forecaster.new_pool(32), bank=forecaster.bank,
-            bank_after_s=60, bank_entries=1000,
-        ) as service:  # fmt: skip
+            empty_redis,
+            forecaster=forecaster,
+            pool=forecaster.new_pool(32),
+            bank=forecaster.bank,
+            bank_after_s=60,
+            bank_entries=1000,
+        ) as service:
             kind = forecaster.manifest.types[0]
 
             def grown(name: str) -> None:

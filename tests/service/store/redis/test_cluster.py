@@ -15,6 +15,10 @@ def test_the_suites_pass_on_a_cluster() -> None:
     files = [f"tests/service/{name}.py" for name in SUITES]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-        cwd=ROOT, env={**os.environ, "M3TR_TEST_STORE": "cluster"}, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "M3TR_TEST_STORE": "cluster"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -71,7 +71,9 @@ def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None
     """The loop is busy while the server closes: only the kernel knows."""
 
     async def work() -> None:
-        link = RedisConnection(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=8)
+        link = RedisConnection(
+            redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=8
+        )
         try:
             for _ in range(5):
                 await asyncio.gather(*(link.pipeline("test", [["PING"]]) for _ in range(8)))
@@ -92,7 +94,9 @@ def test_connections_that_rested_long_are_made_anew(
     monkeypatch.setattr(checked_connections, "RESTED_S", 0.3)
 
     async def work() -> list[int]:
-        link = RedisConnection(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1)
+        link = RedisConnection(
+            redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1
+        )
         try:
             found = []
             for rest_s in (0, 0.05, 0.5):
@@ -203,17 +207,30 @@ def suppressed(work: Callable[[], Any]) -> Any:
         return work()
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("LOADING Redis is loading the dataset in memory", "LOADING"), ("OOM command not allowed", "OOM"),
-    ("NOAUTH Authentication required.", "NOAUTH"), ("WRONGPASS invalid username-password pair", "WRONGPASS"),
-    ("NOPERM this user has no permissions", "NOPERM"), ("MISCONF Errors writing to the AOF file", "MISCONF"),
-    ("MOVED 3999 127.0.0.1:6381", "MOVED"), ("ASK 3999 127.0.0.1:6381", "ASK"), ("TRYAGAIN Multiple keys", "TRYAGAIN"),
-    ("CLUSTERDOWN Hash slot not served", "CLUSTERDOWN"), ("CROSSSLOT Keys in request", "CROSSSLOT"),
-    ("BUSY Redis is busy running a script", "BUSY"), ("READONLY You can't write", "READONLY"),
-    ("MASTERDOWN Link with MASTER is down", "MASTERDOWN"), ("ERR Function not found", "NOFUNCTION"),
-    ("ERR max number of clients reached", "MAXCLIENTS"), ("WRONGTYPE Operation against a key", "WRONGTYPE"),
-    ("ERR unknown command", "ERR"), ("NOREPLICAS Not enough good replicas", "NOREPLICAS"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "LOADING"),
+        ("OOM command not allowed", "OOM"),
+        ("NOAUTH Authentication required.", "NOAUTH"),
+        ("WRONGPASS invalid username-password pair", "WRONGPASS"),
+        ("NOPERM this user has no permissions", "NOPERM"),
+        ("MISCONF Errors writing to the AOF file", "MISCONF"),
+        ("MOVED 3999 127.0.0.1:6381", "MOVED"),
+        ("ASK 3999 127.0.0.1:6381", "ASK"),
+        ("TRYAGAIN Multiple keys", "TRYAGAIN"),
+        ("CLUSTERDOWN Hash slot not served", "CLUSTERDOWN"),
+        ("CROSSSLOT Keys in request", "CROSSSLOT"),
+        ("BUSY Redis is busy running a script", "BUSY"),
+        ("READONLY You can't write", "READONLY"),
+        ("MASTERDOWN Link with MASTER is down", "MASTERDOWN"),
+        ("ERR Function not found", "NOFUNCTION"),
+        ("ERR max number of clients reached", "MAXCLIENTS"),
+        ("WRONGTYPE Operation against a key", "WRONGTYPE"),
+        ("ERR unknown command", "ERR"),
+        ("NOREPLICAS Not enough good replicas", "NOREPLICAS"),
+    ],
+)
 def test_errors_have_names(text: str, kind: str) -> None:
     assert kind_of(BaseParser.parse_error(text)) == kind
     assert kind in detail_of(kind) or kind in ("MAXCLIENTS", "NOFUNCTION")
