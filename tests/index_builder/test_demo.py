@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from index_builder.replay.client import ServiceError
 from index_builder.replay import service_process
+from index_builder.replay.client import ServiceError
 
 
 @pytest.fixture
