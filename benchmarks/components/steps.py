@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from model.engagement.bins import EDGES_US
 from model.engagement.cells import EVENTS, Cells
 from model.features.tokens import Tokens, n_features, tokenize
-from model.mhp.backends.base import Backend
+from model.mhp.backend import Backend
 from model.mhp.backends.cpu import CPUBackend
 from model.mhp.backends.cuda import CUDABackend
 from model.mhp.network import MambaBlock, MambaHawkes

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.features.tokens import Tokens
-from model.mhp.backends.base import Backend, States
+from model.mhp.backend import Backend, States
 
 CHECKPOINT_TOKENS: Final = 64
 """A copy of the state is kept every so many tokens, which bounds the replay after a late row."""

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.fast_math import exp32, silu32, softplus32
 from model.mhp.shape import MHPShape
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 

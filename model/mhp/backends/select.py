@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import M3TRError
-from model.mhp.backends.base import Backend
+from model.mhp.backend import Backend
 from model.mhp.shape import MHPShape
 
 log = logging.getLogger(__name__)

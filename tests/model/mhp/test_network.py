@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.features.tokens import Tokens, n_features
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.backends.cpu import CPUBackend
 from model.mhp.likelihood import softplus_integral
 from model.mhp.network import MambaHawkes

@@ -1,4 +1,4 @@
-"""One interface for whatever computes the Mamba-Hawkes state online; one conformance suite tests them all."""
+"""What computes the Mamba-Hawkes state online: one interface, and one conformance suite that tests every implementation."""
 
 from __future__ import annotations
 
