@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 from index_builder.datasets import parquet_columns
 from index_builder.datasets.file_format import (
-    COUNTERS,
-    EVENTS,
+    COUNTERS_FILE,
+    EVENTS_FILE,
     LAYOUT,
     MAX_TYPES,
     NUMBER_FIELDS,
     TEXT_FIELDS,
-    VIDEOS,
+    VIDEOS_FILE,
     meant,
 )
 from index_builder.datasets.findings import Finding, Findings
-from index_builder.datasets.parquet_files import Table
+from index_builder.datasets.parquet_files import ParquetTable
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 from model.errors import DataError
 
@@ -54,23 +54,23 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
         log.note("error", str(path), "", "no such folder")
         return log.sorted()
     there = [name for name in LAYOUT if (path / name).exists()]
-    if VIDEOS not in there:
-        log.note("error", VIDEOS, "", "the file is missing")
-    if EVENTS not in there and COUNTERS not in there:
-        log.note("error", EVENTS, "", f"neither this file nor {COUNTERS} is there; at least one is required")
+    if VIDEOS_FILE not in there:
+        log.note("error", VIDEOS_FILE, "", "the file is missing")
+    if EVENTS_FILE not in there and COUNTERS_FILE not in there:
+        log.note("error", EVENTS_FILE, "", f"neither this file nor {COUNTERS_FILE} is there; at least one is required")
     tables = {name: table for name in there if (table := _open(path / name, log))}
     videos, kinds, fed = None, dict[str, int](), None
-    with _damage(VIDEOS, log):
-        videos = _check_videos(tables[VIDEOS], log) if VIDEOS in tables else None
-    with _damage(EVENTS, log):
-        fed = _check_events(tables[EVENTS], videos, kinds, log) if EVENTS in tables else None
-    with _damage(COUNTERS, log):
-        if COUNTERS in tables:
-            _check_counters(tables[COUNTERS], videos, kinds, fed, log)
+    with _damage(VIDEOS_FILE, log):
+        videos = _check_videos(tables[VIDEOS_FILE], log) if VIDEOS_FILE in tables else None
+    with _damage(EVENTS_FILE, log):
+        fed = _check_events(tables[EVENTS_FILE], videos, kinds, log) if EVENTS_FILE in tables else None
+    with _damage(COUNTERS_FILE, log):
+        if COUNTERS_FILE in tables:
+            _check_counters(tables[COUNTERS_FILE], videos, kinds, fed, log)
     try:
         check_types(kinds)
     except DataError as error:
-        log.note("error", EVENTS, "type", str(error).removeprefix("type: "))
+        log.note("error", EVENTS_FILE, "type", str(error).removeprefix("type: "))
     return log.sorted()
 
 
@@ -99,10 +99,10 @@ class _Row:
     time_us: NDArray[np.int64]
 
 
-def _open(path: Path, log: Findings) -> Table | None:
+def _open(path: Path, log: Findings) -> ParquetTable | None:
     """Note missing, wrong and unknown columns; return the table if its rows can be read."""
     try:
-        table = Table(path)
+        table = ParquetTable(path)
     except DataError as error:
         log.note("error", path.name, "", str(error))
         return None
@@ -136,23 +136,25 @@ def _open(path: Path, log: Findings) -> Table | None:
     return None if broken else table
 
 
-def _check_videos(table: Table, log: Findings) -> _Videos:
+def _check_videos(table: ParquetTable, log: Findings) -> _Videos:
     ids: list[pa.Array] = []
     published: list[NDArray[np.int64]] = []
     start = 0
     for batch in table.batches():
-        names = log.text("error", VIDEOS, "video_id", batch.column("video_id"), start)
-        log.rows("error", VIDEOS, "video_id", "empty; left out", parquet_columns.empty(names), start, [""] * len(names))
-        times = log.times(VIDEOS, "published_at", batch.column("published_at"), start)
+        names = log.text("error", VIDEOS_FILE, "video_id", batch.column("video_id"), start)
+        log.rows(
+            "error", VIDEOS_FILE, "video_id", "empty; left out", parquet_columns.empty(names), start, [""] * len(names)
+        )
+        times = log.times(VIDEOS_FILE, "published_at", batch.column("published_at"), start)
         for name in TEXT_FIELDS:
             if name in batch.schema.names and parquet_columns.is_text(batch.schema.field(name).type):
-                log.text("warning", VIDEOS, name, batch.column(name), start)
+                log.text("warning", VIDEOS_FILE, name, batch.column(name), start)
         for name in NUMBER_FIELDS:
             if name in batch.schema.names:
                 cells = batch.column(name)
                 real = parquet_columns.numbers(cells)
-                log.rows("warning", VIDEOS, name, "negative; read as missing", real.negative, start, cells)
-                log.rows("warning", VIDEOS, name, "too large; read as missing", real.too_large, start, cells)
+                log.rows("warning", VIDEOS_FILE, name, "negative; read as missing", real.negative, start, cells)
+                log.rows("warning", VIDEOS_FILE, name, "too large; read as missing", real.too_large, start, cells)
         ids.append(names)
         published.append(np.where(times.missing(), _UNKNOWN, times.us))
         start += len(batch)
@@ -165,7 +167,7 @@ def _check_videos(table: Table, log: Findings) -> _Videos:
     first = np.unique(codes, return_index=True)[1]
     repeated = usable.copy()
     repeated[first] = False
-    log.rows("error", VIDEOS, "video_id", "there more than once; the first row stands", repeated, 0, every)
+    log.rows("error", VIDEOS_FILE, "video_id", "there more than once; the first row stands", repeated, 0, every)
     known = np.sort(first[codes[first] >= 0])
     return _Videos(every.take(pa.array(known)), published_us[known])
 
@@ -179,7 +181,7 @@ def _place(file: str, batch: pa.RecordBatch, videos: _Videos | None, start: int,
     if videos is None:
         return _Row(np.full(len(names), -1, np.int64), np.zeros(len(names), np.int64))
     video = parquet_columns.positions(names, videos.ids)
-    log.rows("warning", file, "video_id", f"not in {VIDEOS}; left out", (video < 0) & ~empty, start, names)
+    log.rows("warning", file, "video_id", f"not in {VIDEOS_FILE}; left out", (video < 0) & ~empty, start, names)
     early = np.zeros(len(video), np.bool_)
     placed = (video >= 0) & ~times.missing()
     early[placed] = times.us[placed] < videos.published_us[video[placed]]
@@ -187,17 +189,19 @@ def _place(file: str, batch: pa.RecordBatch, videos: _Videos | None, start: int,
     return _Row(np.where(placed & ~early, video, -1), times.us)
 
 
-def _check_events(table: Table, videos: _Videos | None, kinds: dict[str, int], log: Findings) -> NDArray[np.int64]:
+def _check_events(
+    table: ParquetTable, videos: _Videos | None, kinds: dict[str, int], log: Findings
+) -> NDArray[np.int64]:
     """Note what is wrong with the events; return the (video, type) pairs they feed, one sorted number each."""
     placed: list[_Row] = []
     cells: list[NDArray[np.int64]] = []
     strange: dict[str, int] = {}
     start = 0
     for batch in table.batches():
-        row = _place(EVENTS, batch, videos, start, log)
-        names = log.text("error", EVENTS, "type", batch.column("type"), start)
+        row = _place(EVENTS_FILE, batch, videos, start, log)
+        names = log.text("error", EVENTS_FILE, "type", batch.column("type"), start)
         untyped = parquet_columns.empty(names)
-        log.rows("warning", EVENTS, "type", "empty; left out", untyped, start, [""] * len(names))
+        log.rows("warning", EVENTS_FILE, "type", "empty; left out", untyped, start, [""] * len(names))
         encoded = names.dictionary_encode()
         found = encoded.dictionary.to_pylist()
         for name in found:
@@ -208,19 +212,25 @@ def _check_events(table: Table, videos: _Videos | None, kinds: dict[str, int], l
         value, left_out = np.ones(len(names), np.int64), untyped
         if "count" in batch.schema.names:
             array = batch.column("count")
-            counts = log.counts(EVENTS, "count", array, start)
-            log.rows("error", EVENTS, "count", "empty or NaN", counts.null | counts.nan, start, array)
+            counts = log.counts(EVENTS_FILE, "count", array, start)
+            log.rows("error", EVENTS_FILE, "count", "empty or NaN", counts.null | counts.nan, start, array)
             value = counts.values
             wrong = counts.null | counts.nan | counts.invalid()
             nothing = ~wrong & (value == 0)
             left_out = untyped | wrong | nothing
-            log.rows("warning", EVENTS, "count", "0; left out", nothing, start, array)
+            log.rows("warning", EVENTS_FILE, "count", "0; left out", nothing, start, array)
         reach = np.zeros(len(names), np.int64)
         if "reach" in batch.schema.names:
             counts = parquet_columns.counts(batch.column("reach"))
             wrong = counts.invalid() | counts.nan
             log.rows(
-                "warning", EVENTS, "reach", "not a number >= 0; read as unknown", wrong, start, batch.column("reach")
+                "warning",
+                EVENTS_FILE,
+                "reach",
+                "not a number >= 0; read as unknown",
+                wrong,
+                start,
+                batch.column("reach"),
             )
             reach = counts.values
         placed.append(_Row(np.where(left_out, -1, row.video), row.time_us))
@@ -229,9 +239,9 @@ def _check_events(table: Table, videos: _Videos | None, kinds: dict[str, int], l
     if strange:
         shown = ", ".join(sorted(strange)[:5]) + (", ..." if len(strange) > 5 else "")
         problem = f"types besides {', '.join(ENGAGEMENT_TYPES)}: {shown}"
-        log.numbered("info", EVENTS, "type", problem, np.array(sorted(strange.values())))
+        log.numbered("info", EVENTS_FILE, "type", problem, np.array(sorted(strange.values())))
     if len(kinds.keys() - {""}) > MAX_TYPES:
-        log.note("error", EVENTS, "type", f"more than {MAX_TYPES} different values")
+        log.note("error", EVENTS_FILE, "type", f"more than {MAX_TYPES} different values")
     if not placed:
         return np.zeros(0, np.int64)
     row, cell = _join(placed), np.concatenate(cells)
@@ -239,24 +249,24 @@ def _check_events(table: Table, videos: _Videos | None, kinds: dict[str, int], l
     order = order[np.lexsort((*cell[order].T, row.time_us[order], row.video[order]))]
     same = (np.diff(row.video[order]) == 0) & (np.diff(row.time_us[order]) == 0)
     same &= (np.diff(cell[order], axis=0) == 0).all(axis=1)
-    log.numbered("warning", EVENTS, "video_id, time, type", "equal to another row; both are used", order[1:][same])
+    log.numbered("warning", EVENTS_FILE, "video_id, time, type", "equal to another row; both are used", order[1:][same])
     return np.unique(row.video[order] * np.int64(_PAIR) + cell[order, 0])
 
 
 def _check_counters(
-    table: Table, videos: _Videos | None, kinds: dict[str, int], fed: NDArray[np.int64] | None, log: Findings
+    table: ParquetTable, videos: _Videos | None, kinds: dict[str, int], fed: NDArray[np.int64] | None, log: Findings
 ) -> None:
     """Note what is wrong with the counters; ``fed`` are the (video, type) pairs that have events."""
     placed: list[_Row] = []
     values: dict[str, list[NDArray[np.int64]]] = {}
     start = 0
     for batch in table.batches():
-        placed.append(_place(COUNTERS, batch, videos, start, log))
+        placed.append(_place(COUNTERS_FILE, batch, videos, start, log))
         for name in COUNTER_COLUMNS:
             if name in batch.schema.names:
                 array = batch.column(name)
-                counts = log.counts(COUNTERS, name, array, start)
-                log.rows("warning", COUNTERS, name, "NaN; read as not observed", counts.nan, start, array)
+                counts = log.counts(COUNTERS_FILE, name, array, start)
+                log.rows("warning", COUNTERS_FILE, name, "NaN; read as not observed", counts.nan, start, array)
                 unseen = counts.null | counts.nan | counts.invalid()
                 values.setdefault(name, []).append(np.where(unseen, -1, counts.values))
         start += len(batch)
@@ -266,25 +276,30 @@ def _check_counters(
     order = np.flatnonzero(row.video >= 0)
     order = order[np.lexsort((row.time_us[order], row.video[order]))]
     same = (np.diff(row.video[order]) == 0) & (np.diff(row.time_us[order]) == 0)
-    log.numbered("warning", COUNTERS, "video_id, time", "observed twice; the larger value stands", order[1:][same])
+    log.numbered("warning", COUNTERS_FILE, "video_id, time", "observed twice; the larger value stands", order[1:][same])
     if len(order) > 1 and not np.any((np.diff(row.video[order]) == 0) & ~same):
-        log.note("warning", COUNTERS, "time", "every video is read once: there is no growth to learn from")
+        log.note("warning", COUNTERS_FILE, "time", "every video is read once: there is no growth to learn from")
     for name, chunks in values.items():
         column = np.concatenate(chunks)
         seen = order[column[order] >= 0]
         again, step = np.diff(row.video[seen]) == 0, np.diff(column[seen])
         falls = again & (step < 0)
-        log.numbered("warning", COUNTERS, name, "falls; the larger value stands", seen[1:][falls])
+        log.numbered("warning", COUNTERS_FILE, name, "falls; the larger value stands", seen[1:][falls])
         if falls.sum() >= _LEAST_FALLS and (share := falls.sum() / again.sum()) >= _FALLING:
-            log.note("warning", COUNTERS, name, f"{share:.0%} of the readings are below the one before: {_INCREMENTS}")
+            log.note(
+                "warning", COUNTERS_FILE, name, f"{share:.0%} of the readings are below the one before: {_INCREMENTS}"
+            )
         if again.any() and not step[again].any():
             log.note(
-                "warning", COUNTERS, name, "is the same at every reading of a video: there is no growth to learn from"
+                "warning",
+                COUNTERS_FILE,
+                name,
+                "is the same at every reading of a video: there is no growth to learn from",
             )
         if fed is not None and (code := kinds.get(COUNTER_COLUMNS[name])) is not None:
             mixed = seen[np.isin(row.video[seen] * np.int64(_PAIR) + code, fed)]
             problem = f"has events of type {COUNTER_COLUMNS[name]!r} too; one type of one video has either, so events are left out"
-            log.numbered("error", COUNTERS, name, problem, mixed)
+            log.numbered("error", COUNTERS_FILE, name, problem, mixed)
         if len(seen):
             kinds.setdefault(COUNTER_COLUMNS[name], len(kinds))
 

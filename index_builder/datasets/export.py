@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_builder.datasets.file_format import COUNTERS, EVENTS, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS
+from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS_FILE
 from index_builder.progress import progress
 from model.engagement.history import History, Mode, Series
 from model.engagement.rows import bin_times_us, flat_cells
@@ -35,12 +35,12 @@ _ROWS: Final = 1 << 16
 """Rows held in memory of each file."""
 _TIME: Final = pa.timestamp("us", tz="UTC")
 SCHEMAS: Final = {
-    VIDEOS: pa.schema(
+    VIDEOS_FILE: pa.schema(
         [("video_id", pa.string()), ("published_at", _TIME)]
         + [(name, pa.string()) for name in TEXT_FIELDS]
         + [(name, pa.float64()) for name in NUMBER_FIELDS]
     ),
-    EVENTS: pa.schema(
+    EVENTS_FILE: pa.schema(
         [
             ("video_id", pa.string()),
             ("time", _TIME),
@@ -49,7 +49,7 @@ SCHEMAS: Final = {
             ("reach", pa.int64()),
         ]
     ),
-    COUNTERS: pa.schema([("video_id", pa.string()), ("time", _TIME), *((c, pa.int64()) for c in COUNTER_COLUMNS)]),
+    COUNTERS_FILE: pa.schema([("video_id", pa.string()), ("time", _TIME), *((c, pa.int64()) for c in COUNTER_COLUMNS)]),
 }
 
 
@@ -122,7 +122,7 @@ class _Sink:
 
     def add(self, record: _Record) -> None:
         video = Video(**record.video)
-        self._write(VIDEOS, {name: [value] for name, value in _columns(video).items()})
+        self._write(VIDEOS_FILE, {name: [value] for name, value in _columns(video).items()})
         history = History(
             {
                 kind: Series(series.mode, np.array(series.bins, np.int64), np.array(series.values, np.int64))
@@ -135,8 +135,8 @@ class _Sink:
         self._add_counters(video, history, newest_us)
 
     def close(self) -> None:
-        if not self.exported.rows.get(EVENTS) and not self.exported.rows.get(COUNTERS):
-            self._write(EVENTS, {"video_id": [], "time": [], "type": [], "count": [], "reach": []})
+        if not self.exported.rows.get(EVENTS_FILE) and not self.exported.rows.get(COUNTERS_FILE):
+            self._write(EVENTS_FILE, {"video_id": [], "time": [], "type": [], "count": [], "reach": []})
         for name in self.exported.rows:
             self._flush(name)
         for writer in self._writers.values():
@@ -147,7 +147,7 @@ class _Sink:
         bins, kinds, values, reach = flat_cells(history, "events", types)
         if len(bins):
             self._write(
-                EVENTS,
+                EVENTS_FILE,
                 {
                     "video_id": [video.video_id] * len(bins),
                     "time": bin_times_us(bins, video.published_us, newest_us),
@@ -177,7 +177,7 @@ class _Sink:
                 values[at], missing[at] = known[kind].values, False
             rows[column] = pa.array(values, mask=missing)
         if len(bins):
-            self._write(COUNTERS, rows)
+            self._write(COUNTERS_FILE, rows)
 
     def _write(self, name: str, rows: dict[str, Any]) -> None:
         table = pa.table(

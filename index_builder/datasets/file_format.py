@@ -21,9 +21,9 @@ import pyarrow as pa
 from index_builder.datasets.parquet_columns import is_list, is_number, is_text, is_time, stored
 from model.engagement.types import COUNTER_COLUMNS
 
-VIDEOS: Final = "videos.parquet"
-EVENTS: Final = "events.parquet"
-COUNTERS: Final = "counters.parquet"
+VIDEOS_FILE: Final = "videos.parquet"
+EVENTS_FILE: Final = "events.parquet"
+COUNTERS_FILE: Final = "counters.parquet"
 
 TEXT_FIELDS: Final = ("title", "description", "tags", "category", "language", "creator_id", "creator_name")
 NUMBER_FIELDS: Final = ("duration_s", "creator_followers")
@@ -60,20 +60,20 @@ class Fault:
 
 
 LAYOUT: Final[Mapping[str, Mapping[str, Column]]] = {
-    VIDEOS: {
+    VIDEOS_FILE: {
         "video_id": Column(_STRING, True),
         "published_at": Column(_TIME, True),
         **{name: Column(_TEXT, False) for name in TEXT_FIELDS},
         **{name: Column(_NUMBER, False) for name in NUMBER_FIELDS},
     },
-    EVENTS: {
+    EVENTS_FILE: {
         "video_id": Column(_STRING, True),
         "time": Column(_TIME, True),
         "type": Column(_STRING, True),
         "count": Column(_NUMBER, False),
         "reach": Column(_NUMBER, False),
     },
-    COUNTERS: {
+    COUNTERS_FILE: {
         "video_id": Column(_STRING, True),
         "time": Column(_TIME, True),
         **{name: Column(_NUMBER, False) for name in COUNTER_COLUMNS},
@@ -139,7 +139,7 @@ def faults(file: str, schema: pa.Schema) -> Iterator[Fault]:
                 yield Fault(name, "missing", column.allowed + hint)
         elif not _fits(kind := schema.field(matched.names[name]).type, column.allowed):
             yield Fault(name, str(kind), column.allowed + _remedy(kind, column.allowed))
-    if file == COUNTERS and not set(COUNTER_COLUMNS) & set(matched.names):
+    if file == COUNTERS_FILE and not set(COUNTER_COLUMNS) & set(matched.names):
         names = ", ".join(COUNTER_COLUMNS)
         yield Fault(names, "missing", f"at least one of {names}")
 

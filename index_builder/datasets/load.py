@@ -22,8 +22,15 @@ from numpy.typing import NDArray
 
 from index_builder.datasets import parquet_columns
 from index_builder.datasets.dataset import DataSet, Rows
-from index_builder.datasets.file_format import COUNTERS, EVENTS, MAX_TYPES, NUMBER_FIELDS, TEXT_FIELDS, VIDEOS
-from index_builder.datasets.parquet_files import Table
+from index_builder.datasets.file_format import (
+    COUNTERS_FILE,
+    EVENTS_FILE,
+    MAX_TYPES,
+    NUMBER_FIELDS,
+    TEXT_FIELDS,
+    VIDEOS_FILE,
+)
+from index_builder.datasets.parquet_files import ParquetTable
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES, check_types
 from model.engagement.video import Video
 from model.errors import DataError
@@ -138,22 +145,22 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such data set folder")
-    present = [name for name in (EVENTS, COUNTERS) if (path / name).exists()]
+    present = [name for name in (EVENTS_FILE, COUNTERS_FILE) if (path / name).exists()]
     if not present:
-        raise DataError(f"{path}: has neither {EVENTS} nor {COUNTERS}; at least one is required")
-    tables = {name: _validated(path / name) for name in (VIDEOS, *present)}
+        raise DataError(f"{path}: has neither {EVENTS_FILE} nor {COUNTERS_FILE}; at least one is required")
+    tables = {name: _validated(path / name) for name in (VIDEOS_FILE, *present)}
     latest = _LATEST if before_us is None else before_us
     dropped = _Dropped()
-    videos, published_us = _read_videos(tables[VIDEOS], latest, dropped)
+    videos, published_us = _read_videos(tables[VIDEOS_FILE], latest, dropped)
     ids = pa.array([video.video_id for video in videos], pa.large_string())
     index = _Index(ids, published_us, latest, dropped)
     kinds: dict[str, int] = {}
     sinks: dict[str, _Sink] = {}
-    if EVENTS in present:
-        sinks[EVENTS] = _read_events(tables[EVENTS], index, kinds)
-    if COUNTERS in present:
-        sinks[COUNTERS] = _read_counters(tables[COUNTERS], index, kinds)
-        if EVENTS in present:
+    if EVENTS_FILE in present:
+        sinks[EVENTS_FILE] = _read_events(tables[EVENTS_FILE], index, kinds)
+    if COUNTERS_FILE in present:
+        sinks[COUNTERS_FILE] = _read_counters(tables[COUNTERS_FILE], index, kinds)
+        if EVENTS_FILE in present:
             _leave_out_mixed(videos, sinks, list(kinds), dropped)
     seen = np.zeros(len(kinds), np.int64)
     for sink in sinks.values():
@@ -163,12 +170,12 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
     check_types(types)
     type_map = np.array([types.index(kind) if kind in used else -1 for kind in kinds], np.int16)
     events, counters = (
-        sinks[name].rows(len(videos), type_map) if name in sinks else None for name in (EVENTS, COUNTERS)
+        sinks[name].rows(len(videos), type_map) if name in sinks else None for name in (EVENTS_FILE, COUNTERS_FILE)
     )
     return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first)
 
 
-def load_told(path: Path, *, before_us: int | None = None) -> DataSet:
+def load_and_report(path: Path, *, before_us: int | None = None) -> DataSet:
     """``load_dataset``, with what was left out printed to standard error."""
     data = load_dataset(path, before_us=before_us)
     for line in data.left_out():
@@ -176,15 +183,15 @@ def load_told(path: Path, *, before_us: int | None = None) -> DataSet:
     return data
 
 
-def _validated(path: Path) -> Table:
+def _validated(path: Path) -> ParquetTable:
     """Open a file, or refuse it where it breaks the layout."""
-    table = Table(path)
+    table = ParquetTable(path)
     for name, fault in table.faults():
         raise DataError(f"{name}: column {fault.column}: is {fault.found}; allowed: {fault.allowed}")
     return table
 
 
-def _read_videos(table: Table, before_us: int, dropped: _Dropped) -> tuple[list[Video], NDArray[np.int64]]:
+def _read_videos(table: ParquetTable, before_us: int, dropped: _Dropped) -> tuple[list[Video], NDArray[np.int64]]:
     parts: dict[str, list[pa.Array]] = {name: [] for name in table.names if name != "published_at"}
     times, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in table.batches():
@@ -194,9 +201,9 @@ def _read_videos(table: Table, before_us: int, dropped: _Dropped) -> tuple[list[
         )
         empty, lost = parquet_columns.empty(ids), published.missing()
         seen = lost | (published.us <= before_us)
-        dropped.add(VIDEOS, "no id", seen & empty)
-        dropped.add(VIDEOS, "no time of publication", published.null & ~empty)
-        dropped.add(VIDEOS, f"published outside {parquet_columns.YEARS}", published.beyond & ~empty)
+        dropped.add(VIDEOS_FILE, "no id", seen & empty)
+        dropped.add(VIDEOS_FILE, "no time of publication", published.null & ~empty)
+        dropped.add(VIDEOS_FILE, f"published outside {parquet_columns.YEARS}", published.beyond & ~empty)
         keep = np.flatnonzero(~empty & ~lost)
         times.append(published.us[keep])
         rows.append(dropped.start + keep)
@@ -229,7 +236,7 @@ def _first_of_each(
     if (again & seen).any():
         first = int((again & seen).argmax())
         named = f"row {rows[first]}, {ids[first].as_py()!r}"
-        dropped.count(VIDEOS, "id is there already, the first row stands", int((again & seen).sum()), named)
+        dropped.count(VIDEOS_FILE, "id is there already, the first row stands", int((again & seen).sum()), named)
     return np.flatnonzero(seen & ~again)
 
 
@@ -243,12 +250,12 @@ def _content(name: str, column: pa.Array) -> pa.Array:
     return parquet_columns.text(column)
 
 
-def _read_events(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
+def _read_events(table: ParquetTable, index: _Index, kinds: dict[str, int]) -> _Sink:
     sink = _Sink(table.rows)
     for batch in table.batches():
-        video, time_us, keep = index.place(EVENTS, batch)
+        video, time_us, keep = index.place(EVENTS_FILE, batch)
         type_ids, typed = _type_codes(batch.column("type"), kinds)
-        index.drop(EVENTS, "no type", keep & ~typed)
+        index.drop(EVENTS_FILE, "no type", keep & ~typed)
         keep &= typed
         value = np.ones(len(keep), np.int64)
         if "count" in batch.schema.names:
@@ -262,7 +269,7 @@ def _read_events(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
                 "count 0": ~missing & ~count.invalid() & (value == 0),
             }
             for reason, rows in wrong.items():
-                index.drop(EVENTS, reason, keep & rows)
+                index.drop(EVENTS_FILE, reason, keep & rows)
                 keep &= ~rows
         reach = np.zeros(len(keep), np.int64)
         if "reach" in batch.schema.names:
@@ -279,23 +286,25 @@ def _type_codes(array: pa.Array, kinds: dict[str, int]) -> tuple[NDArray[np.int6
     names = encoded.dictionary.to_pylist()
     codes = np.array([kinds.setdefault(name, len(kinds)) if name else -1 for name in names] + [-1], np.int64)
     if len(kinds) > MAX_TYPES:
-        raise DataError(f"{EVENTS}: column type: has more than {MAX_TYPES} different values, such as {names[-1]!r}")
+        raise DataError(
+            f"{EVENTS_FILE}: column type: has more than {MAX_TYPES} different values, such as {names[-1]!r}"
+        )
     found = codes[encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)]
     return found, found >= 0
 
 
-def _read_counters(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
+def _read_counters(table: ParquetTable, index: _Index, kinds: dict[str, int]) -> _Sink:
     names = [name for name in COUNTER_COLUMNS if name in table.names]
     codes = np.array([kinds.setdefault(COUNTER_COLUMNS[name], len(kinds)) for name in names], np.int64)
     sink = _Sink(table.rows * len(names))
     for batch in table.batches():
-        video, time_us, keep = index.place(COUNTERS, batch)
+        video, time_us, keep = index.place(COUNTERS_FILE, batch)
         value = np.empty((len(keep), len(names)), np.int64)
         usable = np.empty((len(keep), len(names)), np.bool_)
         for column, name in enumerate(names):
             count = parquet_columns.counts(batch.column(name))
             for reason in ("negative", "fractional", "too_large"):
-                index.drop(COUNTERS, f"{name} {reason.replace('_', ' ')}", keep & getattr(count, reason))
+                index.drop(COUNTERS_FILE, f"{name} {reason.replace('_', ' ')}", keep & getattr(count, reason))
             value[:, column] = count.values
             usable[:, column] = keep & ~count.null & ~count.nan & ~count.invalid()
         sink.add(
@@ -313,11 +322,13 @@ def _read_counters(table: Table, index: _Index, kinds: dict[str, int]) -> _Sink:
 
 def _leave_out_mixed(videos: list[Video], sinks: dict[str, _Sink], kinds: list[str], dropped: _Dropped) -> None:
     """Where one type of one video has events and counters, the counters stand: they carry what the events told."""
-    events = sinks[EVENTS]
+    events = sinks[EVENTS_FILE]
     pairs = events.pairs(len(kinds))
-    mixed = np.isin(pairs, np.unique(sinks[COUNTERS].pairs(len(kinds))))
+    mixed = np.isin(pairs, np.unique(sinks[COUNTERS_FILE].pairs(len(kinds))))
     if mixed.any():
         video, kind = divmod(int(pairs[mixed].min()), len(kinds))
         named = f"of video {videos[video].video_id!r}, type {kinds[kind]!r}"
-        dropped.count(EVENTS, f"the type has {COUNTERS} of the video too, which stand", int(mixed.sum()), named)
+        dropped.count(
+            EVENTS_FILE, f"the type has {COUNTERS_FILE} of the video too, which stand", int(mixed.sum()), named
+        )
         events.keep(~mixed)

@@ -38,7 +38,7 @@ class Part:
     match: Match
 
 
-class Table:
+class ParquetTable:
     """The parts of one table, and its rows as batches.
 
     Args:

@@ -44,7 +44,7 @@ class Refused(ServiceError):
     """The service refused what a call says, not who calls or where: another call may well be taken."""
 
 
-def iso(time_us: int) -> str:
+def iso8601(time_us: int) -> str:
     """A time in microseconds UTC as ISO 8601 text."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
 
@@ -92,7 +92,7 @@ class Client:
             Refused: it does not take this one.
             ServiceError: the call failed in another way.
         """
-        body: dict[str, Any] = {"published_at": iso(video.published_us)}
+        body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
         body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
@@ -103,7 +103,7 @@ class Client:
 
     def forecast(self, video_id: str, at_us: int, horizons_s: Sequence[int]) -> dict[str, Any]:
         """The forecast of a registered video at a time, for horizons in seconds."""
-        query = httpx.QueryParams({"at": iso(at_us), "horizons_s": ",".join(map(str, horizons_s))})
+        query = httpx.QueryParams({"at": iso8601(at_us), "horizons_s": ",".join(map(str, horizons_s))})
         return dict(self._call("GET", f"/videos/{_segment(video_id)}/forecast?{query}").json())
 
     def _call(

@@ -4,11 +4,11 @@
 back (``validation``); both add ``examples`` and hand it to ``write_page``.
 """
 
-from index_builder.report.evaluation import MODEL, POOLED, Evaluation, Table, score_table
+from index_builder.report.bootstrap import VideoBootstrap
+from index_builder.report.evaluation import MODEL, POOLED, Evaluation, ScoreTable, scores_by_cell
 from index_builder.report.examples import EXAMPLES, Example, Similar, examples
+from index_builder.report.holdout_evaluation import holdout_evaluation
 from index_builder.report.page import write_page
-from index_builder.report.spread import Spread
-from index_builder.report.validation import validation
 from index_builder.report.verdict import Verdict, verdict
 
 __all__ = [
@@ -17,13 +17,13 @@ __all__ = [
     "POOLED",
     "Evaluation",
     "Example",
+    "ScoreTable",
     "Similar",
-    "Spread",
-    "Table",
     "Verdict",
+    "VideoBootstrap",
     "examples",
-    "score_table",
-    "validation",
+    "holdout_evaluation",
+    "scores_by_cell",
     "verdict",
     "write_page",
 ]

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.report.bootstrap import Mean
 from index_builder.report.examples import Example
-from index_builder.report.spread import Mean
 from index_builder.report.svg import Scale, Svg, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from model.engagement.bins import HOUR_US
 

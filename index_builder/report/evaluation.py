@@ -19,7 +19,7 @@ from model.engagement.video import Video
 MODEL: Final = "M3TR"
 """The arm that the charts look at; others whose names begin with it are variants of the same model."""
 POOLED: Final = "pooled"
-Table = dict[str, dict[str, Any]]
+ScoreTable = dict[str, dict[str, Any]]
 """arm -> cell -> scores, with their ``intervals``; the last cell is POOLED."""
 
 
@@ -28,7 +28,7 @@ class Evaluation:
     """Scored forecasts of n queries.
 
     ``videos`` is what ``queries.video`` indexes. ``growths`` maps an arm to its log2 growth of each query: (n, 3) float64 for
-    the quantiles 0.1, 0.5 and 0.9, (n, 1) for a point forecast; MODEL is one of them. ``table`` is ``score_table`` of both.
+    the quantiles 0.1, 0.5 and 0.9, (n, 1) for a point forecast; MODEL is one of them. ``table`` is ``scores_by_cell`` of both.
     ``about`` says in a sentence which videos were scored; ``seen_in_training`` that some may have been learned from;
     ``share_of`` of how many videos they are a share, None where they are all.
     """
@@ -37,7 +37,7 @@ class Evaluation:
     videos: Sequence[Video]
     queries: Queries
     growths: dict[str, NDArray[np.float64]]
-    table: Table
+    table: ScoreTable
     about: str
     examples: Sequence[Example] = ()
     seen_in_training: bool = False
@@ -55,11 +55,11 @@ def cell_name(cell: str) -> str:
     return f"{asked[1]} h old, +{asked[2]} h" if asked else "all" if cell == POOLED else cell
 
 
-def score_table(
+def scores_by_cell(
     queries: Queries, growths: dict[str, NDArray[np.float64]], advance: Callable[[int], None] | None = None
-) -> Table:
+) -> ScoreTable:
     """Scores of each arm by cell and pooled, with bootstrap intervals by video."""
-    table: Table = {}
+    table: ScoreTable = {}
     for name, growth in growths.items():
         cells: dict[str, Any] = {}
         for cell in [*dict.fromkeys(queries.cell.tolist()), POOLED]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.report import charts, tables
+from index_builder.report.bootstrap import Mean, VideoBootstrap
 from index_builder.report.evaluation import MODEL, POOLED, Evaluation, cell_name
-from index_builder.report.groups import AGES_H, HORIZONS_H, LEAST, Groups, by_hours, by_name
-from index_builder.report.spread import Mean, Spread
+from index_builder.report.forecast_groups import AGES_H, HORIZONS_H, LEAST, Groups, by_hours, by_name
 from index_builder.report.style import STYLE
 from index_builder.report.summary import counted, facts, summary
 from index_builder.report.svg import Svg, count, factor, hours
@@ -35,9 +35,9 @@ def render(evaluation: Evaluation) -> str:
     """The page as HTML."""
     lead, sections = "Too little was held back to score anything.", ""
     if len(evaluation.queries.video):
-        spread = Spread(evaluation.queries.video)
-        lead = summary(evaluation, spread)
-        sections = "".join(part for section in _View(evaluation, spread).sections() for part in section)
+        bootstrap = VideoBootstrap(evaluation.queries.video)
+        lead = summary(evaluation, bootstrap)
+        sections = "".join(part for section in _View(evaluation, bootstrap).sections() for part in section)
     name = f"{MODEL}: forecasts of {counted(evaluation.manifest.metric)}"
     listed = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts(evaluation).items())
     warning = (
@@ -62,7 +62,7 @@ class _View:
     """The sections of one evaluation, each a run of HTML parts; ``spread`` draws its videos."""
 
     of: Evaluation
-    spread: Spread
+    bootstrap: VideoBootstrap
 
     def sections(self) -> Iterator[Iterator[str]]:
         yield self._scores()
@@ -123,8 +123,8 @@ class _View:
         rows = [
             charts.ChartRow(
                 name,
-                self.spread.mean(inside[MODEL], at),
-                self.spread.mean(inside[rival], at) if rival else None,
+                self.bootstrap.mean(inside[MODEL], at),
+                self.bootstrap.mean(inside[rival], at) if rival else None,
                 f"n={count(at.sum())}",
             )
             for name, at in cells.items()
@@ -222,8 +222,8 @@ class _View:
         rows = [
             charts.ChartRow(
                 label,
-                self.spread.mean(miss[MODEL], at),
-                self.spread.mean(miss[rival], at) if rival else None,
+                self.bootstrap.mean(miss[MODEL], at),
+                self.bootstrap.mean(miss[rival], at) if rival else None,
                 f"{count(at.sum())}, {inside[at].mean():.0%}",
             )
             for label, at in groups.items()
@@ -232,7 +232,7 @@ class _View:
 
     def _below(self, arm: str, rows: NDArray[np.bool_] | None = None) -> list[Mean]:
         y, growth = self.of.queries.pairs.growth, self.of.growths[arm]
-        return [self.spread.mean((y <= growth[:, i]).astype(np.float64), rows) for i in range(len(_LEVELS))]
+        return [self.bootstrap.mean((y <= growth[:, i]).astype(np.float64), rows) for i in range(len(_LEVELS))]
 
     def _inside(self, arm: str) -> NDArray[np.float64]:
         y, growth = self.of.queries.pairs.growth, self.of.growths[arm]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.evaluation import MODEL, POOLED, Evaluation
-from index_builder.report.spread import Spread
 from index_builder.report.svg import TIMES, factor, hours
 from index_builder.report.verdict import verdict
 from model.engagement.bins import HOUR_US, SECOND_US
@@ -24,16 +24,16 @@ def counted(metric: str) -> str:
     return "all engagement (total)" if metric == "total" else metric
 
 
-def summary(evaluation: Evaluation, spread: Spread) -> str:
+def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
     """One paragraph in plain words."""
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
     miss = np.abs(growth[:, 1] - y)
     with np.errstate(over="ignore"):
         half, most = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
-    held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
+    held = bootstrap.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
     words = []
-    if found := verdict(evaluation, spread):
+    if found := verdict(evaluation, bootstrap):
         where = (
             f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly move are left out, "
             "for there every method is right)"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from index_builder.report.evaluation import MODEL, POOLED, Table, cell_name
+from index_builder.report.evaluation import MODEL, POOLED, ScoreTable, cell_name
 from index_builder.report.examples import Example, Similar
 from index_builder.report.svg import factor, hours, number, short
 
@@ -23,7 +23,7 @@ _COLUMNS: Final = (
 )
 
 
-def scores(table: Table, cell: str) -> str:
+def scores(table: ScoreTable, cell: str) -> str:
     """All scores of all arms in one cell, each with its interval; the best in bold."""
     best = {}
     for key, _, _, choose in _COLUMNS:
@@ -37,7 +37,7 @@ def scores(table: Table, cell: str) -> str:
     return _table(["model", *(title for _, title, _, _ in _COLUMNS)], body)
 
 
-def matrix(table: Table, key: str, places: int) -> str:
+def matrix(table: ScoreTable, key: str, places: int) -> str:
     """One score of all arms by cell."""
     cells = sorted(next(iter(table.values())), key=lambda cell: cell != POOLED)
     best = {

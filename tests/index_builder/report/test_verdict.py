@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_builder.report import MODEL, Evaluation, Spread, Verdict, verdict
+from index_builder.report import MODEL, Evaluation, Verdict, VideoBootstrap, verdict
 from index_builder.report.verdict import _CHANCE, growing_rows
 from index_builder.samples.queries import Pairs, Queries
 
@@ -28,7 +28,7 @@ def noisy(n: int, seed: int, better: float) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def judged(of: Evaluation) -> Verdict:
-    found = verdict(of, Spread(of.queries.video))
+    found = verdict(of, VideoBootstrap(of.queries.video))
     assert found is not None
     return found
 

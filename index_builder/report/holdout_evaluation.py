@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.datasets.dataset import DataSet
-from index_builder.report.evaluation import Evaluation, score_table
-from index_builder.report.groups import LEAST
+from index_builder.report.evaluation import Evaluation, scores_by_cell
+from index_builder.report.forecast_groups import LEAST
 from index_builder.report.summary import moment
 from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import Samples
@@ -24,7 +24,7 @@ _AGES_H: Final = (6, 24, 72)
 _HORIZONS_H: Final = (24, 72)
 
 
-def validation(
+def holdout_evaluation(
     manifest: Manifest,
     data: DataSet,
     fit: Samples,
@@ -61,7 +61,7 @@ def validation(
         if len(pairs)
         else "nothing: too little was held back"
     )
-    table = score_table(queries, growths) if len(pairs) else {}
+    table = scores_by_cell(queries, growths) if len(pairs) else {}
     return Evaluation(manifest, data.videos, queries, growths, table, about, share_of=len(data.videos))
 
 
