@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index_builder.datasets import parquet_columns
+from index_builder.datasets.column_matching import similar_column
 from index_builder.datasets.file_format import (
     COUNTERS_FILE,
     EVENTS_FILE,
@@ -26,7 +27,6 @@ from index_builder.datasets.file_format import (
     NUMBER_FIELDS,
     TEXT_FIELDS,
     VIDEOS_FILE,
-    meant,
 )
 from index_builder.datasets.findings import Finding, Findings
 from index_builder.datasets.parquet_files import ParquetTable
@@ -119,7 +119,7 @@ def _open(path: Path, log: Findings) -> ParquetTable | None:
             log.note("info", name, column, f"is called {found!r} here")
     names = {column: column for column in table.names}
     unknown = dict.fromkeys(column for part in table.parts for column in part.match.unknown)
-    likely = {column: similar for column in unknown if (similar := meant(path.name, column, names))}
+    likely = {column: similar for column in unknown if (similar := similar_column(path.name, column, names))}
     for column, similar in likely.items():
         log.note("warning", path.name, column, f"no column that is read; did you mean {similar}?")
     if rest := [column for column in unknown if column not in likely]:

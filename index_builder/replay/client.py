@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+from index_builder.datasets.file_format import NUMBER_FIELDS, TEXT_FIELDS
 from model.engagement.video import Video
 from model.errors import M3TRError
 
@@ -23,17 +24,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF_S: Final = (0.1, 5.0)
-_CONTENT: Final = (
-    "title",
-    "description",
-    "tags",
-    "category",
-    "language",
-    "duration_s",
-    "creator_id",
-    "creator_name",
-    "creator_followers",
-)
 
 
 class ServiceError(M3TRError):
@@ -93,7 +83,7 @@ class Client:
             ServiceError: the call failed in another way.
         """
         body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
-        body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
+        body |= {name: value for name in (*TEXT_FIELDS, *NUMBER_FIELDS) if (value := getattr(video, name)) is not None}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
+from index_builder.datasets.file_format import COLUMN_OF_TYPE
 from index_builder.datasets.load import load_and_report
 from index_builder.progress import Bar, progress
 from index_builder.replay.client import Client, Refused
-from model.engagement.types import COUNTER_COLUMNS
 from model.engagement.video import Video
 
-_COLUMN_OF: Final = {kind: column for column, kind in COUNTER_COLUMNS.items()}
 _REGISTERING: Final = 8
 """Videos registered at once."""
 
@@ -206,7 +205,7 @@ class Replay:
         video_id = self._data.videos[counters.video[start]].video_id
         cells: dict[str, Any] = {"video_id": video_id, "time": text}
         for row in range(start, end):
-            column = _COLUMN_OF[self._data.types[counters.type[row]]]
+            column = COLUMN_OF_TYPE[self._data.types[counters.type[row]]]
             cells[column] = max(cells.get(column, 0), int(counters.value[row]))
         cells["id"] = _identity("counters", *cells.items())
         return cells
