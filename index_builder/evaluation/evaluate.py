@@ -21,9 +21,10 @@ from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
 from index_builder.datasets.load import load_and_report, load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, scores_by_cell, write_page
-from index_builder.report.summary import moment
+from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, write_page
+from index_builder.report.summary import utc_minutes
 from index_builder.samples.queries import cut_queries
+from index_builder.scoring.cell_scores import scores_by_cell
 from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -113,8 +114,8 @@ def evaluate(
                 looked_at = examples(forecaster, seen, queries, bar.advance)
             times = published[queries.video]
             about = (
-                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {moment(int(times.min()))} to "
-                f"{moment(int(times.max()))}"
+                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {utc_minutes(int(times.min()))} to "
+                f"{utc_minutes(int(times.max()))}"
             )
             learned = bool(times.min() < manifest.training["as_of_us"])
             write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))

@@ -63,7 +63,7 @@ class Verdict:
             return f"{word} than {self.rival} by {abs(self.gain):.0%} (95 % interval {_percent(ends[0])} to {_percent(ends[1])})"
         told = f"not certainly better than {self.rival}"
         if (times := self.more()) is not None:
-            more = _rounded((times - 1) * (evaluation.share_of or self.videos))
+            more = _rounded((times - 1) * (evaluation.sampled_from or self.videos))
             return f"{told} ({self.gain:.0%} better, {interval}): collect about {more:,} more videos"
         if self.gain > 0:
             return f"{told} ({self.gain:.0%} better, {interval}): the difference is too small to tell"

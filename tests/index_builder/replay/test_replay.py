@@ -15,7 +15,6 @@ import pytest
 
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
-from index_builder.replay import client as client_module
 from index_builder.replay.client import Client, ServiceError
 from index_builder.replay.replay import Replay
 from model.engagement.video import Video
@@ -141,7 +140,7 @@ def test_play_stops_at_the_asked_time_and_goes_on(data: DataSet) -> None:
 
 def test_busy_and_broken_calls_are_tried_again(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
 
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

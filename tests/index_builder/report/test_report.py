@@ -14,15 +14,16 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
-from index_builder.report import MODEL, POOLED, holdout_evaluation
+from index_builder.report import MODEL, holdout_evaluation
 from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
 from index_builder.report.examples import choose
-from index_builder.report.forecast_groups import LEAST, by_hours, by_name
+from index_builder.report.forecast_groups import MIN_FORECASTS, by_hours, by_name
 from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import draw_samples
+from index_builder.scoring.cell_scores import POOLED
 from index_builder.scoring.metrics import intervals
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -115,8 +116,8 @@ def test_the_bundle_has_a_report_of_its_held_back_videos(mini: Mini) -> None:
     assert page.foreign == []
     for arm in ("mean growth", "persistence", "growth factor", "log-linear", MODEL, f"{MODEL} without retrieval"):
         assert arm in text
-    assert "which training held back" in text
-    assert "Forecasts of single videos" in text and "Which past videos were asked" in text
+    assert "which training held out" in text
+    assert "Forecasts of single videos" in text and "Which past videos the model used" in text
 
 
 def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
@@ -179,17 +180,20 @@ def test_spread_agrees_with_the_bootstrap_of_the_scores() -> None:
 
 
 def test_groups_leave_out_what_is_too_small() -> None:
-    hours = np.concatenate([np.zeros(LEAST), np.full(LEAST - 1, 5.0), np.full(LEAST, 1000.0)])
+    hours = np.concatenate([np.zeros(MIN_FORECASTS), np.full(MIN_FORECASTS - 1, 5.0), np.full(MIN_FORECASTS, 1000.0)])
     groups = by_hours(hours * 3600, (0, 6, 24))
-    assert {name: int(rows.sum()) for name, rows in groups.items()} == {"0 to 6 h": 2 * LEAST - 1, "above 24 h": LEAST}
+    assert {name: int(rows.sum()) for name, rows in groups.items()} == {
+        "0 to 6 h": 2 * MIN_FORECASTS - 1,
+        "above 24 h": MIN_FORECASTS,
+    }
     videos = [Video("a", 0, category="Music"), Video("b", 0, category="News"), Video("c", 0)]
-    n = np.array([LEAST, 10, LEAST])
+    n = np.array([MIN_FORECASTS, 10, MIN_FORECASTS])
     video = np.repeat(np.arange(3), n)
     pairs = Pairs(*(np.ones(len(video)) for _ in range(4)))
     queries = Queries(video, video, video, np.full(len(video), ""), pairs)
     assert {k: int(v.sum()) for k, v in by_name(queries, videos, lambda v: v.category).items()} == {
-        "Music": LEAST,
-        "(unknown)": LEAST,
+        "Music": MIN_FORECASTS,
+        "(unknown)": MIN_FORECASTS,
     }
 
 
