@@ -17,7 +17,7 @@ from torch import Tensor
 
 from index_builder.cascade.observations import Cascades, cascades
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
 from model.engagement.bins import HOUR_US, SECOND_US
 
@@ -244,7 +244,7 @@ class PowerLawHawkes:
         return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-TREND_LIMIT, TREND_LIMIT))
 
 
-def cascade_of(
+def fit_cascade(
     seen: Observed,
     until_us: int,
     max_age_us: int,
@@ -260,7 +260,7 @@ def cascade_of(
     published = seen.data.published_us
     ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
     horizons = [max_horizon_us * share / HOUR_US for share in _HORIZONS]
-    past = cut(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
+    past = cut_queries(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
     if not len(past.video):
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_PAIRS])
@@ -279,10 +279,10 @@ def hawkes_growth(
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN where none was."""
-    past = cut(seen, videos, ages_h, horizons_h, until_us)
+    past = cut_queries(seen, videos, ages_h, horizons_h, until_us)
     if len(past.video) < _FEW:
         ages = sorted({a * f for a in ages_h for f in (0.5, 1, 2)})
-        past = cut(seen, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
+        past = cut_queries(seen, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
     if not len(past.video):
         return np.full(len(queries.video), np.nan)
     return PowerLawHawkes(of_increment=of_increment).fit(seen, past, advance=advance).predict(seen, queries)

@@ -97,7 +97,7 @@ class Findings:
             file,
             column,
             f"outside {parquet_columns.YEARS}; left out",
-            times.beyond,
+            times.out_of_range,
             start,
             array.cast(pa.int64()),
         )

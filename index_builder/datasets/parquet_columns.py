@@ -37,16 +37,16 @@ Flags = NDArray[np.bool_]
 class Times:
     """``us`` (n,) int64 microseconds since 1970 UTC, 0 where a flag is set.
 
-    ``null`` (n,) bool: no time is given; ``beyond`` (n,) bool: one that is outside of ``YEARS``, as a placeholder may be.
+    ``null`` (n,) bool: no time is given; ``out_of_range`` (n,) bool: one that is outside of ``YEARS``, as a placeholder may be.
     """
 
     us: NDArray[np.int64]
     null: Flags
-    beyond: Flags
+    out_of_range: Flags
 
     def missing(self) -> Flags:
         """Rows without a usable time, (n,) bool."""
-        return self.null | self.beyond
+        return self.null | self.out_of_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Numbers:
     too_large: Flags
 
 
-def stored(kind: pa.DataType) -> pa.DataType:
+def storage_type(kind: pa.DataType) -> pa.DataType:
     """The type below dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -103,7 +103,7 @@ def plain(array: pa.Array) -> pa.Array:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds strings, or bytes that may be strings."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind)
         for test in (
@@ -121,7 +121,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of any length."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind)
         for test in (
@@ -136,7 +136,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether a column of this type holds numbers (a column of nulls counts as numbers)."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     )
@@ -144,13 +144,13 @@ def is_number(kind: pa.DataType) -> bool:
 
 def is_time(kind: pa.DataType) -> bool:
     """Whether a column of this type holds moments."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
 
 
 def is_naive(kind: pa.DataType) -> bool:
     """Whether a column of this type holds times without a zone."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) and kind.tz is None)
 
 
@@ -200,10 +200,10 @@ def times(array: pa.Array) -> Times:
     raw = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     divisor, factor = _UNITS[array.type.unit]
     raw = raw if divisor == 1 else np.floor_divide(raw, divisor)
-    beyond = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
+    out_of_range = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
     # Multiplied only where it fits: an overflow would make an ordinary time of a strange one.
-    us = raw if factor == 1 else np.where(beyond, 0, raw) * factor
-    return Times(np.where(beyond, 0, us), null, beyond)
+    us = raw if factor == 1 else np.where(out_of_range, 0, raw) * factor
+    return Times(np.where(out_of_range, 0, us), null, out_of_range)
 
 
 def counts(array: pa.Array) -> Counts:

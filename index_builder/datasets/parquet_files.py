@@ -15,7 +15,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_builder.datasets.file_format import LAYOUT, Fault, Match, faults, match
+from index_builder.datasets.column_matching import Fault, Match, column_faults, match_columns
+from index_builder.datasets.file_format import LAYOUT
 from index_builder.datasets.parquet_columns import plain
 from model.errors import DataError
 
@@ -38,7 +39,7 @@ class Part:
     match: Match
 
 
-class Table:
+class ParquetTable:
     """The parts of one table, and its rows as batches.
 
     Args:
@@ -81,12 +82,12 @@ class Table:
             if equals and key not in schema.names:
                 fixed[key] = None if value == _NULL else unquote(value)
                 schema = schema.append(pa.field(key, pa.string()))
-        return Part(path, name, fixed, schema, rows, match(self.file, schema.names))
+        return Part(path, name, fixed, schema, rows, match_columns(self.file, schema.names))
 
     def faults(self) -> Iterator[tuple[str, Fault]]:
         """Every column that breaks the layout, with the name of the file."""
         for part in self.parts:
-            for fault in faults(self.file, part.schema):
+            for fault in column_faults(self.file, part.schema):
                 yield part.name, fault
 
     def batches(self) -> Iterator[pa.RecordBatch]:

@@ -155,7 +155,7 @@ class Corpus:
     content: ContentInputs
 
 
-def sequences(seen: Observed, until_us: int) -> Tokens:
+def token_sequences(seen: Observed, until_us: int) -> Tokens:
     """Tokens of every video from rows up to ``until_us``."""
     published = seen.data.published_us
     every = np.arange(len(published))

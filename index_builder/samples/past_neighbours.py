@@ -27,7 +27,7 @@ _NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BankArrays:
     """The bank's content as arrays over V videos, sorted by publication.
 
     ``content`` (V, Dc) float32 of unit length; ``usable_us`` (V,) int64; ``trajectory_video``, ``trajectory_bucket``,
@@ -60,8 +60,8 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def find(
-    memory: Memory,
+def find_candidates(
+    memory: BankArrays,
     samples: Samples,
     content: NDArray[np.float32],
     hidden: NDArray[np.float32],
@@ -212,7 +212,7 @@ def _features(  # type: ignore[no-untyped-def]
 
 
 def neighbour_features(
-    memory: Memory,
+    memory: BankArrays,
     union: Candidates,
     samples: Samples,
     creator: NDArray[np.int64],

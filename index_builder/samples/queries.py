@@ -39,7 +39,7 @@ class Queries:
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
 
 
-def cut(
+def cut_queries(
     seen: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
     """Queries of the given videos whose answer was observed by ``until_us``."""

@@ -203,7 +203,7 @@ def read_samples(
     )
 
 
-def draw(
+def draw_samples(
     seen: Observed,
     *,
     until_us: int,

@@ -69,7 +69,7 @@ def _fitted(samples: Samples, quantiles: NDArray[np.float32], outcomes: NDArray[
     )
 
 
-def score_table(
+def holdout_scores(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
     """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those without neighbours."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import index_builder
 import model
-from index_builder.training.distributed import Ranks
+from index_builder.training.distributed import ProcessGroup
 from index_builder.training.early_stopping import EarlyStopping
 from model.errors import DataError
 
@@ -63,16 +63,16 @@ class Training:
 class Checkpoints:
     """The checkpoints of one run in ``folder``; ``key`` tells the run from others, ``name`` its model from the run's other one."""
 
-    def __init__(self, folder: Path, key: str, ranks: Ranks, name: str = "") -> None:
-        self._folder, self._key, self._ranks, self._name = folder, key, ranks, name
+    def __init__(self, folder: Path, key: str, process_group: ProcessGroup, name: str = "") -> None:
+        self._folder, self._key, self._process_group, self._name = folder, key, process_group, name
 
     def _path(self, stage: int) -> Path:
         return self._folder / f"stage-{self._name}{stage}.safetensors"
 
     def save(self, stage: int, training: Training) -> None:
         """Write the state after a pass; called on every rank, the first one writes."""
-        random = [self._ranks.gather(state) for state in _torch_random(self._ranks)]
-        if not self._ranks.first:
+        random = [self._process_group.gather(state) for state in _torch_random(self._process_group)]
+        if not self._process_group.is_first:
             return
         tensors = {f"net.{name}": value for name, value in training.net.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in training.best.weights.items()}
@@ -98,7 +98,7 @@ class Checkpoints:
         """Bring ``training`` to where the stage's checkpoint stands; return the passes made, 0 without one of this run."""
         found = self._read(stage)
         passes = len(found[0]["losses"]) if found is not None else 0
-        if self._ranks.agree(passes) != passes:
+        if self._process_group.broadcast_value(passes) != passes:
             raise DataError("out: the processes see different checkpoints; allowed: a folder that all of them share")
         if found is None:
             return 0
@@ -113,10 +113,10 @@ class Checkpoints:
         training.rng.bit_generator.state = body["rng"]
         best = training.best
         best.losses, best.epoch, best.weights = body["losses"], body["best"], _under("best.", tensors)
-        rank = self._ranks.rank
+        rank = self._process_group.rank
         torch.set_rng_state(tensors[f"random.0.{rank}"])
-        if self._ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random.1.{rank}"], self._ranks.device)
+        if self._process_group.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random.1.{rank}"], self._process_group.device)
         return passes
 
     def _read(self, stage: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -131,15 +131,15 @@ class Checkpoints:
             reason = "is of other data, settings, seed, versions or code"
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             reason = f"cannot be read ({error})"
-        if self._ranks.first:
+        if self._process_group.is_first:
             print(f"train: the checkpoint {path} {reason}; training starts anew", file=sys.stderr)
         return None
 
 
-def _torch_random(ranks: Ranks) -> list[Tensor]:
+def _torch_random(process_group: ProcessGroup) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    if ranks.device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(ranks.device))
+    if process_group.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(process_group.device))
     return states
 
 

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m index_builder.cli train DATA ...
 
 Every rank reads the same data and takes its share of every batch; gradients are averaged by one all-reduce of their
-concatenation before each step. torch's DistributedDataParallel would hook into one ``forward`` that makes all outputs; ours
+concatenation before each step. torch's DistributedDataParallel would hook into one ``objective`` that makes all outputs; ours
 calls the parts of the network one by one, and its gradients are a few megabytes, so that nothing would be gained by overlap.
 """
 
@@ -28,7 +28,7 @@ _PATIENCE: Final = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ProcessGroup:
     """This process, number ``rank`` of ``size``, and the torch ``device`` it computes on."""
 
     device: torch.device
@@ -36,11 +36,11 @@ class Ranks:
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the process that writes, evaluates and prints."""
         return self.rank == 0
 
-    def share(self, array: NDArray[_T]) -> NDArray[_T]:
+    def broadcast(self, array: NDArray[_T]) -> NDArray[_T]:
         """The first rank's ``array``, which has the same shape on every rank."""
         if self.size == 1:
             return array
@@ -49,7 +49,7 @@ class Ranks:
         out: NDArray[_T] = tensor.cpu().numpy()
         return out
 
-    def agree(self, value: float) -> float:
+    def broadcast_value(self, value: float) -> float:
         """The first rank's ``value``."""
         if self.size == 1:
             return value
@@ -66,8 +66,8 @@ class Ranks:
         dist.all_gather(every, mine)
         return [each.cpu() for each in every]
 
-    def average(self, parameters: Sequence[Tensor], among: int) -> None:
-        """Set every gradient to the ranks' sum divided by ``among``, the ranks that had a share of the batch."""
+    def all_reduce_gradients(self, parameters: Sequence[Tensor], contributors: int) -> None:
+        """Set every gradient to the process_group' sum divided by ``contributors``, the process_group that had a share of the batch."""
         if self.size == 1:
             return
         for parameter in parameters:
@@ -76,17 +76,17 @@ class Ranks:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat)
-        flat /= among
+        flat /= contributors
         for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str) -> Iterator[ProcessGroup]:
     """Meet the other processes if torchrun started this one; ``device`` is cpu or cuda."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "LOCAL_RANK" not in os.environ:
-        yield Ranks(torch.device(device))
+        yield ProcessGroup(torch.device(device))
         return
     target = torch.device(device)
     if target.type == "cuda":
@@ -94,6 +94,6 @@ def join(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(target)
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(target, dist.get_rank(), size)
+        yield ProcessGroup(target, dist.get_rank(), size)
     finally:
         dist.destroy_process_group()

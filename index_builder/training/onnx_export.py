@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from index_builder.training.run import TrainedModel
+from index_builder.training.training_run import TrainedModel
 from model.bank.neighbours import N_NEIGHBOUR
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
@@ -85,7 +85,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
     """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
-    net, cascade = model.forward.net.eval().cpu(), model.cascade
+    net, cascade = model.objective.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}

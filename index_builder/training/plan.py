@@ -14,7 +14,7 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.training.config import TrainConfig
-from index_builder.training.distributed import Ranks
+from index_builder.training.distributed import ProcessGroup
 from model.engagement.bins import HOUR_US
 from model.features.schema import Schema
 from model.features.tokens import n_features
@@ -27,8 +27,16 @@ _LEAST_PER_NAME: Final = 20
 class Plan:
     """What one training run is to do: its data, settings, times, and what follows from them."""
 
-    def __init__(self, seen: Observed, config: TrainConfig, as_of_us: int, ranks: Ranks, seed: int) -> None:
-        self.seen, self.config, self.as_of_us, self.ranks, self.seed = seen, config, as_of_us, ranks, seed
+    def __init__(
+        self, seen: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
+    ) -> None:
+        self.seen, self.config, self.as_of_us, self.process_group, self.seed = (
+            seen,
+            config,
+            as_of_us,
+            process_group,
+            seed,
+        )
         self.data: DataSet = seen.data
         self.few = len(self.data.videos) < config.few_videos
         self.until_us = self.data.watched_until_us(as_of_us)
@@ -50,7 +58,7 @@ class Plan:
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
         """Shows the progress of a step, on the first process only."""
-        if not self.ranks.first:
+        if not self.process_group.is_first:
             yield lambda *_, **__: None
             return
         start = time.monotonic()

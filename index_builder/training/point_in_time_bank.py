@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import Window, creator_codes
 from index_builder.samples.past_neighbours import (
+    BankArrays,
     Candidates,
-    Memory,
-    find,
+    find_candidates,
     nearest_growth_error,
     neighbour_features,
     unit,
@@ -37,7 +37,7 @@ _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 class PointInTimeBank:
     """What a bank would have known: ``memory``, and ``centre`` (d_model,), which is taken off every state to make a trajectory."""
 
-    memory: Memory
+    memory: BankArrays
     centre: NDArray[np.float32]
     config: TrainConfig
     max_horizon_us: int
@@ -47,20 +47,22 @@ class PointInTimeBank:
     def of(
         seen: Observed,
         known: Curves,
-        forward: Objective,
+        objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
         cascade: Cascade | None,
     ) -> PointInTimeBank:
         """Encode the content of every video and its state at every age bucket."""
-        published, width = seen.data.published_us, forward.net.mhp.shape.d_model
-        content = unit(forward.every_content())
+        published, width = seen.data.published_us, objective.net.mhp.shape.d_model
+        content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])
         creators = creator_codes(seen.data.videos)
         video, bucket, age = trajectory_cuts(known)
         if not config.parts.by_trajectory or not len(video):
             none = np.zeros(0, np.int64)
-            memory = Memory(published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32))
+            memory = BankArrays(
+                published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32)
+            )
             return PointInTimeBank(memory, np.zeros(width, np.float32), config, max_horizon_us, creators)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
@@ -79,10 +81,10 @@ class PointInTimeBank:
             max_horizon_us,
             config.bank_videos,
         )
-        states = forward.encode(cuts).hidden
+        states = objective.encode(cuts).hidden
         centre = states.mean(0)
         some = ~cuts.samples.cold
-        memory = Memory(
+        memory = BankArrays(
             published, known, content, usable_us, video[some], bucket[some], usable[some], unit(states[some] - centre)
         )
         return PointInTimeBank(memory, centre, config, max_horizon_us, creators)
@@ -90,7 +92,7 @@ class PointInTimeBank:
     def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Candidates:
         """Every sample's candidates by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
-        return find(
+        return find_candidates(
             self.memory,
             window.samples,
             self.memory.content,

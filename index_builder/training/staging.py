@@ -17,19 +17,19 @@ from pathlib import Path
 from model.errors import DataError
 
 
-def workplace_of(out: Path) -> Path:
+def staging_path(out: Path) -> Path:
     """The folder in which the bundle ``out`` is made."""
     return out.parent / f".{out.name}.training"
 
 
 @contextmanager
-def workplace(out: Path) -> Iterator[Path]:
+def staging_folder(out: Path) -> Iterator[Path]:
     """A folder to write the bundle in; it is moved to ``out`` when the block ends well. Checkpoints may lie beside it.
 
     Raises:
         DataError: another process makes the same bundle.
     """
-    place = workplace_of(out)
+    place = staging_path(out)
     place.mkdir(parents=True, exist_ok=True)
     bundle = place / "bundle"
     with (place / "lock").open("w") as lock:

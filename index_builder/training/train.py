@@ -15,24 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.check import check_dataset
 from index_builder.datasets.findings import Finding, console, report
-from index_builder.datasets.learnable import refuse_nothing_to_learn
+from index_builder.datasets.growth_check import require_growth
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.report import EXAMPLES, MODEL, Spread, examples, validation, verdict, write_page
+from index_builder.report import EXAMPLES, MODEL, VideoBootstrap, examples, holdout_evaluation, verdict, write_page
 from index_builder.samples.network_inputs import encode_text
-from index_builder.scoring.holdout import calibrate, score_table, stopping_half
+from index_builder.scoring.holdout import calibrate, holdout_scores, stopping_half
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import join
-from index_builder.training.duration import about, estimate_s
+from index_builder.training.duration_estimate import about, estimate_s
 from index_builder.training.onnx_export import write_calibration, write_network, write_rates
 from index_builder.training.plan import Plan
-from index_builder.training.rates import rates_of
-from index_builder.training.run import NGRAM_BUCKETS, HoldoutForecasts, TrainedModel, TrainingRun, versions
-from index_builder.training.staging import workplace, workplace_of
-from index_builder.training.support import support_of
+from index_builder.training.rate_spans import rates_of
+from index_builder.training.staging import staging_folder, staging_path
+from index_builder.training.support_range import support_of
+from index_builder.training.training_run import NGRAM_BUCKETS, HoldoutForecasts, TrainedModel, TrainingRun, versions
 from model.bank import EmbeddedBank, EmptyBank
 from model.bundle import BANK, REPORT, Manifest, load_bundle, write_manifest
 from model.content.text import ENCODER_ID
@@ -62,7 +62,7 @@ def train(
     """Train, calibrate, evaluate, write the bundle and fill its bank, using nothing later than ``as_of_us``.
 
     The newest videos are held back: half of them say when to stop, the other half are scored for the report, and all calibrate
-    the intervals; see ``index_builder.training.run``. A training that was killed goes on from its last pass over the data
+    the intervals; see ``index_builder.training.training_run``. A training that was killed goes on from its last pass over the data
     when it is started again. Under torchrun all processes train, and the first one does the rest.
 
     What ``check`` finds in the data is printed first, to standard error, and about how long it will take.
@@ -86,19 +86,22 @@ def train(
     if len(dataset.videos) < _LEAST_VIDEOS:
         raise DataError(f"{data}: {len(dataset.videos)} videos published by the as-of time; needed: {_LEAST_VIDEOS}")
     seen = Observed.of(dataset, metric)
-    refuse_nothing_to_learn(seen)
+    require_growth(seen)
     if first_process:
         took = about(estimate_s(seen, settings.suited_to(len(dataset.videos))))
         print(
             f"{len(dataset.videos):,} videos, {len(seen.totals):,} rows of {metric}: training takes {took}",
             file=sys.stderr,
         )
-    with join(target) as ranks, workplace(out) if ranks.first else nullcontext(workplace_of(out)) as folder:
-        plan = Plan(seen, settings.suited_to(len(dataset.videos)), as_of_us, ranks, seed)
-        learner = TrainingRun(plan, _text(plan), workplace_of(out))
+    with (
+        join(target) as process_group,
+        staging_folder(out) if process_group.is_first else nullcontext(staging_path(out)) as folder,
+    ):
+        plan = Plan(seen, settings.suited_to(len(dataset.videos)), as_of_us, process_group, seed)
+        learner = TrainingRun(plan, _text(plan), staging_path(out))
         first, judged = learner.judged()
         model = learner.whole(first) if plan.few and plan.config.refit else first
-        said = _write(plan, model, first, judged, folder) if ranks.first else None
+        said = _write(plan, model, first, judged, folder) if process_group.is_first else None
     return (
         None
         if said is None
@@ -129,11 +132,11 @@ def _write(plan: Plan, model: TrainedModel, first: TrainedModel, judged: Holdout
     decides = stopping_half(plan.data, held.samples.video)
     without_scored = calibrate(held.take(decides).samples, judged.quantiles[decides])
     plain = judged.plain[~decides] if judged.plain is not None else None
-    table = score_table(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
+    table = holdout_scores(held.take(~decides).samples, judged.quantiles[~decides], plain, without_scored)
     evaluation = {
         "window_from_us": plan.split_us,
         "window_to_us": plan.until_us,
-        "log_likelihood_per_token": first.forward.held_log_likelihood(held.samples),
+        "log_likelihood_per_token": first.objective.held_log_likelihood(held.samples),
         **table,
     }
     manifest = Manifest(
@@ -157,7 +160,7 @@ def _write(plan: Plan, model: TrainedModel, first: TrainedModel, judged: Holdout
         arms = {MODEL: judged.quantiles} | (
             {} if judged.plain is None else {f"{MODEL} without retrieval": judged.plain}
         )
-        validated = validation(manifest, plan.data, first.forward.corpus.samples, held.samples, decides, arms)
+        validated = holdout_evaluation(manifest, plan.data, first.objective.corpus.samples, held.samples, decides, arms)
         write_page(folder / REPORT, validated)
         advance()
         write_manifest(folder, manifest)
@@ -176,13 +179,13 @@ def _write(plan: Plan, model: TrainedModel, first: TrainedModel, judged: Holdout
             shown = examples(forecaster, plan.seen, validated.queries, lambda n: advance(n))
             write_page(folder / REPORT, replace(validated, manifest=manifest, examples=shown))
     write_manifest(folder, manifest)
-    found = verdict(validated, Spread(validated.queries.video)) if len(validated.queries.video) else None
+    found = verdict(validated, VideoBootstrap(validated.queries.video)) if len(validated.queries.video) else None
     return "not scored: too few videos were held back" if found is None else f"{found.sentence(validated)}."
 
 
 def _support(plan: Plan, model: TrainedModel, judged: HoldoutForecasts) -> Support:
     """The range of what a model learned from and what was held back."""
-    parts = [model.forward.corpus.samples, judged.held.samples]
+    parts = [model.objective.corpus.samples, judged.held.samples]
     return support_of(plan.seen, parts, plan.max_horizon_us / SECOND_US)
 
 
@@ -194,13 +197,13 @@ def _fill(plan: Plan, model: TrainedModel, folder: Path, what: str = "fill bank"
         plan.step(what, len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
         EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
     ):
-        fill(
+        fill_bank(
             bank,
             forecaster,
             plan.seen,
             plan.as_of_us,
             limit=limit,
-            sentence=model.forward.corpus.content.sentence,
+            sentence=model.objective.corpus.content.sentence,
             advance=lambda n: advance(n),
         )
 
@@ -228,7 +231,7 @@ def _rates(plan: Plan, first: TrainedModel, forecaster: Forecaster) -> Rates:
             plan.split_us,
             plan.until_us,
             seed=plan.seed,
-            sentence=first.forward.corpus.content.sentence,
+            sentence=first.objective.corpus.content.sentence,
             advance=lambda n: advance(n),
         )
 
@@ -243,9 +246,9 @@ def _text(plan: Plan) -> NDArray[np.float32]:
     videos = plan.data.videos
     sentence = np.zeros((len(videos), SENTENCE_DIM), np.float32)
     with plan.step("read text", len(videos)) as advance:
-        if plan.ranks.first:
+        if plan.process_group.is_first:
             sentence = encode_text(videos, lambda n: advance(n))
-    return plan.ranks.share(sentence)
+    return plan.process_group.broadcast(sentence)
 
 
 def _training(plan: Plan, model: TrainedModel, first: TrainedModel, judged: HoldoutForecasts) -> dict[str, Any]:
@@ -259,8 +262,8 @@ def _training(plan: Plan, model: TrainedModel, first: TrainedModel, judged: Hold
         "learned_all": model is not first,
         "data_fingerprint": _fingerprint(plan.seen),
         "seed": plan.seed,
-        "device": plan.ranks.device.type,
-        "processes": plan.ranks.size,
+        "device": plan.process_group.device.type,
+        "processes": plan.process_group.size,
         "settings": asdict(plan.config),
         "versions": versions(),
         "passes": {name: {"held_back_pinball": b.losses, "best": b.epoch + 1} for name, b in first.passes.items()},

@@ -12,7 +12,7 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.config import TrainConfig
-from index_builder.training.duration import about, estimate_s
+from index_builder.training.duration_estimate import about, estimate_s
 from index_builder.training.train import train
 from model.errors import DataError
 from tests.conftest import Mini

@@ -20,7 +20,7 @@ class Mean:
     high: float
 
 
-class Spread:
+class VideoBootstrap:
     """Draws of whole videos with replacement, for the rows of one video err together.
 
     A draw is how often each video was drawn; a mean is then a quotient of two sums by video, so that any number of

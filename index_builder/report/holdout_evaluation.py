@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.datasets.dataset import DataSet
-from index_builder.report.evaluation import Evaluation, score_table
-from index_builder.report.groups import LEAST
-from index_builder.report.summary import moment
+from index_builder.report.evaluation import Evaluation
+from index_builder.report.forecast_groups import MIN_FORECASTS
+from index_builder.report.summary import utc_minutes
 from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import Samples
+from index_builder.scoring.cell_scores import scores_by_cell
 from index_builder.scoring.holdout import calibrate
 from model.bundle import Manifest
 from model.engagement.bins import SECOND_US
@@ -24,7 +25,7 @@ _AGES_H: Final = (6, 24, 72)
 _HORIZONS_H: Final = (24, 72)
 
 
-def validation(
+def holdout_evaluation(
     manifest: Manifest,
     data: DataSet,
     fit: Samples,
@@ -54,15 +55,16 @@ def validation(
         growths[name] = stretched[rows]
     order = np.argsort(code, kind="stable")
     queries, growths = queries.take(order), {name: growth[order] for name, growth in growths.items()}
-    published = data.published_us[queries.video]
-    about = (
-        f"{len(np.unique(queries.video)):,} videos published from {moment(int(published.min()))} to {moment(int(published.max()))}, "
-        "the newest ones, which training held back; others of that time said when to stop and set the intervals"
-        if len(pairs)
-        else "nothing: too little was held back"
-    )
-    table = score_table(queries, growths) if len(pairs) else {}
-    return Evaluation(manifest, data.videos, queries, growths, table, about, share_of=len(data.videos))
+    about = "nothing: too few videos were held out"
+    if len(pairs):
+        published = data.published_us[queries.video]
+        first, last = utc_minutes(int(published.min())), utc_minutes(int(published.max()))
+        about = (
+            f"{len(np.unique(queries.video)):,} videos published from {first} to {last}, the newest ones, which training held out; "
+            "other videos of that time decided when to stop and set the intervals"
+        )
+    table = scores_by_cell(queries, growths) if len(pairs) else {}
+    return Evaluation(manifest, data.videos, queries, growths, table, about, sampled_from=len(data.videos))
 
 
 def _labelled(samples: Samples) -> NDArray[np.bool_]:
@@ -93,7 +95,7 @@ def _cells(pairs: Pairs) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     ages, horizons = _classes(_AGES_H), _classes(_HORIZONS_H)
     names = [*(f"{a} old, +{h}" for a in ages for h in horizons), "others"]
     code = age * len(horizons) + horizon
-    few = np.bincount(code, minlength=len(names)) < LEAST
+    few = np.bincount(code, minlength=len(names)) < MIN_FORECASTS
     return np.where(few[code], len(names) - 1, code), np.array(names)
 
 

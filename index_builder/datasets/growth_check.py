@@ -8,7 +8,7 @@ from index_builder.datasets.observed import Observed, snapshot_rows
 from model.errors import DataError
 
 
-def refuse_nothing_to_learn(seen: Observed) -> None:
+def require_growth(seen: Observed) -> None:
     """Refuse a metric that grows nowhere.
 
     Raises:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from index_builder.samples.queries import Queries
 from model.engagement.video import Video
 
-LEAST: Final = 50
+MIN_FORECASTS: Final = 50
 """Forecasts of a group that is shown."""
-_MOST: Final = 12
+_MAX_NAMES: Final = 12
 AGES_H: Final = (0, 1, 3, 6, 12, 24, 48, 96, 168, 336, 720)
 HORIZONS_H: Final = (0, 1, 3, 6, 12, 18, 36, 60, 96, 144, 336)
 """Limits in hours; a day, 2, 3, 5 and 7 days stand in the middle of a class, for snapshots are hours off."""
@@ -31,7 +31,7 @@ def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
     out: Groups = {}
     for low, high in pairwise(edges):
         rows = (hours > low if low else hours >= 0) & (hours <= high)
-        if rows.sum() >= LEAST:
+        if rows.sum() >= MIN_FORECASTS:
             out[f"above {low:g} h" if high == np.inf else f"{low:g} to {high:g} h"] = rows
     return out
 
@@ -41,9 +41,11 @@ def by_name(queries: Queries, videos: Sequence[Video], name: Callable[[Video], s
     which, inverse = np.unique(queries.video, return_inverse=True)
     values = np.array([name(videos[v]) or "" for v in which.tolist()], dtype=object)[inverse]
     counted = Counter(values.tolist())
-    shown = [value for value, n in counted.most_common(_MOST) if value and n >= LEAST]
+    shown = [value for value, n in counted.most_common(_MAX_NAMES) if value and n >= MIN_FORECASTS]
     out: Groups = {value: values == value for value in shown}
     nothing = values == ""
     rest = ~nothing & ~np.isin(values, np.array([*shown], dtype=object)) if shown else ~nothing
-    out |= {label: rows for label, rows in (("(all others)", rest), ("(unknown)", nothing)) if rows.sum() >= LEAST}
+    out |= {
+        label: rows for label, rows in (("(all others)", rest), ("(unknown)", nothing)) if rows.sum() >= MIN_FORECASTS
+    }
     return out

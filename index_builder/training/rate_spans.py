@@ -24,8 +24,8 @@ from model.forecast import Request
 from model.forecaster import Forecaster
 from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
 
-MOST_GAPS: Final = 8000
-MOST_HOURS: Final = 6000
+MAX_GAPS: Final = 8000
+MAX_HOURS: Final = 6000
 """Spans of the training videos, and of what was held back, that are asked about at most: of counters, and of events, which cost more."""
 _MOMENTS: Final = 3
 _AGES: Final = 12
@@ -54,7 +54,7 @@ def rates_of(
     ``sentence`` (V, 384) spares encoding texts again; ``advance`` is told how many more moments were asked about.
     """
     rng = np.random.default_rng(seed)
-    most_age_us, most = forecaster.manifest.schema.max_age_us, MOST_HOURS if seen.continuous else MOST_GAPS
+    most_age_us, most = forecaster.manifest.schema.max_age_us, MAX_HOURS if seen.continuous else MAX_GAPS
     drawn = [spans(seen, *times, most_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
     learned, held = (
         ask(forecaster, seen, *_some(found, most, rng), sentence=sentence, advance=advance) for found in drawn

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.cascade.fit import STEPS, cascade_of
-from index_builder.samples.network_inputs import Corpus, Window, content_inputs, sequences
-from index_builder.samples.samples import draw
+from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.samples.network_inputs import Corpus, Window, content_inputs, token_sequences
+from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_pinball
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
@@ -53,7 +53,7 @@ class TrainedModel:
     trajectories; ``samples`` how many moments were learned from; ``passes`` of each stage.
     """
 
-    forward: Objective
+    objective: Objective
     pace: NDArray[np.float64]
     cascade: Cascade | None
     weight: float
@@ -71,7 +71,7 @@ class TrainingRun:
         seen, until_us = plan.seen, plan.until_us
         self.known = curves(seen.metric, seen.totals, plan.data.published_us, until_us, continuous=seen.continuous)
         self.content = content_inputs(plan.data.videos, plan.schema, sentence)
-        self.tokens = sequences(seen, until_us)
+        self.tokens = token_sequences(seen, until_us)
         self.pace_before = pace_before(self.tokens)
 
     def judged(self) -> tuple[TrainedModel, HoldoutForecasts]:
@@ -121,7 +121,7 @@ class _Fit:
     def window(self, until_us: int, seed: int) -> Window:
         """Samples with labels up to ``until_us``."""
         plan, c = self._plan, self._config
-        samples = draw(
+        samples = draw_samples(
             plan.seen,
             until_us=until_us,
             max_age_us=plan.max_age_us,
@@ -139,66 +139,68 @@ class _Fit:
         corpus = Corpus(
             self._learner.tokens, self._learner.pace_before, fit.samples, fit.creator, self._learner.content
         )
-        forward = Objective(
-            self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.ranks.device, config.batch_tokens
+        objective = Objective(
+            self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
         )
-        forward.fit_scales(fit)
-        checkpoints = Checkpoints(self._learner.checkpoints, self._key(corpus), plan.ranks, "" if len(held) else "all-")
-        trainer = Trainer(forward, config, plan.ranks, checkpoints, plan.seed)
+        objective.fit_scales(fit)
+        checkpoints = Checkpoints(
+            self._learner.checkpoints, self._key(corpus), plan.process_group, "" if len(held) else "all-"
+        )
+        trainer = Trainer(objective, config, plan.process_group, checkpoints, plan.seed)
         decides = stopping_half(plan.data, held.samples.video)
         with plan.step(f"train{_of_all(held)}", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(held.take(decides), lambda n, note: advance(n, note=note))
         if config.fusion_epochs:
             return self._second(trainer, held, decides, first)
         with plan.step("read states", 1) as advance:
-            quantiles = forward.encode(held).quantiles
+            quantiles = objective.encode(held).quantiles
             advance()
-        return self._learned(forward, None, {"forecast": first}), HoldoutForecasts(held, quantiles, None)
+        return self._learned(objective, None, {"forecast": first}), HoldoutForecasts(held, quantiles, None)
 
     def _second(
         self, trainer: Trainer, held: Window, decides: NDArray[np.bool_], first: EarlyStopping
     ) -> tuple[TrainedModel, HoldoutForecasts]:
         """Stage two: find neighbours with the vectors of stage one, and train the head on what they and the states say."""
-        plan, config, forward, fit = self._plan, self._config, trainer.forward, self.fit
+        plan, config, objective, fit = self._plan, self._config, trainer.objective, self.fit
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
         fit = fit.take(np.sort(rng.choice(warm, min(config.fusion_samples, len(warm)), replace=False)))
         with plan.step("read states", 2) as advance:
-            learned = forward.encode(fit)
+            learned = objective.encode(fit)
             advance()
-            judged = forward.encode(held)
+            judged = objective.encode(held)
             advance()
         recalled, learn, judge = None, NeighbourInputs.none(len(fit)), NeighbourInputs.none(len(held))
         if config.parts.neighbours:
-            recalled, learn, judge = self._recall(forward, (fit, learned), (held, judged))
+            recalled, learn, judge = self._recall(objective, (fit, learned), (held, judged))
         deciders, states, found = held.take(decides), judged.hidden[decides], judge.take(decides)
         with plan.step(f"train fusion{_of_all(held)}", config.fusion_epochs * -(-len(fit) // FUSION_ROWS)) as advance:
             second = trainer.stage_two(
                 fit,
                 learned.hidden,
                 learn,
-                lambda: warm_pinball(deciders.samples, forward.predict(deciders, states, found)),
+                lambda: warm_pinball(deciders.samples, objective.predict(deciders, states, found)),
                 lambda n, note: advance(n, note=note),
             )
-        quantiles = forward.predict(held, judged.hidden, judge)
-        plain = forward.predict(held, judged.hidden, NeighbourInputs.none(len(held))) if recalled else None
+        quantiles = objective.predict(held, judged.hidden, judge)
+        plain = objective.predict(held, judged.hidden, NeighbourInputs.none(len(held))) if recalled else None
         return (
-            self._learned(forward, recalled, {"forecast": first, "fusion": second}),
+            self._learned(objective, recalled, {"forecast": first, "fusion": second}),
             HoldoutForecasts(held, quantiles, plain),
         )
 
     def _recall(
-        self, forward: Objective, *windows: tuple[Window, Encoded]
+        self, objective: Objective, *windows: tuple[Window, Encoded]
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
         """Weight of content and centre of trajectories, by the first window, and neighbours of the samples of two windows."""
         plan = self._plan
         with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
             recall = PointInTimeBank.of(
-                plan.seen, self._known, forward, self._config, plan.max_horizon_us, self.cascade
+                plan.seen, self._known, objective, self._config, plan.max_horizon_us, self.cascade
             )
             candidates = [recall.candidates(window, read, lambda n: advance(n)) for window, read in windows]
         (fit, _), (held, _) = windows
-        weight = plan.ranks.agree(recall.best_weight(fit, candidates[0]))
+        weight = plan.process_group.broadcast_value(recall.best_weight(fit, candidates[0]))
         return (
             (weight, recall.centre),
             recall.nearest(fit, candidates[0], weight),
@@ -206,10 +208,10 @@ class _Fit:
         )
 
     def _learned(
-        self, forward: Objective, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, EarlyStopping]
+        self, objective: Objective, recalled: tuple[float, NDArray[np.float32]] | None, passes: dict[str, EarlyStopping]
     ) -> TrainedModel:
         nothing = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
-        return TrainedModel(forward, self.pace, self.cascade, *(recalled or nothing), len(self.fit), passes)
+        return TrainedModel(objective, self.pace, self.cascade, *(recalled or nothing), len(self.fit), passes)
 
     def _fitted_cascade(self) -> Cascade | None:
         """What events alone expect; None for counters. The first process fits it for all."""
@@ -217,7 +219,7 @@ class _Fit:
         if not (plan.seen.continuous and self._config.parts.cascade):
             return None
         with plan.step("fit cascade", STEPS) as advance:
-            fitted = cascade_of(
+            fitted = fit_cascade(
                 plan.seen,
                 self._until_us,
                 plan.max_age_us,
@@ -228,7 +230,9 @@ class _Fit:
         if fitted is None:
             return None
         return replace(
-            fitted, constants=plan.ranks.share(fitted.constants), correction=plan.ranks.share(fitted.correction)
+            fitted,
+            constants=plan.process_group.broadcast(fitted.constants),
+            correction=plan.process_group.broadcast(fitted.correction),
         )
 
     def _network(self) -> M3TR:
@@ -246,8 +250,8 @@ class _Fit:
             cascade=self.cascade is not None,
             small_head=plan.few,
         )
-        if plan.ranks.size > 1:
-            torch.manual_seed(plan.seed * plan.ranks.size + plan.ranks.rank)
+        if plan.process_group.size > 1:
+            torch.manual_seed(plan.seed * plan.process_group.size + plan.process_group.rank)
         return net
 
     def _key(self, corpus: Corpus) -> str:
@@ -263,8 +267,8 @@ class _Fit:
             plan.seed,
             plan.as_of_us,
             plan.seen.name,
-            str(plan.ranks.device.type),
-            plan.ranks.size,
+            str(plan.process_group.device.type),
+            plan.process_group.size,
             versions(),
             code_key(),
             corpus.creator,

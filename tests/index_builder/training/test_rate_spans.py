@@ -13,7 +13,7 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import fit
-from index_builder.training.rates import ask, grown, rates_of, spans
+from index_builder.training.rate_spans import ask, grown, rates_of, spans
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.features.tokens import LOG_AGE_OFFSET_S
