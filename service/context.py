@@ -42,8 +42,9 @@ from service.rankings.updater import Ranking
 from service.readiness import Readiness
 from service.settings import Settings
 from service.store.change_subscriber import ChangeSubscriber
+from service.store.functions import connect
+from service.store.health import Health
 from service.store.redis.connection import RedisConnection
-from service.store.redis.health import Health
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import Store
 from service.times import now_us
@@ -103,7 +104,7 @@ def build(
 ) -> Context:
     """Put a service together around the deployment that answers first."""
     manifest = deployment.forecaster.manifest
-    link = RedisConnection(
+    link = connect(
         redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
     )
     health = Health(link, settings)

@@ -22,7 +22,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import gauge
 from service.problems import Unavailable
 from service.settings import Settings
-from service.store.redis.health import Health
+from service.store.health import Health
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ class Readiness(Running):
         active = self._engine.active
         bank: Word = "down" if active.bank.down or self._bank.error else "ok"
         model: Word = "down" if self.model_error else "ok"
-        return {**self._health.told(), "model": model, "bank": bank, "model_version": active.version}
+        return {**self._health.summary(), "model": model, "bank": bank, "model_version": active.version}
 
     @property
     def model_error(self) -> str | None:

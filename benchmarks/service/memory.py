@@ -23,8 +23,8 @@ from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_st
 from service.context import new_metrics
 from service.forecasts.request_bodies import VideoBody
 from service.settings import Settings
+from service.store.functions import connect
 from service.store.keys import video_prefix
-from service.store.redis.connection import RedisConnection
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Row
 from service.store.store import Store
@@ -52,7 +52,7 @@ class Measured:
 
     def __init__(self, url: str) -> None:
         settings = Settings(bundle=Path("unused"))
-        self.link = RedisConnection(url, new_metrics(settings), deadline_s=60, connections=4)
+        self.link = connect(url, new_metrics(settings), deadline_s=60, connections=4)
         self.store = Store(self.link, settings, new_metrics(settings))
         self.redis = redis.Redis.from_url(url)
 

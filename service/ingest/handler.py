@@ -9,16 +9,17 @@ from typing import Any, Final
 import msgspec
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_line, parse_packed, parse_rows, unpack
-from service.http.pieces import is_cut, row_end, row_too_long, rows_within
 from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.group_commit import GroupCommitQueue
+from service.ingest.json_slices import is_cut, row_end, row_too_long, rows_within
+from service.ingest.packed_rows import parse_packed, unpack
 from service.ingest.row_parser import Parsed, RowParser
 from service.metrics import Metrics
 from service.problems import Invalid, Malformed, Unavailable
 from service.settings import Settings
 from service.store.row import Outcome, Rejection
 from service.store.row_batch import RowBatch
+from service.strict_json import parse_line, parse_rows
 from service.turns import Turns
 
 SLICE_ROWS: Final = 512

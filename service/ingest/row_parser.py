@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model.engagement.history import Mode
-from service.http.bodies import BrokenLine
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
 from service.settings import Settings
 from service.store.row import MAX_COUNT, Rejection, Row
+from service.strict_json import BrokenLine
 from service.times import iso, now_us, parse_time
 
 _EVENT_FIELDS: Final = frozenset(("video_id", "time", "type", "count", "reach", "id"))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_json
 from service.problems import Malformed
 from service.store import keys
+from service.strict_json import parse_json
 
 
 @dataclass(slots=True)

@@ -24,15 +24,16 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.engagement.history import Mode
-from service.forecasts import forecast_json
 from service.http.audit import Audit
-from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
+from service.http.value_limit import UNCOUNTED_BYTES, check_values, count_values
 from service.http.visit import Visit
+from service.ingest import outcome_json
 from service.ingest.handler import IngestHandler
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.store.row import Outcome
+from service.strict_json import parse_json
 from service.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -83,9 +84,9 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
         )
     rows: Any
     if text is not None:
-        if len(raw) > LARGE:
+        if len(raw) > UNCOUNTED_BYTES:
             check_values(count_values(raw), values)
-        value = (len(raw) > LARGE and _unparsed(raw)) or parse_json(raw)
+        value = (len(raw) > UNCOUNTED_BYTES and _unparsed(raw)) or parse_json(raw)
         if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
             raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
         seq, kind, rows = value["seq"], value["kind"], value["rows"]
@@ -260,7 +261,7 @@ class RowSockets:
             log.exception("a frame failed")
             fault = Internal("the service failed; its log has the reason")
             return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
-        return {"ack": frame.seq, **await forecast_json.long_outcome(outcome, self._turns, visit.client)}
+        return {"ack": frame.seq, **await outcome_json.long_outcome(outcome, self._turns, visit.client)}
 
     async def _write(
         self,

@@ -1,15 +1,15 @@
-"""Where Redis is: ``REDIS_URL`` taken apart and checked, so that a mistake in it is one line at the start.
+"""The address of Redis: ``REDIS_URL`` is parsed and checked at the start, so that a mistake in it ends the start with one line.
 
     redis://[[user]:password@]host[:port][/db]                         one server
     rediss://...                                                       the same over TLS
     unix://[[user]:password@]/path/of/the/socket[?db=0]                one server on this machine
-    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   whatever server the Sentinels call the master
+    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   the server that the Sentinels call the master
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, found through any of these nodes
     rediss+sentinel://, rediss+cluster://                              the same over TLS
 
-User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` those of the
-Sentinels. Options of TLS are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and others of redis-py.
-In a password #, /, ?, @, : and % are percent-encoded. No message shows any of it.
+User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` are those of the
+Sentinels. TLS options are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and others of redis-py.
+In a password #, /, ?, @, : and % are percent-encoded. No error message shows any part of the URL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FORMS: Final[dict[str, tuple[Kind, bool]]] = {
 }
 _HOST: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.%]+)\](?::(?P<v6port>\d+))?|(?P<host>[\w.-]*)(?::(?P<port>\d+))?")
 _PORT: Final = {"server": 6379, "sentinel": 26379, "cluster": 6379}
-_OURS: Final = frozenset(inspect.signature(Connection.__init__).parameters) | {
+_CLIENT_OPTIONS: Final = frozenset(inspect.signature(Connection.__init__).parameters) | {
     "max_connections",
     "timeout",
     "socket_timeout",
@@ -67,7 +67,7 @@ _VERSIONS: Final = {"tlsv1.2": TLSVersion.TLSv1_2, "tlsv1.3": TLSVersion.TLSv1_3
 
 
 class AddressError(ValueError):
-    """``REDIS_URL`` is not one; the message names the variable, says what is allowed, and shows nothing of the value."""
+    """``REDIS_URL`` is not valid. The message names the variable and what is allowed, and shows no part of the value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"REDIS_URL: {text}")
@@ -76,14 +76,17 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked URL. ``hosts`` are (name, port) of the server, the Sentinels or some nodes; ``ignored`` options have no effect here."""
+    """A checked URL.
+
+    ``hosts``: (name, port) of the server, the Sentinels or some nodes; ``ignored``: options of the URL that have no effect.
+    """
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
-    """A unix socket, in place of ``hosts``."""
+    """A unix socket, instead of ``hosts``."""
     master: str = ""
-    """The name by which Sentinels know the servers."""
+    """The Sentinels' name for the servers."""
     db: int = 0
     tls: bool = False
     username: str | None = None
@@ -94,33 +97,33 @@ class Address:
     ignored: tuple[str, ...] = ()
 
     def credentials(self) -> dict[str, Any]:
-        """Arguments that every connection to a Redis server takes."""
-        given = {"username": self.username, "password": self.password}
-        return {name: value for name, value in given.items() if value} | (self.tls_options if self.tls else {})
+        """The options of every connection to a Redis server: login and TLS."""
+        login = {"username": self.username, "password": self.password}
+        return {name: value for name, value in login.items() if value} | (self.tls_options if self.tls else {})
 
 
 def parse_address(url: str) -> Address:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        AddressError: it is not one of the forms above.
+        AddressError: it has none of the forms above.
     """
     if url != url.strip() or url[:1] in "\"'" or any(mark.isspace() or not mark.isprintable() for mark in url):
-        raise AddressError("quotes or white space are around or in it; give the URL without them")
+        raise AddressError("contains quotes or white space; give the URL without them")
     scheme, found, rest = url.partition("://")
     scheme = scheme.lower()
     if not found or (scheme != "unix" and scheme not in _FORMS):
         raise AddressError(f"must begin with one of {_SCHEMES}")
     if "#" in rest:
-        raise AddressError(f"must not hold a #; {_ENCODE}")
+        raise AddressError(f"must not contain a #; {_ENCODE}")
     rest, _, query = rest.partition("?")
     if "@" in query:
         raise AddressError(f"the options after ? are not name=value; {_ENCODE}")
     options, ignored = _options(query, scheme)
-    place, slash, path = rest.partition("/")
+    authority, slash, path = rest.partition("/")
     if "@" in path and scheme != "unix":
-        raise AddressError(f"an @ is behind a /; {_ENCODE}")
-    user, _, hosts = place.rpartition("@")
+        raise AddressError(f"has an @ after a /; {_ENCODE}")
+    user, _, hosts = authority.rpartition("@")
     name, _, password = user.partition(":")
     login: dict[str, Any] = {
         "username": options.pop("username", None) or unquote(name) or None,
@@ -129,7 +132,7 @@ def parse_address(url: str) -> Address:
     }
     if scheme == "unix":
         if hosts or not path:
-            raise AddressError("must name the socket by its whole path, as in unix:///run/redis.sock")
+            raise AddressError("must give the absolute path of the socket, as in unix:///run/redis.sock")
         return Address("server", path=unquote(slash + path), db=_db(options.pop("db", "")), **login)
     kind, tls = _FORMS[scheme]
     parts = [unquote(part) for part in path.split("/")] if path else []
@@ -143,9 +146,8 @@ def parse_address(url: str) -> Address:
         raise AddressError(f"has too many parts after the host; {_ENCODE}")
     db = _db(options.pop("db", "") or (parts[0] if parts else ""))
     if kind == "cluster" and db:
-        raise AddressError("a cluster has no database but 0")
-    several = _hosts(hosts, kind)
-    return Address(kind, hosts=several, db=db, tls=tls, tls_options=_tls_options(options, tls), **login)
+        raise AddressError("a cluster has database 0 only")
+    return Address(kind, hosts=_hosts(hosts, kind), db=db, tls=tls, tls_options=_tls_options(options, tls), **login)
 
 
 def _options(query: str, scheme: str) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -156,9 +158,9 @@ def _options(query: str, scheme: str) -> tuple[dict[str, str], tuple[str, ...]]:
     known = {"db", "username", "password"} | (_TLS if scheme.startswith("rediss") else set())
     if scheme.endswith("+sentinel"):
         known |= {"sentinel_username", "sentinel_password"}
-    ignored = tuple(sorted(name for name in given if name not in known and name in _OURS))
-    if any(name not in known and name not in _OURS for name in given):
-        raise AddressError(f"has an option that is not known; known are {', '.join(sorted(known))}")
+    ignored = tuple(sorted(name for name in given if name not in known and name in _CLIENT_OPTIONS))
+    if any(name not in known and name not in _CLIENT_OPTIONS for name in given):
+        raise AddressError(f"has an unknown option; known are {', '.join(sorted(known))}")
     return {name: value for name, value in given.items() if name in known}, ignored
 
 
@@ -184,14 +186,14 @@ def _tls_options(given: dict[str, str], tls: bool) -> dict[str, Any]:
 
 
 def _hosts(text: str, kind: Kind) -> tuple[tuple[str, int], ...]:
-    several = text.split(",")
-    if kind == "server" and len(several) > 1:
+    parts = text.split(",")
+    if kind == "server" and len(parts) > 1:
         raise AddressError("names several hosts; use redis+sentinel:// or redis+cluster:// for that")
     found = []
-    for one in several:
-        match = _HOST.fullmatch(one)
+    for part in parts:
+        match = _HOST.fullmatch(part)
         if match is None:
-            raise AddressError(f"the host is not name or name:port, or the port is no number; {_ENCODE}")
+            raise AddressError(f"the host is not name or name:port, or the port is not a number; {_ENCODE}")
         host = unquote(match["v6"] or match["host"] or ("localhost" if kind == "server" else ""))
         port = int(match["v6port"] or match["port"] or _PORT[kind])
         if not host or not 0 < port < 65536:
@@ -203,6 +205,6 @@ def _hosts(text: str, kind: Kind) -> tuple[tuple[str, int], ...]:
 def _db(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 6):
         raise AddressError(
-            f"what follows the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
+            f"the part after the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
         )
     return int(text or 0)

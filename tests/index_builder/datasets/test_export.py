@@ -30,7 +30,7 @@ from model.errors import DataError
 from model.features.tokens import Tokens, tokenize
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import Row
 from service.store.snapshot import Snapshot
@@ -60,7 +60,7 @@ def fed(url: str, data: DataSet, extra: tuple[Row, ...] = ()) -> dict[str, Snaps
 
     async def body() -> dict[str, Snapshot]:
         chosen = Settings(bundle=Path("unused"))
-        link = RedisConnection(url, new_metrics(chosen), deadline_s=10, connections=4)
+        link = connect(url, new_metrics(chosen), deadline_s=10, connections=4)
         store = Store(link, chosen, new_metrics(chosen))
         rows: dict[str, list[Row]] = {video.video_id: [] for video in data.videos}
         modes: tuple[tuple[Mode, object], ...] = (("events", data.events), ("counters", data.counters))

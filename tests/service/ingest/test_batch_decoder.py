@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_line, parse_rows
 from service.ingest.accepted_types import AcceptedTypes
 from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.row_parser import RowParser
@@ -20,6 +19,7 @@ from service.settings import Settings
 from service.store.event_ids import LONGEST, packed_ids
 from service.store.row import MAX_COUNT
 from service.store.row_batch import RowBatch
+from service.strict_json import parse_line, parse_rows
 
 NOW_US = 1_760_000_000_000_000
 SETTINGS = Settings(bundle=Path("unused"), max_id_length=24)

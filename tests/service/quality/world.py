@@ -24,7 +24,7 @@ from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.quality.scores import ScoreSums
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.redis.lease import Lease
 from service.store.row import Row
 from service.store.snapshot import Snapshot, signed
@@ -61,7 +61,7 @@ class World:
     def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
         self.metrics, self.clock = new_metrics(self.settings), clock
-        self.link = RedisConnection(url, self.metrics, deadline_s=5, connections=8)
+        self.link = connect(url, self.metrics, deadline_s=5, connections=8)
         self.store = Store(self.link, self.settings, self.metrics)
         self.ledger = LabelStore(
             self.link, room=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share

@@ -22,7 +22,7 @@ from service.context import new_metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.row import MAX_COUNT, Row
 from service.store.store import Registration, Store
 
@@ -36,7 +36,7 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]], **options: Any) 
     async def body() -> T:
         chosen = Settings(bundle=Path("unused"), **options)
         metrics = new_metrics(chosen)
-        link = RedisConnection(url, metrics, deadline_s=5, connections=8)
+        link = connect(url, metrics, deadline_s=5, connections=8)
         try:
             return await work(Store(link, chosen, metrics))
         finally:

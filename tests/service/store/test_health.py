@@ -19,10 +19,10 @@ from redis._parsers.base import BaseParser
 from service.context import new_metrics
 from service.problems import Unavailable
 from service.settings import Settings
+from service.store.functions import connect
+from service.store.health import StoreRefused, check_at_start
 from service.store.redis import checked_connections
-from service.store.redis.connection import RedisConnection
 from service.store.redis.failures import NO_ANSWER, detail_of, kind_of
-from service.store.redis.health import StoreRefused, check_at_start
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import RedisProcess, server
 
@@ -71,9 +71,7 @@ def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None
     """The loop is busy while the server closes: only the kernel knows."""
 
     async def work() -> None:
-        link = RedisConnection(
-            redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=8
-        )
+        link = connect(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=8)
         try:
             for _ in range(5):
                 await asyncio.gather(*(link.pipeline("test", [["PING"]]) for _ in range(8)))
@@ -94,9 +92,7 @@ def test_connections_that_rested_long_are_made_anew(
     monkeypatch.setattr(checked_connections, "RESTED_S", 0.3)
 
     async def work() -> list[int]:
-        link = RedisConnection(
-            redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1
-        )
+        link = connect(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1)
         try:
             found = []
             for rest_s in (0, 0.05, 0.5):
@@ -113,7 +109,7 @@ def test_connections_that_rested_long_are_made_anew(
 def test_a_call_whose_reply_is_lost_is_not_repeated_and_silences_nothing(redis_server: RedisProcess) -> None:
     async def work() -> None:
         metrics = new_metrics(Settings(bundle=Path("unused")))
-        link = RedisConnection(redis_server.url, metrics, deadline_s=2, connections=8)
+        link = connect(redis_server.url, metrics, deadline_s=2, connections=8)
         try:
             await link.pipeline("test", [["PING"]])
             slow = asyncio.create_task(link.pipeline("test", [["INCR", "n"], ["BLPOP", "nothing", "30"]]))

@@ -1,4 +1,4 @@
-"""Looks at the event store in the background, so that readiness is answered from what is known and probes cost nothing."""
+"""Probes the event store in the background, so that readiness is answered from memory and costs nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service.metrics import Metrics, gauge
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store.format import FormatError, check_format
+from service.store.functions import connect
 from service.store.redis.address import AddressError
 from service.store.redis.connection import RedisConnection
 from service.store.redis.safety import Safety, look
@@ -22,18 +23,19 @@ from service.store.redis.safety import Safety, look
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two probes."""
 _TROUBLED_S: Final = 0.25
-"""The same while no writes are taken; and what two looks are apart at least."""
+"""The same while no writes are taken; also the shortest time between two probes."""
 _SAFETY_S: Final = 30.0
-LEAST_SKEW_S: Final = 1.0
-"""Seconds that two clocks may always be apart."""
+MIN_SKEW_S: Final = 1.0
+"""Seconds that two clocks may always differ by, whatever the setting."""
 
 
 async def check_at_start(settings: Settings, metrics: Metrics) -> None:
-    """Refuse an address that cannot be right, and a store that may lose data where that is not accepted.
+    """Refuse a wrong address, and with ``store_safety=refuse`` a store that may lose data.
 
-    A server that does not answer now may do so later, and is waited for; a Sentinel that does not is a mistake in the address.
+    A server that does not answer now is no reason to refuse: it may answer later. A Sentinel that does not is: its address is
+    wrong.
 
     Raises:
         StoreRefused: the reason, which names the setting.
@@ -41,76 +43,76 @@ async def check_at_start(settings: Settings, metrics: Metrics) -> None:
     assert settings.redis_url is not None
     url, deadline_s = settings.redis_url.get_secret_value(), settings.store_deadline_ms / 1000
     try:
-        link = RedisConnection(url, metrics, deadline_s=deadline_s, connections=2)
+        connection = connect(url, metrics, deadline_s=deadline_s, connections=2)
         try:
-            await link.server.check_sentinels()
+            await connection.server.check_sentinels()
             if settings.store_safety == "refuse":
                 with suppress(Unavailable):
-                    await link.clustered()
-                    safety = await look(link)
+                    await connection.clustered()
+                    safety = await look(connection)
                     if safety is not None and (found := safety.warnings()):
                         raise StoreRefused(f"store_safety: {found[0]}; or accept that with store_safety=warn")
         finally:
-            await link.close()
+            await connection.close()
     except AddressError as error:
         raise StoreRefused(str(error)) from None
 
 
 class StoreRefused(Exception):
-    """The service does not start on this event store; the message says why."""
+    """The service does not start with this event store; the message says why."""
 
 
 class Health(Running):
-    """What was found at the last look; ``reason`` says why the service is not ready, empty where it is."""
+    """The result of the last probe; ``reason`` says why the service is not ready, empty where it is."""
 
-    def __init__(self, link: RedisConnection, settings: Settings) -> None:
-        self._link = link
-        self._skew_s = max(settings.future_skew_s, LEAST_SKEW_S)
+    def __init__(self, connection: RedisConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._skew_s = max(settings.future_skew_s, MIN_SKEW_S)
         self._refuse = settings.store_safety == "refuse"
         self.safety = Safety()
-        self._told: list[str] = []
+        self._logged: list[str] = []
         self._skewed = False
-        self._format = ""
+        self._format_error = ""
 
     @property
     def reason(self) -> str:
-        """Why rows cannot be stored, or not rightly."""
-        if self._link.state.kind is not None:
-            return self._link.state.detail
-        if self._link.server.silent:
+        """Why rows cannot be stored, or not correctly; empty where they can."""
+        if self._connection.state.kind is not None:
+            return self._connection.state.detail
+        if self._connection.server.silent:
             return "the event store does not answer"
         if self.skewed:
             return (
-                f"the clock of this machine is {abs(self._link.state.offset_s or 0):.1f} s off the event store's;"
+                f"the clock of this machine is {abs(self._connection.state.offset_s or 0):.1f} s off the event store's;"
                 f" {self._skew_s:g} s are allowed"
             )
-        if self._format:
-            return self._format
+        if self._format_error:
+            return self._format_error
         if self._refuse and (found := self.safety.warnings()):
             return found[0]
         return ""
 
     @property
     def skewed(self) -> bool:
-        """Whether the clocks are surely further apart than allowed."""
-        state = self._link.state
+        """Whether the clocks certainly differ by more than is allowed."""
+        state = self._connection.state
         return state.offset_s is not None and abs(state.offset_s) - state.doubt_s > self._skew_s
 
-    def told(self) -> dict[str, Any]:
-        """What readiness says of the event store: ``store`` is ok, down, or refuses (it answers, and takes no writes)."""
-        state = self._link.state
+    def summary(self) -> dict[str, Any]:
+        """The event store's part of readiness: ``store`` is ok, down, or refuses (it answers, but takes no writes)."""
+        state = self._connection.state
         return {
-            "store": "down" if self._link.server.silent else state.word,
+            "store": "down" if self._connection.server.silent else state.word,
             "store_warnings": self.safety.warnings(),
             "clock_offset_s": None if state.offset_s is None else round(state.offset_s, 3),
         }
 
     def readings(self) -> Sequence[Metric]:
-        """Gauges; one that is not known is absent."""
+        """Gauges; an unknown value is left out."""
         found = [gauge("m3tr_store_takes_writes", "Whether the event store takes writes", float(not self.reason))]
-        if self._link.state.offset_s is not None:
+        if self._connection.state.offset_s is not None:
             text = "Clock of the event store minus this machine's"
-            found.append(gauge("m3tr_store_clock_offset_seconds", text, self._link.state.offset_s))
+            found.append(gauge("m3tr_store_clock_offset_seconds", text, self._connection.state.offset_s))
         lossy = GaugeMetricFamily(
             "m3tr_store_may_lose_data", "Whether the event store may drop what it has, by reason", labels=["reason"]
         )
@@ -121,45 +123,49 @@ class Health(Running):
         return [*found, lossy]
 
     async def look(self) -> None:
-        """Look once."""
-        await self._link.probe()
+        """Probe once."""
+        await self._connection.probe()
         if self.skewed != self._skewed:
             self._skewed = self.skewed
             if self._skewed:
-                log.error("clocks are apart", offset_s=self._link.state.offset_s, allowed_s=self._skew_s)
+                log.error(
+                    "the event store's clock differs too much from this machine's",
+                    offset_s=self._connection.state.offset_s,
+                    allowed_s=self._skew_s,
+                )
 
     async def look_at_safety(self) -> None:
-        """Find out whether the store may lose data; each new finding is logged once."""
+        """Check the store's format, and whether it may lose data; each new finding is logged once."""
         try:
-            await check_format(self._link)
-            self._format = ""
+            await check_format(self._connection)
+            self._format_error = ""
         except FormatError as error:
-            self._format = str(error)
+            self._format_error = str(error)
         except Unavailable:
             return
-        found = await look(self._link)
+        found = await look(self._connection)
         if found is None:
             return
         self.safety = found
         for text in found.warnings():
-            if text not in self._told:
+            if text not in self._logged:
                 log.warning("the event store may lose data", reason=text)
-        self._told = found.warnings()
+        self._logged = found.warnings()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         next_safety = loop.time()
         while True:
             try:
-                self._link.troubled.clear()
+                self._connection.troubled.clear()
                 await self.look()
-                if loop.time() >= next_safety and self._link.state.kind is None:
+                if loop.time() >= next_safety and self._connection.state.kind is None:
                     await self.look_at_safety()
                     next_safety = loop.time() + _SAFETY_S
             except Exception:
-                log.exception("the event store could not be looked at")
+                log.exception("probing the event store failed")
             await asyncio.sleep(_TROUBLED_S)
-            if self._link.state.kind is None:
+            if self._connection.state.kind is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(EVERY_S - _TROUBLED_S):
-                        await self._link.troubled.wait()
+                        await self._connection.troubled.wait()
