@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from service.metrics import counter, gauge
-from service.settings import Settings
+from service.settings import ServerSettings
 
 _LEAST: Final = 8
 _FILES: Final = 48
@@ -51,10 +51,10 @@ class Connections:
         ]
 
 
-def room(settings: Settings) -> int:
+def room(settings: ServerSettings, store_connections: int) -> int:
     """Connections that are allowed: the setting, as far as this process may open files (its soft limit is raised for it)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = settings.store_connections + _FILES
+    others = store_connections + _FILES
     wanted = settings.max_connections + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

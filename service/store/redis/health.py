@@ -13,9 +13,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from service.background import Running
 from service.metrics import Metrics, gauge
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import StoreSettings
+from service.settings.redis_address import AddressError
 from service.store.format import FormatError, check_format
-from service.store.redis.address import AddressError
 from service.store.redis.connection import RedisConnection
 from service.store.redis.safety import Safety, look
 
@@ -30,7 +30,7 @@ LEAST_SKEW_S: Final = 1.0
 """Seconds that two clocks may always be apart."""
 
 
-async def check_at_start(settings: Settings, metrics: Metrics) -> None:
+async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
     """Refuse an address that cannot be right, and a store that may lose data where that is not accepted.
 
     A server that does not answer now may do so later, and is waited for; a Sentinel that does not is a mistake in the address.
@@ -63,9 +63,9 @@ class StoreRefused(Exception):
 class Health(Running):
     """What was found at the last look; ``reason`` says why the service is not ready, empty where it is."""
 
-    def __init__(self, link: RedisConnection, settings: Settings) -> None:
+    def __init__(self, link: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._link = link
-        self._skew_s = max(settings.future_skew_s, LEAST_SKEW_S)
+        self._skew_s = max(future_skew_s, LEAST_SKEW_S)
         self._refuse = settings.store_safety == "refuse"
         self.safety = Safety()
         self._told: list[str] = []
