@@ -44,7 +44,7 @@ def run(
         settings = Settings(**given)
         _tell_names()
         metrics = new_metrics(settings)
-        deployment = load_model(settings, metrics)
+        deployment = load_model(settings, settings, metrics)
         try:
             serve(settings, metrics, deployment)
         finally:

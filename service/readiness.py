@@ -21,7 +21,7 @@ from service.forecasts.engine import Engine
 from service.lifecycle import Lifecycle
 from service.metrics import gauge
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import ForecastSettings
 from service.store.health import Health
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class Asked:
 class Readiness(Running):
     """Looks at model and bank; what the event store is like is ``health``'s."""
 
-    def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: Settings) -> None:
+    def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: ForecastSettings) -> None:
         self._health, self._engine, self._lifecycle = health, engine, lifecycle
         self._model = Asked(engine.try_model, settings.request_deadline_ms / 1000)
         self._bank = Asked(self._count, settings.request_deadline_ms / 1000)

@@ -160,7 +160,7 @@ class Watchdog(threading.Thread):
 def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
     """How the service is served."""
     settings = context.settings
-    connections = Connections(connection_limit(settings))
+    connections = Connections(connection_limit(settings, settings.store_connections))
     context.metrics.watch(connections.readings)
     http, websocket = protocols(
         ConnectionLimits(
@@ -229,7 +229,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
         log.info(
-            "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
+            "ready to forecast",
+            model_version=deployment.version,
+            seconds=round(warm_first(deployment, settings.bundle), 1),
         )
         context = build(settings, metrics, deployment, redis_url)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)

@@ -21,7 +21,7 @@ from service.ingest.handler import IngestHandler
 from service.ingest.row_parser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
-from service.settings import Settings
+from service.settings import ForecastSettings
 from service.store.correction import Corrected, Correction
 from service.store.event_ids import event_id
 from service.store.row import Outcome, Rejection, Row
@@ -63,19 +63,21 @@ class ForecastHandler:
         ingest: IngestHandler,
         parser: RowParser,
         catalog: AcceptedTypes,
-        settings: Settings,
+        settings: ForecastSettings,
         metrics: Metrics,
+        *,
         max_horizon_us: int,
+        max_id_length: int,
     ) -> None:
         self._store, self._histories, self._engine = store, histories, engine
         self._forgetting = forgetting
         self._ingest, self._parser, self._catalog = ingest, parser, catalog
         self._settings, self._metrics = settings, metrics
-        self._max_horizon_us = max_horizon_us
+        self._max_horizon_us, self._max_id_length = max_horizon_us, max_id_length
 
     def identify(self, video_id: object) -> str:
         """The id itself, if it can be one."""
-        return parse_identifier("video_id", video_id, self._settings.max_id_length)
+        return parse_identifier("video_id", video_id, self._max_id_length)
 
     def horizons(self, values: list[Any] | None) -> tuple[int, ...]:
         """Horizons in microseconds, within what the bundle was trained for."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
-from service.settings import Settings
+from service.settings import IngestSettings
 from service.store.row import MAX_COUNT, Rejection, Row
 from service.strict_json import BrokenLine
 from service.times import iso, now_us, parse_time
@@ -62,7 +62,7 @@ class Parsed:
 class RowParser:
     """Validates rows against the served types, the clock and the limits."""
 
-    def __init__(self, catalog: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
+    def __init__(self, catalog: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
         self._catalog = catalog
         self._longest = settings.max_id_length
         self._skew_us = round(settings.future_skew_s * 1_000_000)

@@ -26,7 +26,7 @@ from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import gauge
 from service.problems import DamagedRecord, NotFound, Problem
-from service.settings import Settings
+from service.settings import RankingSettings
 from service.store import keys
 from service.store.change_publisher import Change, unlisted
 from service.store.redis.connection import Command, RedisConnection
@@ -52,7 +52,7 @@ _US: Final = 1_000_000
 class Ranking(Running):
     """Follows changes and keeps the lists."""
 
-    def __init__(self, engine: Engine, link: RedisConnection, settings: Settings) -> None:
+    def __init__(self, engine: Engine, link: RedisConnection, settings: RankingSettings) -> None:
         self._engine, self._link = engine, link
         self._horizon_us = settings.ranking_horizon_s * _US
         self._rate, self._silent_s = settings.ranking_forecasts, settings.ranking_silent_s

@@ -14,7 +14,7 @@ import msgspec
 
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
@@ -30,7 +30,7 @@ _CHUNK: Final = 500
 class ChangePublisher:
     """Tells changes; ``parking_full`` says whether no further unregistered video may have rows parked."""
 
-    def __init__(self, link: RedisConnection, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, link: RedisConnection, settings: RecordSettings, metrics: Metrics) -> None:
         self._link = link
         self._metrics = metrics
         self._park_videos, self._park_ttl_s = settings.park_videos, settings.park_ttl_s

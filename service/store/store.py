@@ -21,7 +21,7 @@ from model.bank.tombstone import tombstone
 from model.engagement.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.change_publisher import ChangePublisher, unlisted
 from service.store.commit import CommitChunk, GroupCommit, no_rows
@@ -73,7 +73,7 @@ class Store:
     def __init__(
         self,
         link: RedisConnection,
-        settings: Settings,
+        settings: RecordSettings,
         metrics: Metrics,
         types: Sequence[str] = ENGAGEMENT_TYPES,
         turns: Turns | None = None,

@@ -267,9 +267,9 @@ def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path,
 
 
 def _scope(service: Live) -> str:
-    from service.bank.admission import _place
+    from service.bank.admission import bank_name
 
-    return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
+    return f"{bank_name(service.context.settings, service.context.settings.bundle)}-{service.context.engine.active.version[:16]}"
 
 
 def test_while_the_past_is_sent_again_now_is_where_that_has_come(

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings
-from service.store.redis.address import AddressError, parse_address
+from service.settings.redis_address import AddressError, parse_address
 from service.store.redis.deployment import Server
 from tests.service.servers import free_port
 
