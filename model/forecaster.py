@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
 from model.forecast import Forecast, Neighbour, Request
 from model.growth.curve_kernels import N_CURVE, age_bucket, growth_horizons_us
+from model.lru_cache import LRUCache
 from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
@@ -99,7 +99,7 @@ class Forecaster:
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self._metric = metric_types(self.manifest.metric, self.manifest.types)
         self._growth_us = growth_horizons_us(self.manifest.max_horizon_us)
-        self._contents: OrderedDict[Video, NDArray[np.float32]] = OrderedDict()
+        self._contents: LRUCache[Video, NDArray[np.float32]] = LRUCache(_CONTENT_CACHE)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
 
@@ -164,7 +164,8 @@ class Forecaster:
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Content vectors (N, content_dim) float32, cached by the video's metadata; ``sentence`` (N, 384) where already encoded."""
-        new = [v for v in dict.fromkeys(videos) if v not in self._contents]
+        found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
+        new = [video for video, vector in found.items() if vector is None]
         if new:
             if sentence is None:
                 encoded = self.encoder.encode([text_of(video) for video in new])
@@ -184,11 +185,10 @@ class Forecaster:
                     "static": static,
                 }
             )
-            self._contents.update(zip(new, vectors, strict=True))
-        out = np.stack([self._contents[v] for v in videos])
-        while len(self._contents) > _CONTENT_CACHE:
-            self._contents.popitem(last=False)
-        return out
+            for video, vector in zip(new, vectors, strict=True):
+                found[video] = vector
+                self._contents.put(video, vector)
+        return np.stack([vector for video in videos if (vector := found[video]) is not None])
 
     def tokens(self, requests: Sequence[Request]) -> Tokens:
         """Tokens of every request's history as of its ``now``."""

@@ -1,4 +1,4 @@
-"""Ranking candidates by combined similarity, and what a neighbour tells the fusion block."""
+"""Neighbours: candidates ranked by combined similarity, and their features for the fusion block."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from model.features.creator import N_GROWTH
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
-"""Features of a neighbour: growth and mask a horizon, level difference at this age and its mask, both cosines and their masks,
-combined similarity, whether the creator is the same, steps of growth known, and how much faster than usual they were."""
+"""Features of a neighbour: for each horizon growth and its mask, the difference of levels at this age and its mask, both cosines and
+their masks, the combined similarity, whether the creator is the same, the number of known growth steps, and how much faster than usual
+they were."""
 _EDGES_US: Final = CURVE_EDGES_US
 
 
@@ -33,13 +34,13 @@ class Ranked:
 def combine(
     content: NDArray[np.float64], trajectory: NDArray[np.float64], content_weight: float
 ) -> NDArray[np.float64]:
-    """S = w cos(content) + (1 - w) cos(trajectory), the other term alone where one is NaN; any equal shapes."""
+    """S = w cos(content) + (1 - w) cos(trajectory); where one cosine is NaN, the other alone. Arrays of equal shape."""
     both = content_weight * content + (1 - content_weight) * trajectory
     return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
 
 
 def rank(query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int) -> list[Ranked]:
-    """The k most similar candidates, most similar first, equal ones by id."""
+    """The k most similar candidates, most similar first, ties ordered by id."""
     contents = _cosines(query.content, [c.content for c in candidates])
     trajectories = _cosines(query.trajectory, [c.trajectory for c in candidates])
     similarity = combine(contents, trajectories, content_weight)
@@ -70,11 +71,11 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 def fill_features(  # type: ignore[no-untyped-def]
     ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
 ):
-    """Fill a neighbour's features ``out`` (N_NEIGHBOUR,) float32.
+    """Write a neighbour's features to ``out`` (N_NEIGHBOUR,) float32.
 
-    ``ages_us`` and ``values`` (>= n,) int64, the known part of its curve; ``level_now`` log2(1 + count) of the target at
-    ``age_us``; ``pace`` (N_CURVE,) usual growth by age; ``cosines`` (2,) content and trajectory, NaN where missing; ``one``
-    (N_GROWTH + 1,) float64 scratch.
+    ``ages_us`` and ``values`` (>= n,) int64 hold its curve, of which n points are known; ``level_now`` is log2(1 + count) of the target at
+    ``age_us``; ``pace`` (N_CURVE,) the usual growth by age; ``cosines`` (2,) of content and trajectory, NaN where missing; ``one``
+    (N_GROWTH + 1,) float64 is scratch space.
     """
     out[:] = 0
     curve_growth(ages_us, values, n, age_us, horizons_us, one)

@@ -32,7 +32,7 @@ def load_model(
     bundle = load_bundle(folder or settings.bundle)
     asked = _bank(settings, bundle)
     try:
-        asked.remember(settings.cache_videos)
+        asked.cache_searches(settings.cache_videos)
         bank = BankCircuitBreaker(asked, metrics)
         forecaster = Forecaster(bundle, bank, device=settings.device, encoder=encoder)
         return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
