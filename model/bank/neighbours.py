@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate
 from model.features.creator import N_GROWTH
+from model.forecast import Neighbour
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
@@ -98,10 +99,17 @@ def fill_features(  # type: ignore[no-untyped-def]
     out[at + 9] = faster / (steps + 1.0)
 
 
-def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
+    """What a forecast says of a neighbour: its similarities, and its growth from ``age_us`` on."""
+    growth = _growth_factors(item.candidate, age_us, horizons_us)
+    return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
+
+
+def _growth_factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    """By horizon, the factor by which the candidate's count grew from ``age_us`` on; None where it is not known."""
     order = sorted(horizons_us)
-    one = np.empty(len(order) + 1)
+    growth = np.empty(len(order) + 1)
     curve = candidate.curve
-    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
-    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
+    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), growth)
+    known = {h: None if np.isnan(growth[i]) else float(np.exp2(growth[i])) for i, h in enumerate(order)}
     return {h: known[h] for h in horizons_us}
