@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
-from model.bank.neighbours import N_NEIGHBOUR, Ranked, _factors, fill_features, rank
+from model.bank.neighbours import Ranked, explain, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
 from model.cascade import Cascade, followers_of
 from model.content.ngrams import bag_mean, video_bags
@@ -24,11 +23,12 @@ from model.engagement.cells import cells_of
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.features.creator import N_CREATOR, N_GROWTH, creator_features
 from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
-from model.forecast import Forecast, Neighbour, Request
-from model.growth.curve_kernels import N_CURVE, age_bucket, growth_horizons_us
+from model.forecast import Forecast, Request
+from model.growth.curve_kernels import age_bucket, growth_horizons_us
+from model.head_inputs import HeadInputs
+from model.lru_cache import LRUCache
 from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
@@ -81,7 +81,6 @@ class Forecaster:
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._weights = bundle.weights
-        self._pace = bundle.weights["pace"]
         self._cascade: Cascade | None = None
         if "cascade.constants" in bundle.weights:
             self._cascade = Cascade(
@@ -98,8 +97,9 @@ class Forecaster:
         self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self._metric = metric_types(self.manifest.metric, self.manifest.types)
-        self._growth_us = growth_horizons_us(self.manifest.max_horizon_us)
-        self._contents: OrderedDict[Video, NDArray[np.float32]] = OrderedDict()
+        growth_us = growth_horizons_us(self.manifest.max_horizon_us)
+        self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, bundle.weights["pace"])
+        self._contents: LRUCache[Video, NDArray[np.float32]] = LRUCache(_CONTENT_CACHE)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
 
@@ -164,7 +164,8 @@ class Forecaster:
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Content vectors (N, content_dim) float32, cached by the video's metadata; ``sentence`` (N, 384) where already encoded."""
-        new = [v for v in dict.fromkeys(videos) if v not in self._contents]
+        found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
+        new = [video for video, vector in found.items() if vector is None]
         if new:
             if sentence is None:
                 encoded = self.encoder.encode([text_of(video) for video in new])
@@ -184,11 +185,10 @@ class Forecaster:
                     "static": static,
                 }
             )
-            self._contents.update(zip(new, vectors, strict=True))
-        out = np.stack([self._contents[v] for v in videos])
-        while len(self._contents) > _CONTENT_CACHE:
-            self._contents.popitem(last=False)
-        return out
+            for video, vector in zip(new, vectors, strict=True):
+                found[video] = vector
+                self._contents.put(video, vector)
+        return np.stack([vector for video in videos if (vector := found[video]) is not None])
 
     def tokens(self, requests: Sequence[Request]) -> Tokens:
         """Tokens of every request's history as of its ``now``."""
@@ -224,7 +224,9 @@ class Forecaster:
             extrapolated = self._extrapolated(requests, age_s, summary, cold)
             expected, numbers = self._expected(requests, tokens, age_s, values)
             summary = np.concatenate([self._support.within(age_s, summary, cold), numbers], axis=1)
-            coefficients = self._coefficients(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            coefficients = self._head(
+                self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            )
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             growth = self._support.bound(
@@ -332,86 +334,6 @@ class Forecaster:
             Moments(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
         )
 
-    def _coefficients(
-        self,
-        requests: Sequence[Request],
-        tokens: Tokens,
-        hidden: NDArray[np.float32],
-        content: NDArray[np.float32],
-        summary: NDArray[np.float32],
-        ages_us: NDArray[np.int64],
-        values: NDArray[np.float64],
-        ranked: list[list[Ranked]],
-        past: dict[str, list[PastVideo]],
-    ) -> NDArray[np.float32]:
-        n, k = len(requests), self.manifest.neighbours
-        last = np.zeros_like(tokens.read_features)
-        some = tokens.offsets[1:] > tokens.offsets[:-1]
-        last[some] = tokens.features[tokens.offsets[1:][some] - 1]
-        creator = np.zeros((n, N_CREATOR), dtype=np.float32)
-        neighbours, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
-        scratch = np.empty(N_GROWTH + 1)
-        for i, request in enumerate(requests):
-            others = [p for p in past.get(request.video.creator_id or "", []) if p.video_id != request.video.video_id]
-            self._fill_creator(request, others, int(ages_us[i]), creator[i])
-            level = np.log2(1 + values[i])
-            for j, item in enumerate(ranked[i]):
-                c = item.candidate
-                cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
-                same = c.creator_id is not None and c.creator_id == request.video.creator_id
-                fill_features(
-                    c.curve.ages_us,
-                    c.curve.values,
-                    len(c.curve.ages_us),
-                    ages_us[i],
-                    self._growth_us,
-                    level,
-                    cosines,
-                    item.similarity,
-                    same,
-                    self._pace,
-                    scratch,
-                    neighbours[i, j],
-                )
-                mask[i, j] = 1
-        schema, videos = self.manifest.schema, [r.video for r in requests]
-        return self._head(
-            {
-                "hidden": hidden,
-                "read": tokens.read_features,
-                "last": last,
-                "summary": summary,
-                "content": content,
-                "creator": creator,
-                "static": schema.static(videos),
-                "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
-                "language": np.array([schema.language(v) for v in videos], dtype=np.int64),
-                "neighbours": neighbours,
-                "mask": mask,
-            }
-        )
-
-    def _fill_creator(self, request: Request, past: list[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
-        past = [p for p in past if p.published_us < request.video.published_us]
-        if not past:
-            return
-        ages, values = np.zeros((len(past), N_CURVE), np.int64), np.zeros((len(past), N_CURVE), np.int64)
-        for row, p in enumerate(past):
-            ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
-            values[row, : len(p.curve.values)] = p.curve.values
-        creator_features(
-            np.arange(len(past)),
-            ages,
-            values,
-            np.array([len(p.curve.ages_us) for p in past]),
-            np.array([p.published_us for p in past]),
-            request.now_us,
-            age_us,
-            self._growth_us,
-            self._pace,
-            out,
-        )
-
     def _answer(
         self,
         request: Request,
@@ -437,16 +359,12 @@ class Forecaster:
             request.horizons_us,
             counts_at(float(value_now), at_horizons),
             {kind: float(rates[i]) for kind, i in self._type_index.items()},
-            [self._neighbour(item, age_us, request.horizons_us) for item in ranked],
+            [explain(item, age_us, request.horizons_us) for item in ranked],
             cold,
             list(degraded),
             max(state_age_s, 0.0),
             extrapolated,
         )
-
-    def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
-        growth = _factors(item.candidate, age_us, horizons_us)
-        return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from model.engagement.rows import Source, cells_at, metric_rows
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.features.tokens import tokenize
-from model.growth.curves import NEVER, Curves, curves, trajectory_cuts, usable_from
+from model.growth.curves import FAR_FUTURE_US, Curves, curves, trajectory_cuts, usable_from
 
 if TYPE_CHECKING:
     from model.forecaster import Forecaster
@@ -74,7 +74,7 @@ def entries(
         videos = [past.videos[v] for v in batch]
         vectors = content(batch)
         cuts = np.arange(*np.searchsorted(cut_video, [batch[0], batch[-1] + 1]))
-        cuts = cuts[(cut_usable[cuts] < NEVER) & np.isin(cut_video[cuts], batch)]
+        cuts = cuts[(cut_usable[cuts] < FAR_FUTURE_US) & np.isin(cut_video[cuts], batch)]
         published = past.published_us[cut_video[cuts]]
         now = published + cut_age[cuts]
         cells = cells_at(past.events, past.counters, cut_video[cuts], now, published, n_types)

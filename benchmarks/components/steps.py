@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from model.engagement.bins import EDGES_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.features.tokens import Tokens, n_features, tokenize
 from model.mhp.backend import Backend
 from model.mhp.backends.cpu import CPUBackend
@@ -108,7 +108,7 @@ def history(videos: int, tokens: int) -> Tokens:
     zero = np.zeros(videos * tokens, np.int64)
     published = np.full(videos, 1_760_000_000_000_000)
     cells = Cells(
-        np.arange(videos + 1) * tokens, np.tile(np.arange(tokens), videos), zero, zero + 3, zero + EVENTS, zero
+        np.arange(videos + 1) * tokens, np.tile(np.arange(tokens), videos), zero, zero + 3, zero + EVENT_MODE, zero
     )
     return tokenize(cells, published, published + EDGES_US[tokens] + 1, TYPES)
 

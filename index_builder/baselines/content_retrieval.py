@@ -23,7 +23,7 @@ from model.content.text import text_of
 from model.features.creator import known_points
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import curve_growth
-from model.growth.curves import NEVER, curves
+from model.growth.curves import FAR_FUTURE_US, curves
 
 NEIGHBOURS: Final = 10
 _SPARE: Final = 30
@@ -94,7 +94,7 @@ def content_retrieval(
     published = seen.data.published_us
     known = curves(seen.metric, seen.totals, published, int(queries.now_us.max()), continuous=seen.continuous)
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
-    first = np.where(known.lengths > 0, known.ages_us[:, 0], NEVER)
+    first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
     # Known by now, from the same age over the horizon: published at least a horizon earlier. Videos are sorted by publication.
     stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")

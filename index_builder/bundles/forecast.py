@@ -25,7 +25,7 @@ from index_builder.progress import progress
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.bundle import Manifest, load_bundle
 from model.engagement.bins import SECOND_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.engagement.history import History, Mode, Series
 from model.engagement.rows import cells_at
 from model.engagement.types import metric_types
@@ -48,7 +48,7 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
         series = {}
         for kind in np.unique(kinds).tolist():
             mine = kinds == kind
-            mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENTS else "counters"
+            mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENT_MODE else "counters"
             series[types[kind]] = Series(mode, bins[mine], values[mine])
         reach = {b: r for b, r in zip(bins.tolist(), cells.reach[start:stop].tolist(), strict=True) if r}
         out.append(History(series, reach))

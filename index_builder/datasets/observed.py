@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
-from model.engagement.cells import COUNTERS, EVENTS
+from model.engagement.cells import COUNTER_MODE, EVENT_MODE
 from model.engagement.rows import Source, metric_rows, rows_until
 from model.engagement.types import metric_types
 
@@ -71,6 +71,6 @@ def sources(data: DataSet) -> tuple[Source, Source]:
     """The data set's events and counters, either possibly empty."""
     n = len(data.videos)
     return (
-        _source(EVENTS, data.events, n),
-        _source(COUNTERS, data.counters, n),
+        _source(EVENT_MODE, data.events, n),
+        _source(COUNTER_MODE, data.counters, n),
     )

@@ -1,4 +1,4 @@
-"""A video's metadata: everything that is known about it besides engagement."""
+"""A video's metadata: everything known about it except its engagement."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """Content and context of one video; every field but the first two may be missing.
+    """Content and context of one video; all fields except the first two may be missing.
 
-    ``published_us`` is UTC in microseconds since 1970. ``duration_s`` is seconds, ``creator_followers`` a
-    count. A missing field is None and reaches the model as a mask, never as zero.
+    ``published_us`` is UTC in microseconds since 1970, ``duration_s`` seconds, ``creator_followers`` a count. A missing field is
+    None. The model sees it as a mask, never as zero.
     """
 
     video_id: str

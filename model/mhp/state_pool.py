@@ -8,7 +8,6 @@ history, but for one checkpoint every CHECKPOINT_TOKENS.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.features.tokens import Tokens
+from model.lru_cache import LRUCache
 from model.mhp.backend import Backend, States
 
 CHECKPOINT_TOKENS: Final = 64
@@ -56,7 +56,7 @@ class StatePool:
         self._states = backend.new_states(capacity)
         self._scratch = backend.new_states(0)
         self._free = list(range(capacity - 1, -1, -1))
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: LRUCache[str, _Entry] = LRUCache(capacity)
 
     @property
     def used(self) -> int:
@@ -65,7 +65,7 @@ class StatePool:
 
     def forget(self, video_id: str) -> None:
         """Drop a video's state, if it is cached."""
-        entry = self._entries.pop(video_id, None)
+        entry = self._entries.drop(video_id)
         if entry:
             self._free.append(entry.slot)
 
@@ -185,15 +185,13 @@ class StatePool:
         entry = self._entries.get(video_id)
         if entry:
             self.hits += 1
-            self._entries.move_to_end(video_id)
             return entry
         self.misses += 1
         if not self._free:
-            _, oldest = self._entries.popitem(last=False)
-            self._free.append(oldest.slot)
+            self._free.append(self._entries.evict().slot)
             self.evictions += 1
         shape = self._backend.shape
         entry = _Entry(self._free.pop(), np.zeros(shape.d_model, np.float32))
         self._states.clear_slot(entry.slot)
-        self._entries[video_id] = entry
+        self._entries.put(video_id, entry)
         return entry

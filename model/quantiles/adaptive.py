@@ -75,8 +75,8 @@ class Adaptive:
         """After n more outcomes, in their order.
 
         Args:
-            rows: (n,) as of ``calibration.row_of``.
-            columns: (n,) as of ``calibration.column_of``.
+            rows: (n,) as of ``calibration_row``.
+            columns: (n,) as of ``calibration_column``.
             reaches: (n, 2) how far below and above the median each outcome lay, in half-widths of the interval *without*
                 this stretch; negative or 0 on the other side.
         """

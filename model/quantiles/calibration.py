@@ -51,7 +51,7 @@ class Calibration:
         scores = np.stack(
             [(median - growth) / np.maximum(median - low, _TINY), (growth - median) / np.maximum(high - median, _TINY)]
         )
-        rows, columns = age_bucket_of(age_s, cold), horizon_bucket_of(horizon_s)
+        rows, columns = calibration_row(age_s, cold), calibration_column(horizon_s)
         stretch = np.ones((N_ROWS, N_COLUMNS, 2))
         for r in range(N_ROWS):
             in_row = rows == r
@@ -75,7 +75,7 @@ class Calibration:
         quantiles: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Stretch growth quantiles (N, J, 3) at horizons (N, J) one by one, as ``fit`` saw them; never below 0."""
-        factor = self.stretch[age_bucket_of(age_s, cold)[:, None], horizon_bucket_of(horizon_s)]
+        factor = self.stretch[calibration_row(age_s, cold)[:, None], calibration_column(horizon_s)]
         low, median, high = np.moveaxis(quantiles, -1, 0)
         low = np.maximum(median - (median - low) * factor[..., 0], 0.0)
         return np.stack([low, median, median + (high - median) * factor[..., 1]], axis=-1)
@@ -91,7 +91,7 @@ class Calibration:
                 for r in range(N_ROWS)
             ]
         )
-        return by_row[age_bucket_of(age_s, cold)]
+        return by_row[calibration_row(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:
         """This stretch times ``factors`` of its shape, each > 0."""
@@ -107,12 +107,12 @@ class Calibration:
         return Calibration(np.array(data["stretch"], dtype=np.float64))
 
 
-def age_bucket_of(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
+def calibration_row(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Row of each forecast: its age's bucket, or COLD."""
     return np.where(cold, COLD, np.searchsorted(AGE_EDGES_H, age_s / 3600, side="right"))
 
 
-def horizon_bucket_of(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
+def calibration_column(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """Column of each horizon: its bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 

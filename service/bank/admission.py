@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,6 +26,7 @@ from model.bundle import BANK
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.errors import M3TRError
 from model.growth.curve_kernels import CURVE_EDGES_US
+from model.lru_cache import LRUCache
 from service.background import Running
 from service.bank.entries import bank_entries
 from service.deployment.deployment import Deployment
@@ -80,7 +80,7 @@ class BankAdmission(Running):
         self._new: set[str] = set()
         self._latest: str | None = None
         self._front_us = 0
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: LRUCache[str, None] = LRUCache(_REMEMBERED)
         self._seeded = ""
         self._cursor: str | None = None
         self._leases: dict[str, Lease] = {}
@@ -174,9 +174,8 @@ class BankAdmission(Running):
             chunk = names[start : start + _CHUNK]
             await self._schedule(key, chunk)
             self._new.difference_update(chunk)
-            self._known.update(dict.fromkeys(chunk))
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            for name in chunk:
+                self._known.put(name, None)
 
     async def _schedule(self, key: str, names: Sequence[str]) -> None:
         flat = [part for name in names for part in (0, name)]

@@ -77,9 +77,9 @@ class BankCircuitBreaker:
         """Forget videos of which only the tombstone is known."""
         self._bank.forget(tombstones)
 
-    def remember(self, videos: int) -> None:
+    def cache_searches(self, videos: int) -> None:
         """Keep what is near videos that ask again and again."""
-        self._bank.remember(videos)
+        self._bank.cache_searches(videos)
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Build the index."""

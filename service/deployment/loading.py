@@ -37,7 +37,7 @@ def load_model(
     bundle = load_bundle(folder or models.bundle)
     opened = _open_bank(bank, bundle)
     try:
-        opened.remember(models.cache_videos)
+        opened.cache_searches(models.cache_videos)
         watched = BankCircuitBreaker(opened, metrics)
         forecaster = Forecaster(bundle, watched, device=models.device, encoder=encoder)
         return Deployment(forecaster, watched, forecaster.new_pool(models.cache_videos))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from model.lru_cache import LRUCache
 from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.store.snapshot import Snapshot
@@ -33,13 +33,13 @@ class ForecastCache:
     """
 
     def __init__(self, capacity: int, reuse_us: int) -> None:
-        self._capacity, self._reuse_us = capacity, reuse_us
-        self._given: OrderedDict[Key, _Given] = OrderedDict()
+        self._reuse_us = reuse_us
+        self._given: LRUCache[Key, _Given] = LRUCache(capacity)
         self.hits = 0
 
     def find(self, key: Key, snapshot: Snapshot, deployment: Deployment, clock_us: int) -> asyncio.Task[Answer] | None:
         """The answer to give again, made or in the making, if there is one."""
-        given = self._given.get(key)
+        given = self._given.peek(key)
         if (
             given is None
             or given.snapshot.version != snapshot.version
@@ -62,7 +62,4 @@ class ForecastCache:
         age_us = clock_us - snapshot.video.published_us
         until_us = clock_us + min(self._reuse_us, int(age_us * SHARE_OF_AGE))
         if until_us > clock_us:
-            self._given[key] = _Given(task, snapshot, deployment, clock_us, until_us)
-            self._given.move_to_end(key)
-            if len(self._given) > self._capacity:
-                self._given.popitem(last=False)
+            self._given.put(key, _Given(task, snapshot, deployment, clock_us, until_us))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 
 
 class AcceptedTypes:
@@ -12,6 +12,6 @@ class AcceptedTypes:
 
     def __init__(self, types: Sequence[str]) -> None:
         self.types = frozenset(types)
-        self.columns = {column_of(kind): kind for kind in types}
+        self.columns = {counter_column(kind): kind for kind in types}
         self.types_text = ", ".join(types)
         self.columns_text = ", ".join(self.columns)

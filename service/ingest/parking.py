@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from model.lru_cache import LRUCache
 from service.store.change_publisher import Change
 
 _CLIENTS: Final = 10_000
@@ -20,11 +21,11 @@ class Parking:
 
     def __init__(self, most: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._ttl_s, self._clock = most, ttl_s, clock
-        self._of: OrderedDict[bytes, OrderedDict[str, float]] = OrderedDict()
+        self._of: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
 
     def allows(self, client: bytes) -> bool:
         """Whether rows of this client may be parked."""
-        videos = self._of.get(client)
+        videos = self._of.peek(client)
         if not videos:
             return self._most > 0
         oldest_s = self._clock() - self._ttl_s
@@ -34,14 +35,14 @@ class Parking:
 
     def parked(self, client: bytes, videos: Iterable[str]) -> None:
         """Note that rows of this client were parked for these."""
-        held = self._of.setdefault(client, OrderedDict())
-        self._of.move_to_end(client)
+        held = self._of.peek(client)
+        if held is None:
+            held = OrderedDict()
+        self._of.put(client, held)
         now_s = self._clock()
         for video_id in videos:
             held[video_id] = now_s
             held.move_to_end(video_id)
-        while len(self._of) > _CLIENTS:
-            self._of.popitem(last=False)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """These videos are registered, or forgotten: nothing is parked for them any more."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, TOTAL
-from model.quantiles.calibration import AGE_EDGES_H, COLD, age_bucket_of, horizon_bucket_of
+from model.quantiles.calibration import AGE_EDGES_H, COLD, calibration_column, calibration_row
 from service.forecasts.answer import Answer
 
 _STEPS_US: Final[tuple[int, ...]] = tuple(
@@ -80,8 +80,8 @@ def labels_of(answer: Answer, factors: NDArray[np.float64] | None) -> Iterator[L
     """The labels of an answer, one a horizon; ``factors`` is the adaptive stretch that is in it."""
     made, video = answer.forecast, answer.snapshot.video
     age_s = np.array([(made.now_us - video.published_us) / SECOND_US])
-    row = int(age_bucket_of(age_s, np.array([made.cold_start]))[0])
-    columns = horizon_bucket_of(np.array(made.horizons_us) / SECOND_US).tolist()
+    row = int(calibration_row(age_s, np.array([made.cold_start]))[0])
+    columns = calibration_column(np.array(made.horizons_us) / SECOND_US).tolist()
     counts = {kind: made.counts[kind] for kind in metric_kinds(made.metric, made.counts)}
     for horizon_us, column, quantiles in zip(made.horizons_us, columns, made.quantiles.tolist(), strict=True):
         low, high = (1.0, 1.0) if factors is None else factors[row, column].tolist()

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from model.engagement.bins import SECOND_US
+from model.lru_cache import LRUCache
 from service.background import Running
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
@@ -70,7 +71,7 @@ class Sampler(Running):
         self._grace_us = settings.label_grace_s * SECOND_US
         self._new: OrderedDict[str, None] = OrderedDict()
         self._schedule = Schedule(FOLLOWED)
-        self._made: OrderedDict[tuple[str, int], tuple[int, ...]] = OrderedDict()
+        self._made: LRUCache[tuple[str, int], tuple[int, ...]] = LRUCache(QUEUE)
         self._shadowed: deque[Answer] = deque(maxlen=QUEUE)
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -136,11 +137,9 @@ class Sampler(Running):
         by_place: dict[tuple[int, str], list[Label]] = defaultdict(list)
         for answer in answers:
             client = answer.snapshot.client
-            self._made[answer.snapshot.video.video_id, answer.forecast.now_us] = answer.forecast.horizons_us
+            self._made.put((answer.snapshot.video.video_id, answer.forecast.now_us), answer.forecast.horizons_us)
             for label in labels_of(answer, self._adaptation.factors(answer.model_version, client)):
                 by_place[label.column, client].append(label)
-        while len(self._made) > QUEUE:
-            self._made.popitem(last=False)
         failed: list[Unavailable] = []
         for (column, _), labels in by_place.items():
             # Keeping is idempotent, so a second try after a failure half-way keeps nothing twice.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from service.store.row import MAX_COUNT, Rejection, Row
 from service.times import iso
 
@@ -30,7 +30,7 @@ def rejection(row: Row, reason: str, place: str, published_us: int | None) -> Re
 
 
 def _field(row: Row, kind: str, of_event: str) -> str:
-    return of_event if row.mode == "events" else column_of(kind)
+    return of_event if row.mode == "events" else counter_column(kind)
 
 
 def _value(row: Row, kind: str, of_event: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
-from itertools import islice
 from typing import Final
 
+from model.lru_cache import LRUCache
 from service.problems import Unavailable, separate
 from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
@@ -27,8 +26,7 @@ class SnapshotCache:
 
     def __init__(self, store: Store, capacity: int) -> None:
         self._store = store
-        self._capacity = capacity
-        self._known: OrderedDict[str, Snapshot] = OrderedDict()
+        self._known: LRUCache[str, Snapshot] = LRUCache(capacity)
         self._wanted: dict[str, list[Read]] = {}
         self._rounds: set[asyncio.Task[None]] = set()
 
@@ -47,15 +45,15 @@ class SnapshotCache:
 
     def newest(self, limit: int) -> list[Snapshot]:
         """Of the videos asked for last, what was known then; at most ``limit``, the newest first."""
-        return list(islice(reversed(self._known.values()), limit))
+        return self._known.values()[::-1][:limit]
 
     def names(self) -> list[str]:
         """Every video that is known here."""
-        return list(self._known)
+        return self._known.keys()
 
     def forget(self, video_id: str) -> None:
         """Drop a video that was deleted."""
-        self._known.pop(video_id, None)
+        self._known.drop(video_id)
 
     def _begin(self) -> None:
         if self._wanted:
@@ -71,7 +69,7 @@ class SnapshotCache:
     async def _round(self, wanted: dict[str, list[Read]]) -> None:
         found: Mapping[str, Snapshot | Damaged | Unavailable | None]
         try:
-            found = await self._store.read_some({video_id: self._known.get(video_id) for video_id in wanted})
+            found = await self._store.read_some({video_id: self._known.peek(video_id) for video_id in wanted})
         except Unavailable as error:
             found = dict.fromkeys(wanted, error)
         except BaseException as error:
@@ -82,7 +80,7 @@ class SnapshotCache:
             raise
         for video_id, waiting in wanted.items():
             snapshot = found[video_id]
-            known = self._known.get(video_id)
+            known = self._known.peek(video_id)
             if not isinstance(snapshot, Unavailable):
                 self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
             for future in waiting:
@@ -101,9 +99,5 @@ class SnapshotCache:
         if snapshot is None:
             self.forget(video_id)
             return
-        held = self._known.get(video_id)
-        if held is None or held.version < snapshot.version:
-            self._known[video_id] = snapshot
-        self._known.move_to_end(video_id)
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        held = self._known.peek(video_id)
+        self._known.put(video_id, snapshot if held is None or held.version < snapshot.version else held)

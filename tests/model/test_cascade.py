@@ -18,7 +18,7 @@ from index_builder.samples.samples import read_samples
 from model.bundle import load_bundle
 from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.features.tokens import Tokens, tokenize
 from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
@@ -86,7 +86,7 @@ def _tokens(bins: list[int], values: list[int], now_s: float) -> Tokens:
         np.array(bins, dtype=np.int64),
         np.zeros(n, np.int64),
         np.array(values, dtype=np.int64),
-        np.full(n, EVENTS),
+        np.full(n, EVENT_MODE),
         np.zeros(n, np.int64),
     )
     return tokenize(cells, np.zeros(1, np.int64), np.array([round(now_s * SECOND_US)]), 1)

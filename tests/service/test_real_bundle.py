@@ -22,7 +22,7 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from model.engagement.bins import HOUR_US
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from model.forecaster import Forecaster
 from service.times import iso
 from tests.conftest import Mini
@@ -62,7 +62,7 @@ def rows_until(data: DataSet, index: int, now_us: int) -> tuple[list[dict[str, A
             if out is found[0]:
                 out.append({**row, "type": kind, "count": value, "reach": int(rows.reach[i])})
             else:
-                out.append({**row, "id": f"c{len(out)}", column_of(kind): value})
+                out.append({**row, "id": f"c{len(out)}", counter_column(kind): value})
     return found
 
 

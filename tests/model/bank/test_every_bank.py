@@ -84,7 +84,7 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
 def test_forgetting_needs_no_id(kit: Kit) -> None:
     made = [video(f"v{i}", creator_id="c") for i in range(4)]
     bank = kit.filled(made)
-    bank.remember(10)
+    bank.cache_searches(10)
     assert len(one(bank, limit=9)) == 4 and len(bank.creator(["c"])["c"]) == 4
     bank.forget([tombstone("v1"), tombstone("v3"), tombstone("never there")])
     assert ids(one(bank, limit=9)) == ["v0", "v2"]
@@ -258,7 +258,7 @@ def test_upsert_replaces_everything(kit: Kit) -> None:
 def test_removed_videos_are_gone_for_good(kit: Kit) -> None:
     videos = [video(f"v{i}", creator_id="ann") for i in range(5)]
     bank = kit.filled(videos)
-    bank.remember(10)
+    bank.cache_searches(10)
     assert ids(one(bank)) == ["v0", "v1", "v2", "v3", "v4"]
     bank.remove(["v1", "v3", "never there"])
     assert ids(one(bank)) == ["v0", "v2", "v4"]

@@ -21,7 +21,7 @@ def banks(tmp_path: Path) -> tuple[EmbeddedBank, EmbeddedBank]:
         with EmbeddedBank.build(tmp_path / name, DC, DT) as bank:
             bank.upsert(videos)
         made.append(EmbeddedBank.open(tmp_path / name, DC, DT))
-    made[1].remember(100)
+    made[1].cache_searches(100)
     return made[0], made[1]
 
 
@@ -45,8 +45,8 @@ def test_moving_queries_get_the_same_answers(banks: tuple[EmbeddedBank, Embedded
         queries = [moved(rng, query, by) for query in queries]
         for a, b in zip(plain.search(queries), remembering.search(queries), strict=True):
             assert facts(a) == facts(b)
-        assert remembering._nearby is not None
-        asked.append(remembering._nearby.misses)
+        assert remembering._searches is not None
+        asked.append(remembering._searches.misses)
     assert asked[0] == 80 and asked[1] - asked[0] < 10, "a small step needs no engine"
     assert asked[5] - asked[4] == 40, "a large one does, for trajectories only"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.growth.curve_kernels import N_AGE_BUCKETS
 from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
-from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, age_bucket_of, horizon_bucket_of
+from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
 from model.quantiles.head import N_BASIS, grid_growth
 
 Z = 1.2816
@@ -131,8 +131,12 @@ def test_stretched_quantiles_stay_ordered_and_monotone() -> None:
 
 
 def test_cells_are_the_calibrations() -> None:
-    assert age_bucket_of(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [COLD, 1, N_ROWS - 2]
-    assert horizon_bucket_of(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
+    assert calibration_row(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [
+        COLD,
+        1,
+        N_ROWS - 2,
+    ]
+    assert calibration_column(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
 
 
 def all_missed_above(n: int) -> Adaptive:

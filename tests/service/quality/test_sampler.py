@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from model.quantiles.calibration import COLD, N_COLUMNS, age_bucket_of
+from model.quantiles.calibration import COLD, N_COLUMNS, calibration_row
 from service.quality.label import age_step, labels_of
 from service.quality.schedule import Schedule
 from tests.service.quality.world import P0, H, S, World, answer, events, given, keep, with_world
@@ -29,7 +29,7 @@ def test_one_forecast_a_video_model_horizon_and_step_of_age() -> None:
 def test_a_video_is_one_outcome_in_a_cell() -> None:
     """Steps are the calibration's rows, but that the last row has several, each twice as long."""
     ages_h = np.geomspace(0.01, 20_000, 3000)
-    rows, steps = age_bucket_of(ages_h * 3600, np.zeros(3000, np.bool_)), [age_step(round(h * H)) for h in ages_h]
+    rows, steps = calibration_row(ages_h * 3600, np.zeros(3000, np.bool_)), [age_step(round(h * H)) for h in ages_h]
     assert len({*zip(rows.tolist(), steps, strict=True)}) == len({*steps})
     assert [rows.tolist().count(r) > 0 for r in range(COLD)] == [True] * COLD
     young = ages_h < 168

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.quantiles.adaptive import RAMP, STEPS, Adaptive
-from model.quantiles.calibration import N_COLUMNS, horizon_bucket_of
+from model.quantiles.calibration import N_COLUMNS, calibration_column
 from service.quality.label import labels_of
 from service.quality.label_store import Settlement, parse_adaptive
 from service.quality.report import Report
@@ -94,7 +94,7 @@ def test_a_settlement_is_all_or_nothing(empty_redis: str) -> None:
     async def work(world: World) -> None:
         world.clock.now_us = P0 + H
         await keep(world, answer("a", at_us=P0 + H), answer("b", at_us=P0 + H))
-        column = int(horizon_bucket_of(np.array([3600.0]))[0])
+        column = int(calibration_column(np.array([3600.0]))[0])
         one, two = await world.ledger.due(column, P0 + 9 * H, 10)
         assert await world.ledger.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
         for stale in (
@@ -216,7 +216,7 @@ def test_outcomes_stretch_the_served_models_intervals(empty_redis: str) -> None:
         await world.scorer.sweep()
         await world.adaptation.refresh()
         factors = cast(Any, world.forecaster.factors)
-        column = int(horizon_bucket_of(np.array([3600.0]))[0])
+        column = int(calibration_column(np.array([3600.0]))[0])
         # Each of the first outcomes counts less.
         expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.1, 0.9]))
         np.testing.assert_allclose(factors[1, column], expected)
