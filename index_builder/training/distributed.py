@@ -82,7 +82,7 @@ class ProcessGroup:
 
 
 @contextmanager
-def join(device: str) -> Iterator[ProcessGroup]:
+def join_process_group(device: str) -> Iterator[ProcessGroup]:
     """Meet the other processes if torchrun started this one; ``device`` is cpu or cuda."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "LOCAL_RANK" not in os.environ:

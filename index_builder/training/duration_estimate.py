@@ -41,7 +41,7 @@ def estimate_s(seen: Observed, config: TrainConfig) -> float:
     return _START_S + videos * _TEXT_S + models * once
 
 
-def about(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """A duration in words, no more exact than it is."""
     if seconds < 90:
         return f"about {max(round(seconds / 10) * 10, 10)} s"

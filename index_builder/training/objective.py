@@ -256,7 +256,7 @@ class Objective:
         return out
 
     @torch.no_grad()
-    def held_log_likelihood(self, samples: Samples) -> float:
+    def mean_log_likelihood(self, samples: Samples) -> float:
         """Mean log-likelihood of a token and type over the videos of ``samples``; NaN without a trained process."""
         if not self.net.parts.mhp:
             return float("nan")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from index_builder.training.training_run import TrainedModel
+from index_builder.training.model_fit import TrainedModel
 from model.bank.neighbours import N_NEIGHBOUR
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.summary import n_summary
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
-from model.quantiles.calibration import Calibration
 from model.quantiles.support import Support
 from model.rates import Rates
 
@@ -135,8 +133,3 @@ def write_rates(rates: Rates, folder: Path) -> None:
 
 def _save(weights: dict[str, NDArray[np.generic]], folder: Path) -> None:
     save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / _WEIGHTS)
-
-
-def write_calibration(calibration: Calibration, folder: Path) -> None:
-    """Write calibration.json."""
-    (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")
