@@ -1,4 +1,4 @@
-"""From a trained network to the files of a bundle."""
+"""Writes the weights and the ONNX files of a bundle from a trained network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WEIGHTS: Final = "weights.safetensors"
 
 
 class _Head(nn.Module):
-    """Target, neighbours and head in one graph."""
+    """Target, fusion and head in one graph."""
 
     def __init__(self, net: M3TR) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             dynamic_shapes={name: {0: batch} for name in inputs},
         )
     assert program is not None
-    # Where the sources lie on this machine is nobody's business.
+    # Do not publish the paths of the source files on this machine.
     graph = program.model.graph
     for part in (
         graph,
@@ -82,7 +82,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
-    """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
+    """Write weights.safetensors, content.onnx and head.onnx; the head reads ``neighbours`` neighbours."""
     net, cascade = model.objective.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
@@ -127,7 +127,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
 
 
 def write_rates(rates: Rates, folder: Path) -> None:
-    """Put the rates in place of those that weights.safetensors has."""
+    """Replace the rates in weights.safetensors."""
     _save(load_file(folder / _WEIGHTS) | rates.arrays(), folder)
 
 
