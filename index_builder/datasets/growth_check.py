@@ -1,4 +1,4 @@
-"""Data from which nothing can be learned is refused before a training, not after minutes of it."""
+"""Refuses data that has no growth to learn from, before a training starts and not minutes into it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from model.errors import DataError
 
 
 def require_growth(seen: Observed) -> None:
-    """Refuse a metric that grows nowhere.
+    """Check that the metric grows somewhere.
 
     Raises:
-        DataError: it has no rows, every video is read once, or no count ever changes after it was first seen.
+        DataError: it has no rows, every video is read only once, or no count changes after it was first read.
     """
     source, totals = seen.metric, seen.totals
     if not len(totals):

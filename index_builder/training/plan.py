@@ -1,4 +1,4 @@
-"""What one training run is to do: its data, settings and times, and what follows from them."""
+"""The plan of one training run: data, settings and times, and what follows from them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from model.features.schema import Schema
 from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
 
-_LEAST_PER_NAME: Final = 20
-"""A category or language seen less often is unknown to the model."""
+_MIN_VIDEOS_PER_NAME: Final = 20
+"""Categories and languages with fewer videos are unknown to the model."""
 
 
 class Plan:
-    """What one training run is to do: its data, settings, times, and what follows from them."""
+    """The plan of one training run.
+
+    ``few`` says that the data set has few videos. Videos published up to ``split_us`` are trained on, later ones are the holdout.
+    Rows are read until ``until_us``.
+    """
 
     def __init__(
         self, seen: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
@@ -57,7 +61,7 @@ class Plan:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-        """Shows the progress of a step, on the first process only."""
+        """Show the progress of a step; only on the first process."""
         if not self.process_group.is_first:
             yield lambda *_, **__: None
             return
@@ -69,4 +73,4 @@ class Plan:
 
 def _names(values: Iterator[str | None]) -> tuple[str, ...]:
     counted = Counter(value for value in values if value)
-    return tuple(sorted(name for name, n in counted.items() if n >= _LEAST_PER_NAME))
+    return tuple(sorted(name for name, n in counted.items() if n >= _MIN_VIDEOS_PER_NAME))

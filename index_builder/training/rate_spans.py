@@ -1,7 +1,8 @@
-"""The spans of time that rates are fitted to: what forecasts served in the past would have expected of them, and what they brought.
+"""Spans of time that rates are fitted to: what past forecasts would have expected of them, and what really happened.
 
-Counters: the gap between two readings, asked about at moments spread over it with what was known at its start; also that from
-publication to the first reading. Events: at ages drawn evenly in log(age + 1 h), a 24th of the age and at least an hour.
+Counters: a span is the gap between two readings, or from publication to the first reading. The forecaster is asked at several
+times spread over the span, each time with what was known at its start. Events: spans start at ages drawn evenly in
+log(age + 1 h); their length is a 24th of the age and at least an hour.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, w
 
 MAX_GAPS: Final = 8000
 MAX_HOURS: Final = 6000
-"""Spans of the training videos, and of what was held back, that are asked about at most: of counters, and of events, which cost more."""
-_MOMENTS: Final = 3
+"""Largest number of spans, each of the training videos and of the holdout: with counters, and with events, which cost more."""
+_TIMES_PER_SPAN: Final = 3
 _AGES: Final = 12
-"""Ages of each video with events."""
+"""Spans of each video with events."""
 _SPAN: Final = 24
 _TIMED_US: Final = 6 * HOUR_US
-"""Longest span that tells of the time of day."""
+"""Longest span that gives information about the time of day."""
 _YOUNGEST_US: Final = 60 * SECOND_US
 _BATCH: Final = 256
 
@@ -49,21 +50,23 @@ def rates_of(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Rates:
-    """Rates by what a forecaster that learned from what was known at ``split_us`` says of the time before, and until ``until_us``.
+    """Rates from the forecasts of a forecaster that learned from what was known at ``split_us``.
 
-    ``sentence`` (V, 384) spares encoding texts again; ``advance`` is told how many more moments were asked about.
+    They are fitted to spans before ``split_us`` and corrected by spans from there to ``until_us``. ``sentence`` (V, 384) saves
+    encoding the texts again. ``advance`` is called with the number of forecasts just made.
     """
     rng = np.random.default_rng(seed)
-    most_age_us, most = forecaster.manifest.schema.max_age_us, MAX_HOURS if seen.continuous else MAX_GAPS
-    drawn = [spans(seen, *times, most_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
+    max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if seen.continuous else MAX_GAPS
+    drawn = [spans(seen, *times, max_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
     learned, held = (
-        ask(forecaster, seen, *_some(found, most, rng), sentence=sentence, advance=advance) for found in drawn
+        forecast_spans(forecaster, seen, *_some(found, limit, rng), sentence=sentence, advance=advance)
+        for found in drawn
     )
     return fit(learned, held, metric_types(seen.name, seen.data.types))
 
 
-def _some(found: tuple[Ints, Ints, Ints], most: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    rows = np.sort(rng.permutation(len(found[0]))[:most])
+def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+    rows = np.sort(rng.permutation(len(found[0]))[:limit])
     video, start, end = (column[rows] for column in found)
     return video, start, end
 
@@ -71,14 +74,14 @@ def _some(found: tuple[Ints, Ints, Ints], most: int, rng: np.random.Generator) -
 def spans(
     seen: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """Video, start and end of spans within ``from_us`` to ``until_us`` that start at an age of at most ``max_age_us``, (N,) int64 each."""
+    """Video, start and end, (N,) int64 each, of spans within ``from_us`` to ``until_us`` that start at an age up to ``max_age_us``."""
     published = seen.data.published_us
     if seen.continuous:
         low = np.maximum(from_us - published, _YOUNGEST_US)
         high = np.minimum(until_us - published - HOUR_US, max_age_us)
         video = np.flatnonzero(high > low).repeat(_AGES)
         share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
-        # Even in log(age + 1 h): an early hour brings many, of the late ones it takes many to tell.
+        # Even in log(age + 1 h): an early hour has much engagement, of late hours it takes many to learn from.
         first, last = low[video] + HOUR_US, high[video] + HOUR_US
         age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
         start = published[video] + age
@@ -93,27 +96,28 @@ def spans(
     return video[fine], start[fine], end[fine]
 
 
-def ask(
+def forecast_spans(
     forecaster: Forecaster,
     seen: Observed,
     video: Ints,
     start_us: Ints,
     end_us: Ints,
     *,
-    moments: int | None = None,
+    n_times: int | None = None,
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Spans:
-    """What the forecaster expects of N spans, and what they brought, asked at so many ``moments`` of each.
+    """What the forecaster expects of N spans, and what really happened, with ``n_times`` forecasts for each span.
 
-    Parts of a span are even in log(age + 1 minute), and each moment is that at which a rate that falls as 1 / age has the mean of its part.
-    Spans of events are asked about at their start only when not told otherwise: what comes after the hour is even in log age.
+    A span is cut into parts of equal length in log(age + 1 minute). The forecast of each part is made at the time at which a rate
+    that falls as 1 / age equals its mean over the part. Without ``n_times``, spans of events are forecast at their start only:
+    after the next hour, growth is even in log age.
     """
     data, types = seen.data, forecaster.manifest.types
-    m = moments or (1 if seen.continuous else _MOMENTS)
+    m = n_times or (1 if seen.continuous else _TIMES_PER_SPAN)
     max_horizon_us = forecaster.manifest.max_horizon_us
     n = len(video)
-    at_start = seen.continuous and moments is None
+    at_start = seen.continuous and n_times is None
     published_us = data.published_us[video][:, None]
     now = start_us[:, None]
     hours = np.ones((n, 1))
@@ -136,14 +140,14 @@ def ask(
         known = histories(
             cells_at(seen.events, seen.counters, v, start_us[part], data.published_us[v], len(types)), types
         )
-        for moment in range(m):
+        for i in range(m):
             requests = [
                 Request(data.videos[a], history, int(at), (hour_us, int(ahead)))
-                for a, history, at, ahead in zip(v, known, now[part, moment], slope_us[part, moment], strict=True)
+                for a, history, at, ahead in zip(v, known, now[part, i], slope_us[part, i], strict=True)
             ]
             answers = forecaster.forecast(requests, explain=False)
-            increments[part, moment] = [answer.quantiles[:, 1] - answer.value_now for answer in answers]
-            served[part, moment] = [[answer.intensity[kind] for kind in types] for answer in answers]
+            increments[part, i] = [answer.quantiles[:, 1] - answer.value_now for answer in answers]
+            served[part, i] = [[answer.intensity[kind] for kind in types] for answer in answers]
             if advance:
                 advance(len(requests))
         value_now[part] = [answer.value_now for answer in answers]
@@ -163,13 +167,13 @@ def ask(
     if at_start:
         hours = 1 / in_next_hour(hours, age_s, span_s)
     timed = (end_us - start_us <= _TIMED_US) | at_start
-    return Spans(video, hours, timed, each, served, grown(seen, video, start_us, end_us))
+    return Spans(video, hours, timed, each, served, growth_of_spans(seen, video, start_us, end_us))
 
 
-def grown(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
-    """By how much each type grew over N spans, (N, K) float64; NaN where its counter was not read at both ends.
+def growth_of_spans(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
+    """Growth of each type over N spans, (N, K) float64; NaN where its counter was not read at both ends.
 
-    A reading counts where it is older than the end by at most a tenth of the span. At publication every count is 0.
+    A reading counts for an end if it is older by no more than a tenth of the span. At publication every count is 0.
     """
     at_publication = start_us == seen.data.published_us[video]
     slack_us = (end_us - start_us) // 10

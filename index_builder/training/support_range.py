@@ -1,4 +1,4 @@
-"""What a bundle says of the data that it learned from: the range that forecasts stay in."""
+"""The range of the data that a bundle learned from; its forecasts stay inside."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from model.engagement.rows import Source
 from model.quantiles.support import Support
 
 _SHORTEST = 0.2
-"""Part of the samples whose next reading came sooner than the shortest horizon that counts as learned."""
+"""Quantile of the time to the next reading that becomes the shortest horizon of the range."""
 
 
 def sources_of(seen: Observed) -> NDArray[np.bool_]:
-    """Which types were read as events and which as counters, (K, 2) bool."""
+    """Types that were read as events and types that were read as counters, (K, 2) bool."""
     out = np.zeros((len(seen.data.types), 2), bool)
     modes: tuple[tuple[Mode, Source], ...] = (("events", seen.events), ("counters", seen.counters))
     for column, (_, source) in enumerate(modes):
@@ -25,7 +25,7 @@ def sources_of(seen: Observed) -> NDArray[np.bool_]:
 
 
 def support_of(seen: Observed, parts: list[Samples], max_horizon_s: float) -> Support:
-    """The range of the samples that a model learned from and was judged by."""
+    """The range of the samples that a model learned from and was evaluated on."""
     video, age_s, value_now, cold, summary, horizon_s, growth = (
         np.concatenate([getattr(samples, name) for samples in parts])
         for name in ("video", "age_s", "value_now", "cold", "summary", "horizon_s", "growth")

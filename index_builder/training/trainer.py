@@ -1,8 +1,9 @@
-"""The training loops.
+"""The training loops of the two stages.
 
-Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecast and likelihood. Stage two freezes
-what makes the vectors, because neighbours are found with them, and trains fusion and head on retrieved neighbours. After every pass
-a stage is judged on held-back videos and writes a checkpoint; it ends with the weights of its best pass.
+Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecasts and likelihood. Stage two
+freezes the parts that make vectors, because neighbours are searched with them, and trains fusion and head on retrieved
+neighbours. After every pass a stage computes the holdout loss and writes a checkpoint. It ends with the weights of its best
+pass.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.objective import NeighbourInputs, Objective
 
 Report = Callable[[int, str], None]
-"""Told (batches done, a note)."""
+"""Called with (batches done, a note)."""
 Losses = Iterator[tuple[Tensor | None, int]]
-"""Of each batch of a pass: this process's loss, None if it has no share of the batch, and how many processes have one."""
+"""For each batch of a pass: this process's loss, None if it got no part of the batch, and how many processes got one."""
 FUSION_ROWS: Final = 512
 """Samples in a batch of stage two."""
 _HEAD: Final = ("head.", "category.", "language.", "audience.")
 _SECOND: Final = ("fusion.", *_HEAD)
-"""What stage two trains: all that no vector of the bank comes from."""
+"""Parameters that stage two trains: those that no vector of the bank depends on."""
 _NO_NEIGHBOURS: Final = 0.15
-"""Share of stage-two samples that see no neighbour, so that a lost bank costs little."""
+"""Share of stage-two samples that see no neighbour, so that the model still works without a bank."""
 
 
 class Trainer:
@@ -57,7 +58,7 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
 
     def n_batches(self) -> int:
-        """Batches of one pass of stage one (to within the shuffling)."""
+        """Batches of one pass of stage one; shuffling may change it a little."""
         return sum(1 for _ in batches(self.objective.corpus.samples, self.config.batch_tokens))
 
     def passes(self) -> int:
@@ -65,7 +66,7 @@ class Trainer:
         return self.config.passes(self.n_batches(), len(self.objective.corpus.content.category))
 
     def stage_one(self, judged: Window, report: Report) -> EarlyStopping:
-        """Train Mamba-Hawkes, content and head; ``judged`` says which pass was the best."""
+        """Train Mamba-Hawkes, content network and head; the loss on ``judged`` decides which pass was the best."""
         objective, parts = self.objective, self.objective.net.parts
         untouched = [
             "fusion.",
@@ -91,9 +92,9 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
+        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` returns the loss of a pass.
 
-        Where the part is switched off there are no neighbours, and the head alone is trained.
+        In an ablation without neighbours only the head is trained.
         """
         trained = _SECOND if self.objective.net.parts.neighbours else _HEAD
         return self._stage(
@@ -162,13 +163,13 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Go on from the stage's checkpoint, make what is left of ``passes`` of ``steps`` batches, and return to the best."""
+        """Resume from the stage's checkpoint, make the rest of ``passes`` passes of ``steps`` batches, and load the best weights."""
         trained = [parameter for _, parameter in parameters]
         optimizer, schedule = self._optimizer(parameters, rate, steps * passes)
         best = EarlyStopping(self.config.patience)
         training = Training(self.objective.net, optimizer, schedule, self._rng, best)
         if done := self._checkpoints.load(number, training):
-            report(done * steps, f"goes on after pass {done}/{passes}")
+            report(done * steps, f"resumes after pass {done}/{passes}")
         while len(best.losses) < passes and not best.exhausted:
             for loss, contributors in losses():
                 optimizer.zero_grad()
@@ -179,8 +180,8 @@ class Trainer:
                 optimizer.step()
                 schedule.step()
                 note = "" if loss is None else f" loss {loss.item():.4f}"
-                held = f", held back {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
-                report(1, f"pass {len(best.losses) + 1}/{passes}{note}{held}")
+                holdout = f", holdout {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
+                report(1, f"pass {len(best.losses) + 1}/{passes}{note}{holdout}")
             best.see(
                 self._process_group.broadcast_value(judge() if self._process_group.is_first else math.nan),
                 self.objective.net,

@@ -12,7 +12,7 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.config import TrainConfig
-from index_builder.training.duration_estimate import about, estimate_s
+from index_builder.training.duration_estimate import duration_in_words, estimate_s
 from index_builder.training.train import train
 from model.errors import DataError
 from tests.conftest import Mini
@@ -82,7 +82,7 @@ def test_about_how_long_grows_with_the_data(tmp_path: Path) -> None:
     many = Observed.of(load_dataset(made(tmp_path / "many", counters=readings(list(range(1, 300))))), "views")
     config = TrainConfig().suited_to(N)
     assert 10 < estimate_s(few, config) < estimate_s(many, config)
-    assert [about(s) for s in (3, 44, 100, 6000, 7200)] == [
+    assert [duration_in_words(s) for s in (3, 44, 100, 6000, 7200)] == [
         "about 10 s",
         "about 40 s",
         "about 2 min",

@@ -17,7 +17,7 @@ from torch import nn
 from index_builder.simulation.simulate import simulate
 from index_builder.training import checkpoint
 from index_builder.training.checkpoint import Checkpoints, Training, run_key
-from index_builder.training.distributed import join
+from index_builder.training.distributed import join_process_group
 from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.staging import staging_folder, staging_path
 from index_builder.training.train import train
@@ -107,7 +107,7 @@ def a_pass(training: Training) -> float:
 
 
 def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
-    with join("cpu") as process_group:
+    with join_process_group("cpu") as process_group:
         checkpoints, first, again = Checkpoints(tmp_path, "key", process_group), small_training(), small_training()
         a_pass(first)
         checkpoints.save(1, first)
@@ -122,7 +122,7 @@ def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with join("cpu") as process_group:
+    with join_process_group("cpu") as process_group:
         training = small_training()
         a_pass(training)
         Checkpoints(tmp_path, "of seed 3", process_group).save(1, training)
