@@ -132,7 +132,7 @@ def build(
     parser = RowParser(catalog, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
     writer = GroupCommitQueue(
-        store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
+        store, commit_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
     ingest = IngestHandler(parser, BatchDecoder(catalog, settings, clock), writer, metrics, turns, settings)
     videos = ForecastHandler(

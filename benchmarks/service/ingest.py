@@ -35,7 +35,7 @@ from service.context import new_metrics
 from service.settings import Settings
 from service.store.commit import CommitChunk
 from service.store.functions import connect
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.row_batch import RowBatch
 from service.store.store import Store
 
@@ -194,10 +194,10 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
             )
             for i in range(first, min(first + 1000, videos))
         ]
-        await store._call(shares, {"strict": True})
+        await store._applier.call(shares, {"strict": True})
         # Live: each has had a row, and remembers its id.
         rows = [
-            Row(0, name(i), published[i] + 50_000_000, "events", (("view", 1),), 0, f"first-{i}")
+            InputRow(0, name(i), published[i] + 50_000_000, "events", (("view", 1),), 0, f"first-{i}")
             for i in range(first, min(first + 1000, videos))
         ]
         await store.ingest([RowBatch.of(rows)])

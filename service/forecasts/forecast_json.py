@@ -14,7 +14,7 @@ from model.forecast import Neighbour
 from service.forecasts.answer import Answer
 from service.ingest import outcome_json
 from service.store.snapshot import Snapshot
-from service.store.store import Applied
+from service.store.store import AppliedRows
 from service.times import iso
 
 
@@ -74,7 +74,7 @@ def forecast(answer: Answer) -> dict[str, Any]:
     }
 
 
-def prediction_json(answer: Answer, applied: Applied) -> bytes:
+def prediction_json(answer: Answer, applied: AppliedRows) -> bytes:
     """A forecast as it is sent, with what became of the rows that came with the question."""
     rows = {
         "accepted": applied.outcome.accepted,

@@ -26,7 +26,7 @@ from service.quality.scores import ScoreSums
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.lease import Lease
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
 from tests.service.fakes import FakeForecaster
@@ -130,11 +130,11 @@ def answer(
     return Answer(snapshot, made, model, as_of_bins=False, stale=False)
 
 
-def events(video_id: str, at_us: int, count: int, kind: str = "view") -> Row:
-    return Row(0, video_id, at_us, "events", ((kind, count),))
+def events(video_id: str, at_us: int, count: int, kind: str = "view") -> InputRow:
+    return InputRow(0, video_id, at_us, "events", ((kind, count),))
 
 
-async def given(world: World, video_id: str, *rows: Row, client: str = "") -> None:
+async def given(world: World, video_id: str, *rows: InputRow, client: str = "") -> None:
     await world.store.register(video_id, Registration(P0, signed("{}", client)))
     if rows:
         await world.store.apply({video_id: list(rows)})

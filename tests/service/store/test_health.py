@@ -85,11 +85,9 @@ def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None
     asyncio.run(work())
 
 
-def test_connections_that_rested_long_are_made_anew(
-    redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_connections_are_replaced(redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A balancer that drops them does not say so."""
-    monkeypatch.setattr(checked_connections, "RESTED_S", 0.3)
+    monkeypatch.setattr(checked_connections, "IDLE_S", 0.3)
 
     async def work() -> list[int]:
         link = connect(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=1)
