@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from index_builder.datasets.parquet_columns import is_list, is_number, is_text, is_time, stored
 from model.engagement.types import COUNTER_COLUMNS
+from model.engagement.video import METADATA
 
 VIDEOS: Final = "videos.parquet"
 EVENTS: Final = "events.parquet"
 COUNTERS: Final = "counters.parquet"
 
-TEXT_FIELDS: Final = ("title", "description", "tags", "category", "language", "creator_id", "creator_name")
-NUMBER_FIELDS: Final = ("duration_s", "creator_followers")
+TEXT_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "text")
+NUMBER_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "number")
 
 MAX_TYPES: Final = 256
 """Engagement types of one set; more means that the column holds something else."""

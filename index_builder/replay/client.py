@@ -16,24 +16,14 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from model.engagement.video import Video
+from model.engagement.video import METADATA, Video
 from model.errors import M3TRError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF_S: Final = (0.1, 5.0)
-_CONTENT: Final = (
-    "title",
-    "description",
-    "tags",
-    "category",
-    "language",
-    "duration_s",
-    "creator_id",
-    "creator_name",
-    "creator_followers",
-)
+_CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):

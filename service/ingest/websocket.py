@@ -24,11 +24,11 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.engagement.history import Mode
-from service.forecasts import forecast_json
 from service.http.audit import Audit
 from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
 from service.http.visit import Visit
+from service.ingest import outcome_json
 from service.ingest.handler import IngestHandler
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
@@ -260,7 +260,7 @@ class RowSockets:
             log.exception("a frame failed")
             fault = Internal("the service failed; its log has the reason")
             return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
-        return {"ack": frame.seq, **await forecast_json.long_outcome(outcome, self._turns, visit.client)}
+        return {"ack": frame.seq, **await outcome_json.long_outcome(outcome, self._turns, visit.client)}
 
     async def _write(
         self,

@@ -14,9 +14,9 @@ from typing import Final
 import structlog
 
 from model.engagement.bins import SECOND_US
-from service.background import Running
-from service.forecasts.answer import Answer
+from service.background import BackgroundTask
 from service.forecasts.engine import Engine
+from service.forecasts.forecast_result import ForecastResult
 from service.metrics import Metrics
 from service.problems import DamagedRecord, NotFound, Problem, Unavailable
 from service.quality.adaptation import Adaptation
@@ -25,7 +25,6 @@ from service.quality.label_store import LabelStore
 from service.quality.schedule import Schedule
 from service.settings import QualitySettings
 from service.store.change_publisher import Change
-from service.store.forgotten import Forgotten
 from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
@@ -45,13 +44,12 @@ _LATE_US: Final = 60 * SECOND_US
 """A forecast as of a time further from now than this tells of no live traffic."""
 
 
-class Sampler(Running):
+class Sampler(BackgroundTask):
     """A listener to changes, and a task that makes forecasts and writes labels; one replica at a time, by a lease."""
 
     def __init__(
         self,
-        ledger: LabelStore,
-        forgotten: Forgotten,
+        label_store: LabelStore,
         adaptation: Adaptation,
         engine: Engine,
         store: Store,
@@ -60,7 +58,7 @@ class Sampler(Running):
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._ledger, self._forgotten, self._adaptation = ledger, forgotten, adaptation
+        self._label_store, self._forgotten, self._adaptation = label_store, store.forgotten, adaptation
         self._engine, self._store = engine, store
         self._lease, self._metrics, self._clock = lease, metrics, clock
         self._horizons_us = tuple(
@@ -71,7 +69,7 @@ class Sampler(Running):
         self._new: OrderedDict[str, None] = OrderedDict()
         self._schedule = Schedule(FOLLOWED)
         self._made: OrderedDict[tuple[str, int], tuple[int, ...]] = OrderedDict()
-        self._shadowed: deque[Answer] = deque(maxlen=QUEUE)
+        self._shadowed: deque[ForecastResult] = deque(maxlen=QUEUE)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note videos that are new here, and forget deleted ones."""
@@ -87,7 +85,7 @@ class Sampler(Running):
     def missed(self) -> None:
         """Nothing to do: a video is noted at its next change."""
 
-    def shadowed(self, answer: Answer) -> None:
+    def shadowed(self, answer: ForecastResult) -> None:
         """Note what the shadow says where the model that answers was asked by us."""
         made = answer.forecast
         if self._made.get((answer.snapshot.video.video_id, made.now_us)) == made.horizons_us:
@@ -112,7 +110,7 @@ class Sampler(Running):
         answers = await asyncio.gather(
             *(self._engine.forecast(video_id, None, horizons_us) for video_id in due), return_exceptions=True
         )
-        good: list[Answer] = []
+        good: list[ForecastResult] = []
         for video_id, made in zip(due, answers, strict=True):
             if isinstance(made, NotFound | DamagedRecord):
                 self._schedule.drop(video_id)
@@ -131,7 +129,7 @@ class Sampler(Running):
                 self._schedule.plan(video.video_id, video.published_us, now_us, made=True)
         return len(due)
 
-    async def keep(self, answers: Sequence[Answer]) -> None:
+    async def keep(self, answers: Sequence[ForecastResult]) -> None:
         """Write the labels of answers."""
         by_place: dict[tuple[int, str], list[Label]] = defaultdict(list)
         for answer in answers:
@@ -145,7 +143,7 @@ class Sampler(Running):
         for (column, _), labels in by_place.items():
             # Keeping is idempotent, so a second try after a failure half-way keeps nothing twice.
             try:
-                kept, known = await self._ledger.keep(column, labels, self._grace_us)
+                kept, known = await self._label_store.keep(column, labels, self._grace_us)
             except Unavailable as error:
                 # Keys of one column that cannot be used do not keep the others waiting.
                 failed.append(error)
@@ -158,7 +156,7 @@ class Sampler(Running):
         for video_id in await self._forgotten.gone(
             {answer.snapshot.video.video_id: answer.snapshot.registered_us for answer in answers}
         ):
-            await self._ledger.forget(video_id)
+            await self._label_store.forget(video_id)
 
     async def _meet(self) -> None:
         """Plan when the forecast of each video that is new here is due."""

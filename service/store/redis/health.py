@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics, gauge
 from service.problems import Unavailable
 from service.settings import StoreSettings
@@ -60,7 +60,7 @@ class StoreRefused(Exception):
     """The service does not start on this event store; the message says why."""
 
 
-class Health(Running):
+class Health(BackgroundTask):
     """What was found at the last look; ``reason`` says why the service is not ready, empty where it is."""
 
     def __init__(self, link: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.forecasts.forecast_json import LISTED_AT_ONCE
 from service.http.pieces import is_cut, row_end, rows_within
 from service.ingest.handler import SLICE_BYTES, SLICE_ROWS
+from service.ingest.outcome_json import LISTED_AT_ONCE
 from service.problems import Malformed
 from service.routes.rows import LISTED
 from tests.service.running import T0, Live, live, wait_until

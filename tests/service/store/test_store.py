@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from model.bank.tombstone import tombstone
 from model.engagement.bins import EDGES_US, N_BINS, bin_index
-from service.context import new_metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
 from service.store.redis.connection import RedisConnection
 from service.store.row import MAX_COUNT, Row
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 T = TypeVar("T")
 P0 = 1_760_000_000_000_000
