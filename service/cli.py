@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from model.errors import M3TRError
-from service.context import new_metrics
 from service.deployment.loading import load_model
 from service.environment import PREFIX, service_links, unknown
 from service.server import serve
 from service.settings import Settings
 from service.store.health import StoreRefused
 from service.store.redis.embedded_server import EmbeddedError
+from service.wiring import new_metrics
 
 _OTHERS = ("M3TR_TEST_DATA",)
 """Variables of ours that are no settings of the service."""

@@ -20,10 +20,10 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from service.context import new_metrics
 from service.logs import configure_logs
+from service.metrics import Metrics
 from service.problems import Problem, Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.format import FormatError, check_format
 from service.store.functions import connect
@@ -33,6 +33,7 @@ from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
+_DEADLINE_S: Final = 30.0
 _BATCH: Final = 100
 _CHUNK: Final = 1000
 
@@ -64,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _dump(url: str, out: IO[bytes]) -> None:
-    chosen: dict[str, Any] = {"bundle": Path("unused"), "store_deadline_ms": 30_000}
-    settings = Settings(**chosen)
-    metrics = new_metrics(settings)
-    link = connect(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    metrics = Metrics(request_deadline_s=_DEADLINE_S, store_deadline_s=_DEADLINE_S, bank_deadline_s=_DEADLINE_S)
+    link = connect(url, metrics, deadline_s=_DEADLINE_S, connections=2)
     try:
         with suppress(Unavailable):
             # A store that takes no writes can be read all the same, and is not stamped.
@@ -76,7 +75,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
         names = sorted({name async for name in _registered(link)})
         written = 0
         _line(out, {"videos": len(names)})
-        store = Store(link, settings, metrics)
+        store = Store(link, RecordSettings.model_validate({}), metrics)
         for start in range(0, len(names), _BATCH):
             found = await store.read_many(dict.fromkeys(names[start : start + _BATCH]))
             for snapshot in found.values():

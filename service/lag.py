@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics
 
 _EVERY_S: Final = 0.1
 
 
-class Lag(Running):
+class Lag(BackgroundTask):
     """Measures how much later than due a timer is called."""
 
     def __init__(self, metrics: Metrics) -> None:

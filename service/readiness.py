@@ -1,6 +1,6 @@
 """What readiness is answered from: every part is looked at in the background, so that probes cost nothing, however many there are.
 
-store   does it take writes, are the clocks together (service/store/redis/health.py)
+store   does it take writes, are the clocks together (service/store/health.py)
 model   has its thread made a forecast lately: one that somebody asked for, or else one made up for this
 bank    does it answer; without it forecasts are made all the same, so it makes nothing unready
 """
@@ -16,7 +16,7 @@ import structlog
 from prometheus_client.core import Metric
 
 from model.errors import BankError
-from service.background import Running
+from service.background import BackgroundTask
 from service.forecasts.engine import Engine
 from service.lifecycle import Lifecycle
 from service.metrics import gauge
@@ -69,7 +69,7 @@ class Asked:
         self._failed = asyncio.CancelledError("it was stopped") if task.cancelled() else task.exception()
 
 
-class Readiness(Running):
+class Readiness(BackgroundTask):
     """Looks at model and bank; what the event store is like is ``health``'s."""
 
     def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: ForecastSettings) -> None:

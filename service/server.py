@@ -20,9 +20,9 @@ import structlog
 import uvicorn
 
 from service.app import create_app
-from service.context import Context, build
+from service.context import Context
 from service.deployment.deployment import Deployment
-from service.http.connections import ConnectionLimits, Connections, connection_limit
+from service.http.connections import ConnectionLimits
 from service.http.protocol import protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -31,6 +31,7 @@ from service.settings import Settings
 from service.store import format
 from service.store.health import check_at_start
 from service.store.redis.embedded_server import EmbeddedServer
+from service.wiring import build
 
 log = structlog.get_logger(__name__)
 
@@ -157,14 +158,12 @@ class Watchdog(threading.Thread):
         os._exit(1)
 
 
-def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
+def configuration(context: Context) -> uvicorn.Config:
     """How the service is served."""
     settings = context.settings
-    connections = Connections(connection_limit(settings, settings.store_connections))
-    context.metrics.watch(connections.readings)
     http, websocket = protocols(
         ConnectionLimits(
-            connections,
+            context.connections,
             settings.max_header_bytes,
             settings.head_deadline_ms / 1000,
             settings.write_deadline_ms / 1000,
@@ -172,7 +171,7 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
         )
     )
     return uvicorn.Config(
-        create_app(context, server),
+        create_app(context),
         host=settings.host,
         port=settings.port,
         http=http,  # type: ignore[arg-type]
@@ -233,9 +232,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             model_version=deployment.version,
             seconds=round(warm_first(deployment, settings.bundle), 1),
         )
-        context = build(settings, metrics, deployment, redis_url)
+        context = build(settings, metrics, deployment, redis_url, server=server)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
-        Server(configuration(context, server), context, watchdog.start).run()
+        Server(configuration(context), context, watchdog.start).run()
     finally:
         # A second signal must not end the process before the store's own stop.
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -40,8 +40,12 @@ _LOOK_S: Final = 0.001
 class Turns:
     """Queues of those who wait, by client. ``others`` says whether a forecast of anybody else is under way."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.others: Callable[[bytes], bool] = lambda client: False
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        others: Callable[[bytes], bool] = lambda client: False,
+    ) -> None:
+        self.others = others
         self._clock = clock
         self._began: dict[bytes, float] = {}
         """When each client's first turn in this pass was."""

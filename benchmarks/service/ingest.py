@@ -31,13 +31,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import redis
 
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.commit import CommitChunk
 from service.store.functions import connect
 from service.store.row import InputRow
 from service.store.row_batch import RowBatch
 from service.store.store import Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,28 +20,19 @@ import redis
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
-from service.context import new_metrics
-from service.forecasts.request_bodies import VideoBody
+from model.engagement.video import METADATA
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.keys import video_prefix
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import InputRow
 from service.store.store import Store
+from service.videos.metadata import VideoBody
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 
-FIELDS = (
-    "title",
-    "description",
-    "tags",
-    "category",
-    "language",
-    "duration_s",
-    "creator_id",
-    "creator_name",
-    "creator_followers",
-)
+FIELDS = tuple(declared.name for declared in METADATA)
 KINDS = ("view", "like", "comment", "share")
 BAR_MEDIAN, BAR_ANY = 16_384, 81_920
 MONTH_BINS = int(bin_index(30 * 86_400 * SECOND_US)) + 1

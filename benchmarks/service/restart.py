@@ -25,12 +25,12 @@ import numpy as np
 
 from benchmarks.service.client import closed_loop, request
 from model.engagement.bins import HOUR_US
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import InputRow
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 

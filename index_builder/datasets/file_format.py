@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, get_type_hints
+from typing import Final
 
 import pyarrow as pa
 
 from model.engagement.types import COUNTER_COLUMNS
-from model.engagement.video import Video
+from model.engagement.video import METADATA
 
 VIDEOS_FILE: Final = "videos.parquet"
 EVENTS_FILE: Final = "events.parquet"
 COUNTERS_FILE: Final = "counters.parquet"
 
-TEXT_FIELDS: Final = tuple(name for name, hint in get_type_hints(Video).items() if hint == str | None)
-NUMBER_FIELDS: Final = tuple(name for name, hint in get_type_hints(Video).items() if hint == float | None)
+TEXT_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "text")
+NUMBER_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "number")
 COLUMN_OF_TYPE: Final = {event_type: column for column, event_type in COUNTER_COLUMNS.items()}
 """Engagement type to counter column."""
 

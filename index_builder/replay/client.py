@@ -16,8 +16,7 @@ import httpx
 import orjson
 import tenacity
 
-from index_builder.datasets.file_format import NUMBER_FIELDS, TEXT_FIELDS
-from model.engagement.video import Video
+from model.engagement.video import METADATA, Video
 from model.errors import M3TRError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,6 +24,7 @@ _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF: Final = tenacity.wait_exponential(multiplier=0.1, max=5.0)
 """Waits of 0.1 s, 0.2 s, ... up to 5 s between the attempts of a call."""
+_CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):
@@ -92,7 +92,7 @@ class Client:
             ServiceError: the call failed in another way.
         """
         body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
-        body |= {name: value for name in (*TEXT_FIELDS, *NUMBER_FIELDS) if (value := getattr(video, name)) is not None}
+        body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from model.engagement.bins import HOUR_US, SECOND_US
 from model.errors import M3TRError
 from model.growth.curve_kernels import CURVE_EDGES_US
 from model.lru_cache import LRUCache
-from service.background import Running
+from service.background import BackgroundTask
 from service.bank.entries import bank_entries
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
@@ -59,21 +59,21 @@ SILENCE_US: Final = HOUR_US
 _OLDEST_US: Final = int(CURVE_EDGES_US[-1])
 
 
-class BankAdmission(Running):
+class BankAdmission(BackgroundTask):
     """A listener to changes that notes new videos, and a task that enters those whose time has come."""
 
     def __init__(
         self,
         engine: Engine,
         store: Store,
-        link: RedisConnection,
+        redis: RedisConnection,
         settings: BankSettings,
         metrics: Metrics,
         clock: Callable[[], int],
         *,
         bundle: Path,
     ) -> None:
-        self._engine, self._store, self._link = engine, store, link
+        self._engine, self._store, self._redis = engine, store, redis
         self._metrics, self._clock = metrics, clock
         self._after_s, self._most, self._rate = settings.bank_after_s, settings.bank_videos, settings.bank_entries
         self._bank_name, self._shared = bank_name(settings, bundle), settings.qdrant_url is not None
@@ -114,12 +114,12 @@ class BankAdmission(Running):
         if self._shared and not await self._lease(key).take():
             return 0
         now_us = await self._now_us()
-        found = await self._link.pipeline(
+        found = await self._redis.pipeline(
             "maturing", [["ZRANGE", key, "-inf", now_us // SECOND_US, "BYSCORE", "LIMIT", 0, _BATCH]]
         )
         due = [it for name in found[0] if (it := keys.member(name)) is not None]
         if len(due) < len(found[0]):
-            await self._link.pipeline("maturing", [["ZREM", key, *(n for n in found[0] if keys.member(n) is None)]])
+            await self._redis.pipeline("maturing", [["ZREM", key, *(n for n in found[0] if keys.member(n) is None)]])
         if due:
             await self._enter(deployment, key, due, now_us)
         return len(due)
@@ -129,24 +129,24 @@ class BankAdmission(Running):
         if key == self._kept[0] and time.monotonic() < self._kept[1] + _KEEP_EVERY_S:
             return
         now_s = int(time.time())
-        if not (await self._link.pipeline("maturing", [["ZCARD", keys.MATURING]]))[0]:
+        if not (await self._redis.pipeline("maturing", [["ZCARD", keys.MATURING]]))[0]:
             await self._find_banks(now_s)
         commands: list[Command] = [
             ["ZADD", keys.MATURING, now_s, key],
             ["ZREMRANGEBYSCORE", keys.MATURING, "-inf", now_s - _KEPT_S],
             ["EXPIRE", key, _KEPT_S],
         ]
-        await self._link.pipeline("maturing", commands)
+        await self._redis.pipeline("maturing", commands)
         self._kept = key, time.monotonic()
 
     async def _find_banks(self, now_s: int) -> None:
         """Note the banks of a release that noted none; those that nobody uses any more end by themselves."""
         place: str | None = ""
         while place is not None:
-            following, found = await self._link.scan("maturing", place, keys.maturing("*"), _CHUNK)
+            following, found = await self._redis.scan("maturing", place, keys.maturing("*"), _CHUNK)
             for key in found:
                 commands: list[Command] = [["ZADD", keys.MATURING, "NX", now_s, key], ["EXPIRE", key, _KEPT_S, "NX"]]
-                await self._link.pipeline("maturing", commands)
+                await self._redis.pipeline("maturing", commands)
             place = following or None
 
     async def _now_us(self) -> int:
@@ -163,7 +163,7 @@ class BankAdmission(Running):
         for _ in range(_SCANS):
             if self._cursor is None:
                 return
-            place, found = await self._link.scan("maturing", self._cursor, keys.EVERY_META, _CHUNK)
+            place, found = await self._redis.scan("maturing", self._cursor, keys.EVERY_META, _CHUNK)
             if found:
                 await self._schedule(key, [it for name in found if (it := keys.video_id_of(name)) is not None])
             self._cursor = place or None
@@ -179,7 +179,7 @@ class BankAdmission(Running):
 
     async def _schedule(self, key: str, names: Sequence[str]) -> None:
         flat = [part for name in names for part in (0, name)]
-        await self._link.pipeline("maturing", [["ZADD", key, "NX", *flat]])
+        await self._redis.pipeline("maturing", [["ZADD", key, "NX", *flat]])
 
     async def _enter(self, deployment: Deployment, key: str, due: Sequence[str], now_us: int) -> None:
         snapshots = await self._store.read_many(dict.fromkeys(due))
@@ -219,7 +219,7 @@ class BankAdmission(Running):
             commands.append(["ZADD", key, "XX", *(part for name, at in next_s.items() for part in (at, name))])
         if gone:
             commands.append(["ZREM", key, *gone])
-        await self._link.pipeline("maturing", commands)
+        await self._redis.pipeline("maturing", commands)
 
     async def _one_by_one(self, deployment: Deployment, snapshots: Sequence[Snapshot], now_us: int) -> Sequence[str]:
         """Enter each on its own; those of which no entry can be made."""
@@ -259,7 +259,7 @@ class BankAdmission(Running):
             await asyncio.to_thread(deployment.bank.remove, gone)
 
     def _lease(self, key: str) -> Lease:
-        return self._leases.setdefault(key, Lease(self._link, f"{key}:lease", _LEASE_S))
+        return self._leases.setdefault(key, Lease(self._redis, f"{key}:lease", _LEASE_S))
 
     async def _run(self) -> None:
         while True:

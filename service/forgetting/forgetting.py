@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ import structlog
 
 from model.bank.tombstone import tombstone
 from model.errors import BankError
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.forgetting.sweep import Sweep
@@ -30,7 +30,6 @@ from service.problems import Problem, Unavailable
 from service.quality.label_store import LabelStore
 from service.store import keys
 from service.store.change_publisher import Change
-from service.store.forgotten import Forgotten
 from service.store.redis.connection import RedisConnection
 from service.store.redis.lease import Lease
 from service.store.redis.safety import field_of
@@ -57,22 +56,23 @@ _LEASE_S: Final = 30.0
 _CHUNK: Final = 1000
 
 
-class Forgetting(Running):
+class Forgetting(BackgroundTask):
     """A listener to changes, a task that obeys tombstones, and the deletion itself."""
 
     def __init__(
         self,
         engine: Engine,
+        deployments: Callable[[], Sequence[Deployment]],
         store: Store,
-        forgotten: Forgotten,
-        ledger: LabelStore,
-        link: RedisConnection,
+        label_store: LabelStore,
+        redis: RedisConnection,
         *,
         embedded: bool,
     ) -> None:
-        self._engine, self._store, self._forgotten, self._ledger = engine, store, forgotten, ledger
-        self._link, self._embedded = link, embedded
-        self._lease = Lease(link, keys.FORGOTTEN_LEASE, _LEASE_S)
+        self._engine, self._deployments = engine, deployments
+        self._store, self._forgotten, self._label_store = store, store.forgotten, label_store
+        self._redis, self._embedded = redis, embedded
+        self._lease = Lease(redis, keys.FORGOTTEN_LEASE, _LEASE_S)
         self._obeyed_us: dict[Deployment, int] = {}
         self._dropped_us = 0
         self._swept_us = 0
@@ -98,9 +98,10 @@ class Forgetting(Running):
             Unavailable: the store does not answer.
         """
         at_us = await self._forgotten.bury(video_id)
-        await self._engine.forget_neighbour(video_id)
+        for deployment in self._deployments():
+            await asyncio.to_thread(deployment.bank.remove, [video_id])
         gone = await self._store.forget(video_id)
-        await self._ledger.forget(video_id)
+        await self._label_store.forget(video_id)
         await self._engine.forget(video_id)
         self._news.set()
         with suppress(TimeoutError):
@@ -138,7 +139,7 @@ class Forgetting(Running):
 
     async def round(self) -> None:
         """Look at the tombstones once, and do all that they ask for."""
-        deployments = self._engine.deployments()
+        deployments = self._deployments()
         for gone in [held for held in self._obeyed_us if held not in deployments]:
             del self._obeyed_us[gone]
         fault: BankError | None = None
@@ -163,7 +164,7 @@ class Forgetting(Running):
         marked = await asyncio.to_thread(lambda: [name for name in names if tombstone(name) in found])
         for name in marked:
             await self._engine.forget(name)
-        self._engine.recent.clear()
+        self._engine.cache.clear()
         self._dropped_us = newest_us
 
     async def _sweep(self) -> None:
@@ -174,7 +175,7 @@ class Forgetting(Running):
         if due := await self._forgotten.since(swept_us):
             if not await self._lease.take():
                 return
-            await Sweep(self._link, dict(due)).run()
+            await Sweep(self._redis, dict(due)).run()
             swept_us = max(at_us for _, at_us in due)
             await self._forgotten.sweep(swept_us)
         else:
@@ -191,7 +192,7 @@ class Forgetting(Running):
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return
-        told = (await self._link.pipeline("sweep", [["INFO", "persistence"]]))[0]
+        told = (await self._redis.pipeline("sweep", [["INFO", "persistence"]]))[0]
         if field_of(told, "aof_enabled") != "1" or field_of(told, "aof_rewrite_in_progress") != "0":
             return
         if self._rewriting_us > self._rewritten_us and field_of(told, "aof_last_bgrewrite_status") == "ok":
@@ -204,7 +205,7 @@ class Forgetting(Running):
             await self._begin_rewrite()
 
     async def _begin_rewrite(self) -> None:
-        clock, _ = await self._link.pipeline("sweep", [["TIME"], ["BGREWRITEAOF"]])
+        clock, _ = await self._redis.pipeline("sweep", [["TIME"], ["BGREWRITEAOF"]])
         self._began_s = time.monotonic()
         self._rewriting_us = min(self._swept_us, (int(clock[0]) - SETTLED_S) * 1_000_000)
 
@@ -216,7 +217,7 @@ class Forgetting(Running):
                 await self._begin_rewrite()
                 for _ in range(round(LAST_REWRITE_S / _POLL_S)):
                     await asyncio.sleep(_POLL_S)
-                    told = (await self._link.pipeline("sweep", [["INFO", "persistence"]]))[0]
+                    told = (await self._redis.pipeline("sweep", [["INFO", "persistence"]]))[0]
                     if field_of(told, "aof_rewrite_in_progress") == "0":
                         return
 

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from model.engagement.bins import SECOND_US
-from service.background import Running
+from service.background import BackgroundTask
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.problems import Problem, Unavailable
@@ -41,23 +41,23 @@ _LEASE_S: Final = 30.0
 _SEEDED_S: Final = 7 * DAY_S
 
 
-class Retention(Running):
+class Retention(BackgroundTask):
     """One replica at a time does the work, by a lease."""
 
     def __init__(
         self,
         engine: Engine,
         store: Store,
-        ledger: LabelStore,
-        link: RedisConnection,
+        label_store: LabelStore,
+        redis: RedisConnection,
         settings: RecordSettings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._engine, self._store, self._ledger, self._link = engine, store, ledger, link
+        self._engine, self._store, self._label_store, self._redis = engine, store, label_store, redis
         self._metrics, self._clock = metrics, clock
         self._kept_us = settings.retention_days * DAY_S * SECOND_US
-        self._lease = Lease(link, keys.RETENTION_LEASE, _LEASE_S)
+        self._lease = Lease(redis, keys.RETENTION_LEASE, _LEASE_S)
         self._place: str | None = None
 
     async def round(self) -> int:
@@ -67,14 +67,14 @@ class Retention(Running):
         await self._seed()
         now_us = self._clock()
         ask: Command = ["ZRANGE", keys.RETENTION, "-inf", now_us // SECOND_US, "BYSCORE", "LIMIT", 0, _BATCH]
-        found = (await self._link.pipeline("retention", [ask]))[0]
+        found = (await self._redis.pipeline("retention", [ask]))[0]
         due = [name for member in found if (name := keys.member(member)) is not None]
         commands: list[Command] = [["ZREM", keys.RETENTION, member] for member in found if keys.member(member) is None]
         for name, snapshot in (await self._store.read_many(dict.fromkeys(due))).items() if due else ():
             if snapshot is None:
                 # Deleted, or ended by one who could not finish.
                 await self._store.unlist(name)
-                await self._ledger.forget(name)
+                await self._label_store.forget(name)
                 continue
             # One that cannot be read is looked at again: somebody may mend it.
             again_us = now_us + DAY_S * SECOND_US
@@ -85,30 +85,30 @@ class Retention(Running):
                     continue
             commands.append(["ZADD", keys.RETENTION, "XX", again_us // SECOND_US + 1, name])
         if commands:
-            await self._link.pipeline("retention", commands)
+            await self._redis.pipeline("retention", commands)
         return len(found)
 
     async def _end(self, video_id: str, before_us: int) -> None:
         # A row that comes meanwhile keeps it: the store looks again when it deletes, and it stays due.
         if await self._store.forget(video_id, idle_since_us=before_us):
-            await self._ledger.forget(video_id)
+            await self._label_store.forget(video_id)
             await self._engine.forget(video_id)
             self._metrics.videos_ended.inc()
 
     async def _seed(self) -> None:
         """Go on through all that the store has, where that is due."""
         if self._place is None:
-            if (await self._link.pipeline("retention", [["EXISTS", keys.RETENTION_SEEDED]]))[0]:
+            if (await self._redis.pipeline("retention", [["EXISTS", keys.RETENTION_SEEDED]]))[0]:
                 return
             self._place = ""
-        self._place, found = await self._link.scan("retention", self._place, keys.EVERY_META, _CHUNK)
+        self._place, found = await self._redis.scan("retention", self._place, keys.EVERY_META, _CHUNK)
         names = [name for key in found if (name := keys.video_id_of(key)) is not None]
         if names:
             flat = [part for name in names for part in (0, name)]
-            await self._link.pipeline("retention", [["ZADD", keys.RETENTION, "NX", *flat]])
+            await self._redis.pipeline("retention", [["ZADD", keys.RETENTION, "NX", *flat]])
         if not self._place:
             self._place = None
-            await self._link.pipeline("retention", [["SET", keys.RETENTION_SEEDED, 1, "EX", _SEEDED_S]])
+            await self._redis.pipeline("retention", [["SET", keys.RETENTION_SEEDED, 1, "EX", _SEEDED_S]])
 
     async def _ended(self) -> None:
         with suppress(Unavailable):

@@ -43,8 +43,8 @@ end
 class Sweep:
     """Looks through every stream once, however many videos it is about."""
 
-    def __init__(self, link: RedisConnection, deleted_us: Mapping[str, int]) -> None:
-        self._link = link
+    def __init__(self, redis: RedisConnection, deleted_us: Mapping[str, int]) -> None:
+        self._redis = redis
         self._deleted_us = deleted_us
         self._last_ms = max(deleted_us.values()) // 1000
 
@@ -65,7 +65,7 @@ class Sweep:
         found: list[Entry] = []
         place = "-"
         while True:
-            page = _entries((await self._link.pipeline("sweep", [["XRANGE", key, place, "+", "COUNT", _PAGE]]))[0])
+            page = _entries((await self._redis.pipeline("sweep", [["XRANGE", key, place, "+", "COUNT", _PAGE]]))[0])
             found += page
             if len(page) < _PAGE or stream_id(page[0][0])[0] > self._last_ms:
                 return found
@@ -96,7 +96,7 @@ class Sweep:
             if (rows := _parsed(fields)) and all(self._gone(_video_of(row), stream_id(name)[0] * 1000) for row in rows)
         ]
         for start in range(0, len(names), _CHUNK):
-            await self._link.pipeline("sweep", [["XDEL", keys.INGEST, *names[start : start + _CHUNK]]])
+            await self._redis.pipeline("sweep", [["XDEL", keys.INGEST, *names[start : start + _CHUNK]]])
 
     async def _dead(self) -> None:
         entries = await self._entries(keys.INGEST_DEAD)
@@ -119,7 +119,7 @@ class Sweep:
             for pair in fields.items():
                 added += pair
         command: Command = ["EVAL", _REPLACE, 1, key, len(names), *names, *added]
-        await self._link.pipeline("sweep", [command])
+        await self._redis.pipeline("sweep", [command])
 
 
 def _entries(reply: Sequence[Any]) -> list[Entry]:

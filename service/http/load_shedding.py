@@ -11,7 +11,7 @@ request -> its visit: an id, the key it was sent with (or the address), what is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 from urllib.parse import unquote_plus
@@ -55,6 +55,31 @@ def classify(scope: Scope, length: int | None = None) -> Kind | None:
     return "writes" if scope["method"] in _WRITES else "reads"
 
 
+def concurrency_limits(settings: LoadSettings) -> dict[Kind, ConcurrencyLimit]:
+    """The concurrency limit of each kind of request."""
+    wait_s, share = settings.wait_ms / 1000, settings.client_share
+    return {
+        "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
+        "writes": ConcurrencyLimit(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
+        "bulk": ConcurrencyLimit(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
+    }
+
+
+def load_readings(gates: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Sequence[Metric]:
+    """Metrics of requests in flight and of bodies in memory."""
+    return [
+        reading
+        for kind, gate in gates.items()
+        for reading in (
+            gauge(f"m3tr_{kind}_in_flight_requests", "Requests in flight", gate.inside),
+            gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for their concurrency limit", gate.waiting),
+        )
+    ] + [
+        gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", budget.held),
+        counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", budget.taken),
+    ]
+
+
 class Refused:
     """A refusal, ready to send."""
 
@@ -82,7 +107,7 @@ class Shedding:
     def __init__(
         self,
         app: ASGIApp,
-        settings: LoadSettings,
+        gates: Mapping[Kind, ConcurrencyLimit],
         metrics: Metrics,
         lifecycle: Lifecycle,
         keys: Keys,
@@ -95,13 +120,7 @@ class Shedding:
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
         self._turns = turns
         self._prefix = prefix
-        wait_s, share = settings.wait_ms / 1000, settings.client_share
-        self.gates: dict[Kind, ConcurrencyLimit] = {
-            "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
-            "writes": ConcurrencyLimit(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
-            "bulk": ConcurrencyLimit(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
-        }
-        turns.others = self.gates["reads"].others
+        self.gates = gates
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}
         for kind in self.gates:
             for reason in ("full", "late"):
@@ -113,7 +132,6 @@ class Shedding:
         self._stopped = Refused(Unavailable("the service stopped before this was done"))
         # Labels are bound once: a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
-        metrics.watch(self._readings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -193,19 +211,6 @@ class Shedding:
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
         self._counters[kind, refusal].inc()
         return self._refused[kind, refusal].problem.copy()
-
-    def _readings(self) -> Sequence[Metric]:
-        return [
-            reading
-            for kind, gate in self.gates.items()
-            for reading in (
-                gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a place", gate.inside),
-                gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a place", gate.waiting),
-            )
-        ] + [
-            gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", self._budget.held),
-            counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", self._budget.taken),
-        ]
 
 
 class _Answering:

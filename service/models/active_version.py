@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.problems import Unavailable
 from service.store import keys
 from service.store.redis.connection import RedisConnection
@@ -22,26 +22,30 @@ AGAIN_S: Final = 60.0
 """Seconds until a choice that could not be followed is tried again."""
 
 
-class ActiveVersion(Running):
+class ActiveVersion(BackgroundTask):
     """The stored choice; ``follow`` is called every few seconds. ``enabled`` False: there is none, and nothing is stored.
 
     Methods raise Unavailable when the event store does not answer.
     """
 
-    def __init__(self, link: RedisConnection, *, enabled: bool) -> None:
+    def __init__(self, redis: RedisConnection, *, enabled: bool) -> None:
         self.enabled = enabled
-        self._link = link
-        self.follow: Callable[[], Awaitable[None]] = _nobody
+        self._redis = redis
+        self._follow: Callable[[], Awaitable[None]] = _ignore
         self._refused, self._again_s = "", 0.0
+
+    def on_poll(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Call ``follow`` every ``EVERY_S``."""
+        self._follow = follow
 
     async def write(self, version: str) -> None:
         """Choose a version, for this service and all that share its store."""
         if self.enabled:
-            await self._link.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
+            await self._redis.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
 
     async def read(self) -> str | None:
         """The hash that was chosen; None where nothing was, or where it was refused a moment ago."""
-        found = (await self._link.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
+        found = (await self._redis.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
         if found is None or (found.decode() == self._refused and time.monotonic() < self._again_s):
             return None
         return str(found.decode())
@@ -54,12 +58,12 @@ class ActiveVersion(Running):
         while self.enabled:
             await asyncio.sleep(EVERY_S)
             try:
-                await self.follow()
+                await self._follow()
             except Unavailable:
                 pass
             except Exception:
                 log.exception("the stored choice of a model could not be followed")
 
 
-async def _nobody() -> None:
-    """Nobody follows."""
+async def _ignore() -> None:
+    """Follow nothing."""

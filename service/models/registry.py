@@ -23,10 +23,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from model.content.text import SentenceEncoder
 from model.engagement.bins import HOUR_US
 from model.errors import BundleError, M3TRError
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
-from service.metrics import Metrics
+from service.metrics import Metrics, counter
 from service.models.active_version import ActiveVersion
 from service.models.shadow import Shadow
 from service.models.versions import Version, Versions, choose, misfit
@@ -60,10 +60,8 @@ class ModelRegistry:
         metrics: Metrics,
     ) -> None:
         self.engine, self.shadow = engine, shadow
-        engine.deployments = self.deployments
-        self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []
+        self._preparations: list[Callable[[Deployment], Awaitable[None]]] = []
         self._choice, self._load_bundle, self._settings, self._metrics = choice, load, settings, metrics
-        choice.follow = self.follow
         self._versions = Versions(settings.bundle, settings.bundles)
         self._promised = engine.active.forecaster.manifest
         self._kept: OrderedDict[str, Deployment] = OrderedDict()
@@ -72,6 +70,10 @@ class ModelRegistry:
         self._changes: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="m3tr-loader")
+
+    def before_first_forecast(self, prepare: Callable[[Deployment], Awaitable[None]]) -> None:
+        """Await ``prepare`` for each model before its first forecast that counts."""
+        self._preparations.append(prepare)
 
     async def rows(self) -> list[dict[str, Any]]:
         """Every version as GET /models shows it, the served bundle first."""
@@ -98,7 +100,7 @@ class ModelRegistry:
         await self._change(self._follow())
 
     @property
-    def running(self) -> Sequence[Running]:
+    def tasks(self) -> Sequence[BackgroundTask]:
         """What follows the stored choice, and the shadow."""
         return (self._choice, self.shadow)
 
@@ -125,16 +127,25 @@ class ModelRegistry:
         shadow = self.shadow.deployment
         return [self.engine.active, *self._kept.values(), *([shadow] if shadow is not None else [])]
 
-    def states(self, name: str) -> int:
-        """What all pools of states, also those that are gone, have counted under ``name``."""
+    def _counted(self, name: str) -> int:
+        """The sum of a counter over all pools of states, including those of closed models."""
         return self._gone[name] + sum(int(getattr(deployment.pool, name)) for deployment in self.deployments())
 
     def readings(self) -> Sequence[Metric]:
-        """Which models are in memory, and as what."""
+        """Which models are in memory, in which state, and what their state caches counted."""
         info = GaugeMetricFamily("m3tr_model_info", "Models in memory", labels=["model_version", "state"])
         for version, state in self._states().items():
             info.add_metric([version, state], 1)
-        return [info]
+        return [
+            info,
+            counter("m3tr_state_cache_hits", "Forecasts that continued from a cached state", self._counted("hits")),
+            counter(
+                "m3tr_state_cache_misses",
+                "Forecasts that built their state from the histogram",
+                self._counted("misses"),
+            ),
+            counter("m3tr_state_cache_evictions", "Cached states evicted for others", self._counted("evictions")),
+        ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:
         """One change at a time, and to its end, also when whoever asked for it has gone."""
@@ -250,7 +261,7 @@ class ModelRegistry:
         return len(wanted)
 
     async def _prepare(self, deployment: Deployment) -> None:
-        for prepare in self.prepare:
+        for prepare in self._preparations:
             await prepare(deployment)
 
     async def _leave(self, deployment: Deployment) -> None:

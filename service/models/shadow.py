@@ -13,10 +13,10 @@ import numpy as np
 import structlog
 
 from model.forecast import Forecast, Request
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
-from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
+from service.forecasts.forecast_result import ForecastResult
 from service.metrics import Metrics
 from service.settings import ModelSettings
 
@@ -29,7 +29,7 @@ _IDLE_S: Final = 0.01
 _LOOK_S: Final = 0.005
 
 
-class Shadow(Running):
+class Shadow(BackgroundTask):
     """Forecasts a sample of what was just answered, in a thread of its own, and only while nobody waits for a forecast.
 
     What does not fit the queue is dropped and counted. ``deployment`` is the model, None while there is none;
@@ -38,20 +38,23 @@ class Shadow(Running):
 
     def __init__(self, engine: Engine, settings: ModelSettings, metrics: Metrics) -> None:
         self.deployment: Deployment | None = None
-        self.observers: list[Callable[[Answer], None]] = []
+        self._observers: list[Callable[[ForecastResult], None]] = []
         self._engine, self._metrics = engine, metrics
         self._share, self._room = settings.shadow_share, settings.shadow_queue
-        self._queue: deque[Answer] = deque()
+        self._queue: deque[ForecastResult] = deque()
         self._some = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-shadow")
-        engine.observers.append(self.observe)
+
+    def on_forecast(self, observer: Callable[[ForecastResult], None]) -> None:
+        """Call ``observer`` with every forecast of the shadow model; it must not block."""
+        self._observers.append(observer)
 
     @property
     def waiting(self) -> int:
         """Answers that it has not forecast yet."""
         return len(self._queue)
 
-    def observe(self, answer: Answer) -> None:
+    def observe(self, answer: ForecastResult) -> None:
         """Note an answer of the model that answers."""
         if self.deployment is None or random.random() >= self._share:
             return
@@ -100,7 +103,7 @@ class Shadow(Running):
                     self._metrics.shadow_forecasts.labels("failed").inc(len(answers))
             await self._some.wait()
 
-    async def _make(self, deployment: Deployment, answers: Sequence[Answer]) -> None:
+    async def _make(self, deployment: Deployment, answers: Sequence[ForecastResult]) -> None:
         # A live answer is made from the whole of its snapshot.
         requests = [
             Request(a.snapshot.video, a.snapshot.history, a.forecast.now_us, a.forecast.horizons_us, a.snapshot.client)
@@ -114,8 +117,8 @@ class Shadow(Running):
         for answer, forecast in zip(answers, forecasts, strict=True):
             self._metrics.shadow_forecasts.labels("made").inc()
             self._compare(answer.forecast, forecast)
-            shadowed = Answer(answer.snapshot, forecast, deployment.version, as_of_bins=False, stale=False)
-            for observer in self.observers:
+            shadowed = ForecastResult(answer.snapshot, forecast, deployment.version, as_of_bins=False, stale=False)
+            for observer in self._observers:
                 observer(shadowed)
 
     def _compare(self, active: Forecast, shadow: Forecast) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from model.quantiles.adaptive import agreed
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.label_store import LabelStore, parse_adaptive
@@ -32,22 +32,22 @@ _SCORES: Final = {
 }
 
 
-class Adaptation(Running):
+class Adaptation(BackgroundTask):
     """Reads the shared state every few seconds. ``enabled``: whether intervals follow it."""
 
     def __init__(
         self,
-        ledger: LabelStore,
+        label_store: LabelStore,
         active: Callable[[], Deployment],
         settings: QualitySettings,
         clock: Callable[[], int],
         shadow: Callable[[], Deployment | None] = lambda: None,
     ) -> None:
         self.enabled = settings.adaptive
-        self._ledger, self._active, self._shadow, self._clock = ledger, active, shadow, clock
+        self._label_store, self._active, self._shadow, self._clock = label_store, active, shadow, clock
         self._applied: dict[Deployment, dict[str, str]] = {}
         self._factors: dict[str, tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
-        self._tallies: dict[str, ScoreSums] = {}
+        self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
         """The stretch in a model's forecasts of a client's videos, None where there is none."""
@@ -56,7 +56,7 @@ class Adaptation(Running):
 
     async def refresh(self) -> None:
         """Apply the newest state to the model that answers now, and to its shadow."""
-        self._tallies = await self._ledger.tallies(self._clock())
+        self._scores_by_model = await self._label_store.scores_by_model(self._clock())
         serving = [deployment for deployment in (self._active(), self._shadow()) if deployment is not None]
         self._applied = {deployment: self._applied[deployment] for deployment in serving if deployment in self._applied}
         for deployment in serving:
@@ -66,7 +66,7 @@ class Adaptation(Running):
         """Apply the newest state to a model; also before its first forecast."""
         if not self.enabled:
             return
-        stored = await self._ledger.adaptives(deployment.version)
+        stored = await self._label_store.adaptives(deployment.version)
         if self._applied.get(deployment, {}) == stored:
             return
         states = {client: parse_adaptive(text) for client, text in stored.items()}
@@ -82,9 +82,9 @@ class Adaptation(Running):
         families = {
             name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
         }
-        for version, tally in self._tallies.items():
-            for column in tally.columns():
-                scores = tally.scores([cell for cell in tally.cells if cell[1] == column])
+        for version, sums in self._scores_by_model.items():
+            for column in sums.columns():
+                scores = sums.scores([cell for cell in sums.cells if cell[1] == column])
                 for name, family in families.items():
                     if scores[name] is not None:
                         family.add_metric([version, horizon_name(column)], scores[name])

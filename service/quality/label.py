@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, TOTAL
 from model.quantiles.calibration import AGE_EDGES_H, COLD, calibration_column, calibration_row
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 
 _STEPS_US: Final[tuple[int, ...]] = tuple(
     round(h * HOUR_US) for h in (*AGE_EDGES_H, *(AGE_EDGES_H[-1] * 2**k for k in range(1, 15)))
@@ -76,7 +76,7 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
     return [kind for kind in kinds if metric in (TOTAL, kind) or COUNTER_COLUMNS.get(metric) == kind]
 
 
-def labels_of(answer: Answer, factors: NDArray[np.float64] | None) -> Iterator[Label]:
+def labels_of(answer: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
     """The labels of an answer, one a horizon; ``factors`` is the adaptive stretch that is in it."""
     made, video = answer.forecast, answer.snapshot.video
     age_s = np.array([(made.now_us - video.published_us) / SECOND_US])

@@ -119,9 +119,9 @@ class LabelStore:
     ``share``: part of the ``room`` that the videos of one client may take.
     """
 
-    def __init__(self, link: RedisConnection, *, room: int, days: int, share: float = 1.0) -> None:
-        self._link = link
-        self._room = max(1, room // N_COLUMNS)
+    def __init__(self, redis: RedisConnection, *, capacity: int, days: int, share: float = 1.0) -> None:
+        self._redis = redis
+        self._room = max(1, capacity // N_COLUMNS)
         self._share = share
         self._days = days
 
@@ -153,22 +153,22 @@ class LabelStore:
     async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
         """Labels of a column that are to be looked at, those that have been longest first."""
         due, made, _ = _keys(column, "due", "made", "done")
-        found = (await self._link.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
+        found = (await self._redis.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
             0
         ]
         if not found:
             return []
-        packed = (await self._link.pipeline("labels", [["HMGET", made, *found]]))[0]
+        packed = (await self._redis.pipeline("labels", [["HMGET", made, *found]]))[0]
         labels = [_parse(value) for value in packed]
         if lost := [key for key, label in zip(found, labels, strict=True) if label is None]:
-            await self._link.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
+            await self._redis.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
         return [label for label in labels if label is not None]
 
     async def later(self, column: int, labels: Mapping[str, int]) -> None:
         """Look at labels again at a time (us), unless they have been scored meanwhile."""
         if labels:
             flat = [part for key, at_us in labels.items() for part in (at_us, key)]
-            await self._link.pipeline("labels", [["ZADD", _keys(column, "due")[0], "XX", *flat]])
+            await self._redis.pipeline("labels", [["ZADD", _keys(column, "due")[0], "XX", *flat]])
 
     async def settle(self, column: int, settlement: Settlement, now_us: int) -> bool:
         """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
@@ -202,7 +202,7 @@ class LabelStore:
         of = _of(video_id)
         for column in range(N_COLUMNS):
             due, made, index = _keys(column, "due", "made", "of")
-            found, labels, indexed = await self._link.pipeline(
+            found, labels, indexed = await self._redis.pipeline(
                 "labels",
                 [["ZRANGE", index, f"[{of}", f"[{of}~", "BYLEX"], ["HLEN", made], ["ZCARD", index]],
             )
@@ -212,13 +212,13 @@ class LabelStore:
                 names += await self._look_through(made, video_id)
             if names:
                 commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
-                await self._link.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
+                await self._redis.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
 
     async def _look_through(self, made: str, video_id: str) -> list[str]:
         names: list[str] = []
         cursor = 0
         while True:
-            reply = (await self._link.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
+            reply = (await self._redis.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
             cursor, fields = int(reply[0]), reply[1]
             pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
             for name, packed in pairs:
@@ -230,38 +230,38 @@ class LabelStore:
 
     async def adaptive(self, model: str, client: str = "") -> str:
         """The adaptive state of a model for a client's videos as it is stored, "" before any outcome."""
-        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
+        found = (await self._redis.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
         return found.decode() if found else ""
 
     async def adaptives(self, model: str) -> dict[str, str]:
         """The adaptive states of a model by client, of those that have any."""
-        found = (await self._link.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
+        found = (await self._redis.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
         clients = ["", *sorted(name.decode() for name in found)]
         keys = [_adaptive_key(model, client) for client in clients]
-        states = (await self._link.pipeline("labels", [["MGET", *keys]]))[0]
+        states = (await self._redis.pipeline("labels", [["MGET", *keys]]))[0]
         return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
 
     async def pending(self) -> int:
         """Labels that wait."""
         commands: list[Command] = [["HLEN", _keys(column, "made")[0]] for column in range(N_COLUMNS)]
-        return sum(await self._link.pipeline("labels", commands))
+        return sum(await self._redis.pipeline("labels", commands))
 
-    async def tallies(self, now_us: int) -> dict[str, ScoreSums]:
+    async def scores_by_model(self, now_us: int) -> dict[str, ScoreSums]:
         """Scores of the last days by model version, the newest first."""
         today = now_us // SECOND_US // DAY_S
-        found = await self._link.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
+        found = await self._redis.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
         models = [name.decode() for name in found[0]]
-        tallies = {model: ScoreSums() for model in models}
+        scores_by_model = {model: ScoreSums() for model in models}
         days = range(today - self._days + 1, today + 1)
         asked = [(model, _day_key(day, model)) for model in models for day in days]
-        replies = await self._link.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
+        replies = await self._redis.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
         for (model, _), flat in zip(asked, replies, strict=True):
-            tallies[model].add(_fields(flat))
-        return {model: tally for model, tally in tallies.items() if tally.cells}
+            scores_by_model[model].add(_fields(flat))
+        return {model: sums for model, sums in scores_by_model.items() if sums.cells}
 
     async def _run(self, script: str, keys: Sequence[str], request: Mapping[str, Any]) -> Any:
         packed = msgspec.msgpack.encode(request)
-        return (await self._link.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
+        return (await self._redis.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
 
 
 def parse_adaptive(text: str) -> Adaptive:

@@ -13,44 +13,44 @@ from service.quality.scores import ScoreSums, age_name, horizon_name
 from service.settings import QualitySettings
 
 
-class Report:
+class QualityReport:
     """Scores of the last days, by model, horizon, and age."""
 
-    def __init__(self, ledger: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
-        self._ledger, self._clock = ledger, clock
+    def __init__(self, label_store: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
+        self._label_store, self._clock = label_store, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
     async def read(self, active: str) -> dict[str, Any]:
         """The report; raises Unavailable when the store does not answer."""
-        tallies = await self._ledger.tallies(self._clock())
+        scores_by_model = await self._label_store.scores_by_model(self._clock())
         return {
             "model_version": active,
             "days": self._days,
             "adaptive": self._adaptive,
-            "pending": await self._ledger.pending(),
-            "models": [await self._model(version, tally) for version, tally in tallies.items()],
+            "pending": await self._label_store.pending(),
+            "models": [await self._model(version, sums) for version, sums in scores_by_model.items()],
         }
 
-    async def _model(self, version: str, tally: ScoreSums) -> dict[str, Any]:
-        states = [parse_adaptive(text) for text in (await self._ledger.adaptives(version)).values()]
+    async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
+        states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
         # Of several clients, each of whom has its own: that in the middle.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,
             "adapted_to": sum(state.outcomes for state in states),
             "clients": len(states),
-            **tally.scores(),
+            **sums.scores(),
             "horizons": [
-                {"horizon": horizon_name(column), **tally.scores([c for c in tally.cells if c[1] == column])}
-                for column in tally.columns()
+                {"horizon": horizon_name(column), **sums.scores([c for c in sums.cells if c[1] == column])}
+                for column in sums.columns()
             ],
             "cells": [
                 {
                     "age": age_name(row),
                     "horizon": horizon_name(column),
-                    **tally.scores([(row, column)]),
+                    **sums.scores([(row, column)]),
                     "stretch": factors[row, column].tolist(),
                 }
-                for row, column in sorted(tally.cells)
+                for row, column in sorted(sums.cells)
             ],
         }

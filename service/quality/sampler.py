@@ -15,9 +15,9 @@ import structlog
 
 from model.engagement.bins import SECOND_US
 from model.lru_cache import LRUCache
-from service.background import Running
-from service.forecasts.answer import Answer
+from service.background import BackgroundTask
 from service.forecasts.engine import Engine
+from service.forecasts.forecast_result import ForecastResult
 from service.metrics import Metrics
 from service.problems import DamagedRecord, NotFound, Problem, Unavailable
 from service.quality.adaptation import Adaptation
@@ -26,7 +26,6 @@ from service.quality.label_store import LabelStore
 from service.quality.schedule import Schedule
 from service.settings import QualitySettings
 from service.store.change_publisher import Change
-from service.store.forgotten import Forgotten
 from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
 from service.store.store import Store
@@ -46,13 +45,12 @@ _LATE_US: Final = 60 * SECOND_US
 """A forecast as of a time further from now than this tells of no live traffic."""
 
 
-class Sampler(Running):
+class Sampler(BackgroundTask):
     """A listener to changes, and a task that makes forecasts and writes labels; one replica at a time, by a lease."""
 
     def __init__(
         self,
-        ledger: LabelStore,
-        forgotten: Forgotten,
+        label_store: LabelStore,
         adaptation: Adaptation,
         engine: Engine,
         store: Store,
@@ -61,7 +59,7 @@ class Sampler(Running):
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._ledger, self._forgotten, self._adaptation = ledger, forgotten, adaptation
+        self._label_store, self._forgotten, self._adaptation = label_store, store.forgotten, adaptation
         self._engine, self._store = engine, store
         self._lease, self._metrics, self._clock = lease, metrics, clock
         self._horizons_us = tuple(
@@ -72,7 +70,7 @@ class Sampler(Running):
         self._new: OrderedDict[str, None] = OrderedDict()
         self._schedule = Schedule(FOLLOWED)
         self._made: LRUCache[tuple[str, int], tuple[int, ...]] = LRUCache(QUEUE)
-        self._shadowed: deque[Answer] = deque(maxlen=QUEUE)
+        self._shadowed: deque[ForecastResult] = deque(maxlen=QUEUE)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note videos that are new here, and forget deleted ones."""
@@ -88,7 +86,7 @@ class Sampler(Running):
     def missed(self) -> None:
         """Nothing to do: a video is noted at its next change."""
 
-    def shadowed(self, answer: Answer) -> None:
+    def shadowed(self, answer: ForecastResult) -> None:
         """Note what the shadow says where the model that answers was asked by us."""
         made = answer.forecast
         if self._made.get((answer.snapshot.video.video_id, made.now_us)) == made.horizons_us:
@@ -113,7 +111,7 @@ class Sampler(Running):
         answers = await asyncio.gather(
             *(self._engine.forecast(video_id, None, horizons_us) for video_id in due), return_exceptions=True
         )
-        good: list[Answer] = []
+        good: list[ForecastResult] = []
         for video_id, made in zip(due, answers, strict=True):
             if isinstance(made, NotFound | DamagedRecord):
                 self._schedule.drop(video_id)
@@ -132,7 +130,7 @@ class Sampler(Running):
                 self._schedule.plan(video.video_id, video.published_us, now_us, made=True)
         return len(due)
 
-    async def keep(self, answers: Sequence[Answer]) -> None:
+    async def keep(self, answers: Sequence[ForecastResult]) -> None:
         """Write the labels of answers."""
         by_place: dict[tuple[int, str], list[Label]] = defaultdict(list)
         for answer in answers:
@@ -144,7 +142,7 @@ class Sampler(Running):
         for (column, _), labels in by_place.items():
             # Keeping is idempotent, so a second try after a failure half-way keeps nothing twice.
             try:
-                kept, known = await self._ledger.keep(column, labels, self._grace_us)
+                kept, known = await self._label_store.keep(column, labels, self._grace_us)
             except Unavailable as error:
                 # Keys of one column that cannot be used do not keep the others waiting.
                 failed.append(error)
@@ -157,7 +155,7 @@ class Sampler(Running):
         for video_id in await self._forgotten.gone(
             {answer.snapshot.video.video_id: answer.snapshot.registered_us for answer in answers}
         ):
-            await self._ledger.forget(video_id)
+            await self._label_store.forget(video_id)
 
     async def _meet(self) -> None:
         """Plan when the forecast of each video that is new here is due."""

@@ -14,7 +14,7 @@ import structlog
 from model.engagement.bins import SECOND_US
 from model.quantiles.adaptive import reaches
 from model.quantiles.calibration import N_COLUMNS
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics
 from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
@@ -36,22 +36,22 @@ _AGAIN: Final = 50
 """A label without an outcome yet is looked at again after a fiftieth of its horizon."""
 
 Fate = float | str
-"""A count, or one of ``tally.UNSCORED``."""
+"""A count, or one of ``sums.UNSCORED``."""
 
 
-class Scorer(Running):
-    """One replica at a time does the work, by a lease; the ledger makes it exact where two of them do."""
+class Scorer(BackgroundTask):
+    """One replica at a time does the work, by a lease; the label_store makes it exact where two of them do."""
 
     def __init__(
         self,
-        ledger: LabelStore,
+        label_store: LabelStore,
         store: Store,
         lease: Lease,
         settings: QualitySettings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        self._ledger, self._store, self._lease = ledger, store, lease
+        self._label_store, self._store, self._lease = label_store, store, lease
         self._metrics, self._clock = metrics, clock
         self._grace_us = settings.label_grace_s * SECOND_US
         self._silence = False
@@ -66,7 +66,7 @@ class Scorer(Running):
         for column in range(N_COLUMNS):
             # Keys of one column that cannot be used do not keep the others waiting.
             with suppress(Unavailable):
-                while labels := await self._ledger.due(column, self._clock(), _BATCH):
+                while labels := await self._label_store.due(column, self._clock(), _BATCH):
                     await self._score(column, labels)
                     if not await self._lease.take():
                         return
@@ -87,7 +87,7 @@ class Scorer(Running):
                 again[label.key] = now_us + max(SECOND_US, label.horizon_us // _AGAIN)
             else:
                 done[label.model_version, label.client].append((label, fate))
-        await self._ledger.later(column, again)
+        await self._label_store.later(column, again)
         for (model, client), fates in done.items():
             await self._settle(column, model, client, fates, now_us)
 
@@ -109,7 +109,7 @@ class Scorer(Running):
         scored = [(label, fate) for label, fate in fates if not isinstance(fate, str)]
         labels = [label for label, _ in scored]
         added: dict[str, float] = defaultdict(float)
-        before = after = await self._ledger.adaptive(model, client)
+        before = after = await self._label_store.adaptive(model, client)
         if labels:
             y, said = growth(labels, [count for _, count in scored])
             added.update(sums(labels, y, said))
@@ -120,7 +120,7 @@ class Scorer(Running):
         for label, fate in fates:
             if isinstance(fate, str):
                 added[f"{label.row}:{column}:{fate}"] += 1
-        settled = await self._ledger.settle(
+        settled = await self._label_store.settle(
             column, Settlement([label for label, _ in fates], added, before, after), now_us
         )
         if settled:

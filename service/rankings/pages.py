@@ -66,21 +66,21 @@ def parse_cursor(text: str | None, sort: str) -> Place | None:
     return place
 
 
-class Listing:
+class RankingPages:
     """Reads pages."""
 
-    def __init__(self, link: RedisConnection) -> None:
-        self._link = link
+    def __init__(self, redis: RedisConnection) -> None:
+        self._redis = redis
 
     async def page(self, sort: str, limit: int, after: Place | None) -> dict[str, Any]:
         """One page as it is answered."""
         start = 0 if after is None else await self._rank_after(after)
         key = keys.rank(sort)
         found = scored(
-            (await self._link.pipeline("list", [["ZRANGE", key, start, start + limit - 1, "REV", "WITHSCORES"]]))[0]
+            (await self._redis.pipeline("list", [["ZRANGE", key, start, start + limit - 1, "REV", "WITHSCORES"]]))[0]
         )
         names = [name for name, _ in found]
-        rows = (await self._link.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
+        rows = (await self._redis.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
         cursor = None
         if len(found) == limit:
             place = Place(sort, found[-1][1], names[-1].decode("utf-8", "replace"))
@@ -93,7 +93,7 @@ class Listing:
 
     async def _rank_after(self, place: Place) -> int:
         key, name = keys.rank(place.sort), place.video_id.encode()
-        score, rank, above, ties = await self._link.pipeline(
+        score, rank, above, ties = await self._redis.pipeline(
             "list",
             [
                 ["ZSCORE", key, name],
@@ -108,7 +108,7 @@ class Listing:
         low, high = int(above), int(above) + int(ties)
         while low < high:
             middle = (low + high) // 2
-            there = (await self._link.pipeline("list", [["ZRANGE", key, middle, middle, "REV"]]))[0]
+            there = (await self._redis.pipeline("list", [["ZRANGE", key, middle, middle, "REV"]]))[0]
             if there and there[0] >= name:
                 low = middle + 1
             else:

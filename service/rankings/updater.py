@@ -21,9 +21,9 @@ import orjson
 import structlog
 from prometheus_client.core import Metric
 
-from service.background import Running
-from service.forecasts.answer import Answer
+from service.background import BackgroundTask
 from service.forecasts.engine import Engine
+from service.forecasts.forecast_result import ForecastResult
 from service.metrics import gauge
 from service.problems import DamagedRecord, NotFound, Problem
 from service.settings import RankingSettings
@@ -49,11 +49,11 @@ _REMEMBERED: Final = 100_000
 _US: Final = 1_000_000
 
 
-class Ranking(Running):
+class RankingUpdater(BackgroundTask):
     """Follows changes and keeps the lists."""
 
-    def __init__(self, engine: Engine, link: RedisConnection, settings: RankingSettings) -> None:
-        self._engine, self._link = engine, link
+    def __init__(self, engine: Engine, redis: RedisConnection, settings: RankingSettings) -> None:
+        self._engine, self._redis = engine, redis
         self._horizon_us = settings.ranking_horizon_s * _US
         self._rate, self._silent_s = settings.ranking_forecasts, settings.ranking_silent_s
         self._most = settings.ranking_videos
@@ -110,7 +110,7 @@ class Ranking(Running):
                 flat = [part for video_id in due[start : start + _CHUNK] for part in (now_s, video_id)]
                 commands.append(["ZADD", keys.RANK_DUE, "LT", *flat])
             commands += [["GET", keys.RANK_AT], ["ZRANGE", keys.RANK_DUE, 0, 0, "WITHSCORES"]]
-            *_, refreshed, first = await self._link.pipeline("rank", commands)
+            *_, refreshed, first = await self._redis.pipeline("rank", commands)
             self._refreshed_s = None if refreshed is None else float(refreshed)
             self._due_s = scored(first)[0][1] if first else None
         except Problem:
@@ -122,23 +122,23 @@ class Ranking(Running):
         now_s = time.time()
         most = min(_ROUND, self._rate)
         due = (
-            await self._link.pipeline("rank", [["ZRANGE", keys.RANK_DUE, "-inf", now_s, "BYSCORE", "LIMIT", 0, most]])
+            await self._redis.pipeline("rank", [["ZRANGE", keys.RANK_DUE, "-inf", now_s, "BYSCORE", "LIMIT", 0, most]])
         )[0]
         if strange := [name for name in due if keys.member(name) is None]:
-            await self._link.pipeline("rank", unlist_commands(strange))
+            await self._redis.pipeline("rank", unlist_commands(strange))
             due = [name for name in due if keys.member(name) is not None]
         if not due:
             return 0
         claim = now_s + _CLAIM_S
         taken = ["ZADD", keys.RANK_DUE, "XX", "GT", *(part for name in due for part in (claim, name))]
-        await self._link.pipeline("rank", [taken])
+        await self._redis.pipeline("rank", [taken])
         horizons_us = (min(self._horizon_us, self._engine.active.forecaster.manifest.max_horizon_us),)
         answers = await asyncio.gather(
             *(self._engine.forecast(name.decode(), None, horizons_us) for name in due), return_exceptions=True
         )
         commands: list[Command] = []
         # Who was told to be due again meanwhile has changed again, and stays due.
-        still = (await self._link.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
+        still = (await self._redis.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, answer in zip(due, still, answers, strict=True):
             if isinstance(answer, NotFound | DamagedRecord):
                 commands += unlist_commands([name])
@@ -148,9 +148,9 @@ class Ranking(Running):
             elif not answer.stale:
                 commands += self._place(name, answer, unchanged=score is not None and float(score) >= claim)
         if commands:
-            await self._link.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
+            await self._redis.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
             if gone := await self._gone(due):
-                await self._link.pipeline("rank", unlist_commands(gone))
+                await self._redis.pipeline("rank", unlist_commands(gone))
             await self._trim()
         return len(due)
 
@@ -159,7 +159,7 @@ class Ranking(Running):
         found = await asyncio.gather(*(self._engine.exists(name.decode()) for name in names))
         return [name for name, there in zip(names, found, strict=True) if not there]
 
-    def _place(self, name: bytes, answer: Answer, *, unchanged: bool) -> list[Command]:
+    def _place(self, name: bytes, answer: ForecastResult, *, unchanged: bool) -> list[Command]:
         made = answer.forecast
         expected = float(made.quantiles[0, 1])
         row = {
@@ -189,7 +189,7 @@ class Ranking(Running):
 
     async def _trim(self) -> None:
         sets = [keys.rank(sort) for sort in keys.SORTS]
-        *sizes, waiting = await self._link.pipeline("rank", [["ZCARD", key] for key in (*sets, keys.RANK_DUE)])
+        *sizes, waiting = await self._redis.pipeline("rank", [["ZCARD", key] for key in (*sets, keys.RANK_DUE)])
         over: list[Command] = [
             ["ZPOPMIN", key, size - self._most] for key, size in zip(sets, sizes, strict=True) if size > self._most
         ]
@@ -198,15 +198,15 @@ class Ranking(Running):
             over.append(["ZPOPMAX", keys.RANK_DUE, excess])
         if not over:
             return
-        replies = await self._link.pipeline("rank", over)
+        replies = await self._redis.pipeline("rank", over)
         if excess > 0 and (unwatched := members(replies[-1])):
             # Nobody looks at these again before they change, so they must not stay on top with an old score.
-            await self._link.pipeline("rank", [["ZREM", keys.rank("rising"), *unwatched]])
+            await self._redis.pipeline("rank", [["ZREM", keys.rank("rising"), *unwatched]])
         dropped = sorted({name for reply in replies for name in members(reply)})
-        found = await self._link.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
+        found = await self._redis.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
         gone = [name for name, *scores in zip(dropped, *found, strict=True) if all(s is None for s in scores)]
         if gone:
-            await self._link.pipeline("rank", unlist_commands(gone))
+            await self._redis.pipeline("rank", unlist_commands(gone))
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:

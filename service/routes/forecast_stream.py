@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.http.visit import Visit
-from service.live.topic import Subscription
 from service.routes.parameters import context, query_numbers, video_id
 from service.routes.request_schemas import STREAM_QUERY
+from service.streaming.topic import Subscription
 
 router = APIRouter(tags=["live"])
 
@@ -37,8 +37,8 @@ async def watch_forecast(request: Request) -> Response:
     """
     parts = context(request, "predict", ("horizons_s",))
     identifier = video_id(request, parts)
-    horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
-    return _Events(await parts.live.subscribe(identifier, horizons_us, Visit.of(request).client))
+    horizons_us = parts.predictions.horizons(query_numbers(request, "horizons_s"))
+    return _Events(await parts.subscriptions.subscribe(identifier, horizons_us, Visit.of(request).client))
 
 
 class _Events(Response):

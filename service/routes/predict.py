@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.forecasts import forecast_json
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.visit import Visit
@@ -17,6 +16,7 @@ from service.problems import Problem
 from service.routes.parameters import context, key_name, request_key
 from service.routes.request_schemas import predict_body
 from service.store.store import AppliedRows
+from service.videos.video_json import prediction_json
 
 router = APIRouter(tags=["forecasts"])
 
@@ -36,14 +36,16 @@ async def post_predict(request: Request) -> Response:
     key = request_key(request)
     body = await read_json(request, parts.limits)
     if isinstance(body, list):
-        results = await parts.videos.predict_all(body, lambda: _check_write(parts, request), key_name(request), key)
+        results = await parts.predictions.predict_all(
+            body, lambda: _check_write(parts, request), key_name(request), key
+        )
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = await parts.videos.parse_prediction(body, key_name(request), key)
+    prediction = await parts.predictions.parse(body, key_name(request), key)
     if prediction.writes:
         _check_write(parts, request)
         Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}
-    answer, applied = await parts.videos.predict(prediction)
-    return Response(forecast_json.prediction_json(answer, applied), media_type="application/json")
+    result, applied = await parts.predictions.predict(prediction)
+    return Response(prediction_json(result, applied), media_type="application/json")
 
 
 def _check_write(parts: Context, request: Request) -> None:
@@ -51,7 +53,7 @@ def _check_write(parts: Context, request: Request) -> None:
     Visit.of(request).note = {}
 
 
-def _item(result: tuple[Answer, AppliedRows] | Problem) -> bytes:
+def _item(result: tuple[ForecastResult, AppliedRows] | Problem) -> bytes:
     if isinstance(result, Problem):
         return orjson.dumps(result.body())
-    return b'{"status":200,' + forecast_json.prediction_json(*result)[1:]
+    return b'{"status":200,' + prediction_json(*result)[1:]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from model.engagement.history import Mode
-from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoBody
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
 from service.store.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
+from service.videos.metadata import VideoBody
+from service.videos.request_bodies import CorrectionBody, PredictBody
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 _ID: Final = {"type": "string", "minLength": 1}

@@ -30,11 +30,11 @@ async def stream_events(socket: WebSocket) -> None:
         if parts.hosts is not None:
             parts.hosts.check(visit.host, visit.origin)
         parts.keys.check(socket, "ingest")
-        parts.producers.check_room(visit.client)
+        parts.row_sockets.check_room(visit.client)
     except Problem as problem:
         await socket.send_denial_response(problem_response(problem, visit))
         # The server logs an error for a handler that returns before the connection is gone.
         await asyncio.sleep(_LINGER_S)
         return
     await socket.accept()
-    await parts.producers.serve(socket, visit)
+    await parts.row_sockets.serve(socket, visit)

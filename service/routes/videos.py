@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.forecasts import forecast_json
+from service.forecasts.forecast_json import forecast_json
 from service.http.audit import told
 from service.http.bodies import read_json
 from service.http.responses import json_response
@@ -22,6 +22,7 @@ from service.routes.request_schemas import (
     correction_body,
     video_body,
 )
+from service.videos.video_json import video_fields
 
 router = APIRouter(tags=["videos"])
 
@@ -54,7 +55,7 @@ async def put_video(request: Request) -> Response:
 async def get_video(request: Request) -> Response:
     """Read a video back: metadata, counts, version."""
     parts = context(request, "predict")
-    return json_response(forecast_json.video(*await parts.videos.get(video_id(request, parts))))
+    return json_response(video_fields(*await parts.videos.get(video_id(request, parts))))
 
 
 @router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
@@ -95,9 +96,9 @@ async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
     parts = context(request, "predict", ("at", "horizons_s"))
     identifier = video_id(request, parts)
-    horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
-    answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return Response(forecast_json.forecast_json(answer), media_type="application/json")
+    horizons_us = parts.predictions.horizons(query_numbers(request, "horizons_s"))
+    result = await parts.predictions.forecast(identifier, query_time(request, "at"), horizons_us)
+    return Response(forecast_json(result), media_type="application/json")
 
 
 @router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
@@ -109,5 +110,5 @@ async def list_videos(request: Request) -> Response:
     parts = context(request, "predict", ("sort", "limit", "cursor"))
     sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
     order = parse_sort(sort)
-    page = await parts.listing.page(order, parse_limit(limit), parse_cursor(cursor, order))
+    page = await parts.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order))
     return json_response(page)

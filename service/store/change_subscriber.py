@@ -43,9 +43,13 @@ class ChangeSubscriber(Reading):
 
     def __init__(self, server: Server | str, deadline_s: float) -> None:
         super().__init__(server, deadline_s)
-        self.listeners: list[Listener] = []
+        self._listeners: list[Listener] = []
         self._decoder = msgspec.json.Decoder(list[Change])
         self._place: str | None = None
+
+    def on_change(self, listener: Listener) -> None:
+        """Call a listener about every change from now on."""
+        self._listeners.append(listener)
 
     async def _run(self) -> None:
         while True:
@@ -62,7 +66,7 @@ class ChangeSubscriber(Reading):
             except Exception:
                 # A fault of a listener must not end what all others live by.
                 log.exception("the stream of changes could not be followed")
-                for listener in self.listeners:
+                for listener in self._listeners:
                     listener.missed()
                 await asyncio.sleep(PAUSES_S[-1])
 
@@ -78,7 +82,7 @@ class ChangeSubscriber(Reading):
             self._place = last
         elif not oldest or stream_id(oldest[0][0]) <= stream_id(self._place):
             return
-        for listener in self.listeners:
+        for listener in self._listeners:
             listener.missed()
 
     async def _read(self) -> int:
@@ -92,6 +96,6 @@ class ChangeSubscriber(Reading):
             except (msgspec.DecodeError, UnicodeError):
                 log.warning("an entry of the stream of changes is not ours", id=self._place)
                 continue
-            for listener in self.listeners:
+            for listener in self._listeners:
                 listener.changed(changes)
         return len(entries)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics, gauge
 from service.problems import Unavailable
 from service.settings import StoreSettings
@@ -62,7 +62,7 @@ class StoreRefused(Exception):
     """The service does not start with this event store; the message says why."""
 
 
-class Health(Running):
+class Health(BackgroundTask):
     """The result of the last probe; ``reason`` says why the service is not ready, empty where it is."""
 
     def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.context import Context, build, new_metrics
+from service.context import Context
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import configuration
 from service.settings import Settings
 from service.times import now_us
+from service.wiring import build, new_metrics
 from tests.patience import Patience
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.redis_clients import connected

@@ -22,12 +22,12 @@ from model.bank.server import ServerBank
 from model.errors import BankError
 from model.forecast import Forecast, Request
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import Server
 from service.settings import Settings
 from service.store.redis.embedded_server import EmbeddedServer
+from service.wiring import build, new_metrics
 from tests.service.conftest import Starter
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.running import QUIET, T0, Live, live, wait_until

@@ -17,11 +17,11 @@ import pytest
 
 from model.bank import EmptyBank
 from model.errors import BankError
-from service.background import Running
-from service.context import new_metrics
+from service.background import BackgroundTask
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.models.shadow import Shadow
 from service.settings import Settings
+from service.wiring import new_metrics
 from tests.service.conftest import Starter
 from tests.service.deployment.test_deployment import Along, until
 from tests.service.running import T0, Process, is_dead, live, wait_until
@@ -113,7 +113,7 @@ def test_work_that_dies_is_counted_and_begun_again(fault: BaseException, monkeyp
     monkeypatch.setattr("service.background.REST_S", 0.01)
     died: list[str] = []
 
-    class Work(Running):
+    class Work(BackgroundTask):
         begun = 0
 
         async def _run(self) -> None:
@@ -124,7 +124,7 @@ def test_work_that_dies_is_counted_and_begun_again(fault: BaseException, monkeyp
 
     async def body() -> None:
         work = Work()
-        work.died = died.append
+        work.on_death = died.append
         work.start()
         async with asyncio.timeout(5):
             while work.begun < 3:
@@ -141,13 +141,13 @@ def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, mo
     monkeypatch.setattr("service.background.REST_S", 0.01)
     everything = {"labels": 100, "bank_after_s": 60, "ranking_forecasts": 5, "ingest_stream": True}
     with live(empty_redis, **everything, bundles=tmp_path) as service:
-        tasks = [task for work in service.context.background for task in work.running if not isinstance(task, Shadow)]
+        tasks = [task for work in service.context.background for task in work.tasks if not isinstance(task, Shadow)]
         names = {type(task).__name__ for task in tasks}
         assert names >= {
             "Health",
             "Readiness",
             "ChangeSubscriber",
-            "Ranking",
+            "RankingUpdater",
             "Adaptation",
             "Sampler",
             "Scorer",
@@ -173,7 +173,7 @@ def test_a_shadow_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def body() -> None:
         along, died = Along(), list[str]()
-        along.shadow.died = died.append
+        along.shadow.on_death = died.append
         for _ in range(2):
             along.shadow.begin(along.deployment)
             await asyncio.sleep(0)

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from model.errors import BundleError
-from service.context import new_metrics
 from service.models.warmup import warm_first
 from service.settings import Settings
+from service.wiring import new_metrics
 from tests.conftest import Mini
 from tests.service.deployment.test_deployment import deployed
 from tests.service.fakes import FakeForecaster

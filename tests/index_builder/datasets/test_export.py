@@ -28,13 +28,13 @@ from model.engagement.history import Mode
 from model.engagement.rows import cells_at
 from model.errors import DataError
 from model.features.tokens import Tokens, tokenize
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("view", "like", "comment", "share")

@@ -16,10 +16,10 @@ from index_builder.datasets.load import load_dataset
 from model.bundle import MANIFEST, load_bundle
 from model.engagement.types import RESERVED, check_types, metric_types
 from model.errors import BundleError, DataError
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.store import Store
+from service.wiring import new_metrics
 
 WORDS = (*RESERVED, "views")
 

@@ -148,9 +148,9 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 
 async def _snapshots(service: Live, names: list[str]) -> Any:
     # Through a store of its own: the service's belongs to another loop.
-    from service.context import new_metrics
     from service.store.functions import connect
     from service.store.store import Store
+    from service.wiring import new_metrics
 
     url = service.redis.connection_pool.connection_kwargs["path"]
     link = connect(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)

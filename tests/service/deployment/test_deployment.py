@@ -13,13 +13,13 @@ from typing import Any
 from model.engagement.history import History
 from model.engagement.video import Video
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.models.shadow import Shadow
 from service.settings import Settings
 from service.store.snapshot import Snapshot
+from service.wiring import build, new_metrics
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.running import QUIET, T0
 
@@ -77,21 +77,20 @@ class Along:
     def __init__(self, forecaster: FakeForecaster | None = None, **options: Any) -> None:
         self.settings = Settings(bundle=Path("unused"), **options)
         self.metrics = new_metrics(self.settings)
-        self.engine: Any = SimpleNamespace(observers=[], idle_s=1.0)
+        self.engine: Any = SimpleNamespace(idle_s=1.0)
         self.shadow = Shadow(self.engine, self.settings, self.metrics)
         self.forecaster = forecaster or FakeForecaster()
         self.deployment = deployed(self.forecaster, self.metrics)
-        self.told: list[Answer] = []
-        self.shadow.observers.append(self.told.append)
+        self.told: list[ForecastResult] = []
+        self.shadow.on_forecast(self.told.append)
 
     def answer(self) -> None:
         snapshot = Snapshot(1, Video("v", T0 * 1_000_000), History({}), None)
         request: Any = SimpleNamespace(
             video=snapshot.video, history=snapshot.history, now_us=T0 * 1_000_000, horizons_us=(1_000_000,)
         )
-        made = Answer(snapshot, FakeForecaster()._one(request), "active", False, False)
-        for observer in self.engine.observers:
-            observer(made)
+        made = ForecastResult(snapshot, FakeForecaster()._one(request), "active", False, False)
+        self.shadow.observe(made)
 
     def outcomes(self) -> dict[str, float]:
         (family,) = self.metrics.shadow_forecasts.collect()

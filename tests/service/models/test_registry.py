@@ -22,9 +22,9 @@ from safetensors.numpy import load_file, save_file
 
 from model.bundle import load_bundle, write_manifest
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.loading import load_model
 from service.settings import Settings
+from service.wiring import build, new_metrics
 from tests.service.running import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 from tests.service.test_real_bundle import COMMAND, closing_process

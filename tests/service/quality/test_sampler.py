@@ -51,7 +51,7 @@ def test_kept_once(empty_redis: str) -> None:
         assert world.outcomes() == {"kept": 1, "known": 1}
         other = World(empty_redis, world.clock)
         await keep(other, one)
-        assert other.outcomes() == {"known": 1} and await other.ledger.pending() == 1
+        assert other.outcomes() == {"known": 1} and await other.label_store.pending() == 1
         await other.link.close()
 
     with_world(empty_redis, work)
@@ -75,7 +75,7 @@ def test_forecasts_are_the_services_own(empty_redis: str) -> None:
         for _ in range(60):
             world.sampler.changed([("v", 1), ("w", 1)])
             await world.sampler.round()
-        assert await world.ledger.pending() == 0
+        assert await world.label_store.pending() == 0
         await sampled(world, P0 + H // 2)
         # 4 and 12 hours, and the third is longer than what is kept.
         assert world.outcomes() == {"kept": 4}
@@ -87,7 +87,9 @@ def test_forecasts_are_the_services_own(empty_redis: str) -> None:
         assert world.outcomes() == {"kept": 8}
         await sampled(world, P0 + 20 * H - H // 2, H // 3)
         assert world.outcomes() == {"kept": 16}, "steps end at 0.5, 2, 8 and 20 h"
-        found = [label for column in range(N_COLUMNS) for label in await world.ledger.due(column, P0 + 99 * H, 100)]
+        found = [
+            label for column in range(N_COLUMNS) for label in await world.label_store.due(column, P0 + 99 * H, 100)
+        ]
         assert {label.horizon_us for label in found} == {4 * H, 12 * H}
 
     with_world(empty_redis, work, label_horizons_s="14400,43200,86400", label_horizon_s=50_000)
@@ -124,7 +126,9 @@ def test_a_new_video_is_asked_before_its_first_row_and_at_its_moment_after_it(em
         assert world.outcomes() == {"kept": 20}
         await world.store.apply({name: [events(name, P0 + 25 * S, 10)] for name in names})
         await sampled(world, P0 + H // 2, 20 * S)
-        found = [label for column in range(N_COLUMNS) for label in await world.ledger.due(column, P0 + 99 * H, 100)]
+        found = [
+            label for column in range(N_COLUMNS) for label in await world.label_store.due(column, P0 + 99 * H, 100)
+        ]
         cold = [label for label in found if label.row == COLD]
         warm_s = [(label.now_us - P0) / S for label in found if label.row == 0]
         assert len(cold) == len(warm_s) == 20 and all(label.now_us < P0 + 20 * S for label in cold)
@@ -179,10 +183,10 @@ def test_room_is_bounded_and_shared_out(empty_redis: str) -> None:
             await keep(
                 world, *(answer(f"{step}.{i}", at_us=world.clock.now_us, horizons_us=(4 * H,)) for i in range(3))
             )
-        assert await world.ledger.pending() == 10
+        assert await world.label_store.pending() == 10
         assert world.outcomes() == {"kept": 10, "full": 110}
         await keep(world, answer("short", at_us=world.clock.now_us, horizons_us=(60 * S,)))
-        assert await world.ledger.pending() == 11
+        assert await world.label_store.pending() == 11
 
     with_world(empty_redis, work, labels=80)
 

@@ -15,7 +15,7 @@ from model.quantiles.adaptive import RAMP, STEPS, Adaptive
 from model.quantiles.calibration import N_COLUMNS, calibration_column
 from service.quality.label import labels_of
 from service.quality.label_store import Settlement, parse_adaptive
-from service.quality.report import Report
+from service.quality.report import QualityReport
 from service.store.keys import SAMPLING_LEASE
 from service.store.redis.lease import Lease
 from service.store.row import InputRow
@@ -36,11 +36,11 @@ def test_scores_are_what_they_say(empty_redis: str) -> None:
         await keep(world, *(answer(name, at_us=P0 + H, value=99, quantiles=(said,)) for name in "vw"))
         world.clock.now_us = P0 + 2 * H + 59 * S
         await world.scorer.sweep()
-        assert await world.ledger.pending() == 2, "the grace is not over"
+        assert await world.label_store.pending() == 2, "the grace is not over"
         world.clock.now_us = P0 + 2 * H + 60 * S
         await world.scorer.sweep()
-        assert world.outcomes() == {"kept": 2, "scored": 2} and await world.ledger.pending() == 0
-        scores = (await world.tally()).scores()
+        assert world.outcomes() == {"kept": 2, "scored": 2} and await world.label_store.pending() == 0
+        scores = (await world.score_sums()).scores()
         upper = np.log2(3)
         loss = [
             (0.1 * 2 + 0.5 * 1 + 0.9 * (2 - upper)) / 3,
@@ -78,8 +78,8 @@ def test_two_replicas_score_each_label_once(empty_redis: str) -> None:
         counts = Counter[str]()
         for replica in replicas:
             counts.update(replica.outcomes())
-        assert counts["scored"] == 150 and (await world.tally()).scores()["labels"] == 150
-        assert parse_adaptive(await world.ledger.adaptive("m1")).outcomes == 150
+        assert counts["scored"] == 150 and (await world.score_sums()).scores()["labels"] == 150
+        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 150
         for replica in replicas[1:]:
             await replica.link.close()
 
@@ -95,16 +95,16 @@ def test_a_settlement_is_all_or_nothing(empty_redis: str) -> None:
         world.clock.now_us = P0 + H
         await keep(world, answer("a", at_us=P0 + H), answer("b", at_us=P0 + H))
         column = int(calibration_column(np.array([3600.0]))[0])
-        one, two = await world.ledger.due(column, P0 + 9 * H, 10)
-        assert await world.ledger.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
+        one, two = await world.label_store.due(column, P0 + 9 * H, 10)
+        assert await world.label_store.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
         for stale in (
             Settlement([one, two], {"1:1:n": 2.0}, "{}", "{1}"),
             Settlement([two], {"1:1:n": 1.0}, "", "{1}"),
         ):
-            assert not await world.ledger.settle(column, stale, P0)
-        assert (await world.tally()).cells == {(1, 1): {"n": 1.0}} and await world.ledger.pending() == 1
-        assert await world.ledger.settle(column, Settlement([two], {"1:1:n": 1.0}, "{}", "{}"), P0)
-        assert (await world.tally()).cells == {(1, 1): {"n": 2.0}}
+            assert not await world.label_store.settle(column, stale, P0)
+        assert (await world.score_sums()).cells == {(1, 1): {"n": 1.0}} and await world.label_store.pending() == 1
+        assert await world.label_store.settle(column, Settlement([two], {"1:1:n": 1.0}, "{}", "{}"), P0)
+        assert (await world.score_sums()).cells == {(1, 1): {"n": 2.0}}
 
     with_world(empty_redis, work)
 
@@ -142,10 +142,10 @@ def test_deleted_and_replaced_videos_drop_out(empty_redis: str) -> None:
         await world.store.register("b", Registration(P0 + S, "{}"))
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
-        scores = (await world.tally()).scores()
+        scores = (await world.score_sums()).scores()
         assert (scores["labels"], scores["gone"]) == (0, 2) and scores["nmse"] is None
         assert world.outcomes() == {"kept": 2, "gone": 2}
-        assert await world.ledger.adaptive("m1") == ""
+        assert await world.label_store.adaptive("m1") == ""
 
     with_world(empty_redis, work)
 
@@ -161,10 +161,10 @@ def test_a_counter_is_waited_for_and_then_given_up(empty_redis: str) -> None:
         await keep(world, *(answer(name, at_us=P0 + 10 * H, horizons_us=(10 * H,)) for name in ("late", "never")))
         world.clock.now_us = P0 + 20 * H + 60 * S
         await world.scorer.sweep()
-        assert world.outcomes() == {"kept": 2} and await world.ledger.pending() == 2
+        assert world.outcomes() == {"kept": 2} and await world.label_store.pending() == 2
         await world.store.apply({"late": [counted("late", P0 + 20 * H + 50 * S, 200)]})
         await world.scorer.sweep()
-        assert await world.ledger.pending() == 2, "looked at again after a fiftieth of the horizon"
+        assert await world.label_store.pending() == 2, "looked at again after a fiftieth of the horizon"
         world.clock.now_us = P0 + 20 * H + 15 * 60 * S
         await world.scorer.sweep()
         assert world.outcomes() == {"kept": 2, "scored": 1}
@@ -184,8 +184,8 @@ def test_days_that_are_past_are_shown_no_more(empty_redis: str) -> None:
         await world.scorer.sweep()
         for days, labels in ((0, 1), (1, 1), (2, 0)):
             world.clock.now_us = P0 + 3 * H + days * DAY
-            assert (await world.tally()).scores()["labels"] == labels
-        assert await Report(world.ledger, world.settings, world.clock).read("m1") == {
+            assert (await world.score_sums()).scores()["labels"] == labels
+        assert await QualityReport(world.label_store, world.settings, world.clock).read("m1") == {
             "model_version": "m1",
             "days": 2,
             "adaptive": True,
@@ -236,7 +236,7 @@ def test_intervals_stay_where_they_are_when_that_is_switched_off(empty_redis: st
         await world.scorer.sweep()
         await world.adaptation.refresh()
         assert world.forecaster.factors is None and world.adaptation.factors("m1") is None
-        assert parse_adaptive(await world.ledger.adaptive("m1")).outcomes == 3
+        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 3
 
     with_world(empty_redis, work, adaptive=False)
 
@@ -299,8 +299,8 @@ def test_adaptive_states_are_told_apart_by_model(empty_redis: str) -> None:
         await keep(world, answer(at_us=P0 + H), answer(at_us=P0 + H, model="m2"))
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
-        assert list(await world.ledger.tallies(P0 + 3 * H)) == ["m2", "m1"]
-        assert [parse_adaptive(await world.ledger.adaptive(m)).outcomes for m in ("m1", "m2", "m3")] == [1, 1, 0]
+        assert list(await world.label_store.scores_by_model(P0 + 3 * H)) == ["m2", "m1"]
+        assert [parse_adaptive(await world.label_store.adaptive(m)).outcomes for m in ("m1", "m2", "m3")] == [1, 1, 0]
         assert (parse_adaptive("").factors() == Adaptive.new().factors()).all()
         assert N_COLUMNS == 8
 

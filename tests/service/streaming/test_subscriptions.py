@@ -17,12 +17,12 @@ import httpx
 import pytest
 import redis
 
-from service.live import topic
-from service.live.topic import Subscription
 from service.store import keys
 from service.store.change_publisher import Change
 from service.store.change_subscriber import ChangeSubscriber
 from service.store.redis.embedded_server import EmbeddedServer
+from service.streaming import topic
+from service.streaming.topic import Subscription
 from tests.service.fakes import FakeForecaster
 from tests.service.running import T0, Live, Process, live, wait_until
 
@@ -130,8 +130,8 @@ def test_one_forecast_serves_all_who_watch(empty_redis: str) -> None:
                 watch.wait_views(1)
             assert sum(model.batches) == 2
             assert "m3tr_stream_subscribers 20.0" in service.http.get("/metrics").text
-        wait_until(lambda: service.context.live.subscribers == 0)
-        assert service.context.live._topics == {}
+        wait_until(lambda: service.context.subscriptions.subscribers == 0)
+        assert service.context.subscriptions._topics == {}
         service.post("/events", [VIEW])
         time.sleep(0.3)
         assert sum(model.batches) == 2
@@ -187,7 +187,7 @@ def test_errors_before_the_start_are_problems(service: Live, path: str, status: 
     answer = service.http.get(path)
     assert answer.status_code == status and answer.json()["field"] == field
     assert answer.headers["content-type"] == "application/problem+json"
-    assert service.context.live.subscribers == 0
+    assert service.context.subscriptions.subscribers == 0
 
 
 def test_a_fault_at_the_start_is_told_and_leaves_nothing(empty_redis: str) -> None:
@@ -198,7 +198,7 @@ def test_a_fault_at_the_start_is_told_and_leaves_nothing(empty_redis: str) -> No
         with ThreadPoolExecutor(5) as pool:
             answers = list(pool.map(lambda _: service.http.get("/videos/v/forecast/stream"), range(5)))
         assert {answer.status_code for answer in answers} == {500}
-        assert service.context.live.subscribers == 0 and service.context.live._topics == {}
+        assert service.context.subscriptions.subscribers == 0 and service.context.subscriptions._topics == {}
 
 
 def test_there_is_room_for_so_many(empty_redis: str) -> None:
@@ -208,7 +208,7 @@ def test_there_is_room_for_so_many(empty_redis: str) -> None:
             refused = service.http.get("/videos/v/forecast/stream")
             assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
             assert refused.json()["retryable"] is True
-        wait_until(lambda: service.context.live.subscribers == 0)
+        wait_until(lambda: service.context.subscriptions.subscribers == 0)
         with watching(service, count=2) as watches:
             watches[1].wait(lambda event: True)
 
@@ -265,7 +265,7 @@ class Ear:
 def follow(url: str, work: Callable[[ChangeSubscriber, Ear, redis.Redis], Any]) -> Ear:
     async def body() -> Ear:
         ear, changes = Ear(), ChangeSubscriber(url, 2)
-        changes.listeners.append(ear)
+        changes.on_change(ear)
         changes.start()
         try:
             with redis.Redis.from_url(url) as client:

@@ -13,12 +13,12 @@ from typing import Final
 import structlog
 
 from model.bank.tombstone import tombstone
-from service.forecasts.answer import Answer
-from service.live.push import Push
-from service.live.topic import Subscription, Topic, end_event
+from service.forecasts.forecast_result import ForecastResult
 from service.problems import Internal, OverShare, Problem, Unavailable, separate
 from service.settings import StreamSettings
 from service.store.change_publisher import Change
+from service.streaming.pacing import PacedSlots
+from service.streaming.topic import Subscription, Topic, end_event
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +32,11 @@ class ForecastSubscriptions:
 
     def __init__(
         self,
-        forecast: Callable[[str, None, tuple[int, ...]], Awaitable[Answer]],
-        encode: Callable[[Answer], bytes],
+        forecast: Callable[[str, None, tuple[int, ...]], Awaitable[ForecastResult]],
+        encode: Callable[[ForecastResult], bytes],
         settings: StreamSettings,
         *,
-        in_flight: int,
+        in_progress: int,
         share: float = 1,
     ) -> None:
         self._forecast, self._encode = forecast, encode
@@ -44,7 +44,7 @@ class ForecastSubscriptions:
         self._most = settings.stream_subscribers
         self._most_of_one = max(1, int(self._most * share))
         self._of: Counter[bytes] = Counter()
-        self._push = Push(in_flight)
+        self._slots = PacedSlots(in_progress)
         self._topics: dict[str, dict[tuple[int, ...], Topic]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -122,7 +122,7 @@ class ForecastSubscriptions:
 
     def _open(self, key: Key) -> Topic:
         async def make() -> tuple[int, bytes]:
-            async with self._push:
+            async with self._slots:
                 answer = await self._forecast(key[0], None, key[1])
             self.forecasts += 1
             version = answer.snapshot.version

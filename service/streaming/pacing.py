@@ -13,7 +13,7 @@ _AT_ONCE_S: Final = 0.05
 """Seconds of work after which the rest is taken."""
 
 
-class Push:
+class PacedSlots:
     """At most ``places`` forecasts under way; after ``_AT_ONCE_S`` of work, none begins for as long."""
 
     def __init__(self, places: int) -> None:
