@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.growth.curve_kernels import N_AGE_BUCKETS
-from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
+from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
 from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
 from model.quantiles.head import N_BASIS, grid_growth
 
@@ -163,11 +163,11 @@ def test_a_state_of_an_earlier_release_is_read() -> None:
 
 def test_what_is_agreed_lies_between_honest_states() -> None:
     honest = [all_missed_above(RAMP + i) for i in range(VOTERS)]
-    assert (agreed(honest[1:]) == 0).all(), "too few"
-    assert (agreed([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), "one has seen too little to count"
+    assert (median_logs(honest[1:]) == 0).all(), "too few"
+    assert (median_logs([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), "one has seen too little to count"
     logs = [float(state.logs()[1, 1, 1]) for state in honest]
     for liar in (all_missed_above(5000), Adaptive(-9 * np.ones(2), *_nothing(), 5000)):
-        between = float(agreed([*honest, liar])[1, 1, 1])
+        between = float(median_logs([*honest, liar])[1, 1, 1])
         assert min(logs) <= between <= max(logs)
 
 

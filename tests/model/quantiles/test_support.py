@@ -19,7 +19,7 @@ from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s
-from model.quantiles.support import N_AGES, N_LEVELS, Support, age_row
+from model.quantiles.support import N_AGES, N_LEVELS, Support, support_row
 from tests.conftest import Mini
 from tests.model.histories import NOW_US, artificial, series
 
@@ -93,8 +93,8 @@ def test_a_burst_is_named_and_answered_with_a_wide_interval(forecaster: Forecast
     low, _, high = growth_of(answer)[1]
     support = Support.of(forecaster._weights)
     day = int(np.searchsorted(grid_s(forecaster.manifest.max_horizon_us / SECOND_US), 86_400.0)) - 1
-    usual = support.usual[age_row(np.array([3600.0]))[0], day]
-    most = support.most[age_row(np.array([3600.0]))[0], 16, day]
+    usual = support.usual[support_row(np.array([3600.0]))[0], day]
+    most = support.most[support_row(np.array([3600.0]))[0], 16, day]
     assert low <= usual[0] + 0.05
     assert high >= min(usual[1], most) - 0.05
 
