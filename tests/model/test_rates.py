@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from model.features.tokens import LOG_AGE_OFFSET_S
-from model.rates import HOUR_S, KNOTS, N_WAVES, Moments, Rates, in_next_hour, knot_weights, slope_horizon_s, waves
+from model.rates import HOUR_S, KNOTS, N_WAVES, RateInputs, Rates, in_next_hour, knot_weights, slope_horizon_s, waves
 
 DAY_S = 24 * HOUR_S
 
 
-def moments(n: int = 500, seed: int = 0) -> Moments:
+def moments(n: int = 500, seed: int = 0) -> RateInputs:
     rng = np.random.default_rng(seed)
     age_s = np.exp(rng.uniform(np.log(60), np.log(30 * DAY_S), n))
     views = np.floor(10 ** rng.uniform(0, 5, n))
     slope = views * rng.uniform(0, 0.2, n)
     wave = waves(rng.uniform(0, 1e9, n), age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
     counts = np.stack([views, np.floor(views * 0.1)], 1)
-    return Moments(age_s, rng.random(n) < 0.1, slope, slope * rng.uniform(0, 3, n), wave, views, counts)
+    return RateInputs(age_s, rng.random(n) < 0.1, slope, slope * rng.uniform(0, 3, n), wave, views, counts)
 
 
 def rates(metric: tuple[int, ...] = (0,), bounds: tuple[float, float] = (0.0, np.inf)) -> Rates:

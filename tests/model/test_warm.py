@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
 from model import warm
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from model.engagement.bins import HOUR_US
 from model.forecast import Request
 from model.forecaster import Forecaster
@@ -52,7 +52,7 @@ types = forecaster.manifest.types
 for history in histories[1:]:
     video = data.videos[-1]
     published = np.array([video.published_us])
-    past = Past([video], published, types, *rows_of([history], [video.published_us], [video.published_us + HOUR_US], types))
+    past = ObservedVideos([video], published, types, *rows_of([history], [video.published_us], [video.published_us + HOUR_US], types))
     assert list(entries(forecaster, past, now, content=lambda v: forecaster.content([video])))
 forecaster.close()
 late = compiled() - ahead
