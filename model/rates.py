@@ -112,9 +112,9 @@ class RateInputs:
 class Rates:
     """The fitted model of rates; see the module.
 
-    ``log_factor`` (2, len(KNOTS), K) float64, log c of each type by age, the second one for cold starts; ``day`` (N_WAVES, K), the weights of
-    the waves, which cold starts do not use; ``share`` (K,), each type's usual share of the metric; ``metric``, the types that the metric
-    counts; ``bounds``, the smallest and the largest ratio to the median of the next hour.
+    ``log_factor`` (2, len(KNOTS), K) float64, log c of each type by age, the second one for cold starts; ``day`` (N_WAVES, K), the weights
+    of the waves, which cold starts do not use; ``share`` (K,), each type's usual share of the metric; ``metric``, the types that the
+    metric counts; ``bounds``, the smallest and the largest ratio to the median of the next hour.
     """
 
     log_factor: Floats
