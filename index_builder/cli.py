@@ -234,9 +234,9 @@ def replay(
     """
     from index_builder.replay.replay import replay as run
 
-    tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
-    typer.echo(str(tally))
-    if tally.rejected or tally.refused:
+    counts = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
+    typer.echo(str(counts))
+    if counts.rejected or counts.refused:
         raise typer.Exit(1)
 
 

@@ -26,7 +26,7 @@ from index_builder.bundles.index import index
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from index_builder.progress import progress
-from index_builder.replay.client import Client, ServiceError, iso
+from index_builder.replay.client import Client, ServiceError, iso8601
 from index_builder.replay.replay import Replay
 from index_builder.replay.service_process import serving
 from index_builder.simulation.simulate import DEFAULT_START_US, simulate
@@ -83,7 +83,7 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
     began = time.perf_counter()
     with _step(console, 1, f"simulate {videos} videos over {DAYS} days (synthetic data)"):
         simulate(folder / "data", videos=videos, seed=seed, days=DAYS)
-    with _step(console, 2, f"train on what was known on {iso(AS_OF_US)[:10]}"):
+    with _step(console, 2, f"train on what was known on {iso8601(AS_OF_US)[:10]}"):
         bundle, data_path = folder / "bundle", folder / "data"
         train(
             data_path, as_of_us=AS_OF_US, metric=METRIC, out=bundle, device="auto", epochs=None, seed=seed, config=None
@@ -147,11 +147,11 @@ def _live(data: DataSet, client: Client) -> tuple[list[Case], str]:
     with progress("replay", stream.remaining()) as bar:
         for cut_us in (*CUTS_US, None):
             start = time.perf_counter()
-            tally = stream.play(cut_us, bar=bar)
+            counts = stream.play(cut_us, bar=bar)
             spent_s += time.perf_counter() - start
-            sent, registered = sent + tally.sent, registered + tally.videos
-            if tally.rejected or tally.duplicate or tally.parked:
-                raise ServiceError(f"the service did not take every row: {tally}")
+            sent, registered = sent + counts.sent, registered + counts.videos
+            if counts.rejected or counts.duplicate or counts.parked:
+                raise ServiceError(f"the service did not take every row: {counts}")
             if cut_us is not None:
                 start = time.perf_counter()
                 cases += _ask(data, client, cut_us)
@@ -172,7 +172,7 @@ def _ask(data: DataSet, client: Client, cut_us: int) -> list[Case]:
         answer = client.forecast(data.videos[video].video_id, cut_us, HORIZONS_S)
         if answer["value_now"] != now[video]:
             raise ServiceError(
-                f"video {data.videos[video].video_id} at {iso(cut_us)}: the service counts {answer['value_now']:g} "
+                f"video {data.videos[video].video_id} at {iso8601(cut_us)}: the service counts {answer['value_now']:g} "
                 f"{METRIC}, the rows say {now[video]}"
             )
         age_h = (cut_us - data.published_us[video]) / HOUR_US
@@ -199,7 +199,7 @@ def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
         asked = [case for case in cases if case.cut_us == cut_us]
         known = sorted({case.video for case in asked if case.now > 0}) or sorted({case.video for case in asked})
         shown = {known[round(place)] for place in np.linspace(0, len(known) - 1, _SHOWN)} if known else set()
-        title = f"asked at {iso(cut_us)[:16].replace('T', ' ')} UTC, {METRIC} now and later"
+        title = f"asked at {iso8601(cut_us)[:16].replace('T', ' ')} UTC, {METRIC} now and later"
         console.print(_table(title, data, [case for case in asked if case.video in shown], console.width >= _WIDE))
     happened = np.log2(1 + np.array([case.happened for case in cases]))
     model = np.abs(np.log2(1 + np.array([case.middle for case in cases])) - happened).mean()

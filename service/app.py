@@ -99,6 +99,7 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
     app.add_middleware(
         Shedding,
         settings=context.settings,
+        prefix=context.settings.root_path,
         metrics=context.metrics,
         lifecycle=context.lifecycle,
         keys=context.keys,

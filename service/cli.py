@@ -17,8 +17,8 @@ from service.deployment.loading import load_model
 from service.environment import PREFIX, service_links, unknown
 from service.server import serve
 from service.settings import Settings
+from service.store.health import StoreRefused
 from service.store.redis.embedded_server import EmbeddedError
-from service.store.redis.health import StoreRefused
 
 _OTHERS = ("M3TR_TEST_DATA",)
 """Variables of ours that are no settings of the service."""
@@ -44,7 +44,7 @@ def run(
         settings = Settings(**given)
         _tell_names()
         metrics = new_metrics(settings)
-        deployment = load_model(settings, metrics)
+        deployment = load_model(settings, settings, metrics)
         try:
             serve(settings, metrics, deployment)
         finally:

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from service.background import Background
 from service.bank.admission import BankAdmission
 from service.deployment.deployment import Deployment
+from service.deployment.loading import load_model
 from service.forecasts import forecast_json
 from service.forecasts.engine import Engine
 from service.forecasts.handler import ForecastHandler
@@ -42,8 +43,9 @@ from service.rankings.updater import Ranking
 from service.readiness import Readiness
 from service.settings import Settings
 from service.store.change_subscriber import ChangeSubscriber
+from service.store.functions import connect
+from service.store.health import Health
 from service.store.redis.connection import RedisConnection
-from service.store.redis.health import Health
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import Store
 from service.times import now_us
@@ -103,19 +105,20 @@ def build(
 ) -> Context:
     """Put a service together around the deployment that answers first."""
     manifest = deployment.forecaster.manifest
-    link = RedisConnection(
+    link = connect(
         redis_url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=settings.store_connections
     )
-    health = Health(link, settings)
+    health = Health(link, settings, settings.future_skew_s)
     metrics.watch(health.readings)
     turns = Turns()
     store = Store(link, settings, metrics, manifest.types, turns)
     histories = SnapshotCache(store, settings.cache_videos)
-    engine = Engine(deployment, histories, settings, metrics, clock)
+    engine = Engine(deployment, histories, settings, metrics, clock, cache_videos=settings.cache_videos)
     models = ModelRegistry(
         engine,
         Shadow(engine, settings, metrics),
         ActiveVersion(link, enabled=settings.bundles is not None),
+        lambda folder, encoder: load_model(settings, settings, metrics, folder, encoder),
         settings,
         metrics,
     )
@@ -123,17 +126,27 @@ def build(
     # Without keys, all are one client.
     share = settings.label_share if settings.keys() else 1.0
     ledger = LabelStore(link, room=settings.labels, days=settings.quality_days, share=share)
-    forgetting = Forgetting(engine, store, store.forgotten, ledger, link, settings)
+    forgetting = Forgetting(engine, store, store.forgotten, ledger, link, embedded=settings.redis_url is None)
     models.prepare.append(forgetting.prepare)
     catalog = AcceptedTypes(manifest.types)
     parser = RowParser(catalog, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
     writer = GroupCommitQueue(
-        store, round_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
+        store, commit_rows=settings.ingest_round_rows, queue_rows=settings.ingest_queue_rows, parking=parking
     )
     ingest = IngestHandler(parser, BatchDecoder(catalog, settings, clock), writer, metrics, turns, settings)
     videos = ForecastHandler(
-        store, histories, engine, forgetting, ingest, parser, catalog, settings, metrics, manifest.max_horizon_us
+        store,
+        histories,
+        engine,
+        forgetting,
+        ingest,
+        parser,
+        catalog,
+        settings,
+        metrics,
+        max_horizon_us=manifest.max_horizon_us,
+        max_id_length=settings.max_id_length,
     )
     limits = Limits(
         settings.max_body_bytes,
@@ -146,7 +159,11 @@ def build(
     hosts = None if keys else Hosts([settings.host, *settings.allowed_hosts])
     budget = Budget(settings.body_memory_bytes)
     live = ForecastSubscriptions(
-        engine.forecast, forecast_json.forecast_json, settings, share=settings.stream_share if keys else 1
+        engine.forecast,
+        forecast_json.forecast_json,
+        settings,
+        in_flight=max(1, settings.batch_forecasts // 2),
+        share=settings.stream_share if keys else 1,
     )
     producers = RowSockets(
         ingest,
@@ -189,7 +206,7 @@ def build(
     if settings.labels:
         background += quality_work(ledger, store.forgotten, store, link, models, changes, settings, metrics, clock)
     if settings.bank_after_s:
-        maturing = BankAdmission(engine, store, link, settings, metrics, clock)
+        maturing = BankAdmission(engine, store, link, settings, metrics, clock, bundle=settings.bundle)
         changes.listeners.append(maturing)
         background.append(maturing)
     if settings.retention_days:

@@ -26,6 +26,7 @@ from service.problems import Problem, Unavailable
 from service.settings import Settings
 from service.store import keys
 from service.store.format import FormatError, check_format
+from service.store.functions import connect
 from service.store.quarantine import Damaged
 from service.store.redis.connection import RedisConnection
 from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
@@ -66,7 +67,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     chosen: dict[str, Any] = {"bundle": Path("unused"), "store_deadline_ms": 30_000}
     settings = Settings(**chosen)
     metrics = new_metrics(settings)
-    link = RedisConnection(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    link = connect(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:
         with suppress(Unavailable):
             # A store that takes no writes can be read all the same, and is not stamped.

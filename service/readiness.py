@@ -21,8 +21,8 @@ from service.forecasts.engine import Engine
 from service.lifecycle import Lifecycle
 from service.metrics import gauge
 from service.problems import Unavailable
-from service.settings import Settings
-from service.store.redis.health import Health
+from service.settings import ForecastSettings
+from service.store.health import Health
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Asked:
 class Readiness(Running):
     """Looks at model and bank; what the event store is like is ``health``'s."""
 
-    def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: Settings) -> None:
+    def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: ForecastSettings) -> None:
         self._health, self._engine, self._lifecycle = health, engine, lifecycle
         self._model = Asked(engine.try_model, settings.request_deadline_ms / 1000)
         self._bank = Asked(self._count, settings.request_deadline_ms / 1000)
@@ -84,7 +84,7 @@ class Readiness(Running):
         active = self._engine.active
         bank: Word = "down" if active.bank.down or self._bank.error else "ok"
         model: Word = "down" if self.model_error else "ok"
-        return {**self._health.told(), "model": model, "bank": bank, "model_version": active.version}
+        return {**self._health.summary(), "model": model, "bank": bank, "model_version": active.version}
 
     @property
     def model_error(self) -> str | None:

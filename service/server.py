@@ -22,15 +22,15 @@ import uvicorn
 from service.app import create_app
 from service.context import Context, build
 from service.deployment.deployment import Deployment
-from service.http.connections import Connections, room
-from service.http.protocol import Line, protocols
+from service.http.connections import ConnectionLimits, Connections, connection_limit
+from service.http.protocol import protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.models.warmup import warm_first
 from service.settings import Settings
 from service.store import format
+from service.store.health import check_at_start
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.redis.health import check_at_start
 
 log = structlog.get_logger(__name__)
 
@@ -160,10 +160,10 @@ class Watchdog(threading.Thread):
 def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
     """How the service is served."""
     settings = context.settings
-    connections = Connections(room(settings))
+    connections = Connections(connection_limit(settings, settings.store_connections))
     context.metrics.watch(connections.readings)
     http, websocket = protocols(
-        Line(
+        ConnectionLimits(
             connections,
             settings.max_header_bytes,
             settings.head_deadline_ms / 1000,
@@ -229,7 +229,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
         log.info(
-            "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
+            "ready to forecast",
+            model_version=deployment.version,
+            seconds=round(warm_first(deployment, settings.bundle), 1),
         )
         context = build(settings, metrics, deployment, redis_url)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)

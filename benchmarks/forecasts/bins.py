@@ -37,7 +37,7 @@ from index_builder.cli import parse_time
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import intensity_of, states_after, tokens_of
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from index_builder.scoring.metrics import score
 from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
@@ -138,7 +138,7 @@ def main() -> None:
         held, past = np.flatnonzero(published > as_of), np.flatnonzero(published <= as_of)[-LEARNED_ON:]
         end = seen.data.last_us() or 0
         asked, learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
-        queries = cut(seen, held, (1.0, 6.0), (24.0, 72.0), end)
+        queries = cut_queries(seen, held, (1.0, 6.0), (24.0, 72.0), end)
         y, now = queries.pairs.growth, queries.pairs.value_now
         print(
             f"{len(past)} videos for the two factors, {len(held)} held out, {len(asked.counts):,} default tokens",

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import Spans
-from index_builder.training.rates import ask, spans
+from index_builder.training.rate_spans import ask, spans
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.forecaster import Forecaster

@@ -32,7 +32,7 @@ from index_builder.cascade.fit import hawkes_growth
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import Likelihood, likelihoods
-from index_builder.samples.queries import Pairs, Queries, cut
+from index_builder.samples.queries import Pairs, Queries, cut_queries
 from index_builder.training.train import train
 from model.bundle import load_bundle
 
@@ -158,9 +158,11 @@ def main() -> None:
         mine = set(pq.read_table(args.data / "videos.parquet", columns=["video_id"])["video_id"].to_pylist())
         videos = np.array([v.video_id in mine for v in seen.data.videos])
         published = seen.data.published_us
-        asked = cut(seen, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max)
+        asked = cut_queries(
+            seen, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max
+        )
         old = np.flatnonzero(videos & (published < start))
-        past = cut(seen, old, AGES_H, HORIZONS_H, start)
+        past = cut_queries(seen, old, AGES_H, HORIZONS_H, start)
         print(f"{len(np.unique(past.video))} cascades learned from, {len(np.unique(asked.video))} forecast", flush=True)
         growths = simple(past.pairs, asked.pairs)
         for name, of_increment in (("power-law Hawkes", True), ("power-law Hawkes, fitted as in the model", False)):

@@ -34,8 +34,8 @@ import redis
 from service.context import new_metrics
 from service.settings import Settings
 from service.store.commit import CommitChunk
-from service.store.redis.connection import RedisConnection
-from service.store.row import Row
+from service.store.functions import connect
+from service.store.row import InputRow
 from service.store.row_batch import RowBatch
 from service.store.store import Store
 
@@ -183,7 +183,7 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
     """Registers videos of ages between a minute and 30 days, straight in the store: PUT would take minutes."""
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
-    link = RedisConnection(url, metrics, deadline_s=60, connections=2)
+    link = connect(url, metrics, deadline_s=60, connections=2)
     store = Store(link, settings, metrics)
     ages = np.exp(np.random.default_rng(seed).uniform(np.log(60), np.log(30 * 86400), videos))
     published = ((time.time() - ages) * 1e6).astype(int).tolist()
@@ -194,10 +194,10 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
             )
             for i in range(first, min(first + 1000, videos))
         ]
-        await store._call(shares, {"strict": True})
+        await store._applier.call(shares, {"strict": True})
         # Live: each has had a row, and remembers its id.
         rows = [
-            Row(0, name(i), published[i] + 50_000_000, "events", (("view", 1),), 0, f"first-{i}")
+            InputRow(0, name(i), published[i] + 50_000_000, "events", (("view", 1),), 0, f"first-{i}")
             for i in range(first, min(first + 1000, videos))
         ]
         await store.ingest([RowBatch.of(rows)])

@@ -23,10 +23,10 @@ from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_st
 from service.context import new_metrics
 from service.forecasts.request_bodies import VideoBody
 from service.settings import Settings
+from service.store.functions import connect
 from service.store.keys import video_prefix
-from service.store.redis.connection import RedisConnection
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +52,11 @@ class Measured:
 
     def __init__(self, url: str) -> None:
         settings = Settings(bundle=Path("unused"))
-        self.link = RedisConnection(url, new_metrics(settings), deadline_s=60, connections=4)
+        self.link = connect(url, new_metrics(settings), deadline_s=60, connections=4)
         self.store = Store(self.link, settings, new_metrics(settings))
         self.redis = redis.Redis.from_url(url)
 
-    async def put(self, video_id: str, published_us: int, rows: list[Row], **metadata: object) -> None:
+    async def put(self, video_id: str, published_us: int, rows: list[InputRow], **metadata: object) -> None:
         body = VideoBody.model_validate({"published_at": published_us / 1e6, **metadata})
         await self.store.register(video_id, body.registration())
         for first in range(0, len(rows), 5000):
@@ -81,13 +81,13 @@ def snapshots(data: DataSet, v: int) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def as_counters(video_id: str, seen: dict[str, list[tuple[int, int]]]) -> list[Row]:
-    return [Row(0, video_id, t, "counters", ((kind, n),)) for kind, points in seen.items() for t, n in points]
+def as_counters(video_id: str, seen: dict[str, list[tuple[int, int]]]) -> list[InputRow]:
+    return [InputRow(0, video_id, t, "counters", ((kind, n),)) for kind, points in seen.items() for t, n in points]
 
 
 def as_events(
     video_id: str, published_us: int, seen: dict[str, list[tuple[int, int]]], chance: np.random.Generator
-) -> list[Row]:
+) -> list[InputRow]:
     rows = []
     for kind, points in seen.items():
         ages = np.array([0, *(t - published_us for t, _ in points)])
@@ -96,13 +96,13 @@ def as_events(
         expected = np.diff(np.interp(edges, ages, totals))
         for start_us, count in zip(edges, chance.poisson(expected), strict=False):
             if count:
-                rows.append(Row(0, video_id, published_us + int(start_us), "events", ((kind, int(count)),)))
+                rows.append(InputRow(0, video_id, published_us + int(start_us), "events", ((kind, int(count)),)))
     return rows
 
 
-def popular(video_id: str, published_us: int, bins: int) -> list[Row]:
+def popular(video_id: str, published_us: int, bins: int) -> list[InputRow]:
     return [
-        Row(
+        InputRow(
             0,
             video_id,
             published_us + int(bin_start_us(b)),
@@ -144,7 +144,7 @@ async def measure(url: str, data: DataSet, sample: int) -> None:
         told(f"any popularity, {name} ({bins} bins)", [place.size("popular0000")], BAR_ANY)
         await place.store.forget("popular0000")
     for n in (100, 100_000):
-        rows = [Row(0, "ids", published_us + i, "events", (("view", 1),), 0, f"{i:036d}") for i in range(n)]
+        rows = [InputRow(0, "ids", published_us + i, "events", (("view", 1),), 0, f"{i:036d}") for i in range(n)]
         await place.put("ids", published_us, rows)
         print(f"ids of {n:,} events of one video: {place.size('ids', ids=True) / n:.1f} B an id, for 2 to 4 days")
         await place.store.forget("ids")

@@ -27,9 +27,9 @@ from benchmarks.service.client import closed_loop, request
 from model.engagement.bins import HOUR_US
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.store import Registration, Store
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ async def fill(url: str, videos: int) -> None:
     """Register the videos with their rows, 64 at a time."""
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
-    link = RedisConnection(url, metrics, deadline_s=30, connections=16)
+    link = connect(url, metrics, deadline_s=30, connections=16)
     store = Store(link, settings, metrics)
     rng = np.random.default_rng(0)
     now_us = time.time_ns() // 1000
@@ -51,7 +51,7 @@ async def fill(url: str, videos: int) -> None:
         times = np.sort(rng.uniform(0, 1, SNAPSHOTS) * age_us).astype(np.int64) + now_us - age_us
         views = np.cumsum(rng.integers(1, 50_000, SNAPSHOTS))
         rows = [
-            Row(n, f"v{i}", int(t), "counters", (("view", int(v)), ("like", int(v) // 20)))
+            InputRow(n, f"v{i}", int(t), "counters", (("view", int(v)), ("like", int(v) // 20)))
             for n, (t, v) in enumerate(zip(times, views, strict=True))
         ]
         about = f'{{"creator_id":"creator-{i // 5}","title":"video number {i} of many"}}'

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import content_inputs, creator_rows
 from index_builder.samples.queries import Queries
-from index_builder.samples.samples import Samples, draw, read_samples
+from index_builder.samples.samples import Samples, draw_samples, read_samples
 from model.errors import DataError
 from model.features.schema import Schema
 from model.growth.curves import curves, usual_pace
@@ -45,7 +45,7 @@ _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
-class Table:
+class FeatureTable:
     """Feature rows of one data set's videos.
 
     Args:
@@ -118,7 +118,7 @@ def boosted(
         raise DataError(
             f"boosting: LightGBM cannot be loaded ({error}); needed: pip install 'm3tr-online[boosting]', and libgomp"
         ) from None
-    samples = draw(
+    samples = draw_samples(
         past,
         until_us=until_us,
         max_age_us=schema.max_age_us,
@@ -132,7 +132,7 @@ def boosted(
     if len(samples.video) > most:
         chosen = np.random.default_rng(seed).choice(len(samples.video), most, replace=False)
         samples = samples.take(np.sort(chosen))
-    learned = Table(past, schema, until_us)
+    learned = FeatureTable(past, schema, until_us)
     centred = learned.sentence - learned.sentence.mean(0)
     components = np.linalg.svd(centred.T @ centred)[0][:, :_COMPONENTS].astype(np.float32)
     x, y = learned.rows(samples, components), samples.growth.ravel()
@@ -145,7 +145,7 @@ def boosted(
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
     )
-    asked = Table(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
+    asked = FeatureTable(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):
         trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)

@@ -19,7 +19,7 @@ def bank_members(seen: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]
     return np.arange(max(0, end - limit), end)
 
 
-def fill(
+def fill_bank(
     bank: Bank,
     forecaster: Forecaster,
     seen: Observed,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.datasets import parquet_columns
 from index_builder.datasets.dataset import DataSet
-from index_builder.datasets.load import load_told
+from index_builder.datasets.load import load_and_report
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
@@ -119,7 +119,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
     manifest = load_bundle(bundle).manifest
-    dataset = load_told(data)
+    dataset = load_and_report(data)
     metric_types(manifest.metric, dataset.types)
     asked = _Asked.of(queries, table, dataset, manifest)
     rows = np.flatnonzero(asked.fine)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index_builder.bundles.fill_bank import bank_members, fill
-from index_builder.datasets.load import load_told
+from index_builder.bundles.fill_bank import bank_members, fill_bank
+from index_builder.datasets.load import load_and_report
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from model.bank import Bank, EmbeddedBank, EmptyBank, ServerBank
@@ -28,7 +28,7 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, EmptyBank(), device="cpu")
-    dataset = load_told(data, before_us=as_of_us)
+    dataset = load_and_report(data, before_us=as_of_us)
     metric = loaded.manifest.metric
     metric_types(metric, dataset.types)
     if missing := [kind for kind in dataset.types if kind not in loaded.manifest.types]:
@@ -41,7 +41,7 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
         progress("fill bank", members) as bar,
         _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
     ):
-        fill(target, forecaster, seen, as_of_us, limit=limit, advance=bar.advance)
+        fill_bank(target, forecaster, seen, as_of_us, limit=limit, advance=bar.advance)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.network_inputs import encode_text
@@ -61,7 +61,7 @@ def open_with_growing_bank(bundle: Path, seen: Observed, until_us: int) -> Itera
     with TemporaryDirectory(prefix="m3tr-bank-") as place:
         path = Path(place) / BANK
         with progress("fill bank", len(members)) as bar, EmbeddedBank.build(path, *dims) as bank:
-            fill(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
+            fill_bank(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
         forecaster.bank = EmbeddedBank.open(path, *dims)
         try:
             yield forecaster

@@ -1,4 +1,4 @@
-"""A data set as one metric sees it."""
+"""The rows of a data set, prepared for one metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from model.engagement.types import metric_types
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A data set's rows, with the cumulative count of the metric ``name`` after each row of its source."""
+    """The rows of a data set.
+
+    ``metric`` is the source (events or counters) of the metric ``name``, ``totals`` the metric's cumulative count after each row
+    of that source. ``continuous`` says that the source is events.
+    """
 
     data: DataSet
     name: str
@@ -27,7 +31,7 @@ class Observed:
 
     @staticmethod
     def of(data: DataSet, metric: str) -> Observed:
-        """Prepare ``data``; the metric is fed by counters where there are any, by events otherwise."""
+        """Prepare ``data``; the metric is read from counters if there are any, otherwise from events."""
         events, counters = sources(data)
         kinds = metric_types(metric, data.types)
         return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
@@ -44,7 +48,7 @@ class Observed:
 
 
 def snapshot_rows(source: Source) -> NDArray[np.int64]:
-    """Rows after which a snapshot is whole: the last of each (video, time)."""
+    """Indices of the rows that complete a snapshot: the last row of each (video, time)."""
     n = len(source.time_us)
     last = np.ones(n, dtype=bool)
     if n:
@@ -68,7 +72,7 @@ def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
 
 
 def sources(data: DataSet) -> tuple[Source, Source]:
-    """The data set's events and counters, either possibly empty."""
+    """The data set's events and counters; either may be empty."""
     n = len(data.videos)
     return (
         _source(EVENT_MODE, data.events, n),

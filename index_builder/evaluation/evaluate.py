@@ -18,12 +18,13 @@ from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, 
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
-from index_builder.datasets.load import load_dataset, load_told
+from index_builder.datasets.load import load_and_report, load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
-from index_builder.report.summary import moment
-from index_builder.samples.queries import cut
+from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, write_page
+from index_builder.report.summary import utc_minutes
+from index_builder.samples.queries import cut_queries
+from index_builder.scoring.cell_scores import scores_by_cell
 from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -61,7 +62,7 @@ def evaluate(
         raise DataError(
             f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
         )
-    dataset = load_told(data)
+    dataset = load_and_report(data)
     metric_types(manifest.metric, dataset.types)
     seen = Observed.of(dataset, manifest.metric)
     published = dataset.published_us
@@ -69,7 +70,7 @@ def evaluate(
     tested = published >= published_from_us
     if published_before_us is not None:
         tested &= published < published_before_us
-    queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+    queries = cut_queries(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
     within = queries.horizon_us <= manifest.max_horizon_us
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
@@ -79,7 +80,7 @@ def evaluate(
         if growing_bank
         else open_bundle(bundle) as forecaster
     ):
-        past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
+        past = cut_queries(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
@@ -107,14 +108,14 @@ def evaluate(
                 counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
         with progress("scores", len(growths)) as bar:
-            table = score_table(queries, growths, bar.advance)
+            table = scores_by_cell(queries, growths, bar.advance)
         if report is not None:
             with progress("report", EXAMPLES) as bar:
                 looked_at = examples(forecaster, seen, queries, bar.advance)
             times = published[queries.video]
             about = (
-                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {moment(int(times.min()))} to "
-                f"{moment(int(times.max()))}"
+                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {utc_minutes(int(times.min()))} to "
+                f"{utc_minutes(int(times.max()))}"
             )
             learned = bool(times.min() < manifest.training["as_of_us"])
             write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))

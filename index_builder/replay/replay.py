@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
-from index_builder.datasets.load import load_told
+from index_builder.datasets.file_format import COLUMN_OF_TYPE
+from index_builder.datasets.load import load_and_report
 from index_builder.progress import Bar, progress
 from index_builder.replay.client import Client, Refused
-from model.engagement.types import COUNTER_COLUMNS
 from model.engagement.video import Video
 
-_COLUMN_OF: Final = {kind: column for column, kind in COUNTER_COLUMNS.items()}
 _REGISTERING: Final = 8
 """Videos registered at once."""
 
@@ -123,37 +122,37 @@ class Replay:
         Raises:
             ServiceError: the service refused a call or did not come back.
         """
-        tally = ReplayCounts()
+        counts = ReplayCounts()
         latest = np.iinfo(np.int64).max if to_us is None else to_us
         ready = np.flatnonzero(self._unregistered & (self._data.published_us <= latest))
-        self._register(ready, tally, bar)
+        self._register(ready, counts, bar)
         end, began, first = self._end(to_us), time.monotonic(), self._next
         while self._next < end:
             if self._rate is not None:
                 time.sleep(max(0.0, began + (self._next - first) / self._rate - time.monotonic()))
             stop = min(self._next + self._batch, end)
-            self._send(np.arange(self._next, stop), tally)
+            self._send(np.arange(self._next, stop), counts)
             if bar is not None:
-                bar.advance(stop - self._next, note=f"{tally.duplicate:,} duplicate, {tally.rejected:,} rejected")
+                bar.advance(stop - self._next, note=f"{counts.duplicate:,} duplicate, {counts.rejected:,} rejected")
             self._next = stop
-        return tally
+        return counts
 
-    def _register(self, videos: NDArray[np.int64], tally: ReplayCounts, bar: Bar | None) -> None:
+    def _register(self, videos: NDArray[np.int64], counts: ReplayCounts, bar: Bar | None) -> None:
         pool, refused = ThreadPoolExecutor(_REGISTERING), []
         try:
             for done, trouble in enumerate(pool.map(self._registered, [self._data.videos[i] for i in videos])):
                 if trouble:
                     refused.append(int(videos[done]))
-                    tally.first_refused = (
-                        tally.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
+                    counts.first_refused = (
+                        counts.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
                     )
                 if bar is not None and done % 100 == 0:
                     bar.advance(0, note=f"registering video {done + 1:,} of {len(videos):,}")
         finally:
             pool.shutdown(cancel_futures=True)
         self._unregistered[videos] = False
-        tally.videos += len(videos) - len(refused)
-        tally.refused += len(refused)
+        counts.videos += len(videos) - len(refused)
+        counts.refused += len(refused)
         if refused:
             self._leave_out(np.array(refused))
 
@@ -176,7 +175,7 @@ class Replay:
             return len(self._queue.time_us)
         return max(self._next, int(np.searchsorted(self._queue.time_us, to_us, side="right")))
 
-    def _send(self, positions: NDArray[np.int64], tally: ReplayCounts) -> None:
+    def _send(self, positions: NDArray[np.int64], counts: ReplayCounts) -> None:
         counters = self._queue.is_counter[positions]
         for path, chosen, encode in (("/events", ~counters, self._event), ("/counters", counters, self._snapshot)):
             if chosen.any():
@@ -186,7 +185,7 @@ class Replay:
                 rows = [
                     encode(int(self._queue.row[p]), str(text)) for p, text in zip(positions[chosen], texts, strict=True)
                 ]
-                tally.add(rows, self._client.post_rows(path, rows))
+                counts.add(rows, self._client.post_rows(path, rows))
 
     def _event(self, row: int, text: str) -> dict[str, Any]:
         events = self._data.events
@@ -206,7 +205,7 @@ class Replay:
         video_id = self._data.videos[counters.video[start]].video_id
         cells: dict[str, Any] = {"video_id": video_id, "time": text}
         for row in range(start, end):
-            column = _COLUMN_OF[self._data.types[counters.type[row]]]
+            column = COLUMN_OF_TYPE[self._data.types[counters.type[row]]]
             cells[column] = max(cells.get(column, 0), int(counters.value[row]))
         cells["id"] = _identity("counters", *cells.items())
         return cells
@@ -261,7 +260,7 @@ def replay(
     api_key: str | None = None,
 ) -> ReplayCounts:
     """Play a data set to a service, with progress shown; times in microseconds UTC, both included."""
-    loaded = load_told(data)
+    loaded = load_and_report(data)
     with Client(url, api_key=api_key) as client:
         stream = Replay(loaded, client, from_us=from_us, batch_rows=batch_rows, rate=rate)
         with progress("replay", stream.remaining(to_us)) as bar:

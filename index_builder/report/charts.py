@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.report.bootstrap import Mean
 from index_builder.report.examples import Example
-from index_builder.report.spread import Mean
 from index_builder.report.svg import Scale, Svg, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from model.engagement.bins import HOUR_US
 
@@ -30,20 +30,22 @@ class ChartRow:
     note: str
 
 
-def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, aim: float | None = None) -> Svg:
+def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, target: float | None = None) -> Svg:
     """Means with their intervals, a row each. ``factors``: values are log2 and the axis shows factors from 1 on."""
     left, right, top = 152.0, _WIDTH - 74, 8.0
     bottom = top + _ROW * len(rows)
     means = [m for row in rows for m in (row.mean, row.other) if m is not None]
-    values = [v for m in means for v in (m.low, m.high, m.value) if math.isfinite(v)] + [aim or 0.0]
-    low, high = (0.0, max(values) * 1.05) if factors else (min(min(values[:-1], default=0.0), aim or 1.0), max(values))
+    values = [v for m in means for v in (m.low, m.high, m.value) if math.isfinite(v)] + [target or 0.0]
+    low, high = (
+        (0.0, max(values) * 1.05) if factors else (min(min(values[:-1], default=0.0), target or 1.0), max(values))
+    )
     room = 0.0 if factors else (high - low) * 0.08
     scale = Scale(low - room, max(high + room, low + 1e-6), left, right)
     svg = Svg(_WIDTH, bottom + 26, label)
     marks = factor_ticks(scale.low, scale.high, 5) if factors else _percents(scale.low, scale.high)
     svg.x_axis(scale, marks, top, bottom)
-    if aim is not None:
-        svg.line([(scale(aim), top), (scale(aim), bottom)], "aim")
+    if target is not None:
+        svg.line([(scale(target), top), (scale(target), bottom)], "aim")
     for i, row in enumerate(rows):
         y = top + _ROW * (i + 0.5)
         svg.text(left - 8, y, short(row.label, 22), "", "end")

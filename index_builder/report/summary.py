@@ -7,33 +7,34 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from index_builder.report.evaluation import MODEL, POOLED, Evaluation
-from index_builder.report.spread import Spread
+from index_builder.report.bootstrap import VideoBootstrap
+from index_builder.report.evaluation import MODEL, Evaluation
 from index_builder.report.svg import TIMES, factor, hours
 from index_builder.report.verdict import verdict
+from index_builder.scoring.cell_scores import POOLED
 from model.engagement.bins import HOUR_US, SECOND_US
 
 
-def moment(us: int) -> str:
+def utc_minutes(us: int) -> str:
     """A time as people read it."""
     return datetime.fromtimestamp(us / SECOND_US, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def counted(metric: str) -> str:
+def metric_in_words(metric: str) -> str:
     """A metric as words."""
     return "all engagement (total)" if metric == "total" else metric
 
 
-def summary(evaluation: Evaluation, spread: Spread) -> str:
+def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
     """One paragraph in plain words."""
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
     miss = np.abs(growth[:, 1] - y)
     with np.errstate(over="ignore"):
         half, most = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
-    held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
+    held = bootstrap.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
     words = []
-    if found := verdict(evaluation, spread):
+    if found := verdict(evaluation, bootstrap):
         where = (
             f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly move are left out, "
             "for there every method is right)"
@@ -67,11 +68,11 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         "Model": f"M3TR {manifest.version[:12]}".rstrip()
         + f": a Mamba-Hawkes network of width {manifest.shape.d_model} and depth {manifest.shape.n_layers} that reads each "
         f"video's engagement, and {manifest.neighbours} similar past videos",
-        "It forecasts": f"{counted(schema.metric)}, up to {schema.max_horizon_us / HOUR_US:g} h ahead, with an interval",
+        "It forecasts": f"{metric_in_words(schema.metric)}, up to {schema.max_horizon_us / HOUR_US:g} h ahead, with an interval",
         "It reads": f"{', '.join(schema.types)}; title, tags and creator; {_many(len(schema.categories), 'category', 'categories')}, "
         f"{_many(len(schema.languages), 'language', 'languages')}",
-        "Trained on": f"{training['videos']:,} videos published from {moment(training['first_published_us'])}, as known at "
-        f"{moment(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
+        "Trained on": f"{training['videos']:,} videos published from {utc_minutes(training['first_published_us'])}, as known at "
+        f"{utc_minutes(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
         "Training": f"{training['samples']:,} moments learned from, {training['held_back']:,} held back"
         + (" first and learned from too, as many passes, after they were scored; " if training["learned_all"] else "; ")
         + f"seed {training['seed']}, on {training['device']}"

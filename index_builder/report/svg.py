@@ -82,6 +82,10 @@ class Svg:
             self.line([(left, scale(value)), (right, scale(value))], "grid")
             self.text(left - 6, scale(value), label, "tick", "end")
 
+    def __html__(self) -> str:
+        """The drawing as markup that a template does not escape."""
+        return str(self)
+
     def __str__(self) -> str:
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{html.escape(self.label)}">'

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.evaluation import MODEL, Evaluation
-from index_builder.report.spread import Spread
 
 GROWING: Final = float(np.log2(1.1))
 """Log2 units: a tenth more."""
@@ -63,14 +63,14 @@ class Verdict:
             return f"{word} than {self.rival} by {abs(self.gain):.0%} (95 % interval {_percent(ends[0])} to {_percent(ends[1])})"
         told = f"not certainly better than {self.rival}"
         if (times := self.more()) is not None:
-            more = _rounded((times - 1) * (evaluation.share_of or self.videos))
+            more = _rounded((times - 1) * (evaluation.sampled_from or self.videos))
             return f"{told} ({self.gain:.0%} better, {interval}): collect about {more:,} more videos"
         if self.gain > 0:
             return f"{told} ({self.gain:.0%} better, {interval}): the difference is too small to tell"
         return f"{told} ({-self.gain:.0%} worse, {interval}): {self.rival} does as well on these data"
 
 
-def verdict(evaluation: Evaluation, spread: Spread) -> Verdict | None:
+def verdict(evaluation: Evaluation, bootstrap: VideoBootstrap) -> Verdict | None:
     """The verdict on MODEL; None where nothing else was scored, or no other method ever errs."""
     rows, growing = growing_rows(evaluation)
     errors = squared_errors(evaluation)
@@ -78,7 +78,7 @@ def verdict(evaluation: Evaluation, spread: Spread) -> Verdict | None:
     rival = min(others, key=lambda name: others[name], default=None)
     if rival is None or not others[rival]:
         return None
-    ratio = spread.quotient(np.where(rows, errors[MODEL], 0.0), np.where(rows, errors[rival], 0.0))
+    ratio = bootstrap.quotient(np.where(rows, errors[MODEL], 0.0), np.where(rows, errors[rival], 0.0))
     videos = len(np.unique(evaluation.queries.video[rows]))
     return Verdict(rival, 1 - ratio.value, 1 - ratio.high, 1 - ratio.low, videos, growing)
 

@@ -1,8 +1,8 @@
-"""Cutting forecast queries with answers out of a data set, for evaluation.
+"""Cuts forecast queries with known answers out of a data set, for evaluation.
 
-A query stands at ``now`` and asks for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up
-to the asked age, and the answer the snapshot nearest to the asked horizon, at most 6 hours off: real observations, never
-interpolations. Events are observed continuously, so both times are exact; a video without a count at ``now`` makes no query.
+A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up to the
+wanted age, and the answer is the snapshot nearest to the wanted horizon, at most 6 hours off: both are real observations, never
+interpolations. Events are observed continuously, so both times are exact. A video with count 0 at ``now`` makes no query.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Queries:
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
 
 
-def cut(
+def cut_queries(
     seen: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
     """Queries of the given videos whose answer was observed by ``until_us``."""
@@ -91,10 +91,10 @@ def _snapshots(
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """n pairs, all (n,) float64.
+    """n pairs of a video at a time and a horizon; all arrays are (n,) float64.
 
-    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where
-    unknown. ``fit`` leaves out pairs of unknown growth; ``predict`` never reads the growth.
+    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where unknown. A baseline's
+    ``fit`` ignores pairs of unknown growth; its ``predict`` never reads the growth.
     """
 
     age_s: NDArray[np.float64]
@@ -111,7 +111,11 @@ class Pairs:
         return len(self.age_s)
 
     def known(self) -> Pairs:
-        """The pairs whose growth is known; at least one is wanted."""
+        """The pairs whose growth is known.
+
+        Raises:
+            ValueError: there is none.
+        """
         rows = np.isfinite(self.growth)
         if not rows.any():
             raise ValueError("no pair to fit on has a known growth")

@@ -1,7 +1,7 @@
-"""Training samples: cut points of videos, what was known there, and what happened after.
+"""Training samples: cut points of videos, what was known there, and what happened later.
 
-A sample is a (video, now). Its labels are real later observations; a horizon whose end was not observed makes
-no label. Cuts stand at observations, in the silence after them, and once a video before anything is known.
+A sample is a (video, now). Its labels are real later observations; a horizon whose end was not observed has no label. Cut points
+are at observations, in the silence after them, and once for each video before anything is observed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from model.features.tokens import tokenize
 
 _CHUNK_ROWS = 2_000_000
 _AT_PUBLICATION = 0.4
-"""Share of the cuts before anything is known that stand at publication."""
+"""Share of the cold cut points that are at the time of publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """N samples over the videos of one data set, sorted by video.
 
-    ``video`` (N,) int64; ``now_us`` (N,) int64; ``age_s`` (N,) float64; ``value_now`` (N,) float64, the metric's count; ``cold``
-    (N,) bool, nothing observed yet; ``position`` (N,) int64, committed tokens; ``branch`` (N, 2, F) float32 and
-    ``branch_clock`` (N, 2, 2), the filling bin's token (if ``pending``) and the read token; ``last`` (N, F) the newest token,
-    zeros without one; ``summary`` (N, n_summary) float32; ``expected`` (N, N_GRID + 1) float32 growth
-    that a cascade expects and its numbers ``cascade`` (N, N_CASCADE),
-    both of width 0 without one; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
+    ``video`` (N,) int64. ``now_us`` (N,) int64. ``age_s`` (N,) float64. ``value_now`` (N,) float64: the metric's count. ``cold``
+    (N,) bool: nothing observed yet. ``position`` (N,) int64: number of completed tokens. ``branch`` (N, 2, F) float32 and
+    ``branch_clock`` (N, 2, 2): the token of the bin that is still filling (if ``pending``) and the read token. ``last`` (N, F): the
+    newest token, zeros without one. ``summary`` (N, n_summary) float32. ``expected`` (N, N_GRID + 1) float32: growth that a cascade
+    expects, and ``cascade`` (N, N_CASCADE): its numbers; both have width 0 without a cascade. ``horizon_s`` and ``growth`` (N, J)
+    float64: growth is NaN where there is no label.
     """
 
     video: NDArray[np.int64]
@@ -81,7 +81,7 @@ def _cut_times(
         )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
-    # Some stand at publication itself, where a cold start is asked for most.
+    # Some are at the time of publication itself, where most cold starts are forecast.
     late = np.maximum(rng.random(len(published)) - _AT_PUBLICATION, 0.0) / (1 - _AT_PUBLICATION)
     cold = published + (first * late**2).astype(np.int64)
     video, now = np.concatenate([video, every]), np.concatenate([now, cold])
@@ -103,7 +103,7 @@ def _labels(
     jitter = (np.arange(n_labels) + rng.random((len(video), n_labels))) / n_labels
     if seen.continuous:
         room = np.minimum(until_us - now, max_horizon_us)
-        # Even in log(1 + d / 1 h): what follows within minutes is soon learned.
+        # Even in log(1 + d / 1 h): growth within minutes is learned soon.
         horizon = (HOUR_US * np.expm1(jitter * np.log1p(np.maximum(room, 0) / HOUR_US)[:, None])).astype(np.int64)
         valid = (room > 60 * SECOND_US)[:, None] & (horizon > 0)
         target = now[:, None] + horizon
@@ -129,9 +129,9 @@ def read_samples(
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
 ) -> Samples:
-    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for none.
+    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for no label.
 
-    With a fitted ``cascade`` they carry what it expects.
+    With a fitted ``cascade`` they include the growth that it expects.
     """
     data = seen.data
     published = data.published_us[video]
@@ -203,7 +203,7 @@ def read_samples(
     )
 
 
-def draw(
+def draw_samples(
     seen: Observed,
     *,
     until_us: int,

@@ -1,4 +1,4 @@
-"""What the held-back videos say: the loss that training is stopped by, the calibration, and the table of the report."""
+"""What training computes on its holdout videos: the loss for early stopping, the calibration, and the scores of the bundle."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from model.growth.curve_kernels import age_bucket
 from model.quantiles.calibration import COLD, Calibration
 from model.quantiles.head import QUANTILES
 
-_LEAST_ROWS: Final = 30
-"""Forecasts below which a cell of the table is left out."""
-_DRIFT_VIDEOS: Final = 2000
-"""Videos from which halves of them are compared."""
-_CHANCE_VIDEOS: Final = 200
-"""So many held-back videos tell as much about how wide intervals should be as the network that learned it from the others."""
+_MIN_FORECASTS: Final = 30
+"""Smallest number of forecasts in a cell of the scores."""
+_MIN_DRIFT_VIDEOS: Final = 2000
+"""Number of videos from which the older and the newer half are compared."""
+_PRIOR_VIDEOS: Final = 200
+"""Number of holdout videos that say as much about the width of intervals as the network learned from the training videos."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
@@ -38,10 +38,10 @@ def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
 def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3).
 
-    A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
-    video would outvote it. Where videos are many enough to tell drift from chance, each interval is stretched as the older or the newer
-    half of them needed it, whichever needed more: what changed within the window will go on changing after it. Where they are fewer,
-    the stretch of what is no cold start is shrunk towards none, the more the fewer they are.
+    Of a cold start only the first outcome counts. It is the hardest to forecast and the one that users ask for, and the later outcomes of
+    the same video would outvote it. With enough videos to tell drift from chance, each interval is stretched as much as the older or
+    the newer half of the videos needs, whichever needs more: what changed within the holdout will go on changing after it. With fewer
+    videos the stretch of warm samples is shrunk towards 1, more so the fewer there are.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known
@@ -49,13 +49,13 @@ def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     published_s = samples.now_us / SECOND_US - samples.age_s
     videos, at = np.unique(samples.video, return_index=True)
     older = published_s < np.median(published_s[at]) if len(at) else np.zeros(0, np.bool_)
-    many = len(videos) >= _DRIFT_VIDEOS
+    many = len(videos) >= _MIN_DRIFT_VIDEOS
     fits = [
         _fitted(samples, quantiles, known & rows[:, None]) for rows in ([older, ~older] if many else [older | True])
     ]
     stretch = np.max([fit.stretch for fit in fits], axis=0)
     if not many:
-        stretch[:COLD] **= len(videos) / (len(videos) + _CHANCE_VIDEOS)
+        stretch[:COLD] **= len(videos) / (len(videos) + _PRIOR_VIDEOS)
     return Calibration(stretch)
 
 
@@ -69,7 +69,7 @@ def _fitted(samples: Samples, quantiles: NDArray[np.float32], outcomes: NDArray[
     )
 
 
-def score_table(
+def holdout_scores(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
     """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those without neighbours."""
@@ -81,7 +81,7 @@ def score_table(
     for name, rows in [("pooled", known & warm), ("cold start", known & ~warm)] + [
         (f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()
     ]:
-        if rows.sum() >= _LEAST_ROWS:
+        if rows.sum() >= _MIN_FORECASTS:
             cells[name] = _scores(samples.growth[rows], stretched[rows])
     rows = known & warm
     without = {}
@@ -95,9 +95,9 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
 
 
 def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """A stable half of the held-back videos (N,), by a hash of their ids.
+    """A stable half of the holdout videos (N,), by a hash of their ids.
 
-    They say when training stops, and how far intervals are stretched where the other half is scored.
+    It decides when training stops, and how far intervals are stretched for the scores of the other half.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

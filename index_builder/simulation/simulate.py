@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from index_builder.datasets.file_format import COUNTERS, EVENTS, VIDEOS
+from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, LAYOUT, VIDEOS_FILE, table_of
 from index_builder.progress import progress
 from index_builder.simulation.engagement import Engagement, engage
 from index_builder.simulation.videos import DAY_US, LIFE_DAYS, Content, invent, timestamps
@@ -70,9 +70,9 @@ def simulate(
         bar.advance(videos, note=f"{len(events.video):,} events")
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"m3tr.synthetic": "true", "m3tr.generator": "m3tr-build simulate", "m3tr.seed": str(seed)}
-    _write(out / VIDEOS, content.columns, metadata)
+    _write(out / VIDEOS_FILE, content.columns, metadata)
     rows = _snapshots(rng, content, events) if counters else _events(content, events)
-    _write(out / (COUNTERS if counters else EVENTS), rows, metadata)
+    _write(out / (COUNTERS_FILE if counters else EVENTS_FILE), rows, metadata)
     (out / "README.txt").write_text(_readme(videos, seed, days, start_us, len(events.video), counters), "utf-8")
     return Simulation(content, counts, end_us)
 
@@ -116,7 +116,7 @@ def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int
 
 
 def _write(path: Path, columns: dict[str, pa.Array], metadata: dict[str, str]) -> None:
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+    pq.write_table(table_of(path.name, columns).replace_schema_metadata(metadata), path, compression="zstd")
 
 
 def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None:
@@ -132,7 +132,7 @@ def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None
         raise DataError(
             f"start, days: the data would end at {end:%Y-%m-%d %H:%M} UTC, which is in the future; start earlier"
         )
-    there = [name for name in (VIDEOS, EVENTS, COUNTERS) if (out / name).exists()]
+    there = [name for name in LAYOUT if (out / name).exists()]
     if there:
         raise DataError(f"{out}: holds {', '.join(there)} already; choose another folder or remove them")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from index_builder.datasets.file_format import TIMESTAMP
 from index_builder.simulation.vocabulary import HOOKS, LANGUAGES, TOPICS
 from model.engagement.bins import HOUR_US, SECOND_US
 
@@ -86,4 +87,4 @@ def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us
 
 def timestamps(time_us: NDArray[np.int64]) -> pa.Array:
     """Microseconds UTC, int64, as an Arrow timestamp column."""
-    return pa.array(time_us).cast(pa.timestamp("us", tz="UTC"))
+    return pa.array(time_us).cast(TIMESTAMP)

@@ -15,6 +15,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,7 @@ from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.problems import Problem
-from service.settings import Settings
+from service.settings import BankSettings
 from service.store import keys
 from service.store.change_publisher import Change
 from service.store.redis.connection import Command, RedisConnection
@@ -66,14 +67,16 @@ class BankAdmission(Running):
         engine: Engine,
         store: Store,
         link: RedisConnection,
-        settings: Settings,
+        settings: BankSettings,
         metrics: Metrics,
         clock: Callable[[], int],
+        *,
+        bundle: Path,
     ) -> None:
         self._engine, self._store, self._link = engine, store, link
         self._metrics, self._clock = metrics, clock
         self._after_s, self._most, self._rate = settings.bank_after_s, settings.bank_videos, settings.bank_entries
-        self._place, self._shared = _place(settings), settings.qdrant_url is not None
+        self._bank_name, self._shared = bank_name(settings, bundle), settings.qdrant_url is not None
         self._new: set[str] = set()
         self._latest: str | None = None
         self._front_us = 0
@@ -104,7 +107,7 @@ class BankAdmission(Running):
     async def round(self) -> int:
         """Note new videos and enter some that are due; how many were looked at."""
         deployment = self._engine.active
-        key = keys.maturing(f"{self._place}-{deployment.version[:16]}")
+        key = keys.maturing(f"{self._bank_name}-{deployment.version[:16]}")
         await self._keep(key)
         await self._seed(key)
         await self._note(key)
@@ -270,11 +273,11 @@ class BankAdmission(Running):
             await asyncio.sleep(max(_EVERY_S if not looked else 0.0, looked / self._rate))
 
 
-def _place(settings: Settings) -> str:
+def bank_name(settings: BankSettings, bundle: Path) -> str:
     """Which bank it is: all that share a server share one; an embedded one is that of a folder, until it is filled anew."""
     if settings.qdrant_url is not None:
         return "server"
-    marker = settings.bundle.resolve() / BANK / "bank.json"
+    marker = bundle.resolve() / BANK / "bank.json"
     filled = marker.stat().st_mtime_ns if marker.exists() else 0
     text = f"{uuid.getnode()} {marker} {filled}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -11,17 +11,22 @@ from model.forecaster import Forecaster
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import BankSettings, ModelSettings
 
 
 def load_model(
-    settings: Settings, metrics: Metrics, folder: Path | None = None, encoder: SentenceEncoder | None = None
+    models: ModelSettings,
+    bank: BankSettings,
+    metrics: Metrics,
+    folder: Path | None = None,
+    encoder: SentenceEncoder | None = None,
 ) -> Deployment:
     """A bundle, asking its bank through our metrics.
 
     Args:
-        settings: which bank, which device, how many states.
-        metrics: told about the bank's answers.
+        models: which device, how many states, and which bundle without ``folder``.
+        bank: which bank.
+        metrics: receives the bank's times and failures.
         folder: the bundle; None is the one of the settings.
         encoder: one that another model has loaded, to be shared.
 
@@ -29,19 +34,19 @@ def load_model(
         BundleError: the bundle is damaged or of another format.
         BankError: its embedded bank cannot be opened. (A Qdrant server that is down does not stop the start.)
     """
-    bundle = load_bundle(folder or settings.bundle)
-    asked = _bank(settings, bundle)
+    bundle = load_bundle(folder or models.bundle)
+    opened = _open_bank(bank, bundle)
     try:
-        asked.cache_searches(settings.cache_videos)
-        bank = BankCircuitBreaker(asked, metrics)
-        forecaster = Forecaster(bundle, bank, device=settings.device, encoder=encoder)
-        return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
+        opened.cache_searches(models.cache_videos)
+        watched = BankCircuitBreaker(opened, metrics)
+        forecaster = Forecaster(bundle, watched, device=models.device, encoder=encoder)
+        return Deployment(forecaster, watched, forecaster.new_pool(models.cache_videos))
     except BaseException:
-        asked.close()
+        opened.close()
         raise
 
 
-def _bank(settings: Settings, bundle: Bundle) -> Bank:
+def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)

@@ -20,7 +20,7 @@ from service.forecasts.batcher import Batcher
 from service.forecasts.forecast_cache import ForecastCache
 from service.metrics import Metrics
 from service.problems import Invalid, NotFound, Problem, Unavailable, separate
-from service.settings import Settings
+from service.settings import ForecastSettings
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from service.times import iso, now_us
@@ -59,9 +59,11 @@ class Engine:
         self,
         deployment: Deployment,
         histories: SnapshotCache,
-        settings: Settings,
+        settings: ForecastSettings,
         metrics: Metrics,
         clock: Callable[[], int] = now_us,
+        *,
+        cache_videos: int,
     ) -> None:
         self.active = deployment
         self.deployments: Callable[[], Sequence[Deployment]] = lambda: [self.active]
@@ -75,7 +77,7 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
-        self.recent = ForecastCache(settings.cache_videos, settings.forecast_reuse_ms * 1000)
+        self.recent = ForecastCache(cache_videos, settings.forecast_reuse_ms * 1000)
         self.batcher: Batcher[_Job, Forecast] = Batcher(
             self._compute,
             size=settings.batch_forecasts,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any
 
 import orjson
 
@@ -12,14 +12,10 @@ from model.engagement.bins import SECOND_US
 from model.engagement.history import History
 from model.forecast import Neighbour
 from service.forecasts.answer import Answer
-from service.store.row import Outcome, Rejection
+from service.ingest import outcome_json
 from service.store.snapshot import Snapshot
-from service.store.store import Applied
+from service.store.store import AppliedRows
 from service.times import iso
-from service.turns import Turns
-
-LISTED_AT_ONCE: Final = 256
-"""Refused rows that are put into words at once: some tenths of a millisecond."""
 
 
 def _number(value: float | None) -> float | None:
@@ -78,7 +74,7 @@ def forecast(answer: Answer) -> dict[str, Any]:
     }
 
 
-def prediction_json(answer: Answer, applied: Applied) -> bytes:
+def prediction_json(answer: Answer, applied: AppliedRows) -> bytes:
     """A forecast as it is sent, with what became of the rows that came with the question."""
     rows = {
         "accepted": applied.outcome.accepted,
@@ -86,50 +82,9 @@ def prediction_json(answer: Answer, applied: Applied) -> bytes:
         "corrected": applied.outcome.corrected,
         "parked_applied": applied.parked_applied,
         "parked_rejected": applied.parked_rejected,
-        **_ignored(applied.outcome),
+        **outcome_json.ignored(applied.outcome),
     }
     return forecast_json(answer)[:-1] + b',"rows":' + orjson.dumps(rows) + b"}"
-
-
-def rejection(refused: Rejection) -> dict[str, Any]:
-    """One refused row."""
-    return {
-        "index": refused.index,
-        "reason": refused.reason,
-        "field": refused.field,
-        "value": refused.value,
-        "allowed": refused.allowed,
-        "retryable": refused.retryable,
-    }
-
-
-def _ignored(result: Outcome) -> dict[str, Any]:
-    return {"ignored": result.ignored} if result.ignored else {}
-
-
-def outcome(result: Outcome) -> dict[str, Any]:
-    """What became of a batch."""
-    return {
-        "accepted": result.accepted,
-        "duplicate": result.duplicate,
-        "parked": result.parked,
-        "rejected": result.rejected,
-        "corrected": result.corrected,
-        "rejections": [rejection(refused) for refused in result.rejections],
-        **_ignored(result),
-    }
-
-
-async def long_outcome(result: Outcome, turns: Turns, client: bytes) -> dict[str, Any]:
-    """``outcome``, put together in the client's turns where it lists many rows."""
-    if len(result.rejections) <= LISTED_AT_ONCE:
-        return outcome(result)
-    parts = []
-    for start in range(0, len(result.rejections), LISTED_AT_ONCE):
-        await turns.take(client)
-        parts.append(orjson.dumps(list(map(rejection, result.rejections[start : start + LISTED_AT_ONCE])))[1:-1])
-    brief = replace(result, rejections=[], unlisted=result.rejected)
-    return {**outcome(brief), "rejections": orjson.Fragment(b"[" + b",".join(parts) + b"]")}
 
 
 def video(snapshot: Snapshot, stale: bool) -> dict[str, Any]:

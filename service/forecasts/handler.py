@@ -21,13 +21,15 @@ from service.ingest.handler import IngestHandler
 from service.ingest.row_parser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
-from service.settings import Settings
-from service.store.correction import Corrected, Correction
+from service.settings import ForecastSettings
+from service.store.correction import Correction
 from service.store.event_ids import event_id
-from service.store.row import Outcome, Rejection, Row
+from service.store.outcome import Outcome, Rejection
+from service.store.replies import Corrected
+from service.store.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
-from service.store.store import Applied, Registration, Store
+from service.store.store import AppliedRows, Registration, Store
 from service.times import iso
 
 log = structlog.get_logger(__name__)
@@ -39,7 +41,7 @@ class Prediction:
 
     video_id: str
     registration: Registration | None
-    rows: list[Row]
+    rows: list[InputRow]
     at_us: int | None
     horizons_us: tuple[int, ...]
     ignored: Mapping[str, int]
@@ -63,25 +65,29 @@ class ForecastHandler:
         ingest: IngestHandler,
         parser: RowParser,
         catalog: AcceptedTypes,
-        settings: Settings,
+        settings: ForecastSettings,
         metrics: Metrics,
+        *,
         max_horizon_us: int,
+        max_id_length: int,
     ) -> None:
         self._store, self._histories, self._engine = store, histories, engine
         self._forgetting = forgetting
         self._ingest, self._parser, self._catalog = ingest, parser, catalog
         self._settings, self._metrics = settings, metrics
-        self._max_horizon_us = max_horizon_us
+        self._max_horizon_us, self._max_id_length = max_horizon_us, max_id_length
 
     def identify(self, video_id: object) -> str:
         """The id itself, if it can be one."""
-        return parse_identifier("video_id", video_id, self._settings.max_id_length)
+        return parse_identifier("video_id", video_id, self._max_id_length)
 
     def horizons(self, values: list[Any] | None) -> tuple[int, ...]:
         """Horizons in microseconds, within what the bundle was trained for."""
         return parse_horizons(values, self._max_horizon_us, self._settings.max_horizons)
 
-    async def register(self, video_id: str, metadata: dict[str, Any], client: str = "") -> tuple[Applied, list[str]]:
+    async def register(
+        self, video_id: str, metadata: dict[str, Any], client: str = ""
+    ) -> tuple[AppliedRows, list[str]]:
         """Register a video, or replace its metadata; also the names of fields that are not used.
 
         ``client`` is the name of the API key that does so, here and below; "" without one.
@@ -147,7 +153,7 @@ class ForecastHandler:
         metadata = dict(form.video)
         video_id = self.identify(metadata.pop("video_id", None))
         horizons_us = self.horizons(form.horizons_s)
-        rows: list[Row] = []
+        rows: list[InputRow] = []
         ignored: dict[str, int] = {}
         given: tuple[tuple[Mode, list[Any]], ...] = (("events", form.events), ("counters", form.counters))
         for mode, items in given:
@@ -170,9 +176,9 @@ class ForecastHandler:
             raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
         return Prediction(video_id, registration, rows, at_us, horizons_us, ignored)
 
-    async def predict(self, prediction: Prediction) -> tuple[Answer, Applied]:
+    async def predict(self, prediction: Prediction) -> tuple[Answer, AppliedRows]:
         """Register, store the rows, forecast; also what became of the rows."""
-        video_id, applied = prediction.video_id, Applied(Outcome())
+        video_id, applied = prediction.video_id, AppliedRows(Outcome())
         if prediction.registration is not None:
             applied = await self._store.register(video_id, prediction.registration, prediction.rows)
             self._count_unparked(applied)
@@ -191,7 +197,7 @@ class ForecastHandler:
 
     async def predict_all(
         self, bodies: Sequence[object], check_write: Callable[[], None], client: str = "", request: str | None = None
-    ) -> list[tuple[Answer, Applied] | Problem]:
+    ) -> list[tuple[Answer, AppliedRows] | Problem]:
         """Each prediction's answer or problem, in order; a bad one stores nothing of its own and disturbs no other.
 
         Those of one video follow each other in their order; ``check_write`` raises for who may only read.
@@ -199,7 +205,7 @@ class ForecastHandler:
         if not 1 <= len(bodies) <= self._settings.max_batch_predictions:
             allowed = f"1 to {self._settings.max_batch_predictions} predictions in one request"
             raise Invalid("body", f"{len(bodies)} predictions", allowed)
-        results: dict[int, tuple[Answer, Applied] | Problem] = {}
+        results: dict[int, tuple[Answer, AppliedRows] | Problem] = {}
         by_video: dict[str, list[tuple[int, Prediction]]] = {}
         for index, body in enumerate(bodies):
             await asyncio.sleep(0)
@@ -232,7 +238,7 @@ class ForecastHandler:
         self._parser.check_future("published_at", registration.published_us)
         return registration
 
-    def _count_unparked(self, applied: Applied) -> None:
+    def _count_unparked(self, applied: AppliedRows) -> None:
         self._metrics.unparked.labels("applied").inc(applied.parked_applied)
         self._metrics.unparked.labels("rejected").inc(applied.parked_rejected)
 

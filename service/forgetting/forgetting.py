@@ -28,7 +28,6 @@ from service.forecasts.engine import Engine
 from service.forgetting.sweep import Sweep
 from service.problems import Problem, Unavailable
 from service.quality.label_store import LabelStore
-from service.settings import Settings
 from service.store import keys
 from service.store.change_publisher import Change
 from service.store.forgotten import Forgotten
@@ -68,10 +67,11 @@ class Forgetting(Running):
         forgotten: Forgotten,
         ledger: LabelStore,
         link: RedisConnection,
-        settings: Settings,
+        *,
+        embedded: bool,
     ) -> None:
         self._engine, self._store, self._forgotten, self._ledger = engine, store, forgotten, ledger
-        self._link, self._embedded = link, settings.redis_url is None
+        self._link, self._embedded = link, embedded
         self._lease = Lease(link, keys.FORGOTTEN_LEASE, _LEASE_S)
         self._obeyed_us: dict[Deployment, int] = {}
         self._dropped_us = 0

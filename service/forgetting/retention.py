@@ -23,7 +23,7 @@ from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.problems import Problem, Unavailable
 from service.quality.label_store import LabelStore
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 from service.store.redis.lease import Lease
@@ -50,7 +50,7 @@ class Retention(Running):
         store: Store,
         ledger: LabelStore,
         link: RedisConnection,
-        settings: Settings,
+        settings: RecordSettings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:

@@ -1,63 +1,78 @@
-"""Every open connection of the server: how many there are, and which may be closed to make room."""
+"""The server's open connections: how many there are, which one is closed for a new one, and the limits of each."""
 
 from __future__ import annotations
 
 import asyncio
 import resource
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client.core import Metric
 
 from service.metrics import counter, gauge
-from service.settings import Settings
+from service.settings import ServerSettings
 
-_LEAST: Final = 8
-_FILES: Final = 48
-"""Open files that are neither connections of clients nor of the store: libraries, the bundle, logs."""
+_MIN_CONNECTIONS: Final = 8
+_OTHER_FILES: Final = 48
+"""Open files that are connections neither of clients nor of the store: libraries, the bundle, logs."""
 
 
 class Connections:
-    """At most ``most`` at once. ``silent`` are those from which something is awaited, the one that was longest silent first."""
+    """Up to ``limit`` open connections. ``silent``: those that the server waits for, the longest silent one first."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.silent: OrderedDict[asyncio.Transport, None] = OrderedDict()
         self.partial = 0
-        """Bytes of messages that are not whole, of all WebSockets."""
+        """Bytes of incomplete messages, of all WebSockets."""
         self.open = self.opened = self.refused = self.evicted = 0
 
     def make_room(self) -> bool:
-        """Room for one more, if need be by closing the connection that was silent longest; False where there is none."""
-        if self.open < self.most:
+        """Make room for one more, by closing the longest silent connection if necessary; False where that is impossible."""
+        if self.open < self.limit:
             return True
         if not self.silent:
             self.refused += 1
             return False
         transport, _ = self.silent.popitem(last=False)
         self.evicted += 1
-        # It counts until it is gone, which is in the loop's next turn.
+        # It stays in the count until it is closed, in the loop's next pass.
         transport.abort()
         return True
 
     def readings(self) -> list[Metric]:
-        """What Prometheus reads."""
+        """The metrics for Prometheus."""
         return [
             gauge("m3tr_connections", "Open connections, WebSockets included", self.open),
-            gauge("m3tr_connections_limit", "Connections at once, at most", self.most),
-            counter("m3tr_connections_opened", "Connections taken", self.opened),
-            counter("m3tr_connections_refused", "Connections refused, as there was no room", self.refused),
+            gauge("m3tr_connections_limit", "Limit of open connections", self.limit),
+            counter("m3tr_connections_opened", "Accepted connections", self.opened),
+            counter("m3tr_connections_refused", "Connections refused at the limit", self.refused),
             counter("m3tr_connections_evicted", "Silent connections closed to make room", self.evicted),
         ]
 
 
-def room(settings: Settings) -> int:
-    """Connections that are allowed: the setting, as far as this process may open files (its soft limit is raised for it)."""
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of one connection: bytes of a request's head, and deadlines in seconds."""
+
+    connections: Connections
+    header_bytes: int
+    head_deadline_s: float
+    write_deadline_s: float
+    message_deadline_s: float
+
+
+def connection_limit(settings: ServerSettings, store_connections: int) -> int:
+    """How many connections are allowed: the setting, or fewer where this process may not open as many files.
+
+    Raises the process's soft limit of open files as far as that helps.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = settings.store_connections + _FILES
+    others = store_connections + _OTHER_FILES
     wanted = settings.max_connections + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    left = settings.max_connections if soft == resource.RLIM_INFINITY else soft - others
-    return max(_LEAST, min(settings.max_connections, left))
+    available = settings.max_connections if soft == resource.RLIM_INFINITY else soft - others
+    return max(_MIN_CONNECTIONS, min(settings.max_connections, available))

@@ -29,7 +29,7 @@ from service.http.visit import REQUEST_ID, Visit
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
-from service.settings import Settings
+from service.settings import LoadSettings
 from service.turns import Turns
 
 Kind = Literal["reads", "writes", "bulk"]
@@ -82,18 +82,19 @@ class Shedding:
     def __init__(
         self,
         app: ASGIApp,
-        settings: Settings,
+        settings: LoadSettings,
         metrics: Metrics,
         lifecycle: Lifecycle,
         keys: Keys,
         hosts: Hosts | None,
         budget: Budget,
         turns: Turns,
+        prefix: str,
     ) -> None:
         self._app = app
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
         self._turns = turns
-        self._prefix = settings.root_path
+        self._prefix = prefix
         wait_s, share = settings.wait_ms / 1000, settings.client_share
         self.gates: dict[Kind, ConcurrencyLimit] = {
             "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),

@@ -1,1 +1,1 @@
-"""The doors that rows come in by, and the writer behind all of them."""
+"""How rows come in (HTTP bodies, WebSockets, a Redis stream), and the group commit behind all of them."""

@@ -1,17 +1,20 @@
-"""Which engagement types this service takes, and what their counter columns are called."""
+"""The engagement types that this service accepts, and the names of their counter columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from model.engagement.types import counter_column
+from service.store.row_fields import SHARED_FIELDS
 
 
 class AcceptedTypes:
-    """The types of the served bundle; ``columns`` maps counter column to type."""
+    """The types of the served bundle; ``columns``: counter column to type."""
 
     def __init__(self, types: Sequence[str]) -> None:
         self.types = frozenset(types)
         self.columns = {counter_column(kind): kind for kind in types}
+        self.counters_fields = frozenset((*SHARED_FIELDS, *self.columns))
+        """All fields of a counters row."""
         self.types_text = ", ".join(types)
         self.columns_text = ", ".join(self.columns)

@@ -1,7 +1,7 @@
-"""Good rows at the speed of a compiled decoder.
+"""Decoding batches of valid rows at the speed of a compiled decoder.
 
-``BatchDecoder`` takes what it is given only as a whole: wherever anything is unusual about any row, it answers None, and ``RowParser``
-looks at each row with care. Both accept the same rows and read them the same; a test compares them.
+``BatchDecoder`` takes a batch only as a whole. When anything about any row is unusual it returns None, and ``RowParser`` checks
+each row by itself. Both accept the same rows and read them the same; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,107 +18,113 @@ from numpy.typing import NDArray
 
 from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
-from service.settings import Settings
+from service.settings import IngestSettings
 from service.store.event_ids import packed_ids
-from service.store.row import MAX_COUNT
-from service.store.row_batch import COUNTERS, RowBatch
+from service.store.row_batch import COUNTERS_ROW, RowBatch
+from service.store.row_fields import (
+    COUNT,
+    COUNTER_MINIMUM,
+    EVENT_FIELDS,
+    ID,
+    MAX_COUNT,
+    REACH,
+    SHARED_FIELDS,
+    TIME,
+    TYPE,
+    VIDEO_ID,
+)
 from service.times import now_us
 
 _FLOAT_LIMIT_S: Final = 9e9
 """Below it (the year 2255), microseconds are exact in a float."""
-_DATE: Final = 10
-"""Characters of a date without a time of day, which is no time."""
+_DATE_LENGTH: Final = 10
+"""Characters of a date without a time of day, which is not accepted as a time."""
 _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError, RecursionError)
 
 
 class BatchDecoder:
-    """Decodes whole batches for the served types, the clock and the limits."""
+    """Decodes whole batches, checked against the served types, the clock and the limits."""
 
-    def __init__(self, catalog: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
+    def __init__(self, accepted: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
         self._skew_us = round(settings.future_skew_s * 1_000_000)
         self._clock = clock
-        self._names = tuple(sorted(catalog.types))
-        self._codes = {name: code for code, name in enumerate(self._names)}
-        # Columns are named after types, which need not be names in Python.
-        columns = {f"column_{place}": name for place, name in enumerate(catalog.columns)}
-        self._cells = tuple((field, catalog.columns[name]) for field, name in columns.items())
-        # Types made at run time, which a type checker cannot follow.
-        identifier: Any = Annotated[str, msgspec.Meta(min_length=1, max_length=settings.max_id_length)]
-        count: Any = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None
-        positive: Any = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] | None
-        common: list[Any] = [("video_id", identifier), ("time", float | str)]
-        new = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
-        last = ("id", identifier | None, None)
-        event = [*common, ("type", Literal[self._names]), ("count", positive, None), ("reach", count, None), last]
-        counters = [*common, last, *((field, count, None) for field in columns)]
-        row: dict[Mode, Any] = {"events": new("Event", event), "counters": new("Counters", counters, rename=columns)}
-        self._line = {mode: msgspec.json.Decoder(kind) for mode, kind in row.items()}
-        self._rows: dict[Mode, Any] = {mode: GenericAlias(list, (kind,)) for mode, kind in row.items()}
-        self._list = {mode: msgspec.json.Decoder(rows) for mode, rows in self._rows.items()}
-        self._packed = {mode: msgspec.msgpack.Decoder(kind) for mode, kind in row.items()}
-        self._body = {mode: msgspec.json.Decoder(new("Body", [("rows", rows)])) for mode, rows in self._rows.items()}
+        self._types = tuple(sorted(accepted.types))
+        self._codes = {name: code for code, name in enumerate(self._types)}
+        # Columns are named after types, which need not be valid names in Python.
+        attributes = {f"column_{i}": column for i, column in enumerate(accepted.columns)}
+        self._cells = tuple((attribute, accepted.columns[column]) for attribute, column in attributes.items())
+        rows = _row_structs(self._types, attributes, settings.max_id_length)
+        lists: dict[Mode, Any] = {mode: GenericAlias(list, (row,)) for mode, row in rows.items()}
+        body = partial(msgspec.defstruct, "Body", forbid_unknown_fields=True, gc=False)
+        self._lists = lists
+        self._line = {mode: msgspec.json.Decoder(row) for mode, row in rows.items()}
+        self._list = {mode: msgspec.json.Decoder(several) for mode, several in lists.items()}
+        self._packed = {mode: msgspec.msgpack.Decoder(row) for mode, row in rows.items()}
+        self._body = {mode: msgspec.json.Decoder(body([("rows", several)])) for mode, several in lists.items()}
 
     def json(self, mode: Mode, body: bytes) -> RowBatch | None:
         """The rows of a JSON body."""
         if body[:100].lstrip()[:1] == b"{":
-            return self._columns(mode, lambda: _rows(self._body[mode].decode(body)))
-        return self._columns(mode, lambda: self._list[mode].decode(body))
+            return self._batch(mode, lambda: _rows(self._body[mode].decode(body)))
+        return self._batch(mode, lambda: self._list[mode].decode(body))
 
     def lines(self, mode: Mode, lines: Sequence[bytes]) -> RowBatch | None:
-        """One row a line."""
-        return self._columns(mode, lambda: list(map(self._line[mode].decode, lines)))
+        """The rows of lines of NDJSON."""
+        return self._batch(mode, lambda: list(map(self._line[mode].decode, lines)))
 
     def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> RowBatch | None:
         """Rows in MessagePack."""
-        return self._columns(mode, lambda: list(map(self._packed[mode].decode, rows)))
+        return self._batch(mode, lambda: list(map(self._packed[mode].decode, rows)))
 
     def items(self, mode: Mode, items: Sequence[Any]) -> RowBatch | None:
-        """Rows that are parsed JSON already."""
+        """Rows as parsed JSON."""
 
         def rows() -> list[Any]:
-            # Parsed elsewhere, so text may hold what UTF-8 cannot.
-            found: list[Any] = msgspec.convert(items, self._rows[mode])
+            # The parser was another one, which lets through text that UTF-8 cannot encode.
+            found: list[Any] = msgspec.convert(items, self._lists[mode])
             "".join([row.video_id for row in found]).encode()
             return found
 
-        return self._columns(mode, rows)
+        return self._batch(mode, rows)
 
-    def _columns(self, mode: Mode, decode: Callable[[], list[Any]]) -> RowBatch | None:
+    def _batch(self, mode: Mode, decode: Callable[[], list[Any]]) -> RowBatch | None:
         try:
             rows = decode()
             times_us = self._times([row.time for row in rows])
             if times_us is None:
                 return None
             ids = [row.id for row in rows]
-            columns = RowBatch(
-                names=self._names,
+            batch = RowBatch(
+                types=self._types,
                 video_ids=[row.video_id for row in rows],
                 times_us=times_us,
-                kinds=np.full(len(rows), COUNTERS, np.uint8),
+                type_codes=np.full(len(rows), COUNTERS_ROW, np.uint8),
                 ids=None if ids.count(None) == len(ids) else packed_ids(ids),
             )
         except _UNUSUAL:
             return None
         if mode == "counters":
-            columns.cells = [
-                tuple((kind, value) for name, kind in self._cells if (value := getattr(row, name)) is not None)
+            batch.cells = [
+                tuple(
+                    (kind, value) for attribute, kind in self._cells if (value := getattr(row, attribute)) is not None
+                )
                 for row in rows
             ]
-            return columns if all(columns.cells) else None
+            return batch if all(batch.cells) else None
         codes = self._codes
-        columns.kinds = np.frombuffer(bytes([codes[row.type] for row in rows]), np.uint8)
-        columns.counts = _amounts([row.count for row in rows], 1)
-        columns.reaches = _amounts([row.reach for row in rows], 0)
-        return columns
+        batch.type_codes = np.frombuffer(bytes([codes[row.type] for row in rows]), np.uint8)
+        batch.counts = _numbers([row.count for row in rows], COUNT.default)
+        batch.reaches = _numbers([row.reach for row in rows], REACH.default)
+        return batch
 
     def _times(self, values: list[Any]) -> NDArray[np.int64] | None:
         kinds = set(map(type, values))
         if kinds == {str}:
-            moments = list(map(datetime.fromisoformat, values))
-            if min(map(len, values)) <= _DATE or any(moment.tzinfo is None for moment in moments):
+            times = list(map(datetime.fromisoformat, values))
+            if min(map(len, values)) <= _DATE_LENGTH or any(time.tzinfo is None for time in times):
                 return None
-            # Off by less than half a microsecond, so rounding gives the very one.
-            values = [moment.timestamp() for moment in moments]
+            # The float is off by less than half a microsecond, so rounding it below gives the exact time.
+            values = [time.timestamp() for time in times]
         elif kinds - {float}:
             return None
         seconds = np.array(values, np.float64)
@@ -128,12 +134,36 @@ class BatchDecoder:
         return None if len(values) and int(times_us.max()) > self._clock() + self._skew_us else times_us
 
 
+def _row_structs(types: Sequence[str], columns: dict[str, str], max_id_length: int) -> dict[Mode, Any]:
+    """Msgspec structs of an event row and of a counters row, whose attributes for ``columns`` are the keys of that."""
+    # Types made at run time, which a type checker cannot follow.
+    identifier: Any = Annotated[str, msgspec.Meta(min_length=1, max_length=max_id_length)]
+
+    def number(minimum: int) -> Any:
+        return Annotated[int, msgspec.Meta(ge=minimum, le=MAX_COUNT)] | None
+
+    fields: dict[str, tuple[Any, ...]] = {
+        VIDEO_ID: (identifier,),
+        TIME: (float | str,),
+        ID: (identifier | None, None),
+        TYPE: (Literal[tuple(types)],),
+        COUNT.name: (number(COUNT.minimum), None),
+        REACH.name: (number(REACH.minimum), None),
+    }
+    struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
+    event = [(name, *fields[name]) for name in EVENT_FIELDS]
+    shared = [(name, *fields[name]) for name in SHARED_FIELDS]
+    counters = [*shared, *((attribute, number(COUNTER_MINIMUM), None) for attribute in columns)]
+    return {"events": struct("Event", event), "counters": struct("Counters", counters, rename=columns)}
+
+
 def _rows(body: Any) -> list[Any]:
     rows: list[Any] = body.rows
     return rows
 
 
-def _amounts(values: list[int | None], default: int) -> NDArray[np.int64] | None:
+def _numbers(values: list[int | None], default: int) -> NDArray[np.int64] | None:
+    """A column of numbers; None where all of them are the default."""
     distinct = set(values)
     if distinct <= {None, default}:
         return None

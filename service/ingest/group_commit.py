@@ -1,4 +1,4 @@
-"""Group commit: batches that wait together go to the store together."""
+"""Group commit: batches that wait at the same time are stored together."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Final
 
 from service.ingest.parking import Parking
 from service.problems import Unavailable, separate
-from service.store.row import Outcome
+from service.store.outcome import Outcome
 from service.store.row_batch import RowBatch
 from service.store.store import Store
 
-Batch = tuple[RowBatch, asyncio.Future[Outcome], bool]
-"""Rows, who waits for them, and whether they may be parked."""
-ROUNDS: Final = 2
-"""Rounds under way at most: one is being packed or read while the server works on the other."""
+WaitingBatch = tuple[RowBatch, asyncio.Future[Outcome], bool]
+"""Rows, the future that their sender waits for, and whether they may be parked."""
+COMMITS_IN_FLIGHT: Final = 2
+"""Limit of the commits under way: one is packed or read here while the server works on the other."""
 
 
 class GroupCommitQueue:
-    """Queues batches of at most ``queue_rows`` rows in all; a round takes what waits, up to about ``round_rows``, of each client in turn.
+    """A queue of batches with up to ``queue_rows`` rows in all.
 
-    Rows of a client that has used up its share of ``parking`` are parked no more: such batches have rounds of their own.
+    A commit takes the batches that wait, up to about ``commit_rows`` rows, in turn from each client. Rows of a client that has
+    used up its share of ``parking`` may not be parked, so they go into commits of their own.
     """
 
-    def __init__(self, store: Store, *, round_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
+    def __init__(self, store: Store, *, commit_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
         self._store, self._parking = store, parking
-        self._round_rows, self._queue_rows = round_rows, queue_rows
-        self._waiting: dict[bytes, deque[Batch]] = {}
-        self._rounds: set[asyncio.Task[None]] = set()
+        self._commit_rows, self._queue_rows = commit_rows, queue_rows
+        self._waiting: dict[bytes, deque[WaitingBatch]] = {}
+        self._commits: set[asyncio.Task[None]] = set()
         self.waiting_rows = 0
-        """Rows that no round has taken yet."""
+        """Rows that no commit has taken yet."""
 
     async def write(self, batch: RowBatch, client: bytes = b"") -> Outcome:
-        """Store a batch of a client; returns after the server has acknowledged it.
+        """Store a client's batch; returns after the server has acknowledged it.
 
-        Raises Unavailable when the server does not answer, or when too many rows are waiting: nothing was stored then.
+        Raises Unavailable when the server does not answer, or when too many rows are waiting; in that case nothing was stored.
         """
         if self.waiting_rows and self.waiting_rows + len(batch) > self._queue_rows:
             raise Unavailable(
@@ -46,26 +47,26 @@ class GroupCommitQueue:
         park = self._parking is None or self._parking.allows(client)
         self._waiting.setdefault(client, deque()).append((batch, done, park))
         self.waiting_rows += len(batch)
-        self._begin()
+        self._start_commits()
         outcome = await done
         if outcome.parked_videos and self._parking is not None:
             self._parking.parked(client, outcome.parked_videos)
         return outcome
 
-    def _begin(self) -> None:
-        while self._waiting and len(self._rounds) < ROUNDS:
-            # Many requests' rows are in it: it is logged as none of theirs.
-            task = asyncio.get_running_loop().create_task(self._round(), context=Context())
-            self._rounds.add(task)
+    def _start_commits(self) -> None:
+        while self._waiting and len(self._commits) < COMMITS_IN_FLIGHT:
+            # An empty context: a commit has rows of many requests, so its log lines must not name one of them.
+            task = asyncio.get_running_loop().create_task(self._commit(), context=Context())
+            self._commits.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._rounds.discard(task)
-        self._begin()
+        self._commits.discard(task)
+        self._start_commits()
 
-    def _take(self) -> list[Batch]:
-        """Batches for a round: one of each client, then another, those first that have waited while others were served."""
-        taken: list[Batch] = []
+    def _take(self) -> list[WaitingBatch]:
+        """The batches of the next commit: one of each client, then another, starting with the client served longest ago."""
+        taken: list[WaitingBatch] = []
         rows, full, skipped = 0, False, set[bytes]()
         while not full and len(skipped) < len(self._waiting):
             for client in [client for client in self._waiting if client not in skipped]:
@@ -73,7 +74,7 @@ class GroupCommitQueue:
                 if taken and park != taken[0][2]:
                     skipped.add(client)
                     continue
-                if taken and rows + len(batch) > self._round_rows:
+                if taken and rows + len(batch) > self._commit_rows:
                     full = True
                     break
                 queue = self._waiting.pop(client)
@@ -81,13 +82,13 @@ class GroupCommitQueue:
                 if queue:
                     self._waiting[client] = queue
                 self.waiting_rows -= len(batch)
-                # Whoever went away before the round began wants nothing stored.
+                # A sender that has left by now does not want its rows stored.
                 if not done.done():
                     taken.append((batch, done, park))
                     rows += len(batch)
         return taken
 
-    async def _round(self) -> None:
+    async def _commit(self) -> None:
         taken = self._take()
         if not taken:
             return

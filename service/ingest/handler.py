@@ -1,84 +1,92 @@
-"""Batches of rows: parsed, stored, and told."""
+"""Batches of rows from any transport: parsed, stored, and summed up."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_line, parse_packed, parse_rows, unpack
-from service.http.pieces import is_cut, row_end, row_too_long, rows_within
 from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.group_commit import GroupCommitQueue
+from service.ingest.json_slices import is_cut, row_end, row_too_long, rows_within
+from service.ingest.packed_rows import parse_packed, unpack
 from service.ingest.row_parser import Parsed, RowParser
 from service.metrics import Metrics
 from service.problems import Invalid, Malformed, Unavailable
-from service.settings import Settings
-from service.store.row import Outcome, Rejection
+from service.settings import IngestSettings
+from service.store.outcome import Outcome, Rejection
 from service.store.row_batch import RowBatch
+from service.strict_json import parse_line, parse_rows
 from service.turns import Turns
 
 SLICE_ROWS: Final = 512
-"""Good rows that are decoded at once: about 0.3 ms."""
+"""Valid rows that are decoded in one turn: about 0.3 ms."""
 CAREFUL_ROWS: Final = 16
-"""Rows that are looked at with care between two looks at the clock: some 10 us each, and more where they are long."""
+"""Rows that ``RowParser`` checks in one turn: about 10 us each, and more where they are long."""
 SLICE_BYTES: Final = 64 * 1024
-"""Bytes of a JSON body that are decoded at once, about."""
-_TRIES: Final = 8
-"""Ends of rows, one after the other, that are tried before many are left out."""
-_SMALL: Final = 4096
-"""Bytes of a body that is not worth waiting for a turn."""
+"""Approximate bytes of a JSON body that are decoded in one turn."""
+_CUT_TRIES: Final = 8
+"""Possible ends of rows that are tried one after the other; after that, most are skipped."""
+_SMALL_BYTES: Final = 4096
+"""Bodies of up to this size do not wait for a turn."""
+
+
+class Take(Protocol):
+    """Stores a batch of parsed rows; ``IngestHandler.take`` is one."""
+
+    async def __call__(self, kind: Mode, items: list[Any]) -> Outcome:
+        """Store rows; what became of them."""
 
 
 class IngestHandler:
-    """Takes batches of events or counters, a slice in each of their client's turns."""
+    """Takes batches of events or counters, one slice in each of their client's turns."""
 
     def __init__(
         self,
         parser: RowParser,
-        fast: BatchDecoder,
-        writer: GroupCommitQueue,
+        decoder: BatchDecoder,
+        queue: GroupCommitQueue,
         metrics: Metrics,
         turns: Turns,
-        settings: Settings,
+        settings: IngestSettings,
     ) -> None:
-        self._parser, self._fast = parser, fast
-        self._writer = writer
+        self._parser, self._decoder = parser, decoder
+        self._queue = queue
         self._metrics = metrics
         self._turns = turns
-        self._row_bytes = settings.max_line_bytes
+        self._max_row_bytes = settings.max_line_bytes
         self.max_rows = settings.max_batch_rows
-        """Rows in one batch, at most."""
+        """Limit of the rows in one batch."""
 
     async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
-        """Store the good rows of a batch and tell the bad ones; a batch too long stores nothing.
+        """Store the valid rows of a batch and report the others; of a batch that is too long, nothing is stored.
 
-        ``client``: whose share of the parked rows they count for.
+        ``client``: whose share of the parked rows they count in.
         """
-        return await self._take(_Batch(kind, client), items, self._fast.items)
+        return await self._take(_Batch(kind, client), items, self._decoder.items)
 
     async def take_json(self, kind: Mode, body: bytes, client: bytes = b"", request: str | None = None) -> Outcome:
-        """``take`` of a JSON body; events without an id get one made of the ``request``'s key, where it has one."""
+        """``take`` for a JSON body; events without an id get one made of ``request``, the request's key, if there is one."""
         batch = _Batch(kind, client, request)
         if len(body) > 2 * SLICE_BYTES:
-            await self._take_pieces(batch, body)
+            await self._take_slices(batch, body)
             return await self._store(batch)
-        if len(body) > _SMALL:
+        if len(body) > _SMALL_BYTES:
             await self._turns.take(client)
-        columns = self._fast.json(kind, body)
-        if columns is not None:
-            self._check(len(columns))
-            batch.add(columns)
+        rows = self._decoder.json(kind, body)
+        if rows is not None:
+            self._check_length(len(rows))
+            batch.add(rows)
         else:
-            await self._look(batch, parse_rows(body))
+            await self._parse_into(batch, parse_rows(body))
         return await self._store(batch)
 
     async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
-        """``take`` of a list in MessagePack; raises Malformed or Invalid where it is none."""
-        return await self._take(_Batch(kind, client), parse_packed(rows, self.max_rows), self._fast.packed, unpack)
+        """``take`` for a list in MessagePack; raises Malformed or Invalid where it is not one."""
+        return await self._take(_Batch(kind, client), parse_packed(rows, self.max_rows), self._decoder.packed, unpack)
 
     async def take_lines(
         self,
@@ -87,70 +95,81 @@ class IngestHandler:
         client: bytes = b"",
         request: str | None = None,
         first: int = 0,
-        listed: bool = True,
+        list_rejections: bool = True,
     ) -> Outcome:
-        """``take`` of lines of NDJSON, none of them blank; ``first`` is the place of the first one in the ``request``.
+        """``take`` for lines of NDJSON, none of them blank.
 
-        ``listed``: whether refused rows are told one by one, or counted only.
+        Args:
+            kind: what the rows are.
+            lines: the lines.
+            client: whose share of the parked rows they count in.
+            request: the request's key; see ``take_json``.
+            first: the position of the first line in the request.
+            list_rejections: False: refused rows are only counted.
         """
-        return await self._take(_Batch(kind, client, request, first, listed), lines, self._fast.lines, parse_line)
+        batch = _Batch(kind, client, request, first, list_rejections)
+        return await self._take(batch, lines, self._decoder.lines, parse_line)
 
     async def _take(
         self,
         batch: _Batch,
         items: Sequence[Any],
-        fast: Callable[[Mode, Sequence[Any]], RowBatch | None],
+        decode: Callable[[Mode, Sequence[Any]], RowBatch | None],
         read: Callable[[Any], Any] | None = None,
     ) -> Outcome:
-        self._check(len(items))
+        self._check_length(len(items))
         for start in range(0, len(items), SLICE_ROWS):
             await self._turns.take(batch.client)
             part = items[start : start + SLICE_ROWS]
-            columns = fast(batch.kind, part)
-            if columns is not None:
-                batch.add(columns)
+            rows = decode(batch.kind, part)
+            if rows is not None:
+                batch.add(rows)
             else:
-                await self._look(batch, part, read)
+                await self._parse_into(batch, part, read)
         return await self._store(batch)
 
-    async def _take_pieces(self, batch: _Batch, body: bytes) -> None:
-        """The rows of a long JSON body. What comes out is right only where all pieces are valid; otherwise it is refused whole."""
+    async def _take_slices(self, batch: _Batch, body: bytes) -> None:
+        """Decode a long JSON body slice by slice.
+
+        The rows are correct only where every slice is valid; otherwise the whole body is refused.
+        """
         start, end = rows_within(body)
         while start < end:
             stop, following = row_end(body, start, min(start + SLICE_BYTES, end), end)
             tries = 0
-            while not await self._take_piece(batch, b"[" + body[start:stop] + b"]", last=stop == end):
-                # A row goes on there: what looked like its end was a part of it.
+            while not await self._take_slice(batch, b"[" + body[start:stop] + b"]", last=stop == end):
+                # The cut was inside a row: try the next possible end of a row.
                 tries += 1
-                if stop - start > SLICE_BYTES + self._row_bytes:
-                    raise row_too_long(self._row_bytes)
-                further = 1 if tries <= _TRIES else SLICE_BYTES // 4
-                stop, following = row_end(body, start, min(stop + further, end), end)
+                if stop - start > SLICE_BYTES + self._max_row_bytes:
+                    raise row_too_long(self._max_row_bytes)
+                step = 1 if tries <= _CUT_TRIES else SLICE_BYTES // 4
+                stop, following = row_end(body, start, min(stop + step, end), end)
             start = following
             if batch.items > self.max_rows:
                 raise self._too_many(f"more than {self.max_rows}")
 
-    async def _take_piece(self, batch: _Batch, piece: bytes, *, last: bool) -> bool:
-        """A list of rows; False where it is cut within a row. Raises Malformed where it is no JSON."""
-        if len(piece) > 2 * SLICE_BYTES + self._row_bytes:
-            raise row_too_long(self._row_bytes)
+    async def _take_slice(self, batch: _Batch, text: bytes, *, last: bool) -> bool:
+        """Decode a list of rows; False where it is cut inside a row. Raises Malformed where it is not JSON."""
+        if len(text) > 2 * SLICE_BYTES + self._max_row_bytes:
+            raise row_too_long(self._max_row_bytes)
         await self._turns.take(batch.client)
-        columns = self._fast.json(batch.kind, piece)
-        if columns is not None:
-            batch.add(columns)
+        rows = self._decoder.json(batch.kind, text)
+        if rows is not None:
+            batch.add(rows)
             return True
         try:
-            items = parse_rows(piece)
+            items = parse_rows(text)
         except Malformed:
-            if last or not is_cut(piece):
+            if last or not is_cut(text):
                 raise
             return False
-        await self._look(batch, items)
+        await self._parse_into(batch, items)
         return True
 
-    async def _look(self, batch: _Batch, items: Sequence[Any], read: Callable[[Any], Any] | None = None) -> None:
+    async def _parse_into(self, batch: _Batch, items: Sequence[Any], read: Callable[[Any], Any] | None = None) -> None:
+        first = batch.first + batch.items
         parsed = await self.parse(
-            batch.kind, items, read=read, client=batch.client, first=batch.first + batch.items, listed=batch.listed
+            batch.kind, items, read=read, client=batch.client, first=first, list_rejections=batch.list_rejections
         )
         batch.add_parsed(parsed, len(items))
 
@@ -159,7 +178,7 @@ class IngestHandler:
         if batch.request is not None and batch.kind == "events" and len(rows):
             rows.identify(batch.request)
         try:
-            outcome = await self._writer.write(rows, batch.client) if len(rows) else Outcome()
+            outcome = await self._queue.write(rows, batch.client) if len(rows) else Outcome()
         except Unavailable as problem:
             raise problem.copy(unknown=problem.extra.get("unknown", len(rows))) from None
         outcome.rejections += batch.refused
@@ -177,20 +196,23 @@ class IngestHandler:
         read: Callable[[Any], Any] | None = None,
         client: bytes = b"",
         first: int = 0,
-        listed: bool = True,
+        list_rejections: bool = True,
     ) -> Parsed:
-        """Validate a batch with care, as far as each turn reaches; ``read`` makes an item's value, ``first`` is its place."""
-        self._check(len(items))
+        """Validate rows one by one, ``CAREFUL_ROWS`` in each turn; see ``RowParser.parse``.
+
+        ``read``: makes the parsed JSON value of an item that is not one yet.
+        """
+        self._check_length(len(items))
         parsed = Parsed()
         for start in range(0, len(items), CAREFUL_ROWS):
             await self._turns.take(client)
             part = items[start : start + CAREFUL_ROWS]
             if read is not None:
                 part = list(map(read, part))
-            self._parser.parse(kind, part, video_id, first=first + start, into=parsed, listed=listed)
+            self._parser.parse(kind, part, video_id, first=first + start, into=parsed, list_rejections=list_rejections)
         return parsed
 
-    def _check(self, rows: int) -> None:
+    def _check_length(self, rows: int) -> None:
         if rows > self.max_rows:
             raise self._too_many(rows)
 
@@ -214,28 +236,29 @@ class IngestHandler:
 
 
 class _Batch:
-    """The rows of a request, put together slice by slice; see ``Ingest.take_lines``."""
+    """The rows of a request, collected slice by slice; see ``IngestHandler.take_lines``."""
 
     def __init__(
-        self, kind: Mode, client: bytes, request: str | None = None, first: int = 0, listed: bool = True
+        self, kind: Mode, client: bytes, request: str | None = None, first: int = 0, list_rejections: bool = True
     ) -> None:
-        self.kind, self.client, self.request, self.first, self.listed = kind, client, request, first, listed
+        self.kind, self.client, self.request = kind, client, request
+        self.first, self.list_rejections = first, list_rejections
         self.items = 0
-        """Rows so far, refused ones as well."""
+        """Rows so far, refused ones included."""
         self.refused: list[Rejection] = []
         self.unlisted = 0
         self.ignored: Counter[str] = Counter()
         self._parts: list[RowBatch] = []
 
-    def add(self, columns: RowBatch) -> None:
-        """Add good rows."""
-        place = self.first + self.items
-        self.items += len(columns)
-        columns.places = range(place, place + len(columns))
-        self._parts.append(columns)
+    def add(self, rows: RowBatch) -> None:
+        """Add decoded rows."""
+        first = self.first + self.items
+        self.items += len(rows)
+        rows.indices = range(first, first + len(rows))
+        self._parts.append(rows)
 
     def add_parsed(self, parsed: Parsed, items: int) -> None:
-        """Add rows that were looked at one by one."""
+        """Add the result of parsing ``items`` rows one by one."""
         self.items += items
         self.refused += parsed.refused
         self.unlisted += parsed.unlisted
@@ -244,7 +267,7 @@ class _Batch:
             self._parts.append(RowBatch.of(parsed.rows))
 
     def rows(self) -> RowBatch:
-        """All good rows."""
+        """All valid rows."""
         rows = RowBatch.joined(self._parts) if self._parts else RowBatch.of(())
-        rows.listed = self.listed
+        rows.list_rejections = self.list_rejections
         return rows

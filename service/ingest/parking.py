@@ -1,4 +1,4 @@
-"""Whose rows wait for a registration: a share for each client, so that ids made up by one do not use up everybody's room."""
+"""Each client's share of the parked rows, so that a client that invents video ids does not use up everybody's limit."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ _CLIENTS: Final = 10_000
 
 
 class Parking:
-    """Videos that rows of a client are parked for, as far as this replica has parked them; at most ``most`` of one client.
+    """The videos for which this replica has parked rows of a client; up to ``limit`` of one client.
 
-    A video counts until it is registered or forgotten, by any replica, and no longer than ``ttl_s`` after its newest row.
+    A video counts until any replica registers or deletes it, and not longer than ``ttl_s`` after its newest row.
     """
 
-    def __init__(self, most: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._ttl_s, self._clock = most, ttl_s, clock
-        self._of: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
+    def __init__(self, limit: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
+        self._videos: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
+        """By client: each video, and when a row was parked for it last."""
 
     def allows(self, client: bytes) -> bool:
         """Whether rows of this client may be parked."""
-        videos = self._of.peek(client)
+        videos = self._videos.peek(client)
         if not videos:
-            return self._most > 0
+            return self._limit > 0
         oldest_s = self._clock() - self._ttl_s
         while videos and next(iter(videos.values())) < oldest_s:
             videos.popitem(last=False)
-        return len(videos) < self._most
+        return len(videos) < self._limit
 
-    def parked(self, client: bytes, videos: Iterable[str]) -> None:
-        """Note that rows of this client were parked for these."""
-        held = self._of.peek(client)
-        if held is None:
-            held = OrderedDict()
-        self._of.put(client, held)
+    def parked(self, client: bytes, video_ids: Iterable[str]) -> None:
+        """Note that rows of this client were parked for these videos."""
+        videos = self._videos.peek(client)
+        if videos is None:
+            videos = OrderedDict()
+        self._videos.put(client, videos)
         now_s = self._clock()
-        for video_id in videos:
-            held[video_id] = now_s
-            held.move_to_end(video_id)
+        for video_id in video_ids:
+            videos[video_id] = now_s
+            videos.move_to_end(video_id)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """These videos are registered, or forgotten: nothing is parked for them any more."""
-        for held in self._of.values():
-            if held:
+        """Stop counting these videos: they are registered or deleted, so nothing is parked for them."""
+        for videos in self._videos.values():
+            if videos:
                 for video_id, _ in changes:
-                    held.pop(video_id, None)
+                    videos.pop(video_id, None)
 
     def missed(self) -> None:
-        """Changes were missed; what should not count any more does so until ``ttl_s`` is over."""
+        """Do nothing: a video whose change was missed counts until ``ttl_s`` has passed."""

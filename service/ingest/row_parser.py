@@ -1,4 +1,4 @@
-"""From parsed JSON to rows: the rules for events and counters."""
+"""From parsed JSON to rows, one by one: each refused row gets its reason."""
 
 from __future__ import annotations
 
@@ -8,41 +8,59 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model.engagement.history import Mode
-from service.http.bodies import BrokenLine
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
-from service.settings import Settings
-from service.store.row import MAX_COUNT, Rejection, Row
+from service.settings import IngestSettings
+from service.store.outcome import Rejection
+from service.store.row import InputRow
+from service.store.row_fields import (
+    COUNT,
+    COUNTER_MINIMUM,
+    EVENT_FIELDS,
+    EVENT_FIELDS_TEXT,
+    ID,
+    MAX_COUNT,
+    ONLY_EVENT_FIELDS,
+    REACH,
+    SHARED_FIELDS,
+    TIME,
+    TYPE,
+    VIDEO_ID,
+    NumberField,
+)
+from service.strict_json import BrokenLine
 from service.times import iso, now_us, parse_time
 
-_EVENT_FIELDS: Final = frozenset(("video_id", "time", "type", "count", "reach", "id"))
-_ONLY_EVENTS: Final = _EVENT_FIELDS - {"video_id", "time", "id"}
-"""Fields that tell an event from a snapshot of counters."""
-IGNORED_A_ROW: Final = 32
-"""Unknown counters of one row that are named, at most."""
-_EVENT_ALLOWED: Final = "the fields video_id, time, type, count, reach, id"
+IGNORED_PER_ROW: Final = 32
+"""Limit of the unknown counters of one row that are counted by name."""
+_EVENT_FIELDS: Final = frozenset(EVENT_FIELDS)
 
 
-def parse_identifier(field: str, value: object, longest: int) -> str:
-    """A video id or event id: any text that UTF-8 can hold, 1 to ``longest`` characters."""
-    if isinstance(value, str) and 0 < len(value) <= longest:
+def parse_identifier(field: str, value: object, max_length: int) -> str:
+    """A video id or event id: any text that UTF-8 can encode, of 1 to ``max_length`` characters; raises Invalid."""
+    if isinstance(value, str) and 0 < len(value) <= max_length:
         try:
             value.encode()
         except UnicodeEncodeError:
             pass
         else:
             return value
-    raise Invalid(field, "missing" if value is None else value, f"text of 1 to {longest} characters")
+    raise Invalid(field, "missing" if value is None else value, f"text of 1 to {max_length} characters")
 
 
-def _parse_count(field: str, value: object, least: int) -> int:
-    # bool is an int in Python, and is refused; 3.0 is a whole number in JSON, and is taken.
+def _parse_number(name: str, value: object, minimum: int) -> int:
+    # bool is an int in Python, and is refused; 3.0 is a whole number in JSON, and is accepted.
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is int and least <= value <= MAX_COUNT:
+    if type(value) is int and minimum <= value <= MAX_COUNT:
         return value
     as_text = ", as a JSON number and not as text" if isinstance(value, str) else ""
-    raise Invalid(field, value, f"a whole number from {least} to {MAX_COUNT}{as_text}")
+    raise Invalid(name, value, f"a whole number from {minimum} to {MAX_COUNT}{as_text}")
+
+
+def _parse_field(field: NumberField, item: dict[str, Any]) -> int:
+    value = item.get(field.name)
+    return field.default if value is None else _parse_number(field.name, value, field.minimum)
 
 
 def _is_number(value: object) -> bool:
@@ -51,9 +69,12 @@ def _is_number(value: object) -> bool:
 
 @dataclass(slots=True)
 class Parsed:
-    """Rows, why others were refused (``unlisted``: how many more were), and how many had each counter that the bundle does not know."""
+    """Rows, and why others were refused; ``unlisted``: how many more were refused than are listed.
 
-    rows: list[Row] = field(default_factory=list)
+    ``ignored``: for each counter that the bundle does not know, how many rows had it.
+    """
+
+    rows: list[InputRow] = field(default_factory=list)
     refused: list[Rejection] = field(default_factory=list)
     unlisted: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
@@ -62,12 +83,11 @@ class Parsed:
 class RowParser:
     """Validates rows against the served types, the clock and the limits."""
 
-    def __init__(self, catalog: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
-        self._catalog = catalog
-        self._longest = settings.max_id_length
+    def __init__(self, accepted: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
+        self._accepted = accepted
+        self._max_id_length = settings.max_id_length
         self._skew_us = round(settings.future_skew_s * 1_000_000)
         self._clock = clock
-        self._counter_fields = frozenset(("video_id", "time", "id", *catalog.columns))
 
     def parse(
         self,
@@ -77,11 +97,17 @@ class RowParser:
         *,
         first: int = 0,
         into: Parsed | None = None,
-        listed: bool = True,
+        list_rejections: bool = True,
     ) -> Parsed:
-        """Rows and refusals, added to ``into`` where given; where not ``listed``, refused rows are counted only.
+        """Validate rows.
 
-        ``video_id`` is what every row is for, where the request has said so; ``first`` is the place of the first item.
+        Args:
+            mode: what the rows are.
+            items: the rows as parsed JSON.
+            video_id: the video of all rows, where the request names it; else each row names its own.
+            first: the position of the first item in the request.
+            into: where the result is added.
+            list_rejections: False: refused rows are only counted.
         """
         parsed = Parsed() if into is None else into
         latest_us = self._clock() + self._skew_us
@@ -92,65 +118,52 @@ class RowParser:
                     raise Invalid("line" if isinstance(item, BrokenLine) else "row", item, "a JSON object")
                 parsed.rows.append(parse(index, item, video_id, latest_us, parsed.ignored))
             except Invalid as problem:
-                if not listed:
+                if not list_rejections:
                     parsed.unlisted += 1
                     continue
                 parsed.refused.append(Rejection(mode, index, "invalid", problem.field, problem.value, problem.allowed))
         return parsed
 
     def check_future(self, field: str, time_us: int) -> int:
-        """``time_us`` itself, unless it lies further ahead of the clock than the skew allows."""
+        """``time_us`` itself; raises Invalid where it is further ahead of the clock than the skew allows."""
         self._check_future(field, time_us, self._clock() + self._skew_us)
         return time_us
 
     def _event(
         self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int, ignored: Counter[str]
-    ) -> Row:
+    ) -> InputRow:
         if not item.keys() <= _EVENT_FIELDS:
             unknown = next(name for name in item if name not in _EVENT_FIELDS)
-            raise Invalid(unknown, item[unknown], _EVENT_ALLOWED + did_you_mean(unknown, _EVENT_FIELDS))
-        kind = item.get("type")
-        if not isinstance(kind, str) or kind not in self._catalog.types:
-            raise Invalid("type", "missing" if kind is None else kind, f"one of {self._catalog.types_text}")
-        count = item.get("count")
-        reach = item.get("reach")
-        return Row(
+            raise Invalid(unknown, item[unknown], EVENT_FIELDS_TEXT + did_you_mean(unknown, _EVENT_FIELDS))
+        kind = item.get(TYPE)
+        if not isinstance(kind, str) or kind not in self._accepted.types:
+            raise Invalid(TYPE, "missing" if kind is None else kind, f"one of {self._accepted.types_text}")
+        return InputRow(
             index=index,
             video_id=self._video_id(item, video_id),
             time_us=self._time(item, latest_us),
             mode="events",
-            cells=((kind, 1 if count is None else _parse_count("count", count, 1)),),
-            reach=0 if reach is None else _parse_count("reach", reach, 0),
+            cells=((kind, _parse_field(COUNT, item)),),
+            reach=_parse_field(REACH, item),
             id=self._event_id(item),
         )
 
     def _counters(
         self, index: int, item: dict[str, Any], video_id: str | None, latest_us: int, ignored: Counter[str]
-    ) -> Row:
-        unknown: Sequence[str] = ()
-        if not item.keys() <= self._counter_fields:
-            unknown = [name for name, value in item.items() if name not in self._counter_fields and value is not None]
-            for name in unknown:
-                if name in _ONLY_EVENTS:
-                    raise Invalid(name, item[name], f"in events only; counters have {self._catalog.columns_text}")
-                if not _is_number(item[name]):
-                    # No counter that the bundle does not know, but something else.
-                    allowed = (
-                        f"the fields video_id, time, id, {self._catalog.columns_text}, and numbers of other counters"
-                    )
-                    raise Invalid(name, item[name], allowed + did_you_mean(name, self._counter_fields))
+    ) -> InputRow:
+        unknown = self._unknown_counters(item)
+        columns = self._accepted.columns
         cells = tuple(
-            (kind, _parse_count(column, item[column], 0))
-            for column, kind in self._catalog.columns.items()
+            (kind, _parse_number(column, item[column], COUNTER_MINIMUM))
+            for column, kind in columns.items()
             if item.get(column) is not None
         )
         if not cells:
-            allowed = f"at least one of {self._catalog.columns_text}"
-            known = self._catalog.columns
+            allowed = f"at least one of {self._accepted.columns_text}"
             for name in unknown:
-                raise Invalid(name, item[name], allowed + did_you_mean(name, known))
+                raise Invalid(name, item[name], allowed + did_you_mean(name, columns))
             raise Invalid("counters", "missing", allowed)
-        row = Row(
+        row = InputRow(
             index=index,
             video_id=self._video_id(item, video_id),
             time_us=self._time(item, latest_us),
@@ -158,26 +171,41 @@ class RowParser:
             cells=cells,
             id=self._event_id(item),
         )
-        for name in unknown[:IGNORED_A_ROW]:
+        for name in unknown[:IGNORED_PER_ROW]:
             ignored[shown(name)] += 1
         return row
 
+    def _unknown_counters(self, item: dict[str, Any]) -> Sequence[str]:
+        """Names of counters that the bundle does not know; raises Invalid for an unknown field that is not a counter."""
+        known = self._accepted.counters_fields
+        if item.keys() <= known:
+            return ()
+        unknown = [name for name, value in item.items() if name not in known and value is not None]
+        for name in unknown:
+            if name in ONLY_EVENT_FIELDS:
+                raise Invalid(name, item[name], f"in events only; counters have {self._accepted.columns_text}")
+            if not _is_number(item[name]):
+                fields = ", ".join((*SHARED_FIELDS, self._accepted.columns_text))
+                allowed = f"the fields {fields}, and numbers of other counters"
+                raise Invalid(name, item[name], allowed + did_you_mean(name, known))
+        return unknown
+
     def _video_id(self, item: dict[str, Any], expected: str | None) -> str:
-        value = item.get("video_id")
+        value = item.get(VIDEO_ID)
         if expected is None:
-            return parse_identifier("video_id", value, self._longest)
+            return parse_identifier(VIDEO_ID, value, self._max_id_length)
         if value is not None and value != expected:
-            raise Invalid("video_id", value, f"the request's own video, {expected!r}, or nothing")
+            raise Invalid(VIDEO_ID, value, f"the request's own video, {expected!r}, or nothing")
         return expected
 
     def _event_id(self, item: dict[str, Any]) -> str | None:
-        value = item.get("id")
-        return None if value is None else parse_identifier("id", value, self._longest)
+        value = item.get(ID)
+        return None if value is None else parse_identifier(ID, value, self._max_id_length)
 
     def _time(self, item: dict[str, Any], latest_us: int) -> int:
-        value = item.get("time")
-        time_us = parse_time("time", "missing" if value is None else value)
-        self._check_future("time", time_us, latest_us)
+        value = item.get(TIME)
+        time_us = parse_time(TIME, "missing" if value is None else value)
+        self._check_future(TIME, time_us, latest_us)
         return time_us
 
     def _check_future(self, field: str, time_us: int, latest_us: int) -> None:

@@ -1,12 +1,13 @@
-"""Rows from the Redis stream ``m3tr:ingest``: exactly once in effect, by any number of replicas.
+"""Rows from the Redis stream ``m3tr:ingest``: each counts exactly once, with any number of replicas.
 
 An entry has the fields ``kind`` (events or counters) and ``row`` (a JSON object) or ``rows`` (a JSON list of them). An event
-without an id gets one made of its entry's: it is stored in the same call as the count, so an entry that is delivered again
-changes nothing (for ``dedup_ttl_s``). Cumulative counters cannot count twice, and need none.
+without an id gets one made of the entry's id. It is stored in the same call as the count, so an entry that is delivered again
+changes nothing (for ``dedup_ttl_s``). Cumulative counters cannot count twice, and need no id.
 
-An entry is acknowledged after the store's answer. What somebody took and did not finish is taken over after ``claim_s``, one
-entry at a time. Rows that can never be taken go to ``m3tr:ingest:dead`` with the reason, and so does an entry after its fifth
-delivery: what kills the processes that take it costs one dead letter. Entries that every group has acknowledged are trimmed.
+An entry is acknowledged after the store has answered. An entry that a consumer took and did not finish is claimed by another
+one after ``claim_s``, one entry at a time. Rows that can never be stored go to ``m3tr:ingest:dead`` with the reason, and so does
+an entry after its fifth delivery: an entry that kills its consumers becomes a dead letter. Entries that every group has
+acknowledged are trimmed.
 """
 
 from __future__ import annotations
@@ -22,28 +23,30 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from model.engagement.history import Mode
+from service.ingest.handler import Take
 from service.ingest.stream_entry import StreamEntry
-from service.ingest.websocket import Take
 from service.metrics import Metrics
 from service.problems import Malformed, Unavailable
 from service.store import keys
 from service.store.forgotten import Forgotten
 from service.store.redis.blocking_reads import BLOCK_S, Reading, stream_id
 from service.store.redis.deployment import Server
+from service.store.row_fields import VIDEO_ID
 
 log = structlog.get_logger(__name__)
 
 GROUP: Final = "m3tr"
 DELIVERIES: Final = 5
-"""Deliveries of an entry, at most."""
+"""Limit of the deliveries of an entry."""
 DEAD_KEPT: Final = 100_000
 _ENTRIES: Final = 256
 _PAUSE_S: Final = 1.0
-_FORGET_S: Final = 3600
+_GONE_S: Final = 3600
+"""Idle seconds after which a consumer without pending entries is removed from the group."""
 
 
 class Consumer(Reading):
-    """One member of the group."""
+    """One consumer of the group."""
 
     _what = "the stream of rows"
 
@@ -64,7 +67,7 @@ class Consumer(Reading):
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     async def _run(self) -> None:
-        # What is taken and not acknowledged at the end is taken over by others, and harmless if it was stored.
+        # Entries that are taken and not acknowledged when this ends are claimed by others; storing them twice is harmless.
         while True:
             try:
                 await self._connect()
@@ -72,14 +75,14 @@ class Consumer(Reading):
                 self._failures = 0
                 await self._follow()
             except (RedisError, OSError, TimeoutError) as error:
-                # The stream was deleted, and the group with it.
+                # NOGROUP: the stream was deleted, and the group with it.
                 await asyncio.sleep(_PAUSE_S if "NOGROUP" in str(error) else await self._missed(error))
             except Exception:
                 log.exception("the consumer of the stream of rows failed")
                 await asyncio.sleep(_PAUSE_S)
 
     async def _join(self) -> None:
-        """Wait for the stream's first entry, then make sure of the group: a service nobody streams to leaves no key."""
+        """Wait for the stream's first entry, then create the group: without producers, no key is created."""
         while not await self._redis.xread({keys.INGEST: "0-0"}, count=1, block=BLOCK_S * 1000):
             pass
         try:
@@ -91,10 +94,10 @@ class Consumer(Reading):
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         block_ms = max(1, min(BLOCK_S * 1000, self._claim_ms // 2))
-        looked_at = float("-inf")
+        checked_at = float("-inf")
         while True:
-            if loop.time() - looked_at >= block_ms / 1000:
-                looked_at = loop.time()
+            if loop.time() - checked_at >= block_ms / 1000:
+                checked_at = loop.time()
                 await self._take_over()
                 await self._measure()
             reply = await self._redis.xreadgroup(GROUP, self._name, {keys.INGEST: ">"}, count=_ENTRIES, block=block_ms)
@@ -102,67 +105,67 @@ class Consumer(Reading):
                 await self._handle([StreamEntry(name, fields) for name, fields in reply[0][1]])
 
     async def _take_over(self) -> None:
-        """Take what others left, except what was delivered too often, which is dead.
+        """Claim entries that other consumers did not finish; those that were delivered too often become dead letters.
 
-        Each entry is claimed when the one before it is done: should one kill this process, no other is spent a delivery.
+        Each entry is claimed after the one before it is done: if one kills this process, the others lose no delivery.
         """
-        place = "-"
+        position = "-"
         while True:
-            left = await self._redis.xpending_range(keys.INGEST, GROUP, place, "+", _ENTRIES, idle=self._claim_ms)
-            for told in left:
-                await self._claim(told["message_id"], told["times_delivered"])
-            if len(left) < _ENTRIES:
+            pending = await self._redis.xpending_range(keys.INGEST, GROUP, position, "+", _ENTRIES, idle=self._claim_ms)
+            for entry in pending:
+                await self._claim(entry["message_id"], entry["times_delivered"])
+            if len(pending) < _ENTRIES:
                 return
-            place = f"({left[-1]['message_id'].decode()}"
+            position = f"({pending[-1]['message_id'].decode()}"
 
     async def _claim(self, entry_id: bytes, deliveries: int) -> None:
-        """Take one entry that was delivered so many times, unless another has it by now."""
+        """Claim and handle one entry, unless another consumer has claimed it; ``deliveries``: how many there were before."""
         taken = await self._redis.xclaim(keys.INGEST, GROUP, self._name, self._claim_ms, [entry_id])
         for name, fields in taken:
-            delivery = StreamEntry(name, fields)
+            entry = StreamEntry(name, fields)
             if deliveries >= DELIVERIES:
-                delivery.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
-                await self._finish([delivery])
+                entry.dead.append((None, {"reason": "deliveries", "allowed": f"{DELIVERIES} deliveries"}))
+                await self._finish([entry])
             else:
-                await self._handle([delivery])
+                await self._handle([entry])
 
-    async def _handle(self, deliveries: Sequence[StreamEntry]) -> None:
-        """Store the rows of these entries together, and acknowledge."""
+    async def _handle(self, entries: Sequence[StreamEntry]) -> None:
+        """Store the rows of these entries together, and acknowledge the entries."""
         batches: dict[Mode, list[tuple[StreamEntry, Any]]] = {"events": [], "counters": []}
-        for delivery in deliveries:
+        for entry in entries:
             try:
-                kind, items = delivery.rows()
+                kind, items = entry.rows()
             except Malformed as problem:
-                delivery.dead.append((None, {"reason": "malformed", **problem.body()}))
+                entry.dead.append((None, {"reason": "malformed", **problem.body()}))
             else:
-                batches[kind] += [(delivery, item) for item in items]
-        for kind, items in (await self._remembered(batches)).items():
+                batches[kind] += [(entry, item) for item in items]
+        for kind, items in (await self._without_deleted(batches)).items():
             for start in range(0, len(items), self._batch_rows):
                 await self._store(kind, items[start : start + self._batch_rows])
-        await self._finish(deliveries)
+        await self._finish(entries)
 
-    async def _remembered(
+    async def _without_deleted(
         self, batches: dict[Mode, list[tuple[StreamEntry, Any]]]
     ) -> dict[Mode, list[tuple[StreamEntry, Any]]]:
-        """Without rows that came before their video was deleted."""
+        """The batches without rows that entered the stream before their video was deleted."""
         if self._forgotten is None:
             return batches
         since_us: dict[str, int] = {}
         for items in batches.values():
-            for delivery, row in items:
-                entry_us = stream_id(delivery.entry_id)[0] * 1000
+            for entry, row in items:
+                entry_us = stream_id(entry.entry_id)[0] * 1000
                 if entry_us <= self._forgotten.newest_us and (video_id := _video_of(row)) is not None:
                     since_us[video_id] = min(entry_us, since_us.get(video_id, entry_us))
-        gone = await self._deleted(since_us)
-        if not gone:
+        deleted_us = await self._deleted(since_us)
+        if not deleted_us:
             return batches
         kept: dict[Mode, list[tuple[StreamEntry, Any]]] = {}
         for kind, items in batches.items():
-            # A row that came later is for the video that was registered anew, or will be.
+            # A later row belongs to a new registration of the video, which may still follow.
             kept[kind] = [
-                (delivery, row)
-                for delivery, row in items
-                if gone.get(_video_of(row) or "", -1) < stream_id(delivery.entry_id)[0] * 1000
+                (entry, row)
+                for entry, row in items
+                if deleted_us.get(_video_of(row) or "", -1) < stream_id(entry.entry_id)[0] * 1000
             ]
             self._metrics.rows.labels(kind, "forgotten").inc(len(items) - len(kept[kind]))
         return kept
@@ -181,10 +184,10 @@ class Consumer(Reading):
                 outcome = await self._take(kind, [item for _, item in items])
                 break
             except Unavailable:
-                # Not the entries' fault, so no delivery is spent on it.
+                # Not a fault of the entries, so they keep their remaining deliveries.
                 await asyncio.sleep(_PAUSE_S)
             except Exception as error:
-                owners = list({id(delivery): delivery for delivery, _ in items}.values())
+                owners = list({id(entry): entry for entry, _ in items}.values())
                 if len(owners) == 1:
                     log.warning("an entry of the stream of rows failed", id=owners[0].entry_id, error=repr(error))
                     owners[0].later = True
@@ -193,51 +196,51 @@ class Consumer(Reading):
                     await self._store(kind, [item for item in items if item[0] is owner])
                 return
         for refused in outcome.rejections:
-            delivery, item = items[refused.index]
+            entry, item = items[refused.index]
             if refused.retryable:
-                delivery.later = True
+                entry.later = True
             else:
                 why = {name: getattr(refused, name) for name in ("reason", "field", "value", "allowed")}
-                delivery.dead.append((item, why))
+                entry.dead.append((item, why))
 
-    async def _finish(self, deliveries: Sequence[StreamEntry]) -> None:
-        """Bury what is dead, acknowledge what is done."""
-        done = [delivery for delivery in deliveries if not delivery.later]
-        # The two streams may be on two servers, and nothing may be acknowledged that is not buried.
-        if any(delivery.dead for delivery in done):
+    async def _finish(self, entries: Sequence[StreamEntry]) -> None:
+        """Write dead letters, then acknowledge the entries that are done."""
+        done = [entry for entry in entries if not entry.later]
+        # The two streams may be on two servers: an entry is acknowledged only after its dead letters are written.
+        if any(entry.dead for entry in done):
             async with self._redis.pipeline(transaction=False) as pipe:
-                for delivery in done:
-                    for row, why in delivery.dead:
-                        pipe.xadd(keys.INGEST_DEAD, delivery.dead_entry(row, why), maxlen=DEAD_KEPT, approximate=True)
+                for entry in done:
+                    for row, why in entry.dead:
+                        pipe.xadd(keys.INGEST_DEAD, entry.dead_entry(row, why), maxlen=DEAD_KEPT, approximate=True)
                 await pipe.execute()
         if done:
-            await self._redis.xack(keys.INGEST, GROUP, *(delivery.entry_id for delivery in done))
-        self._metrics.stream_dead.inc(sum(len(delivery.dead) for delivery in done))
+            await self._redis.xack(keys.INGEST, GROUP, *(entry.entry_id for entry in done))
+        self._metrics.stream_dead.inc(sum(len(entry.dead) for entry in done))
 
     async def _measure(self) -> None:
-        """Tell how far the group is, and drop entries that every group is done with, and consumers that are gone."""
+        """Measure the group's lag, trim entries that every group is done with, and remove consumers that are gone."""
         done: list[tuple[int, int]] = []
         for group in await self._redis.xinfo_groups(keys.INGEST):
             if group["name"] == GROUP.encode():
                 self._metrics.stream_lag.set(group["lag"] or 0)
                 self._metrics.stream_pending.set(group["pending"])
-            left = await self._redis.xpending(keys.INGEST, group["name"]) if group["pending"] else None
-            if left and left["min"] is not None:
-                done.append(stream_id(left["min"]))
+            pending = await self._redis.xpending(keys.INGEST, group["name"]) if group["pending"] else None
+            if pending and pending["min"] is not None:
+                done.append(stream_id(pending["min"]))
             else:
-                time_ms, place = stream_id(group["last-delivered-id"])
-                done.append((time_ms, place + 1))
+                time_ms, sequence = stream_id(group["last-delivered-id"])
+                done.append((time_ms, sequence + 1))
         if done:
-            time_ms, place = min(done)
-            await self._redis.xtrim(keys.INGEST, minid=f"{time_ms}-{place}", approximate=False)
+            time_ms, sequence = min(done)
+            await self._redis.xtrim(keys.INGEST, minid=f"{time_ms}-{sequence}", approximate=False)
         for consumer in await self._redis.xinfo_consumers(keys.INGEST, GROUP):
-            if consumer["pending"] == 0 and consumer["idle"] > _FORGET_S * 1000:
+            if consumer["pending"] == 0 and consumer["idle"] > _GONE_S * 1000:
                 await self._redis.xgroup_delconsumer(keys.INGEST, GROUP, consumer["name"])
 
 
 def _video_of(row: Any) -> str | None:
-    """The video that a row says it is for."""
-    video_id = row.get("video_id") if isinstance(row, dict) else None
+    """The video that a row names; None where it names none."""
+    video_id = row.get(VIDEO_ID) if isinstance(row, dict) else None
     if not isinstance(video_id, str):
         return None
     try:

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_json
 from service.problems import Malformed
 from service.store import keys
+from service.store.row_fields import ID
+from service.strict_json import parse_json
 
 
 @dataclass(slots=True)
 class StreamEntry:
-    """One entry of the stream; ``dead`` holds (row or None for all, reason), ``later`` that it must come again."""
+    """One entry. ``dead``: (row, or None for the whole entry; reason) pairs; ``later``: whether it must be delivered again."""
 
     entry_id: bytes
     fields: dict[bytes, bytes]
@@ -22,7 +23,7 @@ class StreamEntry:
     later: bool = False
 
     def rows(self) -> tuple[Mode, list[Any]]:
-        """What it brings; raises Malformed."""
+        """The entry's rows; events without an id get one made of the entry's id. Raises Malformed."""
         kind = self.fields.get(b"kind", b"").decode("utf-8", "replace")
         if kind not in ("events", "counters"):
             raise Malformed("kind: must be events or counters", field="kind", value=kind[:100])
@@ -36,18 +37,16 @@ class StreamEntry:
         if kind == "events":
             name = self.entry_id.decode()
             items = [
-                {**item, "id": f"{keys.INGEST}:{name}:{i}"}
-                if isinstance(item, dict) and item.get("id") is None
-                else item
+                {**item, ID: f"{keys.INGEST}:{name}:{i}"} if isinstance(item, dict) and item.get(ID) is None else item
                 for i, item in enumerate(items)
             ]
         return cast(Mode, kind), items
 
     def dead_entry(self, row: Any, why: dict[str, Any]) -> dict[Any, Any]:
-        """Fields of the dead letter about one of its rows, or about all of it (None)."""
-        told: dict[Any, Any] = {"entry": self.entry_id, "reason": json.dumps(why)}
+        """The fields of the dead letter about one of its rows, or about the whole entry (None)."""
+        letter: dict[Any, Any] = {"entry": self.entry_id, "reason": json.dumps(why)}
         if row is None:
-            told.update({name: value for name, value in self.fields.items() if name in (b"kind", b"row", b"rows")})
+            letter.update({name: value for name, value in self.fields.items() if name in (b"kind", b"row", b"rows")})
         else:
-            told.update({"kind": self.fields[b"kind"], "row": json.dumps(row)})
-        return told
+            letter.update({"kind": self.fields[b"kind"], "row": json.dumps(row)})
+        return letter

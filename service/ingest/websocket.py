@@ -6,8 +6,8 @@
                                          <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send them again
                                          <- {"error": {...problem...}, "seq": 1}   and the connection is closed
 
-A frame is JSON text, or MessagePack in a binary frame. At most ``window`` frames are read and not answered yet; the next
-one is left in the socket, so a client that is too fast is slowed down by TCP.
+A frame is JSON text, or MessagePack in a binary frame. Up to ``window`` frames are read before the first of them is answered. The
+next one stays in the socket, so TCP slows down a client that is too fast (backpressure).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -24,15 +24,15 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.engagement.history import Mode
-from service.forecasts import forecast_json
 from service.http.audit import Audit
-from service.http.bodies import LARGE, check_values, count_values, parse_json
 from service.http.budget import Budget
+from service.http.value_limit import UNCOUNTED_BYTES, check_values, count_values
 from service.http.visit import Visit
+from service.ingest import outcome_json
 from service.ingest.handler import IngestHandler
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
-from service.store.row import Outcome
+from service.strict_json import parse_json
 from service.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -40,38 +40,40 @@ log = structlog.get_logger(__name__)
 RESTART: Final = 1012
 _CLOSE_CODES: Final[Mapping[type[Problem], int]] = {Malformed: 1007, TooLarge: 1009, Internal: 1011}
 _POLICY: Final = 1008
-_SHORT: Final = 256
+_SHORT_BYTES: Final = 256
 _FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters", "rows": [...]}'
 
 
-_Item = asyncio.Task[dict[str, Any]] | Problem | None
-"""An answer to come, a frame that could not be read, or the end."""
-
-
-class Take(Protocol):
-    """The door that rows go through."""
-
-    async def __call__(self, kind: Mode, items: list[Any]) -> Outcome:
-        """Store rows and say what became of each."""
+_Answer = asyncio.Task[dict[str, Any]] | Problem | None
+"""The answer to a frame, why a frame could not be read, or the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch; ``seq`` is the client's name for it. Rows in MessagePack (Raw), and many in JSON (bytes), are not unpacked yet."""
+    """One batch; ``seq`` is the client's number for it.
+
+    ``rows``: parsed rows (list); or rows that are not parsed yet, in MessagePack (Raw), or many in JSON (bytes).
+    """
 
     seq: int
     kind: Mode
     rows: list[Any] | msgspec.Raw | bytes
 
 
-class _Packed(msgspec.Struct, forbid_unknown_fields=True):
+class _Parts(msgspec.Struct, forbid_unknown_fields=True):
     seq: msgspec.Raw
     kind: msgspec.Raw
     rows: msgspec.Raw
 
 
 def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -> Frame:
-    """A frame out of a WebSocket message of at most ``limit`` bytes and, as JSON, ``values`` values."""
+    """The frame in a WebSocket message.
+
+    Raises:
+        TooLarge: the message has more than ``limit`` bytes, or as JSON more than ``values`` values.
+        Malformed: it is not JSON, or not MessagePack.
+        Invalid: it is not a frame.
+    """
     text = message.get("text")
     raw: bytes = message["bytes"] if text is None else text.encode("utf-8", "surrogatepass")
     if len(raw) > limit:
@@ -83,9 +85,9 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
         )
     rows: Any
     if text is not None:
-        if len(raw) > LARGE:
+        if len(raw) > UNCOUNTED_BYTES:
             check_values(count_values(raw), values)
-        value = (len(raw) > LARGE and _unparsed(raw)) or parse_json(raw)
+        value = (len(raw) > UNCOUNTED_BYTES and _with_unparsed_rows(raw)) or parse_json(raw)
         if not isinstance(value, dict) or set(value) != {"seq", "kind", "rows"}:
             raise Invalid("frame", list(value) if isinstance(value, dict) else value, _FRAME)
         seq, kind, rows = value["seq"], value["kind"], value["rows"]
@@ -93,13 +95,13 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
             raise Invalid("rows", type(rows).__name__, "a list of rows")
     else:
         try:
-            packed = msgspec.msgpack.decode(raw, type=_Packed)
-            seq, kind = (_short(part) for part in (packed.seq, packed.kind))
+            parts = msgspec.msgpack.decode(raw, type=_Parts)
+            seq, kind = (_short(part) for part in (parts.seq, parts.kind))
         except msgspec.ValidationError as error:
             raise Invalid("frame", str(error), _FRAME) from None
         except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
-            raise Malformed(f"no valid MessagePack: {error}", field="frame") from None
-        rows = packed.rows
+            raise Malformed(f"not valid MessagePack: {error}", field="frame") from None
+        rows = parts.rows
     if type(seq) is not int or not 0 <= seq < 2**63:
         raise Invalid("seq", seq, "a whole number from 0 on")
     if kind not in ("events", "counters"):
@@ -107,12 +109,12 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
     return Frame(seq, cast(Mode, kind), rows)
 
 
-def _unparsed(raw: bytes) -> dict[str, Any] | None:
-    """The parts of a frame in JSON, its rows as text; None where anything about it is unusual."""
+def _with_unparsed_rows(raw: bytes) -> dict[str, Any] | None:
+    """The parts of a frame in JSON, with its rows as text; None where anything about it is unusual."""
     try:
-        parts = msgspec.json.decode(raw, type=_Packed)
+        parts = msgspec.json.decode(raw, type=_Parts)
         seq, kind, rows = (bytes(part) for part in (parts.seq, parts.kind, parts.rows))
-        if rows[:1] != b"[" or max(len(seq), len(kind)) > _SHORT:
+        if rows[:1] != b"[" or max(len(seq), len(kind)) > _SHORT_BYTES:
             return None
         return {"seq": msgspec.json.decode(seq), "kind": msgspec.json.decode(kind), "rows": rows}
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -121,14 +123,14 @@ def _unparsed(raw: bytes) -> dict[str, Any] | None:
 
 def _short(part: msgspec.Raw) -> Any:
     raw = bytes(part)
-    return msgspec.msgpack.decode(raw) if len(raw) <= _SHORT else f"{len(raw)} bytes"
+    return msgspec.msgpack.decode(raw) if len(raw) <= _SHORT_BYTES else f"{len(raw)} bytes"
 
 
 class RowSockets:
     """Every WebSocket that brings rows.
 
-    ``share`` is the part of ``connections`` that one client may hold; the bytes of frames that are not answered yet come out of
-    ``budget``, as those of bodies do.
+    ``share``: the part of ``connections`` that one client may hold. The bytes of unanswered frames count in ``budget``, as those
+    of bodies do.
     """
 
     def __init__(
@@ -148,54 +150,54 @@ class RowSockets:
         self._ingest, self._budget, self._audit, self._frames = ingest, budget, audit, metrics.frames
         self._turns = turns
         self._window, self._frame_bytes, self._values = window, frame_bytes, values
-        self._most, self._most_of_one = connections, max(1, int(connections * share))
-        self._of: Counter[bytes] = Counter()
+        self._limit, self._client_limit = connections, max(1, int(connections * share))
+        self._by_client: Counter[bytes] = Counter()
         self._readers: set[asyncio.Task[None]] = set()
         self._served: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.connections = 0
-        """Connections that are open now."""
+        """Open connections."""
 
     def check_room(self, client: bytes) -> None:
-        """Raise Unavailable when no further connection is taken, OverShare when none of this client is."""
+        """Raise Unavailable at the limit of connections, OverShare at this client's."""
         if self._stopping:
             raise Unavailable("the service is stopping")
-        if self.connections >= self._most:
-            raise Unavailable("too many connections", retry_after_s=5, part="stream", allowed=self._most)
-        if self._of[client] >= self._most_of_one:
+        if self.connections >= self._limit:
+            raise Unavailable("too many connections", retry_after_s=5, part="stream", allowed=self._limit)
+        if self._by_client[client] >= self._client_limit:
             raise OverShare(
-                "this client has too many connections", retry_after_s=5, part="stream", allowed=self._most_of_one
+                "this client has too many connections", retry_after_s=5, part="stream", allowed=self._client_limit
             )
 
     async def serve(self, socket: WebSocket, visit: Visit) -> None:
-        """Answer an accepted connection until one of the two sides closes it."""
+        """Answer the frames of an accepted connection until one side closes it."""
         self.connections += 1
-        self._of[visit.client] += 1
+        self._by_client[visit.client] += 1
         served = cast("asyncio.Task[Any]", asyncio.current_task())
         self._served.add(served)
-        answered: asyncio.Queue[_Item] = asyncio.Queue()
+        answers: asyncio.Queue[_Answer] = asyncio.Queue()
         window = asyncio.Semaphore(self._window)
-        reader = asyncio.create_task(self._read(socket, visit, answered, window))
+        reader = asyncio.create_task(self._read(socket, visit, answers, window))
         self._readers.add(reader)
         try:
-            await self._write(socket, answered, window)
+            await self._write(socket, answers, window)
         except WebSocketDisconnect:
             pass
         finally:
             reader.cancel()
-            while not answered.empty():
-                # Its client has gone, and its rows are on their way.
-                if isinstance(item := answered.get_nowait(), asyncio.Task):
+            while not answers.empty():
+                # The client has left, but its rows are being stored.
+                if isinstance(item := answers.get_nowait(), asyncio.Task):
                     await item
             self._readers.discard(reader)
             self._served.discard(served)
             self.connections -= 1
-            self._of[visit.client] -= 1
-            if not self._of[visit.client]:
-                del self._of[visit.client]
+            self._by_client[visit.client] -= 1
+            if not self._by_client[visit.client]:
+                del self._by_client[visit.client]
 
     async def close(self) -> None:
-        """Read nothing more, answer what was read, and close every connection with 1012."""
+        """Stop reading, answer the frames that were read, and close every connection with 1012."""
         self._stopping = True
         for reader in self._readers:
             reader.cancel()
@@ -205,7 +207,7 @@ class RowSockets:
         self,
         socket: WebSocket,
         visit: Visit,
-        answered: asyncio.Queue[_Item],
+        answers: asyncio.Queue[_Answer],
         window: asyncio.Semaphore,
     ) -> None:
         try:
@@ -218,24 +220,24 @@ class RowSockets:
                 try:
                     frame = parse_frame(message, self._frame_bytes, self._values)
                 except Problem as problem:
-                    answered.put_nowait(problem)
+                    answers.put_nowait(problem)
                     return
                 size = len(message.get("text") or message.get("bytes") or b"")
-                answered.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
-                # What is held longer than until its answer, nobody counts.
+                answers.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
+                # The budget counts a frame until it is answered, so nothing may keep it longer.
                 del message, frame
         finally:
-            answered.put_nowait(None)
+            answers.put_nowait(None)
 
     async def _answer(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
-        told = await self._taken(frame, visit, size)
-        answer = next(iter(told))
-        self._frames.labels(answer).inc()
-        what = {"seq": frame.seq, "kind": frame.kind, "answer": answer, "accepted": told.get("accepted", 0)}
-        self._audit(visit, method="WS", route="/events/stream", **what)
-        return told
+        answer = await self._take(frame, visit, size)
+        kind = next(iter(answer))
+        self._frames.labels(kind).inc()
+        note = {"seq": frame.seq, "kind": frame.kind, "answer": kind, "accepted": answer.get("accepted", 0)}
+        self._audit(visit, method="WS", route="/events/stream", **note)
+        return answer
 
-    async def _taken(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
+    async def _take(self, frame: Frame, visit: Visit, size: int) -> dict[str, Any]:
         try:
             self._budget.take(visit.client, size)
             try:
@@ -257,25 +259,25 @@ class RowSockets:
         except Problem as problem:
             return {"error": problem.body(), "seq": frame.seq, "close": _code(problem)}
         except Exception:
-            log.exception("a frame failed")
+            log.exception("handling a frame failed")
             fault = Internal("the service failed; its log has the reason")
             return {"error": fault.body(), "seq": frame.seq, "close": _code(fault)}
-        return {"ack": frame.seq, **await forecast_json.long_outcome(outcome, self._turns, visit.client)}
+        return {"ack": frame.seq, **await outcome_json.long_outcome(outcome, self._turns, visit.client)}
 
     async def _write(
         self,
         socket: WebSocket,
-        answered: asyncio.Queue[_Item],
+        answers: asyncio.Queue[_Answer],
         window: asyncio.Semaphore,
     ) -> None:
-        while (item := await answered.get()) is not None:
+        while (item := await answers.get()) is not None:
             if isinstance(item, Problem):
                 self._frames.labels("error").inc()
-                told: dict[str, Any] = {"error": item.body(), "seq": None, "close": _code(item)}
+                answer: dict[str, Any] = {"error": item.body(), "seq": None, "close": _code(item)}
             else:
-                told = await item
-            code = told.pop("close", None)
-            await socket.send_text(orjson.dumps(told).decode())
+                answer = await item
+            code = answer.pop("close", None)
+            await socket.send_text(orjson.dumps(answer).decode())
             if code is not None:
                 await socket.close(code)
                 return

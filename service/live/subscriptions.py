@@ -17,7 +17,7 @@ from service.forecasts.answer import Answer
 from service.live.push import Push
 from service.live.topic import Subscription, Topic, end_event
 from service.problems import Internal, OverShare, Problem, Unavailable, separate
-from service.settings import Settings
+from service.settings import StreamSettings
 from service.store.change_publisher import Change
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,9 @@ class ForecastSubscriptions:
         self,
         forecast: Callable[[str, None, tuple[int, ...]], Awaitable[Answer]],
         encode: Callable[[Answer], bytes],
-        settings: Settings,
+        settings: StreamSettings,
+        *,
+        in_flight: int,
         share: float = 1,
     ) -> None:
         self._forecast, self._encode = forecast, encode
@@ -42,7 +44,7 @@ class ForecastSubscriptions:
         self._most = settings.stream_subscribers
         self._most_of_one = max(1, int(self._most * share))
         self._of: Counter[bytes] = Counter()
-        self._push = Push(max(1, settings.batch_forecasts // 2))
+        self._push = Push(in_flight)
         self._topics: dict[str, dict[tuple[int, ...], Topic]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False

@@ -20,11 +20,11 @@ from typing import Any, Final, TypeVar
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from model.content.text import SentenceEncoder
 from model.engagement.bins import HOUR_US
 from model.errors import BundleError, M3TRError
 from service.background import Running
 from service.deployment.deployment import Deployment
-from service.deployment.loading import load_model
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
 from service.models.active_version import ActiveVersion
@@ -32,11 +32,14 @@ from service.models.shadow import Shadow
 from service.models.versions import Version, Versions, choose, misfit
 from service.models.warmup import warm_up
 from service.problems import Conflict, Problem, Unavailable
-from service.settings import Settings
+from service.settings import ModelSettings
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+Load = Callable[[Path, SentenceEncoder], Deployment]
+"""Loads a bundle from its folder, with the encoder of a model in memory. Blocks: for a thread."""
 
 _COUNTED: Final = ("hits", "misses", "evictions")
 
@@ -48,12 +51,18 @@ class ModelRegistry:
     """
 
     def __init__(
-        self, engine: Engine, shadow: Shadow, choice: ActiveVersion, settings: Settings, metrics: Metrics
+        self,
+        engine: Engine,
+        shadow: Shadow,
+        choice: ActiveVersion,
+        load: Load,
+        settings: ModelSettings,
+        metrics: Metrics,
     ) -> None:
         self.engine, self.shadow = engine, shadow
         engine.deployments = self.deployments
         self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []
-        self._choice, self._settings, self._metrics = choice, settings, metrics
+        self._choice, self._load_bundle, self._settings, self._metrics = choice, load, settings, metrics
         choice.follow = self.follow
         self._versions = Versions(settings.bundle, settings.bundles)
         self._promised = engine.active.forecaster.manifest
@@ -225,7 +234,7 @@ class ModelRegistry:
         if version.broken is not None or folder is None:
             raise BundleError(version.broken or "it is not on disk any more")
         encoder = self.engine.active.forecaster.encoder
-        deployment = await self._in_loader(lambda: load_model(self._settings, self._metrics, folder, encoder))
+        deployment = await self._in_loader(lambda: self._load_bundle(folder, encoder))
         if deployment.version != version.hash:
             await self._close(deployment)
             raise BundleError(f"{folder}: the bundle changed while it was loaded")

@@ -18,7 +18,7 @@ from service.deployment.deployment import Deployment
 from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import ModelSettings
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Shadow(Running):
     ``observers`` are told its answers as the engine's are told theirs.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: ModelSettings, metrics: Metrics) -> None:
         self.deployment: Deployment | None = None
         self.observers: list[Callable[[Answer], None]] = []
         self._engine, self._metrics = engine, metrics

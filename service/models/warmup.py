@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,7 +19,6 @@ from model.forecast import Request
 from model.warm import compile_kernels, forecast_once
 from service.deployment.deployment import Deployment
 from service.problems import Conflict, Unavailable
-from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ _SILENT_S: Final = 3.0
 _TELL_S: Final = 15.0
 
 
-def warm_first(deployment: Deployment, settings: Settings) -> float:
+def warm_first(deployment: Deployment, bundle: Path) -> float:
     """Make all that the service will ask of its first model, before anybody can ask; how many seconds it took.
 
     Kernels are compiled, or loaded from where they were kept, and a forecast of each kind wakes networks, encoder and bank.
@@ -45,7 +45,7 @@ def warm_first(deployment: Deployment, settings: Settings) -> float:
             forecast_once(deployment.forecaster, deployment.forecaster.new_pool(1))
             forecast_once(deployment.forecaster)
         except Exception as error:
-            raise BundleError(f"{settings.bundle}: the model cannot forecast: {error}") from error
+            raise BundleError(f"{bundle}: the model cannot forecast: {error}") from error
     return time.perf_counter() - began
 
 

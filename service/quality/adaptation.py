@@ -17,7 +17,7 @@ from service.deployment.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.label_store import LabelStore, parse_adaptive
 from service.quality.scores import ScoreSums, horizon_name
-from service.settings import Settings
+from service.settings import QualitySettings
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class Adaptation(Running):
         self,
         ledger: LabelStore,
         active: Callable[[], Deployment],
-        settings: Settings,
+        settings: QualitySettings,
         clock: Callable[[], int],
         shadow: Callable[[], Deployment | None] = lambda: None,
     ) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 from model.quantiles.adaptive import Adaptive
 from service.quality.label_store import LabelStore, parse_adaptive
 from service.quality.scores import ScoreSums, age_name, horizon_name
-from service.settings import Settings
+from service.settings import QualitySettings
 
 
 class Report:
     """Scores of the last days, by model, horizon, and age."""
 
-    def __init__(self, ledger: LabelStore, settings: Settings, clock: Callable[[], int]) -> None:
+    def __init__(self, ledger: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
         self._ledger, self._clock = ledger, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 

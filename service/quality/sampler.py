@@ -24,7 +24,7 @@ from service.quality.adaptation import Adaptation
 from service.quality.label import Label, labels_of
 from service.quality.label_store import LabelStore
 from service.quality.schedule import Schedule
-from service.settings import Settings
+from service.settings import QualitySettings
 from service.store.change_publisher import Change
 from service.store.forgotten import Forgotten
 from service.store.redis.lease import Lease
@@ -57,7 +57,7 @@ class Sampler(Running):
         engine: Engine,
         store: Store,
         lease: Lease,
-        settings: Settings,
+        settings: QualitySettings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:

@@ -21,7 +21,7 @@ from service.quality.label import Label, metric_kinds
 from service.quality.label_store import LabelStore, Settlement, encode_adaptive, parse_adaptive
 from service.quality.outcomes import NEAR, outcome
 from service.quality.scores import growth, sums
-from service.settings import Settings
+from service.settings import QualitySettings
 from service.store.quarantine import Damaged
 from service.store.redis.lease import Lease
 from service.store.snapshot import Snapshot
@@ -47,7 +47,7 @@ class Scorer(Running):
         ledger: LabelStore,
         store: Store,
         lease: Lease,
-        settings: Settings,
+        settings: QualitySettings,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:

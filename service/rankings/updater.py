@@ -26,9 +26,9 @@ from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.metrics import gauge
 from service.problems import DamagedRecord, NotFound, Problem
-from service.settings import Settings
+from service.settings import RankingSettings
 from service.store import keys
-from service.store.change_publisher import Change, unlisted
+from service.store.change_publisher import Change, unlist_commands
 from service.store.redis.connection import Command, RedisConnection
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ _US: Final = 1_000_000
 class Ranking(Running):
     """Follows changes and keeps the lists."""
 
-    def __init__(self, engine: Engine, link: RedisConnection, settings: Settings) -> None:
+    def __init__(self, engine: Engine, link: RedisConnection, settings: RankingSettings) -> None:
         self._engine, self._link = engine, link
         self._horizon_us = settings.ranking_horizon_s * _US
         self._rate, self._silent_s = settings.ranking_forecasts, settings.ranking_silent_s
@@ -125,7 +125,7 @@ class Ranking(Running):
             await self._link.pipeline("rank", [["ZRANGE", keys.RANK_DUE, "-inf", now_s, "BYSCORE", "LIMIT", 0, most]])
         )[0]
         if strange := [name for name in due if keys.member(name) is None]:
-            await self._link.pipeline("rank", unlisted(strange))
+            await self._link.pipeline("rank", unlist_commands(strange))
             due = [name for name in due if keys.member(name) is not None]
         if not due:
             return 0
@@ -141,7 +141,7 @@ class Ranking(Running):
         still = (await self._link.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, answer in zip(due, still, answers, strict=True):
             if isinstance(answer, NotFound | DamagedRecord):
-                commands += unlisted([name])
+                commands += unlist_commands([name])
             elif isinstance(answer, BaseException):
                 # Its claim runs out, and it is due again.
                 log.warning("a listed video could not be forecast", error=repr(answer))
@@ -150,7 +150,7 @@ class Ranking(Running):
         if commands:
             await self._link.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
             if gone := await self._gone(due):
-                await self._link.pipeline("rank", unlisted(gone))
+                await self._link.pipeline("rank", unlist_commands(gone))
             await self._trim()
         return len(due)
 
@@ -206,7 +206,7 @@ class Ranking(Running):
         found = await self._link.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
         gone = [name for name, *scores in zip(dropped, *found, strict=True) if all(s is None for s in scores)]
         if gone:
-            await self._link.pipeline("rank", unlisted(gone))
+            await self._link.pipeline("rank", unlist_commands(gone))
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:

@@ -16,7 +16,7 @@ from service.http.visit import Visit
 from service.problems import Problem
 from service.routes.parameters import context, key_name, request_key
 from service.routes.request_schemas import predict_body
-from service.store.store import Applied
+from service.store.store import AppliedRows
 
 router = APIRouter(tags=["forecasts"])
 
@@ -51,7 +51,7 @@ def _check_write(parts: Context, request: Request) -> None:
     Visit.of(request).note = {}
 
 
-def _item(result: tuple[Answer, Applied] | Problem) -> bytes:
+def _item(result: tuple[Answer, AppliedRows] | Problem) -> bytes:
     if isinstance(result, Problem):
         return orjson.dumps(result.body())
     return b'{"status":200,' + forecast_json.prediction_json(*result)[1:]

@@ -9,19 +9,19 @@ from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoB
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
-from service.store.row import MAX_COUNT
+from service.store.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 _ID: Final = {"type": "string", "minLength": 1}
-_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_COUNTER: Final = {"type": "integer", "minimum": COUNTER_MINIMUM, "maximum": MAX_COUNT}
 _FIELDS: Final[dict[Mode, dict[str, Any]]] = {
     "events": {
         "type": {"type": "string", "description": "an engagement type of the served bundle"},
-        "count": {**_COUNT, "minimum": 1, "default": 1},
-        "reach": {**_COUNT, "description": "audience of the acting account"},
+        COUNT.name: {**_COUNTER, "minimum": COUNT.minimum, "default": COUNT.default},
+        REACH.name: {**_COUNTER, "minimum": REACH.minimum, "description": "audience of the acting account"},
     },
-    "counters": {name: _COUNT for name in ("views", "likes", "comments", "shares")},
+    "counters": {name: _COUNTER for name in ("views", "likes", "comments", "shares")},
 }
 _VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
 _REQUEST_KEY: Final = {

@@ -10,14 +10,15 @@ from starlette.responses import Response
 
 from model.engagement.history import Mode
 from service.context import Context
-from service.forecasts import forecast_json
-from service.http.bodies import is_lines, read_body, read_lines
+from service.http.bodies import read_body, read_lines
+from service.http.media import is_lines
 from service.http.responses import json_response
 from service.http.visit import Visit
+from service.ingest import outcome_json
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
 from service.routes.parameters import context, request_key
 from service.routes.request_schemas import rows_body
-from service.store.row import Outcome
+from service.store.outcome import Outcome
 
 router = APIRouter(tags=["rows"])
 
@@ -49,7 +50,7 @@ async def _post(request: Request, mode: Mode) -> Response:
         body = await read_body(request, parts.limits)
         outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
-    told = await forecast_json.long_outcome(outcome, parts.turns, Visit.of(request).client)
+    told = await outcome_json.long_outcome(outcome, parts.turns, Visit.of(request).client)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
         if all(refused.reason == "damaged" for refused in outcome.rejections):
@@ -81,5 +82,5 @@ async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
         # What a part of the failing batch brought comes on top.
         for name in ("accepted", "duplicate", "parked", "corrected"):
             setattr(total, name, getattr(total, name) + problem.extra.get(name, 0))
-        raise problem.copy(**{"rows": before, **forecast_json.outcome(total)}) from None
+        raise problem.copy(**{"rows": before, **outcome_json.outcome(total)}) from None
     return total

@@ -1,6 +1,6 @@
-"""What the store tells besides a video's own keys: what changed, and for whom rows are parked.
+"""What the store publishes besides a video's own keys: what changed, and which videos have parked rows.
 
-Told after the change itself, outside the video's hash tag: losing it loses no row, because versions decide what is current.
+It is published after the change, outside the video's hash tag. Losing it loses no row, because versions decide what is current.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ import msgspec
 
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
 Change = tuple[str, int]
-"""A video id and its version; or the tombstone of a video that was forgotten, and 0."""
+"""A video id and its version; or the tombstone of a deleted video, and 0."""
 
 ENTRIES_KEPT: Final = 4096
-CHANGES_AN_ENTRY: Final = 256
-_CHUNK: Final = 500
-"""Members in one command."""
+CHANGES_PER_ENTRY: Final = 256
+_MEMBERS_PER_COMMAND: Final = 500
 
 
 class ChangePublisher:
-    """Tells changes; ``parking_full`` says whether no further unregistered video may have rows parked."""
+    """Publishes changes; ``parking_full``: the limit of unregistered videos with parked rows is reached."""
 
-    def __init__(self, link: RedisConnection, settings: Settings, metrics: Metrics) -> None:
-        self._link = link
+    def __init__(self, connection: RedisConnection, settings: RecordSettings, metrics: Metrics) -> None:
+        self._connection = connection
         self._metrics = metrics
         self._park_videos, self._park_ttl_s = settings.park_videos, settings.park_ttl_s
         self.parking_full = False
 
-    async def tell(
+    async def publish(
         self, changes: Sequence[Change], *, parked: Sequence[str] = (), unparked: Sequence[str] = ()
     ) -> None:
-        """Tell what changed, and which videos got or no longer have parked rows; a store that fails now is left alone."""
+        """Publish changes, and which videos got parked rows or lost them; nothing happens when the store does not answer."""
         commands: list[Command] = [
-            _entry(changes[first : first + CHANGES_AN_ENTRY]) for first in range(0, len(changes), CHANGES_AN_ENTRY)
+            _entry(changes[first : first + CHANGES_PER_ENTRY]) for first in range(0, len(changes), CHANGES_PER_ENTRY)
         ]
         until_s = int(time.time()) + self._park_ttl_s
         if parked:
@@ -52,7 +51,7 @@ class ChangePublisher:
             return
         commands += [["ZREMRANGEBYSCORE", keys.PARKED, "-inf", int(time.time())], ["ZCARD", keys.PARKED]]
         with suppress(Unavailable):
-            parked_videos = (await self._link.pipeline("announce", commands))[-1]
+            parked_videos = (await self._connection.pipeline("announce", commands))[-1]
             self.parking_full = parked_videos >= self._park_videos
             self._metrics.parked_videos.set(parked_videos)
 
@@ -61,11 +60,11 @@ def _entry(changes: Sequence[Change]) -> Command:
     return ["XADD", keys.CHANGES, "MAXLEN", "~", ENTRIES_KEPT, "*", "videos", msgspec.json.encode(changes)]
 
 
-def unlisted(names: Sequence[str | bytes]) -> list[Command]:
-    """Commands that take videos out of every list."""
+def unlist_commands(video_ids: Sequence[str | bytes]) -> list[Command]:
+    """Commands that remove videos from every ranking."""
     commands: list[Command] = []
-    for start in range(0, len(names), _CHUNK):
-        some = names[start : start + _CHUNK]
+    for start in range(0, len(video_ids), _MEMBERS_PER_COMMAND):
+        some = video_ids[start : start + _MEMBERS_PER_COMMAND]
         commands += [["ZREM", key, *some] for key in (keys.RANK_DUE, *(keys.rank(sort) for sort in keys.SORTS))]
         commands.append(["HDEL", keys.RANK_ROWS, *some])
     return commands

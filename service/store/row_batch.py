@@ -1,4 +1,4 @@
-"""Rows by column: how batches travel from the parser to the store, without an object a row."""
+"""Rows by column: batches travel from the parser to the store without one object for each row."""
 
 from __future__ import annotations
 
@@ -10,137 +10,143 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.store.event_ids import NONE, event_id, packed_ids
-from service.store.row import Row
+from service.store.row import InputRow
+from service.store.row_fields import COUNT, REACH
 
 T = TypeVar("T")
 
-KINDS: Final = 256
-COUNTERS: Final = 255
-"""Kind code of a row of counters, whose types and values are in ``cells``; other codes are places in ``names``."""
+TYPE_CODES: Final = 256
+"""Number of different type codes."""
+COUNTERS_ROW: Final = 255
+"""Type code of a row of counters, whose types and values are in ``cells``; any other code is an index into ``types``."""
 
 
 @dataclass(slots=True)
 class RowBatch:
-    """n validated rows; element i of every column belongs to row i.
+    """n valid rows; element i of every column belongs to row i.
 
-    ``places``: the rows' places in their request, ascending; None: they are all of it, or its beginning. ``listed``: whether
-    those that are refused are told one by one, or counted only.
+    ``times_us`` and, where given, ``counts`` and ``reaches`` are (n,) int64, ``type_codes`` (n,) uint8. A column that is None
+    holds only the default of its field: count 1, reach 0, no id. ``rows``: the rows as objects, where there are any.
 
-    ``times_us`` and, where given, ``counts`` and ``reaches`` are (n,) int64, ``kinds`` (n,) uint8. ``counts`` None: all 1;
-    ``reaches`` None: all 0; ``ids`` None: no row has one. ``rows`` are the rows themselves, where there are objects.
+    ``indices``: the rows' positions in their request, ascending; None: 0 .. n - 1. ``list_rejections``: whether refused rows are
+    listed one by one, or only counted.
     """
 
-    names: tuple[str, ...]
+    types: tuple[str, ...]
     video_ids: list[str]
     times_us: NDArray[np.int64]
-    kinds: NDArray[np.uint8]
+    type_codes: NDArray[np.uint8]
     counts: NDArray[np.int64] | None = None
     reaches: NDArray[np.int64] | None = None
     ids: list[bytes] | None = None
     cells: list[tuple[tuple[str, int], ...]] | None = None
-    rows: Sequence[Row] | None = None
-    places: Sequence[int] | None = None
-    listed: bool = True
+    rows: Sequence[InputRow] | None = None
+    indices: Sequence[int] | None = None
+    list_rejections: bool = True
 
     def __len__(self) -> int:
         return len(self.video_ids)
 
     @staticmethod
-    def of(rows: Sequence[Row]) -> RowBatch:
+    def of(rows: Sequence[InputRow]) -> RowBatch:
         """The columns of row objects."""
-        names: dict[str, int] = {}
+        types: dict[str, int] = {}
         events = [row.mode == "events" for row in rows]
-        kinds = [
-            names.setdefault(row.cells[0][0], len(names)) if event else COUNTERS
+        codes = [
+            types.setdefault(row.cells[0][0], len(types)) if event else COUNTERS_ROW
             for row, event in zip(rows, events, strict=True)
         ]
+        counts = [row.cells[0][1] if event else COUNT.default for row, event in zip(rows, events, strict=True)]
+        reaches = [row.reach for row in rows]
         return RowBatch(
-            names=tuple(names),
+            types=tuple(types),
             video_ids=[row.video_id for row in rows],
             times_us=np.array([row.time_us for row in rows], np.int64),
-            kinds=np.array(kinds, np.uint8),
-            counts=np.array([row.cells[0][1] if e else 1 for row, e in zip(rows, events, strict=True)], np.int64),
-            reaches=np.array([row.reach for row in rows], np.int64) if any(row.reach for row in rows) else None,
+            type_codes=np.array(codes, np.uint8),
+            counts=np.array(counts, np.int64),
+            reaches=np.array(reaches, np.int64) if any(reach != REACH.default for reach in reaches) else None,
             ids=packed_ids(row.id for row in rows) if any(row.id is not None for row in rows) else None,
             cells=None if all(events) else [row.cells for row in rows],
             rows=rows,
-            places=[row.index for row in rows],
+            indices=[row.index for row in rows],
         )
 
     @staticmethod
     def joined(parts: Sequence[RowBatch]) -> RowBatch:
-        """The rows of all parts, which say their places, in their order."""
+        """The rows of all parts in their order; each part must have ``indices`` where there are several."""
         if len(parts) == 1:
             return parts[0]
-        names: dict[str, int] = {}
-        kinds = [renamed(part, names) for part in parts]
+        types: dict[str, int] = {}
+        codes = [recoded(part, types) for part in parts]
         sizes = [len(part) for part in parts]
         return RowBatch(
-            names=tuple(names),
+            types=tuple(types),
             video_ids=[video_id for part in parts for video_id in part.video_ids],
             times_us=np.concatenate([part.times_us for part in parts]),
-            kinds=np.concatenate(kinds),
-            counts=filled([part.counts for part in parts], sizes, 1),
-            reaches=filled([part.reaches for part in parts], sizes, 0),
-            ids=listed([part.ids for part in parts], sizes, NONE),
-            cells=listed([part.cells for part in parts], sizes, ()),
-            places=[place for part in parts for place in (part.places or range(len(part)))],
-            listed=all(part.listed for part in parts),
+            type_codes=np.concatenate(codes),
+            counts=joined_numbers([part.counts for part in parts], sizes, COUNT.default),
+            reaches=joined_numbers([part.reaches for part in parts], sizes, REACH.default),
+            ids=joined_lists([part.ids for part in parts], sizes, NONE),
+            cells=joined_lists([part.cells for part in parts], sizes, ()),
+            indices=[index for part in parts for index in (part.indices or range(len(part)))],
+            list_rejections=all(part.list_rejections for part in parts),
         )
 
-    def row(self, i: int) -> Row:
+    def row(self, i: int) -> InputRow:
         """Row i as an object, without its id."""
         if self.rows is not None:
             return self.rows[i]
-        place = i if self.places is None else self.places[i]
-        time_us, kind = int(self.times_us[i]), int(self.kinds[i])
-        if kind == COUNTERS:
+        index = i if self.indices is None else self.indices[i]
+        time_us, code = int(self.times_us[i]), int(self.type_codes[i])
+        if code == COUNTERS_ROW:
             assert self.cells is not None
-            return Row(place, self.video_ids[i], time_us, "counters", self.cells[i])
-        count = 1 if self.counts is None else int(self.counts[i])
-        reach = 0 if self.reaches is None else int(self.reaches[i])
-        return Row(place, self.video_ids[i], time_us, "events", ((self.names[kind], count),), reach)
+            return InputRow(index, self.video_ids[i], time_us, "counters", self.cells[i])
+        count = COUNT.default if self.counts is None else int(self.counts[i])
+        reach = REACH.default if self.reaches is None else int(self.reaches[i])
+        return InputRow(index, self.video_ids[i], time_us, "events", ((self.types[code], count),), reach)
 
     def identify(self, request: str) -> None:
-        """Give each event without an id one made of its request's key and its place in the request."""
-        places = range(len(self)) if self.places is None else self.places
+        """Give each event without an id one that is made of its request's key and its position in the request."""
+        indices = range(len(self)) if self.indices is None else self.indices
         ids = self.ids or [NONE] * len(self)
-        free = [i for i, kind in enumerate(self.kinds.tolist()) if kind != COUNTERS and ids[i] == NONE]
-        for i, one in zip(free, packed_ids(event_id(request, places[i]) for i in free), strict=True):
-            ids[i] = one
+        without = [i for i, code in enumerate(self.type_codes.tolist()) if code != COUNTERS_ROW and ids[i] == NONE]
+        for i, packed in zip(without, packed_ids(event_id(request, indices[i]) for i in without), strict=True):
+            ids[i] = packed
         self.ids = ids
 
-    def part(self, places: NDArray[np.int64]) -> RowBatch:
-        """Only some of the rows; they remember their places in the request."""
-        chosen: list[Any] = places.tolist()
+    def part(self, positions: NDArray[np.int64]) -> RowBatch:
+        """Only the rows at these positions of the batch; they keep their ``indices``."""
+        chosen: list[Any] = positions.tolist()
         return RowBatch(
-            names=self.names,
+            types=self.types,
             video_ids=[self.video_ids[i] for i in chosen],
-            times_us=self.times_us[places],
-            kinds=self.kinds[places],
-            counts=None if self.counts is None else self.counts[places],
-            reaches=None if self.reaches is None else self.reaches[places],
+            times_us=self.times_us[positions],
+            type_codes=self.type_codes[positions],
+            counts=None if self.counts is None else self.counts[positions],
+            reaches=None if self.reaches is None else self.reaches[positions],
             ids=None if self.ids is None else [self.ids[i] for i in chosen],
             cells=None if self.cells is None else [self.cells[i] for i in chosen],
             rows=None if self.rows is None else [self.rows[i] for i in chosen],
-            places=chosen if self.places is None else [self.places[i] for i in chosen],
-            listed=self.listed,
+            indices=chosen if self.indices is None else [self.indices[i] for i in chosen],
+            list_rejections=self.list_rejections,
         )
 
 
-def renamed(part: RowBatch, names: dict[str, int]) -> NDArray[np.uint8]:
-    """The kinds of rows whose types are looked up in ``names``, where those that are not there are added."""
-    codes = [names.setdefault(name, len(names)) for name in part.names]
+def recoded(part: RowBatch, types: dict[str, int]) -> NDArray[np.uint8]:
+    """The type codes of rows as indices into ``types``, to which the types that it lacks are added."""
+    codes = [types.setdefault(name, len(types)) for name in part.types]
     if codes == list(range(len(codes))):
-        return part.kinds
-    table = np.full(KINDS, COUNTERS, np.uint8)
-    table[: len(codes)] = codes
-    kinds: NDArray[np.uint8] = table[part.kinds]
-    return kinds
+        return part.type_codes
+    new_codes = np.full(TYPE_CODES, COUNTERS_ROW, np.uint8)
+    new_codes[: len(codes)] = codes
+    recoded: NDArray[np.uint8] = new_codes[part.type_codes]
+    return recoded
 
 
-def filled(columns: Sequence[NDArray[np.int64] | None], sizes: Sequence[int], default: int) -> NDArray[np.int64] | None:
-    """Columns of parts one after the other, ``default`` in those that have none; None where no part has one."""
+def joined_numbers(
+    columns: Sequence[NDArray[np.int64] | None], sizes: Sequence[int], default: int
+) -> NDArray[np.int64] | None:
+    """The columns of parts one after the other, ``default`` for parts that have none; None where no part has one."""
     if all(column is None for column in columns):
         return None
     return np.concatenate(
@@ -148,8 +154,8 @@ def filled(columns: Sequence[NDArray[np.int64] | None], sizes: Sequence[int], de
     )
 
 
-def listed(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T) -> list[T] | None:
-    """``filled`` of lists."""
+def joined_lists(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T) -> list[T] | None:
+    """``joined_numbers`` for columns that are lists."""
     if all(column is None for column in columns):
         return None
     flat: list[T] = []

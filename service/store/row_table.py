@@ -1,11 +1,12 @@
-"""The rows of a round, sorted by video, and equal ones added up.
+"""The rows of a commit, sorted by video, with equal events merged.
 
-Event rows without an id that fall into the same bin become one row. That needs the publication time, as a bin is an age.
+Event rows without an id that fall into the same bin are merged into one row. A bin is an age, so merging needs the video's
+publication time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -13,58 +14,104 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import N_BINS, bin_index
 from service.store.event_ids import NONE
-from service.store.row_batch import COUNTERS, KINDS, RowBatch, filled, listed, renamed
+from service.store.row_batch import (
+    COUNTERS_ROW,
+    TYPE_CODES,
+    RowBatch,
+    joined_lists,
+    joined_numbers,
+    recoded,
+)
+from service.store.row_fields import COUNT, REACH
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
 
 _EXACT: Final = 2**52
-"""Sums below it are merged; near the limit of counts each row is judged alone."""
+"""Only sums below it are merged; near the limit of counts the store decides about each row alone."""
 
 
-class Table:
+class RowTable:
     """Rows sorted by video, those of a video in the batches' order; element i of every column belongs to row i.
 
-    ``origin`` is a row's place among all rows of the batches, ``codes`` its video's place in ``videos``.
+    ``origins``: a row's position among all rows of the batches; ``video_codes``: its video's position in ``videos``.
     """
 
     def __init__(self, batches: Sequence[RowBatch]) -> None:
         sizes = [len(batch) for batch in batches]
-        names: dict[str, int] = {}
+        types: dict[str, int] = {}
         videos: dict[str, int] = {}
         codes = np.array([videos.setdefault(v, len(videos)) for b in batches for v in b.video_ids], np.int64)
         order = np.argsort(codes, kind="stable")
-        kinds = np.concatenate([renamed(batch, names) for batch in batches])
-        self.names, self.videos = list(names), list(videos)
-        self.origin: Ints = order
-        self.codes: Ints = codes[order]
+        type_codes = np.concatenate([recoded(batch, types) for batch in batches])
+        self.types, self.videos = list(types), list(videos)
+        self.origins: Ints = order
+        self.video_codes: Ints = codes[order]
         self.times_us: Ints = np.concatenate([batch.times_us for batch in batches])[order]
-        self.kinds: NDArray[np.uint8] = kinds[order]
-        self.counts = _joined([batch.counts for batch in batches], sizes, 1, order)
-        self.reaches = _joined([batch.reaches for batch in batches], sizes, 0, order)
-        self.ids = _picked([batch.ids for batch in batches], sizes, NONE, order)
-        self.cells = _picked([batch.cells for batch in batches], sizes, (), order)
-        self._grouped: tuple[Ints, Ints] | None = None
-        self._place_of: dict[int, int] | None = None
-        self._origins: list[int] = []
+        self.type_codes: NDArray[np.uint8] = type_codes[order]
+        self.counts = _ordered_numbers([batch.counts for batch in batches], sizes, COUNT.default, order)
+        self.reaches = _ordered_numbers([batch.reaches for batch in batches], sizes, REACH.default, order)
+        self.ids = _ordered_lists([batch.ids for batch in batches], sizes, NONE, order)
+        self.cells = _ordered_lists([batch.cells for batch in batches], sizes, (), order)
+        self._groups: tuple[Ints, Ints] | None = None
+        """Origins of the rows that could be merged, group by group, and where each group starts."""
+        self._group_of: dict[int, int] | None = None
+        self._origin_list: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.origin)
+        return len(self.origins)
 
-    def mergeable(self) -> NDArray[np.bool_]:
+    def merge_known(self, published_us: Mapping[str, int]) -> list[int] | None:
+        """Merge the events of the videos whose publication time is given.
+
+        Returns the time that each video's rows were merged by, 0 where none were; None where no row could be merged.
+        """
+        mergeable = self._mergeable()
+        if not mergeable.any():
+            return None
+        published = np.array([published_us.get(video_id, -1) for video_id in self.videos], np.int64)
+        by_row = published[self.video_codes]
+        age_us = self.times_us - by_row
+        mergeable &= (by_row >= 0) & (age_us >= 0)
+        if not mergeable.any():
+            return None
+        merged_by = np.zeros(len(self.videos), np.int64)
+        merged_by[self.video_codes[mergeable]] = by_row[mergeable]
+        self._merge(mergeable, age_us)
+        times_us: list[int] = merged_by.tolist()
+        return times_us
+
+    def members(self, row: int) -> list[int]:
+        """The positions, among all rows of the batches, of the rows that were merged into row ``row``."""
+        if not self._origin_list:
+            self._origin_list = self.origins.tolist()
+        origin = self._origin_list[row]
+        if self._groups is not None:
+            rows, starts = self._groups
+            if self._group_of is None:
+                self._group_of = dict(zip(rows[starts].tolist(), range(len(starts)), strict=True))
+            group = self._group_of.get(origin)
+            if group is not None:
+                end = starts[group + 1] if group + 1 < len(starts) else None
+                found: list[int] = rows[starts[group] : end].tolist()
+                return found
+        return [origin]
+
+    def _mergeable(self) -> NDArray[np.bool_]:
         """Which rows are events without an id, (n,)."""
-        free: NDArray[np.bool_] = self.kinds != COUNTERS
-        return free if self.ids is None else free & np.array([one == NONE for one in self.ids], bool)
+        events: NDArray[np.bool_] = self.type_codes != COUNTERS_ROW
+        return events if self.ids is None else events & np.array([packed == NONE for packed in self.ids], bool)
 
-    def merge(self, free: NDArray[np.bool_], age_us: Ints) -> None:
-        """Add up, in the first of them, the rows among ``free`` with one video, bin and type; ages are >= 0 there."""
-        rows = np.flatnonzero(free)
-        cells = (self.codes[rows] * N_BINS + bin_index(age_us[rows])) * KINDS + self.kinds[rows]
+    def _merge(self, mergeable: NDArray[np.bool_], age_us: Ints) -> None:
+        """Sum up the mergeable rows of one video, bin and type in the first of them; their ages must be 0 or more."""
+        rows = np.flatnonzero(mergeable)
+        cells = self.video_codes[rows] * N_BINS + bin_index(age_us[rows])
+        cells = cells * TYPE_CODES + self.type_codes[rows]
         by_cell = np.argsort(cells, kind="stable")
         rows, cells = rows[by_cell], cells[by_cell]
         starts = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
         if self.counts is None:
-            self.counts = np.ones(len(free), np.int64)
+            self.counts = np.full(len(mergeable), COUNT.default, np.int64)
         fits = np.ones(len(starts), bool)
         for column in (self.counts, self.reaches):
             if column is not None:
@@ -73,45 +120,30 @@ class Table:
         for column, combined in ((self.counts, np.add), (self.reaches, np.add), (self.times_us, np.maximum)):
             if column is not None:
                 column[firsts] = combined.reduceat(column[rows], starts)[fits]
-        # A group too large to add up stays as it is: each of its rows begins a group of its own.
+        # A group whose sum is too large is not merged: each of its rows starts a group of its own.
         begins = np.repeat(~fits, np.diff(np.append(starts, len(rows))))
         begins[starts] = True
-        self._grouped = self.origin[rows], np.flatnonzero(begins)
-        kept = np.ones(len(free), bool)
+        self._groups = self.origins[rows], np.flatnonzero(begins)
+        kept = np.ones(len(mergeable), bool)
         kept[rows[~begins]] = False
         self._keep(np.flatnonzero(kept))
 
-    def members(self, row: int) -> list[int]:
-        """Places, among all rows of the batches, of the rows that row ``row`` stands for."""
-        if not self._origins:
-            self._origins = self.origin.tolist()
-        origin = self._origins[row]
-        if self._grouped is not None:
-            rows, starts = self._grouped
-            if self._place_of is None:
-                self._place_of = dict(zip(rows[starts].tolist(), range(len(starts)), strict=True))
-            group = self._place_of.get(origin)
-            if group is not None:
-                found: list[int] = rows[starts[group] : starts[group + 1] if group + 1 < len(starts) else None].tolist()
-                return found
-        return [origin]
-
     def _keep(self, rows: Ints) -> None:
-        self.origin, self.codes, self.times_us = self.origin[rows], self.codes[rows], self.times_us[rows]
-        self.kinds = self.kinds[rows]
+        self.origins, self.video_codes = self.origins[rows], self.video_codes[rows]
+        self.times_us, self.type_codes = self.times_us[rows], self.type_codes[rows]
         self.counts = None if self.counts is None else self.counts[rows]
         self.reaches = None if self.reaches is None else self.reaches[rows]
-        self._origins = []
+        self._origin_list = []
         chosen = rows.tolist()
         self.ids = None if self.ids is None else [self.ids[i] for i in chosen]
         self.cells = None if self.cells is None else [self.cells[i] for i in chosen]
 
 
-def _joined(columns: Sequence[Ints | None], sizes: Sequence[int], default: int, order: Ints) -> Ints | None:
-    joined = filled(columns, sizes, default)
+def _ordered_numbers(columns: Sequence[Ints | None], sizes: Sequence[int], default: int, order: Ints) -> Ints | None:
+    joined = joined_numbers(columns, sizes, default)
     return None if joined is None else joined[order]
 
 
-def _picked(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T, order: Ints) -> list[T] | None:
-    flat = listed(columns, sizes, default)
-    return None if flat is None else [flat[i] for i in order.tolist()]
+def _ordered_lists(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T, order: Ints) -> list[T] | None:
+    joined = joined_lists(columns, sizes, default)
+    return None if joined is None else [joined[i] for i in order.tolist()]

@@ -1,17 +1,19 @@
 #!lua name=m3tr_@TAG@
--- The event store's semantics: each function does everything to one video, atomically.
--- KEYS of every function: one prefix a video; the names below are appended to it, so a video's keys share its hash tag.
+-- The event store's semantics: a function makes its whole change of a video atomically.
+-- KEYS of every function: one prefix for each video. The names below are appended to it, so a video's keys share its hash tag.
 --
--- meta   string: MessagePack list, see META; small and read and written whole, which costs less than fields of a hash
--- about  string: metadata (JSON), its last field registered_by (the name of a key) or none; apart, so that rows do not carry it
--- bins:<type>:<block> hash: bin -> increment sum (events; but the open bin) or largest value (counters); type "reach": bin ->
---              audience sum. A block holds BLOCK bins, few enough to stay a listpack: about 10 bytes a cell
--- parked list: rows of an unregistered video as they came (MessagePack), bounded; parked-ids: the ids among them
+-- meta   string: MessagePack list, see the positions below. It is small, and read and written as a whole, which costs less than
+--              the fields of a hash
+-- about  string: metadata (JSON); its last field is registered_by (the name of a key), where there is one. It is a key of its
+--              own, so that applying rows does not read it
+-- bins:<type>:<block> hash: bin -> sum (events; except the open bin) or largest value (counters); type "reach": bin -> audience
+--              sum. A block has BLOCK bins, few enough that Redis keeps it as a listpack: about 10 bytes for a cell
+-- parked list: rows of an unregistered video as they came (MessagePack), up to a limit; parked-ids: a set of their ids
 -- ids:<day> set: event ids that came from that day on, for as many days as dedup_ttl_s has; it expires dedup_ttl_s later.
---              So an id is remembered for dedup_ttl_s to twice that, and two sets hold all of them
+--              So an id is remembered for dedup_ttl_s to twice that, and two sets hold all ids
 --
--- Every decision about a video is taken before its first write, so a refusal leaves nothing behind.
--- Numbers are doubles: exact up to MAX, and no count, sum or audience is let past it.
+-- Every decision about a video is made before the first write, so a refused call changes nothing.
+-- Numbers are doubles: exact up to MAX, and a count, sum or audience above it is refused.
 
 local EDGES = {@EDGES@}
 local MAX = 9007199254740991
@@ -23,15 +25,15 @@ local LINEAR = 64
 local LINEAR_US = LINEAR * SECOND_US
 local LAST_BIN = #EDGES - 2
 local LOG_RATIO = 0.015504186535965254 -- ln(1 + 1/64); functions load without the math library
-local COUNTERS = 255
+local COUNTERS_ROW = 255 -- the type code of a counters row
 
--- Places in meta: times in us (NEWEST -1: no row yet), days of the id sets (-1: none), then FIELDS for each type:
--- its name, mode, total (sum, or largest value), top (time of that value, us; -1: none), open bin (-1: none), its sum.
--- The newest bin of an increment is open: it lives here, where most rows add to it, and goes to its hash when a newer comes.
+-- Positions in meta: times in us (NEWEST -1: no row yet), days of the id sets (-1: none), then FIELDS values for each type:
+-- its name, mode, total (sum, or largest value), top (time of that value, us; -1: none), open bin (-1: none), sum of that bin.
+-- The newest bin of events is open: it is kept here, because most rows add to it, and moves to its hash when a newer bin opens.
 local PUBLISHED, REGISTERED, VERSION, NEWEST, IDS_NOW, IDS_BEFORE, TYPES, FIELDS = 1, 2, 3, 4, 5, 6, 7, 6
 local UNFED, EVENTS, CUMULATIVE = 0, 1, 2
 
--- The logarithm may be one bin off beside an edge; the edges decide.
+-- The logarithm may be one bin off next to an edge; the edges decide.
 local function bin_of(age)
   if age < LINEAR_US then return math.floor(age / SECOND_US) end
   local bin = math.min(LINEAR + math.floor(math.log(age / LINEAR_US) / LOG_RATIO), LAST_BIN)
@@ -40,26 +42,26 @@ local function bin_of(age)
   return bin
 end
 
--- A record that cannot be read harms nothing but itself: functions answer {'damaged', why} for it, and go on with the others.
+-- A record that cannot be read affects no other video: functions reply {'damaged', why} for it, and continue with the others.
 local function damaged(why) error('damaged: ' .. why, 0) end
 
--- What meta holds, or nil where there is none. A record of a newer release would begin with its format as text.
--- Only what is cheap is checked here: what else is wrong makes the function fail before it writes, or the reader find out.
+-- The content of meta, or nil where there is none. A record of a newer release begins with its format as text.
+-- Only cheap checks are made here. Other damage makes the function fail before it writes, or is found by the reader.
 local function meta_of(prefix)
   local packed = redis.call('GET', prefix .. 'meta')
   if not packed then return nil end
   local meta = cmsgpack.unpack(packed)
-  if type(meta) ~= 'table' then damaged('meta is no list') end
+  if type(meta) ~= 'table' then damaged('meta is not a list') end
   local n = #meta
   if type(meta[PUBLISHED]) ~= 'number' then damaged('meta has the format ' .. string.sub(tostring(meta[PUBLISHED]), 1, 20)) end
   if n < IDS_BEFORE or (n - IDS_BEFORE) % FIELDS ~= 0 then damaged('meta has ' .. n .. ' fields') end
-  -- Fails where one is no number.
+  -- Fails where one of them is not a number.
   local _ = meta[REGISTERED] + meta[VERSION] + meta[NEWEST] + meta[IDS_NOW] + meta[IDS_BEFORE]
   return meta, packed
 end
 
--- Why a function failed, in few words.
-local function why(fault) return string.sub(type(fault) == 'table' and fault.err or tostring(fault), 1, 200) end
+-- The message of an error, shortened.
+local function message_of(fault) return string.sub(type(fault) == 'table' and fault.err or tostring(fault), 1, 200) end
 
 local function block_key(prefix, kind, bin) return prefix .. 'bins:' .. kind .. ':' .. math.floor(bin / BLOCK) end
 
@@ -71,15 +73,15 @@ local function in_chunks(command, key, items, first, last, each)
   end
 end
 
--- Rows come as columns, row i of each being one row:
--- times (us), ids (false: none), kinds (a type, or a counters row's {type, value, ...}), counts, reaches (nil: all 1, all 0).
+-- Rows come as columns; element i of each column belongs to row i:
+-- times (us), ids (false: none), kinds (a type, or a counters row's {type, value, ...}), counts (nil: all 1), reaches (nil: all 0).
 
 local FORMATS = {d = {}, B = {}, Bc0 = {}}
 local STEP = 100
 
--- All values of a column packed as `format` each.
+-- Unpacks the n values of a column, each packed as `format`.
 local function column(blob, format, n)
-  local out, place = {}, 1
+  local out, position = {}, 1
   for from = 0, n - 1, STEP do
     local count = math.min(STEP, n - from)
     local known = FORMATS[format][count]
@@ -87,14 +89,14 @@ local function column(blob, format, n)
       known = '<' .. string.rep(format, count)
       FORMATS[format][count] = known
     end
-    local part = {struct.unpack(known, blob, place)}
+    local part = {struct.unpack(known, blob, position)}
     for i = 1, count do out[from + i] = part[i] end
-    place = part[count + 1]
+    position = part[count + 1]
   end
   return out
 end
 
--- head: names (types), cells (of the counters rows, in their order); blobs: times, ids, kinds, counts, reaches ('' : default).
+-- head: names (types), cells (of the counters rows, in their order); blobs: times, ids, kinds, counts, reaches ('': all default).
 local function columns_of(head, times, ids, kinds, counts, reaches)
   local n = #kinds
   local rows = {n = n, times = column(times, 'd', n), ids = {}, kinds = column(kinds, 'B', n), with_ids = ids ~= ''}
@@ -111,7 +113,7 @@ local function columns_of(head, times, ids, kinds, counts, reaches)
   if reaches ~= '' then rows.reaches = column(reaches, 'd', n) end
   local names, types, cell = head.names, rows.kinds, 0
   for i = 1, n do
-    if types[i] == COUNTERS then
+    if types[i] == COUNTERS_ROW then
       cell = cell + 1
       types[i] = head.cells[cell]
     else
@@ -121,17 +123,17 @@ local function columns_of(head, times, ids, kinds, counts, reaches)
   return rows
 end
 
--- Ids of rows first..last but those of `out` (places from 0), as a list and its first and last place.
-local function ids_of(rows, first, last, out)
-  if rows.with_ids and not out then return rows.ids, first, last end
+-- Ids of rows first..last except those of `skipped` (offsets from first), as a list with its first and last position.
+local function ids_of(rows, first, last, skipped)
+  if rows.with_ids and not skipped then return rows.ids, first, last end
   local ids = {}
   for i = first, last do
-    if rows.ids[i] and not (out and out[i - first]) then ids[#ids + 1] = rows.ids[i] end
+    if rows.ids[i] and not (skipped and skipped[i - first]) then ids[#ids + 1] = rows.ids[i] end
   end
   return ids, 1, #ids
 end
 
--- Marks those ids that are in a set as seen by video v.
+-- Marks the ids that are in a set of video v as seen.
 local function mark_seen(seen, v, key, ids, first, last)
   in_chunks('SMISMEMBER', key, ids, first, last, function(from, reply)
     for i = 1, #reply do
@@ -140,18 +142,18 @@ local function mark_seen(seen, v, key, ids, first, last)
   end)
 end
 
--- Rows of a video nobody has registered yet: kept as they are, within the limits.
+-- Parks rows of a video that is not registered, up to the limits.
 local function park(prefix, rows, first, last, head)
-  -- Many ids that nobody has registered must cost little.
+  -- Cheap, because a client may send very many ids that are not registered.
   if head.park_rows == 0 and not rows.with_ids and last == first and not rows.ids[first] then return {'full'} end
   local duplicates, rejected, kept, new_ids, seen = {}, {}, {}, {}, {}
   mark_seen(seen, true, prefix .. 'parked-ids', ids_of(rows, first, last))
-  local room = head.park_rows - redis.call('LLEN', prefix .. 'parked')
+  local free = head.park_rows - redis.call('LLEN', prefix .. 'parked')
   for i = first, last do
     local id = rows.ids[i] or false
     if id and seen[id] then
       duplicates[#duplicates + 1] = i - first
-    elseif #kept >= room then
+    elseif #kept >= free then
       rejected[#rejected + 1] = {i - first, 'parking_full', ''}
     else
       local count, reach = rows.counts and rows.counts[i] or 1, rows.reaches and rows.reaches[i] or 0
@@ -176,7 +178,7 @@ local function is_row(row)
     and (type(row[3]) == 'string' or type(row[3]) == 'table') and type(row[4]) == 'number' and type(row[5]) == 'number'
 end
 
--- The rows that wait, and how many entries among them are no rows.
+-- The parked rows, and how many entries of the list are not rows.
 local function parked_rows(prefix)
   local rows, broken = {n = 0, times = {}, ids = {}, kinds = {}, counts = {}, reaches = {}}, 0
   for _, packed in ipairs(redis.call('LRANGE', prefix .. 'parked', 0, -1)) do
@@ -192,7 +194,7 @@ local function parked_rows(prefix)
   return rows, broken
 end
 
--- A type of a video: what meta holds of it, and `more`: what rows add to bins that are not open.
+-- The state of one type of a video: its values in meta, and `closed`: what rows add to bins that are not open.
 local function state_of(plan, kind)
   local state = plan.states[kind]
   if not state then
@@ -208,9 +210,9 @@ local function state_of(plan, kind)
   return state
 end
 
-local function add_more(state, bin, count)
-  if not state.more then state.more = {} end
-  state.more[bin] = (state.more[bin] or 0) + count
+local function add_to_closed(state, bin, count)
+  if not state.closed then state.closed = {} end
+  state.closed[bin] = (state.closed[bin] or 0) + count
 end
 
 local function add_to(state, bin, count)
@@ -219,14 +221,14 @@ local function add_to(state, bin, count)
   if bin == state.open then
     state.sum = state.sum + count
   elseif bin < state.open then
-    add_more(state, bin, count)
+    add_to_closed(state, bin, count)
   else
-    if state.open >= 0 then add_more(state, state.open, state.sum) end
+    if state.open >= 0 then add_to_closed(state, state.open, state.sum) end
     state.open, state.sum = bin, count
   end
 end
 
--- Takes an event row into the plan; or why not: reason and field.
+-- Adds an event row to the plan, or returns why not: reason and subject.
 local function add_event(plan, age, kind, count, reach)
   local state = state_of(plan, kind)
   if state.mode == CUMULATIVE then return 'mode_conflict', kind end
@@ -241,7 +243,7 @@ local function add_event(plan, age, kind, count, reach)
   add_to(state, bin, count)
 end
 
--- Takes a row of cumulative counters into the plan; or why not. Also how many counters it corrects downwards.
+-- Adds a row of cumulative counters to the plan, or returns why not. Also returns how many of its counters are below the total.
 local function raise_counters(plan, time, cells)
   for i = 1, #cells, 2 do
     if state_of(plan, cells[i]).mode == EVENTS then return 'mode_conflict', cells[i] end
@@ -268,8 +270,8 @@ local function raise_counters(plan, time, cells)
   return nil, nil, corrected
 end
 
--- Takes each row: a duplicate, refused, or into the plan; the lists are nil where empty, and places count from 0.
-local function take(plan, rows, first, last)
+-- Adds each row to the plan, unless it is a duplicate or refused. The lists are nil where empty; offsets count from 0.
+local function plan_rows(plan, rows, first, last)
   local duplicates, rejected, corrections
   local times, ids, kinds, counts, reaches = rows.times, rows.ids, rows.kinds, rows.counts, rows.reaches
   local seen, v, published, newest = plan.seen, plan.v, plan.meta[PUBLISHED], plan.meta[NEWEST]
@@ -279,21 +281,21 @@ local function take(plan, rows, first, last)
       duplicates = duplicates or {}
       duplicates[#duplicates + 1] = i - first
     else
-      local reason, field, corrected
+      local reason, subject, corrected
       if time < published then
-        reason, field = 'before_publication', 'time'
+        reason, subject = 'before_publication', 'time'
       elseif type(kind) == 'table' then
-        reason, field, corrected = raise_counters(plan, time, kind)
+        reason, subject, corrected = raise_counters(plan, time, kind)
         for _ = 1, corrected or 0 do
           corrections = corrections or {}
           corrections[#corrections + 1] = i - first
         end
       else
-        reason, field = add_event(plan, time - published, kind, counts and counts[i] or 1, reaches and reaches[i] or 0)
+        reason, subject = add_event(plan, time - published, kind, counts and counts[i] or 1, reaches and reaches[i] or 0)
       end
       if reason then
         rejected = rejected or {}
-        rejected[#rejected + 1] = {i - first, reason, field}
+        rejected[#rejected + 1] = {i - first, reason, subject}
       else
         if id then seen[id] = v end
         if time > newest then newest = time end
@@ -305,7 +307,7 @@ local function take(plan, rows, first, last)
   return duplicates, rejected, corrections
 end
 
--- Writes the bins of a plan, and into its meta what rows change there; whether anything changed.
+-- Writes the bins of a plan, and puts the types' new values into its meta (not written here); returns whether anything changed.
 local function write_bins(plan)
   local changed = false
   local meta, prefix = plan.meta, plan.prefix
@@ -313,7 +315,7 @@ local function write_bins(plan)
     local at = state.at
     meta[at + 1], meta[at + 2], meta[at + 3], meta[at + 4], meta[at + 5] = state.mode, state.total, state.top, state.open, state.sum
     changed = changed or state.added
-    for bin, sum in pairs(state.more or {}) do redis.call('HINCRBY', block_key(prefix, kind, bin), bin, sum) end
+    for bin, sum in pairs(state.closed or {}) do redis.call('HINCRBY', block_key(prefix, kind, bin), bin, sum) end
     for bin, cell in pairs(state.raised or {}) do
       if cell.value > cell.old then
         changed = true
@@ -328,27 +330,27 @@ local function id_days(dedup_ttl_s) return math.ceil(dedup_ttl_s / DAY_S) end
 
 local function ids_due(meta, day, dedup_ttl_s) return meta[IDS_NOW] < 0 or day >= meta[IDS_NOW] + id_days(dedup_ttl_s) end
 
--- Adds ids to the newest set, or to a new one when that has had its days; the number of those that were not in it.
+-- Adds ids to the newest set, or to a new one when that is old enough; returns how many were not in it.
 local function write_ids(plan, day, dedup_ttl_s, ids, first, last)
   if first > last then return 0 end
-  local meta, begins, added = plan.meta, ids_due(plan.meta, day, dedup_ttl_s), 0
-  if begins then meta[IDS_BEFORE], meta[IDS_NOW] = meta[IDS_NOW], day end
+  local meta, new_set, added = plan.meta, ids_due(plan.meta, day, dedup_ttl_s), 0
+  if new_set then meta[IDS_BEFORE], meta[IDS_NOW] = meta[IDS_NOW], day end
   local key = plan.prefix .. 'ids:' .. meta[IDS_NOW]
   in_chunks('SADD', key, ids, first, last, function(_, reply) added = added + reply end)
-  if begins then redis.call('EXPIREAT', key, (day + id_days(dedup_ttl_s)) * DAY_S + dedup_ttl_s) end
+  if new_set then redis.call('EXPIREAT', key, (day + id_days(dedup_ttl_s)) * DAY_S + dedup_ttl_s) end
   return added
 end
 
--- Places of rows that were not applied; nil when all were.
-local function left_out(duplicates, rejected)
+-- Offsets of rows that were not applied; nil when all were.
+local function not_applied(duplicates, rejected)
   if not duplicates and not rejected then return nil end
-  local out = {}
-  for _, place in ipairs(duplicates or {}) do out[place] = true end
-  for _, refused in ipairs(rejected or {}) do out[refused[1]] = true end
-  return out
+  local offsets = {}
+  for _, offset in ipairs(duplicates or {}) do offsets[offset] = true end
+  for _, refused in ipairs(rejected or {}) do offsets[refused[1]] = true end
+  return offsets
 end
 
--- Marks the ids of rows first..last that are known already.
+-- Marks the ids of rows first..last that the video has already; newest_too: also those in the newest set.
 local function find_seen(plan, rows, first, last, day, dedup_ttl_s, newest_too)
   local meta = plan.meta
   local ids, from, to = ids_of(rows, first, last)
@@ -358,10 +360,10 @@ local function find_seen(plan, rows, first, last, day, dedup_ttl_s, newest_too)
   end
 end
 
--- Writes a plan and the video's next version; meta must be good to keep.
+-- Writes the meta of a plan, with the next version where the video changed.
 local function write(plan, changed, now_us)
   local meta = plan.meta
-  -- Versions follow the clock: they never repeat, not after a deletion, not after a crash that lost the newest changes.
+  -- Versions follow the clock, so they never repeat: not after a deletion, and not after a crash that lost the newest changes.
   if changed then meta[VERSION] = math.max(meta[VERSION] + 1, now_us) end
   redis.call('SET', plan.prefix .. 'meta', cmsgpack.pack(meta))
 end
@@ -370,21 +372,21 @@ local function new_plan(prefix, v, seen, meta)
   return {prefix = prefix, v = v, seen = seen, meta = meta, states = {}, applied = 0}
 end
 
--- Deletes bins and ids of a video whose meta cannot tell them: every key that it may have with the types from `first` on.
+-- Deletes bins and ids of a video without a readable meta: every key that it may have with types[first], types[first + 1], ...
 local function purge(prefix, types, first, dedup_ttl_s)
-  local gone = 0
+  local deleted = 0
   for i = first, #types do
     for block = 0, math.floor(LAST_BIN / BLOCK) do
-      gone = gone + redis.call('DEL', prefix .. 'bins:' .. types[i] .. ':' .. block)
+      deleted = deleted + redis.call('DEL', prefix .. 'bins:' .. types[i] .. ':' .. block)
     end
   end
   local today = math.floor(tonumber(redis.call('TIME')[1]) / DAY_S)
-  for day = today - 2 * id_days(dedup_ttl_s) - 1, today do gone = gone + redis.call('DEL', prefix .. 'ids:' .. day) end
-  return gone
+  for day = today - 2 * id_days(dedup_ttl_s) - 1, today do deleted = deleted + redis.call('DEL', prefix .. 'ids:' .. day) end
+  return deleted
 end
 
--- New metadata of a video that was registered with `about`: whoever did so first stays its registrar. The name is hexadecimal and
--- stands at the end; quotes within other values are escaped, so none of them can look like it.
+-- The new metadata of a video whose present metadata is `about`: the key that registered it first stays its registrar. The name
+-- is hexadecimal and stands at the end. Quotes within other values are escaped, so no other value can look like it.
 local function with_registrar(about, metadata)
   if not about then return metadata end
   local bare = string.gsub(metadata, ',?"registered_by":"%x+"}$', '}')
@@ -398,7 +400,7 @@ local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   local wanted = head.register
   local meta, packed = meta_of(prefix)
   local about = redis.call('GET', prefix .. 'about')
-  -- Metadata without a meta is what is left of a record that lost it: its bins must not add to the new ones.
+  -- Metadata without meta is the rest of a damaged record: its old bins must not be counted in the new record.
   if not meta and about then purge(prefix, head.types, 1, head.dedup_ttl_s) end
   meta = meta or {wanted.published_us, now_us, 0, -1, -1, -1}
   if meta[PUBLISHED] ~= wanted.published_us and meta[NEWEST] >= 0 then return {'conflict', meta[PUBLISHED]} end
@@ -410,18 +412,18 @@ local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   if not packed then parked, broken = parked_rows(prefix) end
   local parked_ids, parked_rejected = {}, {}
   if parked.n > 0 then
-    local duplicates, rejected = take(plan, parked, 1, parked.n)
+    local duplicates, rejected = plan_rows(plan, parked, 1, parked.n)
     parked_rejected = rejected or {}
-    parked_ids = ids_of(parked, 1, parked.n, left_out(duplicates, rejected) or {})
+    parked_ids = ids_of(parked, 1, parked.n, not_applied(duplicates, rejected) or {})
   end
   local parked_applied = plan.applied
   find_seen(plan, rows, first, last, day, head.dedup_ttl_s, true)
-  local duplicates, rejected, corrections = take(plan, rows, first, last)
+  local duplicates, rejected, corrections = plan_rows(plan, rows, first, last)
   if head.strict and rejected then return {'refused', meta[PUBLISHED], rejected} end
   local changed = write_bins(plan)
   changed = changed or not packed or moved or meta[NEWEST] > newest
   write_ids(plan, day, head.dedup_ttl_s, parked_ids, 1, #parked_ids)
-  write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
+  write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, not_applied(duplicates, rejected)))
   local metadata = with_registrar(packed and about, wanted.metadata)
   if about ~= metadata then
     redis.call('SET', prefix .. 'about', metadata)
@@ -429,11 +431,11 @@ local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   end
   if parked.n + broken > 0 then redis.call('DEL', prefix .. 'parked', prefix .. 'parked-ids') end
   write(plan, changed, now_us)
-  return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {},
-    parked_applied, #parked_rejected + broken, packed and 0 or 1}
+  return {changed and 'changed' or 'unchanged', meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {},
+    parked_applied, #parked_rejected + broken, not packed}
 end
 
--- Rows first..last into one video: all that a call does to it.
+-- Applies rows first..last to one video.
 local function apply_one(prefix, v, seen, rows, first, last, head, expected, now_us, day)
   if head.register then return register(prefix, v, seen, rows, first, last, head, now_us, day) end
   local meta = meta_of(prefix)
@@ -441,10 +443,10 @@ local function apply_one(prefix, v, seen, rows, first, last, head, expected, now
   if not meta then return park(prefix, rows, first, last, head) end
   local plan = new_plan(prefix, v, seen, meta)
   local version, newest = meta[VERSION], meta[NEWEST]
-  -- Adding a single id tells whether it was new, which saves asking first. Nothing else is written when it was not.
+  -- Adding a single id shows whether it was new, so it is not looked up first. Nothing else is written when it was not new.
   local single = first == last and rows.ids[first] and not ids_due(meta, day, head.dedup_ttl_s)
   find_seen(plan, rows, first, last, day, head.dedup_ttl_s, not single)
-  local duplicates, rejected, corrections = take(plan, rows, first, last)
+  local duplicates, rejected, corrections = plan_rows(plan, rows, first, last)
   if single and rejected then
     mark_seen(seen, v, prefix .. 'ids:' .. meta[IDS_NOW], rows.ids, first, last)
     if seen[rows.ids[first]] == v then duplicates, rejected = {0}, nil end
@@ -452,52 +454,55 @@ local function apply_one(prefix, v, seen, rows, first, last, head, expected, now
   if head.strict and rejected then return {'refused', meta[PUBLISHED], rejected} end
   local changed = false
   if plan.applied > 0 then
-    local added = write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, left_out(duplicates, rejected)))
-    if single and added == 0 then return {0, version, meta[PUBLISHED], {0}, {}, {}} end
+    local added = write_ids(plan, day, head.dedup_ttl_s, ids_of(rows, first, last, not_applied(duplicates, rejected)))
+    if single and added == 0 then return {'unchanged', version, meta[PUBLISHED], {0}, {}, {}} end
     changed = write_bins(plan) or meta[NEWEST] > newest
     write(plan, changed, now_us)
   end
   if duplicates or rejected or corrections then
-    return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {}}
+    return {changed and 'changed' or 'unchanged', meta[VERSION], meta[PUBLISHED], duplicates or {}, rejected or {}, corrections or {}}
   end
-  return {changed and 1 or 0, meta[VERSION], meta[PUBLISHED]}
+  return {changed and 'changed' or 'unchanged', meta[VERSION], meta[PUBLISHED]}
 end
 
--- The answer for a video that a call failed on: what cannot be read, or reckoned with, is damage.
+-- The reply for a video on which a function failed. Errors of reading its record, or of computing with it, are damage.
 local DAMAGE = {'^damaged: ', 'WRONGTYPE', 'hash value is not', 'Bad data format', 'attempt to ', 'Missing bytes'}
 local function fault_of(fault)
-  local told = why(fault)
+  local message = message_of(fault)
   for _, sign in ipairs(DAMAGE) do
-    if string.find(told, sign) then return {'damaged', told} end
+    if string.find(message, sign) then return {'damaged', message} end
   end
-  return {'error', told}
+  return {'error', message}
 end
 
--- Applies rows to many videos, to each on its own: what goes wrong with one video is its own answer.
+-- Applies rows to many videos, each independently: a failure of one video is only that video's reply.
 -- ARGV: head, times, ids, kinds, counts, reaches. head (MessagePack): lengths (rows of each video, which follow one
 -- another), names, cells, expected (published_us that a video's rows were merged by, 0: not merged; or absent),
--- register {published_us, metadata} (one video only) or absent, types (with register: all that a video may have), strict (all rows or none), dedup_ttl_s, park_rows, park_ttl_s.
--- Answers (MessagePack) for each video {changed, version, published_us, and where there is something to tell: duplicates,
--- rejected, corrected, parked applied, parked rejected}; or {'parked', kept, duplicates, rejected}, {'full'} (its one row is refused), {'stale'},
--- {'conflict', published_us}, {'refused', published_us, rejected}, {'damaged', why}, {'error', message}.
+-- register
+-- {published_us, metadata} (for one video only) or absent, types (with register: all that a video may have), strict (all rows of a
+-- video or none), dedup_ttl_s, park_rows, park_ttl_s.
+-- Replies (MessagePack) for each video {'changed' or 'unchanged', version, published_us}, and where any of these is not empty:
+-- duplicates, rejected, corrected, and after register: parked rows applied, parked rows rejected, created. Or {'parked', kept,
+-- duplicates, rejected}, {'full'} (its only row is refused), {'stale'}, {'conflict', published_us}, {'refused', published_us,
+-- rejected}, {'damaged', why}, {'error', message}. Python decodes them in replies.py.
 local function apply(keys, args)
   local head = cmsgpack.unpack(args[1])
   local clock = redis.call('TIME')
   local now_us = tonumber(clock[1]) * SECOND_US + tonumber(clock[2])
   local rows = columns_of(head, args[2], args[3], args[4], args[5], args[6])
   local day = math.floor(now_us / SECOND_US / DAY_S)
-  local answers, seen, first = {}, {}, 1
+  local replies, seen, first = {}, {}, 1
   for v, prefix in ipairs(keys) do
     local last = first + head.lengths[v] - 1
     local expected = head.expected and head.expected[v] > 0 and head.expected[v]
-    local done, answer = pcall(apply_one, prefix, v, seen, rows, first, last, head, expected, now_us, day)
-    answers[v] = done and answer or fault_of(answer)
+    local ok, reply = pcall(apply_one, prefix, v, seen, rows, first, last, head, expected, now_us, day)
+    replies[v] = ok and reply or fault_of(reply)
     first = last + 1
   end
-  return cmsgpack.pack(answers)
+  return cmsgpack.pack(replies)
 end
 
--- Every key that bins of a video may have, with its type.
+-- Calls each(type, key) for every key that bins of a video may have.
 local function each_block(prefix, meta, each)
   if meta[NEWEST] < 0 then return end
   for at = TYPES, #meta, FIELDS do
@@ -507,8 +512,8 @@ local function each_block(prefix, meta, each)
   end
 end
 
--- One whole video, or only its version where the caller already has it: {}, {version} or
--- {version, meta, metadata, {type, {bin, value, ...}, ...}}, where a type may come several times.
+-- One whole video, or only its version where the caller already has it: {} (not registered), {version} or
+-- {version, meta, metadata, {type, {bin, value, ...}, ...}}, where a type may occur several times.
 local function read_one(prefix, known)
   local meta, packed = meta_of(prefix)
   if not meta then return {} end
@@ -533,34 +538,34 @@ local function read_one(prefix, known)
   return {version, packed, about, cells}
 end
 
--- Each video, given the version that the caller has or ''; {'damaged', why} for one that cannot be read.
+-- Reads videos. ARGV: for each, the version that the caller has, or ''. Replies {'damaged', why} for one that cannot be read.
 local function read(keys, args)
   local videos = {}
   for i = 1, #keys do
-    local done, video = pcall(read_one, keys[i], args[i])
-    videos[i] = done and video or {'damaged', why(video)}
+    local ok, video = pcall(read_one, keys[i], args[i])
+    videos[i] = ok and video or {'damaged', message_of(video)}
   end
   return videos
 end
 
--- Everything about a video, parked rows included: 1 when there was something.
--- ARGV: dedup_ttl_s, a time (us, '': none) since when nothing may have happened to it, then types that it may have.
--- Where meta cannot be read, or is lost, every key is tried that the video may have.
+-- Deletes everything about a video, parked rows included; replies 1 when there was something, else 0.
+-- ARGV: dedup_ttl_s, a time (us; '': none) after which the video must not have changed, then the types that it may have.
+-- Where meta cannot be read, or is lost, every key is deleted that the video may have.
 local function forget(keys, args)
   local prefix, since_us = keys[1], tonumber(args[2])
-  local whole, meta = pcall(meta_of, prefix)
-  if since_us and not (whole and meta and math.max(meta[NEWEST], meta[REGISTERED]) < since_us) then return 0 end
-  local gone = redis.call('DEL', prefix .. 'meta', prefix .. 'about', prefix .. 'parked', prefix .. 'parked-ids')
-  if whole and meta then
+  local readable, meta = pcall(meta_of, prefix)
+  if since_us and not (readable and meta and math.max(meta[NEWEST], meta[REGISTERED]) < since_us) then return 0 end
+  local deleted = redis.call('DEL', prefix .. 'meta', prefix .. 'about', prefix .. 'parked', prefix .. 'parked-ids')
+  if readable and meta then
     each_block(prefix, meta, function(_, key) redis.call('DEL', key) end)
     redis.call('DEL', prefix .. 'ids:' .. meta[IDS_NOW], prefix .. 'ids:' .. meta[IDS_BEFORE])
   else
-    gone = gone + purge(prefix, args, 3, tonumber(args[1]))
+    deleted = deleted + purge(prefix, args, 3, tonumber(args[1]))
   end
-  return gone > 0 and 1 or 0
+  return deleted > 0 and 1 or 0
 end
 
--- Every bin of a type with its value, as {bin, value, key of its hash or false for the open one}.
+-- Every bin of a type, as {bin, value, key of its hash, or false for the open bin}; `value` is set where it is to change.
 local function cells_of(prefix, meta, at)
   local cells = {}
   each_block(prefix, meta, function(kind, key)
@@ -572,7 +577,7 @@ local function cells_of(prefix, meta, at)
   return cells
 end
 
--- Counters: readings that said `replaces` say `value`; from a bin on, all that are above `value`.
+-- Counters: readings of `replaces` become `value`; with a first bin, so do all readings from it on that are above `value`.
 local function lower_counters(cells, given, first)
   for _, cell in ipairs(cells) do
     if first < 0 and cell[2] == given.replaces or first >= 0 and cell[1] >= first and cell[2] > given.value then
@@ -581,7 +586,7 @@ local function lower_counters(cells, given, first)
   end
 end
 
--- Events: what was counted too much is taken from the largest sums, from a bin on; how much of it was not found.
+-- Events: subtracts what was counted too high from the largest sums, from the first bin on; returns how much of it is left over.
 local function lower_events(cells, given, first)
   local left = given.replaces - given.value
   local largest = {}
@@ -590,14 +595,14 @@ local function lower_events(cells, given, first)
   end
   table.sort(largest, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
   for _, cell in ipairs(largest) do
-    local taken = math.min(left, cell[2])
-    if taken > 0 then cell.value = cell[2] - taken end
-    left = left - taken
+    local part = math.min(left, cell[2])
+    if part > 0 then cell.value = cell[2] - part end
+    left = left - part
   end
   return left
 end
 
--- Sets a type's total, and the time of the largest reading, to what its bins say now.
+-- Sets the total of counters, and the time of the largest reading, from the corrected bins.
 local function settle_counters(meta, at, cells)
   local top = cells[1]
   for _, cell in ipairs(cells) do
@@ -610,7 +615,7 @@ local function settle_counters(meta, at, cells)
   end
 end
 
--- The newest bin of an increment is the open one, and no bin is empty.
+-- Restores the rules of events after a correction: the newest bin is the open one, and no bin is empty.
 local function settle_events(meta, at, cells, total)
   local newest
   for _, cell in ipairs(cells) do
@@ -643,14 +648,14 @@ local function correct_one(prefix, given)
     settle_events(meta, at, cells, given.value)
   else
     lower_counters(cells, given, first)
-    local some = false
+    local any = false
     for _, cell in ipairs(cells) do
       if cell.value then
-        some = true
+        any = true
         redis.call('HSET', cell[3], cell[1], string.format('%.0f', cell.value))
       end
     end
-    if not some then return {'missing', given.replaces - given.value} end
+    if not any then return {'missing', given.replaces - given.value} end
     settle_counters(meta, at, cells)
   end
   local clock = redis.call('TIME')
@@ -658,19 +663,20 @@ local function correct_one(prefix, given)
   return {'corrected', meta[VERSION], meta[at + 2]}
 end
 
--- Lowers the count of a type that was wrong. ARGV: MessagePack of type, value, replaces, from_us (-1: all times).
--- Answers (MessagePack) {'corrected', version, total}, {'unknown'}, {'conflict', total}, {'missing', how much} or {'damaged', why}.
+-- Lowers a count that was wrong. ARGV: MessagePack of type, value, replaces, from_us (-1: all times).
+-- Replies (MessagePack) {'corrected', version, total}, {'unknown'} (not registered), {'conflict', total}, {'missing', amount that was
+-- not counted}, {'damaged', why} or {'error', message}.
 local function correct(keys, args)
-  local done, answer = pcall(correct_one, keys[1], cmsgpack.unpack(args[1]))
-  return cmsgpack.pack(done and answer or fault_of(answer))
+  local ok, reply = pcall(correct_one, keys[1], cmsgpack.unpack(args[1]))
+  return cmsgpack.pack(ok and reply or fault_of(reply))
 end
 
--- The time; without the flag no-writes it is refused wherever a write would be, and writes nothing.
+-- Replies the time. It writes nothing, but has no flag no-writes, so it is refused wherever a write would be.
 local function probe() return redis.call('TIME') end
 
 redis.register_function('m3tr_probe_@TAG@', probe)
 redis.register_function('m3tr_apply_@TAG@', apply)
 redis.register_function('m3tr_correct_@TAG@', correct)
 redis.register_function{function_name = 'm3tr_read_@TAG@', callback = read, flags = {'no-writes'}}
--- At maxmemory too: it makes room.
+-- Allowed at maxmemory too: it frees memory.
 redis.register_function{function_name = 'm3tr_forget_@TAG@', callback = forget, flags = {'allow-oom'}}

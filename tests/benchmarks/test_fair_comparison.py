@@ -15,7 +15,7 @@ from benchmarks.forecasts.tideh import TRAINED, WEEK_US, median_error, prepare
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import mhp_log_likelihood, tokens_of
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, SECOND_US
 from tests.conftest import Mini
@@ -61,7 +61,7 @@ def test_the_first_cascades_end_before_the_others_begin(real_data: Path, tmp_pat
     assert (published[:TRAINED] + 168 * HOUR_US <= start + SECOND_US).all()
     assert (published[TRAINED:] >= start).all() and len(published) == 100
     seen = Observed.of(after, "total")
-    asked = cut(seen, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
+    asked = cut_queries(seen, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
     exact = median_error(asked, asked.pairs.growth)
     assert exact == {"age6h+24h": pytest.approx((0.0, 0.0, 0.0), abs=1e-9)}
     assert median_error(asked, np.zeros(len(asked.video)))["age6h+24h"] == pytest.approx((1.0, 1.0, 1.0))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_builder.cascade.fit import PowerLawHawkes, cascade_of
+from index_builder.cascade.fit import PowerLawHawkes, fit_cascade
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from index_builder.samples.samples import read_samples
 from model.bundle import load_bundle
 from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
@@ -49,7 +49,7 @@ def seen(mini: Mini) -> Observed:
 def test_the_kernel_equals_the_fit(seen: Observed, mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 20)
     videos = np.flatnonzero(seen.data.published_us < mini.as_of_us)
-    queries = cut(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
+    queries = cut_queries(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
     fit = PowerLawHawkes(of_increment=True).fit(seen, queries)
     by_fit = fit.predict(seen, queries)
     order = np.lexsort((queries.now_us, queries.video))
@@ -69,7 +69,7 @@ def test_the_kernel_equals_the_fit(seen: Observed, mini: Mini, monkeypatch: pyte
 
 
 def test_without_observations_no_cascade_is_fitted(seen: Observed) -> None:
-    assert cascade_of(seen, int(seen.data.published_us[0]), 720 * HOUR_US, HORIZON_US) is None
+    assert fit_cascade(seen, int(seen.data.published_us[0]), 720 * HOUR_US, HORIZON_US) is None
 
 
 def test_bins_cover_the_age_and_the_horizon() -> None:

@@ -22,6 +22,7 @@ from service.deployment.deployment import Deployment
 from service.server import configuration
 from service.settings import Settings
 from service.times import now_us
+from tests.patience import Patience
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.redis_clients import connected
 
@@ -88,9 +89,10 @@ def live(
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+    """Wait until a condition holds, or fail after so many seconds of a quiet machine."""
+    patience = Patience(seconds)
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert not patience.over(), f"not so within {seconds:g} s"
         time.sleep(0.01)
 
 

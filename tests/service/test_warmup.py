@@ -82,4 +82,4 @@ def test_a_model_that_cannot_forecast_stops_the_start() -> None:
 
     settings = Settings(bundle=Path("unused"))
     with pytest.raises(BundleError, match="unused: the model cannot forecast: wrong shape"):
-        warm_first(deployed(Broken(), new_metrics(settings)), settings)
+        warm_first(deployed(Broken(), new_metrics(settings)), settings.bundle)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.problems import Conflict
-from service.store.row import Outcome
-from service.store.store import Applied
+from service.store.outcome import Outcome
+from service.store.store import AppliedRows
 from service.times import parse_time
 from tests.simulation.plan import Mode, Plan, PlannedRow
 from tests.simulation.verdict import demand
@@ -32,7 +32,7 @@ class Book:
     version: int = 0
 
     def registered(
-        self, since_version: int, published_us: int, title: str, told: tuple[Applied, list[str]] | Conflict
+        self, since_version: int, published_us: int, title: str, told: tuple[AppliedRows, list[str]] | Conflict
     ) -> None:
         """Note the answer to a registration; ``since_version``: what had been seen when it was sent."""
         if isinstance(told, Conflict):

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.store.redis.connection
 from model.features.tokens import Tokens
 from model.mhp.state_pool import StatePool
 from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Unavailable
+from service.store import functions
+from service.store.outcome import Outcome
 from service.store.redis.connection import RedisConnection
-from service.store.row import Outcome
+from service.store.redis.function_library import FunctionLibrary
 from service.store.row_batch import RowBatch
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
@@ -109,12 +110,11 @@ def test_a_seed_is_one_order_of_events(server: Server) -> None:
 
 def lua(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        source, tag = service.store.link.library()
-        assert old in source
-        other = hashlib.sha256(new.encode()).hexdigest()[:12]
-        monkeypatch.setattr(
-            service.store.link, "library", lambda: (source.replace(old, new).replace(tag, other), other)
-        )
+        library = functions.library()
+        assert old in library.source
+        tag = hashlib.sha256(new.encode()).hexdigest()[:12]
+        broken = FunctionLibrary(library.source.replace(old, new).replace(library.tag, tag), tag)
+        monkeypatch.setattr(functions, "library", lambda: broken)
 
     return patch
 

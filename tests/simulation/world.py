@@ -12,7 +12,7 @@ import orjson
 from service.context import Context
 from service.forecasts.answer import Answer
 from service.problems import Conflict, NotFound, Unavailable
-from service.store.store import Applied
+from service.store.store import AppliedRows
 from service.times import iso
 from tests.simulation import plan
 from tests.simulation.answers import Judge
@@ -145,7 +145,7 @@ class World:
         book.candidates.add(published_us)
         version = book.version
 
-        def judge(told: tuple[Applied, list[str]] | Conflict) -> None:
+        def judge(told: tuple[AppliedRows, list[str]] | Conflict) -> None:
             self.seen["conflict"] += isinstance(told, Conflict)
             book.registered(version, published_us, title, told)
 
@@ -166,14 +166,14 @@ class World:
             body[self._books.mode(batch)] = self._books.items(batch)
         check = self._judge.from_now_on(replica, video)
 
-        def judge(told: tuple[Answer, Applied]) -> None:
+        def judge(told: tuple[Answer, AppliedRows]) -> None:
             answer, applied = told
             taken = applied.outcome.accepted + applied.outcome.duplicate
             demand(taken == len(rows), f"{len(rows)} rows, but the prediction tells of {taken}")
             book.acknowledged.update(rows)
             check(answer)
 
-        async def work() -> tuple[Answer, Applied]:
+        async def work() -> tuple[Answer, AppliedRows]:
             return await context.videos.predict(await context.videos.parse_prediction(body))
 
         self._stage.begin(f"POST /predict {video}", replica, work(), judge)

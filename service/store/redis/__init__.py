@@ -1,1 +1,1 @@
-"""The Redis deployment: address, connections, cluster and Sentinel, health, embedded server."""
+"""The Redis deployment: address, connections, cluster and Sentinel, calls, the embedded server. Knows no key and no record."""

@@ -1,4 +1,4 @@
-"""Blocking reads: a call that waits for news has connections of its own, and must not take one from the store's calls."""
+"""Blocking reads: a call that waits for new entries has connections of its own, so that it takes none from the store's calls."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from service.store.redis.deployment import Server
 log = structlog.get_logger(__name__)
 
 BLOCK_S: Final = 5
-"""Seconds that a read waits for news before it asks again."""
+"""Seconds that a read waits for new entries before it is sent again."""
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Waits between attempts while the store is away."""
+"""Waits between attempts while the store is out of reach."""
 
 
 class Reading(Running):
-    """Background work on a client for blocking reads, ``_redis``, which exists from the first ``_connect`` on."""
+    """Background work with a client for blocking reads, ``_redis``, which is there after the first ``_connect``."""
 
     _what: str
+    """What is read, for the log."""
 
     def __init__(self, server: Server | str, deadline_s: float) -> None:
         self._owned = isinstance(server, str)
@@ -41,7 +42,7 @@ class Reading(Running):
             await self._server.close()
 
     async def _missed(self, error: BaseException) -> float:
-        """Note that the store was out of reach, once; how long to wait, seconds."""
+        """Log the first of several failures in a row; returns how long to wait before the next attempt, seconds."""
         kind = await self._server.failed(error, self._generation)
         if self._failures == 0:
             log.warning(f"{self._what} is out of reach", kind=kind, error=str(error) or type(error).__name__)
@@ -51,6 +52,6 @@ class Reading(Running):
 
 
 def stream_id(text: bytes | str) -> tuple[int, int]:
-    """A stream entry's id, in an order that can be compared."""
+    """The id of a stream entry as (milliseconds, sequence number), which can be compared."""
     left, _, right = (text.decode() if isinstance(text, bytes) else text).partition("-")
     return int(left), int(right or 0)

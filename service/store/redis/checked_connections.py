@@ -1,12 +1,12 @@
-"""Connections that notice before a call is sent that they are of no more use, and are made anew then.
+"""Connections that are checked before each call, and replaced when they are of no more use.
 
-redis-py hands out what its pool holds. A server closes what has rested for its ``timeout``, a balancer drops it without a
-word, and after a failover it leads to a server that is no primary any more; a call on such a connection would be lost. So
-each connection looks, right before it sends:
+redis-py hands out any connection of its pool. But a server closes a connection that was idle for its ``timeout``, a load
+balancer drops an idle one silently, and after a failover a connection may lead to a server that is no longer the primary. A
+call on such a connection would be lost. So each connection is replaced right before it sends where one of these is true:
 
-1. was it made before the last ``Lifeline.cut()``? Then it may lead to the wrong server;
-2. has the other side closed it? The loop may not have got to see that, but the kernel knows;
-3. has it rested for longer than ``RESTED_S``? Then nobody knows whether anything still listens.
+1. it was made before the last ``ConnectionGeneration.cut()``: it may lead to the wrong server;
+2. the other side has closed it: the event loop may not have noticed yet, but the kernel has;
+3. it was idle for longer than ``IDLE_S``: nothing may listen at the other end any more.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnec
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.store.redis.address import Address
+from service.settings.redis_address import Address
 from service.store.redis.failures import CLOSED, TIMEOUT, Unreached, kind_of
 
-RESTED_S: Final = 30.0
-"""Seconds of rest after which a connection is made anew; balancers drop theirs after 60 and more."""
-_LOOK_S: Final = 0.2
-"""Seconds of rest after which it is worth asking the kernel; no server closes sooner."""
+IDLE_S: Final = 30.0
+"""Idle seconds after which a connection is replaced; load balancers drop theirs after 60 or more."""
+_CHECK_AFTER_S: Final = 0.2
+"""Idle seconds after which the kernel is asked; no server closes a connection sooner."""
 _HANG_UP: Final = getattr(select, "POLLRDHUP", 0)
 
 
-class Lifeline:
-    """What all connections to one deployment share."""
+class ConnectionGeneration:
+    """A counter that all connections to one deployment share."""
 
     def __init__(self) -> None:
         self.generation = 0
 
     def cut(self) -> None:
-        """Connections made before this are not used for a further call."""
+        """Start a new generation: connections made before this are not used for another call."""
         self.generation += 1
 
 
-class _Line(AbstractConnection):
-    """Goes before a connection class of redis-py; see ``line_class``."""
+class _CheckedConnection(AbstractConnection):
+    """A mixin in front of a connection class of redis-py; see ``connection_class``."""
 
-    lifeline: ClassVar[Lifeline]
+    current: ClassVar[ConnectionGeneration]
     _generation: int | None = None
-    _rested_since: float = 0.0
+    _idle_since: float = 0.0
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        """Connect; what fails on the way is told apart from what fails in a call."""
+        """Connect. A failure to connect is raised as Unreached, to tell it apart from the failure of a call."""
         if self.is_connected:
             return
         self._generation = None
-        generation = self.lifeline.generation
+        generation = self.current.generation
         try:
             await super().connect_check_health(check_health, retry_socket_connect)
         except (RedisConnectionError, RedisTimeoutError) as error:
@@ -62,27 +62,27 @@ class _Line(AbstractConnection):
                 raise Unreached(str(error)) from error
             raise
         self._generation = generation
-        self._rested_since = asyncio.get_running_loop().time()
+        self._idle_since = asyncio.get_running_loop().time()
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send, over a new connection where this one is of no more use."""
+        """Send, over a new connection where this one is of no more use; see the module."""
         if self._generation is not None:
             now = asyncio.get_running_loop().time()
             if self._useless(now):
                 await self.disconnect(nowait=True)
-            self._rested_since = now
+            self._idle_since = now
         if not self.is_connected:
             await self.connect()  # type: ignore[no-untyped-call]
         await super().send_packed_command(command, check_health)
 
     def _useless(self, now: float) -> bool:
         writer = self._writer
-        if writer is None or writer.transport.is_closing() or self._generation != self.lifeline.generation:
+        if writer is None or writer.transport.is_closing() or self._generation != self.current.generation:
             return True
         if self._reader is not None and self._reader.at_eof():
             return True
-        rested_s = now - self._rested_since
-        return rested_s > _LOOK_S and (rested_s > RESTED_S or _hung_up(writer))
+        idle_s = now - self._idle_since
+        return idle_s > _CHECK_AFTER_S and (idle_s > IDLE_S or _hung_up(writer))
 
 
 def _hung_up(writer: asyncio.StreamWriter) -> bool:
@@ -91,43 +91,43 @@ def _hung_up(writer: asyncio.StreamWriter) -> bool:
         poll.register(writer.get_extra_info("socket").fileno(), _HANG_UP)
     except (AttributeError, ValueError, OSError):
         return True
-    # What was asked for, or an error, or a hang-up of both sides; not that something can be read.
+    # Set for a hang-up of the other side, an error, or a hang-up of both sides; not for bytes to read.
     return bool(poll.poll(0))
 
 
-class _SentinelLine(_Line, SentinelManagedConnection):
+class _SentinelConnection(_CheckedConnection, SentinelManagedConnection):
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """As any connection does: READONLY is told, not taken for a connection that broke."""
+        """Read as a plain connection does: READONLY is an error reply, not a broken connection."""
         return await Connection.read_response(self, *args, **options)
 
 
-class _SentinelTlsLine(_SentinelLine, SentinelManagedSSLConnection):
+class _SentinelTlsConnection(_SentinelConnection, SentinelManagedSSLConnection):
     pass
 
 
-class _TcpLine(_Line, Connection):
+class _TcpConnection(_CheckedConnection, Connection):
     pass
 
 
-class _TlsLine(_Line, SSLConnection):
+class _TlsConnection(_CheckedConnection, SSLConnection):
     pass
 
 
-class _UnixLine(_Line, UnixDomainSocketConnection):
+class _UnixConnection(_CheckedConnection, UnixDomainSocketConnection):
     pass
 
 
 class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to whatever server the Sentinels call the master; waits for one where all are in use."""
+    """Connections to the server that the Sentinels call the master; a call waits for one while all are in use."""
 
 
-def line_class(address: Address, lifeline: Lifeline) -> type[AbstractConnection]:
-    """The class of connections to an address, all of them on one lifeline."""
+def connection_class(address: Address, current: ConnectionGeneration) -> type[AbstractConnection]:
+    """The class of checked connections to an address, which share one generation counter."""
     base: type[AbstractConnection]
     if address.kind == "sentinel":
-        base = _SentinelTlsLine if address.tls else _SentinelLine
+        base = _SentinelTlsConnection if address.tls else _SentinelConnection
     elif address.path is not None:
-        base = _UnixLine
+        base = _UnixConnection
     else:
-        base = _TlsLine if address.tls else _TcpLine
-    return type(base.__name__.lstrip("_"), (base,), {"lifeline": lifeline})
+        base = _TlsConnection if address.tls else _TcpConnection
+    return type(base.__name__.lstrip("_"), (base,), {"current": current})

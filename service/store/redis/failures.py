@@ -1,7 +1,7 @@
-"""What went wrong in a call of Redis, by its name: each kind needs something else, and only some mean that nobody answers.
+"""Kinds of failures of Redis calls: each kind needs another reaction, and only some mean that no server answers.
 
-A server that refuses a command says why in the first word of its error (OOM, READONLY, ...). What it refused it has not
-executed, so that it may be sent again; a call whose reply was lost may have been executed, and is never repeated here.
+A server that refuses a command names the reason in the first word of its error (OOM, READONLY, ...). It has not executed the
+command, so the command may be sent again. A call whose reply was lost may have been executed, and is never repeated here.
 """
 
 from __future__ import annotations
@@ -59,31 +59,31 @@ DETAILS: Final = {
     "UNBLOCKED": "the event store's server became a read-only replica (UNBLOCKED)",
     NO_FUNCTION: "the event store lost its functions",
 }
-"""What a client of the service is told, by kind."""
+"""The detail that a client of the service reads, by kind."""
 
 NO_ANSWER: Final = frozenset({TIMEOUT, UNREACHED})
-"""Kinds after which further calls would only wait as long, in vain."""
+"""Kinds after which further calls would only wait for the same deadline in vain."""
 ELSEWHERE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
-"""Kinds that say that the primary is another server by now."""
+"""Kinds that mean that the primary is now another server."""
 WITHOUT_WRITES: Final = frozenset(
     {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"}
 )
-"""Kinds that one call met and every write would."""
+"""Kinds that every write would meet, once one call has met them."""
 REFUSED: Final = frozenset(
     {"READONLY", "LOADING", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", NO_FUNCTION}
 )
-"""Kinds of a call that was surely not executed and soon may be, here or on another server."""
+"""Kinds of a call that was certainly not executed, and may succeed soon, here or on another server."""
 
 _WORD: Final = re.compile(r"-?([A-Z][A-Z0-9]{2,})\b")
 _TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (MaxConnectionsError, "CONNECTIONS"),
     (BusyLoadingError, "LOADING"),
     (ReadOnlyError, "READONLY"),
-    # A MovedError is an AskError to the library.
+    # In redis-py MovedError is a subclass of AskError, so it comes first.
     (MovedError, "MOVED"),
     (AskError, "ASK"),
     (TryAgainError, "TRYAGAIN"),
-    # So is a MasterDownError a ClusterDownError.
+    # MasterDownError is a subclass of ClusterDownError.
     (MasterDownError, "MASTERDOWN"),
     (ClusterDownError, "CLUSTERDOWN"),
     (RedisTimeoutError, TIMEOUT),
@@ -122,10 +122,10 @@ def kind_of(error: BaseException) -> str:
 
 
 def detail_of(kind: str) -> str:
-    """What a kind means, in a sentence that names it."""
+    """A sentence that explains a kind and names it."""
     return DETAILS.get(kind) or f"the event store refused the call ({kind})"
 
 
 def is_fault_of_ours(error: BaseException) -> bool:
-    """Whether one of our own functions failed, for no reason that the server's state explains."""
+    """Whether one of our own functions failed for a reason that the server's state does not explain."""
     return isinstance(error, ResponseError) and "script: m3tr_" in str(error) and kind_of(error) not in DETAILS

@@ -1,4 +1,4 @@
-"""Whether the event store may drop what it has: by evicting keys when its memory is full, or by keeping nothing on a disk."""
+"""Whether the event store may lose data: because it evicts keys when its memory is full, or writes nothing to a disk."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Final
 from service.store.redis.connection import RedisConnection
 from service.store.redis.single_server import Command
 
-_ASK: Final[list[Command]] = [["INFO", "memory"], ["INFO", "persistence"], ["CONFIG", "GET", "save"]]
-_KEEPS_ALL: Final = "noeviction"
+_QUESTIONS: Final[list[Command]] = [["INFO", "memory"], ["INFO", "persistence"], ["CONFIG", "GET", "save"]]
+_NO_EVICTION: Final = "noeviction"
 
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """``policy`` is the maxmemory-policy, ``persistent`` whether anything is written to a disk; None: the server does not say."""
+    """``policy``: the maxmemory-policy; ``persistent``: whether anything is written to a disk; None: the server does not say."""
 
     policy: str | None = None
     persistent: bool | None = None
 
     @property
     def evicts(self) -> bool | None:
-        """Whether keys go when memory is short."""
-        return None if self.policy is None else self.policy != _KEEPS_ALL
+        """Whether keys are evicted when memory is full."""
+        return None if self.policy is None else self.policy != _NO_EVICTION
 
     def warnings(self) -> list[str]:
-        """What may be lost, in words."""
+        """What may be lost, one sentence each."""
         found = []
         if self.evicts:
             found.append(
                 f"maxmemory-policy is {self.policy}: at its maxmemory the event store evicts videos, counts and ids that are"
-                f" still needed; set it to {_KEEPS_ALL}"
+                f" still needed; set it to {_NO_EVICTION}"
             )
         if self.persistent is False:
             found.append(
@@ -40,44 +40,44 @@ class Safety:
         return found
 
 
-async def look(link: RedisConnection) -> Safety | None:
-    """Ask every server; the least safe answer counts. None when none answers."""
-    answers = [_safety(said) for said in await link.everywhere("safety", _ASK)]
-    heard = [one for one in answers if one is not None]
-    if not heard:
+async def look(connection: RedisConnection) -> Safety | None:
+    """Ask every server, and combine the least safe answers; None when no server answers."""
+    answers = [_safety(replies) for replies in await connection.everywhere("safety", _QUESTIONS)]
+    known = [answer for answer in answers if answer is not None]
+    if not known:
         return None
-    policies = [one.policy for one in heard if one.policy is not None]
-    persistent = [one.persistent for one in heard]
+    policies = [answer.policy for answer in known if answer.policy is not None]
+    persistent = [answer.persistent for answer in known]
     return Safety(
-        policy=next((policy for policy in policies if policy != _KEEPS_ALL), policies[0] if policies else None),
+        policy=next((policy for policy in policies if policy != _NO_EVICTION), policies[0] if policies else None),
         persistent=False if False in persistent else None if None in persistent else True,
     )
 
 
-def _safety(said: Sequence[Any]) -> Safety | None:
-    memory, persistence, save = said
+def _safety(replies: Sequence[Any]) -> Safety | None:
+    memory, persistence, save = replies
     if isinstance(memory, Exception) and isinstance(persistence, Exception):
         return None
-    logged = field_of(persistence, "aof_enabled")
+    log_enabled = field_of(persistence, "aof_enabled")
     saves = _saves(save)
-    persistent = True if logged == "1" or saves else False if logged == "0" and saves is False else None
+    persistent = True if log_enabled == "1" or saves else False if log_enabled == "0" and saves is False else None
     return Safety(field_of(memory, "maxmemory_policy"), persistent)
 
 
-def field_of(told: Any, name: str) -> str | None:
-    """A field of INFO, as the library parsed it or as it came."""
-    if isinstance(told, Exception):
+def field_of(info: Any, name: str) -> str | None:
+    """A field of INFO's reply, whether redis-py has parsed it or not; None where it is missing."""
+    if isinstance(info, Exception):
         return None
-    if isinstance(told, dict):
-        return None if name not in told else str(told[name])
-    text = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+    if isinstance(info, dict):
+        return None if name not in info else str(info[name])
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     found = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(f"{name}:")]
     return found[0] if found else None
 
 
-def _saves(told: Any) -> bool | None:
-    """Whether snapshots are saved; None where CONFIG is forbidden, as managed services do."""
-    if isinstance(told, Exception) or not told:
+def _saves(reply: Any) -> bool | None:
+    """Whether snapshots are saved; None where CONFIG is forbidden, as on managed services."""
+    if isinstance(reply, Exception) or not reply:
         return None
-    value = next(iter(told.values())) if isinstance(told, dict) else told[-1]
+    value = next(iter(reply.values())) if isinstance(reply, dict) else reply[-1]
     return bool(value.strip())

@@ -1,4 +1,4 @@
-"""One Redis server, reached by its address or through Sentinels: a pool of connections, and blocking readers."""
+"""One Redis server, reached by its address or through Sentinels: a connection pool, and clients for blocking reads."""
 
 from __future__ import annotations
 
@@ -15,51 +15,53 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from service.store.redis.address import Address
-from service.store.redis.checked_connections import Lifeline, SentinelPool, line_class
+from service.settings.redis_address import Address
+from service.store.redis.checked_connections import ConnectionGeneration, SentinelPool, connection_class
 from service.store.redis.failures import NO_ANSWER, kind_of
 
 Command = Sequence[str | bytes | int | float]
 
 _SENTINEL_S: Final = 0.5
-"""Seconds that one Sentinel has to answer; then the next is asked."""
+"""Seconds that one Sentinel has to answer before the next is asked."""
 
 
-def never_again() -> Retry:
-    """No call is repeated by the client library."""
+def no_retry() -> Retry:
+    """A retry policy by which redis-py repeats no call."""
     return Retry(NoBackoff(), 0)
 
 
-def common(deadline_s: float, name: str) -> dict[str, Any]:
-    """Arguments of every connection."""
+def connection_options(deadline_s: float, name: str) -> dict[str, Any]:
+    """The options of every connection."""
     return {
         "socket_timeout": deadline_s,
         "socket_connect_timeout": deadline_s,
-        "retry": never_again(),
+        "retry": no_retry(),
         "client_name": name,
-        # With them on, redis-py 8 takes a closed connection for one that has something to tell.
+        # With notifications on, redis-py 8 takes a closed connection for one with bytes to read.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 
-class Single:
-    """A server that answers for every key; ``silent`` after a call that it did not reply to, until a probe is answered."""
+class SingleServer:
+    """A server that holds every key. It is ``silent`` from a call that got no reply until a probe gets one."""
 
-    def __init__(self, address: Address, lifeline: Lifeline, *, deadline_s: float, connections: int) -> None:
-        self._address, self._lifeline, self._deadline_s = address, lifeline, deadline_s
+    def __init__(
+        self, address: Address, generation: ConnectionGeneration, *, deadline_s: float, connections: int
+    ) -> None:
+        self._address, self._generation, self._deadline_s = address, generation, deadline_s
         self._sentinel: Sentinel | None = None
         if address.kind == "sentinel":
-            seconds = min(_SENTINEL_S, deadline_s)
-            given = {"username": address.sentinel_username, "password": address.sentinel_password}
+            sentinel_deadline_s = min(_SENTINEL_S, deadline_s)
+            login = {"username": address.sentinel_username, "password": address.sentinel_password}
             self._sentinel = Sentinel(
                 address.hosts,
                 sentinel_kwargs={
-                    **common(seconds, "m3tr"),
-                    **{name: value for name, value in given.items() if value},
+                    **connection_options(sentinel_deadline_s, "m3tr"),
+                    **{name: value for name, value in login.items() if value},
                     **({"ssl": True, **address.tls_options} if address.tls else {}),
                 },
             )
-        self._pool = self._new_pool(connections, common(deadline_s, "m3tr"), deadline_s)
+        self._pool = self._new_pool(connections, connection_options(deadline_s, "m3tr"), deadline_s)
         self._redis = Redis(connection_pool=self._pool)
         self.silent = False
 
@@ -71,7 +73,7 @@ class Single:
             "db": address.db,
             "max_connections": connections,
             "timeout": wait_s,
-            "connection_class": line_class(address, self._lifeline),
+            "connection_class": connection_class(address, self._generation),
         }
         if self._sentinel is not None:
             return SentinelPool(  # type: ignore[no-untyped-call]
@@ -83,7 +85,7 @@ class Single:
         return BlockingConnectionPool(host=host, port=port, socket_keepalive=True, **options)
 
     def check_arguments(self) -> None:
-        """Raise whatever the client library has against the address's options; nothing is connected."""
+        """Raise what redis-py raises for options that it does not accept; nothing is connected."""
         self._pool.make_connection()
 
     async def close(self) -> None:
@@ -94,7 +96,10 @@ class Single:
             await self._sentinel.aclose()
 
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run commands in one pipeline; replies in order, an exception where the reply is one or is missing."""
+        """Run commands in one pipeline until ``end`` (loop time); replies in order.
+
+        An exception stands where a reply is one, or is missing.
+        """
         if self.silent:
             return [RedisSilent()] * len(commands)
         try:
@@ -107,55 +112,56 @@ class Single:
             return [error] * len(commands)
 
     async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
-        """What each server says to the commands, asked over a new connection as a newcomer would make it."""
-        line: AbstractConnection = self._pool.make_connection()
+        """The server's replies to the commands, over a new connection, so that the pool's state does not matter."""
+        connection: AbstractConnection = self._pool.make_connection()
         replies: list[Any] = []
         try:
             async with asyncio.timeout_at(end):
-                await line.connect()
-                await line.send_packed_command(line.pack_commands(commands))
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_commands(commands))
                 for _ in commands:
                     try:
-                        replies.append(await line.read_response())
+                        replies.append(await connection.read_response())
                     except ResponseError as error:
                         replies.append(error)
         except (RedisError, OSError, TimeoutError) as error:
             replies += [error] * (len(commands) - len(replies))
         finally:
-            await line.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)
         return [replies]
 
     def heard(self) -> None:
-        """A probe was answered: calls are sent again."""
+        """Send calls again: a probe was answered."""
         self.silent = False
 
     async def known_to_sentinels(self) -> bool | None:
-        """Whether the Sentinels know the master's name; None: none of them answers."""
+        """Whether a Sentinel knows the master's name; None when no Sentinel answers."""
         assert self._sentinel is not None
         answered = False
-        for one in self._sentinel.sentinels:
+        for sentinel in self._sentinel.sentinels:
             with suppress(RedisError, OSError, TimeoutError):
-                if self._address.master in await one.sentinel_masters():
+                if self._address.master in await sentinel.sentinel_masters():
                     return True
                 answered = True
         return False if answered else None
 
     async def refresh(self) -> None:
-        """Nothing to find out: each new connection looks the address up."""
+        """Do nothing: each new connection resolves the address."""
 
     def reader(self, block_s: float) -> Any:
-        """A client for blocking calls of up to ``block_s``."""
-        return Redis(connection_pool=self._new_pool(2, reading(self._deadline_s, block_s), self._deadline_s))
+        """A client for blocking calls of up to ``block_s`` seconds."""
+        options = reader_options(self._deadline_s, block_s)
+        return Redis(connection_pool=self._new_pool(2, options, self._deadline_s))
 
 
-def reading(deadline_s: float, block_s: float) -> dict[str, Any]:
-    """Arguments of a blocking reader's connections."""
-    options = common(deadline_s, "m3tr-reader")
+def reader_options(deadline_s: float, block_s: float) -> dict[str, Any]:
+    """The options of connections for blocking reads."""
+    options = connection_options(deadline_s, "m3tr-reader")
     return {**options, "protocol": 2, "socket_timeout": block_s + deadline_s}
 
 
 class RedisSilent(TimeoutError):
-    """Not sent: the server has not replied to an earlier call, and nobody has heard of it since."""
+    """The call was not sent: the server has not replied to an earlier one, and to no probe since."""
 
     def __init__(self) -> None:
         super().__init__("not sent: an earlier call got no reply")

@@ -1,4 +1,4 @@
-"""What a probe found: whether the event store takes writes, who the servers are, and what time it is there."""
+"""What a probe found: whether the event store takes writes, which servers it consists of, and what time it is there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from redis.exceptions import ClusterDownError
 from service.store.redis.failures import CLOSED, NO_ANSWER, detail_of, kind_of
 
 DOWN = NO_ANSWER | {CLOSED, "SLOTS"}
-"""Kinds of a server that says nothing."""
+"""Kinds of failures of a server that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """``kind`` and ``text`` say why no write is taken (None: it is). ``servers`` are the run ids of those that answered.
+    """``kind`` and ``text`` say why no writes are taken (None: they are). ``servers``: run ids of the servers that answered.
 
-    ``offset_s`` is the store's clock minus ours, seconds, of the server that is furthest off; ``doubt_s`` how far that may be wrong.
+    ``offset_s``: the store's clock minus ours, seconds, for the server that is furthest off; ``doubt_s``: its uncertainty.
     """
 
     kind: str | None = None
@@ -30,48 +30,51 @@ class State:
 
     @property
     def detail(self) -> str:
-        """Why no write is taken, in a sentence; empty where it is."""
+        """Why no writes are taken, in a sentence; empty where they are."""
         return "" if self.kind is None else detail_of(self.kind)
 
     @property
     def word(self) -> str:
-        """ok, down (no answer) or refuses (an answer, but no writes)."""
+        """``ok``, ``down`` (no answer) or ``refuses`` (an answer, but no writes)."""
         return "ok" if self.kind is None else "down" if self.kind in DOWN else "refuses"
 
     def at(self, servers: frozenset[str]) -> Self:
-        """The same of servers that did not say who they are."""
+        """The same state with these run ids, for servers that did not report theirs."""
         return replace(self, servers=servers)
 
 
 def state_of(replies: Sequence[Sequence[Any]], began_s: float, ended_s: float) -> State:
-    """The state from what each server, between two times of ours, said to the probe, to INFO and in a cluster to CLUSTER INFO."""
-    errors = tuple(error for said in replies if (error := _refusal(said)) is not None)
+    """The state, from each server's replies to the probe, to INFO and in a cluster to CLUSTER INFO.
+
+    ``began_s`` and ``ended_s``: our time before and after the replies, seconds.
+    """
+    errors = tuple(error for reply in replies if (error := _refusal(reply)) is not None)
     middle_s = (began_s + ended_s) / 2
     offsets = [
-        int(said[0][0]) + int(said[0][1]) / 1e6 - middle_s for said in replies if not isinstance(said[0], Exception)
+        int(reply[0][0]) + int(reply[0][1]) / 1e6 - middle_s for reply in replies if not isinstance(reply[0], Exception)
     ]
-    names = frozenset(name for said in replies if (name := _run_id(said[1])))
+    run_ids = frozenset(run_id for reply in replies if (run_id := _run_id(reply[1])))
     return State(
         kind=kind_of(errors[0]) if errors else None,
         text=str(errors[0]) or type(errors[0]).__name__ if errors else "",
-        servers=names if len(names) == len(replies) else frozenset(),
+        servers=run_ids if len(run_ids) == len(replies) else frozenset(),
         offset_s=max(offsets, key=abs) if offsets else None,
         doubt_s=(ended_s - began_s) / 2,
         errors=errors,
     )
 
 
-def _refusal(said: Sequence[Any]) -> Exception | None:
-    if isinstance(said[0], Exception):
-        return said[0]
-    if len(said) > 2 and isinstance(said[2], bytes) and b"cluster_state:fail" in said[2]:
+def _refusal(reply: Sequence[Any]) -> Exception | None:
+    if isinstance(reply[0], Exception):
+        return reply[0]
+    if len(reply) > 2 and isinstance(reply[2], bytes) and b"cluster_state:fail" in reply[2]:
         return ClusterDownError("CLUSTERDOWN The cluster is down")
     return None
 
 
-def _run_id(told: Any) -> str:
-    if isinstance(told, dict):
-        return str(told.get("run_id", ""))
-    text = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+def _run_id(info: Any) -> str:
+    if isinstance(info, dict):
+        return str(info.get("run_id", ""))
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     _, _, rest = text.partition("run_id:")
     return rest.split()[0] if rest else ""

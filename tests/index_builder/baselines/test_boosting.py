@@ -11,7 +11,7 @@ import pytest
 from index_builder.baselines.boosting import boosted
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from index_builder.scoring.metrics import nmse
 from model.bundle import load_bundle
 from model.errors import DataError
@@ -38,7 +38,7 @@ def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
     past = Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
     seen = Observed.of(load_dataset(mini.data), "view")
     young = np.flatnonzero(seen.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
-    queries = cut(seen, young, (3.0, 12.0), HORIZONS_H, seen.data.last_us() or 0)
+    queries = cut_queries(seen, young, (3.0, 12.0), HORIZONS_H, seen.data.last_us() or 0)
     return past, seen, queries, load_bundle(mini.bundle).manifest.schema
 
 

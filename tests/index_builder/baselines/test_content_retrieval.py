@@ -8,7 +8,7 @@ import pytest
 from index_builder.baselines.content_retrieval import content_retrieval, content_vectors, has_text
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -23,7 +23,7 @@ def task(mini: Mini) -> tuple[Forecaster, Observed, Queries]:
     """A forecaster without a bank, the data, and queries of the younger videos."""
     seen = Observed.of(load_dataset(mini.data), "view")
     young = np.flatnonzero(seen.data.published_us >= mini.as_of_us)
-    queries = cut(seen, young, (3.0, 12.0), (6.0, 24.0), seen.data.last_us() or 0)
+    queries = cut_queries(seen, young, (3.0, 12.0), (6.0, 24.0), seen.data.last_us() or 0)
     return Forecaster(load_bundle(mini.bundle), EmptyBank()), seen, queries
 
 
@@ -67,7 +67,7 @@ def test_a_growth_that_was_not_over_by_now_is_not_read(task: tuple[Forecaster, O
 
 def test_the_first_videos_have_no_neighbours(task: tuple[Forecaster, Observed, Queries]) -> None:
     forecaster, seen, _ = task
-    first = cut(seen, np.arange(3), (3.0,), (24.0 * 6,), seen.data.last_us() or 0)
+    first = cut_queries(seen, np.arange(3), (3.0,), (24.0 * 6,), seen.data.last_us() or 0)
     assert int(np.diff(seen.data.published_us[:3]).sum()) < 24 * 6 * HOUR_US
     assert np.isnan(content_retrieval(forecaster, seen, first)).all()
 

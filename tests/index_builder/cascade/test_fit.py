@@ -14,7 +14,7 @@ from index_builder.cascade.fit import PowerLawHawkes, hawkes_growth, kernel_matr
 from index_builder.cascade.observations import cascades
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from index_builder.scoring.metrics import nmse
 from model.engagement.bins import HOUR_US
 from tests.conftest import Mini
@@ -37,8 +37,8 @@ def task(mini: Mini) -> Task:
     """The fit is a short one."""
     seen = Observed.of(load_dataset(mini.data), "total")
     published = seen.data.published_us
-    past = cut(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
-    young = cut(seen, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, seen.data.last_us() or 0)
+    past = cut_queries(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
+    young = cut_queries(seen, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, seen.data.last_us() or 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("index_builder.cascade.fit.STEPS", 40)
         return Task(seen, past, young, PowerLawHawkes().fit(seen, past))
@@ -106,9 +106,9 @@ def test_real_cascades(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None
     seen = Observed.of(load_dataset(real_data / "tideh"), "total")
     never = np.iinfo(np.int64).max
     even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    asked = cut(seen, odd, (6.0,), (24.0, 120.0), never)
+    asked = cut_queries(seen, odd, (6.0,), (24.0, 120.0), never)
     growth = hawkes_growth(seen, asked, even, (6.0,), (24.0, 120.0), never, of_increment=True)
-    past = cut(seen, even, (6.0,), (24.0, 120.0), never)
+    past = cut_queries(seen, even, (6.0,), (24.0, 120.0), never)
     now = 1 + asked.pairs.value_now
     truth = now * (np.exp2(asked.pairs.growth) - 1)
     factor = np.zeros(len(truth))

@@ -30,9 +30,9 @@ from model.errors import DataError
 from model.features.tokens import Tokens, tokenize
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store
 
@@ -55,14 +55,14 @@ def url(server: EmbeddedServer) -> str:
     return server.url
 
 
-def fed(url: str, data: DataSet, extra: tuple[Row, ...] = ()) -> dict[str, Snapshot]:
+def fed(url: str, data: DataSet, extra: tuple[InputRow, ...] = ()) -> dict[str, Snapshot]:
     """Register every video, send every row, and read the videos back."""
 
     async def body() -> dict[str, Snapshot]:
         chosen = Settings(bundle=Path("unused"))
-        link = RedisConnection(url, new_metrics(chosen), deadline_s=10, connections=4)
+        link = connect(url, new_metrics(chosen), deadline_s=10, connections=4)
         store = Store(link, chosen, new_metrics(chosen))
-        rows: dict[str, list[Row]] = {video.video_id: [] for video in data.videos}
+        rows: dict[str, list[InputRow]] = {video.video_id: [] for video in data.videos}
         modes: tuple[tuple[Mode, object], ...] = (("events", data.events), ("counters", data.counters))
         for mode, source in modes:
             if source is None:
@@ -70,7 +70,9 @@ def fed(url: str, data: DataSet, extra: tuple[Row, ...] = ()) -> dict[str, Snaps
             for i in range(len(source)):
                 video_id = data.videos[source.video[i]].video_id
                 cell = (data.types[source.type[i]], int(source.value[i]))
-                rows[video_id].append(Row(0, video_id, int(source.time_us[i]), mode, (cell,), int(source.reach[i])))
+                rows[video_id].append(
+                    InputRow(0, video_id, int(source.time_us[i]), mode, (cell,), int(source.reach[i]))
+                )
         for row in extra:
             rows[row.video_id].append(row)
         try:
@@ -152,8 +154,8 @@ def test_odd_ids_videos_without_rows_and_types_without_a_column(tmp_path: Path, 
     videos = [type(data.videos[0])(name, published, title=f"title of {name}") for name in names]
     odd = DataSet(videos, np.full(3, published), (), None, None)
     rows = (
-        Row(0, names[0], published + 5, "counters", (("view", 7), ("save", 3))),
-        Row(0, names[1], published + HOUR_US, "events", (("view", 2),), 11),
+        InputRow(0, names[0], published + 5, "counters", (("view", 7), ("save", 3))),
+        InputRow(0, names[1], published + HOUR_US, "events", (("view", 2),), 11),
     )
     fed(url, odd, rows)
     made = export_store(tmp_path / "out", redis_url=url)

@@ -15,7 +15,6 @@ import pytest
 
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
-from index_builder.replay import client as client_module
 from index_builder.replay.client import Client, ServiceError
 from index_builder.replay.replay import Replay
 from model.engagement.video import Video
@@ -95,7 +94,7 @@ def data(tmp_path: Path) -> DataSet:
 def test_rows_go_out_in_time_order_after_their_videos(data: DataSet) -> None:
     service = Service()
     with service.client() as client:
-        tally = Replay(data, client).play()
+        counts = Replay(data, client).play()
     assert service.videos == {
         "a": {"published_at": "1970-01-01T00:01:40Z", "title": "A", "duration_s": 9.5},
         "b/ü": {"published_at": "1970-01-01T00:03:20Z"},
@@ -112,7 +111,7 @@ def test_rows_go_out_in_time_order_after_their_videos(data: DataSet) -> None:
         {"video_id": "a", "time": "1970-01-01T00:03:25.000000Z", "comments": 2, "shares": 3},
         {"video_id": "b/ü", "time": "1970-01-01T00:03:30.000000Z", "type": "view", "count": 4},
     ]
-    assert (tally.videos, tally.sent, tally.accepted, tally.duplicate, tally.rejected) == (2, 7, 7, 0, 0)
+    assert (counts.videos, counts.sent, counts.accepted, counts.duplicate, counts.rejected) == (2, 7, 7, 0, 0)
 
 
 def test_a_repeated_replay_is_a_no_op_however_it_is_cut(data: DataSet) -> None:
@@ -141,7 +140,7 @@ def test_play_stops_at_the_asked_time_and_goes_on(data: DataSet) -> None:
 
 def test_busy_and_broken_calls_are_tried_again(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
 
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
@@ -193,10 +192,10 @@ def test_a_refused_video_is_counted_and_named_and_the_rest_goes_on(data: DataSet
     problem = {"title": "Value not allowed", "detail": "published_at: is in the future"}
     service = Service(lambda request: httpx.Response(422, json=problem))
     with service.client() as client:
-        tally = Replay(data, client, videos=np.array([True, False])).play(110 * SECOND)
-        assert (tally.videos, tally.refused, tally.sent) == (0, 1, 0)
-        assert "1 videos refused and their rows left out, first: 'a': " in str(tally)
-        assert "422 Value not allowed: published_at: is in the future" in str(tally)
+        counts = Replay(data, client, videos=np.array([True, False])).play(110 * SECOND)
+        assert (counts.videos, counts.refused, counts.sent) == (0, 1, 0)
+        assert "1 videos refused and their rows left out, first: 'a': " in str(counts)
+        assert "422 Value not allowed: published_at: is in the future" in str(counts)
         stream = Replay(data, client)
         service._failures.append(lambda request: httpx.Response(409, json=problem))
         rest = stream.play()

@@ -14,15 +14,16 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
-from index_builder.report import MODEL, POOLED, validation
+from index_builder.report import MODEL, holdout_evaluation
+from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
 from index_builder.report.examples import choose
-from index_builder.report.groups import LEAST, by_hours, by_name
-from index_builder.report.spread import Spread
+from index_builder.report.forecast_groups import MIN_FORECASTS, by_hours, by_name
 from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from index_builder.samples.queries import Pairs, Queries
-from index_builder.samples.samples import draw
+from index_builder.samples.samples import draw_samples
+from index_builder.scoring.cell_scores import POOLED
 from index_builder.scoring.metrics import intervals
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -115,14 +116,14 @@ def test_the_bundle_has_a_report_of_its_held_back_videos(mini: Mini) -> None:
     assert page.foreign == []
     for arm in ("mean growth", "persistence", "growth factor", "log-linear", MODEL, f"{MODEL} without retrieval"):
         assert arm in text
-    assert "which training held back" in text
-    assert "Forecasts of single videos" in text and "Which past videos were asked" in text
+    assert "which training held out" in text
+    assert "Forecasts of single videos" in text and "Which past videos the model used" in text
 
 
 def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     data = load_dataset(mini.data, before_us=mini.as_of_us)
     seen = Observed.of(data, "view")
-    samples = draw(
+    samples = draw_samples(
         seen,
         until_us=mini.as_of_us,
         max_age_us=20 * 24 * HOUR_US,
@@ -133,12 +134,12 @@ def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     )
     decides = samples.video % 3 == 0
     perfect = (samples.growth[..., None] + np.array([-0.1, 0, 0.1])).astype(np.float32)
-    found = validation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
+    found = holdout_evaluation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
     assert not (found.queries.video % 3 == 0).any()
     assert len(found.queries.video) == int((np.isfinite(samples.growth) & ~(samples.cold | decides)[:, None]).sum())
     assert found.table[MODEL][POOLED]["nmse"] < 1e-6
     assert found.rival() == min((a for a in found.table if a != MODEL), key=lambda a: found.table[a][POOLED]["nmse"])
-    nothing = validation(
+    nothing = holdout_evaluation(
         load_bundle(mini.bundle).manifest, data, samples, samples, np.ones_like(decides), {MODEL: perfect}
     )
     assert (len(nothing.queries.video), nothing.table) == (0, {})
@@ -167,29 +168,32 @@ def test_spread_agrees_with_the_bootstrap_of_the_scores() -> None:
     rng = np.random.default_rng(3)
     video = np.repeat(np.arange(80), 5)
     y = np.repeat(rng.normal(size=80), 5) + rng.normal(size=400) * 0.1
-    mean = Spread(video, draws=2000).mean(np.abs(y))
+    mean = VideoBootstrap(video, draws=2000).mean(np.abs(y))
     low, high = intervals(video, y, np.zeros(400), draws=2000)["mae"]
     assert mean.value == pytest.approx(np.abs(y).mean())
     assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.02)
-    alone = Spread(np.arange(400), draws=2000).mean(np.abs(y))
+    alone = VideoBootstrap(np.arange(400), draws=2000).mean(np.abs(y))
     assert mean.high - mean.low > 1.7 * (alone.high - alone.low)
-    some = Spread(video).mean(y, video < 40)
+    some = VideoBootstrap(video).mean(y, video < 40)
     assert (some.n, some.value) == (200, pytest.approx(y[:200].mean()))
-    assert Spread(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
+    assert VideoBootstrap(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
 
 
 def test_groups_leave_out_what_is_too_small() -> None:
-    hours = np.concatenate([np.zeros(LEAST), np.full(LEAST - 1, 5.0), np.full(LEAST, 1000.0)])
+    hours = np.concatenate([np.zeros(MIN_FORECASTS), np.full(MIN_FORECASTS - 1, 5.0), np.full(MIN_FORECASTS, 1000.0)])
     groups = by_hours(hours * 3600, (0, 6, 24))
-    assert {name: int(rows.sum()) for name, rows in groups.items()} == {"0 to 6 h": 2 * LEAST - 1, "above 24 h": LEAST}
+    assert {name: int(rows.sum()) for name, rows in groups.items()} == {
+        "0 to 6 h": 2 * MIN_FORECASTS - 1,
+        "above 24 h": MIN_FORECASTS,
+    }
     videos = [Video("a", 0, category="Music"), Video("b", 0, category="News"), Video("c", 0)]
-    n = np.array([LEAST, 10, LEAST])
+    n = np.array([MIN_FORECASTS, 10, MIN_FORECASTS])
     video = np.repeat(np.arange(3), n)
     pairs = Pairs(*(np.ones(len(video)) for _ in range(4)))
     queries = Queries(video, video, video, np.full(len(video), ""), pairs)
     assert {k: int(v.sum()) for k, v in by_name(queries, videos, lambda v: v.category).items()} == {
-        "Music": LEAST,
-        "(unknown)": LEAST,
+        "Music": MIN_FORECASTS,
+        "(unknown)": MIN_FORECASTS,
     }
 
 
@@ -214,7 +218,7 @@ def test_axes_have_ticks_inside_and_apart() -> None:
 
 
 def test_charts_survive_what_is_not_defined() -> None:
-    spread = Spread(np.zeros(3, np.int64))
-    mean = spread.mean(np.ones(3))
+    bootstrap = VideoBootstrap(np.zeros(3, np.int64))
+    mean = bootstrap.mean(np.ones(3))
     Page(str(dots("a <b>", [], factors=True)))
     Page(str(reliability("none", (0.1, 0.5, 0.9), [mean] * 3, None, {HOSTILE: [mean] * 3})))

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_builder.report import MODEL, Evaluation, Spread, Verdict, verdict
+from index_builder.report import MODEL, Evaluation, Verdict, VideoBootstrap, verdict
 from index_builder.report.verdict import _CHANCE, growing_rows
 from index_builder.samples.queries import Pairs, Queries
 
 
-def evaluation(y: np.ndarray, cell: np.ndarray, share_of: int | None = None, **growths: np.ndarray) -> Evaluation:
+def evaluation(y: np.ndarray, cell: np.ndarray, sampled_from: int | None = None, **growths: np.ndarray) -> Evaluation:
     n = len(y)
     pairs = Pairs(np.ones(n), np.ones(n), np.ones(n), y)
     queries = Queries(np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), cell, pairs)
     named: dict[str, Any] = {name.replace("_", " "): g[:, None] for name, g in growths.items()}
-    return Evaluation(None, [], queries, named, {}, "", share_of=share_of)  # type: ignore[arg-type]
+    return Evaluation(None, [], queries, named, {}, "", sampled_from=sampled_from)  # type: ignore[arg-type]
 
 
 def noisy(n: int, seed: int, better: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def noisy(n: int, seed: int, better: float) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def judged(of: Evaluation) -> Verdict:
-    found = verdict(of, Spread(of.queries.video))
+    found = verdict(of, VideoBootstrap(of.queries.video))
     assert found is not None
     return found
 

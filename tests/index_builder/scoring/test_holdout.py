@@ -9,7 +9,7 @@ import pytest
 
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.samples import Samples, draw
+from index_builder.samples.samples import Samples, draw_samples
 from index_builder.scoring import holdout
 from index_builder.scoring.holdout import calibrate
 from model.engagement.bins import HOUR_US, SECOND_US
@@ -18,7 +18,7 @@ from tests.conftest import Mini
 
 
 def _drawn(mini: Mini) -> Samples:
-    return draw(
+    return draw_samples(
         Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view"),
         until_us=mini.as_of_us,
         max_age_us=20 * 24 * HOUR_US,

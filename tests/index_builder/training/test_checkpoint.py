@@ -17,9 +17,9 @@ from torch import nn
 from index_builder.simulation.simulate import simulate
 from index_builder.training import checkpoint
 from index_builder.training.checkpoint import Checkpoints, Training, run_key
-from index_builder.training.distributed import join
+from index_builder.training.distributed import join_process_group
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.staging import workplace, workplace_of
+from index_builder.training.staging import staging_folder, staging_path
 from index_builder.training.train import train
 from model.errors import DataError
 
@@ -76,7 +76,7 @@ def hashes(bundle: Path) -> dict[str, str]:
 def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole"))
     out = tmp_path / "killed"
-    place = workplace_of(out)
+    place = staging_path(out)
     kill_after(start(data, out), place / "stage-1.safetensors")
     assert not (place / "stage-2.safetensors").exists()
     kill_after(start(data, out), place / "stage-2.safetensors")
@@ -107,8 +107,8 @@ def a_pass(training: Training) -> float:
 
 
 def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
-    with join("cpu") as ranks:
-        checkpoints, first, again = Checkpoints(tmp_path, "key", ranks), small_training(), small_training()
+    with join_process_group("cpu") as process_group:
+        checkpoints, first, again = Checkpoints(tmp_path, "key", process_group), small_training(), small_training()
         a_pass(first)
         checkpoints.save(1, first)
         expected = [a_pass(first), a_pass(first)]
@@ -122,12 +122,12 @@ def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with join("cpu") as ranks:
+    with join_process_group("cpu") as process_group:
         training = small_training()
         a_pass(training)
-        Checkpoints(tmp_path, "of seed 3", ranks).save(1, training)
+        Checkpoints(tmp_path, "of seed 3", process_group).save(1, training)
         before = training.net.weight.clone()
-        other = Checkpoints(tmp_path, "of seed 4", ranks)
+        other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
         assert "is of other data, settings, seed, versions or code; training starts anew" in capsys.readouterr().err
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
@@ -156,7 +156,7 @@ def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.Monk
 def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
-        workplace(out),
+        staging_folder(out),
         pytest.raises(DataError, match="is being made by another training"),
     ):
         train(data, as_of_us=1_757_462_400_000_000, metric="views", out=out, device="cpu")
@@ -164,7 +164,7 @@ def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> 
 
 
 def test_a_failed_training_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="on purpose"), workplace(tmp_path / "out") as bundle:
+    with pytest.raises(RuntimeError, match="on purpose"), staging_folder(tmp_path / "out") as bundle:
         (bundle / "file").write_text("half")
         raise RuntimeError("on purpose")
     assert list(tmp_path.iterdir()) == []

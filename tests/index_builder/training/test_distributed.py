@@ -36,7 +36,7 @@ real = fit.Trainer.stage_two
 
 def spied(self, *args):
     out = real(self, *args)
-    save_file(self.forward.net.state_dict(), os.environ["SPIED"] + os.environ["RANK"])
+    save_file(self.objective.net.state_dict(), os.environ["SPIED"] + os.environ["RANK"])
     return out
 
 fit.Trainer.stage_two = spied

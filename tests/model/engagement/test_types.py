@@ -18,7 +18,7 @@ from model.engagement.types import RESERVED, check_types, metric_types
 from model.errors import BundleError, DataError
 from service.context import new_metrics
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.store import Store
 
 RESERVED_NAMES = (*RESERVED, "views")
@@ -48,7 +48,7 @@ def test_data_sets_bundles_and_the_store_refuse_a_reserved_name(name: str, mini_
 
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
-    link = RedisConnection("redis://127.0.0.1:1", metrics, deadline_s=1, connections=1)
+    link = connect("redis://127.0.0.1:1", metrics, deadline_s=1, connections=1)
     with pytest.raises(DataError, match=f"type: '{name}'"):
         Store(link, settings, metrics, ("view", name))
 

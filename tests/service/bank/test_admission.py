@@ -149,11 +149,11 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 async def _snapshots(service: Live, names: list[str]) -> Any:
     # Through a store of its own: the service's belongs to another loop.
     from service.context import new_metrics
-    from service.store.redis.connection import RedisConnection
+    from service.store.functions import connect
     from service.store.store import Store
 
     url = service.redis.connection_pool.connection_kwargs["path"]
-    link = RedisConnection(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
+    link = connect(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
     try:
         found = await Store(link, service.context.settings, service.context.metrics).read_many(dict.fromkeys(names))
     finally:
@@ -267,9 +267,9 @@ def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path,
 
 
 def _scope(service: Live) -> str:
-    from service.bank.admission import _place
+    from service.bank.admission import bank_name
 
-    return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
+    return f"{bank_name(service.context.settings, service.context.settings.bundle)}-{service.context.engine.active.version[:16]}"
 
 
 def test_while_the_past_is_sent_again_now_is_where_that_has_come(

@@ -115,13 +115,13 @@ def test_a_503_says_what_a_part_of_a_batch_became(service: Live, monkeypatch: py
     for name in ("v", "w"):
         service.register(name)
     store = service.context.store
-    call = store._link.call
+    call = store._connection.call
 
     async def partly(name: str, calls: Any, **options: Any) -> Any:
         told = await call(name, calls, **options)
         return [*told[:-1], Unavailable("no answer")] if name == "apply" and len(told) > 1 else told
 
-    monkeypatch.setattr(store._link, "call", partly)
+    monkeypatch.setattr(store._connection, "call", partly)
     rows = [{**VIEW, "video_id": name, "id": f"{i}"} for name in "vw" for i in range(600)]
     told = send(service, rows, status=503)
     assert (told["accepted"], told["unknown"]) == (600, 600)

@@ -17,9 +17,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from service.http.bodies import count_values, parse_json
 from service.http.budget import Budget
+from service.http.value_limit import count_values
 from service.problems import Overloaded, OverShare
+from service.strict_json import parse_json
 from tests.service.running import T0, Live, live, wait_until
 
 ROW = {"video_id": "a", "time": T0 + 5, "type": "view"}
@@ -305,5 +306,5 @@ def test_a_message_of_a_socket_must_come_in_time(empty_redis: str) -> None:
 
 
 def test_text_that_is_no_json_is_looked_at_once() -> None:
-    with pytest.raises(Exception, match="no valid JSON"):
+    with pytest.raises(Exception, match="not valid JSON"):
         parse_json(b"[" + b"1," * 100_000)

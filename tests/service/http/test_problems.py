@@ -9,10 +9,10 @@ import pytest
 
 from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Invalid, Problem, Unavailable, did_you_mean, separate
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.row_batch import RowBatch
 
-ROW = Row(0, "a", 1_760_000_000_000_000, "events", (("view", 1),))
+ROW = InputRow(0, "a", 1_760_000_000_000_000, "events", (("view", 1),))
 
 
 def test_a_problem_cannot_be_written_to() -> None:
@@ -55,7 +55,7 @@ def test_a_failed_commit_tells_each_batch_by_an_object_of_its_own() -> None:
             raise Unavailable("the event store does not answer", part="store")
 
     async def body() -> list[Any]:
-        writer = GroupCommitQueue(Down(), round_rows=100, queue_rows=1000)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(Down(), commit_rows=100, queue_rows=1000)  # type: ignore[arg-type]
         return await asyncio.gather(*(writer.write(RowBatch.of([ROW])) for _ in range(8)), return_exceptions=True)
 
     told = asyncio.run(body())

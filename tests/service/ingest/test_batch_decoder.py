@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.engagement.history import Mode
-from service.http.bodies import parse_line, parse_rows
 from service.ingest.accepted_types import AcceptedTypes
 from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.row_parser import RowParser
 from service.problems import Malformed
 from service.settings import Settings
-from service.store.event_ids import LONGEST, packed_ids
-from service.store.row import MAX_COUNT
+from service.store.event_ids import MAX_PLAIN, packed_ids
 from service.store.row_batch import RowBatch
+from service.store.row_fields import MAX_COUNT
+from service.strict_json import parse_line, parse_rows
 
 NOW_US = 1_760_000_000_000_000
 SETTINGS = Settings(bundle=Path("unused"), max_id_length=24)
@@ -192,4 +192,4 @@ def test_any_batch(rows: list[Any]) -> None:
 def test_packed_ids_stay_apart(ids: list[str]) -> None:
     packed = packed_ids(ids)
     assert len(set(packed)) == len(ids)
-    assert all(p[0] == len(p) - 1 <= max(LONGEST, 13) for p in packed)
+    assert all(p[0] == len(p) - 1 <= max(MAX_PLAIN, 13) for p in packed)

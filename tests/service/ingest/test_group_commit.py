@@ -11,20 +11,22 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.ingest.group_commit import ROUNDS, GroupCommitQueue
+from service.ingest.group_commit import COMMITS_IN_FLIGHT, GroupCommitQueue
 from service.problems import Unavailable
 from service.store import keys
 from service.store.commit import GroupCommit
-from service.store.row import MAX_COUNT, Outcome, Row
+from service.store.outcome import Outcome
+from service.store.row import InputRow
 from service.store.row_batch import RowBatch
+from service.store.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 from tests.service.store.test_store import P0, REGISTRATION, S, cells, event, with_store
 
 VIDEOS = ("a", "b", "unregistered")
 
 
-def counters(at_s: float, video: str, id: str | None, value: int) -> Row:
-    return Row(0, video, P0 + round(at_s * S), "counters", (("share", value), ("like", value)), 0, id)
+def counters(at_s: float, video: str, id: str | None, value: int) -> InputRow:
+    return InputRow(0, video, P0 + round(at_s * S), "counters", (("share", value), ("like", value)), 0, id)
 
 
 ROW = st.one_of(
@@ -46,7 +48,7 @@ ROW = st.one_of(
 BATCHES = st.lists(st.lists(ROW, min_size=1, max_size=12), min_size=1, max_size=5)
 
 
-def numbered(rows: Sequence[Row]) -> list[Row]:
+def numbered(rows: Sequence[InputRow]) -> list[InputRow]:
     return [replace(row, index=i) for i, row in enumerate(rows)]
 
 
@@ -58,7 +60,7 @@ def told(outcome: Outcome | Exception) -> Any:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
-def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[Row]]) -> None:
+def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[InputRow]]) -> None:
     given_batches = [RowBatch.of(numbered(rows)) for rows in batches]
 
     def run(rounds: list[list[RowBatch]]) -> Any:
@@ -81,15 +83,15 @@ def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[Ro
 def test_rows_of_a_bin_reach_the_store_as_one() -> None:
     rows = [event(99 + i / 1000, count=2, reach=3) for i in range(500)] + [event(99, "like"), event(99, id="i")]
     batches = [RowBatch.of(rows), RowBatch.of(rows[:10])]
-    (share,) = GroupCommit(batches, {"v": P0}).shares(2000)
+    (share,) = GroupCommit(batches, {"v": P0}).chunks(2000)
     assert share.head["lengths"] == [3] and share.head["expected"] == [P0]
-    (plain,) = GroupCommit(batches, {}).shares(2000)
+    (plain,) = GroupCommit(batches, {}).chunks(2000)
     assert plain.head["lengths"] == [512] and "expected" not in plain.head
 
 
 def test_a_video_is_whole_in_one_call() -> None:
     rows = [event(i, id=str(i), video=f"v{i % 7}") for i in range(100)]
-    shares = list(GroupCommit([RowBatch.of(rows)]).shares(20))
+    shares = list(GroupCommit([RowBatch.of(rows)]).chunks(20))
     assert [video for share in shares for video in share.videos] == [f"v{i}" for i in range(7)]
     assert all(len(share.videos) == 1 for share in shares)
     assert sum(sum(share.head["lengths"]) for share in shares) == 100
@@ -153,10 +155,10 @@ def test_what_waits_goes_together_and_each_gets_its_own(empty_redis: str) -> Non
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)
-        writer = GroupCommitQueue(gated, round_rows=10, queue_rows=100)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, commit_rows=10, queue_rows=100)  # type: ignore[arg-type]
         calls = [asyncio.create_task(writer.write(one(i % 20))) for i in range(40)]
         await asyncio.sleep(0.01)
-        assert len(gated.rounds) == ROUNDS and writer.waiting_rows == 40 - sum(gated.rounds)
+        assert len(gated.rounds) == COMMITS_IN_FLIGHT and writer.waiting_rows == 40 - sum(gated.rounds)
         calls[39].cancel()
         gated.gate.set()
         done = await asyncio.gather(*calls, return_exceptions=True)
@@ -181,7 +183,7 @@ def test_clients_are_stored_in_turn(empty_redis: str) -> None:
                 return await super().ingest(batches)
 
         gated = Watched(store)
-        writer = GroupCommitQueue(gated, round_rows=5, queue_rows=100)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, commit_rows=5, queue_rows=100)  # type: ignore[arg-type]
         many = [asyncio.create_task(writer.write(one(i), b"many")) for i in range(50)]
         await asyncio.sleep(0.01)
         few = asyncio.create_task(writer.write(one(99), b"few"))
@@ -189,7 +191,7 @@ def test_clients_are_stored_in_turn(empty_redis: str) -> None:
         gated.gate.set()
         assert (await few).accepted == 1
         await asyncio.gather(*many)
-        assert order.index(99) < 5 * (ROUNDS + 1)
+        assert order.index(99) < 5 * (COMMITS_IN_FLIGHT + 1)
         assert [i for i in order if i != 99] == list(range(50)) and writer.waiting_rows == 0
 
     with_store(empty_redis, work)
@@ -199,9 +201,9 @@ def test_a_full_queue_refuses_and_a_lost_store_fails_all_that_went(empty_redis: 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)
-        writer = GroupCommitQueue(gated, round_rows=1, queue_rows=3)  # type: ignore[arg-type]
+        writer = GroupCommitQueue(gated, commit_rows=1, queue_rows=3)  # type: ignore[arg-type]
         gated.fault = Unavailable("down")
-        calls = [asyncio.create_task(writer.write(one(i))) for i in range(ROUNDS)]
+        calls = [asyncio.create_task(writer.write(one(i))) for i in range(COMMITS_IN_FLIGHT)]
         await asyncio.sleep(0.01)
         calls += [asyncio.create_task(writer.write(one(i))) for i in range(5)]
         await asyncio.sleep(0.01)

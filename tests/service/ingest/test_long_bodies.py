@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.forecasts.forecast_json import LISTED_AT_ONCE
-from service.http.pieces import is_cut, row_end, rows_within
 from service.ingest.handler import SLICE_BYTES, SLICE_ROWS
+from service.ingest.json_slices import is_cut, row_end, rows_within
+from service.ingest.outcome_json import ENCODED_AT_ONCE
 from service.problems import Malformed
 from service.routes.rows import LISTED
 from tests.service.running import T0, Live, live, wait_until
@@ -122,7 +122,7 @@ def test_rows_keep_their_place_and_so_their_id(service: Live, lines: bool) -> No
 
 
 def test_a_long_list_of_refused_rows_is_whole(service: Live) -> None:
-    rows = [row(i, type="?") for i in range(3 * LISTED_AT_ONCE + 5)]
+    rows = [row(i, type="?") for i in range(3 * ENCODED_AT_ONCE + 5)]
     told = service.http.post("/events", json=rows).json()
     assert [refused["index"] for refused in told["rejections"]] == list(range(len(rows)))
     assert told["rejected"] == len(rows) and set(told["rejections"][-1]) == set(told["rejections"][0])

@@ -83,7 +83,7 @@ def inside(shelf: Shelf, redis_url: str, served: str = "a") -> Iterator[httpx.Cl
     """A service in this process, on a bundle of a shelf of its own (a bank has one opener)."""
     settings = Settings(bundle=shelf.folder / served, bundles=shelf.folder, device="cpu", drain_s=0, **QUIET)
     metrics = new_metrics(settings)
-    context = build(settings, metrics, load_model(settings, metrics), redis_url)
+    context = build(settings, metrics, load_model(settings, settings, metrics), redis_url)
     server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -18,7 +18,7 @@ from service.quality.label_store import Settlement, parse_adaptive
 from service.quality.report import Report
 from service.store.keys import SAMPLING_LEASE
 from service.store.redis.lease import Lease
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.store import Registration
 from tests.service.quality.world import DAY, P0, Clock, H, S, World, answer, events, given, keep, with_world
 from tests.service.running import T0, live, wait_until
@@ -151,8 +151,8 @@ def test_deleted_and_replaced_videos_drop_out(empty_redis: str) -> None:
 
 
 def test_a_counter_is_waited_for_and_then_given_up(empty_redis: str) -> None:
-    def counted(video_id: str, at_us: int, views: int) -> Row:
-        return Row(0, video_id, at_us, "counters", (("view", views),))
+    def counted(video_id: str, at_us: int, views: int) -> InputRow:
+        return InputRow(0, video_id, at_us, "counters", (("view", views),))
 
     async def work(world: World) -> None:
         for name in ("late", "never"):

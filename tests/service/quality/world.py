@@ -24,9 +24,9 @@ from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
 from service.quality.scores import ScoreSums
 from service.settings import Settings
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from service.store.redis.lease import Lease
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
 from tests.service.fakes import FakeForecaster
@@ -61,7 +61,7 @@ class World:
     def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
         self.metrics, self.clock = new_metrics(self.settings), clock
-        self.link = RedisConnection(url, self.metrics, deadline_s=5, connections=8)
+        self.link = connect(url, self.metrics, deadline_s=5, connections=8)
         self.store = Store(self.link, self.settings, self.metrics)
         self.ledger = LabelStore(
             self.link, room=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
@@ -130,11 +130,11 @@ def answer(
     return Answer(snapshot, made, model, as_of_bins=False, stale=False)
 
 
-def events(video_id: str, at_us: int, count: int, kind: str = "view") -> Row:
-    return Row(0, video_id, at_us, "events", ((kind, count),))
+def events(video_id: str, at_us: int, count: int, kind: str = "view") -> InputRow:
+    return InputRow(0, video_id, at_us, "events", ((kind, count),))
 
 
-async def given(world: World, video_id: str, *rows: Row, client: str = "") -> None:
+async def given(world: World, video_id: str, *rows: InputRow, client: str = "") -> None:
     await world.store.register(video_id, Registration(P0, signed("{}", client)))
     if rows:
         await world.store.apply({video_id: list(rows)})

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from service.store.redis.embedded_server import packaged_binary
-from service.store.row import Row
+from service.store.row import InputRow
 from service.store.store import Registration, Store
 from tests.service.running import wait_until
 from tests.service.store.test_store import P0, S, with_store
@@ -35,7 +35,7 @@ def cluster_url(tmp_path: Path) -> Iterator[str]:
 def test_functions_stay_in_one_slot(cluster_url: str) -> None:
     async def work(store: Store) -> None:
         for video in ("a", "b}c", "{}"):
-            rows = [Row(i, video, P0 + i * S, "events", (("view", 1),), 2, f"id{i}") for i in range(20)]
+            rows = [InputRow(i, video, P0 + i * S, "events", (("view", 1),), 2, f"id{i}") for i in range(20)]
             assert (await store.apply({video: rows}))[video].outcome.parked == 20
             assert (await store.register(video, Registration(P0, "{}"))).parked_applied == 20
             assert (await store.apply({video: rows}))[video].outcome.duplicate == 20

@@ -22,8 +22,9 @@ from service.context import new_metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import RedisConnection
-from service.store.row import MAX_COUNT, Row
+from service.store.functions import connect
+from service.store.row import InputRow
+from service.store.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]], **options: Any) 
     async def body() -> T:
         chosen = Settings(bundle=Path("unused"), **options)
         metrics = new_metrics(chosen)
-        link = RedisConnection(url, metrics, deadline_s=5, connections=8)
+        link = connect(url, metrics, deadline_s=5, connections=8)
         try:
             return await work(Store(link, chosen, metrics))
         finally:
@@ -47,12 +48,12 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]], **options: Any) 
 
 def event(
     at_s: float, kind: str = "view", count: int = 1, id: str | None = None, reach: int = 0, video: str = "v"
-) -> Row:
-    return Row(0, video, P0 + round(at_s * S), "events", ((kind, count),), reach, id)
+) -> InputRow:
+    return InputRow(0, video, P0 + round(at_s * S), "events", ((kind, count),), reach, id)
 
 
-def counters(at_s: float, id: str | None = None, **cells: int) -> Row:
-    return Row(0, "v", P0 + round(at_s * S), "counters", tuple(cells.items()), 0, id)
+def counters(at_s: float, id: str | None = None, **cells: int) -> InputRow:
+    return InputRow(0, "v", P0 + round(at_s * S), "counters", tuple(cells.items()), 0, id)
 
 
 def cells(url: str, video: str = "v") -> dict[str, int]:
@@ -137,7 +138,7 @@ def test_any_order_batching_and_duplication_give_one_histogram(
 
 def test_bins_are_the_models_bins(empty_redis: str) -> None:
     ages = np.unique(np.concatenate([EDGES_US[1:] - 1, EDGES_US, EDGES_US + 1, [EDGES_US[-1] * 2]]))
-    rows = [Row(0, "v", P0 + int(a), "counters", (("view", i),)) for i, a in enumerate(ages)]
+    rows = [InputRow(0, "v", P0 + int(a), "counters", (("view", i),)) for i, a in enumerate(ages)]
 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)

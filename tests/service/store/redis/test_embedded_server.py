@@ -57,7 +57,7 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
 
 def test_a_binary_that_does_not_start_is_told(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path, appendfsync="everysec", binary=Path("/bin/false"))
-    with pytest.raises(EmbeddedError, match="ended at once"):
+    with pytest.raises(EmbeddedError, match="ended while starting"):
         server.start()
     server.stop()
 

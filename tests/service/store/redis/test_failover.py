@@ -17,7 +17,7 @@ import pytest
 from service.context import new_metrics
 from service.settings import Settings
 from service.store import keys
-from service.store.redis.connection import RedisConnection
+from service.store.functions import connect
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import Address, Cluster, RedisProcess, cluster, free_port, pair, sentinels, server
 
@@ -289,7 +289,7 @@ def test_slots_that_move_under_load(shards: Cluster) -> None:
 
 def test_a_single_key_is_followed_to_where_it_is_moving(shards: Cluster) -> None:
     async def work() -> None:
-        link = RedisConnection(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
+        link = connect(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
         try:
             with shards.client() as client, shards.nodes[0].client() as old, shards.nodes[1].client() as new:
                 name = next(
@@ -312,7 +312,7 @@ def test_a_single_key_is_followed_to_where_it_is_moving(shards: Cluster) -> None
 
 def test_a_scan_goes_through_every_shard(shards: Cluster) -> None:
     async def work() -> list[str]:
-        link = RedisConnection(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
+        link = connect(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
         try:
             await link.pipeline("test", [["SET", f"{keys.video_prefix(f'v{i}')}meta", "x"] for i in range(500)])
             names, place = [], ""

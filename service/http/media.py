@@ -1,0 +1,46 @@
+"""Content type and content encoding of a request."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+
+from service.problems import WrongMedia, shown
+
+JSON: Final = "application/json"
+NDJSON: Final = ("application/x-ndjson", "application/ndjson")
+_GZIP: Final = ("gzip", "x-gzip")
+
+
+def media_type(request: Request) -> str:
+    """The content type without parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_media(request: Request, *allowed: str) -> str:
+    """The content type; raises WrongMedia where it is not one of the ``allowed`` ones."""
+    kind = media_type(request)
+    if kind not in allowed:
+        raise WrongMedia(
+            f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=", ".join(allowed)
+        )
+    return kind
+
+
+def is_lines(request: Request) -> bool:
+    """Whether rows come as NDJSON, not as JSON; raises WrongMedia when they come as neither."""
+    return check_media(request, JSON, *NDJSON) in NDJSON
+
+
+def is_gzip(request: Request) -> bool:
+    """Whether the body is gzip; raises WrongMedia for another encoding, and for more than one."""
+    if "content-encoding" not in request.headers:
+        return False
+    given = ",".join(request.headers.getlist("content-encoding"))
+    encodings = [name for name in (part.strip().lower() for part in given.split(",")) if name not in ("", "identity")]
+    if encodings and (len(encodings) > 1 or encodings[0] not in _GZIP):
+        raise WrongMedia(
+            f"content encoding {shown(given)}", field="Content-Encoding", value=shown(given), allowed="gzip, identity"
+        )
+    return bool(encodings)

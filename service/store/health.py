@@ -1,0 +1,171 @@
+"""Probes the event store in the background, so that readiness is answered from memory and costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from service.background import Running
+from service.metrics import Metrics, gauge
+from service.problems import Unavailable
+from service.settings import StoreSettings
+from service.settings.redis_address import AddressError
+from service.store.format import FormatError, check_format
+from service.store.functions import connect
+from service.store.redis.connection import RedisConnection
+from service.store.redis.safety import Safety, look
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 1.0
+"""Seconds between two probes."""
+_TROUBLED_S: Final = 0.25
+"""The same while no writes are taken; also the shortest time between two probes."""
+_SAFETY_S: Final = 30.0
+MIN_SKEW_S: Final = 1.0
+"""Seconds that two clocks may always differ by, whatever the setting."""
+
+
+async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
+    """Refuse a wrong address, and with ``store_safety=refuse`` a store that may lose data.
+
+    A server that does not answer now is no reason to refuse: it may answer later. A Sentinel that does not is: its address is
+    wrong.
+
+    Raises:
+        StoreRefused: the reason, which names the setting.
+    """
+    assert settings.redis_url is not None
+    url, deadline_s = settings.redis_url.get_secret_value(), settings.store_deadline_ms / 1000
+    try:
+        connection = connect(url, metrics, deadline_s=deadline_s, connections=2)
+        try:
+            await connection.server.check_sentinels()
+            if settings.store_safety == "refuse":
+                with suppress(Unavailable):
+                    await connection.clustered()
+                    safety = await look(connection)
+                    if safety is not None and (found := safety.warnings()):
+                        raise StoreRefused(f"store_safety: {found[0]}; or accept that with store_safety=warn")
+        finally:
+            await connection.close()
+    except AddressError as error:
+        raise StoreRefused(str(error)) from None
+
+
+class StoreRefused(Exception):
+    """The service does not start with this event store; the message says why."""
+
+
+class Health(Running):
+    """The result of the last probe; ``reason`` says why the service is not ready, empty where it is."""
+
+    def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
+        self._connection = connection
+        self._skew_s = max(future_skew_s, MIN_SKEW_S)
+        self._refuse = settings.store_safety == "refuse"
+        self.safety = Safety()
+        self._logged: list[str] = []
+        self._skewed = False
+        self._format_error = ""
+
+    @property
+    def reason(self) -> str:
+        """Why rows cannot be stored, or not correctly; empty where they can."""
+        if self._connection.state.kind is not None:
+            return self._connection.state.detail
+        if self._connection.server.silent:
+            return "the event store does not answer"
+        if self.skewed:
+            return (
+                f"the clock of this machine is {abs(self._connection.state.offset_s or 0):.1f} s off the event store's;"
+                f" {self._skew_s:g} s are allowed"
+            )
+        if self._format_error:
+            return self._format_error
+        if self._refuse and (found := self.safety.warnings()):
+            return found[0]
+        return ""
+
+    @property
+    def skewed(self) -> bool:
+        """Whether the clocks certainly differ by more than is allowed."""
+        state = self._connection.state
+        return state.offset_s is not None and abs(state.offset_s) - state.doubt_s > self._skew_s
+
+    def summary(self) -> dict[str, Any]:
+        """The event store's part of readiness: ``store`` is ok, down, or refuses (it answers, but takes no writes)."""
+        state = self._connection.state
+        return {
+            "store": "down" if self._connection.server.silent else state.word,
+            "store_warnings": self.safety.warnings(),
+            "clock_offset_s": None if state.offset_s is None else round(state.offset_s, 3),
+        }
+
+    def readings(self) -> Sequence[Metric]:
+        """Gauges; an unknown value is left out."""
+        found = [gauge("m3tr_store_takes_writes", "Whether the event store takes writes", float(not self.reason))]
+        if self._connection.state.offset_s is not None:
+            text = "Clock of the event store minus this machine's"
+            found.append(gauge("m3tr_store_clock_offset_seconds", text, self._connection.state.offset_s))
+        lossy = GaugeMetricFamily(
+            "m3tr_store_may_lose_data", "Whether the event store may drop what it has, by reason", labels=["reason"]
+        )
+        if self.safety.evicts is not None:
+            lossy.add_metric(["eviction"], float(self.safety.evicts))
+        if self.safety.persistent is not None:
+            lossy.add_metric(["no_persistence"], float(not self.safety.persistent))
+        return [*found, lossy]
+
+    async def look(self) -> None:
+        """Probe once."""
+        await self._connection.probe()
+        if self.skewed != self._skewed:
+            self._skewed = self.skewed
+            if self._skewed:
+                log.error(
+                    "the event store's clock differs too much from this machine's",
+                    offset_s=self._connection.state.offset_s,
+                    allowed_s=self._skew_s,
+                )
+
+    async def look_at_safety(self) -> None:
+        """Check the store's format, and whether it may lose data; each new finding is logged once."""
+        try:
+            await check_format(self._connection)
+            self._format_error = ""
+        except FormatError as error:
+            self._format_error = str(error)
+        except Unavailable:
+            return
+        found = await look(self._connection)
+        if found is None:
+            return
+        self.safety = found
+        for text in found.warnings():
+            if text not in self._logged:
+                log.warning("the event store may lose data", reason=text)
+        self._logged = found.warnings()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_safety = loop.time()
+        while True:
+            try:
+                self._connection.troubled.clear()
+                await self.look()
+                if loop.time() >= next_safety and self._connection.state.kind is None:
+                    await self.look_at_safety()
+                    next_safety = loop.time() + _SAFETY_S
+            except Exception:
+                log.exception("probing the event store failed")
+            await asyncio.sleep(_TROUBLED_S)
+            if self._connection.state.kind is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_S - _TROUBLED_S):
+                        await self._connection.troubled.wait()
