@@ -1,4 +1,4 @@
-"""From a video and its history to a forecast: the one path that the service and the builder both take."""
+"""From a video and its history to a forecast. The service and the builder both use this one path."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
 from model.quantiles.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.quantiles.support import Support
-from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
+from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CONTENT_CACHE: Final = 20_000
+"""Videos whose content vectors are cached."""
 _BATCH: Final = 256
+"""Requests computed together."""
 
 
 def check_request(manifest: Manifest, request: Request) -> None:
-    """Refuse what cannot be answered.
+    """Refuse a request that cannot be answered.
 
     Raises:
         DataError: now before publication, or a horizon outside (0, max_horizon_us].
@@ -63,7 +65,7 @@ def check_request(manifest: Manifest, request: Request) -> None:
 
 
 class Forecaster:
-    """A loaded bundle, ready to answer; thread-safe, one batch at a time."""
+    """A loaded bundle that makes forecasts. Thread-safe; it computes one batch at a time."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class Forecaster:
         encoder_workers: int = 2,
         encoder: SentenceEncoder | None = None,
     ) -> None:
-        """``encoder``: one that another forecaster has loaded, to be shared."""
+        """``encoder``: the encoder of another forecaster, to share it."""
         self.manifest = bundle.manifest
         self.bank = bank
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
@@ -105,10 +107,10 @@ class Forecaster:
 
     @classmethod
     def load(cls, bundle: Path, *, bank: Bank | None = None, device: str = "auto") -> Forecaster:
-        """Load and verify a bundle; without ``bank`` its own embedded one is opened.
+        """Load and verify a bundle; without ``bank`` the bundle's own embedded bank is opened.
 
         Raises:
-            BundleError: the bundle is damaged or of another format.
+            BundleError: the bundle is damaged or has another format.
             BankError: its bank cannot be opened.
         """
         loaded = load_bundle(bundle)
@@ -126,7 +128,7 @@ class Forecaster:
     ) -> None:
         """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it.
 
-        ``by_client``: what stands in their place for the videos of a client.
+        ``by_client`` holds the factors of single clients, which replace ``factors`` for their videos.
         """
         self._calibration = self._bundled if factors is None else self._bundled.times(factors)
         self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
@@ -143,27 +145,27 @@ class Forecaster:
         stage: Callable[[str, float], None] | None = None,
         explain: bool = True,
     ) -> list[Forecast]:
-        """Answer every request, in order.
+        """Forecast every request, in order.
 
         Args:
-            requests: any number.
-            pool: states kept from earlier calls, by video_id; without it every state is computed anew.
-            stage: told (name, seconds) for "content", "state", "bank" and "head".
-            explain: whether answers name the neighbours they were made from.
+            requests: any number of requests.
+            pool: states of earlier calls, by video_id; without it every state is recomputed.
+            stage: called with (name, seconds) after each of "content", "state", "bank" and "head".
+            explain: whether forecasts name their neighbours.
 
         Raises:
-            DataError: a request that cannot be answered; nothing was computed.
+            DataError: a request cannot be answered; nothing is computed then.
         """
         for request in requests:
             check_request(self.manifest, request)
-        answers: list[Forecast] = []
+        forecasts: list[Forecast] = []
         with self._lock:
             for start in range(0, len(requests), _BATCH):
-                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
-        return answers
+                forecasts += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
+        return forecasts
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Content vectors (N, content_dim) float32, cached by the video's metadata; ``sentence`` (N, 384) where already encoded."""
+        """Content vectors (N, content_dim) float32, cached by metadata; ``sentence`` (N, 384) are the encoded texts, if already known."""
         found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
         new = [video for video, vector in found.items() if vector is None]
         if new:
@@ -200,7 +202,7 @@ class Forecaster:
         )
 
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if they do not count."""
+        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if the bundle does not use them."""
         if not self.manifest.parts.by_trajectory:
             return np.zeros_like(hidden)
         return hidden - self._weights["trajectory_centre"]
@@ -222,8 +224,8 @@ class Forecaster:
             age_s = ages_us / SECOND_US
             summary = summaries(tokens, age_s, self._metric)
             extrapolated = self._extrapolated(requests, age_s, summary, cold)
-            expected, numbers = self._expected(requests, tokens, age_s, values)
-            summary = np.concatenate([self._support.within(age_s, summary, cold), numbers], axis=1)
+            expected, cascade_features = self._expected(requests, tokens, age_s, values)
+            summary = np.concatenate([self._support.within(age_s, summary, cold), cascade_features], axis=1)
             coefficients = self._head(
                 self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
             )
@@ -238,7 +240,7 @@ class Forecaster:
             )
             rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
         return [
-            self._answer(
+            self._forecast_of(
                 r,
                 tokens.totals[i],
                 values[i],
@@ -284,8 +286,8 @@ class Forecaster:
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
         for client in others:
-            its = np.array([name == client for name in clients])
-            stretch[its] = by_client.get(client, self._calibration).on_grid(age_s[its], cold[its], max_horizon_s)
+            own = np.array([name == client for name in clients])
+            stretch[own] = by_client.get(client, self._calibration).on_grid(age_s[own], cold[own], max_horizon_s)
         return stretch
 
     def _extrapolated(
@@ -301,9 +303,9 @@ class Forecaster:
     def _expected(
         self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
-        """What a cascade expects of each request on the head's grid, and its numbers; without a cascade 0, and none.
+        """The growth that a cascade expects for each request on the head's grid, and its features for the head; 0 and none without one.
 
-        It expects no more than the largest growth that training saw.
+        The growth is at most the largest growth seen in training.
         """
         if self._cascade is None:
             return 0.0, np.zeros((len(requests), 0), np.float32)
@@ -311,7 +313,7 @@ class Forecaster:
         published_s = np.array([v.published_us for v in videos], dtype=np.float64) / SECOND_US
         growth, process = self._cascade.growth(tokens, age_s, self._metric, followers_of(videos), published_s)
         growth = np.minimum(growth, self._support.largest(age_s, values))
-        return growth, self._cascade.numbers(growth, process)
+        return growth, self._cascade.features(growth, process)
 
     def _next_hour(
         self,
@@ -331,10 +333,10 @@ class Forecaster:
         slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
         now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
         return self._rates.expected(
-            Moments(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
+            RateInputs(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
         )
 
-    def _answer(
+    def _forecast_of(
         self,
         request: Request,
         totals: NDArray[np.float64],

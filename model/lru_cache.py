@@ -1,7 +1,7 @@
-"""A bounded cache that drops the least recently used value; the only one in the project.
+"""A bounded cache that drops the least recently used value. The whole project uses this one class.
 
-It is not ``cachetools``: a reader also needs the values in order of use, to take the least recently used one out by hand (its slot is
-used again), and to look without counting as a use.
+``cachetools`` does not fit: this cache is also thread-safe, lists its values in order of use, reads a value without counting that as a
+use (``peek``), and evicts on request (the state pool reuses the evicted state's slot).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ V = TypeVar("V")
 class LRUCache(Generic[K, V]):
     """The ``capacity`` most recently used values; thread-safe. ``get`` and ``put`` are uses.
 
-    ``ttl_s`` is how many seconds ``get`` and ``peek`` trust a value after it was put. None means until it is dropped, which is right
-    only where nobody else changes the source of the values.
+    ``ttl_s`` is the time to live: ``get`` and ``peek`` return a value for that many seconds after it was put. None means no limit, which
+    is right only if nobody else changes the source of the values.
     """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:

@@ -28,7 +28,7 @@ from index_builder.training.rate_spans import ask, spans
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.forecaster import Forecaster
-from model.rates import LEAST_MEDIAN
+from model.rates import MIN_MEDIAN
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 EDGES_H = (0, 2, 8, 20, 36, 72, np.inf)
@@ -111,7 +111,7 @@ def main() -> None:
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
     expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
-    some = found.moments.median >= LEAST_MEDIAN
+    some = found.moments.median >= MIN_MEDIAN
     metric = list(metric_types(manifest.metric, manifest.types))
     factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.median[some]
     print(

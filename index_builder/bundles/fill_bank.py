@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from model.bank import Bank
 from model.forecaster import Forecaster
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 
 
 def bank_members(seen: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]:
@@ -34,7 +34,7 @@ def fill_bank(
     ``sentence`` (V, 384) spares encoding texts again.
     """
     data = seen.data
-    past = Past(data.videos, data.published_us, data.types, seen.events, seen.counters)
+    past = ObservedVideos(data.videos, data.published_us, data.types, seen.events, seen.counters)
     members = bank_members(seen, as_of_us, limit)
 
     def content(batch: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from index_builder.cascade.observations import Cascades, cascades
 from index_builder.datasets.observed import Observed
 from index_builder.samples.queries import Queries, cut_queries
-from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
+from model.cascade import CONSTANTS, DAY_S, MAX_BRANCHING, MAX_COUNT, TREND_LIMIT, UNCORRECTED, Cascade, terms
 from model.engagement.bins import HOUR_US, SECOND_US
 
 STEPS: Final = 200
@@ -222,10 +222,10 @@ class PowerLawHawkes:
         infectious = self._infectiousness(part, v, (excitation * pace)[:, :n], middle[:n] / edges[n])
         counted = torch.exp(v["log_mark_prior"])
         mark = torch.exp(v["log_mark"]) * ((marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted))
-        rate = torch.minimum(infectious[:, None] * pace[:, n:], MOST_BRANCHING / mark[:, None])
+        rate = torch.minimum(infectious[:, None] * pace[:, n:], MAX_BRANCHING / mark[:, None])
         system = torch.eye(len(pace[0]) - n) - (rate * mark[:, None])[:, :, None] * kernel[n:, n:]
         future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
-        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MOST).cumsum(1), (1, 0))
+        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MAX_COUNT).cumsum(1), (1, 0))
         after = edges[n:] - edges[n]
         upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
         share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])

@@ -165,7 +165,7 @@ def read_samples(
         expected, numbers = np.zeros((len(at), 0), np.float32), np.zeros((len(at), 0), np.float32)
         if cascade is not None:
             expected, process = cascade.growth(tokens, age_s, metric, followers[video[at]], published[at] / SECOND_US)
-            numbers = cascade.numbers(expected, process)
+            numbers = cascade.features(expected, process)
         parts.append(
             (
                 ends - tokens.offsets[:-1] - tokens.pending,

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.rates import KNOTS, LEAST_MEDIAN, N_WAVES, Moments, Rates, knot_weights
+from model.rates import KNOTS, MIN_MEDIAN, N_WAVES, RateInputs, Rates, knot_weights
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Spans:
     video: NDArray[np.int64]
     hours: Floats
     timed: NDArray[np.bool_]
-    moments: Moments
+    moments: RateInputs
     served: Floats
     grown: Floats
 
@@ -165,7 +165,7 @@ def _bounds(rates: Rates, parts: list[Spans]) -> tuple[float, float]:
     found = []
     for spans in parts:
         moments = spans.moments
-        some = (moments.median >= LEAST_MEDIAN) & ~moments.cold
+        some = (moments.median >= MIN_MEDIAN) & ~moments.cold
         found.append(rates.unbounded(moments)[some][:, list(rates.metric)].sum(1) / moments.median[some])
     ratios = np.concatenate(found)
     if not len(ratios):

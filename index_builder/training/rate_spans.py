@@ -23,7 +23,7 @@ from model.engagement.types import metric_types
 from model.features.tokens import LOG_AGE_OFFSET_S
 from model.forecast import Request
 from model.forecaster import Forecaster
-from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
+from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 
 MAX_GAPS: Final = 8000
 MAX_HOURS: Final = 6000
@@ -155,7 +155,7 @@ def forecast_spans(
         counts[part] = [[answer.counts.get(kind, 0) for kind in types] for answer in answers]
     span_s = (end_us - start_us)[:, None] / SECOND_US
     horizon_s = slope_us / SECOND_US
-    each = Moments(
+    each = RateInputs(
         age_s.ravel(),
         cold.repeat(m),
         in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),

@@ -22,7 +22,7 @@ CACHED_CREATORS: Final = 4_096
 
 
 class CachedEngine(ABC, Generic[K]):
-    """An engine behind caches. A bank derives from it and says how its engine is called.
+    """An engine behind caches. A bank derives from it and implements the calls of its engine.
 
     A key of type K names a video inside the engine.
 

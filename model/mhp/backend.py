@@ -1,4 +1,4 @@
-"""What computes the Mamba-Hawkes state online: one interface, and one conformance suite that tests every implementation."""
+"""The interface of a backend, which computes the Mamba-Hawkes state in serving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.mhp.shape import MHPShape
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Slabs of slots; the first axis is the slot. What they hold is known to their backend alone."""
+    """Arrays of slots; the first axis is the slot. Only their backend knows what they hold."""
 
     state: Any
     window: Any
@@ -29,26 +29,26 @@ class States:
     def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
         """Overwrite ``rows`` with ``slots`` of other states."""
         if len(rows) == 1:
-            # Many times faster than by an index array.
+            # Many times faster than with an index array.
             row, slot = rows[0], slots[0]
             self.state[row], self.window[row] = source.state[slot], source.window[slot]
         else:
             self.state[rows], self.window[rows] = source.state[slots], source.window[slots]
 
     def clear_slot(self, slot: int) -> None:
-        """Back to the state before any token."""
+        """Reset a slot to the state before any token."""
         self.state[slot] = 0
         self.window[slot] = 0
 
 
 class Backend(Protocol):
-    """Computes states in place."""
+    """Computes states in place. One conformance suite tests all implementations."""
 
     name: str
     shape: MHPShape
 
     def new_states(self, slots: int) -> States:
-        """Zeroed slabs for ``slots`` videos."""
+        """Zeroed states for ``slots`` videos."""
         ...
 
     def advance(
@@ -62,9 +62,9 @@ class Backend(Protocol):
         """Read tokens into slots, in place.
 
         Args:
-            states: slabs of this backend.
+            states: states of this backend.
             slots: (S,) int64, each slot at most once.
-            offsets: (S + 1,) int64, the tokens of each slot in order.
+            offsets: (S + 1,) int64: slot s reads the tokens offsets[s] .. offsets[s + 1] - 1.
             features: (n, F) float32.
             clock: (n, 2) float32, hours and log-age since the token before.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.bank import BankVideo
 from model.engagement.rows import rows_of
 from model.forecaster import Forecaster
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from service.store.snapshot import Snapshot
 
 
@@ -24,7 +24,7 @@ def bank_entries(
     for snapshot, vector in zip(snapshots, content, strict=True):
         video, newest_us = snapshot.video, snapshot.newest_us or snapshot.video.published_us
         rows = rows_of([snapshot.history], [video.published_us], [newest_us], types)
-        past = Past([video], np.array([video.published_us]), types, *rows)
+        past = ObservedVideos([video], np.array([video.published_us]), types, *rows)
         for batch in entries(forecaster, past, now_us, content=lambda _, vector=vector: vector[None]):  # type: ignore[misc]
             made += batch
     return made

@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from model.quantiles.adaptive import agreed
+from model.quantiles.adaptive import median_logs
 from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.problems import Unavailable
@@ -70,7 +70,7 @@ class Adaptation(BackgroundTask):
         if self._applied.get(deployment, {}) == stored:
             return
         states = {client: parse_adaptive(text) for client, text in stored.items()}
-        base = agreed(list(states.values()))
+        base = median_logs(list(states.values()))
         common = np.exp(base) if base.any() else None
         by_client = {client: state.over(base) for client, state in states.items()}
         deployment.forecaster.adapt(common, by_client)

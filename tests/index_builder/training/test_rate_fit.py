@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index_builder.training.rate_fit import Spans, fit
-from model.rates import HOUR_S, N_WAVES, Moments, Rates, slope_horizon_s, waves
+from model.rates import HOUR_S, N_WAVES, RateInputs, Rates, slope_horizon_s, waves
 
 DAY_S = 24 * HOUR_S
 AGES_H = (1.0, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 168.0)
@@ -60,7 +60,7 @@ def spans(
     mean = ((fine * parts)[..., None] * truth(fine_s, fine_now, daily=daily)).sum(1) * drift
     grown = rng.poisson(mean * np.array([1.0, SHARE]) * spread[:, None]).astype(float)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
-    each = Moments(
+    each = RateInputs(
         age_s.ravel(),
         np.zeros(n * m, bool),
         slope.ravel(),
@@ -76,14 +76,14 @@ def nothing() -> Spans:
     return spans(3, 0).take(np.zeros(3, bool))
 
 
-def asked(hour: float = 0.0) -> tuple[Moments, np.ndarray]:
+def asked(hour: float = 0.0) -> tuple[RateInputs, np.ndarray]:
     """A question at each age, of a video published at so many hours of the day, and the true rates a slope of 1000."""
     age_s, n = np.array(AGES_H) * HOUR_S, len(AGES_H)
     now_s = age_s + hour * HOUR_S
     slope, views = np.full(n, 1000.0), np.full(n, 1e6)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
     counts = np.stack([views, views * SHARE], 1)
-    return Moments(age_s, np.zeros(n, bool), slope, slope, wave, views, counts), now_s
+    return RateInputs(age_s, np.zeros(n, bool), slope, slope, wave, views, counts), now_s
 
 
 def check(

@@ -23,7 +23,7 @@ from model.engagement.video import Video
 from model.errors import BankError
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import age_bucket
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from service.bank.entries import bank_entries
 from service.store import keys
 from service.times import iso
@@ -126,7 +126,7 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
         exported = load_dataset(tmp_path / "exported", before_us=now_us)
         assert exported.last_us() == now_us, "else the data set's curves end earlier than the service's"
         seen = Observed.of(exported, forecaster.manifest.metric)
-        past = Past(exported.videos, exported.published_us, exported.types, seen.events, seen.counters)
+        past = ObservedVideos(exported.videos, exported.published_us, exported.types, seen.events, seen.counters)
         built = {
             entry.video_id: entry
             for batch in entries(

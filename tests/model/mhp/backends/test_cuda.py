@@ -1,4 +1,4 @@
-"""The CUDA backend: its own code on kernels written out from mamba-ssm's documentation, and on the real ones where there is a card."""
+"""The CUDA backend equals the CPU backend, with reference kernels and, if there is a GPU, with mamba-ssm's kernels."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def update(
     *,
     state_batch_indices: Tensor,
 ) -> Tensor:
-    """state (slots, d, N), x, dt (batch, d), a (d, N), b, c (batch, N), D, dt_bias (d,): in place at the given slots.
+    """state (slots, d, N), x, dt (batch, d), a (d, N), b, c (batch, N), D, dt_bias (d,). It updates the given slots in place.
 
-    The real one has D and dt_bias as options, and fails without them.
+    In mamba-ssm D and dt_bias are optional, but it fails without them.
     """
     at, spare = state_batch_indices, len(state) - 1
     dt = dt + dt_bias
     used = at[at != spare]
-    assert len(used.unique()) == len(used), "a wave may hold a slot once, but for the spare one"
+    assert len(used.unique()) == len(used), "a wave may contain each slot once, except the spare one"
     state[at] = torch.exp(dt[..., None] * a) * state[at] + (dt * x)[..., None] * b[:, None]
     return (state[at] * c[:, None]).sum(-1) + D * x
 
@@ -45,7 +45,7 @@ def update(
 def scan(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, *, return_last_state: bool
 ) -> tuple[Tensor, Tensor]:
-    """u, delta (B, D, L), a (D, N), b, c (B, N, L): from zero."""
+    """u, delta (B, D, L), a (D, N), b, c (B, N, L): the scan from zero."""
     assert return_last_state
     state, out = torch.zeros(*u.shape[:2], a.shape[1]), []
     for t in range(u.shape[2]):
@@ -67,13 +67,13 @@ def backends(request: pytest.FixtureRequest) -> tuple[CPUBackend, CUDABackend]:
 
 
 @pytest.mark.parametrize("n", [1, SCAN_FROM - 1, SCAN_FROM, 700])
-def test_steps_and_scans_equal_the_cpu(n: int, backends: tuple[CPUBackend, CUDABackend]) -> None:
+def test_steps_and_scans_equal_the_cpus(n: int, backends: tuple[CPUBackend, CUDABackend]) -> None:
     features, clock = random_tokens(n, n)
     results = []
     for backend in backends:
         states, slot = backend.new_states(3), np.array([1])
         results.append(backend.advance(states, slot, np.array([0, n]), features, clock))
-        # The states go on alike: by a step, by a scan, and by a step again.
+        # The states continue in the same way: by a step, by a scan, and by a step again.
         for more, seed in ((1, 5), (2 * SCAN_FROM, 6), (1, 7)):
             f, k = random_tokens(more, seed)
             results.append(backend.advance(states, slot, np.array([0, more]), f, k))
@@ -82,7 +82,7 @@ def test_steps_and_scans_equal_the_cpu(n: int, backends: tuple[CPUBackend, CUDAB
         assert relative(theirs, ours) < 1e-3
 
 
-def test_slots_of_every_length_in_one_call_equal_the_cpu(backends: tuple[CPUBackend, CUDABackend]) -> None:
+def test_slots_of_all_lengths_in_one_call_equal_the_cpus(backends: tuple[CPUBackend, CUDABackend]) -> None:
     lengths = [5, 0, 31, 1, SCAN_FROM, 90]
     sequences = [random_tokens(n, n) for n in lengths]
     features, clock = (np.concatenate([x[i] for x in sequences]) for i in (0, 1))
@@ -98,7 +98,7 @@ def test_slots_of_every_length_in_one_call_equal_the_cpu(backends: tuple[CPUBack
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 33, 600])
-def test_waves_of_any_number_of_slots_equal_the_cpu(rows: int, backends: tuple[CPUBackend, CUDABackend]) -> None:
+def test_waves_of_any_size_equal_the_cpus(rows: int, backends: tuple[CPUBackend, CUDABackend]) -> None:
     results = []
     for backend in backends:
         states = backend.new_states(700)
@@ -114,7 +114,7 @@ def test_waves_of_any_number_of_slots_equal_the_cpu(rows: int, backends: tuple[C
         assert relative(theirs, ours) < 1e-3
 
 
-def test_the_pool_gives_the_same_from_a_cache_and_from_scratch(backends: tuple[CPUBackend, CUDABackend]) -> None:
+def test_states_from_the_cache_equal_the_cpus_from_scratch(backends: tuple[CPUBackend, CUDABackend]) -> None:
     cpu, cuda = backends
     features, clock = random_tokens(200, 1)
     late = features.copy()
@@ -127,7 +127,7 @@ def test_the_pool_gives_the_same_from_a_cache_and_from_scratch(backends: tuple[C
     assert pool.rollbacks == 2
 
 
-def test_a_card_without_mamba_ssm_is_not_used_and_said(
+def test_without_mamba_ssm_the_cpu_is_used_and_a_warning_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = {f"mhp.{k}": v.numpy().astype(np.float32) for k, v in MambaHawkes(SHAPE).state_dict().items()}
