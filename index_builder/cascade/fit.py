@@ -234,7 +234,7 @@ class PowerLawHawkes:
 
     @staticmethod
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
-        """The infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) is at p = 1, ``share`` (past,) of the age."""
+        """Infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])
         whole, recent = (
