@@ -1,8 +1,8 @@
-"""Gradient boosting on hand-made features: what people would use instead of the model.
+"""Gradient boosting on hand-made features: the usual alternative to the model.
 
-LightGBM learns growth from rows of (what is known of a video at a moment, a horizon): counts, rates and gaps of the newest reading, the
-silence since, the creator's record, category, language, duration, hour and weekday, and the main components of the text's
-sentence vectors. One ensemble of trees for the mean, and one for each end of the interval. Needs the extra ``boosting``.
+LightGBM learns growth from rows of (what is known of a video at a time, a horizon): counts, rates and gaps of the newest reading,
+the time since it, the creator's record, category, language, duration, hour and weekday, and the principal components of the
+text's sentence vectors. One ensemble of trees forecasts the mean, and one each end of the interval. Needs the extra ``boosting``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.growth.curves import curves, usual_pace
 
 ROUNDS: Final = 400
 ROWS: Final = 500_000
-"""Training rows at most."""
+"""Largest number of training rows."""
 _COMPONENTS: Final = 32
 _CUTS: Final = 16
 _LABELS: Final = 6
@@ -46,13 +46,13 @@ _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
 
 
 class FeatureTable:
-    """Feature rows of one data set's videos.
+    """Feature rows for the videos of one data set.
 
     Args:
         seen: the data set.
         schema: codes of categories and languages, and the trained ranges.
         until_us: nothing later is read of any video.
-        pace: (N_CURVE,) usual growth by age; None to take it from ``seen``.
+        pace: (N_CURVE,) usual growth by age; None to compute it from ``seen``.
     """
 
     def __init__(self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None) -> None:
@@ -68,7 +68,7 @@ class FeatureTable:
         ).astype(np.float32)
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project sentences."""
+        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project the sentence vectors."""
         data, n_labels = self._seen.data, samples.horizon_s.shape[1]
         creator = creator_rows(
             data.videos,
@@ -105,9 +105,9 @@ def boosted(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q, 3) at q0.1, the mean, and q0.9 of queries on ``seen``, learned from ``past``, which ends at ``until_us``.
+    """Growth (Q, 3) of queries on ``seen`` at q0.1, the mean, and q0.9, learned from ``past``, which ends at ``until_us``.
 
-    ``advance`` is told 1 after each of the three ensembles. The ends are sorted around the mean.
+    ``advance`` is called with 1 after each of the three ensembles. The ends never cross the mean.
 
     Raises:
         DataError: LightGBM is not installed.
@@ -128,9 +128,9 @@ def boosted(
         seed=seed,
     )
     samples = samples.take(~samples.cold)
-    most = ROWS // _LABELS
-    if len(samples.video) > most:
-        chosen = np.random.default_rng(seed).choice(len(samples.video), most, replace=False)
+    limit = ROWS // _LABELS
+    if len(samples.video) > limit:
+        chosen = np.random.default_rng(seed).choice(len(samples.video), limit, replace=False)
         samples = samples.take(np.sort(chosen))
     learned = FeatureTable(past, schema, until_us)
     centred = learned.sentence - learned.sentence.mean(0)

@@ -1,6 +1,6 @@
-"""Invented creators and videos: what content there is, and how much it draws.
+"""Invented creators and videos: their content, and how much engagement they attract.
 
-Appeal is what the content shows (creator, topic, words of the title, duration) and a part that nothing shows.
+Appeal has a part that the content shows (creator, topic, words of the title, duration) and a hidden part.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from model.engagement.bins import HOUR_US, SECOND_US
 
 DAY_US: Final = 24 * HOUR_US
 LIFE_DAYS: Final = (7.0, 14.0)
-"""A video is watched from its publication for a time between these."""
+"""Days from publication for which a video is watched: between these."""
 _WORDS: Final = 5
 _HOOK_DRAW: Final = np.array([-0.6, -0.1, 0.2, 0.7])
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is invented of V videos before anything happens to them; all arrays (V,).
+    """V invented videos before any engagement; all arrays (V,).
 
-    ``published_us`` and ``ends_us`` int64; ``shown`` float64, the appeal that content and creator show; ``appeal``
-    float64 with the hidden part added; ``columns`` the table of videos.parquet.
+    ``published_us`` and ``ends_us`` int64. ``shown`` float64 is the appeal that content and creator show; ``appeal`` float64 includes the
+    hidden part. ``columns`` are the columns of videos.parquet.
     """
 
     published_us: NDArray[np.int64]
