@@ -97,7 +97,7 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
             client = running.enter_context(Client(served.url))
             console.print(f"      on {served.url}", highlight=False)
         with _step(console, 5, "replay the rest as a live stream, and forecast on the way"):
-            cases, summary = _live(data, client)
+            cases, summary = _replay_with_forecasts(data, client)
         console.print(f"      {summary}", highlight=False)
         with _step(console, 6, "compare"):
             _report(console, data, cases)
@@ -137,13 +137,13 @@ def _prepare(folder: Path) -> None:
     marker.touch()
 
 
-def _live(data: DataSet, client: Client) -> tuple[list[Case], str]:
+def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], str]:
     """Replay up to each cut, forecast there, and continue to the end; return the cases and a summary of what was sent."""
     alive = data.published_us >= AS_OF_US - round(LIFE_DAYS[1] * DAY_US)
     stream = Replay(data, client, videos=alive)
     cases: list[Case] = []
     sent = registered = 0
-    spent_s = asked_s = 0.0
+    spent_s = forecasts_s = 0.0
     with progress("replay", stream.remaining()) as bar:
         for cut_us in (*CUTS_US, None):
             start = time.perf_counter()
@@ -151,18 +151,18 @@ def _live(data: DataSet, client: Client) -> tuple[list[Case], str]:
             spent_s += time.perf_counter() - start
             sent, registered = sent + counts.sent, registered + counts.videos
             if counts.rejected or counts.duplicate or counts.parked:
-                raise ServiceError(f"the service did not take every row: {counts}")
+                raise ServiceError(f"the service did not accept every row: {counts}")
             if cut_us is not None:
                 start = time.perf_counter()
-                cases += _ask(data, client, cut_us)
-                asked_s += time.perf_counter() - start
+                cases += _forecasts_at(data, client, cut_us)
+                forecasts_s += time.perf_counter() - start
     rate = sent / max(spent_s, 1e-9)
     calls = len(cases) // len(HORIZONS_S)
     summary = f"{registered} videos and {sent:,} rows over HTTP at {rate:,.0f} rows/s; "
-    return cases, summary + f"{calls} calls for forecasts, {1000 * asked_s / max(calls, 1):.1f} ms each"
+    return cases, summary + f"{calls} calls for forecasts, {1000 * forecasts_s / max(calls, 1):.1f} ms each"
 
 
-def _ask(data: DataSet, client: Client, cut_us: int) -> list[Case]:
+def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
     """Forecasts at a cut for every video published since the training."""
     fresh = np.flatnonzero((data.published_us >= AS_OF_US) & (data.published_us <= cut_us))
     targets = [cut_us + horizon_s * SECOND_US for horizon_s in HORIZONS_S]

@@ -79,7 +79,7 @@ class FeatureTable:
             self._schema.max_horizon_us,
             len(data.videos),
         )
-        moment = np.concatenate(
+        at_cut = np.concatenate(
             [
                 samples.summary,
                 samples.last,
@@ -93,7 +93,7 @@ class FeatureTable:
         horizon = samples.horizon_s.ravel()
         age = samples.age_s.repeat(n_labels)
         asked = np.stack([np.log1p(horizon), np.log((age + horizon + 60) / (age + 60))], axis=1).astype(np.float32)
-        return np.concatenate([moment.repeat(n_labels, axis=0), asked], axis=1)
+        return np.concatenate([at_cut.repeat(n_labels, axis=0), asked], axis=1)
 
 
 def boosted(
@@ -138,14 +138,14 @@ def boosted(
     x, y = learned.rows(samples, components), samples.growth.ravel()
     known = np.isfinite(y)
     x, y = x[known], y[known]
-    moments = read_samples(
+    query_samples = read_samples(
         seen,
         queries.video,
         queries.now_us,
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
     )
-    asked = FeatureTable(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
+    asked = FeatureTable(seen, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):
         trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)

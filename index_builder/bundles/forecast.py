@@ -64,15 +64,15 @@ def forecast_at(
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); all horizons of a (video, now) share one state and one search."""
-    moments, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
+    cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(moments.shape[1] + 1))
+    starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
     out = np.zeros((len(video), 3))
     data = seen.data
     pool = forecaster.new_pool(_BATCH)
-    ready = _content_ahead(forecaster, data.videos, moments[0])
-    for first, _ in zip(range(0, moments.shape[1], _BATCH), ready, strict=False):
-        v, now = moments[:, first : first + _BATCH]
+    ready = _content_ahead(forecaster, data.videos, cuts[0])
+    for first, _ in zip(range(0, cuts.shape[1], _BATCH), ready, strict=False):
+        v, now = cuts[:, first : first + _BATCH]
         cells = cells_at(seen.events, seen.counters, v, now, data.published_us[v], len(data.types))
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
         requests = [

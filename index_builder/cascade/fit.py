@@ -229,7 +229,7 @@ class PowerLawHawkes:
         after = edges[n:] - edges[n]
         upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
         share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])
-        low, high = grown[part.who, upper - 1], grown[part.who, upper]
+        low, high = grown[part.cascade, upper - 1], grown[part.cascade, upper]
         return low + share.clamp(0, 1) * (high - low)
 
     @staticmethod

@@ -64,12 +64,12 @@ def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us
     appeal = shown + rng.normal(0, 0.75, n)
 
     titles, tags = [], []
-    for who, what, (one, two), how in zip(creator, topic, words, hook, strict=True):
-        language = LANGUAGES[speaks[who]]
-        vocabulary = TOPICS[topics[what]][language]
-        parts = [HOOKS[language][how]] if how >= 0 else []
+    for creator_index, topic_index, (one, two), hook_index in zip(creator, topic, words, hook, strict=True):
+        language = LANGUAGES[speaks[creator_index]]
+        vocabulary = TOPICS[topics[topic_index]][language]
+        parts = [HOOKS[language][hook_index]] if hook_index >= 0 else []
         titles.append(" ".join([*parts, vocabulary[one], *([vocabulary[two]] if two != one else [])]))
-        tags.append(f"{topics[what].lower()},{vocabulary[one]}")
+        tags.append(f"{topics[topic_index].lower()},{vocabulary[one]}")
     columns = {
         "video_id": pa.array([f"sim{i:07d}" for i in range(n)]),
         "published_at": timestamps(published),

@@ -93,7 +93,7 @@ def test_about_how_long_grows_with_the_data(tmp_path: Path) -> None:
 
 def test_at_its_end_it_says_where_the_bundle_is_how_good_and_what_comes_next(mini: Mini) -> None:
     first, last = mini.said.splitlines()
-    assert first.startswith(f"{mini.bundle}: bundle of view. On videos held back it is ")
+    assert first.startswith(f"{mini.bundle}: bundle of view. On holdout videos it is ")
     assert "better than" in first or "worse than" in first
     assert last == f"next: m3tr-serve --bundle {mini.bundle}"
     page = (mini.bundle / "report.html").read_text("utf-8")

@@ -83,7 +83,7 @@ def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Pa
     assert not (place / "stage-all-1.safetensors").exists()
     kill_after(start(data, out), place / "stage-all-1.safetensors")
     told = finish(start(data, out))
-    assert "training starts anew" not in told
+    assert "training starts from the beginning" not in told
     assert hashes(out) == hashes(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
         before = training.net.weight.clone()
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
-        assert "is of other data, settings, seed, versions or code; training starts anew" in capsys.readouterr().err
+        assert "has other data, settings, seed, versions or code; training starts from the beginning" in capsys.readouterr().err
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err
