@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import Spans
-from index_builder.training.rate_spans import ask, spans
+from index_builder.training.rate_spans import forecast_spans, spans
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.forecaster import Forecaster
@@ -107,7 +107,7 @@ def main() -> None:
     video = np.flatnonzero((data.published_us >= from_us) & (data.published_us < before_us))
     video = np.sort(np.random.default_rng(0).permutation(video)[: given.videos])
     v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=given.drawn)
-    found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
+    found = forecast_spans(forecaster, seen, v, start, end, n_times=None if seen.continuous else MOMENTS)
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
     expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index_builder.report import MODEL, Evaluation, Verdict, VideoBootstrap, verdict
-from index_builder.report.verdict import _CHANCE, growing_rows
+from index_builder.report.verdict import _POWER, growing_rows
 from index_builder.samples.queries import Pairs, Queries
 
 
@@ -85,7 +85,7 @@ def test_so_many_more_videos_make_it_certain() -> None:
     for seed in range(40):
         small = judged(_of(noisy(200, 100 + seed, 0.15)))
         half = (small.high - small.low) / 2
-        needed = _CHANCE * (half / true) ** 2
+        needed = _POWER * (half / true) ** 2
         certain += judged(_of(noisy(int(200 * needed), 500 + seed, 0.15))).certain
     assert 26 <= certain <= 38
 

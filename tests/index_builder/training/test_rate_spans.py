@@ -13,7 +13,7 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import fit
-from index_builder.training.rate_spans import ask, grown, rates_of, spans
+from index_builder.training.rate_spans import forecast_spans, growth_of_spans, rates_of, spans
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.features.tokens import LOG_AGE_OFFSET_S
@@ -73,7 +73,7 @@ def test_gaps_between_readings_and_that_from_publication(read: Observed) -> None
     hours = [((t[order] - START_US) // HOUR_US).tolist() for t in (start, end)]
     assert video[order].tolist() == [0, 0, 0, 1] and hours == [[0, 10, 34, 1], [10, 34, 58, 5]]
     kinds = read.data.types
-    found = dict(zip(kinds, grown(read, video[order], start[order], end[order]).T.tolist(), strict=True))
+    found = dict(zip(kinds, growth_of_spans(read, video[order], start[order], end[order]).T.tolist(), strict=True))
     assert found["view"] == [100, 200, 50, 7]
     assert found["comment"][0] == 5 and np.isnan(found["comment"][1:]).all(), "who was not read at both ends is unknown"
 
@@ -90,13 +90,13 @@ def test_spans_lie_within_the_time_that_was_asked_for(read: Observed, seen: Obse
     age = start - seen.data.published_us[video]
     assert (start >= from_us).all() and (end <= until_us).all() and (age >= 0).all() and (age <= MOST_AGE_US).all()
     assert (end - start == np.maximum(HOUR_US, age // 24)).mean() > 0.99
-    assert (grown(seen, video, start, end) >= 0).all()
+    assert (growth_of_spans(seen, video, start, end) >= 0).all()
 
 
 def test_a_span_is_asked_with_what_was_known_at_its_start(forecaster: Forecaster, seen: Observed) -> None:
     video, start, end = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(1))
     rows = np.arange(0, len(video), max(len(video) // 40, 1))
-    one, three = (ask(forecaster, seen, video[rows], start[rows], end[rows], moments=m) for m in (None, 3))
+    one, three = (forecast_spans(forecaster, seen, video[rows], start[rows], end[rows], n_times=m) for m in (None, 3))
     np.testing.assert_array_equal(one.moments.value_now, seen.count_at(video[rows], start[rows]))
     np.testing.assert_array_equal(three.moments.value_now.reshape(-1, 3), one.moments.value_now[:, None].repeat(3, 1))
     length_s = (end - start)[rows] / 1e6
@@ -117,7 +117,7 @@ def test_fitted_rates_are_those_that_a_bundle_with_them_serves(
 ) -> None:
     video, start, _ = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(2))
     rows = np.arange(0, len(video), max(len(video) // 200, 1))
-    found = ask(forecaster, seen, video[rows], start[rows], start[rows] + HOUR_US)
+    found = forecast_spans(forecaster, seen, video[rows], start[rows], start[rows] + HOUR_US)
     served = Rates.of(load_bundle(mini.bundle).weights)
     np.testing.assert_allclose(found.served[:, 0], served.expected(found.moments), rtol=1e-3, atol=1e-4)
     longest = forecaster.manifest.max_horizon_us / 1e6
@@ -128,7 +128,7 @@ def test_rates_of_a_real_forecaster_make_its_sums_right(forecaster: Forecaster, 
     """Of spans that fitted them, by age; those that the bundle came with are such."""
     split_us = forecaster.manifest.training["split_us"]
     video, start, end = spans(seen, 0, split_us, MOST_AGE_US, np.random.default_rng(3))
-    found = ask(forecaster, seen, video, start, end)
+    found = forecast_spans(forecaster, seen, video, start, end)
     rates = fit(found, found.take(np.zeros(len(video), bool)), (0,))
     expected = found.expected(rates)
     # After a short training it sees little growth of the old, and no rate is more than ten times the median.
