@@ -129,7 +129,10 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
         before = training.net.weight.clone()
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
-        assert "has other data, settings, seed, versions or code; training starts from the beginning" in capsys.readouterr().err
+        assert (
+            "has other data, settings, seed, versions or code; training starts from the beginning"
+            in capsys.readouterr().err
+        )
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err

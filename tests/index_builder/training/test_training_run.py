@@ -37,5 +37,8 @@ def test_what_is_served_has_learned_from_the_newest_videos_too(mini: Mini, once:
 
 def test_the_report_says_which(mini: Mini, once: Bundle) -> None:
     two, one = ((path / "report.html").read_text(encoding="utf-8") for path in (mini.bundle, once.path))
-    for words in ("held out for the scores, after which a second model learned from all of them", "which has learned from these videos too"):
+    for words in (
+        "held out for the scores, after which a second model learned from all of them",
+        "which has learned from these videos too",
+    ):
         assert words in two and words not in one
