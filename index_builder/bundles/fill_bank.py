@@ -1,4 +1,4 @@
-"""Filling a bank: past videos with their vectors and curves, as observed up to a time."""
+"""Fills a bank with past videos: their vectors and curves, as observed up to a time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def fill_bank(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Put every entry into ``bank`` and optimise it; ``advance`` is told how many more videos went in.
+    """Put every entry into ``bank`` and optimise it; ``advance`` is called with the number of videos just added.
 
-    ``sentence`` (V, 384) spares encoding texts again.
+    ``sentence`` (V, 384) saves encoding the texts again.
     """
     data = seen.data
     past = ObservedVideos(data.videos, data.published_us, data.types, seen.events, seen.counters)

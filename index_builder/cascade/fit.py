@@ -229,12 +229,12 @@ class PowerLawHawkes:
         after = edges[n:] - edges[n]
         upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
         share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])
-        low, high = grown[part.who, upper - 1], grown[part.who, upper]
+        low, high = grown[part.cascade, upper - 1], grown[part.cascade, upper]
         return low + share.clamp(0, 1) * (high - low)
 
     @staticmethod
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
-        """The infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) is at p = 1, ``share`` (past,) of the age."""
+        """Infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])
         whole, recent = (

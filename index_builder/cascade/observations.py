@@ -23,7 +23,7 @@ class Cascades:
 
     ``edges`` (B + 1,) s: bounds of the bins of age; the first ``past`` bins are before the cut. ``counts`` (C, past). R rows of the
     same, flat: ``owner`` and ``bin`` (R,) int64, ``reach`` (R,) log, ``number`` (R,) the row's count. ``followers`` (C,) log.
-    ``published_s`` (C,). Questions (Q,): ``who`` int64 is the cascade, ``horizon_s``, ``growth`` in log2 units, ``value_now``.
+    ``published_s`` (C,). Questions (Q,): ``cascade`` int64 is the cascade, ``horizon_s``, ``growth`` in log2 units, ``value_now``.
     ``rows`` (Q,) are the queries that the questions come from.
     """
 
@@ -36,7 +36,7 @@ class Cascades:
     number: Tensor
     followers: Tensor
     published_s: Tensor
-    who: Tensor
+    cascade: Tensor
     horizon_s: Tensor
     growth: Tensor
     value_now: Tensor

@@ -1,4 +1,4 @@
-"""`m3tr-build evaluate`: a bundle beside the simple baselines, by age and horizon."""
+"""`m3tr-build evaluate`: compares a bundle with the baselines, by age and horizon."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
-    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
-    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to. ``growing_bank``:
-    neighbours and creators also from the data set's videos of after the training, as in a service.
+    The baselines are fitted on videos published before ``published_from_us``, from what was observed by then. ``boosting`` adds
+    gradient boosting, which takes minutes. ``report`` is a file for the report page. With ``growing_bank`` neighbours and creators may
+    also be videos of the data set published after the training, as in a service.
 
     Raises:
-        DataError: no query can be cut, a horizon is beyond the trained maximum, or the report's folder does not exist.
+        DataError: there is no query, a horizon is beyond the trained maximum, or the report's folder does not exist.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")

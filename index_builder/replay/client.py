@@ -1,6 +1,6 @@
-"""Calls to a running service over HTTP, repeated while it is busy or not reachable.
+"""Calls to a running service over HTTP, retried while it is busy or cannot be reached.
 
-Every call here can be repeated safely: registrations say the same again, rows carry ids, forecasts only read.
+Every call is safe to repeat: registrations are idempotent, rows have ids, and forecasts only read.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class ServiceError(M3TRError):
 
 
 class Refused(ServiceError):
-    """The service refused what a call says, not who calls or where: another call may well be taken."""
+    """The service refused the content of a call; another call may succeed."""
 
 
 class _Unavailable(Exception):
-    """The service is busy or cannot be reached: the call is worth a retry, after ``retry_after_s`` at the earliest."""
+    """The service is busy or cannot be reached: the call should be retried, not before ``retry_after_s``."""
 
     def __init__(self, problem: str, retry_after_s: float = 0.0) -> None:
         super().__init__(problem)
@@ -55,7 +55,7 @@ class Client:
         url: its address, such as ``http://127.0.0.1:8000``.
         api_key: sent as bearer token.
         timeout_s: seconds for one attempt of a call.
-        patience_s: seconds after which a call that keeps failing is given up.
+        patience_s: seconds for which a call is retried.
         transport: replaces the network, for tests.
     """
 
@@ -85,18 +85,18 @@ class Client:
         self._http.close()
 
     def register(self, video: Video) -> None:
-        """Tell the service about a video.
+        """Register a video.
 
         Raises:
-            Refused: it does not take this one.
-            ServiceError: the call failed in another way.
+            Refused: the service does not accept this video.
+            ServiceError: the call failed for another reason.
         """
         body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
         body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Send rows to ``/events`` or ``/counters``; return the service's account of them, rejections included."""
+        """Send rows to ``/events`` or ``/counters``; return the service's summary of them, rejections included."""
         body = b"\n".join(map(orjson.dumps, rows))
         return dict(self._call("POST", path, body, "application/x-ndjson", accept=_accounts_for_rows).json())
 
@@ -150,7 +150,7 @@ class Client:
 
 
 def _segment(video_id: str) -> str:
-    """An id as one segment of a path; dots alone would name another path."""
+    """An id as one segment of a path; an id of dots alone would name another path."""
     return quote(video_id, safe="") if video_id.strip(".") else video_id.replace(".", "%2E")
 
 
@@ -161,7 +161,7 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that a Retry-After header asks for, as number or date; 0 without one."""
+    """Seconds that a Retry-After header asks for, as a number or a date; 0 without one."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
@@ -173,7 +173,7 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _accounts_for_rows(response: httpx.Response) -> bool:
-    """Whether an answer accounts for every row; so does the 422 of a batch of which no row was taken."""
+    """Whether a response reports on every row; a 422 does so too if no row of the batch was accepted."""
     if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
         return response.is_success
     try:

@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals, over whole videos, for any group of forecasts."""
+"""Means with bootstrap intervals for any group of forecasts; whole videos are drawn."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Mean:
 
 
 class VideoBootstrap:
-    """Draws of whole videos with replacement, for the rows of one video err together.
+    """Draws of whole videos with replacement, because the errors of one video are correlated.
 
-    A draw is how often each video was drawn; a mean is then a quotient of two sums by video, so that any number of
-    groups costs two products of matrices each.
+    A draw is how often each video was drawn. A mean is then the ratio of two sums by video, so any number of groups costs two matrix
+    products each.
 
     Args:
-        video: (n,) any integers that tell videos apart.
+        video: (n,) any integers that identify the videos.
         draws: number of draws.
         seed: of the random numbers.
     """
@@ -41,12 +41,12 @@ class VideoBootstrap:
         )
 
     def mean(self, x: Array, rows: NDArray[np.bool_] | None = None) -> Mean:
-        """Mean of ``x`` (n,) over ``rows`` (n,), all of them by default; at least one."""
+        """Mean of ``x`` (n,) over ``rows`` (n,), by default all rows; one row is needed."""
         rows = np.ones(len(x), dtype=bool) if rows is None else rows
         return self._quotient(np.where(rows, x, 0.0), rows.astype(np.float64), int(rows.sum()))
 
     def quotient(self, x: Array, y: Array) -> Mean:
-        """Mean of x over mean of y, both (n,), drawn together: a comparison of two forecasts of the same queries."""
+        """Mean of x over mean of y, both (n,), from the same draws: compares two forecasts of the same queries."""
         return self._quotient(x, y, len(x))
 
     def _quotient(self, x: Array, y: Array, n: int) -> Mean:

@@ -1,4 +1,4 @@
-"""Groups of forecasts that are looked at apart: by age, horizon, category and language."""
+"""Groups of forecasts that a report shows separately: by age, horizon, category and language."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from index_builder.samples.queries import Queries
 from model.engagement.video import Video
 
 MIN_FORECASTS: Final = 50
-"""Forecasts of a group that is shown."""
+"""Smallest group that is shown."""
 _MAX_NAMES: Final = 12
 AGES_H: Final = (0, 1, 3, 6, 12, 24, 48, 96, 168, 336, 720)
 HORIZONS_H: Final = (0, 1, 3, 6, 12, 18, 36, 60, 96, 144, 336)
-"""Limits in hours; a day, 2, 3, 5 and 7 days stand in the middle of a class, for snapshots are hours off."""
+"""Limits in hours; 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are hours off."""
 
 Groups = dict[str, NDArray[np.bool_]]
-"""Label -> rows."""
+"""Label -> rows (n,) bool."""
 
 
 def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
-    """Classes of a duration: above one limit, up to the next."""
+    """Groups of a duration: above one limit, up to the next."""
     hours = seconds / 3600
     edges = [*limits_h, np.inf]
     out: Groups = {}
@@ -37,7 +37,7 @@ def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
 
 
 def by_name(queries: Queries, videos: Sequence[Video], name: Callable[[Video], str | None]) -> Groups:
-    """The most frequent values of a property of the video, and all others together."""
+    """Groups of the most frequent values of a property of the video, of all other values, and of unknown ones."""
     which, inverse = np.unique(queries.video, return_inverse=True)
     values = np.array([name(videos[v]) or "" for v in which.tolist()], dtype=object)[inverse]
     counted = Counter(values.tolist())

@@ -1,4 +1,4 @@
-"""The evaluation that training makes of its own model, on videos that it held back."""
+"""The evaluation that training makes of its own model, on holdout videos."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from index_builder.scoring.holdout import calibrate
 from model.bundle import Manifest
 from model.engagement.bins import SECOND_US
 
-_ROWS: Final = 20_000
-"""Forecasts of a report, so that its bootstrap takes seconds."""
+_MAX_ROWS: Final = 20_000
+"""Largest number of forecasts in a report; its bootstrap then takes seconds."""
 _AGES_H: Final = (6, 24, 72)
 _HORIZONS_H: Final = (24, 72)
 
@@ -29,16 +29,16 @@ def holdout_evaluation(
     manifest: Manifest,
     data: DataSet,
     fit: Samples,
-    held: Samples,
-    decides: NDArray[np.bool_],
+    holdout: Samples,
+    stopping: NDArray[np.bool_],
     quantiles: dict[str, NDArray[np.float32]],
 ) -> Evaluation:
-    """Score raw growth ``quantiles`` (N, J, 3) of each arm on the ``held`` samples, beside baselines fitted on ``fit``.
+    """Score growth ``quantiles`` (N, J, 3) of each method on the ``holdout`` samples, with baselines fitted on ``fit``.
 
-    Those that ``decides`` (N,) names calibrate each arm, the others are scored. Samples from before anything was counted are
-    left out: a baseline has nothing to go by there.
+    The samples that ``stopping`` (N,) flags calibrate each method, the others are scored. Cold samples are left out: a baseline has
+    nothing to forecast from.
     """
-    scored = held.take(~decides)
+    scored = holdout.take(~stopping)
     rows = _labelled(scored)
     rows[rows] = _some_videos(np.broadcast_to(scored.video[:, None], rows.shape)[rows])
     pairs, sample = _pairs(scored, rows), np.nonzero(rows)[0]
@@ -50,8 +50,8 @@ def holdout_evaluation(
         for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
             growths[baseline.name] = baseline.fit(past).predict(pairs)[:, None]
     for name, raw in quantiles.items():
-        calibration = calibrate(held.take(decides), raw[decides])
-        stretched = calibration.apply(scored.age_s, scored.horizon_s, scored.cold, raw[~decides].astype(np.float64))
+        calibration = calibrate(holdout.take(stopping), raw[stopping])
+        stretched = calibration.apply(scored.age_s, scored.horizon_s, scored.cold, raw[~stopping].astype(np.float64))
         growths[name] = stretched[rows]
     order = np.argsort(code, kind="stable")
     queries, growths = queries.take(order), {name: growth[order] for name, growth in growths.items()}
@@ -72,12 +72,12 @@ def _labelled(samples: Samples) -> NDArray[np.bool_]:
 
 
 def _some_videos(video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows of videos drawn at random, whole videos, until there are _ROWS of them."""
+    """Rows of whole videos drawn at random, until there are _MAX_MAX_ROWS rows."""
     which, owner = np.unique(video, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(which))
     before = np.cumsum(np.bincount(owner, minlength=len(which))[order])
     taken = np.zeros(len(which), dtype=bool)
-    taken[order[: 1 + int(np.searchsorted(before, _ROWS))]] = True
+    taken[order[: 1 + int(np.searchsorted(before, _MAX_ROWS))]] = True
     return taken[owner]
 
 
@@ -87,7 +87,7 @@ def _pairs(samples: Samples, rows: NDArray[np.bool_]) -> Pairs:
 
 
 def _cells(pairs: Pairs) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Class of age and horizon of each pair (n,), and the names of classes; those of few pairs are thrown together."""
+    """Cell of age and horizon of each pair (n,), and the names of the cells; cells with few pairs become one."""
     age, horizon = (
         np.searchsorted(np.array(limits) * 3600.0, seconds)
         for limits, seconds in ((_AGES_H, pairs.age_s), (_HORIZONS_H, pairs.horizon_s))

@@ -31,7 +31,7 @@ _SNAPSHOTS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What was written: ``counts`` (V,) int64 events a video, and the content they came from."""
+    """What was written: ``counts`` (V,) int64 events of each video, the ``content``, and the end of the rows, microseconds UTC."""
 
     content: Content
     counts: Ints
@@ -47,15 +47,15 @@ def simulate(
     start_us: int = DEFAULT_START_US,
     counters: bool = False,
 ) -> Simulation:
-    """Write a synthetic data set into the folder ``out``; the same arguments give the same columns.
+    """Write a synthetic data set to the folder ``out``; the same arguments give the same columns.
 
     Args:
-        out: the folder; a data set that is already there is not overwritten.
+        out: the folder; an existing data set is not overwritten.
         videos: number of videos, published over ``days`` days from ``start_us``.
         seed: of the random numbers.
-        days: length of the time in which videos are published; rows go on for ``LIFE_DAYS[0]`` days more.
+        days: days over which videos are published; rows continue for ``LIFE_DAYS[0]`` days after that.
         start_us: first publication, microseconds UTC.
-        counters: write snapshots of running totals instead of events.
+        counters: write snapshots of cumulative counters instead of events.
 
     Raises:
         DataError: an argument is out of range, or ``out`` holds a data set.
@@ -88,7 +88,7 @@ def _events(content: Content, events: Engagement) -> dict[str, pa.Array]:
 
 
 def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -> dict[str, pa.Array]:
-    """Running totals at irregular times, every half hour at first and about daily later."""
+    """Cumulative counters at irregular times, every half hour at first and about daily later."""
     n = len(content.published_us)
     gap_h = np.exp(rng.normal(0, 0.4, (n, _SNAPSHOTS))) * np.minimum(0.5 * 1.22 ** np.arange(_SNAPSHOTS), 24)
     at = content.published_us[:, None] + (np.cumsum(gap_h, axis=1) * HOUR_US).astype(np.int64)
@@ -104,7 +104,7 @@ def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -
 
 
 def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int) -> Ints:
-    """How many of the events had happened to each asked video by each time, (len(asked),) int64."""
+    """Number of events of each ``asked`` video up to each time, (len(asked),) int64."""
     is_query = np.concatenate([np.zeros(len(video), np.int64), np.ones(len(asked), np.int64)])
     key = np.concatenate([video, asked])
     order = np.lexsort((is_query, np.concatenate([time_us, until_us]), key))

@@ -17,7 +17,8 @@ _MAX_VIDEOS = 400
 class Batch:
     """B videos with up to C cuts.
 
-    ``videos`` (B,). ``rows`` (B, C) int64 indexes the samples; ``real`` (B, C) bool says which are not padding. ``length`` is the number of tokens.
+    ``videos`` (B,). ``rows`` (B, C) int64 indexes the samples; ``real`` (B, C) bool says which are not padding.
+    ``length`` is the number of tokens.
     """
 
     videos: NDArray[np.int64]

@@ -132,7 +132,7 @@ class Checkpoints:
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             reason = f"cannot be read ({error})"
         if self._process_group.is_first:
-            print(f"train: the checkpoint {path} {reason}; training starts anew", file=sys.stderr)
+            print(f"train: the checkpoint {path} {reason}; training starts from the beginning", file=sys.stderr)
         return None
 
 

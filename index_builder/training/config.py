@@ -35,7 +35,8 @@ class TrainConfig:
     head_dropout: float = -1.0
     """Share of the head's units dropped in training, 0 .. 0.95; -1 means 0.15, or 0.5 if there are few videos."""
     few_videos: int = 20_000
-    """Below this number of videos a data set has few. Then the head is small, so that it cannot memorise them, and each has more cut points."""
+    """Below this number of videos a data set has few. Then the head is small, so that it cannot memorise them,
+    and each video has more cut points."""
     refit: bool = True
     """If there are few videos: train a second model on all videos, the holdout included, for as many passes as were best."""
     likelihood_weight: float = 0.01

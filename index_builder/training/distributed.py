@@ -67,7 +67,7 @@ class ProcessGroup:
         return [each.cpu() for each in every]
 
     def all_reduce_gradients(self, parameters: Sequence[Tensor], contributors: int) -> None:
-        """Set every gradient to the sum over all processes divided by ``contributors``, the number of processes with a part of the batch."""
+        """Set every gradient to the sum over all processes divided by ``contributors``, the processes that had a part of the batch."""
         if self.size == 1:
             return
         for parameter in parameters:

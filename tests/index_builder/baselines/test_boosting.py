@@ -1,4 +1,4 @@
-"""Gradient boosting as a baseline: it learns what can be learned, and nothing from later."""
+"""The gradient boosting baseline learns what can be learned, and reads nothing later than it may."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HORIZONS_H = (6.0, 24.0)
 
 @pytest.fixture(scope="module", autouse=True)
 def lightgbm() -> None:
-    """A machine without the OpenMP library skips; CI has it."""
+    """Skips on a machine without the OpenMP library; CI has it."""
     try:
         import lightgbm  # noqa: F401
     except OSError as error:
@@ -34,7 +34,7 @@ def lightgbm() -> None:
 
 @pytest.fixture(scope="module")
 def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
-    """What was known at the bundle's as-of time, all that is known, and queries of younger videos."""
+    """The data known at the bundle's as-of time, all data, and queries of videos published later."""
     past = Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
     seen = Observed.of(load_dataset(mini.data), "view")
     young = np.flatnonzero(seen.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
@@ -42,7 +42,9 @@ def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
     return past, seen, queries, load_bundle(mini.bundle).manifest.schema
 
 
-def test_it_beats_the_mean_and_keeps_order(mini: Mini, task: tuple[Observed, Observed, Queries, Schema]) -> None:
+def test_boosting_beats_the_mean_and_its_quantiles_are_ordered(
+    mini: Mini, task: tuple[Observed, Observed, Queries, Schema]
+) -> None:
     past, seen, queries, schema = task
     growth = boosted(past, seen, queries, schema, mini.as_of_us)
     assert growth.shape == (len(queries.video), 3) and len(queries.video) > 40
@@ -52,7 +54,7 @@ def test_it_beats_the_mean_and_keeps_order(mini: Mini, task: tuple[Observed, Obs
     np.testing.assert_array_equal(again, growth)
 
 
-def test_without_the_package_it_says_how_to_get_it(
+def test_without_lightgbm_the_error_says_how_to_install_it(
     mini: Mini, task: tuple[Observed, Observed, Queries, Schema], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)

@@ -1,4 +1,4 @@
-"""Content retrieval: the nearest videos by content whose growth was known."""
+"""Content retrieval uses the most similar videos whose growth was known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def task(mini: Mini) -> tuple[Forecaster, Observed, Queries]:
 
 
 def by_hand(content: np.ndarray, seen: Observed, queries: Queries, i: int, k: int) -> float:
-    """One query, the slow way: every earlier video in order of cosine."""
+    """The growth of one query, computed slowly: every earlier video in order of cosine."""
     published, v, now = seen.data.published_us, queries.video[i], int(queries.now_us[i])
     known = curves(seen.metric, seen.totals, published, now, continuous=True)
     order = np.argsort(-(content @ content[v]), kind="stable")
@@ -46,7 +46,7 @@ def by_hand(content: np.ndarray, seen: Observed, queries: Queries, i: int, k: in
     return float(np.average(growth, weights=weight)) if growth else float("nan")
 
 
-def test_as_by_hand(task: tuple[Forecaster, Observed, Queries]) -> None:
+def test_growth_equals_a_slow_computation(task: tuple[Forecaster, Observed, Queries]) -> None:
     forecaster, seen, queries = task
     assert has_text(seen)
     content = content_vectors(forecaster, seen, np.arange(len(seen.data.videos)))
@@ -56,7 +56,7 @@ def test_as_by_hand(task: tuple[Forecaster, Observed, Queries]) -> None:
     assert np.isfinite(found).any()
 
 
-def test_a_growth_that_was_not_over_by_now_is_not_read(task: tuple[Forecaster, Observed, Queries], mini: Mini) -> None:
+def test_growth_that_ends_after_now_is_not_read(task: tuple[Forecaster, Observed, Queries], mini: Mini) -> None:
     forecaster, seen, queries = task
     early = queries.take(np.flatnonzero(queries.now_us <= np.median(queries.now_us)))
     cut_off = Observed.of(load_dataset(mini.data, before_us=int(early.now_us.max())), "view")
@@ -72,7 +72,9 @@ def test_the_first_videos_have_no_neighbours(task: tuple[Forecaster, Observed, Q
     assert np.isnan(content_retrieval(forecaster, seen, first)).all()
 
 
-def test_blocks_do_not_matter(task: tuple[Forecaster, Observed, Queries], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_change_the_growth(
+    task: tuple[Forecaster, Observed, Queries], monkeypatch: pytest.MonkeyPatch
+) -> None:
     forecaster, seen, queries = task
     whole = content_retrieval(forecaster, seen, queries)
     monkeypatch.setattr("index_builder.baselines.content_retrieval._BLOCK", 5)

@@ -1,4 +1,4 @@
-"""The parametric Hawkes baseline: its kernel, what it may read, and that it forecasts self-exciting cascades."""
+"""The power-law Hawkes baseline: its kernel, what it may read, and its forecasts of self-exciting cascades."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AGES_H, HORIZONS_H = (3.0, 12.0), (12.0, 48.0)
 
 @dataclass(frozen=True)
 class Task:
-    """All that is known, queries of videos with answers before the as-of time, queries of younger ones, and a fit."""
+    """All data, queries with answers before the as-of time, queries of younger videos, and a fit."""
 
     seen: Observed
     past: Queries
@@ -34,7 +34,7 @@ class Task:
 
 @pytest.fixture(scope="module")
 def task(mini: Mini) -> Task:
-    """The fit is a short one."""
+    """Make the fit short."""
     seen = Observed.of(load_dataset(mini.data), "total")
     published = seen.data.published_us
     past = cut_queries(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
@@ -49,13 +49,13 @@ def test_the_kernel_conserves_children() -> None:
     c, theta = torch.tensor(300.0).double(), torch.tensor(0.242).double()
     kernel = kernel_matrix(edges, c, theta)
     assert (kernel.triu(1) == 0).all() and (kernel >= 0).all()
-    # Sum over all bins of an event in the first: its children by the last edge, averaged over where in the bin it is.
+    # Sum over all bins for an event in the first bin: its children by the last edge, averaged over where it is in the bin.
     at = torch.linspace(0.005, 9.995, 1000, dtype=torch.float64)
     by_end = (1 - (1 + (edges[-1] - at) / c) ** -theta).mean()
     torch.testing.assert_close(kernel[:, 0].sum(), by_end, rtol=1e-5, atol=0)
 
 
-def test_counts_up_to_now_only(task: Task) -> None:
+def test_only_counts_up_to_now_are_read(task: Task) -> None:
     seen, young = task.seen, task.young
     for part in cascades(seen, young, 7):
         now = part.published_s * 1e6 + part.edges[part.past] * 1e6
@@ -74,13 +74,13 @@ def test_forecasts_beat_a_growth_factor(task: Task) -> None:
     assert 0.05 <= task.fitted.constants["theta"] <= 0.8
 
 
-def test_longer_horizons_grow_more(task: Task) -> None:
+def test_growth_increases_with_the_horizon(task: Task) -> None:
     one = task.young.take(np.flatnonzero(task.young.horizon_us == 12 * HOUR_US))
     longer = replace(one, pairs=replace(one.pairs, horizon_s=one.pairs.horizon_s * 4))
     assert (task.fitted.predict(task.seen, longer) > task.fitted.predict(task.seen, one)).all()
 
 
-def test_nothing_later_than_now_moves_a_forecast(task: Task, mini: Mini) -> None:
+def test_rows_after_now_do_not_change_a_forecast(task: Task, mini: Mini) -> None:
     newest = int(task.young.now_us.max())
     cut_off = Observed.of(load_dataset(mini.data, before_us=newest), "total")
     np.testing.assert_array_equal(task.fitted.predict(cut_off, task.young), task.fitted.predict(task.seen, task.young))
@@ -100,8 +100,10 @@ def test_without_training_videos_there_is_no_forecast(task: Task, mini: Mini) ->
     assert np.isnan(hawkes_growth(task.seen, task.young, nobody, AGES_H, HORIZONS_H, mini.as_of_us)).all()
 
 
-def test_real_cascades(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first 60, half forecast the other half better than the median factor does."""
+def test_real_cascades_are_forecast_better_than_by_the_median_factor(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the first 60 cascades are forecast from the other half."""
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 60)
     seen = Observed.of(load_dataset(real_data / "tideh"), "total")
     never = np.iinfo(np.int64).max

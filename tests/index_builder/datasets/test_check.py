@@ -1,4 +1,4 @@
-"""Every fault planted in a data set is found, with its file, column and row."""
+"""The check finds every planted fault and names its file, column and row."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
     }
 
 
-def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_numbers_continue_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.datasets.parquet_files.BATCH_ROWS", 2)
     events = {
         "video_id": ["a", "a", "a", "a", "x", "a", "x"],
@@ -124,7 +124,7 @@ def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.Monk
     }
 
 
-def test_missing_and_wrong_columns_and_files(tmp_path: Path) -> None:
+def test_missing_and_wrong_columns_and_files_are_found(tmp_path: Path) -> None:
     write(tmp_path, videos={"video_id": [1], "title": [1.5]}, events={"video_id": ["a"], "time": ["now"]})
     (tmp_path / "counters.parquet").write_bytes(b"")
     found = where(check_dataset(tmp_path, now_us=NOW))
@@ -146,7 +146,7 @@ def test_missing_and_wrong_columns_and_files(tmp_path: Path) -> None:
     }
 
 
-def test_report_prints_errors_first_and_tells_whether_there_were_any() -> None:
+def test_report_prints_errors_first_and_returns_whether_there_were_none() -> None:
     out = io.StringIO()
     console = Console(file=out, width=120)
     assert report([], console)
@@ -159,5 +159,5 @@ def test_report_prints_errors_first_and_tells_whether_there_were_any() -> None:
 
 
 @pytest.mark.parametrize("name", ["youtube_trending", "weibo_ced", "tideh"])
-def test_real_sets_have_no_errors(real_data: Path, name: str) -> None:
+def test_real_data_sets_have_no_errors(real_data: Path, name: str) -> None:
     assert [f for f in check_dataset(real_data / name) if f.severity == "error"] == []

@@ -1,4 +1,4 @@
-"""What a training says before it starts: what is doubtful, that there is nothing to learn, how long it will take."""
+"""What a training prints before it starts (doubtful data, no growth to learn from, its duration), and at its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def made(folder: Path, **files: dict[str, Any]) -> Path:
 
 
 def readings(values: list[int], column: str = "views") -> dict[str, Any]:
-    """The same readings of every video, an hour apart."""
+    """The same readings for every video, an hour apart."""
     k = len(values)
     return {
         "video_id": [f"v{i}" for i in range(N) for _ in range(k)],
@@ -59,25 +59,25 @@ def started(data: Path, out: Path, metric: str = "views") -> None:
         ),
     ],
 )
-def test_nothing_to_learn_is_said_before_training(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+def test_data_without_growth_is_refused_before_training(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     data = made(tmp_path / "data", **files)
     with pytest.raises(DataError, match=message):
         started(data, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-def test_increments_are_suspected_and_the_remedy_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suspected_increments_are_reported_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = made(tmp_path / "data", counters=readings([9, 4, 6, 2, 1]) | {"like_count": [1] * 5 * N})
     with pytest.raises(DataError, match="views: is the same"):
         started(data, tmp_path / "out")
-    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "75% of the readings are below the one before: are these increments?" in said
-    assert "give increments as events.parquet, with video_id, time, type and count" in said
-    assert "like_count" in said
-    assert "did you mean likes?" in said
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "75% of the readings are below the one before: are these increments?" in printed
+    assert "give increments as events.parquet, with video_id, time, type and count" in printed
+    assert "like_count" in printed
+    assert "did you mean likes?" in printed
 
 
-def test_about_how_long_grows_with_the_data(tmp_path: Path) -> None:
+def test_the_estimated_duration_grows_with_the_data(tmp_path: Path) -> None:
     few = Observed.of(load_dataset(made(tmp_path / "few", counters=readings([1, 2]))), "views")
     many = Observed.of(load_dataset(made(tmp_path / "many", counters=readings(list(range(1, 300))))), "views")
     config = TrainConfig().suited_to(N)
@@ -91,9 +91,9 @@ def test_about_how_long_grows_with_the_data(tmp_path: Path) -> None:
     ]
 
 
-def test_at_its_end_it_says_where_the_bundle_is_how_good_and_what_comes_next(mini: Mini) -> None:
+def test_a_finished_training_reports_the_bundle_the_verdict_and_the_next_command(mini: Mini) -> None:
     first, last = mini.said.splitlines()
-    assert first.startswith(f"{mini.bundle}: bundle of view. On videos held back it is ")
+    assert first.startswith(f"{mini.bundle}: bundle of view. On holdout videos it is ")
     assert "better than" in first or "worse than" in first
     assert last == f"next: m3tr-serve --bundle {mini.bundle}"
     page = (mini.bundle / "report.html").read_text("utf-8")

@@ -69,7 +69,7 @@ def write(folder: Path, tables: dict[str, pa.Table], **options: Any) -> Path:
 
 
 def changed(file: str, column: str, change: Callable[[pa.Array], pa.Array], name: str | None = None) -> Any:
-    """A writer of the plain set with one column changed."""
+    """A writer of the plain data set with one column changed."""
 
     def make(folder: Path) -> None:
         tables = plain()
@@ -92,7 +92,7 @@ def cells(file: str, column: str, kind: pa.DataType | None, *values: Any) -> Any
 
 
 def everywhere(kind: pa.DataType) -> Callable[[Path], None]:
-    """All strings of all files in one type."""
+    """A writer of all strings in all files as one type."""
 
     def make(folder: Path) -> None:
         tables = plain()
@@ -128,7 +128,7 @@ def folders(folder: Path) -> None:
 
 
 def hive(folder: Path) -> None:
-    """Partition folders: the type of an event is in its path only, in part files without a suffix."""
+    """Partition folders: the type of an event is only in its path, and part files have no suffix."""
     tables = plain()
     events = tables.pop("events")
     write(folder, tables)
@@ -166,7 +166,7 @@ def doubled(column: str, file: str) -> Callable[[Path], None]:
 
 
 def with_rows(file: str, **columns: Any) -> Callable[[Path], None]:
-    """The plain set with odd rows behind the good ones."""
+    """The plain data set with bad rows after the good ones."""
 
     def make(folder: Path) -> None:
         tables = plain()
@@ -288,7 +288,7 @@ SAME: dict[str, Callable[[Path], Any]] = {
 
 
 def _not_utf8(folder: Path, file: str, column: str, cell: bytes) -> None:
-    """One more row, or the missing title, of bytes that are no text, in a column that says it is text."""
+    """A further row, or the missing title, as bytes that are not text in a column of type string."""
     tables = plain()
     table = tables[file]
     if file == "events":
@@ -388,7 +388,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 
 @pytest.mark.parametrize("variant", SAME)
-def test_what_is_written_in_another_way_loads_to_the_same(variant: str, tmp_path: Path, usual: DataSet) -> None:
+def test_other_ways_of_writing_load_to_the_same_data(variant: str, tmp_path: Path, usual: DataSet) -> None:
     folder = tmp_path / "data"
     SAME[variant](folder)
     loaded = load_dataset(folder)
@@ -405,18 +405,18 @@ def test_what_is_written_in_another_way_loads_to_the_same(variant: str, tmp_path
 
 
 @pytest.mark.parametrize("variant", REFUSED)
-def test_what_cannot_be_read_is_refused_in_one_line_by_the_loader_and_by_check(variant: str, tmp_path: Path) -> None:
+def test_unreadable_files_are_refused_in_one_line_by_the_loader_and_the_check(variant: str, tmp_path: Path) -> None:
     make, message = REFUSED[variant]
     make(tmp_path / "data")
     with pytest.raises(DataError, match=message) as refused:
         load_dataset(tmp_path / "data")
     assert "\n" not in str(refused.value)
     errors = [f for f in check_dataset(tmp_path / "data", now_us=NOW) if f.severity == "error"]
-    told = [f"{f.file}: column {f.column}: {f.problem}" if f.column else f.problem for f in errors]
-    assert str(refused.value) in " ".join(told) or any(str(refused.value).endswith(line) for line in told)
+    messages = [f"{f.file}: column {f.column}: {f.problem}" if f.column else f.problem for f in errors]
+    assert str(refused.value) in " ".join(messages) or any(str(refused.value).endswith(line) for line in messages)
 
 
-def test_naive_times_are_warned_of(tmp_path: Path) -> None:
+def test_naive_times_cause_a_warning(tmp_path: Path) -> None:
     cast("events", "time", pa.timestamp("us"))(tmp_path)
     found = [(f.severity, f.column, f.problem) for f in check_dataset(tmp_path, now_us=NOW)]
     assert ("warning", "time", "has no time zone; it is read as UTC") in found
@@ -424,7 +424,7 @@ def test_naive_times_are_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["videos", "events"])
 @pytest.mark.parametrize("kind", ["no rows", "no row group", "pandas' empty frame"])
-def test_files_without_rows(tmp_path: Path, file: str, kind: str) -> None:
+def test_files_without_rows_load(tmp_path: Path, file: str, kind: str) -> None:
     table = plain()[file].slice(0, 0)
     write(tmp_path, plain() | {file: table})
     if kind == "no row group":
@@ -436,7 +436,7 @@ def test_files_without_rows(tmp_path: Path, file: str, kind: str) -> None:
     assert [f for f in check_dataset(tmp_path, now_us=NOW) if f.severity == "error"] == []
 
 
-def test_rows_are_numbered_through_the_parts(tmp_path: Path) -> None:
+def test_row_numbers_continue_across_parts(tmp_path: Path) -> None:
     folders(tmp_path)
     more = plain()["events"].slice(0, 1).set_column(0, "video_id", pa.array(["zz"]))
     pq.write_table(more, tmp_path / "events.parquet" / "part-00009.parquet")
@@ -457,7 +457,7 @@ def test_rows_are_numbered_through_the_parts(tmp_path: Path) -> None:
         ("counters", "like", "likes"),
     ],
 )
-def test_unknown_columns_are_named_with_the_one_that_is_meant(
+def test_misspelt_columns_are_reported_with_the_intended_name(
     tmp_path: Path, file: str, given: str, meant: str
 ) -> None:
     tables = plain()

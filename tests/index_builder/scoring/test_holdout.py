@@ -1,4 +1,4 @@
-"""What held-back videos say: how far intervals are stretched, that a cold start counts once and is learned at publication too."""
+"""Calibration on the holdout: how far intervals are stretched, and that a cold start counts once; cold samples at publication."""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ def _drawn(mini: Mini) -> Samples:
     )
 
 
-def test_a_cold_start_is_calibrated_by_its_first_outcome(mini: Mini) -> None:
+def test_a_cold_start_is_calibrated_by_its_first_outcome_only(mini: Mini) -> None:
     samples = _drawn(mini)
     quantiles = np.stack([samples.growth - 1, samples.growth, samples.growth + 1], axis=-1).astype(np.float32)
     first = np.isfinite(samples.growth)
     first &= np.cumsum(first, axis=1) == 1
-    # First outcomes of cold starts are missed by four widths of the interval, all others by none.
+    # First outcomes of cold starts are off by four widths of the interval, all others by none.
     missed = first & samples.cold[:, None]
     assert missed.sum() >= 100
     quantiles[missed] -= 4
-    told = calibrate(samples, quantiles).stretch
-    assert (told[COLD, :, 1] > 3.9).all()
-    assert (np.delete(told, COLD, axis=0)[..., 1] < 1).all()
+    stretch = calibrate(samples, quantiles).stretch
+    assert (stretch[COLD, :, 1] > 3.9).all()
+    assert (np.delete(stretch, COLD, axis=0)[..., 1] < 1).all()
 
 
-def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_videos_intervals_are_stretched_as_the_worse_half_needs(
+    mini: Mini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = _drawn(mini)
     published = samples.now_us - np.round(samples.age_s * SECOND_US)
     older = published < np.median(published[np.unique(samples.video, return_index=True)[1]])
-    # Older videos miss upwards by one width of the interval, newer ones downwards by two.
+    # Older videos are above by one width of the interval, newer ones below by two.
     middle = np.where(older[:, None], samples.growth - 1, samples.growth + 2)
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     few = calibrate(samples, quantiles).stretch
@@ -59,18 +61,18 @@ def test_many_videos_are_stretched_as_their_harder_half_needed(mini: Mini, monke
     assert (few[..., 0] <= many[..., 0] + 1e-6).all() and (few[..., 1] <= many[..., 1] + 1e-6).all()
 
 
-def test_few_videos_stretch_intervals_part_of_the_way(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_few_videos_the_stretch_is_shrunk(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = _drawn(mini)
     videos = len(np.unique(samples.video))
     assert videos < holdout._DRIFT_VIDEOS
-    # Every outcome lies three widths of the interval above the middle.
+    # Every outcome is three widths of the interval above the middle.
     middle = samples.growth - 3
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     for chance, share in ((0, 1.0), (videos, 0.5), (3 * videos, 0.25)):
         monkeypatch.setattr(holdout, "_CHANCE_VIDEOS", chance)
-        told = calibrate(samples, quantiles).stretch[..., 1]
-        np.testing.assert_allclose(told[:COLD], 3**share, rtol=1e-3)
-        np.testing.assert_allclose(told[COLD], 3, rtol=1e-3)
+        stretch = calibrate(samples, quantiles).stretch[..., 1]
+        np.testing.assert_allclose(stretch[:COLD], 3**share, rtol=1e-3)
+        np.testing.assert_allclose(stretch[COLD], 3, rtol=1e-3)
 
 
 def test_without_outcomes_nothing_is_stretched(mini: Mini) -> None:
@@ -79,7 +81,7 @@ def test_without_outcomes_nothing_is_stretched(mini: Mini) -> None:
     assert (calibrate(unknown, np.zeros((*unknown.growth.shape, 3), np.float32)).stretch == 1).all()
 
 
-def test_some_cold_starts_stand_at_publication(mini: Mini) -> None:
+def test_some_cold_samples_are_at_publication(mini: Mini) -> None:
     samples = _drawn(mini)
     ages = samples.age_s[samples.cold]
     assert 0.2 < (ages == 0).mean() < 0.8

@@ -1,4 +1,4 @@
-"""A training that was killed goes on, and ends at the same weights to the bit as one that was not."""
+"""A killed training resumes, and ends with the same weights to the bit as one that was not killed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_after(process: subprocess.Popen[str], file: Path) -> None:
-    """Kill -9 as soon as ``file`` is there."""
+    """kill -9 as soon as ``file`` exists."""
     while not file.exists() and process.poll() is None:
         time.sleep(0.002)
     process.kill()
@@ -73,7 +73,7 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
+def test_a_training_killed_in_any_stage_ends_with_the_same_bundle(data: Path, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole"))
     out = tmp_path / "killed"
     place = staging_path(out)
@@ -82,8 +82,8 @@ def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Pa
     kill_after(start(data, out), place / "stage-2.safetensors")
     assert not (place / "stage-all-1.safetensors").exists()
     kill_after(start(data, out), place / "stage-all-1.safetensors")
-    told = finish(start(data, out))
-    assert "training starts anew" not in told
+    printed = finish(start(data, out))
+    assert "training starts from the beginning" not in printed
     assert hashes(out) == hashes(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
@@ -106,7 +106,7 @@ def a_pass(training: Training) -> float:
     return loss.item()
 
 
-def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_the_whole_state(tmp_path: Path) -> None:
     with join_process_group("cpu") as process_group:
         checkpoints, first, again = Checkpoints(tmp_path, "key", process_group), small_training(), small_training()
         a_pass(first)
@@ -119,7 +119,7 @@ def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
     assert again.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"]
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
+def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with join_process_group("cpu") as process_group:
@@ -129,20 +129,23 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
         before = training.net.weight.clone()
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
-        assert "is of other data, settings, seed, versions or code; training starts anew" in capsys.readouterr().err
+        assert (
+            "has other data, settings, seed, versions or code; training starts from the beginning"
+            in capsys.readouterr().err
+        )
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err
     assert torch.equal(training.net.weight, before)
 
 
-def test_what_a_run_is_made_of_tells_it_from_others() -> None:
+def test_the_key_of_a_run_depends_on_all_its_parts() -> None:
     array = np.arange(3)
     assert run_key({"a": 1, "b": 2}, array) == run_key({"b": 2, "a": 1}, array.copy())
     assert len({run_key({"a": 1}, array), run_key({"a": 2}, array), run_key({"a": 1}, array + 1)}) == 3
 
 
-def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_the_code_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "part").mkdir()
     files = [tmp_path / "__init__.py", tmp_path / "part" / "module.py"]
     keys = [checkpoint.code_key()]
@@ -153,7 +156,7 @@ def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert len({*keys}) == 3 and checkpoint.code_key() == keys[-1]
 
 
-def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> None:
+def test_a_second_training_of_the_same_bundle_is_refused(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
         staging_folder(out),

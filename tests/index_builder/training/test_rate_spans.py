@@ -1,4 +1,4 @@
-"""The spans that rates are fitted to: what was known, what came, and what the real forecaster says of them."""
+"""The spans that rates are fitted to: what was known, what happened, and what the real forecaster expects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import fit
-from index_builder.training.rate_spans import ask, grown, rates_of, spans
+from index_builder.training.rate_spans import forecast_spans, growth_of_spans, rates_of, spans
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
 from model.features.tokens import LOG_AGE_OFFSET_S
@@ -38,7 +38,7 @@ def forecaster(mini: Mini) -> Iterator[Forecaster]:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Observed:
-    """One video read at 10, 34 and 58 h, whose comments were not read at 34 h, and one that was read once."""
+    """One video read at 10, 34 and 58 h, its comments not at 34 h, and one video read once."""
     folder = tmp_path_factory.mktemp("read")
     times = [START_US + h * HOUR_US for h in (10, 34, 58, 5)]
     ids = pa.array(["a", "a", "a", "b"])
@@ -65,7 +65,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     return Observed.of(load_dataset(folder), "views")
 
 
-def test_gaps_between_readings_and_that_from_publication(read: Observed) -> None:
+def test_spans_are_gaps_between_readings_and_from_publication(read: Observed) -> None:
     rng = np.random.default_rng(0)
     until_us = START_US + 60 * HOUR_US
     video, start, end = spans(read, 0, until_us, MOST_AGE_US, rng)
@@ -73,12 +73,14 @@ def test_gaps_between_readings_and_that_from_publication(read: Observed) -> None
     hours = [((t[order] - START_US) // HOUR_US).tolist() for t in (start, end)]
     assert video[order].tolist() == [0, 0, 0, 1] and hours == [[0, 10, 34, 1], [10, 34, 58, 5]]
     kinds = read.data.types
-    found = dict(zip(kinds, grown(read, video[order], start[order], end[order]).T.tolist(), strict=True))
+    found = dict(zip(kinds, growth_of_spans(read, video[order], start[order], end[order]).T.tolist(), strict=True))
     assert found["view"] == [100, 200, 50, 7]
-    assert found["comment"][0] == 5 and np.isnan(found["comment"][1:]).all(), "who was not read at both ends is unknown"
+    assert found["comment"][0] == 5 and np.isnan(found["comment"][1:]).all(), (
+        "growth is unknown without a reading at both ends"
+    )
 
 
-def test_spans_lie_within_the_time_that_was_asked_for(read: Observed, seen: Observed, mini: Mini) -> None:
+def test_spans_lie_within_the_given_times(read: Observed, seen: Observed, mini: Mini) -> None:
     rng = np.random.default_rng(0)
     split_us = START_US + 40 * HOUR_US
     assert len(spans(read, 0, split_us, MOST_AGE_US, rng)[0]) == 3
@@ -90,13 +92,13 @@ def test_spans_lie_within_the_time_that_was_asked_for(read: Observed, seen: Obse
     age = start - seen.data.published_us[video]
     assert (start >= from_us).all() and (end <= until_us).all() and (age >= 0).all() and (age <= MOST_AGE_US).all()
     assert (end - start == np.maximum(HOUR_US, age // 24)).mean() > 0.99
-    assert (grown(seen, video, start, end) >= 0).all()
+    assert (growth_of_spans(seen, video, start, end) >= 0).all()
 
 
-def test_a_span_is_asked_with_what_was_known_at_its_start(forecaster: Forecaster, seen: Observed) -> None:
+def test_a_span_is_forecast_from_what_was_known_at_its_start(forecaster: Forecaster, seen: Observed) -> None:
     video, start, end = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(1))
     rows = np.arange(0, len(video), max(len(video) // 40, 1))
-    one, three = (ask(forecaster, seen, video[rows], start[rows], end[rows], moments=m) for m in (None, 3))
+    one, three = (forecast_spans(forecaster, seen, video[rows], start[rows], end[rows], n_times=m) for m in (None, 3))
     np.testing.assert_array_equal(one.moments.value_now, seen.count_at(video[rows], start[rows]))
     np.testing.assert_array_equal(three.moments.value_now.reshape(-1, 3), one.moments.value_now[:, None].repeat(3, 1))
     length_s = (end - start)[rows] / 1e6
@@ -105,42 +107,42 @@ def test_a_span_is_asked_with_what_was_known_at_its_start(forecaster: Forecaster
     ages_s, hours = three.moments.age_s.reshape(-1, 3), three.hours
     np.testing.assert_allclose(hours.sum(1), length_s / HOUR_S)
     assert (ages_s > age_s[:, None]).all() and (ages_s < (age_s + length_s)[:, None]).all()
-    # What is even in log(age + 1 minute) sums to what it is over the whole span.
+    # What is even in log(age + 1 minute) has the same sum over the parts as over the whole span.
     even = (hours / (ages_s + LOG_AGE_OFFSET_S)).sum(1) * HOUR_S
     np.testing.assert_allclose(even, np.log1p(length_s / (age_s + LOG_AGE_OFFSET_S)), rtol=1e-4)
     hour = np.log1p(HOUR_S / (age_s + LOG_AGE_OFFSET_S))
     np.testing.assert_allclose(one.hours[:, 0] * hour, even, rtol=1e-4)
 
 
-def test_fitted_rates_are_those_that_a_bundle_with_them_serves(
-    forecaster: Forecaster, seen: Observed, mini: Mini
-) -> None:
+def test_a_bundle_serves_the_rates_that_were_fitted(forecaster: Forecaster, seen: Observed, mini: Mini) -> None:
     video, start, _ = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(2))
     rows = np.arange(0, len(video), max(len(video) // 200, 1))
-    found = ask(forecaster, seen, video[rows], start[rows], start[rows] + HOUR_US)
+    found = forecast_spans(forecaster, seen, video[rows], start[rows], start[rows] + HOUR_US)
     served = Rates.of(load_bundle(mini.bundle).weights)
     np.testing.assert_allclose(found.served[:, 0], served.expected(found.moments), rtol=1e-3, atol=1e-4)
     longest = forecaster.manifest.max_horizon_us / 1e6
     assert (slope_horizon_s(found.moments.age_s, longest) <= longest).all()
 
 
-def test_rates_of_a_real_forecaster_make_its_sums_right(forecaster: Forecaster, seen: Observed, mini: Mini) -> None:
-    """Of spans that fitted them, by age; those that the bundle came with are such."""
+def test_expected_and_real_sums_agree_with_a_real_forecaster(
+    forecaster: Forecaster, seen: Observed, mini: Mini
+) -> None:
+    """On the spans that the rates were fitted to, by age."""
     split_us = forecaster.manifest.training["split_us"]
     video, start, end = spans(seen, 0, split_us, MOST_AGE_US, np.random.default_rng(3))
-    found = ask(forecaster, seen, video, start, end)
+    found = forecast_spans(forecaster, seen, video, start, end)
     rates = fit(found, found.take(np.zeros(len(video), bool)), (0,))
     expected = found.expected(rates)
-    # After a short training it sees little growth of the old, and no rate is more than ten times the median.
+    # After a short training the model sees little growth of old videos, and no rate is more than ten times the median.
     factor = np.einsum("nj,jk->nk", knot_weights(found.moments.age_s), rates.log_factor[0])
-    told = 0
+    checked = 0
     for low, high in ((0, 1), (1, 3), (3, 8), (8, 24)):
         rows = ~found.moments.cold & (found.moments.age_s >= low * HOUR_S) & (found.moments.age_s < high * HOUR_S)
         for kind in range(len(seen.data.types)):
             if factor[rows, kind].max() < 2 and (real := found.grown[rows, kind].sum()) > 300:
                 assert expected[rows, kind].sum() / real == pytest.approx(1, abs=0.15), (low, kind)
-                told += 1
-    assert told >= 4
+                checked += 1
+    assert checked >= 4
     own = rates_of(forecaster, seen, split_us, mini.as_of_us, seed=1)
     least, most = own.bounds
     assert 0.1 <= least <= 1 <= most <= 10

@@ -1,4 +1,4 @@
-"""Few videos are learned twice: a model of the older ones is judged, one of all is served."""
+"""With few videos two models are trained: one without the holdout is scored, one on all videos is served."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import MINI_CONFIG, Mini
 
 @pytest.fixture(scope="module")
 def once(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """As the mini bundle, but for the second model. About 8 s."""
+    """Like the mini bundle, but without the second model. About 8 s."""
     folder = tmp_path_factory.mktemp("once")
     config = folder / "config.toml"
     config.write_text(MINI_CONFIG + "refit = false\n", encoding="utf-8")
@@ -20,14 +20,14 @@ def once(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(folder / "bundle")
 
 
-def test_scores_and_intervals_are_those_of_the_model_that_had_not_seen_the_outcomes(mini: Mini, once: Bundle) -> None:
+def test_scores_and_intervals_come_from_the_model_without_the_holdout(mini: Mini, once: Bundle) -> None:
     twice = load_bundle(mini.bundle)
     assert twice.manifest.evaluation == once.manifest.evaluation
     assert np.array_equal(twice.calibration.stretch, once.calibration.stretch)
     assert twice.manifest.training["passes"] == once.manifest.training["passes"]
 
 
-def test_what_is_served_has_learned_from_the_newest_videos_too(mini: Mini, once: Bundle) -> None:
+def test_the_served_model_has_learned_from_the_holdout_too(mini: Mini, once: Bundle) -> None:
     twice = load_bundle(mini.bundle)
     assert (twice.manifest.training["learned_all"], once.manifest.training["learned_all"]) == (True, False)
     assert twice.manifest.training["samples"] > once.manifest.training["samples"]
@@ -35,7 +35,10 @@ def test_what_is_served_has_learned_from_the_newest_videos_too(mini: Mini, once:
     assert any(not np.array_equal(twice.weights[name], once.weights[name]) for name in once.weights)
 
 
-def test_the_report_says_which(mini: Mini, once: Bundle) -> None:
+def test_the_report_says_which_model_is_served(mini: Mini, once: Bundle) -> None:
     two, one = ((path / "report.html").read_text(encoding="utf-8") for path in (mini.bundle, once.path))
-    for words in ("held back first and learned from too", "which has learned from these videos too"):
+    for words in (
+        "held out for the scores, after which a second model learned from all of them",
+        "which has learned from these videos too",
+    ):
         assert words in two and words not in one
