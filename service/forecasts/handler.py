@@ -15,7 +15,7 @@ from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
 from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoBody, parse_form, parse_horizons
 from service.forgetting.forgetting import Forgetting
-from service.http.audit import told
+from service.http.audit import video_digest
 from service.ingest.accepted_types import AcceptedTypes
 from service.ingest.handler import IngestHandler
 from service.ingest.row_parser import RowParser, parse_identifier
@@ -128,7 +128,7 @@ class ForecastHandler:
         self._metrics.count_corrections.inc()
         log.warning(
             "a count was corrected",
-            video=told(video_id),
+            video=video_digest(video_id),
             type=kind,
             replaced=form.replaces,
             value=form.value,

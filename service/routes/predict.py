@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.forecasts import forecast_json
 from service.forecasts.answer import Answer
-from service.http.audit import told
+from service.http.audit import video_digest
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
@@ -41,7 +41,7 @@ async def post_predict(request: Request) -> Response:
     prediction = await parts.videos.parse_prediction(body, key_name(request), key)
     if prediction.writes:
         _check_write(parts, request)
-        Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}
+        Visit.of(request).note = {"video": video_digest(prediction.video_id), "rows": len(prediction.rows)}
     answer, applied = await parts.videos.predict(prediction)
     return Response(forecast_json.prediction_json(answer, applied), media_type="application/json")
 

@@ -45,12 +45,12 @@ def test_a_gate_lets_in_makes_wait_and_refuses() -> None:
         assert await gate.enter(b"") and await gate.enter(b"")
         third = asyncio.create_task(gate.enter(b""))
         await asyncio.sleep(0)
-        assert (gate.inside, gate.waiting, gate.refusal(b"")) == (2, 1, "full")
+        assert (gate.running, gate.waiting, gate.refusal(b"")) == (2, 1, "full")
         gate.leave(b"")
-        assert await third and (gate.inside, gate.waiting, gate.refusal(b"")) == (2, 0, None)
+        assert await third and (gate.running, gate.waiting, gate.refusal(b"")) == (2, 0, None)
         gate.leave(b"")
         gate.leave(b"")
-        assert gate.inside == 0
+        assert gate.running == 0
 
     run(body())
 
@@ -100,7 +100,7 @@ def test_no_place_is_lost(seed: int) -> None:
                 late += 1
                 return
             try:
-                most = max(most, gate.inside)
+                most = max(most, gate.running)
                 await asyncio.sleep(chance.choice((0, 0.001, 0.004)))
             finally:
                 gate.leave(client)
@@ -113,7 +113,7 @@ def test_no_place_is_lost(seed: int) -> None:
                 chance.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert most == 3 and late > 0
-        assert (gate.inside, gate.waiting) == (0, 0)
+        assert (gate.running, gate.waiting) == (0, 0)
         assert all(gate.refusal(client) is None for client in (b"a", b"b", b"c"))
         assert not gate._held
 
@@ -267,7 +267,7 @@ def test_who_has_most_makes_room_for_who_has_least() -> None:
             gate.leave(b"a" if task is not waiting[1] else b"b")
             assert await task, client
         gate.leave(b"a")
-        assert (gate.inside, gate.waiting) == (0, 0) and not gate._held and not gate._inside
+        assert (gate.running, gate.waiting) == (0, 0) and not gate._held and not gate._running
 
     run(body())
 

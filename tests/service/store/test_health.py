@@ -85,9 +85,7 @@ def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None
     asyncio.run(work())
 
 
-def test_idle_connections_are_replaced(
-    redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_connections_are_replaced(redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A balancer that drops them does not say so."""
     monkeypatch.setattr(checked_connections, "IDLE_S", 0.3)
 
