@@ -35,8 +35,8 @@ from service.context import new_metrics
 from service.settings import Settings
 from service.store.commit import CommitChunk
 from service.store.functions import connect
-from service.store.row import InputRow
-from service.store.row_batch import RowBatch
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
 from service.store.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.store.functions import connect
 from service.store.keys import video_prefix
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Registration, Store
 
 ROOT = Path(__file__).parents[2]

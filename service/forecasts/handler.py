@@ -23,10 +23,10 @@ from service.metrics import Metrics
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem, Unavailable
 from service.settings import Settings
 from service.store.correction import Correction
-from service.store.event_ids import event_id
-from service.store.outcome import Outcome, Rejection
 from service.store.replies import Corrected
-from service.store.row import InputRow
+from service.store.rows.event_ids import event_id
+from service.store.rows.outcome import Outcome, Rejection
+from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import AppliedRows, Registration, Store

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from model.engagement.bins import SECOND_US
 from service.problems import Invalid, did_you_mean
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.row_fields import MAX_COUNT
 from service.store.snapshot import signed
 from service.store.store import Registration
 from service.times import ALLOWED, parse_time

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from starlette.requests import HTTPConnection
 
+from service.http.api_key import Key
 from service.http.visit import Visit
 from service.problems import Forbidden, Unauthorized
 
@@ -22,14 +22,6 @@ Scope = Literal["ingest", "predict", "admin"]
 Refusal = Literal["missing", "unknown", "scope"]
 """Why a key is refused: none was sent; it is not known; it lacks the scope."""
 _NAME_DIGITS: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A known key: its name (the first digits of its SHA-256), and its scopes."""
-
-    name: str
-    scopes: frozenset[str]
 
 
 class Keys:

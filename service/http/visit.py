@@ -7,17 +7,15 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from service.http.api_key import Key
+from service.http.budget import Budget
+from service.http.concurrency import ConcurrencyLimit, Refusal
 from service.problems import Problem
-
-if TYPE_CHECKING:
-    from service.http.auth import Key
-    from service.http.budget import Budget
-    from service.http.concurrency import ConcurrencyLimit, Refusal
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the present request, for the log."""

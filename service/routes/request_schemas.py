@@ -9,7 +9,7 @@ from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoB
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
-from service.store.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
+from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}

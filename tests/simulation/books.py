@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.problems import Conflict
-from service.store.outcome import Outcome
+from service.store.rows.outcome import Outcome
 from service.store.store import AppliedRows
 from service.times import parse_time
 from tests.simulation.plan import Mode, Plan, PlannedRow

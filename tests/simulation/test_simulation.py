@@ -17,10 +17,10 @@ from model.mhp.state_pool import StatePool
 from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Unavailable
 from service.store import functions
-from service.store.outcome import Outcome
 from service.store.redis.connection import RedisConnection
 from service.store.redis.function_library import FunctionLibrary
-from service.store.row_batch import RowBatch
+from service.store.rows.outcome import Outcome
+from service.store.rows.row_batch import RowBatch
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from tests.simulation.draw import draw

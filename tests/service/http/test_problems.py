@@ -9,8 +9,8 @@ import pytest
 
 from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Invalid, Problem, Unavailable, did_you_mean, separate
-from service.store.row import InputRow
-from service.store.row_batch import RowBatch
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
 
 ROW = InputRow(0, "a", 1_760_000_000_000_000, "events", (("view", 1),))
 

@@ -16,9 +16,9 @@ from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.row_parser import RowParser
 from service.problems import Malformed
 from service.settings import Settings
-from service.store.event_ids import MAX_PLAIN, packed_ids
-from service.store.row_batch import RowBatch
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.event_ids import MAX_PLAIN, packed_ids
+from service.store.rows.row_batch import RowBatch
+from service.store.rows.row_fields import MAX_COUNT
 from service.strict_json import parse_line, parse_rows
 
 NOW_US = 1_760_000_000_000_000

@@ -15,10 +15,10 @@ from service.ingest.group_commit import COMMITS_IN_FLIGHT, GroupCommitQueue
 from service.problems import Unavailable
 from service.store import keys
 from service.store.commit import GroupCommit
-from service.store.outcome import Outcome
-from service.store.row import InputRow
-from service.store.row_batch import RowBatch
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.outcome import Outcome
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
+from service.store.rows.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 from tests.service.store.test_store import P0, REGISTRATION, S, cells, event, with_store
 

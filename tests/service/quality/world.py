@@ -26,7 +26,7 @@ from service.quality.scores import ScoreSums
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.lease import Lease
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
 from tests.service.fakes import FakeForecaster

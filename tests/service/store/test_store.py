@@ -23,8 +23,8 @@ from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
 from service.store.functions import connect
-from service.store.row import InputRow
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.row import InputRow
+from service.store.rows.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 
 T = TypeVar("T")
