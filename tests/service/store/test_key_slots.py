@@ -1,4 +1,4 @@
-"""All keys of a function call share one slot: a server in cluster mode refuses anything else."""
+"""All keys of a function call share one slot: a server in cluster mode refuses any other call."""
 
 from __future__ import annotations
 
