@@ -56,7 +56,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(RawVideoPaths)
     app.add_middleware(
         Shedding,
-        gates=context.concurrency,
+        limits=context.concurrency,
         metrics=context.metrics,
         lifecycle=context.lifecycle,
         keys=context.keys,

@@ -110,7 +110,7 @@ class Watchdog:
     def _interrupt(self) -> None:
         print(f"\n{self._name}: more than {self._seconds:g} s; the stacks of all threads:", file=sys.__stderr__)
         with suppress(ValueError, OSError):
-            faulthandler.dump_traceback(file=sys.__stderr__)
+            faulthandler.dump_traceback(file=2)
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGALRM)

@@ -26,7 +26,7 @@ from service.store.redis.embedded_server import EmbeddedServer
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels
-from tests.simulation.simulate import live, told
+from tests.simulation.simulate import live, report
 
 REAL_EVERY = 10
 SHORTENED = 3
@@ -87,7 +87,9 @@ def replay(seed: int, bundle: Path | None) -> bool:
         worker = Worker.of(url, bundle if seed % REAL_EVERY == 0 else None)
         plan = draw(seed)
         life = live(plan, worker.server, worker.models(seed))
-        print(told(plan, worker.server, worker.models(seed)) if life.wrong else f"{plan}\nall right: {dict(life.seen)}")
+        print(
+            report(plan, worker.server, worker.models(seed)) if life.wrong else f"{plan}\nall right: {dict(life.seen)}"
+        )
         worker.server.close()
     return life.wrong is None
 

@@ -37,8 +37,8 @@ import redis
 from service.settings import Settings
 from service.store.commit import CommitChunk
 from service.store.functions import connect
-from service.store.row import InputRow
-from service.store.row_batch import RowBatch
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
 from service.store.store import Store
 from service.wiring import new_metrics
 

@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.store.functions import connect
 from service.store.keys import video_prefix
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Store
 from service.videos.metadata import VideoBody
 from service.wiring import new_metrics

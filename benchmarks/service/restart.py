@@ -28,7 +28,7 @@ from model.engagement.bins import HOUR_US
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Registration, Store
 from service.wiring import new_metrics
 

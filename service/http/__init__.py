@@ -1,1 +1,1 @@
-"""HTTP, apart from the routes: bodies, answers, keys, limits, measurement."""
+"""HTTP without routes: connections, bodies, responses, API keys, limits, metrics. Knows nothing of rows and forecasts."""

@@ -1,10 +1,10 @@
-"""The audit log: who changed what, one JSON line on standard error for each request that may have changed something.
+"""The audit log: one JSON line on standard error for each request that may have changed something.
 
 {"event":"audit","timestamp":...,"request_id":...,"key":"1f3a9c20","client":"10.0.0.7","method":"POST","route":"/events",
  "status":200,"accepted":12}
 
-``key`` is the beginning of the SHA-256 of the API key. A video is told by the beginning of the SHA-256 of its id (``video``): who
-knows the id finds its lines, and a deleted video's id stays nowhere.
+``key`` is the beginning of the SHA-256 of the API key. A video is named by the beginning of the SHA-256 of its id (``video``):
+with the id its lines can be found, but the id of a deleted video is not kept.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import orjson
 
 from service.http.visit import Visit
 
-_SHOWN: Final = 16
+_DIGITS: Final = 16
 
 
-def told(video_id: str) -> str:
-    """How a video is told of."""
-    return hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).hexdigest()[:_SHOWN]
+def video_digest(video_id: str) -> str:
+    """The name of a video in the audit log."""
+    return hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 class Audit:
-    """Writes the lines; ``enabled`` False: none."""
+    """Writes the lines; ``enabled`` False: writes nothing."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
         self._lines: list[bytes] = []
 
-    def __call__(self, visit: Visit, **what: Any) -> None:
-        """Write a line about a visit."""
+    def __call__(self, visit: Visit, **fields: Any) -> None:
+        """Write a line about a request, with further fields."""
         if not self._enabled:
             return
         line = orjson.dumps(
@@ -45,10 +45,10 @@ class Audit:
                 "request_id": visit.request_id,
                 "key": visit.key.name if visit.key is not None else None,
                 "client": visit.address,
-                **what,
+                **fields,
             }
         )
-        # Lines of requests that end together are written together, in the loop's next pass.
+        # Lines of requests that end in the same pass of the event loop are written together in the next one.
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._write)
         self._lines.append(line)

@@ -1,8 +1,8 @@
-"""API keys: known by their SHA-256 only, each with a scope.
+"""API keys: only their SHA-256 is known, each with a scope.
 
 ingest    rows and registrations
 predict   forecasts and reading back
-admin     everything, deletion included
+admin     everything, including deletion
 """
 
 from __future__ import annotations
@@ -10,48 +10,40 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from starlette.requests import HTTPConnection
 
+from service.http.api_key import Key
 from service.http.visit import Visit
 from service.problems import Forbidden, Unauthorized
 
 Scope = Literal["ingest", "predict", "admin"]
 Refusal = Literal["missing", "unknown", "scope"]
-"""No key was sent; it is none of ours; it lacks the scope."""
-_SHOWN: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A known key: its name (the first digits of its SHA-256), and what it may."""
-
-    name: str
-    scopes: frozenset[str]
+"""Why a key is refused: none was sent; it is not known; it lacks the scope."""
+_NAME_DIGITS: Final = 8
 
 
 class Keys:
-    """Accepted keys; without any, every request is allowed (the service then listens on loopback only)."""
+    """The accepted keys. Without any, every request is allowed, and the service listens on loopback only."""
 
     def __init__(self, keys: Iterable[str], refused: Callable[[Refusal], None] = lambda reason: None) -> None:
         scopes: dict[str, set[str]] = {}
         for key in keys:
             scope, _, digest = key.partition(":")
             scopes.setdefault(digest, set()).add(scope)
-        self._keys = [(digest, Key(digest[:_SHOWN], frozenset(held))) for digest, held in scopes.items()]
+        self._keys = [(digest, Key(digest[:_NAME_DIGITS], frozenset(held))) for digest, held in scopes.items()]
         self._refused = refused
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
     def find(self, presented: str | None) -> Key | None:
-        """The key that was presented, if it is known."""
+        """The key that a request presented; None where it is not known."""
         if presented is None or not self._keys:
             return None
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
-        # Every key is compared, so the time taken says nothing about which one matched.
+        # All keys are compared, so the time does not show which one matched.
         matching = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
         return matching[0] if matching else None
 

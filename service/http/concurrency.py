@@ -1,4 +1,4 @@
-"""Places for requests of one kind: so many at once, a few more wait a moment, the rest is refused."""
+"""A concurrency limit for requests of one kind: some run, a few more wait a short time, the others are refused."""
 
 from __future__ import annotations
 
@@ -7,54 +7,57 @@ from collections import deque
 from typing import Literal
 
 Refusal = Literal["full", "late", "share"]
-"""No place and no room to wait; no place became free in time; this client holds its share already."""
+"""Why a request is refused: running and waiting slots are full; no slot became free in time; the client has its share already."""
 
 
 class ConcurrencyLimit:
-    """At most ``limit`` requests inside and ``waiting`` before it, each for ``wait_s`` seconds.
+    """Up to ``limit`` requests run, and up to ``waiting`` wait for a slot, each for up to ``wait_s`` seconds.
 
-    Clients are served in turn: a free place goes to whoever has the fewest inside, and of those to the longest waiter.
-    Where no room is left to wait, the newest waiter of the client with most requests here makes room for a client with
-    fewer. ``share``: part of all of these places that one client may hold at any time, also while nobody else comes.
+    Clients are served fairly: a free slot goes to the client with the fewest running requests, and among those to the longest
+    waiter. When all waiting slots are taken, a new client displaces the newest waiter of the client with the most requests, if that
+    one has more. ``share``: the part of all running and waiting slots that one client may hold, even while no other client is
+    there.
 
-    What is inside bounds the latency of what is accepted: a request finds at most ``limit + waiting`` others ahead of it,
-    however many are sent.
+    This bounds the latency of accepted requests: at most ``limit + waiting`` others are ahead of each, however many are sent.
     """
 
     def __init__(self, limit: int, waiting: int, wait_s: float, share: float) -> None:
         self._limit = limit
-        self._most_waiting = waiting
+        self._max_waiting = waiting
         self._wait_s = wait_s
-        self._most_held = max(1, int((limit + waiting) * share))
+        self._max_held = max(1, int((limit + waiting) * share))
         self._queues: dict[bytes, deque[asyncio.Future[bool]]] = {}
         self._held: dict[bytes, int] = {}
-        self._inside: dict[bytes, int] = {}
-        self.inside = 0
+        self._running: dict[bytes, int] = {}
+        self.running = 0
         self.waiting = 0
-        """Requests before the gate."""
+        """Requests that wait for a slot."""
 
     def refusal(self, client: bytes) -> Refusal | None:
-        """Why this client's next request cannot even wait, found without waiting; None when it can."""
-        if self.inside >= self._limit and self.waiting >= self._most_waiting and self._heavier(client) is None:
+        """Why this client's next request is refused without waiting; None when it may wait."""
+        if self.running >= self._limit and self.waiting >= self._max_waiting and self._heavier(client) is None:
             return "full"
-        return "share" if self._held.get(client, 0) >= self._most_held else None
+        return "share" if self._held.get(client, 0) >= self._max_held else None
 
     def take(self, client: bytes) -> bool:
-        """Take a place, which must be left, where one is free and this client may have it."""
+        """Take a free slot, which must be released by ``leave``; False where none is free, or the client has its share already."""
         held = self._held.get(client, 0)
-        if self.inside >= self._limit or held >= self._most_held:
+        if self.running >= self._limit or held >= self._max_held:
             return False
         self._held[client] = held + 1
-        self.inside += 1
-        self._inside[client] = self._inside.get(client, 0) + 1
+        self.running += 1
+        self._running[client] = self._running.get(client, 0) + 1
         return True
 
     async def enter(self, client: bytes) -> bool:
-        """Take a place, which must be left; False when none became free in time. To be called where none is refused."""
+        """Wait for a slot, which must be released by ``leave``; False when none became free in time.
+
+        To be called only where ``refusal`` returns None.
+        """
         if self.take(client):
             return True
         self._held[client] = self._held.get(client, 0) + 1
-        if self.waiting >= self._most_waiting:
+        if self.waiting >= self._max_waiting:
             self._displace(client)
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)
@@ -69,35 +72,35 @@ class ConcurrencyLimit:
         except asyncio.CancelledError:
             self._give_up(turn, client)
             raise
-        # Somebody else with fewer requests has the room now.
+        # Displaced by a client with fewer requests.
         self._release(self._held, client)
         return False
 
     def leave(self, client: bytes) -> None:
-        """Hand the place on."""
+        """Release a slot: wake the longest waiter of the client with the fewest running requests."""
         self._release(self._held, client)
-        self._release(self._inside, client)
+        self._release(self._running, client)
         while self._queues:
-            # The dictionary is in the order in which they came to wait, and ``min`` takes the first of equals.
-            following = min(self._queues, key=lambda waiting: self._inside.get(waiting, 0))
-            queue = self._queues.pop(following)
+            # The dictionary keeps the order in which clients started to wait, and ``min`` returns the first of equals.
+            next_client = min(self._queues, key=lambda waiting: self._running.get(waiting, 0))
+            queue = self._queues.pop(next_client)
             turn = queue.popleft()
             self.waiting -= 1
             if queue:
-                # To the end of the line.
-                self._queues[following] = queue
+                # The client goes to the end of that order.
+                self._queues[next_client] = queue
             if not turn.done():
-                self._inside[following] = self._inside.get(following, 0) + 1
+                self._running[next_client] = self._running.get(next_client, 0) + 1
                 turn.set_result(True)
                 return
-        self.inside -= 1
+        self.running -= 1
 
     def others(self, client: bytes) -> bool:
-        """Whether anybody else has a request inside."""
-        return len(self._inside) > (client in self._inside)
+        """Whether another client has a running request."""
+        return len(self._running) > (client in self._running)
 
     def _heavier(self, client: bytes) -> bytes | None:
-        """Who has more requests here than this client would have with one more, and so makes room; it must wait, too."""
+        """The waiting client with the most requests, if it has more than this client would have with one more; else None."""
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
         return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None
 
@@ -119,7 +122,7 @@ class ConcurrencyLimit:
 
     def _give_up(self, turn: asyncio.Future[bool], client: bytes) -> None:
         if turn.done() and not turn.cancelled() and turn.result():
-            # The place came in the same moment: it goes to the next.
+            # The slot became free at the same time: pass it on.
             self.leave(client)
             return
         turn.cancel()

@@ -1,7 +1,7 @@
-"""Whom a service without keys answers: nobody whom a page of another site sends here.
+"""Protects a service without API keys from requests that a page of another site makes.
 
-Such a service is bound to loopback, where every browser of the machine reaches it as well. A page of another site comes with
-that site's Origin, or, where the site's name was made to point here (DNS rebinding), with that name as its Host.
+Such a service listens on loopback, where every browser of the machine can reach it. A request of another site's page has that
+site's Origin; or, where the site's name was made to point to this machine (DNS rebinding), that name as its Host.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _REMEMBERED: Final = 1024
 
 
 class Hosts:
-    """Allowed hosts: addresses, loopback names, names of one label, and those given; no other name can be ours.
+    """Allowed hosts: IP addresses, loopback names, names without a dot, and the given names.
 
-    Origins that are allowed are loopback's, the given hosts', and the one that the request was sent to.
+    Allowed origins: loopback names, the given names, and the host that the request was sent to.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -27,24 +27,24 @@ class Hosts:
         self._known: dict[tuple[bytes, bytes], bool] = {}
 
     def check(self, host: bytes, origin: bytes) -> None:
-        """Raise Forbidden where a request was sent to another host, or by another site's page."""
+        """Raise Forbidden where a request was sent to a host that is not allowed, or by another site's page."""
         if not host and not origin:
             return
-        good = self._known.get((host, origin))
-        if good is None:
+        allowed = self._known.get((host, origin))
+        if allowed is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            good = self._known[host, origin] = self._is_good(_name(host), origin)
-        if not good:
+            allowed = self._known[host, origin] = self._is_allowed(_name(host), origin)
+        if not allowed:
             field, value = ("Origin", origin) if self._is_host(_name(host)) else ("Host", host)
             raise Forbidden(
-                f"{field}: without API keys, only this machine's own pages and programs are answered",
+                f"{field}: without API keys, the service answers only this machine's own pages and programs",
                 field=field,
                 value=value.decode("latin-1")[:100],
                 allowed="localhost, an address, a name without dots, or one of the setting allowed_hosts",
             )
 
-    def _is_good(self, host: str, origin: bytes) -> bool:
+    def _is_allowed(self, host: str, origin: bytes) -> bool:
         if not self._is_host(host):
             return False
         if not origin:

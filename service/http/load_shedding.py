@@ -1,11 +1,11 @@
-"""The outermost ASGI layer: what is too much is refused, unrouted and unread, for a small part of what an answer costs.
+"""Load shedding, the outermost ASGI layer: excess requests are refused before routing and reading, which costs very little.
 
-request -> its visit: an id, the key it was sent with (or the address), what is held for it
-        -> its turn: requests of one client go on one after the other, so that others' come in between
-        -> its kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
-        -> its gate: without room, 503 at once (429 where this client holds its share already)
-        -> its body: bytes out of the budget for all bodies
-        -> its gate: a place or a short wait, once the body is here; left before the answer is written
+1. visit: the request's id, its API key (or address), and what is held for it
+2. turn: each client's requests continue one after the other, so that other clients' requests come in between
+3. kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
+4. concurrency limit of the kind: 503 at once where even the waiting slots are taken, 429 where this client has its share
+5. body: its bytes count in the budget for all bodies
+6. concurrency limit again, once the body has arrived: a slot, or a short wait for one; released before the response is written
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.turns import Turns
 Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
-"""A batch of rows larger than this, as sent, is bulk: who sends it wants throughput, and may wait for it."""
+"""A batch of rows that is larger, as sent, is bulk: its sender wants throughput, and can wait."""
 _FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/redoc", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))
@@ -43,9 +43,9 @@ _QUERY_KEY: Final = b"api_key"
 
 
 def classify(scope: Scope, length: int | None = None) -> Kind | None:
-    """The kind that a request is counted as, from its head alone; None is never refused. ``length``: see ``Visit``.
+    """The kind of a request, from its head alone; a request of kind None is never refused. ``length``: see ``Visit``.
 
-    Paths are compared undecoded, so no video id can pass for another route.
+    Paths are compared undecoded, so no video id can look like another route.
     """
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if path == b"/" or path.startswith(_FREE) or path.endswith(b"/forecast/stream"):
@@ -65,14 +65,14 @@ def concurrency_limits(settings: LoadSettings) -> dict[Kind, ConcurrencyLimit]:
     }
 
 
-def load_readings(gates: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Sequence[Metric]:
+def load_readings(limits: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Sequence[Metric]:
     """Metrics of requests in flight and of bodies in memory."""
     return [
         reading
-        for kind, gate in gates.items()
+        for kind, limit in limits.items()
         for reading in (
-            gauge(f"m3tr_{kind}_in_flight_requests", "Requests in flight", gate.inside),
-            gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for their concurrency limit", gate.waiting),
+            gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a slot", limit.running),
+            gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a slot", limit.waiting),
         )
     ] + [
         gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", budget.held),
@@ -81,7 +81,7 @@ def load_readings(gates: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Seq
 
 
 class Refused:
-    """A refusal, ready to send."""
+    """A refusal that is encoded once and sent many times."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -92,7 +92,7 @@ class Refused:
         ]
 
     async def __call__(self, send: Send, visit: Visit, *, close: bool) -> None:
-        """Answer; ``close`` ends the connection."""
+        """Send it; ``close`` ends the connection."""
         body = self._body + b',"request_id":"' + visit.request_id.encode() + b'"}'
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
         if close:
@@ -102,12 +102,12 @@ class Refused:
 
 
 class Shedding:
-    """Refuses what is too much, and tells clients of a stop."""
+    """Refuses excess requests, and tells clients when the service stops."""
 
     def __init__(
         self,
         app: ASGIApp,
-        gates: Mapping[Kind, ConcurrencyLimit],
+        limits: Mapping[Kind, ConcurrencyLimit],
         metrics: Metrics,
         lifecycle: Lifecycle,
         keys: Keys,
@@ -120,17 +120,17 @@ class Shedding:
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
         self._turns = turns
         self._prefix = prefix
-        self.gates = gates
+        self.limits = limits
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}
-        for kind in self.gates:
+        for kind in self.limits:
             for reason in ("full", "late"):
                 problem = Overloaded("too many requests of this kind are under way", kind=kind, reason=reason)
                 self._refused[kind, reason] = Refused(problem)
             problem = OverShare("this client has too many requests of this kind under way", kind=kind)
             self._refused[kind, "share"] = Refused(problem)
-        self._refusals = {kind: partial(self._refuse, kind) for kind in self.gates}
+        self._refusals = {kind: partial(self._refuse, kind) for kind in self.limits}
         self._stopped = Refused(Unavailable("the service stopped before this was done"))
-        # Labels are bound once: a refusal must be cheap.
+        # Labels are resolved once, because a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,48 +147,48 @@ class Shedding:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        answering = _Answering(send, visit, self._lifecycle, self._turns)
+        responder = _Responder(send, visit, self._lifecycle, self._turns)
         kind = classify(scope, visit.length)
         if self._hosts is not None:
             try:
                 self._hosts.check(visit.host, visit.origin)
             except Problem as problem:
-                await Refused(problem)(answering, visit, close=True)
+                await Refused(problem)(responder, visit, close=True)
                 return
         if kind is None:
-            visit.limit(None, self._budget, _never)
+            visit.set_limits(None, self._budget, _never)
             try:
-                await self._app(scope, receive, answering)
+                await self._app(scope, receive, responder)
             finally:
                 visit.close()
             return
-        gate = self.gates[kind]
-        visit.limit(gate, self._budget, self._refusals[kind])
-        # A body is awaited first, and outside.
+        limit = self.limits[kind]
+        visit.set_limits(limit, self._budget, self._refusals[kind])
+        # A request with a body takes its slot only after the body has arrived.
         if visit.length or not visit.enter_now():
-            refusal = gate.refusal(visit.client)
+            refusal = limit.refusal(visit.client)
             if refusal is not None:
                 self._counters[kind, refusal].inc()
-                await self._refused[kind, refusal](answering, visit, close=visit.length > DISCARDED_BYTES)
+                await self._refused[kind, refusal](responder, visit, close=visit.length > DISCARDED_BYTES)
                 return
         try:
             if not visit.length:
                 await visit.enter()
-            await self._app(scope, receive, answering)
+            await self._app(scope, receive, responder)
         except Overloaded as problem:
-            if answering.started:
+            if responder.started:
                 raise
-            await Refused(problem)(answering, visit, close=False)
+            await Refused(problem)(responder, visit, close=False)
         except asyncio.CancelledError:
-            # The stop's patience is over. Without an answer the client could not tell whether to try again.
-            if not self._lifecycle.draining or answering.started:
+            # The service stops now. Without a response the client could not know whether to retry.
+            if not self._lifecycle.draining or responder.started:
                 raise
-            await self._stopped(answering, visit, close=True)
+            await self._stopped(responder, visit, close=True)
         finally:
             visit.close()
 
     def _strip(self, scope: Scope) -> None:
-        """Take the prefix of a proxy off the path, where the proxy has not done so."""
+        """Remove a proxy's prefix from the path, where the proxy has not done so."""
         if self._prefix and scope["path"].startswith(self._prefix + "/"):
             scope["path"] = scope["path"][len(self._prefix) :]
             raw: bytes = scope.get("raw_path") or b""
@@ -196,7 +196,7 @@ class Shedding:
                 scope["raw_path"] = raw[len(self._prefix.encode()) :]
 
     def _identify(self, scope: Scope, visit: Visit) -> None:
-        """Find the key; where a browser cannot set a header, it comes in the query, which nobody sees any more."""
+        """Find the request's key. Browsers cannot set a header for a stream; a key in the query is removed from it."""
         query: bytes = scope["query_string"]
         if _QUERY_KEY in query and scope["path"].endswith("/stream"):
             pairs = [part.partition(b"=") for part in query.split(b"&")]
@@ -205,7 +205,7 @@ class Shedding:
                 if name == _QUERY_KEY and visit.presented is None:
                     visit.presented = unquote_plus(value.decode("latin-1"))
         visit.key = self._keys.find(visit.presented)
-        # A key that is not known is no client of its own: whoever makes some up has no more for it.
+        # An unknown key does not count as a client, so inventing keys gains nothing.
         visit.client = visit.key.name.encode() if visit.key else visit.address.encode()
 
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
@@ -213,10 +213,11 @@ class Shedding:
         return self._refused[kind, refusal].problem.copy()
 
 
-class _Answering:
-    """``send``, with the request's id, in its client's turn; a place is given back before that, and the client's line, is waited for.
+class _Responder:
+    """An ASGI ``send`` that adds the request's id, and waits for the client's turn.
 
-    Of a service that stops, each answer is the last of its connection.
+    The concurrency slot is released before that wait, and before the client reads. While the service stops, each response is the
+    last of its connection.
     """
 
     __slots__ = ("_lifecycle", "_send", "_turns", "_visit", "started")
@@ -229,7 +230,7 @@ class _Answering:
         if message["type"] == "http.response.start":
             self.started = True
             self._visit.leave()
-            # Many may have waited for the store or the model, and go on together.
+            # Many requests may have waited for the store or the model, and continue at the same time.
             if not self._turns.free(self._visit.client):
                 await self._turns.wait(self._visit.client)
             headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]

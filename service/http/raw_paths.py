@@ -1,4 +1,4 @@
-"""An ASGI layer that keeps ids in paths as they were sent."""
+"""An ASGI layer that keeps ids in paths undecoded."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RawVideoPaths:
-    """Routes paths below /videos/ as they were sent, so that an id may hold an encoded slash.
+    """Routes paths below /videos/ undecoded, so that an id may contain an encoded slash.
 
-    Handlers decode the id themselves: ``a%2Fforecast`` is a video, ``a/forecast`` is a video's forecast.
+    Handlers decode the id: ``a%2Fforecast`` is the video ``a/forecast``, and ``a/forecast`` is the forecast of the video ``a``.
     """
 
     def __init__(self, app: ASGIApp) -> None:

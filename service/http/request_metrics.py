@@ -1,4 +1,4 @@
-"""ASGI layers around the router: every request measured, and ids in paths kept exact."""
+"""An ASGI layer around the router: measures every request, writes the audit log, and answers unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "O
 class RequestMetrics:
     """Counts and times requests by route template; unknown routes and methods share one label.
 
-    Writes the audit log. Also the last to see an exception: it is logged and answered here, and the connection goes on.
+    Writes the audit log. An exception that no other layer handled is logged and answered here, and the connection stays open.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
@@ -39,39 +39,39 @@ class RequestMetrics:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        answered: float | None = None
-        # What answers GET answers HEAD as well; the server leaves the body out (RFC 9110 9.1).
-        asked = {**scope, "method": "GET", "head": True} if scope["method"] == "HEAD" else scope
+        responded: float | None = None
+        # Every route for GET also handles HEAD; the server leaves the body out (RFC 9110 9.1).
+        routed = {**scope, "method": "GET", "head": True} if scope["method"] == "HEAD" else scope
         status: int | None = None
 
-        async def watching(message: Message) -> None:
-            nonlocal answered, status
+        async def send_and_note(message: Message) -> None:
+            nonlocal responded, status
             if message["type"] == "http.response.start":
-                # Of a stream, how long it is watched says nothing about the service.
-                answered, status = time.perf_counter(), message["status"]
+                # The time to the head: how long a client stays on a stream says nothing about the service.
+                responded, status = time.perf_counter(), message["status"]
             await send(message)
 
         try:
-            await self._app(asked, receive, watching)
+            await self._app(routed, receive, send_and_note)
         except Exception:
             log.exception("a request failed", method=scope["method"], path=scope["path"][:_PATH_SHOWN])
             if status is not None:
                 raise
-            told = Internal("the service failed; its log has the reason")
-            await problem_response(told, scope["m3tr"])(scope, receive, watching)
+            problem = Internal("the service failed; its log has the reason")
+            await problem_response(problem, scope["m3tr"])(scope, receive, send_and_note)
         finally:
-            route = getattr(asked.get("route"), "path", "unmatched")
+            route = getattr(routed.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             count, seconds = self._instruments(route, method, status or 500)
             count.inc()
-            seconds.observe((answered or time.perf_counter()) - started)
+            seconds.observe((responded or time.perf_counter()) - started)
             visit: Visit = scope["m3tr"]
-            # A prediction that stores nothing changes nothing.
+            # A prediction without rows changes nothing.
             if method in _CHANGING and (visit.note is not None or route != "/predict"):
                 self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
 
     def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        # Finding an instrument by its labels costs more than using it; there are only so many.
+        # Finding an instrument by its labels costs more than using it, and there are only a few.
         key = (route, method, status)
         found = self._known.get(key)
         if found is None:

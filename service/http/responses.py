@@ -1,4 +1,4 @@
-"""JSON out, errors included."""
+"""JSON responses, also for errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.problems import Internal, NotFound, Problem, WrongMethod
 
 
 def json_response(body: Any, status: int = 200) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(orjson.dumps(body), status, media_type="application/json")
 
 
@@ -25,13 +25,13 @@ def problem_response(problem: Problem, visit: Visit) -> Response:
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
-    """Answer one of our own errors."""
+    """Answer a request that raised one of our own errors."""
     assert isinstance(error, Problem)
     return problem_response(error, Visit.of(request))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer the router's own errors: no such route, no such method."""
+    """Answer a request for which the router raised an error: no such route, no such method."""
     assert isinstance(error, HTTPException)
     problem: Problem
     if error.status_code == 404:

@@ -1,4 +1,4 @@
-"""A request on its way through the service: who sent it, its id, and what it holds of what all share."""
+"""One request on its way through the service: its client, its id, and its part of the shared limits."""
 
 from __future__ import annotations
 
@@ -7,43 +7,42 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from service.http.api_key import Key
+from service.http.budget import Budget
+from service.http.concurrency import ConcurrencyLimit, Refusal
 from service.problems import Problem
 
-if TYPE_CHECKING:
-    from service.http.auth import Key
-    from service.http.budget import Budget
-    from service.http.concurrency import ConcurrencyLimit, Refusal
-
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request that is being answered, for the log."""
+"""Id of the present request, for the log."""
 GONE: Final = "m3tr.gone"
-"""Key of the scope under which a connection tells whether its client has left."""
+"""Key of the scope for a function that returns whether the client has left."""
 CYCLE: Final = "m3tr.cycle"
-"""Key of the scope under which what has come of the body is found: ``body``, and whether there is ``more_body``."""
-_SANE: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_FIRST: Final = secrets.token_hex(6)
-_NEXT: Final = count(1)
-_UNKNOWN: Final = 2**63
+"""Key of the scope for the body so far: an object with ``body``, and with ``more_body``: whether more is to come."""
+_VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_ID_PREFIX: Final = secrets.token_hex(6)
+_ID_NUMBERS: Final = count(1)
+_UNKNOWN_LENGTH: Final = 2**63
 
 
 class Visit:
-    """What the head says, found in one pass, and what is held until ``close``.
+    """What the request's head says, and what the request holds until ``close``.
 
-    ``length``: bytes of the body that may still come; very many where the head does not say, or the client waits for a word.
-    ``client``: whose share is counted: the known key, or the ``address``. ``note``: what it changed, for the audit log.
+    ``length``: bytes of the body that may still come; very large where the head does not say, or the client expects a 100 response
+    first. ``client``: the known key, or the ``address``; its share of each limit is counted. ``note``: what the request changed, for
+    the audit log.
     """
 
     __slots__ = (
         "_budget",
-        "_gate",
+        "_concurrency",
         "_held",
-        "_inside",
         "_refused",
+        "_running",
         "address",
         "client",
         "host",
@@ -69,10 +68,10 @@ class Visit:
                 case b"host":
                     self.host = value
                 case b"content-length":
-                    if self.length != _UNKNOWN:
-                        self.length = int(value) if value.isdigit() and len(value) < 19 else _UNKNOWN
+                    if self.length != _UNKNOWN_LENGTH:
+                        self.length = int(value) if value.isdigit() and len(value) < 19 else _UNKNOWN_LENGTH
                 case b"transfer-encoding" | b"expect":
-                    self.length = _UNKNOWN
+                    self.length = _UNKNOWN_LENGTH
                 case b"x-request-id":
                     asked = value
                 case b"authorization":
@@ -85,56 +84,60 @@ class Visit:
                     self.origin = value
         if self.presented is None and other:
             self.presented = other.decode("latin-1")
-        self.request_id = asked.decode() if asked and _SANE.fullmatch(asked) else f"{_FIRST}-{next(_NEXT):x}"
-        self._gate: ConcurrencyLimit | None = None
+        self.request_id = (
+            asked.decode() if asked and _VALID_ID.fullmatch(asked) else f"{_ID_PREFIX}-{next(_ID_NUMBERS):x}"
+        )
+        self._concurrency: ConcurrencyLimit | None = None
         self._budget: Budget | None = None
         self._refused: Callable[[Refusal], Problem] | None = None
         self._held = 0
-        self._inside = False
+        self._running = False
 
     @staticmethod
     def of(connection: HTTPConnection) -> Visit:
         """The visit of a request."""
         return cast(Visit, connection.scope["m3tr"])
 
-    def limit(self, gate: ConcurrencyLimit | None, budget: Budget, refused: Callable[[Refusal], Problem]) -> None:
-        """Say what it takes its place and its bytes from; ``gate`` None: it needs no place."""
-        self._gate, self._budget, self._refused = gate, budget, refused
+    def set_limits(
+        self, concurrency: ConcurrencyLimit | None, budget: Budget, refused: Callable[[Refusal], Problem]
+    ) -> None:
+        """Set the limits that the request counts in; ``concurrency`` None: it needs no slot. ``refused`` makes the problem."""
+        self._concurrency, self._budget, self._refused = concurrency, budget, refused
 
     def enter_now(self) -> bool:
-        """Take a place that is free; False where one has to be waited for, or none is to be had."""
-        if not self._inside and self._gate is not None:
-            self._inside = self._gate.take(self.client)
-            return self._inside
+        """Take a slot that is free; False where the request has to wait for one, or is refused."""
+        if not self._running and self._concurrency is not None:
+            self._running = self._concurrency.take(self.client)
+            return self._running
         return True
 
     async def enter(self) -> None:
-        """Take a place, once what the client has to say is here; raises Overloaded or OverShare."""
-        gate = self._gate
-        if gate is None or self.enter_now():
+        """Take a slot, or wait for one, once the body has arrived; raises Overloaded or OverShare."""
+        concurrency = self._concurrency
+        if concurrency is None or self.enter_now():
             return
-        refusal = gate.refusal(self.client)
-        if refusal is None and not await gate.enter(self.client):
+        refusal = concurrency.refusal(self.client)
+        if refusal is None and not await concurrency.enter(self.client):
             refusal = "late"
         if refusal is not None:
             assert self._refused is not None
             raise self._refused(refusal)
-        self._inside = True
+        self._running = True
 
     def leave(self) -> None:
-        """Give the place back: nothing is left to do but what the client's line takes."""
-        if self._inside:
-            assert self._gate is not None
-            self._inside = False
-            self._gate.leave(self.client)
+        """Release the slot: all that is left is to send the response."""
+        if self._running:
+            assert self._concurrency is not None
+            self._running = False
+            self._concurrency.leave(self.client)
 
     @property
     def held(self) -> int:
-        """Bytes held."""
+        """Bytes of the budget that the request holds."""
         return self._held
 
     def hold(self, size: int) -> None:
-        """Hold bytes of the body, or with a negative number give some back; raises Overloaded or OverShare."""
+        """Hold ``size`` more bytes of the budget, or release some where it is negative; raises Overloaded or OverShare."""
         budget = self._budget
         if budget is None:
             return
@@ -145,7 +148,7 @@ class Visit:
         self._held += size
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release the slot and all bytes."""
         self.leave()
         if self._held:
             self.hold(-self._held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.engagement.types import counter_column
-from service.store.row_fields import SHARED_FIELDS
+from service.store.rows.row_fields import SHARED_FIELDS
 
 
 class AcceptedTypes:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
 from service.settings import IngestSettings
-from service.store.event_ids import packed_ids
-from service.store.row_batch import COUNTERS_ROW, RowBatch
-from service.store.row_fields import (
+from service.store.rows.event_ids import packed_ids
+from service.store.rows.row_batch import COUNTERS_ROW, RowBatch
+from service.store.rows.row_fields import (
     COUNT,
     COUNTER_MINIMUM,
     EVENT_FIELDS,

@@ -9,8 +9,8 @@ from typing import Final
 
 from service.ingest.parking import Parking
 from service.problems import Unavailable, separate
-from service.store.outcome import Outcome
-from service.store.row_batch import RowBatch
+from service.store.rows.outcome import Outcome
+from service.store.rows.row_batch import RowBatch
 from service.store.store import Store
 
 WaitingBatch = tuple[RowBatch, asyncio.Future[Outcome], bool]

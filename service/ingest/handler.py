@@ -17,8 +17,8 @@ from service.ingest.row_parser import Parsed, RowParser
 from service.metrics import Metrics
 from service.problems import Invalid, Malformed, Unavailable
 from service.settings import IngestSettings
-from service.store.outcome import Outcome, Rejection
-from service.store.row_batch import RowBatch
+from service.store.rows.outcome import Outcome, Rejection
+from service.store.rows.row_batch import RowBatch
 from service.strict_json import parse_line, parse_rows
 from service.turns import Turns
 

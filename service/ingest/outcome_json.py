@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.store.outcome import Outcome, Rejection
+from service.store.rows.outcome import Outcome, Rejection
 from service.turns import Turns
 
 LISTED_AT_ONCE: Final = 256

@@ -11,9 +11,9 @@ from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
 from service.settings import IngestSettings
-from service.store.outcome import Rejection
-from service.store.row import InputRow
-from service.store.row_fields import (
+from service.store.rows.outcome import Rejection
+from service.store.rows.row import InputRow
+from service.store.rows.row_fields import (
     COUNT,
     COUNTER_MINIMUM,
     EVENT_FIELDS,

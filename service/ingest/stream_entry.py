@@ -9,7 +9,7 @@ from typing import Any, cast
 from model.engagement.history import Mode
 from service.problems import Malformed
 from service.store import keys
-from service.store.row_fields import ID
+from service.store.rows.row_fields import ID
 from service.strict_json import parse_json
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.forecasts.forecast_result import ForecastResult
-from service.http.audit import told
+from service.http.audit import video_digest
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
@@ -43,7 +43,7 @@ async def post_predict(request: Request) -> Response:
     prediction = await parts.predictions.parse(body, key_name(request), key)
     if prediction.writes:
         _check_write(parts, request)
-        Visit.of(request).note = {"video": told(prediction.video_id), "rows": len(prediction.rows)}
+        Visit.of(request).note = {"video": video_digest(prediction.video_id), "rows": len(prediction.rows)}
     result, applied = await parts.predictions.predict(prediction)
     return Response(prediction_json(result, applied), media_type="application/json")
 

@@ -8,7 +8,7 @@ from model.engagement.history import Mode
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
-from service.store.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
+from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
 from service.videos.metadata import VideoBody
 from service.videos.request_bodies import CorrectionBody, PredictBody

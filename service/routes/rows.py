@@ -18,7 +18,7 @@ from service.ingest import outcome_json
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
 from service.routes.parameters import context, request_key
 from service.routes.request_schemas import rows_body
-from service.store.outcome import Outcome
+from service.store.rows.outcome import Outcome
 
 router = APIRouter(tags=["rows"])
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.forecasts.forecast_json import forecast_json
-from service.http.audit import told
+from service.http.audit import video_digest
 from service.http.bodies import read_json
 from service.http.responses import json_response
 from service.http.visit import Visit
@@ -32,7 +32,7 @@ async def put_video(request: Request) -> Response:
     """Register a video, or replace its metadata; rows that came before it are applied now."""
     parts = context(request, "ingest")
     identifier = video_id(request, parts)
-    Visit.of(request).note = {"video": told(identifier)}
+    Visit.of(request).note = {"video": video_digest(identifier)}
     body = await read_json(request, parts.limits)
     if not isinstance(body, dict):
         raise Invalid("body", body, "a JSON object")
@@ -63,7 +63,7 @@ async def delete_video(request: Request) -> Response:
     """Forget everything about a video."""
     parts = context(request, "admin")
     identifier = video_id(request, parts)
-    Visit.of(request).note = {"video": told(identifier)}
+    Visit.of(request).note = {"video": video_digest(identifier)}
     await parts.videos.delete(identifier)
     return Response(status_code=204)
 
@@ -78,10 +78,10 @@ async def post_correction(request: Request) -> Response:
     """
     parts = context(request, "admin")
     identifier = video_id(request, parts)
-    Visit.of(request).note = {"video": told(identifier)}
+    Visit.of(request).note = {"video": video_digest(identifier)}
     correction, done = await parts.videos.correct(identifier, await read_json(request, parts.limits))
     what = {"type": correction.type, "replaced": correction.replaces, "total": done.total}
-    Visit.of(request).note = {"video": told(identifier), **what}
+    Visit.of(request).note = {"video": video_digest(identifier), **what}
     return json_response(
         {
             "video_id": identifier,

@@ -1,1 +1,1 @@
-"""The event store: its semantics in Redis, and what was read from it."""
+"""The event store: its semantics in Redis (``store.lua``), writing rows, and reading videos."""

@@ -1,7 +1,8 @@
-"""What changed in the store, told to this process: one reader of the capped stream of changes.
+"""Following what changes in the store: one reader of the capped stream of changes for the whole process.
 
-An entry's field ``videos`` is a JSON list of [video_id, version]; with version 0 the tombstone of a forgotten video. The stream may
-lose entries (it is capped, and a power cut may take its end), so it says what to look at again, never what is true.
+An entry's field ``videos`` is a JSON list of [video_id, version], or of [tombstone, 0] for a deleted video. The stream may lose
+entries (it is capped, and a power failure may lose its end). So an entry says which video to look at again, and never what is in
+it.
 """
 
 from __future__ import annotations
@@ -21,23 +22,22 @@ from service.store.redis.deployment import Server
 
 log = structlog.get_logger(__name__)
 
-_COUNT: Final = 1000
-"""Entries in one read, at most."""
+_ENTRIES_PER_READ: Final = 1000
 _START: Final = "0-0"
 
 
 class Listener(Protocol):
-    """Told in the loop's thread; must not block, nor raise."""
+    """Is called in the event loop's thread; must neither block nor raise."""
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """These videos have these versions now."""
+        """These videos now have these versions."""
 
     def missed(self) -> None:
-        """Changes may have been lost: anything may have changed."""
+        """Entries may have been lost: any video may have changed."""
 
 
 class ChangeSubscriber(Reading):
-    """Follows the stream from the moment of the first connection on; after an interruption it goes on where it was."""
+    """Follows the stream from the first connection on; after an interruption it continues from its position."""
 
     _what = "the stream of changes"
 
@@ -45,7 +45,8 @@ class ChangeSubscriber(Reading):
         super().__init__(server, deadline_s)
         self._listeners: list[Listener] = []
         self._decoder = msgspec.json.Decoder(list[Change])
-        self._place: str | None = None
+        self._position: str | None = None
+        """Id of the last entry that was read."""
 
     def on_change(self, listener: Listener) -> None:
         """Call a listener about every change from now on."""
@@ -55,46 +56,46 @@ class ChangeSubscriber(Reading):
         while True:
             try:
                 await self._connect()
-                await self._find_place()
+                await self._check_position()
                 while True:
                     self._failures = 0
-                    if await self._read() == _COUNT:
-                        # Far behind: what comes next may have been cut off already.
-                        await self._find_place()
+                    if await self._read() == _ENTRIES_PER_READ:
+                        # Far behind: the next entries may have been trimmed already.
+                        await self._check_position()
             except (RedisError, OSError, TimeoutError) as error:
                 await asyncio.sleep(await self._missed(error))
             except Exception:
-                # A fault of a listener must not end what all others live by.
-                log.exception("the stream of changes could not be followed")
+                # A fault of one listener must not end the stream for the others.
+                log.exception("following the stream of changes failed")
                 for listener in self._listeners:
                     listener.missed()
                 await asyncio.sleep(PAUSES_S[-1])
 
-    async def _find_place(self) -> None:
-        """Make sure that the next entry is still to come; where it cannot be, say that something was missed."""
+    async def _check_position(self) -> None:
+        """Check that no entry after the position was trimmed; where one may have been, report that changes were missed."""
         newest = await self._redis.xrevrange(keys.CHANGES, count=1)
         last = newest[0][0].decode() if newest else _START
-        if self._place is None:
-            self._place = last
+        if self._position is None:
+            self._position = last
             return
         oldest = await self._redis.xrange(keys.CHANGES, count=1)
-        if stream_id(last) < stream_id(self._place):
-            self._place = last
-        elif not oldest or stream_id(oldest[0][0]) <= stream_id(self._place):
+        if stream_id(last) < stream_id(self._position):
+            self._position = last
+        elif not oldest or stream_id(oldest[0][0]) <= stream_id(self._position):
             return
         for listener in self._listeners:
             listener.missed()
 
     async def _read(self) -> int:
-        assert self._place is not None
-        reply = await self._redis.xread({keys.CHANGES: self._place}, count=_COUNT, block=BLOCK_S * 1000)
+        assert self._position is not None
+        reply = await self._redis.xread({keys.CHANGES: self._position}, count=_ENTRIES_PER_READ, block=BLOCK_S * 1000)
         entries: Sequence[Any] = reply[0][1] if reply else ()
         for name, fields in entries:
-            self._place = name.decode()
+            self._position = name.decode()
             try:
                 changes = self._decoder.decode(fields.get(b"videos", b""))
             except (msgspec.DecodeError, UnicodeError):
-                log.warning("an entry of the stream of changes is not ours", id=self._place)
+                log.warning("skipped an unreadable entry of the stream of changes", id=self._position)
                 continue
             for listener in self._listeners:
                 listener.changed(changes)

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from redis.exceptions import ResponseError
 
-from service.store.outcome import Outcome
-from service.store.rejections import rejection
 from service.store.replies import (
     Applied,
     ApplyReply,
@@ -25,8 +23,10 @@ from service.store.replies import (
     RefusedRow,
     Stale,
 )
-from service.store.row_batch import COUNTERS_ROW, RowBatch
-from service.store.row_table import RowTable
+from service.store.rows.outcome import Outcome
+from service.store.rows.rejections import rejection
+from service.store.rows.row_batch import COUNTERS_ROW, RowBatch
+from service.store.rows.row_table import RowTable
 
 
 @dataclass(frozen=True, slots=True)

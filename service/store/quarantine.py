@@ -1,4 +1,4 @@
-"""Records that cannot be read: each told once, and counted once."""
+"""Quarantine of records that cannot be read: each is logged and counted once."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Damaged:
     why: str
 
     def problem(self) -> DamagedRecord:
-        """What who asks for it is told."""
+        """The problem for a client that asks for the video."""
         return DamagedRecord(self.video_id, self.why)
 
 
 class Quarantine:
-    """The damaged records that this process has met, the last ``_REMEMBERED`` of them."""
+    """The damaged records that this process has found, the last ``_REMEMBERED`` of them."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._known: LRUCache[str, None] = LRUCache(_REMEMBERED)
 
     def note(self, damaged: Damaged) -> Damaged:
-        """Tell and count a record that was not known to be damaged; ``damaged`` itself."""
+        """Log and count a record that was not known to be damaged; returns ``damaged`` itself."""
         if damaged.video_id not in self._known:
             self._metrics.damaged_records.inc()
             log.error("a stored record cannot be read", video_id=damaged.video_id, why=damaged.why)
@@ -44,5 +44,5 @@ class Quarantine:
         return damaged
 
     def forget(self, video_id: str) -> None:
-        """It was deleted or registered anew."""
+        """Remove a video that was deleted or registered again."""
         self._known.drop(video_id)

@@ -15,7 +15,7 @@ from service.store.commit import CommitChunk, GroupCommit
 from service.store.keys import video_prefix
 from service.store.redis.connection import RedisConnection
 from service.store.replies import Applied, ApplyReply, decode_apply
-from service.store.row_batch import RowBatch
+from service.store.rows.row_batch import RowBatch
 from service.turns import ROWS, Turns
 
 REMEMBERED_VIDEOS: Final = 250_000

@@ -1,4 +1,4 @@
-"""The newest known snapshot of each video: read again only when it changed, and still there when the store fails."""
+"""A cache of snapshots: a video is parsed again only when it changed, and can still be served when the store fails."""
 
 from __future__ import annotations
 
@@ -12,61 +12,62 @@ from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
-Read = asyncio.Future[tuple[Snapshot | None, bool]]
-ROUNDS: Final = 2
-"""Round trips under way at most."""
+Waiting = asyncio.Future[tuple[Snapshot | None, bool]]
+READS_IN_FLIGHT: Final = 2
+"""Limit of the round trips under way."""
 
 
 class SnapshotCache:
-    """A read-through cache of ``capacity`` snapshots, the least recently asked for leaving first.
+    """A read-through cache of ``capacity`` snapshots; the least recently used one is evicted first.
 
-    Every ``get`` asks the store, so what any replica acknowledged before is seen; gets that meet in one turn of the loop,
-    or while a round is under way, share the next round trip.
+    Every ``get`` asks the store, so it sees all rows that any replica acknowledged before. Gets in the same pass of the event
+    loop, or while enough round trips are under way, are coalesced into the next round trip.
     """
 
     def __init__(self, store: Store, capacity: int) -> None:
         self._store = store
         self._known: LRUCache[str, Snapshot] = LRUCache(capacity)
-        self._wanted: dict[str, list[Read]] = {}
-        self._rounds: set[asyncio.Task[None]] = set()
+        self._wanted: dict[str, list[Waiting]] = {}
+        self._reads: set[asyncio.Task[None]] = set()
 
     async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
         """The video (None: not registered), and whether it is stale because the store does not answer.
 
-        Raises Unavailable when the store does not answer and the video was never seen here, and DamagedRecord where the
-        video's record cannot be read.
+        Raises:
+            Unavailable: the store does not answer, and the video is not in the cache.
+            DamagedRecord: the video's record cannot be read.
         """
         loop = asyncio.get_running_loop()
-        waiting: Read = loop.create_future()
-        if not self._wanted and len(self._rounds) < ROUNDS:
-            loop.call_soon(self._begin)
+        waiting: Waiting = loop.create_future()
+        if not self._wanted and len(self._reads) < READS_IN_FLIGHT:
+            loop.call_soon(self._start_read)
         self._wanted.setdefault(video_id, []).append(waiting)
         return await waiting
 
     def newest(self, limit: int) -> list[Snapshot]:
-        """Of the videos asked for last, what was known then; at most ``limit``, the newest first."""
+        """The cached snapshots of the ``limit`` most recently used videos, the last used first."""
         return self._known.values()[::-1][:limit]
 
     def names(self) -> list[str]:
-        """Every video that is known here."""
+        """The id of every cached video."""
         return self._known.keys()
 
     def forget(self, video_id: str) -> None:
-        """Drop a video that was deleted."""
+        """Remove a deleted video."""
         self._known.drop(video_id)
 
-    def _begin(self) -> None:
+    def _start_read(self) -> None:
         if self._wanted:
             wanted, self._wanted = self._wanted, {}
-            task = asyncio.get_running_loop().create_task(self._round(wanted))
-            self._rounds.add(task)
+            task = asyncio.get_running_loop().create_task(self._read(wanted))
+            self._reads.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._rounds.discard(task)
-        self._begin()
+        self._reads.discard(task)
+        self._start_read()
 
-    async def _round(self, wanted: dict[str, list[Read]]) -> None:
+    async def _read(self, wanted: dict[str, list[Waiting]]) -> None:
         found: Mapping[str, Snapshot | Damaged | Unavailable | None]
         try:
             found = await self._store.read_some({video_id: self._known.peek(video_id) for video_id in wanted})
@@ -99,5 +100,5 @@ class SnapshotCache:
         if snapshot is None:
             self.forget(video_id)
             return
-        held = self._known.peek(video_id)
-        self._known.put(video_id, snapshot if held is None or held.version < snapshot.version else held)
+        known = self._known.peek(video_id)
+        self._known.put(video_id, snapshot if known is None or known.version < snapshot.version else known)

@@ -25,7 +25,6 @@ from service.store.change_publisher import ChangePublisher, unlist_commands
 from service.store.commit import GroupCommit, empty_chunk
 from service.store.correction import Correction
 from service.store.forgotten import Forgotten
-from service.store.outcome import Outcome
 from service.store.quarantine import Damaged, Quarantine
 from service.store.redis.connection import Command, RedisConnection
 from service.store.replies import (
@@ -44,9 +43,10 @@ from service.store.replies import (
     decode_correct,
     parse_read,
 )
-from service.store.row import InputRow
 from service.store.row_applier import Retention, RowApplier
-from service.store.row_batch import RowBatch
+from service.store.rows.outcome import Outcome
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 from service.turns import Turns

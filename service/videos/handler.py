@@ -9,14 +9,14 @@ import structlog
 
 from model.errors import BankError
 from service.forgetting.forgetting import Forgetting
-from service.http.audit import told
+from service.http.audit import video_digest
 from service.ingest.accepted_types import AcceptedTypes
 from service.ingest.row_parser import RowParser, parse_identifier
 from service.metrics import Metrics
 from service.problems import Invalid, NotFound, Unavailable
 from service.store.correction import Correction
 from service.store.replies import Corrected
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import AppliedRows, Registration, Store
@@ -108,7 +108,7 @@ class VideoHandler:
         self._metrics.count_corrections.inc()
         log.warning(
             "a count was corrected",
-            video=told(video_id),
+            video=video_digest(video_id),
             type=kind,
             replaced=form.replaces,
             value=form.value,

@@ -16,9 +16,9 @@ from service.ingest.handler import IngestHandler
 from service.ingest.row_parser import RowParser
 from service.problems import DamagedRecord, Internal, Invalid, NotFound, Problem
 from service.settings import ForecastSettings
-from service.store.event_ids import event_id
-from service.store.outcome import Outcome, Rejection
-from service.store.row import InputRow
+from service.store.rows.event_ids import event_id
+from service.store.rows.outcome import Outcome, Rejection
+from service.store.rows.row import InputRow
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import AppliedRows, Registration, Store
 from service.times import iso

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.row_fields import MAX_COUNT
 from service.times import ALLOWED, parse_time
 
 _TIME_SCHEMA = WithJsonSchema(

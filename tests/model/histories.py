@@ -71,7 +71,8 @@ def artificial(types: tuple[str, ...], n: int, seed: int) -> Iterator[tuple[str,
     rng = np.random.default_rng(seed)
     names = [*SHAPES, "nothing"]
     for i in range(n):
-        name, mode = names[i % len(names)], ("events", "counters")[i // len(names) % 2]
+        name = names[i % len(names)]
+        mode: Mode = "counters" if i // len(names) % 2 else "events"
         age = int(np.exp(rng.uniform(np.log(5.0), np.log(90 * 86400.0))) * SECOND_US)
         count = int(10 ** rng.uniform(0, 4.5))
         extreme = i % 7

@@ -29,7 +29,9 @@ def connected(url: str) -> Any:
         (host, int(port)) for host, _, port in (place.rpartition(":") for place in hosts.split(",") if ":" in place)
     ]
     if scheme.endswith("+cluster"):
-        tls = {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if scheme.startswith("rediss") else {}
+        tls: dict[str, Any] = (
+            {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if scheme.startswith("rediss") else {}
+        )
         return WholeCluster(startup_nodes=[ClusterNode(host, port) for host, port in places], **tls)
     if scheme == "redis+sentinel":
         return Sentinel(places).master_for(path.partition("/")[0])

@@ -50,12 +50,14 @@ class Live:
     def register(self, video_id: str, published_at: float | str = T0, **metadata: Any) -> dict[str, Any]:
         answer = self.http.put(f"/videos/{video_id}", json={"published_at": published_at, **metadata})
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        found: dict[str, Any] = answer.json()
+        return found
 
     def post(self, path: str, rows: list[dict[str, Any]], status: int = 200) -> dict[str, Any]:
         answer = self.http.post(path, json=rows)
         assert answer.status_code == status, answer.text
-        return answer.json()
+        found: dict[str, Any] = answer.json()
+        return found
 
 
 @contextmanager
@@ -72,7 +74,9 @@ def live(
     chosen = Settings(bundle=Path("unused"), **(QUIET | {"port": 0} | settings))
     metrics = new_metrics(chosen)
     watched = BankCircuitBreaker(bank or FakeBank(), metrics)
-    deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
+    model: Any = forecaster or FakeForecaster()
+    states: Any = pool or FakePool()
+    deployment = Deployment(model, watched, states)
     context = build(chosen, metrics, deployment, redis_url, clock)
     server = uvicorn.Server(configuration(context))
     thread = threading.Thread(target=server.run)

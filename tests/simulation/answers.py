@@ -1,4 +1,4 @@
-"""Judging a forecast: by the right model, from the right rows, and to the bit what it is without any cache."""
+"""Judging a forecast: it must come from the right model and the right rows, and equal to the bit a forecast without any cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.simulation.verdict import demand
 
 
 class Judge:
-    """Judges the answers of a world; ``seen`` counts their kinds."""
+    """Judges the forecasts of a world; ``seen`` counts their kinds."""
 
     def __init__(self, books: Books, stage: Stage, models: Models, seen: Counter[str]) -> None:
         self._books = books
@@ -26,7 +26,7 @@ class Judge:
         self._seen = seen
 
     def from_now_on(self, replica: Replica, video: int) -> Callable[[ForecastResult], None]:
-        """How to judge the answer to a question that is asked now."""
+        """A function that judges the response to a request that is sent now."""
         book = self._books[video]
         version, needed = book.version, set(book.acknowledged)
         excused, deployed = self._stage.excuse(replica), len(replica.deployed)

@@ -1,11 +1,11 @@
-"""From a seed to a plan."""
+"""Draws a plan from a seed."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-from tests.simulation.faults import Cut, Fate
+from tests.simulation.faults import Cut, Delivery
 from tests.simulation.plan import (
     DAY_US,
     NOW_US,
@@ -38,7 +38,7 @@ from tests.simulation.plan import (
 SECOND_US = 1_000_000
 REPLICAS = 2
 LATER_US = (1, 37_500_000, 600_300_000)
-"""By how much publication times are corrected."""
+"""Differences by which publication times are corrected."""
 KINDS = ("view", "like")
 ODD_IDS = ("a}b{", "c/d e", "視頻")
 FORMS: tuple[Form, ...] = ("items", "json", "lines")
@@ -46,7 +46,7 @@ FLAWS: tuple[Flaw, ...] = ("early", "early", "future", "type", "count", "field")
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed: a pure function of it."""
+    """The plan of a seed, a pure function of the seed."""
     chance = random.Random(seed)
     videos = tuple(_video(chance, i) for i in range(chance.randint(1, 4)))
     rows = tuple(_rows(chance, videos, chance.choice((6, 20, 60))))
@@ -69,17 +69,17 @@ def _video(chance: random.Random, index: int) -> PlannedVideo:
 
 def _rows(chance: random.Random, videos: tuple[PlannedVideo, ...], most: int) -> list[PlannedRow]:
     rows = []
-    # Rows without ids are merged on their way; rows with ids may be sent again.
+    # Rows without ids may be merged; rows with ids may be sent again.
     identified = chance.choice((0.3, 0.8, 1.0))
     for index, video in enumerate(videos):
-        # Few places in time, so that rows share bins; one at the very beginning, some days old.
+        # Few different times, so that rows share bins; one at publication, some days later.
         places = [0, *(int(10 ** chance.uniform(0, 6.2)) * SECOND_US for _ in range(chance.randint(1, 12)))]
         for number in range(chance.randint(1, most)):
             kind = chance.choice(KINDS)
             mode = video.modes[kind]
             place = chance.choice(places)
             time_us = video.published[-1] + place + chance.randint(0, place // 50 + SECOND_US)
-            # Ids repeat from video to video, and are told apart by the video.
+            # Videos share ids, which must count for each video separately.
             with_id = chance.random() < (identified if mode == "events" else 0.3)
             values = [(kind, chance.choice((1, 2, chance.randint(1, 1000), chance.randint(1, 10**12))))]
             if mode == "counters":
@@ -102,7 +102,7 @@ class _Steps:
         self._videos = videos
         self._rows = rows
         self._unsent = {mode: [i for i, row in enumerate(rows) if row.mode == mode] for mode in ("events", "counters")}
-        # Each world has a temper of its own: some are calm, some know one kind of trouble only.
+        # Each world has its own mix: some are calm, some have only one kind of trouble.
         self._trouble = chance.choice((0.0, 0.1, 0.25, 0.5))
         kinds: list[tuple[Callable[[], Step], float]] = [
             (self._send, 10),
@@ -132,7 +132,7 @@ class _Steps:
     def draw(self) -> list[Step]:
         chance = self._chance
         steps: list[Step] = []
-        # How many messages arrive for each thing that begins: few of them, and much is under way at once.
+        # How many messages arrive for each new request: the fewer, the more is under way at the same time.
         flow = chance.choice((0.5, 1.5, 3.0))
         if chance.random() < 0.15:
             steps += self._corrected()
@@ -143,7 +143,7 @@ class _Steps:
         return steps
 
     def _corrected(self) -> list[Step]:
-        """A publication time that changes where another replica may remember it; then rows that cannot be repeated."""
+        """Change a publication time that another replica may remember; then send rows that cannot be repeated."""
         chance = self._chance
         video = max(range(len(self._videos)), key=lambda i: len(self._videos[i].published))
         last = len(self._videos[video].published) - 1
@@ -164,15 +164,15 @@ class _Steps:
     def _some_video(self) -> int:
         return self._chance.randrange(len(self._videos))
 
-    def _fate(self) -> Fate:
+    def _delivery(self) -> Delivery:
         if self._chance.random() >= self._trouble:
-            return Fate.PASS
-        return self._chance.choice((Fate.LOST, Fate.UNHEARD, Fate.TORN))
+            return Delivery.PASS
+        return self._chance.choice((Delivery.LOST, Delivery.UNHEARD, Delivery.TORN))
 
     def _deliver(self) -> Step:
-        # Mostly the oldest message; any other one overtakes it.
+        # Mostly the oldest message; any other message overtakes it.
         which = 0 if self._chance.random() < 0.6 else self._chance.randrange(8)
-        return Deliver(which, self._fate(), self._chance.randrange(1, 8))
+        return Deliver(which, self._delivery(), self._chance.randrange(1, 8))
 
     def _send(self) -> Step:
         chance = self._chance
@@ -216,8 +216,8 @@ class _Steps:
         return Ask(self._replica(), video, self._videos[video].published[-1] + later)
 
     def _delete(self) -> Step:
-        fates = tuple(self._fate() for _ in range(self._chance.randint(0, 4)))
-        return Delete(self._replica(), self._some_video(), fates)
+        deliveries = tuple(self._delivery() for _ in range(self._chance.randint(0, 4)))
+        return Delete(self._replica(), self._some_video(), deliveries)
 
     def _switch(self) -> Step:
         return Switch(self._replica(), self._chance.randrange(2))

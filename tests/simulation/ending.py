@@ -1,4 +1,4 @@
-"""The end of a world: all trouble over, all rows acknowledged, and everything equal to the oracle's."""
+"""The end of a world: all trouble is over, all rows are acknowledged, and everything equals the oracle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.simulation.replica import Replica
 from tests.simulation.stage import Stage
 from tests.simulation.verdict import demand
 
-ROUNDS = 20
+ATTEMPTS = 20
 TITLE = "the last title"
 HOUR_US = 3_600_000_000
 
@@ -26,7 +26,7 @@ Told = list[tuple[Any, ...]]
 
 
 class Ending:
-    """Brings a world to rest and compares it."""
+    """Ends all trouble in a world, and compares it with the oracle."""
 
     def __init__(self, plan: Plan, stage: Stage, books: Books, judge: Judge, models: Models) -> None:
         self._plan = plan
@@ -36,7 +36,7 @@ class Ending:
         self._models = models
 
     async def compare(self) -> None:
-        """Raises Wrong where the store or a forecast is not the oracle's."""
+        """Raise Wrong where the store or a forecast differs from the oracle."""
         await self._come_to_rest()
         for video, planned in enumerate(self._plan.videos):
             for replica in self._stage.replicas:
@@ -56,7 +56,7 @@ class Ending:
         for video in range(len(self._plan.videos)):
             await self._register(self._stage.replicas[video % len(self._stage.replicas)], video)
         chance = random.Random(self._plan.seed)
-        for attempt in range(ROUNDS):
+        for attempt in range(ATTEMPTS):
             rows = self._books.unacknowledged()
             chance.shuffle(rows)
             replica = self._stage.replicas[attempt % len(self._stage.replicas)]
@@ -70,7 +70,7 @@ class Ending:
         try:
             await self._put(replica, video, published_us)
         except Conflict as conflict:
-            # A registration whose answer nobody heard came before rows did.
+            # A registration whose response was lost came before the rows.
             book.registered(0, published_us, TITLE, conflict)
             assert book.published_us is not None
             await self._put(replica, video, book.published_us)
@@ -78,8 +78,10 @@ class Ending:
     async def _put(self, replica: Replica, video: int, published_us: int) -> None:
         book = self._books[video]
         body = {"published_at": iso(published_us), "title": TITLE}
-        told = await self._stage.alone(replica, _context(replica).videos.register(self._plan.videos[video].id, body))
-        book.registered(book.version, published_us, TITLE, told)
+        response = await self._stage.alone(
+            replica, _context(replica).videos.register(self._plan.videos[video].id, body)
+        )
+        book.registered(book.version, published_us, TITLE, response)
 
     async def _send(self, replica: Replica, rows: tuple[int, ...]) -> None:
         work = _context(replica).ingest.take(self._books.mode(rows), self._books.items(rows))
@@ -110,7 +112,7 @@ class Ending:
         return answers
 
     async def _serial(self) -> Told:
-        """The answers of a service that gets every row once, in order of time, in an empty store."""
+        """The forecasts of a service that gets every row once, in order of time, into an empty store."""
         self._stage.network.server.execute([["FLUSHALL"]])
         fresh = Replica(0, self._stage.settings, self._models, self._stage.network)
         fresh.start()

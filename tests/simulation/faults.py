@@ -1,4 +1,4 @@
-"""The network between the replicas and the real store: every message waits until the schedule decides its fate."""
+"""The network between the replicas and the real store: every message waits until the schedule decides what happens to it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from service.store.redis.failures import Unreached
 Command = Sequence[Any]
 
 
-class Fate(Enum):
-    """What becomes of one message: a pipeline of commands on its way to the store."""
+class Delivery(Enum):
+    """What happens to one message, a pipeline of commands on its way to the store."""
 
     PASS = "pass"
     LOST = "lost"
-    """The connection breaks before the store sees anything."""
+    """The connection breaks before the store receives anything."""
     UNHEARD = "unheard"
-    """The store does it all, and the connection breaks before the answer."""
+    """The store executes all commands, and the connection breaks before the reply."""
     TORN = "torn"
-    """The store gets the first commands of the pipeline only, and the answer is lost."""
+    """The store receives only the first commands of the pipeline, and the reply is lost."""
 
 
 class Cut(Enum):
-    """How a partition looks from a replica."""
+    """How a replica sees a partition."""
 
     REFUSED = "refused"
     """Every call fails at once."""
     SILENT = "silent"
-    """Nothing comes back until the deadline; what was sent may still arrive after the partition."""
+    """Nothing comes back before the deadline; messages may still arrive after the partition."""
 
 
 class Server:
-    """The real store, one synchronous connection: what is sent is executed before the next line of the simulation."""
+    """The real store over one synchronous connection: a command is executed before the next line of the simulation."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
         self._connection = self._client.connection_pool.get_connection()
 
     def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies in order, errors as values."""
+        """The replies in order, errors as values."""
         self._connection.send_packed_command(self._connection.pack_commands(commands))
         return [self._reply(str(command[0])) for command in commands]
 
@@ -65,7 +65,7 @@ class Server:
 
 @dataclass(eq=False, slots=True)
 class Message:
-    """A pipeline under way; nobody waits for ``answer`` any more when it is done (the sender was late, or has died)."""
+    """A pipeline under way; when ``answer`` is done, nobody waits for it (the sender has timed out, or crashed)."""
 
     replica: int
     commands: Sequence[Command]
@@ -75,8 +75,8 @@ class Message:
 class Network:
     """Messages under way, in order of sending.
 
-    ``failures`` counts, by replica, what a sender has seen fail; ``troubled`` replicas have seen a failure, and not been
-    left in peace since; ``seen`` is told the fates, and of messages that arrived when nobody waited for them any more.
+    ``failures`` counts the failures that each replica has seen. ``troubled``: replicas that have seen a failure and had no quiet
+    period since. ``seen`` counts the deliveries, and messages that arrived when nobody waited for them.
     """
 
     def __init__(self, server: Server, seen: Counter[str]) -> None:
@@ -105,30 +105,30 @@ class Network:
             raise
 
     def movable(self) -> list[Message]:
-        """Messages that no partition holds up."""
+        """Messages that no partition blocks."""
         return [message for message in self.pending if message.replica not in self.cuts]
 
-    def deliver(self, message: Message, fate: Fate, part: int = 0) -> None:
-        """Let a message meet its fate; ``part`` chooses how much of a torn pipeline arrives."""
+    def deliver(self, message: Message, delivery: Delivery, part: int = 0) -> None:
+        """Deliver or lose a message; ``part`` chooses how much of a torn pipeline arrives."""
         self.pending.remove(message)
-        if fate is Fate.PASS or fate is Fate.UNHEARD:
+        if delivery is Delivery.PASS or delivery is Delivery.UNHEARD:
             arrived = message.commands
         else:
-            arrived = message.commands[: part % len(message.commands)] if fate is Fate.TORN else ()
+            arrived = message.commands[: part % len(message.commands)] if delivery is Delivery.TORN else ()
         replies = self.server.execute(arrived) if arrived else []
-        self._seen[fate.value] += 1
+        self._seen[delivery.value] += 1
         if message.answer.done():
             self._seen["too late"] += len(arrived) > 0
             return
-        if fate is Fate.PASS:
+        if delivery is Delivery.PASS:
             message.answer.set_result(replies)
         else:
             self.fail(message.replica)
-            message.answer.set_exception(ConnectionError(fate.value))
+            message.answer.set_exception(ConnectionError(delivery.value))
 
 
 class Client:
-    """Stands where a backend has its redis.asyncio client; all it sends goes through the network."""
+    """Replaces a backend's redis.asyncio client; everything is sent through the network."""
 
     def __init__(self, network: Network, replica: int) -> None:
         self._network = network
@@ -145,7 +145,7 @@ class Client:
 
 
 def connect(backend: Any, client: Client) -> None:
-    """Let a backend reach the store through the network only, when it looks as a newcomer too."""
+    """Let a backend reach the store only through the network, over new connections too."""
 
     async def everywhere(commands: Sequence[Command], end: float) -> list[list[Any]]:
         try:

@@ -1,8 +1,8 @@
 """An event loop in which only the schedule makes time pass.
 
-Nothing in a simulated world waits for a descriptor or a thread: calls of the store are answered by the network of
-``faults.py``, and the model's thread is replaced by a call. So when nothing is ready the loop's clock jumps to the next
-timer, deadlines fall due in microseconds, and one seed gives one order of events on every machine.
+Nothing in a simulated world waits for a descriptor or a thread: the network of ``faults.py`` answers calls of the store, and a
+plain call replaces the model's thread. So when nothing is ready, the loop's clock jumps to the next timer. Deadlines pass in
+microseconds, and one seed gives one order of events on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """``time()`` starts at 0 and moves only in jumps; executors run their work on the spot."""
+    """``time()`` starts at 0 and moves only in jumps; executors run their work at once."""
 
     def __init__(self) -> None:
         self._jump = _Jump()

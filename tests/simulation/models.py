@@ -1,4 +1,4 @@
-"""The models of a simulated world: two versions that answer differently, made-up ones or real ones."""
+"""The models of a simulated world: two versions with different forecasts, fake or real."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Models(Protocol):
     versions: tuple[str, str]
 
     def deploy(self, which: int, states: int, metrics: Metrics) -> Deployment:
-        """A deployment that remembers nothing, with room for ``states`` states."""
+        """A new deployment with an empty cache of ``states`` states."""
 
     def from_scratch(self, version: str, request: Request) -> Forecast:
-        """What a version answers without any cached state."""
+        """A version's forecast without any cached state."""
 
 
 class _Weighted(FakeForecaster):
@@ -46,7 +46,7 @@ class _NoStates(FakePool):
 
 
 class FakeModels:
-    """Forecasts are functions of every cell, at no cost."""
+    """Fake forecasts that depend on every cell and take no time."""
 
     def __init__(self) -> None:
         self._forecasters = (_Weighted("fa4e", 1.0), _Weighted("fa4e2", 3.0))
@@ -87,7 +87,7 @@ class RealModels:
 
 
 def comparable(forecast: Forecast) -> tuple[Any, ...]:
-    """A forecast to the bit; what was missing at the time is left out."""
+    """All bits of a forecast, without the list of parts that were missing."""
     return (
         forecast.now_us,
         forecast.metric,

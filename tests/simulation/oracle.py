@@ -1,4 +1,4 @@
-"""The semantics in plain Python, one video at a time and in no particular order: what the store must hold."""
+"""The store's semantics in plain Python, for one video at a time and independent of order: what the store must hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REACH = "reach"
 
 @dataclass(frozen=True)
 class Expected:
-    """A video's truth: ``cells`` by (bin, type), ``modes`` by type, counts by type, time of the newest row."""
+    """The expected content of a video: ``cells`` by (bin, type), ``modes`` by type, counts by type, time of the newest row."""
 
     cells: Cells
     modes: dict[str, str]
@@ -32,7 +32,7 @@ def bin_of(age_us: int) -> int:
 
 
 def expected(rows: Iterable[PlannedRow], published_us: int) -> Expected:
-    """What distinct, valid rows add up to: events add, counters keep the largest."""
+    """The content that distinct, valid rows give: events add up, counters keep the largest value."""
     cells: Cells = {}
     modes: dict[str, str] = {}
     totals: dict[str, int] = defaultdict(int)
@@ -68,7 +68,7 @@ def observed(snapshot: Snapshot) -> Expected:
 
 
 def outside(found: Cells, at_least: Cells, at_most: Cells) -> list[str]:
-    """Cells that lack something acknowledged, or hold something nobody sent."""
+    """Cells that lack an acknowledged row, or hold a row that was not sent."""
     return [
         f"{cell}: {found.get(cell)}, not {at_least.get(cell)} to {at_most.get(cell)}"
         for cell in sorted({*found, *at_least})

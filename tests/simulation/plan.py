@@ -1,6 +1,6 @@
-"""What a seed draws: a small world, and the list of things that happen in it.
+"""A plan: a small world, and the list of steps that happen in it.
 
-A plan is data: it can be printed, and any part of its steps is again a plan, so a failing one can be made shorter.
+A plan is data. It can be printed, and any part of its steps is again a plan, so a failing plan can be made shorter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from model.engagement.types import counter_column
 from service.times import iso
-from tests.simulation.faults import Cut, Fate
+from tests.simulation.faults import Cut, Delivery
 
 START_US = 1_760_000_000_000_000
 """The earliest publication time of any video."""
@@ -37,9 +37,9 @@ class PlannedVideo:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """One row that a producer may send, as often as it likes if it has an id or holds counters.
+    """One row that a producer may send, any number of times if it has an id or holds counters.
 
-    ``flaw``: why it must not be taken; "early" is the store's to refuse, all others the parser's.
+    ``flaw``: why it must be refused; the store refuses "early", the parser all others.
     """
 
     video: int
@@ -64,7 +64,7 @@ class PlannedRow:
             if self.reach:
                 item["reach"] = self.reach
         else:
-            # Beside counters that are known, one that is not would be left out and the row taken.
+            # Beside known counters, an unknown one would be ignored and the row accepted.
             known = {} if self.flaw == "type" else dict(self.values)
             item |= {counter_column(kind): -1 if self.flaw == "count" else value for kind, value in known.items()}
             if self.flaw == "type":
@@ -78,7 +78,7 @@ class PlannedRow:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A producer sends rows (of one mode) in one batch; new ones, or again ones that were acknowledged."""
+    """A producer sends rows (of one mode) in one batch: new ones, or acknowledged ones again."""
 
     replica: int
     rows: tuple[int, ...]
@@ -87,7 +87,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """A producer repeats all that was not acknowledged, in batches of ``size``, in an order drawn from ``order``."""
+    """A producer repeats all rows that were not acknowledged, in batches of ``size``, in an order drawn from ``order``."""
 
     replica: int
     size: int
@@ -96,7 +96,7 @@ class Resend:
 
 @dataclass(frozen=True, slots=True)
 class SendOnce:
-    """Event rows without an id, which cannot be repeated: sent while nothing else happens and nothing fails."""
+    """Event rows without an id, which cannot be repeated; they are sent while nothing else happens and nothing fails."""
 
     replica: int
     rows: tuple[int, ...]
@@ -104,7 +104,7 @@ class SendOnce:
 
 @dataclass(frozen=True, slots=True)
 class SendWrong:
-    """A row in the mode that its video's type is not fed by, while nothing else happens."""
+    """A row in the mode that does not feed its video's type, while nothing else happens."""
 
     replica: int
     video: int
@@ -122,7 +122,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Predict:
-    """POST /predict with rows, and the registration as it is known, or none."""
+    """POST /predict with rows, and with the known registration or none."""
 
     replica: int
     video: int
@@ -132,11 +132,11 @@ class Predict:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """DELETE a video until that is acknowledged, its messages meeting ``fates``."""
+    """DELETE a video until that is acknowledged; ``deliveries``: what happens to its messages."""
 
     replica: int
     video: int
-    fates: tuple[Fate, ...]
+    deliveries: tuple[Delivery, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +150,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """One of the messages under way meets its fate."""
+    """One of the messages under way is delivered or lost."""
 
     which: int
-    fate: Fate = Fate.PASS
+    delivery: Delivery = Delivery.PASS
     part: int = 0
 
 
@@ -166,7 +166,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A replica and the store no longer see each other; ``cut`` None: they do again."""
+    """A replica is cut off from the store; ``cut`` None: it is connected again."""
 
     replica: int
     cut: Cut | None
@@ -174,14 +174,14 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A replica dies with all it remembers and all it was doing; what it had sent is still on its way."""
+    """A replica crashes, with its memory and its work; messages that it had sent are still on their way."""
 
     replica: int
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A dead replica starts."""
+    """A crashed replica starts."""
 
     replica: int
 
@@ -196,7 +196,7 @@ class Skew:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Another model answers on a replica."""
+    """A replica switches to another model."""
 
     replica: int
     model: int

@@ -21,7 +21,7 @@ _owner: contextvars.ContextVar[Replica | None] = contextvars.ContextVar("owner",
 
 
 def own_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Let every replica know its tasks, so that a crash ends them all: those of requests, and those begun by them."""
+    """Let every replica know its tasks, so that a crash ends all of them: those of requests, and those that these started."""
 
     def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(work, loop=loop, **options)
@@ -35,9 +35,9 @@ def own_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class Replica:
-    """What survives a crash is here; what does not is in ``context``, which is None while the replica is dead.
+    """State that survives a crash is here; the other state is in ``context``, which is None while the replica is down.
 
-    ``deployed``: every model that has answered here, the newest last.
+    ``deployed``: every model that this replica has served, the newest last.
     """
 
     def __init__(self, number: int, settings: Settings, models: Models, network: Network) -> None:
@@ -56,7 +56,7 @@ class Replica:
         return NOW_US + round(asyncio.get_running_loop().time() * 1_000_000) + self.skew_us
 
     def start(self) -> None:
-        """Come up with nothing in memory."""
+        """Start with empty caches."""
         metrics = new_metrics(self._settings)
         deployment = self._models.deploy(self.model, self._settings.cache_videos, metrics)
         self.context = build(self._settings, metrics, deployment, "redis://simulated", self.clock)
@@ -65,13 +65,13 @@ class Replica:
         self._as_owner(self.context.engine.batcher.start)
 
     def crash(self) -> None:
-        """Forget everything and stop in the middle of whatever is being done."""
+        """Drop everything in memory, and cancel all work."""
         self.context = None
         for task in list(self.tasks):
             task.cancel()
 
     def switch(self, model: int) -> None:
-        """Let another model answer, from now on."""
+        """Serve another model from now on."""
         assert self.context is not None
         self.model = model
         deployment = self._models.deploy(model, self._settings.cache_videos, self.context.metrics)
@@ -79,12 +79,12 @@ class Replica:
         self.deployed.append(deployment)
 
     def counts(self) -> Counter[str]:
-        """What the caches of states did."""
+        """Counts of hits and misses of the state caches."""
         pools = [deployment.pool for deployment in self.deployed]
         return Counter(evictions=sum(p.evictions for p in pools), rollbacks=sum(p.rollbacks for p in pools))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Begin a request."""
+        """Start a request."""
         return self._as_owner(lambda: asyncio.get_running_loop().create_task(work))
 
     def _as_owner(self, action: Callable[[], T]) -> T:

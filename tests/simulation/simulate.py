@@ -1,4 +1,4 @@
-"""One seed: live through its plan, tell what went wrong; and make a failing plan shorter."""
+"""Runs the plan of a seed, reports what went wrong, and shortens a failing plan."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.simulation.world import World
 
 @dataclass(frozen=True)
 class Life:
-    """What became of a world: ``wrong`` is None when all was right; ``seen`` counts what happened."""
+    """The result of a world: ``wrong`` is None when everything was right; ``seen`` counts what happened."""
 
     wrong: str | None
     seen: Counter[str]
 
 
 def live(plan: Plan, server: Server, models: Models) -> Life:
-    """Live through a plan on an emptied store."""
+    """Run a plan on an emptied store."""
     seen: Counter[str] = Counter()
 
     async def lifetime() -> None:
@@ -36,7 +36,7 @@ def live(plan: Plan, server: Server, models: Models) -> Life:
         seen.update(world.seen)
 
     with capture_logs(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        # Whatever ends a task in an unexpected way ends a request so, too, or keeps it from ending.
+        # An unexpected end of a task also fails a request, or keeps it from ending.
         runner.get_loop().set_exception_handler(lambda loop, context: None)
         try:
             runner.run(lifetime())
@@ -48,7 +48,7 @@ def live(plan: Plan, server: Server, models: Models) -> Life:
 
 
 def shortened(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
-    """A plan that still fails, and does not without any one of its steps."""
+    """A shorter plan that still fails, but not without any one of its steps."""
     size = max(1, len(plan.steps) // 2)
     while True:
         at, before = 0, len(plan.steps)
@@ -64,8 +64,8 @@ def shortened(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
             return plan
 
 
-def told(plan: Plan, server: Server, models: Models) -> str:
-    """A failing plan in words: what is wrong, how to see it again, and the shortest plan that fails."""
+def report(plan: Plan, server: Server, models: Models) -> str:
+    """A failing plan in words: what is wrong, how to repeat it, and the shortest plan that fails."""
     short = shortened(plan, lambda shorter: live(shorter, server, models).wrong is not None)
     wrong = [live(each, server, models).wrong for each in (plan, short)]
     return (

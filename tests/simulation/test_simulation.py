@@ -1,4 +1,4 @@
-"""Worlds under faults end equal to a serial oracle; and a service that is not exact is found out."""
+"""Worlds with faults end equal to a serial oracle, and a service that is not exact is detected."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from model.mhp.state_pool import StatePool
 from service.ingest.group_commit import GroupCommitQueue
 from service.problems import Unavailable
 from service.store import functions
-from service.store.outcome import Outcome
 from service.store.redis.connection import RedisConnection
 from service.store.redis.function_library import FunctionLibrary
-from service.store.row_batch import RowBatch
+from service.store.rows.outcome import Outcome
+from service.store.rows.row_batch import RowBatch
 from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from tests.simulation.draw import draw
 from tests.simulation.faults import Server
 from tests.simulation.models import FakeModels, Models, RealModels
 from tests.simulation.plan import PlannedRow
-from tests.simulation.simulate import live, shortened, told
+from tests.simulation.simulate import live, report, shortened
 
 WORLDS = 250
 REAL_WORLDS = 60
@@ -69,7 +69,7 @@ ALWAYS_SEEN = {
     "stale",
     "switched",
 }
-"""What a few hundred worlds must have met, or they prove less than they claim."""
+"""Events that must occur in a few hundred worlds; otherwise the test proves less than it claims."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def lived(seeds: range, server: Server, models: Models) -> Counter[str]:
         plan = draw(seed)
         life = live(plan, server, models)
         if life.wrong is not None:
-            pytest.fail(told(plan, server, models))
+            pytest.fail(report(plan, server, models))
         seen += life.seen
     return seen
 
@@ -98,8 +98,8 @@ def test_worlds_with_a_real_model_end_equal_to_the_oracle(server: Server, real_m
     assert seen["rollbacks"] > 0 and seen["evictions"] > 0
 
 
-def test_a_seed_is_one_order_of_events(server: Server) -> None:
-    """Whatever the world before has left in the store: a failing one stops anywhere, functions loaded or not."""
+def test_a_seed_gives_one_order_of_events(server: Server) -> None:
+    """The store may hold anything from the world before, which stops anywhere when it fails."""
     for seed in range(20):
         lives = []
         for left in (["FUNCTION", "FLUSH"], ["SET", "left", "over"]):
@@ -169,24 +169,24 @@ def never_roll_back(monkeypatch: pytest.MonkeyPatch) -> None:
 BREAKAGES = {
     "ids are ignored": ignore_ids,
     "the last counter wins": lua("if value > cell.value then cell.value = value end", "cell.value = value"),
-    "versions begin again": lua("math.max(meta[VERSION] + 1, now_us)", "meta[VERSION] + 1"),
+    "versions start again": lua("math.max(meta[VERSION] + 1, now_us)", "meta[VERSION] + 1"),
     "rows are merged by an old publication time": lua("if expected and not (", "if expected and false and ("),
-    "what was not stored is acknowledged": acknowledge_anyway,
+    "rows that were not stored are acknowledged": acknowledge_anyway,
     "the cache is not compared with the store": trust_the_cache,
-    "a replica never finds that the store is back": never_recover,
+    "a replica never notices that the store is back": never_recover,
     "late rows do not reach the state": never_roll_back,
 }
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_a_broken_service_is_found_out(
+def test_a_broken_service_is_detected(
     breakage: str, server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch = BREAKAGES[breakage]
     patch(monkeypatch)
     models: Models = request.getfixturevalue("real_models") if patch is never_roll_back else FakeModels()
     wrong = next((plan for seed in range(WORLDS) if live(plan := draw(seed), server, models).wrong is not None), None)
-    assert wrong is not None, "no world notices"
+    assert wrong is not None, "no world detects it"
     short = shortened(wrong, lambda shorter: live(shorter, server, models).wrong is not None)
     assert len(short.steps) <= 12
-    assert f"--seed {wrong.seed}" in told(short, server, models)
+    assert f"--seed {wrong.seed}" in report(short, server, models)

@@ -1,13 +1,13 @@
-"""How the simulation says no."""
+"""How the simulation reports a fault."""
 
 from __future__ import annotations
 
 
 class Wrong(Exception):
-    """The service did what it must not do."""
+    """The service did something that it must not do."""
 
 
-def demand(condition: object, *told: object) -> None:
-    """Raise Wrong with what is told, unless the condition holds."""
+def demand(condition: object, *details: object) -> None:
+    """Raise Wrong with the details, unless the condition holds."""
     if not condition:
-        raise Wrong(" ".join(map(str, told)))
+        raise Wrong(" ".join(map(str, details)))

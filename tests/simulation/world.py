@@ -1,4 +1,4 @@
-"""A world that lives through a plan, and is then compared with the oracle."""
+"""A world that runs a plan and is then compared with the oracle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.simulation import plan
 from tests.simulation.answers import Judge
 from tests.simulation.books import Books
 from tests.simulation.ending import Ending
-from tests.simulation.faults import Fate, Server
+from tests.simulation.faults import Delivery, Server
 from tests.simulation.models import Models
 from tests.simulation.plan import HORIZONS_US, Plan, PlannedRow
 from tests.simulation.replica import Replica
@@ -29,7 +29,7 @@ DELETE_ATTEMPTS = 20
 
 
 class World:
-    """Each step, and what its answer must be; needs a running loop. ``seen`` counts what happened."""
+    """Runs each step and checks its result; needs a running loop. ``seen`` counts what happened."""
 
     def __init__(self, plan: Plan, server: Server, models: Models) -> None:
         self.seen: Counter[str] = Counter()
@@ -40,7 +40,7 @@ class World:
         self._ending = Ending(plan, self._stage, self._books, self._judge, models)
 
     async def live(self) -> None:
-        """Go through the plan, come to rest, compare; raises Wrong."""
+        """Run the plan, end all trouble, compare; raises Wrong."""
         for step in self._plan.steps:
             self.seen[type(step).__name__] += 1
             await self._take(step)
@@ -52,10 +52,10 @@ class World:
     async def _take(self, step: plan.Step) -> None:
         network, replicas = self._stage.network, self._stage.replicas
         match step:
-            case plan.Deliver(which, fate, part):
+            case plan.Deliver(which, delivery, part):
                 movable = network.movable()
                 if movable:
-                    network.deliver(movable[which % len(movable)], fate, part)
+                    network.deliver(movable[which % len(movable)], delivery, part)
             case plan.Wait(seconds):
                 await self._stage.settle(seconds)
             case plan.Partition(number, cut):
@@ -97,8 +97,8 @@ class World:
             case plan.Predict(_, video, rows, whole):
                 await self._stage.drain()
                 self._predict(replica, context, video, rows, whole)
-            case plan.Delete(_, video, fates) if reachable:
-                await self._delete(replica, context, video, list(fates))
+            case plan.Delete(_, video, deliveries) if reachable:
+                await self._delete(replica, context, video, list(deliveries))
             case plan.SendOnce(_, rows) if reachable:
                 await self._send_once(replica, context, rows)
             case plan.SendWrong(_, video) if reachable:
@@ -134,9 +134,9 @@ class World:
         mode: plan.Mode = "counters" if planned.modes[fed[0]] == "events" else "events"
         row = PlannedRow(video, mode, planned.published[-1] + 1, ((fed[0], 5),))
         outcome = await self._stage.alone(replica, context.ingest.take(mode, [row.item(planned.id)]))
-        told = [rejection.reason for rejection in outcome.rejections]
-        demand(told == ["mode_conflict"], f"{fed[0]} of {planned.id} fed by {mode} as well:", outcome)
-        self.seen.update(told)
+        reasons = [rejection.reason for rejection in outcome.rejections]
+        demand(reasons == ["mode_conflict"], f"{fed[0]} of {planned.id} fed by {mode} as well:", outcome)
+        self.seen.update(reasons)
 
     # Videos
 
@@ -145,9 +145,9 @@ class World:
         book.candidates.add(published_us)
         version = book.version
 
-        def judge(told: tuple[AppliedRows, list[str]] | Conflict) -> None:
-            self.seen["conflict"] += isinstance(told, Conflict)
-            book.registered(version, published_us, title, told)
+        def judge(response: tuple[AppliedRows, list[str]] | Conflict) -> None:
+            self.seen["conflict"] += isinstance(response, Conflict)
+            book.registered(version, published_us, title, response)
 
         body = {"published_at": iso(published_us), "title": title}
         work = _or(Conflict, context.videos.register(self._plan.videos[video].id, body))
@@ -157,17 +157,17 @@ class World:
         book = self._books[video]
         if book.published_us is None:
             return
-        told_of: dict[str, Any] = {"video_id": self._plan.videos[video].id}
+        known: dict[str, Any] = {"video_id": self._plan.videos[video].id}
         if whole and book.title is not None and book.candidates == {book.published_us}:
-            told_of |= {"published_at": iso(book.published_us), "title": book.title}
+            known |= {"published_at": iso(book.published_us), "title": book.title}
         self._books.sent(rows)
-        body: dict[str, Any] = {"video": told_of, "horizons_s": [us // 1_000_000 for us in HORIZONS_US]}
+        body: dict[str, Any] = {"video": known, "horizons_s": [us // 1_000_000 for us in HORIZONS_US]}
         for batch in self._books.batches(rows, max(len(rows), 1)):
             body[self._books.mode(batch)] = self._books.items(batch)
         check = self._judge.from_now_on(replica, video)
 
-        def judge(told: tuple[ForecastResult, AppliedRows]) -> None:
-            answer, applied = told
+        def judge(response: tuple[ForecastResult, AppliedRows]) -> None:
+            answer, applied = response
             taken = applied.outcome.accepted + applied.outcome.duplicate
             demand(taken == len(rows), f"{len(rows)} rows, but the prediction tells of {taken}")
             book.acknowledged.update(rows)
@@ -178,12 +178,12 @@ class World:
 
         self._stage.begin(f"POST /predict {video}", replica, work(), judge)
 
-    async def _delete(self, replica: Replica, context: Context, video: int, fates: list[Fate]) -> None:
+    async def _delete(self, replica: Replica, context: Context, video: int, deliveries: list[Delivery]) -> None:
         await self._stage.peace()
         for attempt in range(DELETE_ATTEMPTS):
             excused = self._stage.excuse(replica)
             try:
-                await self._stage.alone(replica, context.videos.delete(self._plan.videos[video].id), fates)
+                await self._stage.alone(replica, context.videos.delete(self._plan.videos[video].id), deliveries)
                 break
             except Unavailable as error:
                 demand(excused(), "a deletion refused although nothing failed:", error)
@@ -198,11 +198,11 @@ class World:
         check = self._judge.from_now_on(replica, video)
         known = self._books[video].published_us is not None
 
-        def judge(told: ForecastResult | NotFound) -> None:
-            if isinstance(told, NotFound):
+        def judge(response: ForecastResult | NotFound) -> None:
+            if isinstance(response, NotFound):
                 demand(not known, "a registered video was not found:", video)
             else:
-                check(told)
+                check(response)
 
         work = _or(NotFound, context.predictions.forecast(self._plan.videos[video].id, at_us, HORIZONS_US))
         self._stage.begin(f"forecast {video}", replica, work, judge)
@@ -212,5 +212,5 @@ async def _or(problem: type[Exception], work: Coroutine[Any, Any, Any]) -> Any:
     """The result, or the problem as a value."""
     try:
         return await work
-    except problem as told:
-        return told
+    except problem as raised:
+        return raised

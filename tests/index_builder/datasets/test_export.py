@@ -31,7 +31,7 @@ from model.features.tokens import Tokens, tokenize
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store
 from service.wiring import new_metrics

@@ -42,7 +42,7 @@ def test_scopes(empty_redis: str) -> None:
             assert service.http.get(path).status_code == 200
 
 
-def test_predicting_a_new_video_also_needs_ingest(empty_redis: str) -> None:
+def test_predicting_a_new_video_also_needs_the_scope_ingest(empty_redis: str) -> None:
     both = f"predict:{hashlib.sha256(b'both').hexdigest()}", f"ingest:{hashlib.sha256(b'both').hexdigest()}"
     body = {"video": {"video_id": "v", "published_at": T0}}
     with live(empty_redis, api_keys=HASHED + both) as service:
@@ -61,7 +61,7 @@ def test_keys_come_from_environment_and_file(tmp_path: Path, monkeypatch: pytest
     assert HASHED[0] not in repr(chosen)
 
 
-def test_a_missing_key_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_key_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no-such"):
         Settings(bundle=Path("b"), api_keys_file=tmp_path / "no-such")
 
@@ -97,6 +97,6 @@ def test_urls_are_read_without_the_prefix_and_masked(monkeypatch: pytest.MonkeyP
     assert Settings(bundle=Path("b"), redis_url="redis://other").redis_url != chosen.redis_url
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name

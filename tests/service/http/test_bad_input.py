@@ -1,4 +1,4 @@
-"""Every bad input is told by field, value and what is allowed, and stores nothing."""
+"""Invalid input is reported with field, value and what is allowed, and stores nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BAD_EVENTS = [
 
 
 @pytest.mark.parametrize(("change", "field", "value"), [b[1:] for b in BAD_EVENTS], ids=[b[0] for b in BAD_EVENTS])
-def test_events(service: Live, change: dict[str, Any], field: str, value: str | None) -> None:
+def test_invalid_events(service: Live, change: dict[str, Any], field: str, value: str | None) -> None:
     service.register("v")
     before = service.dump()
     body = problem(service.http.post("/events", json=[{**OK_EVENT, **change}]), 422)
@@ -66,7 +66,7 @@ def test_events(service: Live, change: dict[str, Any], field: str, value: str | 
     assert len(body["value"]) <= 100
     assert body["rejections"][0]["index"] == 0
     assert service.dump() == before
-    # Beside good rows it is told, and they are stored.
+    # Among valid rows it is reported, and those are stored.
     mixed = service.post("/events", [OK_EVENT, {**OK_EVENT, **change}, OK_EVENT])
     assert (mixed["accepted"], mixed["rejected"], mixed["rejections"][0]["index"]) == (2, 1, 1)
     assert service.http.get("/videos/v").json()["counts"] == {"view": 2}
@@ -83,7 +83,7 @@ def test_events(service: Live, change: dict[str, Any], field: str, value: str | 
         ({"time": T0 - 1}, "time"),
     ],
 )
-def test_counters(service: Live, change: dict[str, Any], field: str) -> None:
+def test_invalid_counters(service: Live, change: dict[str, Any], field: str) -> None:
     service.register("v")
     before = service.dump()
     body = problem(service.http.post("/counters", json=[{**OK_COUNTERS, **change}]), 422)
@@ -92,7 +92,7 @@ def test_counters(service: Live, change: dict[str, Any], field: str) -> None:
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_none(service: Live, literal: str) -> None:
+def test_json_that_is_not_a_number(service: Live, literal: str) -> None:
     service.register("v")
     before = service.dump()
     for path, row in (
@@ -149,7 +149,7 @@ BAD_PREDICTIONS = [
 
 
 @pytest.mark.parametrize(("change", "field"), [b[1:] for b in BAD_PREDICTIONS], ids=[b[0] for b in BAD_PREDICTIONS])
-def test_predictions(service: Live, change: dict[str, Any], field: str) -> None:
+def test_invalid_predictions(service: Live, change: dict[str, Any], field: str) -> None:
     body = problem(service.http.post("/predict", json={"video": OK_VIDEO, **change}), 422)
     assert body["field"] == field and body["allowed"] and "value" in body
     assert service.dump() == {}
@@ -165,13 +165,13 @@ def test_prediction_with_nan(service: Live) -> None:
 @pytest.mark.parametrize(
     "query", ["horizons_s=0", "horizons_s=-1", f"horizons_s={MAX_H + 1}", "horizons_s=x", "horizons_s=nan"]
 )
-def test_forecast_queries(service: Live, query: str) -> None:
+def test_invalid_forecast_queries(service: Live, query: str) -> None:
     service.register("v")
     assert problem(service.http.get(f"/videos/v/forecast?{query}"), 422)["field"] == "horizons_s"
     assert problem(service.http.get(f"/videos/v/forecast?at={T0 - 1}"), 422)["field"] == "at"
 
 
-def test_registrations(service: Live) -> None:
+def test_invalid_registrations(service: Live) -> None:
     assert problem(service.http.put("/videos/v", json={"title": "t"}), 422)["field"] == "published_at"
     assert problem(service.http.put(f"/videos/{'x' * 10_000}", json={"published_at": T0}), 422)["field"] == "video_id"
     assert problem(service.http.put("/videos/v", json=[1]), 422)["field"] == "body"
@@ -194,13 +194,13 @@ def test_a_body_of_100_mb_is_refused_before_it_is_read(service: Live) -> None:
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(size))
     connection.endheaders()
-    answer = connection.getresponse()  # nothing of the body was sent
+    answer = connection.getresponse()  # No byte of the body was sent.
     body = json.loads(answer.read())
     assert (answer.status, body["field"], body["value"]) == (413, "body", f"{size} bytes or more")
     connection.close()
 
 
-def test_a_body_without_a_length_is_cut_off(service: Live) -> None:
+def test_a_body_without_a_length_is_stopped_at_the_limit(service: Live) -> None:
     sent = 0
 
     def chunks() -> Any:
@@ -214,7 +214,7 @@ def test_a_body_without_a_length_is_cut_off(service: Live) -> None:
     assert service.dump() == {}
 
 
-def test_a_body_that_trickles_is_given_up(empty_redis: str) -> None:
+def test_a_body_that_arrives_too_slowly_is_refused(empty_redis: str) -> None:
     with live(empty_redis, body_deadline_ms=100) as service:
         address = (service.http.base_url.host, service.http.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
@@ -272,7 +272,7 @@ def test_too_many_rows(service: Live) -> None:
     assert service.dump() == {}
 
 
-def test_broken_lines_are_told_by_index(service: Live) -> None:
+def test_broken_lines_are_reported_by_index(service: Live) -> None:
     service.register("v")
     lines = json.dumps(OK_EVENT) + "\n\n{broken\n" + json.dumps(OK_EVENT) + "\n"
     answer = service.http.post("/events", content=lines, headers={"content-type": "application/x-ndjson"}).json()

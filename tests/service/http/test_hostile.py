@@ -1,4 +1,4 @@
-"""What a hostile or an unlucky client finds: each was a fault once."""
+"""Input of hostile or unlucky clients; each of these was a bug once."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tests.service.running import T0, Live
 
 
 @pytest.mark.parametrize("value", ["-1e308", "1e308", "-1", "1" + "0" * 400])
-def test_a_time_out_of_range_is_refused_wherever_it_stands(service: Live, value: str) -> None:
+def test_a_time_out_of_range_is_refused_in_every_field(service: Live, value: str) -> None:
     def post(path: str, body: str, method: str = "POST") -> int:
         return service.http.request(
             method, path, content=body, headers={"content-type": "application/json"}
         ).status_code
 
     before = service.dump()
-    told = service.http.post(
+    response = service.http.post(
         "/events",
         content=f'[{{"video_id":"a","time":{value},"type":"view"}}]',
         headers={"content-type": "application/json"},
     )
-    assert told.status_code in (400, 422)
+    assert response.status_code in (400, 422)
     assert post("/videos/b", f'{{"published_at":{value}}}', "PUT") in (400, 422)
     assert post("/predict", f'{{"video":{{"video_id":"a","published_at":{T0}}},"at":{value}}}') in (400, 422)
     assert service.http.get(f"/videos/a/forecast?at={value}").status_code in (404, 422)
     assert service.dump() == before
 
 
-def test_a_field_that_is_no_text_is_named_and_the_good_row_told(service: Live) -> None:
+def test_a_field_name_that_is_not_utf_8_is_named(service: Live) -> None:
     service.register("a")
     body = f'[{{"video_id":"a","time":{T0 + 5},"type":"view"}},{{"video_id":"a","\\ud800":NaN}}]'
-    told = service.http.post("/events", content=body, headers={"content-type": "application/json"})
-    assert told.status_code == 200
-    assert (told.json()["accepted"], told.json()["rejected"]) == (1, 1)
+    response = service.http.post("/events", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert (response.json()["accepted"], response.json()["rejected"]) == (1, 1)
 
 
 def test_metadata_of_a_newer_replica_does_not_break_reads(service: Live) -> None:
@@ -48,14 +48,14 @@ def test_metadata_of_a_newer_replica_does_not_break_reads(service: Live) -> None
     assert service.http.get("/videos/a").json()["title"] == "known"
 
 
-def test_a_registration_that_failed_in_the_store_is_not_told_as_done(service: Live) -> None:
+def test_a_registration_that_fails_in_the_store_is_not_reported_as_done(service: Live) -> None:
     service.redis.set("m3tr:{w}:parked", "not a list")
     answer = service.http.put("/videos/w", json={"published_at": T0})
     assert answer.status_code == 500
     assert service.http.get("/videos/w").status_code == 404
 
 
-def test_a_deleted_video_leaves_the_lists_without_the_stream_of_changes(service: Live) -> None:
+def test_a_deleted_video_leaves_the_rankings_without_the_stream_of_changes(service: Live) -> None:
     service.register("a", title="secret")
     for sort in ("views", "expected", "rising"):
         service.redis.zadd(f"m3tr:{{rank}}:{sort}", {"a": 5})
@@ -64,7 +64,7 @@ def test_a_deleted_video_leaves_the_lists_without_the_stream_of_changes(service:
     assert not [key for key in service.redis.keys("m3tr:{rank}*") if b"rows" in key or b"views" in key]
 
 
-def test_the_stream_of_changes_goes_on_after_bytes_and_listeners_that_fail(redis_url: str, service: Live) -> None:
+def test_the_stream_of_changes_continues_after_broken_entries_and_listeners(redis_url: str, service: Live) -> None:
     heard: list[Any] = []
 
     class Listener:

@@ -1,4 +1,4 @@
-"""HTTP as clients really speak it: probes, browsers, proxies, lists in queries, numbers as text, ids of requests."""
+"""HTTP as clients really use it: probes, browsers, proxies, lists in queries, numbers as text, request ids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ JSON = {"content-type": "application/json"}
         "/docs/swagger-ui.css",
     ],
 )
-def test_head_answers_as_get_does_without_the_body(service: Live, path: str) -> None:
+def test_head_responds_like_get_without_the_body(service: Live, path: str) -> None:
     service.register("a")
     head = service.http.head(path)
     assert head.status_code == 200 and head.content == b""
@@ -66,10 +66,10 @@ def test_a_browser_watches_with_its_key_in_the_query(empty_redis: str, capfd: py
         with service.http.stream("GET", f"{path}?horizons_s=3600&api_key={KEY}") as answer:
             assert answer.status_code == 200
             assert "event: forecast" in answer.iter_lines()
-        # Nowhere else, where it would stay in the logs of every proxy; and it is not shown.
+        # On no other route, because the query would stay in the logs of every proxy; and the key is not shown.
         assert service.http.get(f"/videos/a?api_key={KEY}").status_code == 401
-        told = service.http.get(f"/videos/a?api_key={KEY}", headers={"x-api-key": KEY})
-        assert told.status_code == 422 and KEY not in told.text
+        response = service.http.get(f"/videos/a?api_key={KEY}", headers={"x-api-key": KEY})
+        assert response.status_code == 422 and KEY not in response.text
     assert KEY not in "".join(capfd.readouterr())
 
 
@@ -83,7 +83,7 @@ def test_a_browser_watches_with_its_key_in_the_query(empty_redis: str, capfd: py
         "horizons_s[]=3600&horizons_s[]=3600",
     ],
 )
-def test_lists_as_clients_write_them(service: Live, query: str) -> None:
+def test_lists_in_queries(service: Live, query: str) -> None:
     service.register("a")
     answer = service.http.get(f"/videos/a/forecast?{query}")
     assert [one["horizon_s"] for one in answer.json()["forecasts"]] == [3600]
@@ -132,13 +132,13 @@ def test_probes_take_any_parameter(service: Live) -> None:
         ("POST", "/predict", {"video": {"video_id": "a"}, "at": str(T0)}),
     ],
 )
-def test_a_number_as_text_is_called_text(service: Live, method: str, path: str, body: Any) -> None:
+def test_a_number_as_text_is_named_as_text(service: Live, method: str, path: str, body: Any) -> None:
     service.register("a")
     answer = service.http.request(method, path, json=body)
     assert answer.status_code == 422 and "text" in answer.json()["detail"], answer.text
 
 
-def test_mistyped_fields_are_told_with_what_was_meant(service: Live) -> None:
+def test_a_mistyped_field_gets_a_suggestion(service: Live) -> None:
     service.register("a")
     for body, words in (
         ({"video": {"video_id": "a"}, "horizon_s": [1]}, "did you mean horizons_s?"),
@@ -173,19 +173,19 @@ LONE = '"\\ud800"'
         ("PUT", "/videos/a", f'{{"published_at":{T0},"title":{LONE},"n":{"9" * 500}}}'),
     ],
 )
-def test_lone_surrogates_and_deep_values_are_no_fault_of_ours(service: Live, method: str, path: str, body: str) -> None:
+def test_lone_surrogates_and_deep_values_are_client_errors(service: Live, method: str, path: str, body: str) -> None:
     service.register("a")
     answer = service.http.request(method, path, content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
 
 
-def test_an_unknown_counter_with_a_name_that_is_no_text_is_told(service: Live) -> None:
+def test_an_unknown_counter_with_a_name_that_is_not_utf_8_is_reported(service: Live) -> None:
     body = f'[{{"video_id":"a","time":{T0 + 5},"views":1,{LONE}:2}}]'
-    told = service.http.post("/counters", content=body, headers=JSON)
-    assert told.status_code == 200 and told.json()["ignored"] == {"\\ud800": 1}
+    response = service.http.post("/counters", content=body, headers=JSON)
+    assert response.status_code == 200 and response.json()["ignored"] == {"\\ud800": 1}
 
 
-def test_the_docs_need_nobody_else_and_no_prefix(empty_redis: str) -> None:
+def test_the_docs_load_nothing_from_other_hosts(empty_redis: str) -> None:
     with live(empty_redis, root_path="/m3tr/") as service:
         for page in ("/docs", "/redoc"):
             text = service.http.get(page, headers={"x-forwarded-prefix": "/m3tr"}).text
@@ -220,7 +220,7 @@ def audited(text: str) -> list[dict[str, Any]]:
     return lines
 
 
-def test_what_changes_something_is_in_the_audit_log(empty_redis: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_changing_requests_are_in_the_audit_log(empty_redis: str, capfd: pytest.CaptureFixture[str]) -> None:
     with live(empty_redis, api_keys=ADMIN) as service:
         service.http.headers.update({"x-api-key": KEY, "x-request-id": "r-1"})
         service.register("secret-id")
@@ -255,13 +255,13 @@ def test_what_changes_something_is_in_the_audit_log(empty_redis: str, capfd: pyt
     assert KEY not in text and "secret-id" not in "".join(map(str, lines))
 
 
-def test_no_audit_where_none_is_wanted(empty_redis: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_audit_log_can_be_switched_off(empty_redis: str, capfd: pytest.CaptureFixture[str]) -> None:
     with live(empty_redis, audit=False) as service:
         service.register("a")
     assert not audited(capfd.readouterr().err)
 
 
-def test_a_log_line_says_whose_request_it_is_about(tmp_path: Path, fake_process: Starter) -> None:
+def test_log_lines_have_the_request_id(tmp_path: Path, fake_process: Starter) -> None:
     process = fake_process(tmp_path / "data")
     with httpx.Client(base_url=process.url) as http:
         http.put("/videos/v", json={"published_at": T0, "title": "poison"})
@@ -303,12 +303,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("host", "origin"), GOOD)
-def test_this_machine_is_answered_without_a_key(host: bytes, origin: bytes) -> None:
+def test_requests_of_this_machine_need_no_key(host: bytes, origin: bytes) -> None:
     Hosts(["m3tr.example.org"]).check(host, origin)
 
 
 @pytest.mark.parametrize(("host", "origin"), BAD)
-def test_pages_of_other_sites_are_not(host: bytes, origin: bytes) -> None:
+def test_pages_of_other_sites_are_refused(host: bytes, origin: bytes) -> None:
     hosts = Hosts(["m3tr.example.org"])
     for _ in range(2):
         with pytest.raises(Forbidden):
@@ -336,7 +336,7 @@ def test_a_service_without_keys_refuses_other_sites_everywhere(empty_redis: str)
             assert json.loads(made.recv())["accepted"] == 1
 
 
-def test_with_keys_any_host_is_answered(empty_redis: str) -> None:
+def test_with_keys_any_host_is_allowed(empty_redis: str) -> None:
     with live(empty_redis, api_keys=ADMIN) as service:
         headers = {"host": "m3tr.example.org", "origin": "https://app.example.org", "x-api-key": KEY}
         assert service.http.get("/videos", headers=headers).status_code == 200
@@ -353,7 +353,7 @@ def test_refused_keys_are_counted(empty_redis: str) -> None:
             assert f'm3tr_refused_keys_total{{reason="{reason}"}} 1.0' in text
 
 
-def test_one_key_does_not_take_all_the_watching(empty_redis: str) -> None:
+def test_one_key_cannot_take_all_streams(empty_redis: str) -> None:
     keys = tuple(f"admin:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("one", "two"))
     with live(empty_redis, api_keys=keys, stream_subscribers=4, stream_producers=4) as service:
         service.http.headers["x-api-key"] = "one"
@@ -367,8 +367,8 @@ def test_one_key_does_not_take_all_the_watching(empty_redis: str) -> None:
         wait_until(lambda: service.context.subscriptions.subscribers == 0)
         one, two = ({"x-api-key": name} for name in ("one", "two"))
         with connect(url, additional_headers=one), connect(url, additional_headers=one):
-            with pytest.raises(InvalidStatus) as told:
+            with pytest.raises(InvalidStatus) as raised:
                 connect(url, additional_headers=one)
-            assert told.value.response.status_code == 429
+            assert raised.value.response.status_code == 429
             with connect(url, additional_headers=two):
                 pass

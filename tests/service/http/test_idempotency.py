@@ -1,4 +1,4 @@
-"""A request that is sent again counts once, and a 503 says what is known of its rows."""
+"""A repeated request counts once, and a 503 reports what is known about its rows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def send(
     else:
         answer = service.http.post("/events", json=rows, headers=headers)
     assert answer.status_code == status, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    response: dict[str, Any] = answer.json()
+    return response
 
 
 def count(service: Live) -> int:
@@ -37,38 +37,38 @@ def count(service: Live) -> int:
 
 @pytest.mark.parametrize("lines", [False, True])
 @pytest.mark.parametrize("slow", [False, True])
-def test_it_counts_once(service: Live, lines: bool, slow: bool) -> None:
-    """``slow``: with a row that is refused, which the careful parser takes."""
+def test_a_repeated_request_counts_once(service: Live, lines: bool, slow: bool) -> None:
+    """``slow``: with a row that is refused, so that the row parser handles the batch."""
     service.register("v")
     bad: list[Any] = [{**VIEW, "type": "no such type"}] if slow else []
     rows = [VIEW, *bad, VIEW, {**VIEW, "id": "mine"}, VIEW]
     first, again = send(service, rows, lines=lines), send(service, rows, lines=lines)
     assert (first["accepted"], first["duplicate"]) == (4, 0)
     assert (again["accepted"], again["duplicate"], count(service)) == (0, 4, 4)
-    # Another key, and none, is another request.
+    # With another key, or without one, it is another request.
     assert send(service, rows, "two", lines=lines)["accepted"] == 3
     assert send(service, rows, None, lines=lines)["accepted"] == 3
 
 
-def test_the_way_that_rows_are_sent_does_not_matter(service: Live) -> None:
+def test_the_format_of_the_rows_does_not_matter(service: Live) -> None:
     service.register("v")
     send(service, [VIEW] * 7)
     assert send(service, [VIEW] * 7, lines=True)["duplicate"] == 7
     assert send(service, [VIEW] * 9)["accepted"] == 2
 
 
-def test_rows_that_wait_for_their_video_count_once_too(service: Live) -> None:
+def test_parked_rows_count_once(service: Live) -> None:
     assert send(service, [VIEW, VIEW])["parked"] == 2
     assert send(service, [VIEW, VIEW])["duplicate"] == 2
     service.register("v")
     assert send(service, [VIEW, VIEW])["duplicate"] == 2 and count(service) == 2
 
 
-def test_predictions_count_once(service: Live) -> None:
+def test_rows_of_repeated_predictions_count_once(service: Live) -> None:
     body = {"video": {"video_id": "v", "published_at": T0}, "events": [{"time": T0 + 5, "type": "view"}] * 3}
     for accepted in (3, 0):
-        told = service.http.post("/predict", json=body, headers={"Idempotency-Key": "p"}).json()
-        assert told["rows"]["accepted"] == accepted
+        response = service.http.post("/predict", json=body, headers={"Idempotency-Key": "p"}).json()
+        assert response["rows"]["accepted"] == accepted
     for accepted in (3, 0):
         both = service.http.post("/predict", json=[body, body], headers={"Idempotency-Key": "q"}).json()
         assert [one["rows"]["accepted"] for one in both] == [accepted, accepted]
@@ -76,13 +76,13 @@ def test_predictions_count_once(service: Live) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "\u00e9"])
-def test_a_key_that_is_none_is_refused(service: Live, key: str) -> None:
+def test_an_invalid_key_is_refused(service: Live, key: str) -> None:
     headers = {b"Idempotency-Key": key.encode("latin-1")}
     answer = service.http.post("/events", json=[VIEW], headers=headers)
     assert answer.status_code == 422 and answer.json()["field"] == "Idempotency-Key"
 
 
-def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_503_reports_how_many_rows_are_unknown(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register("v")
     store, taken = service.context.store, 0
     ingest = store.ingest
@@ -96,8 +96,8 @@ def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(store, "ingest", failing)
     most = BATCH_LINES
-    told = send(service, [VIEW] * (most + 3), lines=True, status=503)
-    assert (told["rows"], told["accepted"], told["unknown"]) == (most, most, 3)
+    response = send(service, [VIEW] * (most + 3), lines=True, status=503)
+    assert (response["rows"], response["accepted"], response["unknown"]) == (most, most, 3)
     assert send(service, [VIEW] * (most + 3), lines=True) | {"rejections": []} == {
         "accepted": 3,
         "duplicate": most,
@@ -105,27 +105,27 @@ def test_a_503_says_what_is_not_known(service: Live, monkeypatch: pytest.MonkeyP
         "rejected": 0,
         "corrected": 0,
         "rejections": [],
-    } | {key: value for key, value in told.items() if key == "ignored"}
+    } | {key: value for key, value in response.items() if key == "ignored"}
     taken = 1
     assert send(service, [VIEW] * 5, "other", status=503)["unknown"] == 5
 
 
-def test_a_503_says_what_a_part_of_a_batch_became(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of several is not answered: rows of the others were stored, and the answer counts them."""
+def test_a_503_counts_the_rows_that_were_stored(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of several calls gets no reply: the rows of the others were stored, and the response counts them."""
     for name in ("v", "w"):
         service.register(name)
     store = service.context.store
     call = store._connection.call
 
     async def partly(name: str, calls: Any, **options: Any) -> Any:
-        told = await call(name, calls, **options)
-        return [*told[:-1], Unavailable("no answer")] if name == "apply" and len(told) > 1 else told
+        replies = await call(name, calls, **options)
+        return [*replies[:-1], Unavailable("no answer")] if name == "apply" and len(replies) > 1 else replies
 
     monkeypatch.setattr(store._connection, "call", partly)
     rows = [{**VIEW, "video_id": name, "id": f"{i}"} for name in "vw" for i in range(600)]
-    told = send(service, rows, status=503)
-    assert (told["accepted"], told["unknown"]) == (600, 600)
-    told = send(service, rows, lines=True, status=503)
-    assert (told["rows"], told["accepted"], told["duplicate"], told["unknown"]) == (0, 0, 600, 600)
+    response = send(service, rows, status=503)
+    assert (response["accepted"], response["unknown"]) == (600, 600)
+    response = send(service, rows, lines=True, status=503)
+    assert (response["rows"], response["accepted"], response["duplicate"], response["unknown"]) == (0, 0, 600, 600)
     monkeypatch.undo()
     assert send(service, rows)["duplicate"] == 1200

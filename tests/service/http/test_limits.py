@@ -1,4 +1,4 @@
-"""Work is limited, not requests: bytes, values, heads, connections, and clients that do not go on."""
+"""Limits of work and not of requests: bytes, values, heads, connections, and slow clients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample(service: Live, name: str) -> float:
     return float(next(line.split()[1] for line in lines if line.startswith(name + " ")))
 
 
-def test_the_budget_is_shared_and_comes_back() -> None:
+def test_the_budget_is_shared_and_released() -> None:
     budget = Budget(100)
     budget.take(b"a", 50)
     with pytest.raises(OverShare):
@@ -75,14 +75,14 @@ def test_bodies_in_memory_are_limited_over_all_requests(empty_redis: str) -> Non
             wait_until(lambda: sample(service, "m3tr_body_held_bytes") >= 400_000)
             refused = service.http.post("/events", content=b" " * 200_000, headers=JSON)
             assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
-            # Small bodies have room all the time.
+            # Small bodies fit all the time.
             assert service.post("/events", [ROW])["accepted"] == 1
         wait_until(lambda: sample(service, "m3tr_body_held_bytes") == 0)
         assert service.http.post("/events", content=b" " * 200_000, headers=JSON).status_code == 400
 
 
-def test_slow_bodies_hold_no_place(empty_redis: str) -> None:
-    """Places are for work: what has not arrived is none."""
+def test_slow_bodies_hold_no_slot(empty_redis: str) -> None:
+    """Slots are for work; a body that has not arrived is not work yet."""
     head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n["
     with live(empty_redis, writes_in_flight=1, writes_waiting=0, reads_in_flight=1, reads_waiting=0) as service:
         service.register("a")
@@ -93,7 +93,7 @@ def test_slow_bodies_hold_no_place(empty_redis: str) -> None:
             assert service.http.get("/videos/a/forecast").status_code == 200
 
 
-def test_clients_that_do_not_read_hold_no_place_and_are_cut_off(empty_redis: str) -> None:
+def test_clients_that_do_not_read_hold_no_slot_and_are_disconnected(empty_redis: str) -> None:
     ask = b"GET /videos/a HTTP/1.1\r\nHost: x\r\n\r\n"
     with live(empty_redis, reads_in_flight=2, reads_waiting=0, write_deadline_ms=1000) as service:
         service.register("a", title="x" * 4000, description="y" * 40_000)
@@ -104,8 +104,8 @@ def test_clients_that_do_not_read_hold_no_place_and_are_cut_off(empty_redis: str
             wait_until(lambda: sample(service, "m3tr_connections") <= 1, 10)
 
 
-def test_a_gzip_stream_is_unpacked_a_piece_at_a_time(empty_redis: str) -> None:
-    """Long lines, so that a batch by rows would be 640 MB; and a tenth of that is never held."""
+def test_a_gzip_stream_is_unpacked_piece_by_piece(empty_redis: str) -> None:
+    """The lines are so long that a full batch would take 640 MB; not even a tenth of that is held."""
     text = (json.dumps({**ROW, "id": "0"}).encode() + b" " * 60_000 + b"\n") * 2000
     packed = gzip.compress(text)
     assert len(text) > 100e6 and len(packed) < 1e6
@@ -113,8 +113,8 @@ def test_a_gzip_stream_is_unpacked_a_piece_at_a_time(empty_redis: str) -> None:
         service.register("a")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         headers = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
-        told = service.http.post("/events", content=packed, headers=headers).json()
-        assert told["accepted"] + told["duplicate"] == 2000
+        response = service.http.post("/events", content=packed, headers=headers).json()
+        assert response["accepted"] + response["duplicate"] == 2000
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
@@ -134,7 +134,7 @@ COSTLY = {
 
 @pytest.mark.parametrize("path", ["/events", "/counters", "/predict", "/videos/a"])
 @pytest.mark.parametrize("body", COSTLY)
-def test_no_body_stops_the_loop(service: Live, path: str, body: str) -> None:
+def test_no_body_blocks_the_loop(service: Live, path: str, body: str) -> None:
     method = "PUT" if path.startswith("/videos") else "POST"
     lags: list[float] = []
 
@@ -151,16 +151,16 @@ def test_no_body_stops_the_loop(service: Live, path: str, body: str) -> None:
     finally:
         watching.cancel()
     assert answer.status_code < 500, answer.text[:300]
-    # 50 ms on a quiet machine; the tests' own client takes turns with it here.
+    # 50 ms on a quiet machine; here the test's own client shares the processor.
     assert max(lags, default=0) < 0.25, max(lags)
 
 
-def test_values_are_counted_by_what_separates_and_opens_them() -> None:
+def test_values_are_counted_by_commas_and_opening_brackets() -> None:
     assert count_values(b'[1,2,{"a":[3]}]') == 6
     assert count_values(b"0") == 1
 
 
-def test_a_body_with_too_many_values_is_refused_by_name(service: Live) -> None:
+def test_a_body_with_too_many_values_is_refused(service: Live) -> None:
     answer = service.http.post("/events", content=COSTLY["numbers"], headers=JSON)
     assert answer.status_code == 413 and "values" in answer.json()["detail"]
 
@@ -172,26 +172,26 @@ def test_a_costly_frame_is_refused_before_it_is_unpacked(service: Live) -> None:
     frame = b"\x83\xa3seq\x01\xa4kind\xa6events\xa4rows" + many
     with connect(url, max_size=None, compression=None) as made:
         made.send(frame)
-        told = json.loads(made.recv())
-        assert "error" in told and told["error"]["field"] == "rows"
+        response = json.loads(made.recv())
+        assert "error" in response and response["error"]["field"] == "rows"
         with pytest.raises(ConnectionClosed):
             made.recv()
     with connect(url, max_size=None, compression=None) as made:
         made.send('{"seq":1,"kind":"events","rows":[' + "[]," * 2_000_000 + "0]}")
         assert json.loads(made.recv())["error"]["status"] == 413
-    # The frame itself is held here on both sides; its values would be half a gigabyte.
+    # Both sides hold the frame itself; its values would take half a gigabyte.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000
 
 
-def test_rows_in_messagepack_are_told_apart_one_by_one(service: Live) -> None:
+def test_rows_in_messagepack_are_validated_one_by_one(service: Live) -> None:
     service.register("a")
     url = str(service.http.base_url).replace("http", "ws") + "/events/stream"
     rows = [{**ROW, "type": "view" if i % 3 else "?"} for i in range(1200)]
     with connect(url) as made:
         made.send(msgspec.msgpack.encode({"seq": 7, "kind": "events", "rows": rows}))
-        told = json.loads(made.recv())
-    assert (told["ack"], told["accepted"], told["rejected"]) == (7, 800, 400)
-    assert [refused["index"] for refused in told["rejections"]] == list(range(0, 1200, 3))
+        response = json.loads(made.recv())
+    assert (response["ack"], response["accepted"], response["rejected"]) == (7, 800, 400)
+    assert [refused["index"] for refused in response["rejections"]] == list(range(0, 1200, 3))
 
 
 @pytest.mark.parametrize("endless", ["one header", "many headers", "a path", "a trailer", "an extension"])
@@ -219,8 +219,8 @@ def test_a_head_without_an_end_is_refused(empty_redis: str, endless: str) -> Non
                 assert got.startswith(b"HTTP/1.1 431") and b"application/problem+json" in got
 
 
-def test_a_trailer_is_no_header(service: Live) -> None:
-    """It comes after the checks that read headers."""
+def test_a_trailer_is_not_a_header(service: Live) -> None:
+    """It arrives after the checks that read headers."""
     service.register("a")
     body = json.dumps([ROW]).encode()
     sent = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -230,7 +230,7 @@ def test_a_trailer_is_no_header(service: Live) -> None:
     assert got.count(b"HTTP/1.1 200") == 2 and b'"accepted":1' in got and b"trailing" not in got
 
 
-def test_a_head_must_come_in_time(empty_redis: str) -> None:
+def test_a_head_must_arrive_in_time(empty_redis: str) -> None:
     with live(empty_redis, head_deadline_ms=300) as service:
         with line(service, b"GET /health/live HT") as begun, line(service) as silent:
             assert rest(begun).startswith(b"HTTP/1.1 408")
@@ -239,13 +239,13 @@ def test_a_head_must_come_in_time(empty_redis: str) -> None:
         with line(service, whole) as kept:
             assert kept.recv(4096).startswith(b"HTTP/1.1 200")
             time.sleep(0.6)
-            # Idle between two requests is another limit; a second head that has begun is under this one.
+            # The time between two requests has another limit; a second head that has started has this one.
             kept.sendall(whole + b"GET /he")
             assert b" 200 " in kept.recv(4096)
             assert b"HTTP/1.1 408" in rest(kept)
 
 
-def test_idle_connections_make_room(empty_redis: str) -> None:
+def test_idle_connections_are_closed_for_new_ones(empty_redis: str) -> None:
     with live(empty_redis, max_connections=8) as service:
         idle = [
             socket.create_connection((service.http.base_url.host, service.http.base_url.port or 80)) for _ in range(40)
@@ -261,7 +261,7 @@ def test_idle_connections_make_room(empty_redis: str) -> None:
                 made.close()
 
 
-def test_connections_that_are_all_at_work_are_not_closed(empty_redis: str) -> None:
+def test_busy_connections_are_not_closed(empty_redis: str) -> None:
     watch = b"GET /videos/a/forecast/stream HTTP/1.1\r\nHost: x\r\n\r\n"
     with live(empty_redis, max_connections=8) as service:
         service.register("a")
@@ -287,7 +287,7 @@ def _answers(service: Live) -> bool:
         return False
 
 
-def test_a_message_of_a_socket_must_come_in_time(empty_redis: str) -> None:
+def test_a_websocket_message_must_arrive_in_time(empty_redis: str) -> None:
     handshake = (
         b"GET /events/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -300,11 +300,11 @@ def test_a_message_of_a_socket_must_come_in_time(empty_redis: str) -> None:
         assert b"101" in made.recv(4096)
         made.sendall(b"\x81\xfe\x10\x00abcd{")
         assert rest(made) in (b"", b"<reset>")
-        # An idle one stays.
+        # An idle WebSocket stays open.
         idle.send(json.dumps({"seq": 1, "kind": "events", "rows": [ROW]}))
         assert json.loads(idle.recv())["ack"] == 1
 
 
-def test_text_that_is_no_json_is_looked_at_once() -> None:
+def test_broken_json_is_parsed_only_once() -> None:
     with pytest.raises(Exception, match="not valid JSON"):
         parse_json(b"[" + b"1," * 100_000)

@@ -1,4 +1,4 @@
-"""What is too much is refused at its head; what is accepted is finished, and probes always pass."""
+"""Excess requests are refused at their head, accepted ones are finished, and probes always pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.service.running import T0, Live, live, wait_until
 
 
 class SlowForecaster(FakeForecaster):
-    """Forecasts when it is told to."""
+    """Returns its forecasts only when the test allows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,23 +39,23 @@ def run(body: Any) -> None:
     asyncio.run(asyncio.wait_for(body, 10))
 
 
-def test_a_gate_lets_in_makes_wait_and_refuses() -> None:
+def test_the_limit_runs_queues_and_refuses() -> None:
     async def body() -> None:
         gate = ConcurrencyLimit(2, 1, 5, 1)
         assert await gate.enter(b"") and await gate.enter(b"")
         third = asyncio.create_task(gate.enter(b""))
         await asyncio.sleep(0)
-        assert (gate.inside, gate.waiting, gate.refusal(b"")) == (2, 1, "full")
+        assert (gate.running, gate.waiting, gate.refusal(b"")) == (2, 1, "full")
         gate.leave(b"")
-        assert await third and (gate.inside, gate.waiting, gate.refusal(b"")) == (2, 0, None)
+        assert await third and (gate.running, gate.waiting, gate.refusal(b"")) == (2, 0, None)
         gate.leave(b"")
         gate.leave(b"")
-        assert gate.inside == 0
+        assert gate.running == 0
 
     run(body())
 
 
-def test_whoever_waited_longest_is_next() -> None:
+def test_the_longest_waiter_is_next() -> None:
     async def body() -> None:
         gate, order = ConcurrencyLimit(1, 9, 5, 1), list[int]()
         await gate.enter(b"")
@@ -74,7 +74,7 @@ def test_whoever_waited_longest_is_next() -> None:
     run(body())
 
 
-def test_one_client_holds_no_more_than_its_share() -> None:
+def test_one_client_gets_no_more_than_its_share() -> None:
     async def body() -> None:
         gate = ConcurrencyLimit(4, 0, 5, 0.5)
         assert await gate.enter(b"a") and await gate.enter(b"a")
@@ -86,8 +86,8 @@ def test_one_client_holds_no_more_than_its_share() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_place_is_lost(seed: int) -> None:
-    """Clients that leave, are cancelled, or wait in vain, all at any moment: the limit holds, and all places come back."""
+def test_no_slot_is_lost(seed: int) -> None:
+    """Clients leave, are cancelled, or wait in vain at any time: the limit holds, and all slots are released."""
 
     async def body() -> None:
         chance, gate, most, late = random.Random(seed), ConcurrencyLimit(3, 8, 0.004, 0.6), 0, 0
@@ -100,7 +100,7 @@ def test_no_place_is_lost(seed: int) -> None:
                 late += 1
                 return
             try:
-                most = max(most, gate.inside)
+                most = max(most, gate.running)
                 await asyncio.sleep(chance.choice((0, 0.001, 0.004)))
             finally:
                 gate.leave(client)
@@ -113,7 +113,7 @@ def test_no_place_is_lost(seed: int) -> None:
                 chance.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert most == 3 and late > 0
-        assert (gate.inside, gate.waiting) == (0, 0)
+        assert (gate.running, gate.waiting) == (0, 0)
         assert all(gate.refusal(client) is None for client in (b"a", b"b", b"c"))
         assert not gate._held
 
@@ -138,14 +138,14 @@ def test_no_place_is_lost(seed: int) -> None:
         ("GET", b"/videos/%2Fmetrics", None, "reads"),
     ],
 )
-def test_kinds(method: str, path: bytes, length: bytes | None, kind: str | None) -> None:
+def test_kinds_of_requests(method: str, path: bytes, length: bytes | None, kind: str | None) -> None:
     headers = [] if length is None else [(b"content-length", length)]
     assert classify({"type": "http", "method": method, "raw_path": path, "headers": headers}) == kind
 
 
 @contextmanager
 def busy(redis_url: str, **settings: Any) -> Iterator[tuple[Live, SlowForecaster, list[Future[httpx.Response]]]]:
-    """A service with one place for reads, which a forecast holds; and the first one who waits where there is room."""
+    """A service with one slot for reads, which a forecast holds, and one waiter if there is a waiting slot."""
     forecaster = SlowForecaster()
     chosen = {"reads_in_flight": 1, "reads_waiting": 1, "wait_ms": 20_000, "forecast_reuse_ms": 0} | settings
     with live(redis_url, forecaster=forecaster, **chosen) as service, ThreadPoolExecutor(8) as pool:
@@ -171,17 +171,17 @@ def held(service: Live) -> int:
     return sum(sample(service, name) for name in names)
 
 
-def test_too_many_are_refused_and_the_rest_is_finished(empty_redis: str) -> None:
+def test_excess_requests_are_refused_and_the_others_finish(empty_redis: str) -> None:
     with busy(empty_redis) as (service, forecaster, under_way):
         refused = service.http.get("/videos/v/forecast")
         assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
         assert refused.headers["content-type"] == "application/problem+json"
         assert "connection" not in refused.headers
-        told = refused.json()
-        assert (told["type"], told["retryable"]) == ("urn:m3tr:problem:overloaded", True)
-        assert (told["kind"], told["reason"]) == ("reads", "full")
+        response = refused.json()
+        assert (response["type"], response["retryable"]) == ("urn:m3tr:problem:overloaded", True)
+        assert (response["kind"], response["reason"]) == ("reads", "full")
         assert service.http.get("/videos/v").status_code == 503
-        # Probes pass, and rows have places of their own.
+        # Probes pass, and rows have slots of their own.
         assert service.http.get("/health/live").status_code == 200
         assert service.http.get("/health/ready").status_code == 200
         assert service.post("/events", [{"video_id": "v", "time": T0, "type": "view"}])["accepted"] == 1
@@ -192,7 +192,7 @@ def test_too_many_are_refused_and_the_rest_is_finished(empty_redis: str) -> None
         assert held(service) == 0
 
 
-def test_nobody_waits_longer_than_told(empty_redis: str) -> None:
+def test_no_request_waits_longer_than_the_setting(empty_redis: str) -> None:
     with busy(empty_redis, wait_ms=50) as (service, forecaster, under_way):
         late = under_way[1].result(20)
         assert (late.status_code, late.json()["reason"]) == (503, "late")
@@ -202,9 +202,9 @@ def test_nobody_waits_longer_than_told(empty_redis: str) -> None:
         assert held(service) == 0
 
 
-def test_over_its_share_is_429(empty_redis: str) -> None:
+def test_a_client_over_its_share_gets_429(empty_redis: str) -> None:
     with busy(empty_redis, reads_in_flight=4, reads_waiting=0, client_share=0.25) as (service, _, _):
-        # Keys that are not known are no further clients.
+        # Unknown keys do not count as further clients.
         for headers in ({"x-api-key": "made up"}, {"authorization": "Bearer 1"}):
             assert service.http.get("/videos/v", headers=headers).status_code == 429
         refused = service.http.get("/videos/v")
@@ -232,7 +232,7 @@ def test_shares_are_counted_by_key(empty_redis: str) -> None:
         assert first.result(20).status_code == 200
 
 
-def test_places_go_round_among_clients() -> None:
+def test_slots_are_shared_among_clients() -> None:
     async def body() -> None:
         gate, order = ConcurrencyLimit(1, 9, 5, 1), list[bytes]()
         await gate.enter(b"x")
@@ -253,7 +253,7 @@ def test_places_go_round_among_clients() -> None:
     run(body())
 
 
-def test_who_has_most_makes_room_for_who_has_least() -> None:
+def test_the_client_with_the_most_requests_is_displaced() -> None:
     async def body() -> None:
         gate = ConcurrencyLimit(1, 3, 5, 1)
         assert await gate.enter(b"a")
@@ -267,7 +267,7 @@ def test_who_has_most_makes_room_for_who_has_least() -> None:
             gate.leave(b"a" if task is not waiting[1] else b"b")
             assert await task, client
         gate.leave(b"a")
-        assert (gate.inside, gate.waiting) == (0, 0) and not gate._held and not gate._inside
+        assert (gate.running, gate.waiting) == (0, 0) and not gate._held and not gate._running
 
     run(body())
 
@@ -278,7 +278,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def exchange(service: Live, *parts: bytes) -> bytes:
-    """Everything that comes back on one connection, until it closes or is silent."""
+    """All bytes received on one connection until it closes or falls silent."""
     with socket.create_connection((service.http.base_url.host, service.http.base_url.port or 80), 10) as line:
         for part in parts:
             line.sendall(part)
@@ -292,7 +292,7 @@ def exchange(service: Live, *parts: bytes) -> bytes:
         return answer
 
 
-def test_a_refused_body_is_dropped_and_the_connection_goes_on(empty_redis: str) -> None:
+def test_a_refused_body_is_dropped_and_the_connection_stays(empty_redis: str) -> None:
     with busy(empty_redis) as (service, _, _):
         answer = exchange(service, PREDICT + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, LIVE)
         assert answer.startswith(b"HTTP/1.1 503") and b"HTTP/1.1 200" in answer and answer.endswith(b"(open)")
@@ -308,14 +308,14 @@ def test_a_refused_body_is_dropped_and_the_connection_goes_on(empty_redis: str) 
         b"Expect: 100-continue\r\nContent-Length: 5\r\n",
     ],
 )
-def test_a_body_that_costs_ends_the_connection(empty_redis: str, head: bytes) -> None:
+def test_a_large_refused_body_closes_the_connection(empty_redis: str, head: bytes) -> None:
     with busy(empty_redis) as (service, _, _):
         answer = exchange(service, PREDICT + head + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 503") and b"connection: close" in answer.lower()
         assert not answer.endswith(b"(open)")
 
 
-def test_streams_hold_no_place(empty_redis: str) -> None:
+def test_streams_hold_no_slot(empty_redis: str) -> None:
     with live(empty_redis, reads_in_flight=1, reads_waiting=0) as service:
         service.register("v")
         with service.http.stream("GET", "/videos/v/forecast/stream") as stream:

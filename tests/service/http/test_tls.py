@@ -1,4 +1,4 @@
-"""Over TLS: the same, and a certificate that is not known is refused."""
+"""The store over TLS works the same, and an unknown certificate is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def options(certificate: Path, port: int) -> list[str]:
     ]
 
 
-def test_over_tls(certificate: Path, tmp_path: Path) -> None:
+def test_the_store_over_tls(certificate: Path, tmp_path: Path) -> None:
     port = free_port()
     with server(tmp_path / "redis", *options(certificate, port), "--timeout", "1") as plain:
         url = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
@@ -70,7 +70,7 @@ def test_over_tls(certificate: Path, tmp_path: Path) -> None:
             service.register("v")
             for _ in range(2):
                 service.post("/events", [{"video_id": "v", "time": T0 + 1, "type": "view"}])
-                # The server closes what rests.
+                # The server closes idle connections.
                 wait_until(lambda: client.info("clients")["connected_clients"] <= 4)
             assert service.http.get("/videos/v").json()["counts"] == {"view": 2}
             assert "m3tr_store_failures_total{" not in service.http.get("/metrics").text
@@ -94,7 +94,7 @@ def test_a_cluster_over_tls(certificate: Path, tmp_path: Path) -> None:
                 service.register(f"v-{form}")
 
 
-def test_a_plain_server_behind_a_tls_address(tmp_path: Path) -> None:
+def test_a_tls_address_of_a_plain_server(tmp_path: Path) -> None:
     plain: RedisProcess
     with server(tmp_path) as plain, live(f"rediss://127.0.0.1:{plain.port}") as service:
         assert service.http.get("/health/ready").json()["store"] == "down"

@@ -1,4 +1,4 @@
-"""The fast way into the store takes what the careful one takes, reads it the same, and leaves everything else to it."""
+"""The batch decoder accepts only rows that the row parser accepts, reads them the same, and declines all others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.row_parser import RowParser
 from service.problems import Malformed
 from service.settings import Settings
-from service.store.event_ids import MAX_PLAIN, packed_ids
-from service.store.row_batch import RowBatch
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.event_ids import MAX_PLAIN, packed_ids
+from service.store.rows.row_batch import RowBatch
+from service.store.rows.row_fields import MAX_COUNT
 from service.strict_json import parse_line, parse_rows
 
 NOW_US = 1_760_000_000_000_000
@@ -31,7 +31,7 @@ COUNTERS = {"video_id": "v", "time": 1_759_000_000, "views": 3}
 
 
 def careful(mode: Mode, items: list[Any]) -> RowBatch | None:
-    """What the careful parser makes of a batch, None where it refuses a row."""
+    """The row parser's result for a batch; None where it refuses a row."""
     parsed = CAREFUL.parse(mode, items)
     return None if parsed.refused else RowBatch.of(parsed.rows)
 
@@ -42,7 +42,7 @@ def contents(columns: RowBatch) -> list[Any]:
 
 
 def plain(columns: RowBatch) -> list[Any]:
-    """Rows by value; the fast ones hold no id but its packed form."""
+    """Rows as values; decoded rows have only the packed form of the id."""
     return [
         (row.index, row.video_id, row.time_us, row.mode, row.cells, row.reach, packed)
         for row, packed in contents(columns)
@@ -50,11 +50,11 @@ def plain(columns: RowBatch) -> list[Any]:
 
 
 def same(fast: RowBatch | None, expected: RowBatch | None) -> bool:
-    """Whether the fast way declined, or agrees."""
+    """Check that the decoder declined the batch, or agrees with the parser."""
     return fast is None or (expected is not None and plain(fast) == plain(expected))
 
 
-def test_good_batches_are_taken_fast() -> None:
+def test_valid_batches_are_decoded() -> None:
     times: list[Any] = [0, 1.5, 1_759_000_000.123456, NOW_US // 10**6, (NOW_US + 60_000_000) / 1e6]
     texts = [
         "2025-09-28T01:02:03Z",
@@ -120,7 +120,7 @@ VALUES: list[Any] = [
 
 @pytest.mark.parametrize("mode", ["events", "counters"])
 @pytest.mark.parametrize("value", VALUES, ids=[repr(value)[:30] for value in VALUES])
-def test_every_odd_value_is_left_to_the_careful_parser_or_read_alike(mode: Mode, value: Any) -> None:
+def test_unusual_values_are_declined_or_read_as_by_the_parser(mode: Mode, value: Any) -> None:
     base = GOOD if mode == "events" else COUNTERS
     for field in ("video_id", "time", "type", "count", "reach", "id", "views", "likes", "other"):
         rows = [base, {**base, field: value}]
@@ -151,7 +151,7 @@ def test_every_odd_value_is_left_to_the_careful_parser_or_read_alike(mode: Mode,
         b"",
     ],
 )
-def test_odd_json(text: bytes) -> None:
+def test_unusual_json(text: bytes) -> None:
     try:
         expected = careful("events", parse_rows(text))
     except Malformed:
@@ -160,7 +160,7 @@ def test_odd_json(text: bytes) -> None:
     assert same(FAST.lines("events", [text]), careful("events", [parse_line(text)]))
 
 
-def test_text_that_utf_8_cannot_hold() -> None:
+def test_text_that_utf_8_cannot_encode() -> None:
     for field in ("video_id", "id"):
         assert FAST.items("events", [{**GOOD, field: "\ud800"}]) is None
 
@@ -189,7 +189,7 @@ def test_any_batch(rows: list[Any]) -> None:
 
 
 @given(st.lists(st.text(min_size=1), unique=True))
-def test_packed_ids_stay_apart(ids: list[str]) -> None:
+def test_packed_ids_do_not_collide(ids: list[str]) -> None:
     packed = packed_ids(ids)
     assert len(set(packed)) == len(ids)
     assert all(p[0] == len(p) - 1 <= max(MAX_PLAIN, 13) for p in packed)

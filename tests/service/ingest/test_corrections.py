@@ -1,4 +1,4 @@
-"""A count that was wrong can be lowered, by who says what it replaces."""
+"""A wrong count can be lowered by a request that names the count that it replaces."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ def readings(service: Live, *pairs: tuple[float, int]) -> None:
     service.post("/counters", [{"video_id": "v", "time": T0 + age, "views": views} for age, views in pairs])
 
 
-def test_a_counter_comes_down_and_goes_on_from_there(service: Live) -> None:
+def test_a_counter_is_lowered_and_then_rises_again(service: Live) -> None:
     service.register("v")
     readings(service, (60, 100), (600, WRONG), (1200, 300))
     before = service.http.get("/videos/v").json()["version"]
     assert count(service) == WRONG
-    told = correct(service, counter="views", value=200, replaces=WRONG)
-    assert told == {"video_id": "v", "type": "view", "replaced": WRONG, "total": 300, "version": told["version"]}
-    assert told["version"] > before and count(service) == 300
+    response = correct(service, counter="views", value=200, replaces=WRONG)
+    assert response == {
+        "video_id": "v",
+        "type": "view",
+        "replaced": WRONG,
+        "total": 300,
+        "version": response["version"],
+    }
+    assert response["version"] > before and count(service) == 300
     readings(service, (1300, 250))
     assert count(service) == 300
     readings(service, (1400, 350))
@@ -44,7 +50,7 @@ def test_a_counter_comes_down_and_goes_on_from_there(service: Live) -> None:
     assert service.http.get("/videos/v/forecast").json()["value_now"] == 350
 
 
-def test_all_wrong_readings_from_a_time_on(service: Live) -> None:
+def test_all_wrong_readings_from_a_time_on_are_lowered(service: Live) -> None:
     service.register("v")
     readings(service, (60, 100), (600, WRONG - 5), (1200, WRONG), (2400, WRONG - 1), (9000, 50))
     correct(service, counter="views", value=120, replaces=WRONG, **{"from": T0 + 500})
@@ -53,7 +59,7 @@ def test_all_wrong_readings_from_a_time_on(service: Live) -> None:
     assert early["counts"] == {"view": 100}
 
 
-def test_events_that_were_too_many_are_taken_where_they_are(service: Live) -> None:
+def test_surplus_events_are_subtracted_from_the_largest_bins(service: Live) -> None:
     service.register("v")
     rows = [
         {"video_id": "v", "time": T0 + age, "type": "view", "count": n} for age, n in ((5, 3), (700, WRONG), (9000, 4))
@@ -64,17 +70,17 @@ def test_events_that_were_too_many_are_taken_where_they_are(service: Live) -> No
     assert service.http.get(f"/videos/v/forecast?at={T0 + 5000}").json()["counts"] == {"view": 6}
     service.post("/events", rows[:1])
     assert count(service) == 13
-    # Down to nothing, the open bin as well; then it goes on.
+    # Down to zero, the open bin included; then counting continues.
     assert correct(service, type="view", value=0, replaces=13)["total"] == 0
     service.post("/events", [{"video_id": "v", "time": T0 + 700, "type": "view"}, {**rows[2], "time": T0 + 9001}])
     assert count(service) == 5
 
 
-def test_it_is_refused_where_it_replaces_something_else(service: Live) -> None:
+def test_a_correction_that_replaces_another_count_is_refused(service: Live) -> None:
     service.register("v")
     readings(service, (60, 100), (600, WRONG))
-    told = correct(service, 409, counter="views", value=5, replaces=WRONG - 1)
-    assert (told["field"], told["value"], told["allowed"]) == ("replaces", str(WRONG - 1), str(WRONG))
+    response = correct(service, 409, counter="views", value=5, replaces=WRONG - 1)
+    assert (response["field"], response["value"], response["allowed"]) == ("replaces", str(WRONG - 1), str(WRONG))
     assert correct(service, 409, counter="likes", value=5, replaces=9)["allowed"] == "0"
     late = correct(service, 409, counter="views", value=5, replaces=WRONG, **{"from": T0 + 90_000})
     assert late["field"] == "from"
@@ -101,13 +107,13 @@ def test_it_is_refused_where_it_replaces_something_else(service: Live) -> None:
         ({"type": "view", "value": 1, "replaces": 2**60}, "replaces"),
     ],
 )
-def test_what_makes_no_sense_is_named(service: Live, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_correction_is_named(service: Live, body: dict[str, Any], field: str) -> None:
     service.register("v")
     assert correct(service, 422, **body)["field"] == field
 
 
-def test_bins_and_totals_stay_one_whatever_is_corrected(empty_redis: str) -> None:
-    """A snapshot is refused where the bins do not add up to the total; reading it after each step checks that."""
+def test_bins_add_up_to_the_total_after_any_corrections(empty_redis: str) -> None:
+    """A snapshot is refused where its bins do not add up to the total; the video is read after each step to check that."""
     chance = np.random.default_rng(5)
 
     async def work(store: Any) -> None:
@@ -123,11 +129,11 @@ def test_bins_and_totals_stay_one_whatever_is_corrected(empty_redis: str) -> Non
             kind = str(chance.choice(["share", "view"]))
             if totals.get(kind, 0) > 1 and chance.random() < 0.5:
                 value = int(chance.integers(0, totals[kind]))
-                told = await store.correct("v", Correction(kind, value, totals[kind]))
+                corrected = await store.correct("v", Correction(kind, value, totals[kind]))
                 after = await store.read("v")
-                assert after.history.totals()[kind] == told.total < totals[kind] or kind == "view"
-                assert told.total <= totals[kind] and after.version == told.version > snapshot.version
-                assert kind == "view" or told.total == value
+                assert after.history.totals()[kind] == corrected.total < totals[kind] or kind == "view"
+                assert corrected.total <= totals[kind] and after.version == corrected.version > snapshot.version
+                assert kind == "view" or corrected.total == value
                 assert after.newest_us == snapshot.newest_us
 
     with_store(empty_redis, work)

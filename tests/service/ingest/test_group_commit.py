@@ -1,4 +1,4 @@
-"""Group commit: batches that go to the store together end as if they had gone one after the other."""
+"""Group commit: batches that are stored together have the same outcome as batches that are stored one after the other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from service.ingest.group_commit import COMMITS_IN_FLIGHT, GroupCommitQueue
 from service.problems import Unavailable
 from service.store import keys
 from service.store.commit import GroupCommit
-from service.store.outcome import Outcome
-from service.store.row import InputRow
-from service.store.row_batch import RowBatch
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.outcome import Outcome
+from service.store.rows.row import InputRow
+from service.store.rows.row_batch import RowBatch
+from service.store.rows.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 from tests.service.store.test_store import P0, REGISTRATION, S, cells, event, with_store
 
@@ -39,7 +39,7 @@ ROW = st.one_of(
         st.sampled_from([0, 0, 7]),
         st.sampled_from(VIDEOS),
     ),
-    # The largest count fits only alone, so it does not matter which others were added up before it.
+    # The largest count fits only alone, so the order of the others does not matter.
     st.builds(
         event, st.floats(0, 9), st.just("view"), st.just(MAX_COUNT), st.sampled_from(["x", "y"]), video=st.just("b")
     ),
@@ -52,7 +52,7 @@ def numbered(rows: Sequence[InputRow]) -> list[InputRow]:
     return [replace(row, index=i) for i, row in enumerate(rows)]
 
 
-def told(outcome: Outcome | Exception) -> Any:
+def comparable(outcome: Outcome | Exception) -> Any:
     assert isinstance(outcome, Outcome), outcome
     outcome.rejections.sort(key=lambda refused: refused.index)
     return astuple(outcome)
@@ -60,14 +60,14 @@ def told(outcome: Outcome | Exception) -> Any:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
-def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[InputRow]]) -> None:
+def test_a_group_commit_equals_single_commits(empty_redis: str, batches: list[list[InputRow]]) -> None:
     given_batches = [RowBatch.of(numbered(rows)) for rows in batches]
 
-    def run(rounds: list[list[RowBatch]]) -> Any:
+    def run(commits: list[list[RowBatch]]) -> Any:
         async def work(store: Store) -> list[Any]:
             await store.register("a", REGISTRATION)
             await store.register("b", REGISTRATION)
-            outcomes = [told(outcome) for batch in rounds for outcome in await store.ingest(batch)]
+            outcomes = [comparable(outcome) for batch in commits for outcome in await store.ingest(batch)]
             parked = await store.register("unregistered", REGISTRATION)
             snapshots = [await store.read(video) for video in VIDEOS]
             newest = [snapshot.newest_us for snapshot in snapshots if snapshot]
@@ -80,7 +80,7 @@ def test_together_is_one_after_the_other(empty_redis: str, batches: list[list[In
     assert run([given_batches]) == run([[batch] for batch in given_batches])
 
 
-def test_rows_of_a_bin_reach_the_store_as_one() -> None:
+def test_rows_of_a_bin_are_merged() -> None:
     rows = [event(99 + i / 1000, count=2, reach=3) for i in range(500)] + [event(99, "like"), event(99, id="i")]
     batches = [RowBatch.of(rows), RowBatch.of(rows[:10])]
     (share,) = GroupCommit(batches, {"v": P0}).chunks(2000)
@@ -89,7 +89,7 @@ def test_rows_of_a_bin_reach_the_store_as_one() -> None:
     assert plain.head["lengths"] == [512] and "expected" not in plain.head
 
 
-def test_a_video_is_whole_in_one_call() -> None:
+def test_a_call_has_whole_videos() -> None:
     rows = [event(i, id=str(i), video=f"v{i % 7}") for i in range(100)]
     shares = list(GroupCommit([RowBatch.of(rows)]).chunks(20))
     assert [video for share in shares for video in share.videos] == [f"v{i}" for i in range(7)]
@@ -97,7 +97,7 @@ def test_a_video_is_whole_in_one_call() -> None:
     assert sum(sum(share.head["lengths"]) for share in shares) == 100
 
 
-def test_a_fault_of_one_video_is_no_other_batches_fault(empty_redis: str) -> None:
+def test_a_fault_of_one_video_fails_only_batches_with_that_video(empty_redis: str) -> None:
     async def work(store: Store) -> list[Any]:
         for video in ("good", "bad"):
             await store.register(video, REGISTRATION)
@@ -114,7 +114,7 @@ def test_a_fault_of_one_video_is_no_other_batches_fault(empty_redis: str) -> Non
     assert cells(empty_redis, "good") == {"0:view": 1, "1:view": 2}
 
 
-def test_stale_merges_are_sent_again_by_batch(empty_redis: str) -> None:
+def test_stale_rows_are_sent_again_in_their_batches(empty_redis: str) -> None:
     async def work(store: Store) -> list[Any]:
         await store.register("v", REGISTRATION)
         await store.register("w", REGISTRATION)
@@ -133,14 +133,14 @@ def test_stale_merges_are_sent_again_by_batch(empty_redis: str) -> None:
 
 
 class Gated:
-    """A store that waits for a word before each round, and keeps the sizes of rounds."""
+    """A store that waits for a permission before each commit, and keeps the sizes of commits."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.gate, self.rounds = store, asyncio.Event(), list[int]()
+        self.store, self.gate, self.commits = store, asyncio.Event(), list[int]()
         self.fault: Exception | None = None
 
     async def ingest(self, batches: Sequence[RowBatch]) -> list[Outcome | Exception]:
-        self.rounds.append(len(batches))
+        self.commits.append(len(batches))
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
@@ -151,27 +151,27 @@ def one(i: int) -> RowBatch:
     return RowBatch.of([event(i, id=f"{i}")])
 
 
-def test_what_waits_goes_together_and_each_gets_its_own(empty_redis: str) -> None:
+def test_waiting_batches_are_committed_together_and_get_their_own_outcome(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)
         writer = GroupCommitQueue(gated, commit_rows=10, queue_rows=100)  # type: ignore[arg-type]
         calls = [asyncio.create_task(writer.write(one(i % 20))) for i in range(40)]
         await asyncio.sleep(0.01)
-        assert len(gated.rounds) == COMMITS_IN_FLIGHT and writer.waiting_rows == 40 - sum(gated.rounds)
+        assert len(gated.commits) == COMMITS_IN_FLIGHT and writer.waiting_rows == 40 - sum(gated.commits)
         calls[39].cancel()
         gated.gate.set()
         done = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(done[39], asyncio.CancelledError)
         outcomes = [outcome for outcome in done[:39] if isinstance(outcome, Outcome)]
         assert [o.accepted + o.duplicate for o in outcomes] == [1] * 39
-        assert sum(o.accepted for o in outcomes) == 20 and max(gated.rounds) == 10 and writer.waiting_rows == 0
+        assert sum(o.accepted for o in outcomes) == 20 and max(gated.commits) == 10 and writer.waiting_rows == 0
 
     with_store(empty_redis, work)
 
 
 def test_clients_are_stored_in_turn(empty_redis: str) -> None:
-    """Whoever brings little is not behind all that another has brought, and rows of one client keep their order."""
+    """A client with few rows does not wait for all rows of another client, and each client's rows keep their order."""
 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
@@ -197,7 +197,7 @@ def test_clients_are_stored_in_turn(empty_redis: str) -> None:
     with_store(empty_redis, work)
 
 
-def test_a_full_queue_refuses_and_a_lost_store_fails_all_that_went(empty_redis: str) -> None:
+def test_a_full_queue_refuses_and_a_lost_store_fails_the_whole_commit(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         gated = Gated(store)

@@ -1,4 +1,4 @@
-"""Long bodies are taken slice by slice; what becomes of their rows is as if they had been taken at once."""
+"""Long bodies are decoded slice by slice, with the same outcome as when they are decoded at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def row(i: int, **more: Any) -> dict[str, Any]:
 
 
 def cuts(body: bytes, step: int) -> Iterator[bytes]:
-    """The pieces that a body is taken in."""
+    """The slices of a body."""
     start, end = rows_within(body)
     while start < end:
         stop, following = row_end(body, start, start + step, end)
@@ -52,7 +52,7 @@ VALUES = st.one_of(
     named=st.booleans(),
     indent=st.sampled_from([None, 0, 2]),
 )
-def test_pieces_are_the_rows(rows: list[dict[str, Any]], step: int, named: bool, indent: int | None) -> None:
+def test_slices_hold_exactly_the_rows(rows: list[dict[str, Any]], step: int, named: bool, indent: int | None) -> None:
     for ascii_only in (True, False):
         value: Any = {"rows": rows} if named else rows
         body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
@@ -64,13 +64,13 @@ def test_pieces_are_the_rows(rows: list[dict[str, Any]], step: int, named: bool,
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"null", b'"[]"', b"[1", b'{"rows":[]', b'{"rows":[],"more":1}', b'{"more":[]}', b"]", b"[}"]
 )
-def test_what_holds_no_rows_is_refused_at_once(body: bytes) -> None:
+def test_a_body_without_rows_is_refused_at_once(body: bytes) -> None:
     with pytest.raises(Malformed):
         rows_within(body)
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_long_body_is_told_row_by_row(service: Live, named: bool) -> None:
+def test_a_long_body_is_reported_row_by_row(service: Live, named: bool) -> None:
     service.register("a")
     rows: list[Any] = [row(i, id=f"{i}{TRICKY[i % len(TRICKY)]}") for i in range(4000)]
     bad = [0, 7, SLICE_ROWS, 2500, 3999]
@@ -82,9 +82,9 @@ def test_a_long_body_is_told_row_by_row(service: Live, named: bool) -> None:
     rows[11] = 5
     body = json.dumps({"rows": rows} if named else rows).encode()
     assert len(body) > 4 * SLICE_BYTES
-    told = service.http.post("/events", content=body, headers=JSON).json()
-    assert (told["accepted"], told["rejected"]) == (3893, 107)
-    assert [refused["index"] for refused in told["rejections"]] == sorted([*bad, 9, 11, *range(2000, 2100)])
+    response = service.http.post("/events", content=body, headers=JSON).json()
+    assert (response["accepted"], response["rejected"]) == (3893, 107)
+    assert [refused["index"] for refused in response["rejections"]] == sorted([*bad, 9, 11, *range(2000, 2100)])
     again = service.http.post("/events", content=body, headers=JSON).json()
     assert (again["accepted"], again["duplicate"]) == (0, 3893)
 
@@ -99,7 +99,7 @@ def test_a_long_body_that_is_broken_stores_nothing(service: Live) -> None:
     assert service.http.get("/videos/a").json()["bins"] == 0
 
 
-def test_a_row_longer_than_a_line_may_be_is_refused(service: Live) -> None:
+def test_a_row_above_the_line_limit_is_refused(service: Live) -> None:
     for text in ("},{" * 40_000, '\\"},{' * 30_000, "x" * 300_000):
         answer = service.http.post("/events", json=[{"x": text}, {"y": text}])
         assert answer.status_code == 413 and "row" in answer.json()["detail"]
@@ -107,42 +107,42 @@ def test_a_row_longer_than_a_line_may_be_is_refused(service: Live) -> None:
 
 
 @pytest.mark.parametrize("lines", [False, True])
-def test_rows_keep_their_place_and_so_their_id(service: Live, lines: bool) -> None:
-    """With an Idempotency-Key, a row is known again by its place, wherever a slice or a batch begins."""
+def test_rows_keep_their_position_and_so_their_id(service: Live, lines: bool) -> None:
+    """With an Idempotency-Key, a row is recognized by its position, wherever a slice or a batch starts."""
     service.register("a")
     rows = [row(i, type="?" if i % 7 == 3 else "view") for i in range(3 * SLICE_ROWS)]
     text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
     headers = (LINES if lines else JSON) | {"Idempotency-Key": "k"}
     good = sum(one["type"] == "view" for one in rows)
     assert service.http.post("/events", content=text, headers=headers).json()["accepted"] == good
-    # By then the other rows are right, too: these count, and none twice.
+    # Now the other rows are valid, too: they count, and none counts twice.
     fixed = text.replace("?", "view")
-    told = service.http.post("/events", content=fixed, headers=headers).json()
-    assert (told["accepted"], told["duplicate"]) == (len(rows) - good, good)
+    response = service.http.post("/events", content=fixed, headers=headers).json()
+    assert (response["accepted"], response["duplicate"]) == (len(rows) - good, good)
 
 
-def test_a_long_list_of_refused_rows_is_whole(service: Live) -> None:
+def test_a_long_list_of_rejections_is_complete(service: Live) -> None:
     rows = [row(i, type="?") for i in range(3 * LISTED_AT_ONCE + 5)]
-    told = service.http.post("/events", json=rows).json()
-    assert [refused["index"] for refused in told["rejections"]] == list(range(len(rows)))
-    assert told["rejected"] == len(rows) and set(told["rejections"][-1]) == set(told["rejections"][0])
-    assert told["rejections"][-1]["allowed"] and told["rejections"][-1]["field"] == "type"
+    response = service.http.post("/events", json=rows).json()
+    assert [refused["index"] for refused in response["rejections"]] == list(range(len(rows)))
+    assert response["rejected"] == len(rows) and set(response["rejections"][-1]) == set(response["rejections"][0])
+    assert response["rejections"][-1]["allowed"] and response["rejections"][-1]["field"] == "type"
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_stream_counts_refused_rows_that_it_does_not_list(service: Live, known: bool) -> None:
-    """Refused while parsing, or by the store: a video that is fed by counters takes no events of the same type."""
+def test_a_stream_counts_rejections_that_it_does_not_list(service: Live, known: bool) -> None:
+    """Rows are refused while parsing, or by the store: a video fed by counters takes no events of the same type."""
     service.register("a")
     service.post("/counters", [{"video_id": "a", "time": T0 + 5, "views": 3}])
     bad = row(0) if known else row(0, type="?")
     text = (json.dumps(bad) + "\n") * (LISTED + 3000)
-    told = service.http.post("/events", content=text, headers=LINES)
-    assert told.status_code == 422
-    assert told.json()["rejected"] == LISTED + 3000 and len(told.json()["rejections"]) == LISTED
-    assert [refused["index"] for refused in told.json()["rejections"]] == list(range(LISTED))
+    response = service.http.post("/events", content=text, headers=LINES)
+    assert response.status_code == 422
+    assert response.json()["rejected"] == LISTED + 3000 and len(response.json()["rejections"]) == LISTED
+    assert [refused["index"] for refused in response.json()["rejections"]] == list(range(LISTED))
 
 
-def test_values_are_counted_while_they_come(service: Live) -> None:
+def test_values_are_counted_while_they_arrive(service: Live) -> None:
     """No more of a body is read than is needed to refuse it."""
     url = httpx.URL(service.address)
     head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n"
@@ -152,7 +152,7 @@ def test_values_are_counted_while_they_come(service: Live) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_nobody_works_for_a_client_that_has_left(empty_redis: str, packed: bool) -> None:
+def test_no_work_is_done_for_a_client_that_has_left(empty_redis: str, packed: bool) -> None:
     text = (json.dumps(row(0)) + "\n").encode() * 400_000
     body = gzip.compress(text, 1) if packed else text
     head = f"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n"
@@ -174,7 +174,7 @@ def test_nobody_works_for_a_client_that_has_left(empty_redis: str, packed: bool)
         assert taken(service) == at_the_end < 400_000
 
 
-def test_requests_wait_until_the_answers_before_them_are_read(empty_redis: str) -> None:
+def test_requests_wait_until_the_responses_before_them_are_read(empty_redis: str) -> None:
     ask = b"GET /videos/a HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def answered(service: Live) -> float:
@@ -194,7 +194,7 @@ def test_requests_wait_until_the_answers_before_them_are_read(empty_redis: str) 
             begun = answered(service)
             time.sleep(0.3)
             assert answered(service) == begun < 300
-            # Whoever reads gets all of them.
+            # A client that reads gets all responses.
             got = 0
             while got < 400 * 40_000:
                 part = slow.recv(2**20)

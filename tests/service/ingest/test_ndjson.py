@@ -1,4 +1,4 @@
-"""NDJSON of any length: taken batch by batch while it arrives."""
+"""NDJSON of any length is stored batch by batch while it arrives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.service.running import T0, Live, live, wait_until
 
 ROWS = 50
-"""Rows in a batch of these services."""
+"""Limit of the rows in a batch of these services."""
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -42,30 +42,30 @@ def post(service: Live, content: Any, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_stream_longer_than_any_limit_is_taken_whole(service: Live, packed: bool) -> None:
+def test_a_stream_of_any_length_is_stored(service: Live, packed: bool) -> None:
     n = 20 * ROWS + 7
     body = b"\n \n".join(line(i) for i in range(n)).rstrip()
     content = gzip.compress(body[:999]) + gzip.compress(body[999:]) if packed else body
     headers = {"content-encoding": "gzip"} if packed else {}
-    told = post(service, content, **headers).json()
-    assert (told["accepted"], told["rejected"]) == (n, 0)
+    response = post(service, content, **headers).json()
+    assert (response["accepted"], response["rejected"]) == (n, 0)
     assert (
         post(service, (content[i : i + 1000] for i in range(0, len(content), 1000)), **headers).json()["duplicate"] == n
     )
     assert views(service) == n
 
 
-def test_rejections_are_told_by_their_place_in_the_whole(service: Live) -> None:
+def test_rejections_have_their_position_in_the_whole_body(service: Live) -> None:
     lines = [line(i) for i in range(3 * ROWS)]
     lines[70], lines[120], lines[121] = b"{broken\n", line(120, type="clap"), line(121, time=T0 - 1)
-    told = post(service, b"".join(lines)).json()
-    assert (told["accepted"], told["rejected"]) == (3 * ROWS - 3, 3)
-    assert [(r["index"], r["field"]) for r in told["rejections"]] == [(70, "line"), (120, "type"), (121, "time")]
+    response = post(service, b"".join(lines)).json()
+    assert (response["accepted"], response["rejected"]) == (3 * ROWS - 3, 3)
+    assert [(r["index"], r["field"]) for r in response["rejections"]] == [(70, "line"), (120, "type"), (121, "time")]
 
 
 def test_many_rejections_are_counted_and_some_are_listed(service: Live) -> None:
-    told = post(service, b"".join(line(i, count=0) for i in range(1203)) + line(1)).json()
-    assert (told["accepted"], told["rejected"], len(told["rejections"])) == (1, 1203, 1000)
+    response = post(service, b"".join(line(i, count=0) for i in range(1203)) + line(1)).json()
+    assert (response["accepted"], response["rejected"], len(response["rejections"])) == (1, 1203, 1000)
     none = post(service, line(1, count=0) * 1203)
     assert none.status_code == 422 and none.json()["rejected"] == 1203
 
@@ -88,7 +88,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("content", "headers", "status", "field"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_stream_that_breaks_tells_what_was_taken(
+def test_a_broken_stream_reports_the_rows_that_were_stored(
     service: Live, content: bytes, headers: dict[str, str], status: int, field: str
 ) -> None:
     pieces = (content[i : i + 500] for i in range(0, len(content), 500))
@@ -96,11 +96,11 @@ def test_a_stream_that_breaks_tells_what_was_taken(
     problem = answer.json()
     assert answer.status_code == status and problem["field"] == field, problem
     assert problem["rows"] == problem["accepted"] == views(service)
-    # Whole batches before the part in which it breaks.
+    # Whole batches before the broken part.
     assert problem["accepted"] in (0, ROWS, 2 * ROWS)
 
 
-def test_a_bomb_is_no_rows_and_no_memory(service: Live) -> None:
+def test_a_gzip_bomb_takes_no_memory(service: Live) -> None:
     bomb = gzip.compress(b"\n" * 20_000_000) + gzip.compress(line(1))
     assert post(service, bomb, **{"content-encoding": "gzip"}).json()["accepted"] == 1
     assert post(service, gzip.compress(b"x" * 20_000_000), **{"content-encoding": "gzip"}).status_code == 413
@@ -119,7 +119,7 @@ def send(connection: socket.socket, data: bytes) -> None:
     connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
 
 
-def test_a_stream_may_last_and_a_silent_one_is_given_up(service: Live) -> None:
+def test_a_slow_stream_is_accepted_and_a_silent_one_is_refused(service: Live) -> None:
     with connect(service) as connection:
         for i in range(6):
             send(connection, b"".join(line(ROWS * i + j) for j in range(ROWS)))
@@ -130,7 +130,7 @@ def test_a_stream_may_last_and_a_silent_one_is_given_up(service: Live) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ") and b'"accepted":300' in answer
 
 
-def test_a_client_that_goes_away_leaves_whole_batches(service: Live) -> None:
+def test_a_client_that_leaves_leaves_whole_batches(service: Live) -> None:
     with connect(service) as connection:
         send(connection, b"".join(line(i) for i in range(ROWS + 20)))
         wait_until(lambda: views(service) == ROWS)
@@ -138,8 +138,8 @@ def test_a_client_that_goes_away_leaves_whole_batches(service: Live) -> None:
     assert views(service) == ROWS
 
 
-def test_many_requests_at_once_are_counted_once(empty_redis: str) -> None:
-    """The same ids from many clients at once: each row counts once, and each client is told its own."""
+def test_rows_of_concurrent_requests_count_once(empty_redis: str) -> None:
+    """Many clients send the same ids at the same time: each row counts once, and each client gets its own outcome."""
     with live(empty_redis) as service:
         for video in range(20):
             service.register(f"v{video}")

@@ -1,4 +1,4 @@
-"""No row is lost with a 2xx: bodies as clients really send them, and counters that the served bundle does not know."""
+"""No row is lost when the status is 2xx: bodies as clients really send them, and unknown counters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFFERS = {
 
 
 def answers(service: Live, sent: bytes, n: int, pause_at: int | None = None) -> bytes:
-    """What comes back on one connection until ``n`` answers are whole, or it is closed."""
+    """The bytes received on one connection until ``n`` responses are complete, or it is closed."""
     url = httpx.URL(str(service.http.base_url))
     with socket.create_connection((url.host, url.port or 80), timeout=10) as line:
         for part in (sent,) if pause_at is None else (sent[:pause_at], sent[pause_at:]):
@@ -49,10 +49,10 @@ def post(body: bytes, kind: str = NDJSON, offer: bytes = b"", chunked: bool = Fa
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("kind", [NDJSON, "application/json"])
-def test_an_offer_to_upgrade_is_declined_and_the_body_read(service: Live, offer: str, kind: str, chunked: bool) -> None:
+def test_an_upgrade_offer_is_declined_and_the_body_is_read(service: Live, offer: str, kind: str, chunked: bool) -> None:
     service.register("a")
     body = LINE if kind == NDJSON else b"[" + LINE + b"]"
-    # With the same connection's next request right behind it, offer and all.
+    # The next request follows on the same connection, with the same offer.
     sent = post(body, kind, OFFERS[offer], chunked) * 2
     got = answers(service, sent, 2)
     assert got.count(b"HTTP/1.1 200") == 2 and got.count(b'"accepted":1') == 2
@@ -60,12 +60,12 @@ def test_an_offer_to_upgrade_is_declined_and_the_body_read(service: Live, offer:
 
 
 @pytest.mark.parametrize("pause_at", [10, 60, 140, 190])
-def test_an_offer_may_come_in_pieces(service: Live, pause_at: int) -> None:
+def test_an_upgrade_offer_may_arrive_in_pieces(service: Live, pause_at: int) -> None:
     service.register("a")
     assert b'"accepted":1' in answers(service, post(LINE, offer=OFFERS["h2c"]), 1, pause_at)
 
 
-def test_a_tunnel_is_refused(service: Live) -> None:
+def test_connect_is_refused(service: Live) -> None:
     got = answers(service, b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n", 1)
     assert got.startswith(b"HTTP/1.1 400")
 
@@ -82,11 +82,11 @@ def test_a_tunnel_is_refused(service: Live) -> None:
         ("application/json", MARK + b'{"rows":[' + LINE + b"]}", 1),
     ],
 )
-def test_a_byte_order_mark_costs_no_row(service: Live, kind: str, body: bytes, rows: int, packed: bool) -> None:
+def test_a_byte_order_mark_loses_no_row(service: Live, kind: str, body: bytes, rows: int, packed: bool) -> None:
     service.register("a")
     headers = {"content-type": kind} | ({"content-encoding": "gzip"} if packed else {})
-    told = service.http.post("/events", content=gzip.compress(body) if packed else body, headers=headers).json()
-    assert (told["accepted"], told["rejected"]) == (rows, 0)
+    response = service.http.post("/events", content=gzip.compress(body) if packed else body, headers=headers).json()
+    assert (response["accepted"], response["rejected"]) == (rows, 0)
 
 
 def test_a_byte_order_mark_before_metadata_and_predictions(service: Live) -> None:
@@ -98,7 +98,7 @@ def test_a_byte_order_mark_before_metadata_and_predictions(service: Live) -> Non
 
 
 @pytest.mark.parametrize("body", [b"", b"\n \r\n", MARK])
-def test_a_body_without_rows_where_rows_were_announced_is_refused(service: Live, body: bytes) -> None:
+def test_a_body_without_the_announced_rows_is_refused(service: Live, body: bytes) -> None:
     for content in (body, gzip.compress(body)):
         headers = {"content-type": NDJSON} | ({} if content is body else {"content-encoding": "gzip"})
         answer = service.http.post("/events", content=content, headers=headers)
@@ -107,7 +107,7 @@ def test_a_body_without_rows_where_rows_were_announced_is_refused(service: Live,
 
 
 @pytest.mark.parametrize("kind", [NDJSON, "application/json"])
-def test_a_body_shorter_than_announced_is_never_answered_as_good(service: Live, kind: str) -> None:
+def test_a_body_shorter_than_announced_never_succeeds(service: Live, kind: str) -> None:
     service.register("a")
     body = LINE if kind == NDJSON else b"[" + LINE + b"]"
     sent = post(body, kind).replace(b"Content-Length: ", b"Content-Length: 1")
@@ -159,37 +159,37 @@ def ignored_so_far(service: Live) -> float:
     return value
 
 
-def test_an_unknown_counter_costs_no_row_of_json(service: Live) -> None:
+def test_an_unknown_counter_loses_no_row_of_json(service: Live) -> None:
     service.register("a")
     before = ignored_so_far(service)
-    told = service.post("/counters", [COUNTERS, {**COUNTERS, "saves": 3}])
-    assert (told["accepted"], told["rejected"], told["ignored"]) == (2, 0, {"saves": 2, "playlists": 2})
+    response = service.post("/counters", [COUNTERS, {**COUNTERS, "saves": 3}])
+    assert (response["accepted"], response["rejected"], response["ignored"]) == (2, 0, {"saves": 2, "playlists": 2})
     assert seen(service) == {"view": 100}
     assert ignored_so_far(service) - before == 4
 
 
-def test_an_unknown_counter_costs_no_line(service: Live) -> None:
+def test_an_unknown_counter_loses_no_line(service: Live) -> None:
     service.register("a")
     known = {name: value for name, value in COUNTERS.items() if name not in ("saves", "playlists", "dislikes")}
     lines = "\n".join(map(json.dumps, [known, COUNTERS, known]))
-    told = service.http.post("/counters", content=lines, headers={"content-type": NDJSON}).json()
-    assert (told["accepted"], told["rejected"], told["ignored"]) == (3, 0, IGNORED)
+    response = service.http.post("/counters", content=lines, headers={"content-type": NDJSON}).json()
+    assert (response["accepted"], response["rejected"], response["ignored"]) == (3, 0, IGNORED)
     assert seen(service) == {"view": 100}
 
 
-def test_an_unknown_counter_costs_no_frame(service: Live) -> None:
+def test_an_unknown_counter_loses_no_frame(service: Live) -> None:
     service.register("a")
     url = str(service.http.base_url).replace("http", "ws") + "/events/stream"
     frame = {"seq": 1, "kind": "counters", "rows": [COUNTERS]}
     for message in (json.dumps(frame), msgspec.msgpack.encode(frame)):
         with connect(url) as socket:
             socket.send(message)
-            told = json.loads(socket.recv())
-        assert (told["accepted"], told["ignored"]) == (1, IGNORED)
+            response = json.loads(socket.recv())
+        assert (response["accepted"], response["ignored"]) == (1, IGNORED)
     assert seen(service) == {"view": 100}
 
 
-def test_an_unknown_counter_costs_no_prediction(service: Live) -> None:
+def test_an_unknown_counter_fails_no_prediction(service: Live) -> None:
     rows = [{name: value for name, value in COUNTERS.items() if name != "video_id"}]
     body = {"video": {"video_id": "a", "published_at": T0}, "counters": rows}
     answer = service.http.post("/predict", json=body)
@@ -198,7 +198,7 @@ def test_an_unknown_counter_costs_no_prediction(service: Live) -> None:
     assert service.http.post("/predict", json=[body]).json()[0]["rows"]["ignored"] == IGNORED
 
 
-def test_an_unknown_counter_costs_no_entry_of_the_stream(empty_redis: str) -> None:
+def test_an_unknown_counter_loses_no_stream_entry(empty_redis: str) -> None:
     with live(empty_redis, ingest_stream=True) as service:
         service.register("a")
         service.redis.xadd("m3tr:ingest", {"kind": "counters", "row": json.dumps(COUNTERS)})
@@ -217,19 +217,19 @@ def test_an_unknown_counter_costs_no_entry_of_the_stream(empty_redis: str) -> No
         ({"views": 3, "live": True}, "live", "numbers of other counters"),
     ],
 )
-def test_a_row_without_a_known_counter_is_refused_by_name(service: Live, row: Any, field: str, words: str) -> None:
-    told = service.post("/counters", [{"video_id": "a", "time": T0 + 5, **row}], 422)
-    assert told["field"] == field and words in told["allowed"]
+def test_a_row_without_a_known_counter_is_refused(service: Live, row: Any, field: str, words: str) -> None:
+    response = service.post("/counters", [{"video_id": "a", "time": T0 + 5, **row}], 422)
+    assert response["field"] == field and words in response["allowed"]
 
 
 def test_an_event_of_an_unknown_type_is_still_refused(service: Live) -> None:
-    told = service.post("/events", [{**ROW, "type": "save"}], 422)
-    assert (told["field"], told["value"]) == ("type", "save")
+    response = service.post("/events", [{**ROW, "type": "save"}], 422)
+    assert (response["field"], response["value"]) == ("type", "save")
 
 
-def test_names_of_unknown_counters_are_bounded(service: Live) -> None:
+def test_names_of_unknown_counters_are_limited(service: Live) -> None:
     service.register("a")
     rows = [{"video_id": "a", "time": T0 + 5, "views": 1, **{f"{i}-{n}" * 40: n for n in range(50)}} for i in range(9)]
-    told = service.post("/counters", rows)
-    assert told["accepted"] == 9 and len(told["ignored"]) == 100
-    assert all(len(name) <= 100 for name in told["ignored"])
+    response = service.post("/counters", rows)
+    assert response["accepted"] == 9 and len(response["ignored"]) == 100
+    assert all(len(name) <= 100 for name in response["ignored"])

@@ -1,4 +1,4 @@
-"""Rows from the Redis stream, exactly once in effect."""
+"""Rows from the Redis stream count exactly once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import redis
 from service.ingest.stream_consumer import GROUP, Consumer
 from service.settings import Settings
 from service.store import keys
-from service.store.outcome import Outcome
 from service.store.redis.embedded_server import EmbeddedServer
+from service.store.rows.outcome import Outcome
 from service.wiring import new_metrics
 from tests.service.running import T0, Live, Process, live, wait_until
 
@@ -27,7 +27,7 @@ VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """A store of its own: another service on the shared one would take the rows."""
+    """A store of its own: on the shared one, another service would take the rows."""
     server = EmbeddedServer(tmp_path / "own", appendfsync="everysec")
     server.start()
     yield server
@@ -70,7 +70,7 @@ def dead(service: Live) -> list[dict[str, Any]]:
     ]
 
 
-def test_rows_are_taken_and_acknowledged(fed: Live) -> None:
+def test_rows_are_stored_and_acknowledged(fed: Live) -> None:
     assert not fed.redis.exists(keys.INGEST)
     produce(fed, VIEW, VIEW, {**VIEW, "id": "mine"}, {**VIEW, "id": "mine"})
     produce(fed, VIEW, VIEW, together=True)
@@ -84,7 +84,7 @@ def test_rows_are_taken_and_acknowledged(fed: Live) -> None:
 
 
 def test_a_second_delivery_changes_nothing(fed: Live) -> None:
-    # Somebody else's group, which has read nothing, keeps every entry.
+    # Another group, which has read nothing, keeps every entry.
     fed.redis.xgroup_create(keys.INGEST, "keeper", id="0-0", mkstream=True)
     produce(fed, VIEW, VIEW, together=True)
     produce(fed, VIEW, {"video_id": "v", "time": T0 + 9, "likes": 4}, kind="events")
@@ -96,7 +96,7 @@ def test_a_second_delivery_changes_nothing(fed: Live) -> None:
     assert fed.http.get("/videos/v").json() == before
 
 
-def test_what_a_dead_replica_took_is_taken_over(fed: Live) -> None:
+def test_entries_of_a_dead_replica_are_claimed(fed: Live) -> None:
     produce(fed, VIEW)
     wait_until(lambda: pending(fed) == 0)
     with fed.redis.pipeline() as pipe:
@@ -108,7 +108,7 @@ def test_what_a_dead_replica_took_is_taken_over(fed: Live) -> None:
     assert counts(fed) == {"view": 11}
 
 
-def test_rows_that_can_never_be_taken_are_buried_with_the_reason(fed: Live) -> None:
+def test_rows_that_cannot_be_stored_become_dead_letters(fed: Live) -> None:
     produce(fed, VIEW, {**VIEW, "type": "clap"}, 7, together=True)
     fed.redis.xadd(keys.INGEST, {"kind": "events", "row": "{"})
     fed.redis.xadd(keys.INGEST, {"kind": "what", "row": "{}"})
@@ -126,7 +126,7 @@ def test_rows_that_can_never_be_taken_are_buried_with_the_reason(fed: Live) -> N
     assert f"m3tr_ingest_stream_dead_rows_total {len(buried)}.0" in fed.http.get("/metrics").text
 
 
-def test_an_entry_that_fails_five_deliveries_is_buried(server: EmbeddedServer) -> None:
+def test_an_entry_that_fails_five_deliveries_becomes_a_dead_letter(server: EmbeddedServer) -> None:
     with live(server.url, ingest_claim_s=0.05, ingest_stream=True) as service:
         service.register("v")
         take, tries = service.context.ingest.take, 0
@@ -147,8 +147,8 @@ def test_an_entry_that_fails_five_deliveries_is_buried(server: EmbeddedServer) -
         assert entry["reason"]["reason"] == "deliveries" and json.loads(entry["row"]) == {"poison": 1}
 
 
-def test_what_kills_who_takes_it_costs_one_dead_letter(server: EmbeddedServer) -> None:
-    """Each who takes the poison is gone at once, and acknowledges nothing any more, as a killed process."""
+def test_an_entry_that_kills_its_consumers_becomes_one_dead_letter(server: EmbeddedServer) -> None:
+    """Each consumer that takes the poisonous entry ends at once without acknowledging, like a killed process."""
     taken: list[Any] = []
 
     async def take(kind: Any, items: Any) -> Outcome:
@@ -179,12 +179,12 @@ def test_what_kills_who_takes_it_costs_one_dead_letter(server: EmbeddedServer) -
         assert client.xpending(keys.INGEST, GROUP)["pending"] == 0
 
 
-def test_entries_that_are_done_with_are_trimmed(fed: Live) -> None:
+def test_acknowledged_entries_are_trimmed(fed: Live) -> None:
     produce(fed, VIEW, VIEW)
     fed.redis.xgroup_create(keys.INGEST, "other", id="0-0")
     produce(fed, *[VIEW] * 8)
     wait_until(lambda: pending(fed) == 0)
-    # The other group has two entries in hand, one of them acknowledged, and has not read the rest.
+    # The other group has read two entries and acknowledged one of them.
     [[_, [(first, _), (second, _)]]] = fed.redis.xreadgroup("other", "it", {keys.INGEST: ">"}, count=2)
     fed.redis.xack(keys.INGEST, "other", first)
     wait_until(lambda: fed.redis.xrange(keys.INGEST, count=1)[0][0] == second)
@@ -195,7 +195,7 @@ def test_entries_that_are_done_with_are_trimmed(fed: Live) -> None:
     wait_until(lambda: counts(fed) == {"view": 11})
 
 
-def test_a_refusal_that_may_pass_is_tried_again(server: EmbeddedServer) -> None:
+def test_a_retryable_rejection_is_delivered_again(server: EmbeddedServer) -> None:
     with live(server.url, ingest_claim_s=0.3, ingest_stream=True, park_rows=0) as service:
         produce(service, VIEW)
         wait_until(lambda: pending(service) == 1 and service.redis.xpending(keys.INGEST, GROUP)["pending"] == 1)
@@ -248,7 +248,7 @@ def test_kill_9_loses_and_doubles_nothing(
         assert httpx.get(f"{second.url}/videos/v").json()["counts"] == {"view": total}
 
 
-def test_it_can_be_off(server: EmbeddedServer) -> None:
+def test_the_stream_can_be_switched_off(server: EmbeddedServer) -> None:
     with live(server.url, ingest_stream=False) as service:
         service.register("v")
         produce(service, VIEW)

@@ -40,7 +40,7 @@ def send(made: ClientConnection, seq: int, rows: list[Any], kind: str = "events"
     made.send(json.dumps({"seq": seq, "kind": kind, "rows": rows}))
 
 
-def told(made: ClientConnection) -> dict[str, Any]:
+def receive(made: ClientConnection) -> dict[str, Any]:
     return json.loads(made.recv(20))
 
 
@@ -63,34 +63,34 @@ def test_every_frame_is_answered_in_order(service: Live) -> None:
     with open_socket(service) as made:
         for seq in range(100):
             send(made, seq, [{**VIEW, "id": f"{seq}"}, {**VIEW, "id": f"{seq}"}, {**VIEW, "count": -1}])
-        answers = [told(made) for _ in range(100)]
+        answers = [receive(made) for _ in range(100)]
         assert [answer["ack"] for answer in answers] == list(range(100))
         assert {(a["accepted"], a["duplicate"], a["parked"], a["rejected"]) for a in answers} == {(1, 1, 0, 1)}
         assert answers[0]["rejections"][0]["field"] == "count"
         send(made, 7, [{**VIEW, "id": "7"}])
-        assert told(made) == {**told_empty(7), "duplicate": 1}
+        assert receive(made) == {**empty_ack(7), "duplicate": 1}
         send(made, 8, [{"video_id": "v", "time": T0 + 9, "likes": 4}], "counters")
         send(made, 9, [{**VIEW, "video_id": "unknown"}])
         send(made, 10, [])
-        assert told(made)["accepted"] == 1 and told(made)["parked"] == 1
-        assert told(made) == told_empty(10)
+        assert receive(made)["accepted"] == 1 and receive(made)["parked"] == 1
+        assert receive(made) == empty_ack(10)
     assert service.http.get("/videos/v").json()["counts"] == {"view": 100, "like": 4}
     wait_until(lambda: service.context.row_sockets.connections == 0)
 
 
-def told_empty(seq: int) -> dict[str, Any]:
+def empty_ack(seq: int) -> dict[str, Any]:
     zeros = dict.fromkeys(("accepted", "duplicate", "parked", "rejected", "corrected"), 0)
     return {"ack": seq, **zeros, "rejections": []}
 
 
-def test_message_pack(service: Live) -> None:
+def test_messagepack_frames(service: Live) -> None:
     service.register("v")
     with open_socket(service) as made:
         made.send(msgspec.msgpack.encode({"seq": 1, "kind": "events", "rows": [VIEW, {1: 2}, {**VIEW, "id": b"x"}, 5]}))
-        answer = told(made)
+        answer = receive(made)
         assert (answer["ack"], answer["accepted"], answer["rejected"]) == (1, 1, 3)
         made.send(b"\xc1")
-        assert told(made)["error"]["status"] == 400
+        assert receive(made)["error"]["status"] == 400
         assert closing(made) == 1007
 
 
@@ -109,7 +109,7 @@ def test_message_pack(service: Live) -> None:
         ('{"seq": 2, "kind": "events", "rows": []' + " " * 3000 + "}", 413, "frame", 1009),
     ],
 )
-def test_a_bad_frame_is_named_and_ends_the_connection(
+def test_an_invalid_frame_is_named_and_closes_the_connection(
     empty_redis: str, frame: str, status: int, field: str | None, code: int
 ) -> None:
     with live(empty_redis, max_body_bytes=2048, max_batch_rows=3) as service:
@@ -118,15 +118,15 @@ def test_a_bad_frame_is_named_and_ends_the_connection(
             send(made, 1, [VIEW])
             made.send(frame)
             send(made, 3, [VIEW])
-            assert told(made)["ack"] == 1
-            answer = told(made)
+            assert receive(made)["ack"] == 1
+            answer = receive(made)
             assert answer["error"]["status"] == status and answer["error"].get("field") == field
             assert closing(made) == code
         wait_until(lambda: service.context.row_sockets.connections == 0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_long_frame_is_told_row_by_row(service: Live, packed: bool) -> None:
+def test_a_long_frame_is_reported_row_by_row(service: Live, packed: bool) -> None:
     service.register("v")
     rows: list[Any] = [{**VIEW, "id": f'{i}"}},{{"'} for i in range(6000)]
     for place in (0, 3000, 5999):
@@ -134,17 +134,17 @@ def test_a_long_frame_is_told_row_by_row(service: Live, packed: bool) -> None:
     frame = {"seq": 1, "kind": "events", "rows": rows}
     with open_socket(service) as made:
         made.send(msgspec.msgpack.encode(frame) if packed else json.dumps(frame))
-        answer = told(made)
+        answer = receive(made)
         assert (answer["ack"], answer["accepted"], answer["rejected"]) == (1, 5997, 3)
         assert [refused["index"] for refused in answer["rejections"]] == [0, 3000, 5999]
         if not packed:
             for odd in ({**frame, "more": 1}, {**frame, "rows": {"rows": rows}}, {**frame, "kind": "likes"}):
                 with open_socket(service) as other:
                     other.send(json.dumps(odd))
-                    assert told(other)["error"]["status"] == 422 and closing(other) == 1008
+                    assert receive(other)["error"]["status"] == 422 and closing(other) == 1008
 
 
-def test_a_client_that_is_too_fast_waits(empty_redis: str) -> None:
+def test_backpressure_slows_down_a_fast_client(empty_redis: str) -> None:
     with live(empty_redis, stream_window=3) as service:
         service.register("v")
         free, inside, peak = threading.Event(), 0, 0
@@ -168,18 +168,18 @@ def test_a_client_that_is_too_fast_waits(empty_redis: str) -> None:
             with pytest.raises(TimeoutError):
                 made.recv(0.1)
             free.set()
-            assert [told(made)["ack"] for _ in range(50)] == list(range(50))
+            assert [receive(made)["ack"] for _ in range(50)] == list(range(50))
         assert peak == 3
         assert service.http.get("/videos/v").json()["counts"] == {"view": 50}
 
 
-def test_a_fault_ends_the_connection_and_shows_nothing_inside(service: Live) -> None:
+def test_a_fault_closes_the_connection_and_shows_no_internals(service: Live) -> None:
     async def fail(kind: Any, items: Any) -> Any:
         raise RuntimeError("secret")
 
     with patch.object(service.context.ingest, "take", fail), open_socket(service) as made:
         send(made, 1, [VIEW])
-        answer = told(made)
+        answer = receive(made)
         assert answer["seq"] == 1 and answer["error"]["status"] == 500 and "secret" not in json.dumps(answer)
         assert closing(made) == 1011
 
@@ -189,18 +189,20 @@ def test_nothing_is_lost_while_the_store_is_away(server: EmbeddedServer) -> None
         service.register("v")
         with open_socket(service) as made:
             send(made, 1, [{**VIEW, "id": "a"}])
-            assert told(made)["ack"] == 1
+            assert receive(made)["ack"] == 1
             server.stop()
             for seq in (2, 3):
                 send(made, seq, [{**VIEW, "id": f"b{seq}"}])
             for seq in (2, 3):
-                answer = told(made)
+                answer = receive(made)
                 assert (answer["nack"], answer["retryable"]) == (seq, True) and answer["retry_after_s"] >= 1
             server.start()
             wait_until(lambda: service.http.get("/health/ready").status_code == 200)
             for seq in (1, 2, 3):
                 send(made, seq, [{**VIEW, "id": "a" if seq == 1 else f"b{seq}"}])
-            assert [(a["ack"], a["accepted"], a["duplicate"]) for a in (told(made), told(made), told(made))] == [
+            assert [
+                (a["ack"], a["accepted"], a["duplicate"]) for a in (receive(made), receive(made), receive(made))
+            ] == [
                 (1, 0, 1),
                 (2, 1, 0),
                 (3, 1, 0),
@@ -208,7 +210,7 @@ def test_nothing_is_lost_while_the_store_is_away(server: EmbeddedServer) -> None
         assert service.http.get("/videos/v").json()["counts"] == {"view": 3}
 
 
-def test_keys(empty_redis: str) -> None:
+def test_a_key_is_required(empty_redis: str) -> None:
     hashed = tuple(f"{scope}:{hashlib.sha256(scope.encode()).hexdigest()}" for scope in ("ingest", "predict", "admin"))
     with live(empty_redis, api_keys=hashed) as service:
         for options, status in (
@@ -229,10 +231,10 @@ def test_keys(empty_redis: str) -> None:
         ):
             with open_socket(service, **options) as made:
                 send(made, 1, [])
-                assert told(made)["ack"] == 1
+                assert receive(made)["ack"] == 1
 
 
-def test_a_key_in_the_query_is_in_no_log(empty_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_in_the_query_is_not_logged(empty_redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -250,11 +252,11 @@ def test_a_key_in_the_query_is_in_no_log(empty_redis: str, monkeypatch: pytest.M
     assert len(handshakes) == 2 and not any("hush" in line for line in lines)
 
 
-def test_there_is_room_for_so_many(empty_redis: str) -> None:
+def test_connections_are_limited(empty_redis: str) -> None:
     with live(empty_redis, stream_producers=1) as service:
         with open_socket(service) as made:
             send(made, 1, [])
-            assert told(made)["ack"] == 1
+            assert receive(made)["ack"] == 1
             with pytest.raises(InvalidStatus) as refused, open_socket(service):
                 pass
             assert refused.value.response.status_code == 503 and refused.value.response.headers["retry-after"]
@@ -263,19 +265,19 @@ def test_there_is_room_for_so_many(empty_redis: str) -> None:
             pass
 
 
-def test_the_stop_answers_what_was_read(tmp_path: Path, fake_process: Callable[..., Process]) -> None:
+def test_a_stop_answers_the_frames_that_were_read(tmp_path: Path, fake_process: Callable[..., Process]) -> None:
     process = fake_process(tmp_path / "data")
     httpx.put(f"{process.url}/videos/v", json={"published_at": T0})
     stopped = threading.Thread(target=process.stop)
     with socket(process.url) as made:
         send(made, 0, [VIEW])
-        assert told(made)["accepted"] == 1
+        assert receive(made)["accepted"] == 1
         stopped.start()
         acks, seq = 1, 1
         try:
             while True:
                 send(made, seq, [{**VIEW, "id": str(seq)}])
-                acks += told(made)["accepted"]
+                acks += receive(made)["accepted"]
                 seq += 1
         except ConnectionClosed:
             pass

@@ -18,7 +18,7 @@ from service.quality.label_store import Settlement, parse_adaptive
 from service.quality.report import QualityReport
 from service.store.keys import SAMPLING_LEASE
 from service.store.redis.lease import Lease
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Registration
 from tests.service.quality.world import DAY, P0, Clock, H, S, World, answer, events, given, keep, with_world
 from tests.service.running import T0, live, wait_until

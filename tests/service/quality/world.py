@@ -25,7 +25,7 @@ from service.quality.scores import ScoreSums
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.lease import Lease
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
 from service.wiring import new_metrics

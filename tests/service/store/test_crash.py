@@ -1,4 +1,4 @@
-"""kill -9 of the service and of its store, right after a 2xx: nothing acknowledged is lost, nothing is doubled."""
+"""kill -9 of the service and of its store, right after a 2xx: no acknowledged row is lost, and none counts twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.service.running import T0
 KILLS = 20
 
 
-def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, fake_process: Starter) -> None:
+def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, fake_process: Starter) -> None:
     chance = random.Random(7)
     producers = [Producer(f"v{i}") for i in range(3)]
     process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
@@ -26,7 +26,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, fake_process: Start
         for producer in producers:
             producer.start(lambda url=process.url: url)
         assert all(producer.news.wait(20) for producer in producers)
-        # Half the time at once after an acknowledgement, half the time somewhere in the middle of the work.
+        # Half of the kills come right after an acknowledgement, the other half at any time.
         if kill % 2:
             time.sleep(chance.uniform(0, 0.05))
         process.kill(server=True)
@@ -35,7 +35,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, fake_process: Start
         process = fake_process(tmp_path / "data", M3TR_APPENDFSYNC="always")
         with httpx.Client(base_url=process.url) as http:
             for producer in producers:
-                # The batch under way may or may not have been stored; its producer does not know.
+                # The batch under way may have been stored or not; its producer does not know.
                 assert producer.stored(http) - producer.acknowledged in (0, 1)
     with httpx.Client(base_url=process.url, timeout=30) as http:
         for producer in producers:

@@ -1,4 +1,4 @@
-"""A record that cannot be read harms nothing but itself, whatever is wrong with it."""
+"""A record that cannot be read affects nothing else, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -69,16 +69,18 @@ def _metric(service: Live, name: str) -> float:
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
-def test_the_others_do_not_notice(empty_redis: str, harm: Harm, tmp_path: Path) -> None:
-    # The record is not in the cache of the process that reads it.
+def test_a_damaged_record_affects_no_other_video(empty_redis: str, harm: Harm, tmp_path: Path) -> None:
+    # The reading process has no copy of the record in its cache.
     with live(empty_redis) as service:
         _fill(service)
         harm(service.redis)
     with live(empty_redis, ranking_forecasts=100) as service:
         for _ in range(2):
-            told = service.http.get("/videos/bad")
-            assert (told.status_code, told.json()["type"]) == (500, "urn:m3tr:problem:damaged-record"), told.text
-            assert told.json()["value"] == "bad" and not told.json()["retryable"]
+            response = service.http.get("/videos/bad")
+            assert (response.status_code, response.json()["type"]) == (500, "urn:m3tr:problem:damaged-record"), (
+                response.text
+            )
+            assert response.json()["value"] == "bad" and not response.json()["retryable"]
             assert service.http.get("/videos/good").json()["counts"] == {"view": 8}
         both = service.http.post("/predict", json=[{"video": {"video_id": v}} for v in ("bad", "good")]).json()
         assert [one["status"] for one in both] == [500, 200]
@@ -92,20 +94,20 @@ def test_the_others_do_not_notice(empty_redis: str, harm: Harm, tmp_path: Path) 
         made = export_store(tmp_path / "out", redis_url=empty_redis)
         assert list(made.damaged) == ["bad"]
         assert pq.read_table(tmp_path / "out" / "videos.parquet")["video_id"].to_pylist() == ["good"]
-        # It can be forgotten, all of it, and registered anew.
+        # It can be deleted completely, and registered again.
         assert service.http.delete("/videos/bad").status_code == 204
         assert [key for key in service.redis.scan_iter() if b"{bad}" in key] == []
         service.register("bad")
         assert service.http.get("/videos/bad").json()["counts"] == {}
 
 
-def test_rows_of_a_record_that_takes_none_are_refused_by_name(service: Live) -> None:
+def test_rows_for_a_damaged_record_are_rejected_with_a_reason(service: Live) -> None:
     _fill(service)
     service.redis.set(BAD + "meta", b"\xc1")
     rows = [{"video_id": v, "time": T0 + 9, "type": "view"} for v in ("bad", "good", "bad")]
-    told = service.post("/events", rows)
-    assert (told["accepted"], told["rejected"]) == (1, 2)
-    assert [(r["index"], r["reason"], r["value"]) for r in told["rejections"]] == [
+    response = service.post("/events", rows)
+    assert (response["accepted"], response["rejected"]) == (1, 2)
+    assert [(r["index"], r["reason"], r["value"]) for r in response["rejections"]] == [
         (0, "damaged", "bad"),
         (2, "damaged", "bad"),
     ]
@@ -115,14 +117,14 @@ def test_rows_of_a_record_that_takes_none_are_refused_by_name(service: Live) -> 
     assert (put.status_code, put.json()["type"]) == (500, "urn:m3tr:problem:damaged-record")
 
 
-def test_registering_again_mends_lost_metadata(service: Live) -> None:
+def test_registering_again_restores_lost_metadata(service: Live) -> None:
     _fill(service)
     service.redis.delete(BAD + "about")
     service.register("bad", T0, title="again")
     assert service.http.get("/videos/bad").json()["counts"] == {"view": 8}
 
 
-def test_a_record_that_lost_its_meta_begins_anew(service: Live) -> None:
+def test_a_record_without_meta_starts_empty(service: Live) -> None:
     _fill(service)
     service.redis.delete(BAD + "meta")
     assert service.http.get("/videos/bad").status_code == 404
@@ -134,17 +136,17 @@ def test_a_record_that_lost_its_meta_begins_anew(service: Live) -> None:
     assert [key for key in service.redis.scan_iter() if b"{bad}" in key] == []
 
 
-def test_broken_rows_that_wait_are_counted_and_the_others_applied(service: Live) -> None:
+def test_broken_parked_rows_are_counted_and_the_others_applied(service: Live) -> None:
     service.post("/events", [{"video_id": "bad", "time": T0 + 5, "type": "view", "count": 3}])
     for broken in (b"\xc1", b"\x93\x01", msgspec.msgpack.encode(["x", False, "view", 1, 0])):
         service.redis.rpush(BAD + "parked", broken)
-    told = service.register("bad")
-    assert (told["parked_applied"], told["parked_rejected"]) == (1, 3)
+    response = service.register("bad")
+    assert (response["parked_applied"], response["parked_rejected"]) == (1, 3)
     assert service.http.get("/videos/bad").json()["counts"] == {"view": 3}
     assert not service.redis.exists(BAD + "parked")
 
 
-def test_lists_pass_over_rows_that_cannot_be_read(service: Live) -> None:
+def test_rankings_skip_entries_that_cannot_be_read(service: Live) -> None:
     row = b'{"title":null,"counts":{},"value_now":1,"expected":2,"horizon_us":1,"as_of_us":1}'
     for score, (name, text) in enumerate({"a": row, "b": b"garbage", b"\xff": row, "c": b'{"title":1}'}.items()):
         service.redis.zadd(keys.rank("rising"), {name: score})
@@ -153,7 +155,7 @@ def test_lists_pass_over_rows_that_cannot_be_read(service: Live) -> None:
     assert answer.status_code == 200 and [v["video_id"] for v in answer.json()["videos"]] == ["a"]
 
 
-def test_scoring_goes_on_beside_garbage(redis_url: str, empty_redis: str) -> None:
+def test_scoring_continues_beside_damaged_labels(redis_url: str, empty_redis: str) -> None:
     clean = encode_adaptive(parse_adaptive(""))
     for text in (
         "{",
@@ -166,7 +168,7 @@ def test_scoring_goes_on_beside_garbage(redis_url: str, empty_redis: str) -> Non
         assert encode_adaptive(parse_adaptive(text)) == clean
     now = time.time()
     with live(empty_redis, labels=1000, label_grace_s=0, label_horizons_s="900,40000") as service:
-        # The first column cannot be used, and the adaptive state and the sums of the others cannot be read.
+        # The first column is unusable; the adaptive state and the sums of the others cannot be read.
         service.redis.set(keys.label_key("due:0"), "of a wrong type")
         service.redis.set(keys.label_key("adaptive:fa4e"), "garbage")
         for video_id in ("bad", "good"):
@@ -194,7 +196,7 @@ def _outcomes(service: Live, outcome: str) -> float:
     return service.context.metrics.labels.labels(outcome)._value.get()
 
 
-def test_the_bank_grows_beside_it(mini: Mini, empty_redis: str, tmp_path: Path) -> None:
+def test_the_bank_grows_beside_a_damaged_record(mini: Mini, empty_redis: str, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(mini.bundle, tmp_path / "bundle"))
     now = time.time()
     forecaster = Forecaster.load(bundle, device="cpu")
@@ -225,7 +227,7 @@ def test_the_bank_grows_beside_it(mini: Mini, empty_redis: str, tmp_path: Path) 
         forecaster.close()
 
 
-def test_a_foreign_key_is_no_video(empty_redis: str, tmp_path: Path) -> None:
+def test_a_foreign_key_is_not_a_video(empty_redis: str, tmp_path: Path) -> None:
     with live(empty_redis) as service:
         _fill(service)
     with redis.Redis.from_url(empty_redis) as client:
@@ -234,7 +236,7 @@ def test_a_foreign_key_is_no_video(empty_redis: str, tmp_path: Path) -> None:
     assert made.rows["videos.parquet"] == 2 and not made.damaged
 
 
-def test_one_that_asks_for_several_is_told_of_the_damaged_one_only(service: Live) -> None:
+def test_concurrent_reads_fail_for_the_damaged_video_only(service: Live) -> None:
     _fill(service)
     service.redis.set(BAD + "about", b"x")
 

@@ -1,4 +1,4 @@
-"""A store says what it is written in; one of another release is refused, at the start and by the export."""
+"""A store has a format; a store with another format is refused, at the start and by the export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fill(url: str) -> None:
     with_store(url, work)
 
 
-def test_what_has_no_format_is_of_the_first_one(empty_redis: str) -> None:
+def test_a_store_without_a_format_has_format_1(empty_redis: str) -> None:
     fill(empty_redis)
     with redis.Redis.from_url(empty_redis) as client:
         assert client.get(keys.FORMAT) is None
@@ -38,7 +38,7 @@ def test_what_has_no_format_is_of_the_first_one(empty_redis: str) -> None:
 
 
 @pytest.mark.parametrize("stored", ['{"format":2,"bins":1}', '{"format":1,"bins":2}', "garbage"])
-def test_another_one_is_refused(
+def test_another_format_is_refused(
     empty_redis: str, stored: str, tmp_path: Path, fake_process: Callable[..., Process]
 ) -> None:
     fill(empty_redis)
@@ -52,7 +52,7 @@ def test_another_one_is_refused(
         with pytest.raises(DataError, match="format"):
             export_store(tmp_path / "out", redis_url=empty_redis)
         with live(empty_redis) as service:
-            # One that began while the store was away, and found out later.
+            # A service that started while the store was away, and read its format later.
             answer = service.http.get("/health/ready")
             assert answer.status_code == 503 and "format" in answer.json()["detail"]
         assert {key: value for key, value in before.items() if b"{v}" in key} == {
@@ -60,7 +60,7 @@ def test_another_one_is_refused(
         }
 
 
-def test_the_command_ends_with_one_line(empty_redis: str, tmp_path: Path) -> None:
+def test_the_command_fails_with_one_line(empty_redis: str, tmp_path: Path) -> None:
     with redis.Redis.from_url(empty_redis) as client:
         client.set(keys.FORMAT, '{"format":9,"bins":1}')
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the event store refuses is told by its name, in readiness at once; and a connection that was closed costs no request."""
+"""A refusal of the event store is named, and shown by readiness at once; a closed connection fails no request."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def burst(service: Live, n: int) -> list[int]:
         return list(pool.map(lambda _: service.http.post("/events", json=[ROW]).status_code, range(n)))
 
 
-def test_connections_that_the_server_closed_while_idle(tmp_path: Path) -> None:
+def test_connections_that_the_server_closed_while_idle_cost_no_request(tmp_path: Path) -> None:
     with (
         server(tmp_path, "--timeout", "1") as redis_server,
-        # As many connections as possible: each small batch goes in a round of its own.
+        # As many connections as possible: each small batch is a commit of its own.
         live(redis_server.url, ingest_round_rows=1, writes_in_flight=64) as service,
         redis_server.client() as client,
     ):
@@ -67,8 +67,8 @@ def test_connections_that_the_server_closed_while_idle(tmp_path: Path) -> None:
         assert "m3tr_store_failures_total{" not in text and "m3tr_store_errors_total{" not in text
 
 
-def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None:
-    """The loop is busy while the server closes: only the kernel knows."""
+def test_connections_closed_while_the_loop_is_busy(redis_server: RedisProcess) -> None:
+    """The event loop is busy while the server closes the connections: only the kernel has noticed."""
 
     async def work() -> None:
         link = connect(redis_server.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=8)
@@ -86,7 +86,7 @@ def test_connections_that_were_killed_unseen(redis_server: RedisProcess) -> None
 
 
 def test_idle_connections_are_replaced(redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A balancer that drops them does not say so."""
+    """A load balancer drops idle connections silently."""
     monkeypatch.setattr(checked_connections, "IDLE_S", 0.3)
 
     async def work() -> list[int]:
@@ -104,7 +104,7 @@ def test_idle_connections_are_replaced(redis_server: RedisProcess, monkeypatch: 
     assert first == second < third
 
 
-def test_a_call_whose_reply_is_lost_is_not_repeated_and_silences_nothing(redis_server: RedisProcess) -> None:
+def test_a_call_whose_reply_is_lost_is_not_repeated(redis_server: RedisProcess) -> None:
     async def work() -> None:
         metrics = new_metrics(Settings(bundle=Path("unused")))
         link = connect(redis_server.url, metrics, deadline_s=2, connections=8)
@@ -117,9 +117,9 @@ def test_a_call_whose_reply_is_lost_is_not_repeated_and_silences_nothing(redis_s
                 for one in client.client_list():
                     if one["cmd"] == "blpop":
                         client.client_kill(one["addr"])
-            with pytest.raises(Unavailable, match="closed the connection") as told:
+            with pytest.raises(Unavailable, match="closed the connection") as raised:
                 await slow
-            assert told.value.extra["reason"] == "CLOSED"
+            assert raised.value.extra["reason"] == "CLOSED"
             assert await link.pipeline("test", [["GET", "n"]]) == [b"1"]
         finally:
             await link.close()
@@ -153,7 +153,7 @@ def allow(client: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["OOM", "NOREPLICAS", "READONLY", "MISCONF"])
-def test_a_refusal_is_told_and_reads_go_on(redis_server: RedisProcess, how: str) -> None:
+def test_a_refused_write_is_named_and_reads_continue(redis_server: RedisProcess, how: str) -> None:
     with live(redis_server.url) as service, redis_server.client() as client:
         service.register("v")
         service.post("/events", [ROW])
@@ -163,8 +163,12 @@ def test_a_refusal_is_told_and_reads_go_on(redis_server: RedisProcess, how: str)
             wait_until(lambda: service.http.post("/events", json=[ROW]).status_code == 503)
             answer = service.http.post("/events", json=[ROW])
             assert (answer.status_code, answer.json()["reason"]) == (503, how) and how in answer.json()["detail"]
-            told = ready(service)
-            assert told.status_code == 503 and told.json()["store"] == "refuses" and how in told.json()["detail"]
+            response = ready(service)
+            assert (
+                response.status_code == 503
+                and response.json()["store"] == "refuses"
+                and how in response.json()["detail"]
+            )
             assert metric(service, "m3tr_store_takes_writes") == 0
             assert (metric(service, f'm3tr_store_errors_total{{kind="{how}"}}') or 0) >= 2
             answer = service.http.get("/videos/v")
@@ -175,14 +179,14 @@ def test_a_refusal_is_told_and_reads_go_on(redis_server: RedisProcess, how: str)
         assert service.http.post("/events", json=[ROW]).status_code == 200
 
 
-def test_a_refusal_that_nobody_met_is_seen_by_readiness(redis_server: RedisProcess) -> None:
+def test_readiness_notices_a_refusal_without_traffic(redis_server: RedisProcess) -> None:
     with live(redis_server.url) as service, redis_server.client() as client:
         refuse(client, "OOM")
         wait_until(lambda: ready(service).status_code == 503, 3)
         assert "memory" in ready(service).json()["detail"]
 
 
-def test_a_script_that_takes_too_long_is_no_silence(tmp_path: Path) -> None:
+def test_a_slow_script_is_not_taken_for_silence(tmp_path: Path) -> None:
     with server(tmp_path, "--busy-reply-threshold", "50") as busy, live(busy.url) as service, busy.client() as client:
         service.register("v")
         looping = threading.Thread(target=lambda: suppressed(lambda: busy.client().eval("while true do end", 0)))
@@ -225,23 +229,23 @@ def suppressed(work: Callable[[], Any]) -> Any:
         ("NOREPLICAS Not enough good replicas", "NOREPLICAS"),
     ],
 )
-def test_errors_have_names(text: str, kind: str) -> None:
+def test_every_error_has_a_kind(text: str, kind: str) -> None:
     assert kind_of(BaseParser.parse_error(text)) == kind
     assert kind in detail_of(kind) or kind in ("MAXCLIENTS", "NOFUNCTION")
     assert (kind in NO_ANSWER) is False
 
 
-def test_probes_cost_the_store_nothing(redis_server: RedisProcess) -> None:
+def test_readiness_requests_send_nothing_to_the_store(redis_server: RedisProcess) -> None:
     with live(redis_server.url) as service, redis_server.client() as client:
         before = client.info("stats")["total_commands_processed"]
         for _ in range(300):
             assert ready(service).status_code == 200
-        # What the background asks: about ten commands a second.
+        # The background work sends about ten commands a second.
         assert client.info("stats")["total_commands_processed"] - before < 150
 
 
 @pytest.mark.parametrize(("login", "kind"), [("", "NOAUTH"), (":wrong@", "WRONGPASS")])
-def test_credentials_are_told_apart(tmp_path: Path, login: str, kind: str) -> None:
+def test_missing_and_wrong_passwords_are_distinguished(tmp_path: Path, login: str, kind: str) -> None:
     with (
         server(tmp_path, "--requirepass", "secret") as locked,
         live(f"redis://{login}127.0.0.1:{locked.port}") as service,
@@ -254,7 +258,7 @@ def test_credentials_are_told_apart(tmp_path: Path, login: str, kind: str) -> No
         wait_until(lambda: ready(service).status_code == 200, 3)
 
 
-def test_a_command_that_is_forbidden(redis_server: RedisProcess) -> None:
+def test_a_forbidden_command_is_named(redis_server: RedisProcess) -> None:
     with live(redis_server.url) as service, redis_server.client() as client:
         service.register("v")
         client.execute_command("ACL", "SETUSER", "default", "-fcall")
@@ -264,14 +268,16 @@ def test_a_command_that_is_forbidden(redis_server: RedisProcess) -> None:
 
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "allkeys-lru", "noeviction"])
-def test_a_store_that_may_lose_data_is_told_or_refused(tmp_path: Path, policy: str) -> None:
+def test_a_store_that_may_lose_data_is_reported_or_refused(tmp_path: Path, policy: str) -> None:
     options = ("--maxmemory-policy", policy, "--appendonly", "yes" if policy != "noeviction" else "no")
     reason = "eviction" if policy != "noeviction" else "no_persistence"
     word = policy if policy != "noeviction" else "appendonly"
     with server(tmp_path, *options) as lossy:
         with live(lossy.url) as service:
-            told = ready(service)
-            assert told.status_code == 200 and [word in text for text in told.json()["store_warnings"]] == [True]
+            response = ready(service)
+            assert response.status_code == 200 and [word in text for text in response.json()["store_warnings"]] == [
+                True
+            ]
             assert metric(service, f'm3tr_store_may_lose_data{{reason="{reason}"}}') == 1
         with live(lossy.url, store_safety="refuse") as service:
             assert ready(service).status_code == 503 and word in ready(service).json()["detail"]
@@ -296,7 +302,7 @@ def test_the_embedded_store_loses_nothing(service: Live) -> None:
 
 
 @pytest.mark.parametrize("off_s", [90.0, -90.0])
-def test_a_clock_that_is_off_makes_unready(
+def test_a_wrong_clock_makes_the_service_unready(
     redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
     with live(redis_server.url) as service:
@@ -305,9 +311,9 @@ def test_a_clock_that_is_off_makes_unready(
         assert offset is not None and abs(offset) < 0.5
         monkeypatch.setattr("service.store.redis.connection.wall_s", lambda: time.time() - off_s)
         wait_until(lambda: ready(service).status_code == 503, 4)
-        told = ready(service).json()
-        assert "clock" in told["detail"] and "60 s are allowed" in told["detail"] and told["store"] == "ok"
-        assert abs(told["clock_offset_s"] - off_s) < 1
+        response = ready(service).json()
+        assert "clock" in response["detail"] and "60 s are allowed" in response["detail"] and response["store"] == "ok"
+        assert abs(response["clock_offset_s"] - off_s) < 1
         offset = metric(service, "m3tr_store_clock_offset_seconds")
         assert offset is not None and abs(offset - off_s) < 1
         monkeypatch.undo()

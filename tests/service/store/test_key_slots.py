@@ -1,4 +1,4 @@
-"""All keys of a function call share one slot: a server in cluster mode refuses anything else."""
+"""All keys of a function call share one slot: a server in cluster mode refuses any other call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from service.store.redis.embedded_server import packaged_binary
-from service.store.row import InputRow
+from service.store.rows.row import InputRow
 from service.store.store import Registration, Store
 from tests.service.running import wait_until
 from tests.service.store.test_store import P0, S, with_store

@@ -1,4 +1,4 @@
-"""Rows ahead of their registration: each key has a share of the room."""
+"""Rows of unregistered videos: each key has a share of the limit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ KEYS = tuple(f"admin:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("
 
 def park(service: Live, key: str, *videos: str) -> tuple[int, int]:
     rows = [{"video_id": video, "time": T0 + 5, "type": "view"} for video in videos]
-    told = service.http.post("/events", json=rows, headers={"x-api-key": key}).json()
-    return told["parked"], told["rejected"]
+    response = service.http.post("/events", json=rows, headers={"x-api-key": key}).json()
+    return response["parked"], response["rejected"]
 
 
-def test_a_client_has_a_share() -> None:
+def test_each_client_has_a_share_of_parking() -> None:
     now = [0.0]
     parking = Parking(2, 10, lambda: now[0])
     assert parking.allows(b"a")
@@ -31,18 +31,18 @@ def test_a_client_has_a_share() -> None:
     assert not Parking(0, 10).allows(b"a")
 
 
-def test_ids_made_up_by_one_key_leave_room_for_another(empty_redis: str) -> None:
+def test_invented_ids_of_one_key_do_not_use_up_another_keys_share(empty_redis: str) -> None:
     with live(empty_redis, api_keys=KEYS, park_videos=8) as service:
         for i in range(4):
             assert park(service, "one", f"one-{i}") == (1, 0)
         assert park(service, "one", "one-5") == (0, 1)
-        # Beside it, in the same moment and for the same videos, another's are parked.
+        # At the same time, another key's rows are parked for the same videos.
         assert park(service, "two", "two-1", "one-1") == (2, 0)
         service.http.headers["x-api-key"] = "one"
         service.register("one-0")
         wait_until(lambda: park(service, "one", "one-6") == (1, 0))
 
 
-def test_without_keys_all_have_it_all(empty_redis: str) -> None:
+def test_without_keys_there_is_no_share(empty_redis: str) -> None:
     with live(empty_redis, park_videos=8) as service:
         assert park(service, "", *(f"v-{i}" for i in range(8))) == (8, 0)

@@ -22,8 +22,8 @@ from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
 from service.store.functions import connect
-from service.store.row import InputRow
-from service.store.row_fields import MAX_COUNT
+from service.store.rows.row import InputRow
+from service.store.rows.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
 from service.wiring import new_metrics
 
@@ -116,7 +116,7 @@ def test_any_order_batching_and_duplication_give_one_histogram(
         else []
     )
     deliveries = data.draw(st.permutations(events)) + again
-    # Duplicates may come anywhere after, or with, the first delivery.
+    # A duplicate may come at any time after the first delivery, or in the same batch.
     sizes = data.draw(st.lists(st.integers(1, 10), min_size=1, max_size=len(deliveries)))
     register_at = data.draw(st.integers(0, len(sizes)))
 
@@ -152,7 +152,7 @@ def test_bins_are_the_models_bins(empty_redis: str) -> None:
     assert max(int(field.split(":")[0]) for field in largest) == N_BINS - 1
 
 
-def test_parked_then_registered_is_registered_first(empty_redis: str) -> None:
+def test_parked_rows_count_as_if_the_video_had_been_registered_first(empty_redis: str) -> None:
     rows = [event(5, id="a", reach=3), event(5, id="b"), event(70, "like"), event(-1), counters(9, comment=4)]
 
     async def in_order(store: Store) -> None:
@@ -178,7 +178,7 @@ def test_parked_then_registered_is_registered_first(empty_redis: str) -> None:
         assert not client.exists(keys.PARKED, *[keys.video_prefix("v") + name for name in ("parked", "parked-ids")])
 
 
-def test_registration_and_rows_at_once_lose_nothing(empty_redis: str) -> None:
+def test_concurrent_registration_and_rows_lose_nothing(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         async def feed(worker: int) -> None:
             for i in range(50):
@@ -194,7 +194,7 @@ def test_registration_and_rows_at_once_lose_nothing(empty_redis: str) -> None:
     assert sum(cells(empty_redis).values()) == 400
 
 
-def test_parking_is_bounded(empty_redis: str) -> None:
+def test_parking_is_limited(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         full = (await store.apply({"v": [event(i) for i in range(5)]}))["v"].outcome
         assert (full.parked, [r.reason for r in full.rejections]) == (3, ["parking_full"] * 2)
@@ -210,7 +210,7 @@ def test_parking_is_bounded(empty_redis: str) -> None:
         assert 86_000 < client.ttl(keys.video_prefix("v") + "parked") <= 86_400
 
 
-def test_modes_do_not_mix(empty_redis: str) -> None:
+def test_a_type_takes_events_or_counters_but_not_both(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         await store.apply({"v": [event(1)]})
@@ -246,7 +246,7 @@ def test_counters_keep_the_largest_and_count_corrections(empty_redis: str) -> No
     with_store(empty_redis, work)
 
 
-def test_versions_move_only_with_changes_and_never_return(empty_redis: str) -> None:
+def test_versions_change_only_with_the_video_and_never_repeat(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         first = await store.register("v", REGISTRATION)
         assert not (await store.register("v", REGISTRATION)).changed
@@ -279,7 +279,7 @@ def test_read_sends_cells_only_when_they_changed(empty_redis: str) -> None:
     with_store(empty_redis, work)
 
 
-def test_publication_time_is_fixed_by_the_first_row(empty_redis: str) -> None:
+def test_the_first_row_fixes_the_publication_time(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         await store.register("v", Registration(P0 + S, "{}"))
@@ -291,8 +291,8 @@ def test_publication_time_is_fixed_by_the_first_row(empty_redis: str) -> None:
     assert cells(empty_redis) == {"4:view": 1}
 
 
-def test_a_remembered_publication_time_is_checked(empty_redis: str) -> None:
-    """Rows merged by a publication time that another process has changed meanwhile are sent again, unmerged."""
+def test_rows_merged_by_an_old_publication_time_are_sent_again(empty_redis: str) -> None:
+    """Another process has changed the publication time in the meantime: the rows are sent again, unmerged."""
 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
@@ -307,7 +307,7 @@ def test_a_remembered_publication_time_is_checked(empty_redis: str) -> None:
     assert cells(empty_redis) == {"3:view": 2}
 
 
-def test_counts_are_exact_to_the_limit_and_refused_past_it(empty_redis: str) -> None:
+def test_counts_are_exact_up_to_the_limit_and_refused_above_it(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         await store.apply({"v": [event(1, count=MAX_COUNT - 2, id="a"), event(2, count=1), event(3, count=1)]})
@@ -321,8 +321,8 @@ def test_counts_are_exact_to_the_limit_and_refused_past_it(empty_redis: str) -> 
 
 
 @pytest.mark.parametrize(("days_ago", "known"), [(1, True), (2, True), (3, True), (4, False)])
-def test_ids_are_remembered_for_their_time(empty_redis: str, days_ago: int, known: bool) -> None:
-    """An id set takes ids for two days (the window) and is looked up until another window has passed."""
+def test_ids_are_remembered_for_dedup_ttl_s(empty_redis: str, days_ago: int, known: bool) -> None:
+    """An id set takes ids for two days (the window), and is looked up until another window has passed."""
 
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
@@ -330,8 +330,8 @@ def test_ids_are_remembered_for_their_time(empty_redis: str, days_ago: int, know
 
     async def later(store: Store) -> None:
         await store.apply({"v": [event(2, id="b")]})
-        told = (await store.apply({"v": [event(1, id="a"), event(2, id="b")]}))["v"].outcome
-        assert told.duplicate == 1 + known
+        outcome = (await store.apply({"v": [event(1, id="a"), event(2, id="b")]}))["v"].outcome
+        assert outcome.duplicate == 1 + known
 
     with_store(empty_redis, work)
     prefix = keys.video_prefix("v")
@@ -339,7 +339,7 @@ def test_ids_are_remembered_for_their_time(empty_redis: str, days_ago: int, know
         (key,) = client.keys(prefix.replace("{", r"\{").replace("}", r"\}") + "ids:*")
         day = int(key.rsplit(b":", 1)[1])
         assert client.expiretime(key) == (day + 4) * 86_400
-        # As if the clock had gone on: the set is so many days old, and gone when its time is over.
+        # Simulates a later clock: the set is so many days old, and deleted once it has expired.
         meta = msgspec.msgpack.decode(client.get(prefix + "meta"))
         meta[4] -= days_ago
         client.set(prefix + "meta", msgspec.msgpack.encode(meta))
@@ -348,7 +348,7 @@ def test_ids_are_remembered_for_their_time(empty_redis: str, days_ago: int, know
     with_store(empty_redis, later)
 
 
-def test_changes_are_told(empty_redis: str) -> None:
+def test_changes_are_published(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         await store.apply({"v": [event(1)], "w": [event(1, video="w")]})
@@ -356,13 +356,13 @@ def test_changes_are_told(empty_redis: str) -> None:
 
     with_store(empty_redis, work)
     with redis.Redis.from_url(empty_redis) as client:
-        told = [json.loads(entry[b"videos"]) for _, entry in client.xrange(keys.CHANGES)]
-    assert [[video for video, _ in entry] for entry in told] == [["v"], ["v"], [tombstone("v")]]
-    assert told[0][0][1] < told[1][0][1] and told[2][0][1] == 0
+        published = [json.loads(entry[b"videos"]) for _, entry in client.xrange(keys.CHANGES)]
+    assert [[video for video, _ in entry] for entry in published] == [["v"], ["v"], [tombstone("v")]]
+    assert published[0][0][1] < published[1][0][1] and published[2][0][1] == 0
 
 
 @pytest.mark.parametrize("video_id", ["a}b", "}", "{}", "%7D", "a/b c", "\u0000", "é" * 256])
-def test_any_id_keeps_its_keys_in_one_slot(empty_redis: str, video_id: str) -> None:
+def test_all_keys_of_any_id_share_one_slot(empty_redis: str, video_id: str) -> None:
     prefix = keys.video_prefix(video_id)
     tag = prefix[prefix.index("{") + 1 : prefix.index("}")]
     assert tag and prefix == f"m3tr:{{{tag}}}:"
@@ -379,11 +379,11 @@ def test_any_id_keeps_its_keys_in_one_slot(empty_redis: str, video_id: str) -> N
         assert client.keys("m3tr:[{]*") == []
 
 
-def test_escaped_ids_stay_apart() -> None:
+def test_escaped_ids_do_not_collide() -> None:
     assert len({keys.video_prefix(v) for v in ("a}", "a%7D", "a%257D", "a{", "a%")}) == 5
 
 
-def test_metadata_survives_as_given(empty_redis: str) -> None:
+def test_metadata_is_stored_unchanged(empty_redis: str) -> None:
     title = 'quotes " \\ \n 字 🎬'
 
     async def work(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The store's whole suite, and what is built on it, against three shards."""
+"""The tests of the store, and of what is built on it, against a cluster of three shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import sys
 
 from tests.service.running import ROOT
 
-SUITES = ("test_store", "test_ingest_rounds", "test_live", "test_quality", "test_hostile")
+SUITES = (
+    "store/test_store",
+    "ingest/test_group_commit",
+    "live/test_subscriptions",
+    "quality/test_scorer",
+    "http/test_hostile",
+)
 
 
 def test_the_suites_pass_on_a_cluster() -> None:

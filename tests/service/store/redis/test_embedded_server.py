@@ -1,4 +1,4 @@
-"""The embedded server: one at a time on its files, whoever died before."""
+"""The embedded server: never two on the same files, whichever process was killed before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     server.stop()
 
 
-def test_data_survive_a_stop_and_a_kill(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_data_survives_a_stop_and_a_kill(server: EmbeddedServer, tmp_path: Path) -> None:
     for step in range(3):
         server.start()
         with redis.Redis.from_url(server.url) as client:
@@ -55,14 +55,14 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_binary_that_does_not_start_is_told(tmp_path: Path) -> None:
+def test_a_binary_that_does_not_start_is_reported(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path, appendfsync="everysec", binary=Path("/bin/false"))
     with pytest.raises(EmbeddedError, match="ended while starting"):
         server.start()
     server.stop()
 
 
-def test_a_killed_service_takes_its_server_along(tmp_path: Path, fake_process: Starter) -> None:
+def test_the_server_of_a_killed_service_ends_with_it(tmp_path: Path, fake_process: Starter) -> None:
     first = fake_process(tmp_path / "data")
     orphan = first.server_pid
     with live(f"unix://{tmp_path}/data/store/server.sock") as service:
@@ -76,7 +76,7 @@ def test_a_killed_service_takes_its_server_along(tmp_path: Path, fake_process: S
     assert second.stop() == 0
 
 
-def test_the_service_starts_a_dead_server_again(tmp_path: Path, fake_process: Starter) -> None:
+def test_the_service_restarts_a_dead_server(tmp_path: Path, fake_process: Starter) -> None:
     process = fake_process(tmp_path / "data")
     with httpx.Client(base_url=process.url) as http:
         assert http.put("/videos/v", json={"published_at": T0}).status_code == 200
@@ -91,8 +91,8 @@ def test_the_service_starts_a_dead_server_again(tmp_path: Path, fake_process: St
     assert is_dead(pid)
 
 
-def test_a_server_that_was_left_behind_is_ended_by_the_next_service(tmp_path: Path, fake_process: Starter) -> None:
-    """Where the kernel does not end it with its parent: one that a process of its own has started."""
+def test_a_server_left_behind_is_stopped_by_the_next_service(tmp_path: Path, fake_process: Starter) -> None:
+    """A server that was started by another process, so that the kernel does not end it with its parent."""
     code = (
         "import os, pathlib, service.store.redis.embedded_server as e, sys\n"
         "e._end_with = lambda parent: (lambda: None)\n"

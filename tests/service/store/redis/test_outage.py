@@ -1,4 +1,4 @@
-"""The store goes away and comes back, and the service is not restarted."""
+"""The store stops and returns, and the service is not restarted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     server.stop()
 
 
-def test_reads_go_on_stale_and_writes_are_503(server: EmbeddedServer) -> None:
+def test_reads_continue_stale_and_writes_get_503(server: EmbeddedServer) -> None:
     with live(server.url) as service:
         service.register("v", title="t")
         service.register("unseen")
@@ -54,7 +54,7 @@ def test_reads_go_on_stale_and_writes_are_503(server: EmbeddedServer) -> None:
         assert 'm3tr_store_failures_total{call="apply"}' in service.http.get("/metrics").text
 
 
-def test_a_store_that_hangs_is_given_up_at_the_deadline(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_a_store_that_hangs_costs_one_deadline(server: EmbeddedServer, tmp_path: Path) -> None:
     with live(server.url, store_deadline_ms=200) as service:
         service.register("v")
         service.http.get("/videos/v/forecast")
@@ -68,7 +68,7 @@ def test_a_store_that_hangs_is_given_up_at_the_deadline(server: EmbeddedServer, 
         finally:
             server._process.send_signal(signal.SIGCONT)
         wait_until(lambda: service.http.post("/events", json=[ROW]).status_code == 200)
-        # The row that was answered 503 had reached the server, and its id keeps it from counting twice.
+        # The row that got 503 had reached the server; because of its id it does not count twice.
         assert service.http.get("/videos/v").json()["counts"] == {"view": 1}
 
 

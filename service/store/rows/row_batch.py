@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.store.event_ids import NONE, event_id, packed_ids
-from service.store.row import InputRow
-from service.store.row_fields import COUNT, REACH
+from service.store.rows.event_ids import NONE, event_id, packed_ids
+from service.store.rows.row import InputRow
+from service.store.rows.row_fields import COUNT, REACH
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import N_BINS, bin_index
-from service.store.event_ids import NONE
-from service.store.row_batch import (
+from service.store.rows.event_ids import NONE
+from service.store.rows.row_batch import (
     COUNTERS_ROW,
     TYPE_CODES,
     RowBatch,
@@ -22,7 +22,7 @@ from service.store.row_batch import (
     joined_numbers,
     recoded,
 )
-from service.store.row_fields import COUNT, REACH
+from service.store.rows.row_fields import COUNT, REACH
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.engagement.history import Mode
-from service.store.row_fields import REACH
+from service.store.rows.row_fields import REACH
 
 
 @dataclass(frozen=True, slots=True)

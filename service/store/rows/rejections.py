@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from model.engagement.types import counter_column
-from service.store.outcome import Rejection
-from service.store.row import InputRow
-from service.store.row_fields import COUNT, MAX_COUNT, REACH, TIME, TYPE, VIDEO_ID
+from service.store.rows.outcome import Rejection
+from service.store.rows.row import InputRow
+from service.store.rows.row_fields import COUNT, MAX_COUNT, REACH, TIME, TYPE, VIDEO_ID
 from service.times import iso
 
 
