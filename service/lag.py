@@ -1,4 +1,4 @@
-"""How far the event loop is behind: what every request waits for besides its own work."""
+"""Measures how far the event loop is behind: the time that every request waits besides its own work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EVERY_S: Final = 0.1
 
 
 class Lag(BackgroundTask):
-    """Measures how much later than due a timer is called."""
+    """Measures how late a timer fires."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._lag = metrics.loop_lag

@@ -1,4 +1,4 @@
-"""From settings to a model that is ready to answer."""
+"""Loads a bundle as a deployment."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def load_model(
     folder: Path | None = None,
     encoder: SentenceEncoder | None = None,
 ) -> Deployment:
-    """A bundle, asking its bank through our metrics.
+    """Load a bundle, with a circuit breaker around its bank.
 
     Args:
         models: which device, how many states, and which bundle without ``folder``.
         bank: which bank.
         metrics: receives the bank's times and failures.
-        folder: the bundle; None is the one of the settings.
-        encoder: one that another model has loaded, to be shared.
+        folder: the bundle; None takes the one of the settings.
+        encoder: the sentence encoder of a model in memory, to be shared.
 
     Raises:
         BundleError: the bundle is damaged or of another format.
-        BankError: its embedded bank cannot be opened. (A Qdrant server that is down does not stop the start.)
+        BankError: its embedded bank cannot be opened. A Qdrant server that is down is no error.
     """
     bundle = load_bundle(folder or models.bundle)
     opened = _open_bank(bank, bundle)
@@ -50,7 +50,7 @@ def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)
-    # Its client takes a second to import, and most services do without.
+    # Imported only if needed: its client takes a second to import.
     from model.bank.server import ServerBank
 
     return ServerBank(

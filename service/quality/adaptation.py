@@ -1,4 +1,4 @@
-"""Keeps the served model's intervals, and what the metrics say of its quality, up to date with the shared state."""
+"""Keeps the intervals and quality metrics of the active model up to date with the shared adaptive state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SCORES: Final = {
 
 
 class Adaptation(BackgroundTask):
-    """Reads the shared state every few seconds. ``enabled``: whether intervals follow it."""
+    """Reads the shared state every few seconds. ``enabled``: whether intervals adapt to it."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class Adaptation(BackgroundTask):
         self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """The stretch in a model's forecasts of a client's videos, None where there is none."""
+        """The interval stretch that a model applies to a client's videos; None if there is none."""
         common, by_client = self._factors.get(version, (None, {}))
         return by_client.get(client, common)
 
     async def refresh(self) -> None:
-        """Apply the newest state to the model that answers now, and to its shadow."""
+        """Apply the newest state to the active model and to its shadow."""
         self._scores_by_model = await self._label_store.scores_by_model(self._clock())
         serving = [deployment for deployment in (self._active(), self._shadow()) if deployment is not None]
         self._applied = {deployment: self._applied[deployment] for deployment in serving if deployment in self._applied}
@@ -63,7 +63,7 @@ class Adaptation(BackgroundTask):
             await self.apply(deployment)
 
     async def apply(self, deployment: Deployment) -> None:
-        """Apply the newest state to a model; also before its first forecast."""
+        """Apply the newest state to a model; also called before its first forecast."""
         if not self.enabled:
             return
         stored = await self._label_store.adaptives(deployment.version)
@@ -78,16 +78,16 @@ class Adaptation(BackgroundTask):
         self._applied[deployment] = stored
 
     def readings(self) -> Sequence[Metric]:
-        """Scores by model and horizon, of the newest models only."""
+        """Scores by model and horizon, for the newest models only."""
         families = {
             name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
         }
         for version, sums in self._scores_by_model.items():
-            for column in sums.columns():
-                scores = sums.scores([cell for cell in sums.cells if cell[1] == column])
+            for bucket in sums.horizon_buckets():
+                scores = sums.scores([cell for cell in sums.cells if cell[1] == bucket])
                 for name, family in families.items():
                     if scores[name] is not None:
-                        family.add_metric([version, horizon_name(column)], scores[name])
+                        family.add_metric([version, horizon_name(bucket)], scores[name])
         return list(families.values())
 
     async def _run(self) -> None:
@@ -97,5 +97,5 @@ class Adaptation(BackgroundTask):
             except Unavailable:
                 pass
             except Exception:
-                log.exception("intervals could not be adapted")
+                log.exception("intervals could not adapt")
             await asyncio.sleep(EVERY_S)

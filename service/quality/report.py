@@ -1,4 +1,4 @@
-"""What GET /quality shows."""
+"""The report of GET /quality."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QualityReport:
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
     async def read(self, active: str) -> dict[str, Any]:
-        """The report; raises Unavailable when the store does not answer."""
+        """The report, in which ``active`` is the active model; raises Unavailable if the store does not answer."""
         scores_by_model = await self._label_store.scores_by_model(self._clock())
         return {
             "model_version": active,
@@ -33,7 +33,7 @@ class QualityReport:
 
     async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
         states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
-        # Of several clients, each of whom has its own: that in the middle.
+        # Each client has its own state: show the median.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,
@@ -41,16 +41,19 @@ class QualityReport:
             "clients": len(states),
             **sums.scores(),
             "horizons": [
-                {"horizon": horizon_name(column), **sums.scores([c for c in sums.cells if c[1] == column])}
-                for column in sums.columns()
+                {
+                    "horizon": horizon_name(horizon_bucket),
+                    **sums.scores([c for c in sums.cells if c[1] == horizon_bucket]),
+                }
+                for horizon_bucket in sums.horizon_buckets()
             ],
             "cells": [
                 {
-                    "age": age_name(row),
-                    "horizon": horizon_name(column),
-                    **sums.scores([(row, column)]),
-                    "stretch": factors[row, column].tolist(),
+                    "age": age_name(age_bucket),
+                    "horizon": horizon_name(horizon_bucket),
+                    **sums.scores([(age_bucket, horizon_bucket)]),
+                    "stretch": factors[age_bucket, horizon_bucket].tolist(),
                 }
-                for row, column in sorted(sums.cells)
+                for age_bucket, horizon_bucket in sorted(sums.cells)
             ],
         }

@@ -1,1 +1,1 @@
-"""What changes while it is watched: streams of forecasts, and lists of videos."""
+"""Forecasts that are sent to subscribers as they change."""

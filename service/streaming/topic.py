@@ -1,6 +1,6 @@
-"""A forecast that is watched, and the place of one client at it.
+"""A topic, which is a forecast with subscribers, and the subscription of one client to it.
 
-A place holds one event; a client too slow for it gets the next newer one, and nothing queues up.
+A subscription has a slot for one event. A newer event replaces one that was not sent yet, so nothing queues up for a slow client.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from service.problems import NotFound, Unavailable
 
 HEARTBEAT_S: Final = 15
-"""Seconds of silence after which a client is sent a comment, so that it and every proxy know the line is alive."""
+"""Seconds without an event after which a comment is sent, so that client and proxies know that the connection is alive."""
 _HEARTBEAT: Final = b":\n\n"
 _RETRY_S: Final = 1.0
 
@@ -23,36 +23,36 @@ def end_event(reason: str) -> bytes:
 
 
 class Subscription:
-    """One client's place at a topic."""
+    """One client's subscription to a topic."""
 
     def __init__(self) -> None:
         self.leave: Callable[[], None] = lambda: None
         self._latest: bytes | None = None
         self._ended = False
         self._last = b""
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
 
     def offer(self, event: bytes) -> None:
-        """Put an event into the slot, in place of one that was not taken yet."""
+        """Put an event into the slot; it replaces one that was not sent yet."""
         self._latest = event
-        self._news.set()
+        self._wake.set()
 
     def end(self, last: bytes = b"") -> None:
-        """Nothing comes after what is in the slot, but ``last``."""
+        """End after the event in the slot, if any, and then ``last``."""
         if not self._ended:
             self._ended, self._last = True, last
-            self._news.set()
+            self._wake.set()
 
     async def events(self) -> AsyncIterator[bytes]:
-        """What to send, heartbeats included."""
+        """The bytes to send, including heartbeats."""
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
-                    await self._news.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 yield _HEARTBEAT
                 continue
-            self._news.clear()
+            self._wake.clear()
             event, self._latest = self._latest, None
             if event is not None:
                 yield event
@@ -63,7 +63,7 @@ class Subscription:
 
 
 class Topic:
-    """A forecast that somebody watches; ``task`` runs it."""
+    """A forecast with subscribers; ``task`` runs it. ``make`` returns a version of the video and the event that holds its forecast."""
 
     task: asyncio.Task[None]
 
@@ -78,18 +78,18 @@ class Topic:
         self._changed = asyncio.Event()
 
     def join(self, subscription: Subscription) -> None:
-        """Send to this one as well, first of all what the others have."""
+        """Add a subscription; it gets the present event at once, if there is one."""
         self.subscriptions.add(subscription)
         if self._event:
             subscription.offer(self._event)
 
     def changed(self, version: int | None = None) -> None:
-        """The video has this version now (0: forgotten), or may have any."""
+        """Note that the video has this version now (0: deleted); None if the version is not known."""
         if not version or version > self._version:
             self._changed.set()
 
     async def run(self) -> str:
-        """Make events until the video is gone; the reason for the end. Raises Problem when there is no first event."""
+        """Make events until the video is deleted; return the reason for the end. Raises a Problem if the first event fails."""
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()

@@ -61,7 +61,7 @@ async def sampled(world: World, until_us: int, step_us: int = 60 * S) -> None:
     """Rounds until a time."""
     while world.clock.now_us < until_us:
         world.clock.now_us += step_us
-        while await world.sampler.round():
+        while await world.sampler.run_once():
             pass
 
 
@@ -74,14 +74,14 @@ def test_forecasts_are_the_services_own(empty_redis: str) -> None:
         world.clock.now_us = P0 + 20 * S
         for _ in range(60):
             world.sampler.changed([("v", 1), ("w", 1)])
-            await world.sampler.round()
+            await world.sampler.run_once()
         assert await world.label_store.pending() == 0
         await sampled(world, P0 + H // 2)
         # 4 and 12 hours, and the third is longer than what is kept.
         assert world.outcomes() == {"kept": 4}
         for _ in range(60):
             world.sampler.changed([("v", 2)])
-            await world.sampler.round()
+            await world.sampler.run_once()
         assert world.outcomes() == {"kept": 4}
         await sampled(world, P0 + 2 * H)
         assert world.outcomes() == {"kept": 8}
@@ -102,7 +102,7 @@ def test_a_video_that_is_met_late_is_asked_within_seconds_and_then_once_a_step(e
             await given(world, name, events(name, P0 + 10 * S, 100))
         world.clock.now_us = P0 + 3 * H
         world.sampler.changed([(name, 1) for name in names])
-        await world.sampler.round()
+        await world.sampler.run_once()
         assert world.outcomes().get("kept", 0) < 40, "not all at once"
         await sampled(world, P0 + 3 * H + 20 * S, S)
         assert world.outcomes()["kept"] == 40
@@ -129,8 +129,8 @@ def test_a_new_video_is_asked_before_its_first_row_and_at_its_moment_after_it(em
         found = [
             label for column in range(N_COLUMNS) for label in await world.label_store.due(column, P0 + 99 * H, 100)
         ]
-        cold = [label for label in found if label.row == COLD]
-        warm_s = [(label.now_us - P0) / S for label in found if label.row == 0]
+        cold = [label for label in found if label.age_bucket == COLD]
+        warm_s = [(label.now_us - P0) / S for label in found if label.age_bucket == 0]
         assert len(cold) == len(warm_s) == 20 and all(label.now_us < P0 + 20 * S for label in cold)
         assert min(warm_s) >= 360 and 700 < np.mean(warm_s) < 1300 and len({*warm_s}) > 5
 
@@ -142,7 +142,7 @@ def test_deleted_videos_are_followed_no_more(empty_redis: str) -> None:
         for name in "ab":
             await given(world, name, events(name, P0 + 10 * S, 100))
         world.sampler.changed([("a", 1), ("b", 1)])
-        await world.sampler.round()
+        await world.sampler.run_once()
         world.sampler.changed([("a", 0)])
         await world.store.forget("b")
         await sampled(world, P0 + 2 * H)
