@@ -14,13 +14,13 @@ import numpy as np
 
 from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.observed import Observed
+from index_builder.evaluation.holdout_evaluation import holdout_evaluation
 from index_builder.report import (
     EXAMPLES,
     MODEL,
     Evaluation,
     VideoBootstrap,
     examples,
-    holdout_evaluation,
     verdict,
     write_page,
 )

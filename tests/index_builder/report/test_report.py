@@ -14,7 +14,8 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
-from index_builder.report import MODEL, holdout_evaluation
+from index_builder.evaluation.holdout_evaluation import holdout_evaluation
+from index_builder.report import MODEL
 from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
