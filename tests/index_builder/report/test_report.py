@@ -123,9 +123,9 @@ def test_a_bundle_has_a_report_on_its_holdout_videos(mini: Mini) -> None:
 
 def test_the_holdout_evaluation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     data = load_dataset(mini.data, before_us=mini.as_of_us)
-    seen = Observed.of(data, "view")
+    observed = Observed.of(data, "view")
     samples = draw_samples(
-        seen,
+        observed,
         until_us=mini.as_of_us,
         max_age_us=20 * 24 * HOUR_US,
         max_horizon_us=48 * HOUR_US,
