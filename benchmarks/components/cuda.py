@@ -36,10 +36,10 @@ HORIZONS = (HOUR_US, 24 * HOUR_US, 72 * HOUR_US)
 def requests_of(forecaster: Forecaster, data: Path, age_h: float, videos: int) -> list[Request]:
     """Requests for the first videos at an age."""
     loaded = load_dataset(data)
-    seen, types = Observed.of(loaded, forecaster.manifest.metric), forecaster.manifest.types
+    observed, types = Observed.of(loaded, forecaster.manifest.metric), forecaster.manifest.types
     v = np.arange(videos)
     now = loaded.published_us[v] + int(age_h * HOUR_US)
-    cells = cells_at(seen.events, seen.counters, v, now, loaded.published_us[v], len(types))
+    cells = cells_at(observed.events, observed.counters, v, now, loaded.published_us[v], len(types))
     return [
         Request(loaded.videos[i], history, int(at), HORIZONS)
         for i, history, at in zip(v, histories(cells, types), now, strict=True)

@@ -133,12 +133,12 @@ def main() -> None:
     as_of = args.as_of if isinstance(args.as_of, int) else parse_time(args.as_of)
     with TemporaryDirectory(prefix="m3tr-bins-") as temporary:
         data = newest(args.data, as_of, args.videos, Path(temporary) / "data")
-        seen = Observed.of(load_dataset(data), "total")
-        published = seen.data.published_us
+        observed = Observed.of(load_dataset(data), "total")
+        published = observed.data.published_us
         held, past = np.flatnonzero(published > as_of), np.flatnonzero(published <= as_of)[-LEARNED_ON:]
-        end = seen.data.last_us() or 0
-        asked, learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
-        queries = cut_queries(seen, held, (1.0, 6.0), (24.0, 72.0), end)
+        end = observed.data.last_us() or 0
+        asked, learned = tokens_of(observed, held, end), tokens_of(observed, past, as_of)
+        queries = cut_queries(observed, held, (1.0, 6.0), (24.0, 72.0), end)
         y, now = queries.pairs.growth, queries.pairs.value_now
         print(
             f"{len(past)} videos for the two factors, {len(held)} held out, {len(asked.counts):,} default tokens",
@@ -154,9 +154,9 @@ def main() -> None:
                 began = time.perf_counter()
                 train(data, as_of_us=as_of, metric="total", out=folder, epochs=args.epochs, seed=seed)
                 took = time.perf_counter() - began
-                own, own_learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
+                own, own_learned = tokens_of(observed, held, end), tokens_of(observed, past, as_of)
                 with open_bundle(folder) as forecaster:
-                    counts = forecast_at(forecaster, seen, queries.video, queries.now_us, queries.horizon_us)
+                    counts = forecast_at(forecaster, observed, queries.video, queries.now_us, queries.horizon_us)
             bundle = load_bundle(folder)
             fitted = expected(bundle, own_learned, learned)
             factors = max(product(*FACTORS), key=lambda f: value(learned, fitted, *f))

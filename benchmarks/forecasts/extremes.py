@@ -30,8 +30,8 @@ OFFSET_S = 60.0
 class Largest:
     """The largest growth in a data set as known at a time, log2 units, by age and horizon."""
 
-    def __init__(self, seen: Observed, until_us: int) -> None:
-        self._seen, self._until_us = seen, until_us
+    def __init__(self, observed: Observed, until_us: int) -> None:
+        self._observed, self._until_us = observed, until_us
         self._known: dict[tuple[int, int], float] = {}
 
     def __call__(self, age_us: int, horizon_us: int) -> float:
@@ -43,7 +43,7 @@ class Largest:
 
     def _read(self, at_s: float, horizon_us: int) -> float:
         """The largest growth at ages within half a doubling of ``at_s``; if no video is that old, at the oldest ages."""
-        published = self._seen.data.published_us
+        published = self._observed.data.published_us
         best = -1.0
         while best < 0 and at_s > OFFSET_S / 2:
             for age_s in at_s * 2 ** np.linspace(-0.5, 0.5, AGES) - OFFSET_S:
@@ -57,15 +57,15 @@ class Largest:
         fine = target <= self._until_us
         if not fine.any():
             return -1.0
-        before, after = (self._seen.count_at(video[fine], t[fine]) for t in (now, target))
+        before, after = (self._observed.count_at(video[fine], t[fine]) for t in (now, target))
         return float(np.log2((1 + after) / (1 + before)).max())
 
 
 def breaches(
-    forecaster: Forecaster, seen: Observed, requests: list[tuple[str, Request]], slack: float = 1.0
+    forecaster: Forecaster, observed: Observed, requests: list[tuple[str, Request]], slack: float = 1.0
 ) -> tuple[list[str], float]:
     """Descriptions of the forecasts whose median leaves the range of the training data, and the largest excess in log2 units."""
-    largest = Largest(seen, int(forecaster.manifest.training["as_of_us"]))
+    largest = Largest(observed, int(forecaster.manifest.training["as_of_us"]))
     limit_us = forecaster.manifest.max_horizon_us
     asked = [
         (name, replace(request, horizons_us=tuple(h for h in request.horizons_us if h <= limit_us)))
@@ -94,8 +94,8 @@ def main() -> None:
     args = parser.parse_args()
     forecaster = Forecaster.load(args.bundle, device="cpu")
     manifest = forecaster.manifest
-    seen = Observed.of(load_dataset(args.data, before_us=int(manifest.training["as_of_us"])), manifest.metric)
-    found, worst = breaches(forecaster, seen, list(artificial(manifest.types, args.histories, args.seed)))
+    observed = Observed.of(load_dataset(args.data, before_us=int(manifest.training["as_of_us"])), manifest.metric)
+    found, worst = breaches(forecaster, observed, list(artificial(manifest.types, args.histories, args.seed)))
     for line in found[:20]:
         print(line)
     print(

@@ -37,12 +37,12 @@ RESAMPLES = 1000
 
 
 def asked(
-    seen: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
+    observed: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Videos, starts and ends of spans whose engagement is known."""
-    published = seen.data.published_us
-    if not seen.continuous:
-        v, start, end = spans(seen, 0, until_us, max_age_us, np.random.default_rng(0))
+    published = observed.data.published_us
+    if not observed.continuous:
+        v, start, end = spans(observed, 0, until_us, max_age_us, np.random.default_rng(0))
         fine = np.isin(v, video) & (start > published[v])
         return v[fine], start[fine], end[fine]
     v = np.repeat(video, len(AGES_H))
@@ -103,11 +103,11 @@ def main() -> None:
     forecaster = Forecaster.load(args.bundle, device="cpu")
     manifest = forecaster.manifest
     data = load_dataset(args.data)
-    seen = Observed.of(data, manifest.metric)
+    observed = Observed.of(data, manifest.metric)
     video = np.flatnonzero((data.published_us >= from_us) & (data.published_us < before_us))
     video = np.sort(np.random.default_rng(0).permutation(video)[: args.videos])
-    v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=args.drawn)
-    found = forecast_spans(forecaster, seen, v, start, end, n_times=None if seen.continuous else TIMES_PER_SPAN)
+    v, start, end = asked(observed, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=args.drawn)
+    found = forecast_spans(forecaster, observed, v, start, end, n_times=None if observed.continuous else TIMES_PER_SPAN)
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} forecasts")
     expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))

@@ -157,19 +157,19 @@ def main() -> None:
     with TemporaryDirectory(prefix="m3tr-tideh-") as temporary:
         folder = args.keep or Path(temporary)
         start = prepare(args.data, args.other, folder / "data")
-        seen = Observed.of(load_dataset(folder / "data"), "total")
+        observed = Observed.of(load_dataset(folder / "data"), "total")
         mine = set(pq.read_table(args.data / "videos.parquet", columns=["video_id"])["video_id"].to_pylist())
-        videos = np.array([v.video_id in mine for v in seen.data.videos])
-        published = seen.data.published_us
+        videos = np.array([v.video_id in mine for v in observed.data.videos])
+        published = observed.data.published_us
         asked = cut_queries(
-            seen, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max
+            observed, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max
         )
         old = np.flatnonzero(videos & (published < start))
-        past = cut_queries(seen, old, AGES_H, HORIZONS_H, start)
+        past = cut_queries(observed, old, AGES_H, HORIZONS_H, start)
         print(f"{len(np.unique(past.video))} cascades learned from, {len(np.unique(asked.video))} forecast", flush=True)
         growths = simple(past.pairs, asked.pairs)
         for name, of_increment in (("power-law Hawkes", True), ("power-law Hawkes, fitted as in the model", False)):
-            growths[name] = hawkes_growth(seen, asked, old, AGES_H, HORIZONS_H, start, of_increment=of_increment)
+            growths[name] = hawkes_growth(observed, asked, old, AGES_H, HORIZONS_H, start, of_increment=of_increment)
         likelihood: dict[str, Likelihood] = {}
         bundle = args.bundle
         if bundle is None and not args.no_model:
@@ -181,9 +181,9 @@ def main() -> None:
             print(f"trained in {time.perf_counter() - began:.0f} s", flush=True)
         if bundle is not None:
             with open_bundle(bundle) as forecaster:
-                counts = forecast_at(forecaster, seen, asked.video, asked.now_us, asked.horizon_us)
+                counts = forecast_at(forecaster, observed, asked.video, asked.now_us, asked.horizon_us)
             if args.other is None:
-                likelihood = likelihoods(load_bundle(bundle), seen, published_from_us=start)
+                likelihood = likelihoods(load_bundle(bundle), observed, published_from_us=start)
             growths["M3TR"] = np.log2((1 + counts[:, 1]) / (1 + asked.pairs.value_now))
     print(
         f"{'median absolute relative error of the growth':<46}" + "".join(f"{c:>26}" for c in dict.fromkeys(asked.cell))

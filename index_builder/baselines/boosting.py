@@ -49,16 +49,20 @@ class FeatureTable:
     """Feature rows for the videos of one data set.
 
     Args:
-        seen: the data set.
+        observed: the data set.
         schema: codes of categories and languages, and the trained ranges.
         until_us: nothing later is read of any video.
-        pace: (N_CURVE,) usual growth by age; None to compute it from ``seen``.
+        pace: (N_CURVE,) usual growth by age; None to compute it from ``observed``.
     """
 
-    def __init__(self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None) -> None:
-        data = seen.data
-        self._seen, self._schema = seen, schema
-        self._known = curves(seen.metric, seen.totals, data.published_us, until_us, continuous=seen.continuous)
+    def __init__(
+        self, observed: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None
+    ) -> None:
+        data = observed.data
+        self._observed, self._schema = observed, schema
+        self._known = curves(
+            observed.metric, observed.totals, data.published_us, until_us, continuous=observed.continuous
+        )
         self._known = replace(self._known, pace=usual_pace(self._known) if pace is None else pace)
         self.pace = self._known.pace
         content = content_inputs(data.videos, schema)
@@ -69,7 +73,7 @@ class FeatureTable:
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
         """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project the sentence vectors."""
-        data, n_labels = self._seen.data, samples.horizon_s.shape[1]
+        data, n_labels = self._observed.data, samples.horizon_s.shape[1]
         creator = creator_rows(
             data.videos,
             data.published_us,
@@ -98,14 +102,14 @@ class FeatureTable:
 
 def boosted(
     past: Observed,
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     schema: Schema,
     until_us: int,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q, 3) of queries on ``seen`` at q0.1, the mean, and q0.9, learned from ``past``, which ends at ``until_us``.
+    """Growth (Q, 3) of queries on ``observed`` at q0.1, the mean, and q0.9, learned from ``past``, which ends at ``until_us``.
 
     ``advance`` is called with 1 after each of the three ensembles. The ends never cross the mean.
 
@@ -139,13 +143,13 @@ def boosted(
     known = np.isfinite(y)
     x, y = x[known], y[known]
     query_samples = read_samples(
-        seen,
+        observed,
         queries.video,
         queries.now_us,
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
     )
-    asked = FeatureTable(seen, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
+    asked = FeatureTable(observed, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):
         trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)

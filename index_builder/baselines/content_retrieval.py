@@ -32,14 +32,14 @@ _BLOCK: Final = 256
 _CHUNK: Final = 500
 
 
-def has_text(seen: Observed) -> bool:
+def has_text(observed: Observed) -> bool:
     """Whether any video has text."""
-    return any(text_of(video) for video in seen.data.videos)
+    return any(text_of(video) for video in observed.data.videos)
 
 
-def content_vectors(forecaster: Forecaster, seen: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def content_vectors(forecaster: Forecaster, observed: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Content vectors (V, content_dim) float32 of the videos ``rows``, of unit length; zeros for all other videos."""
-    videos = seen.data.videos
+    videos = observed.data.videos
     chunks = [[videos[v] for v in rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK)]
     if len(rows) < WORTH_A_PROCESS:
         parts = [forecaster.content(chunk) for chunk in chunks]
@@ -84,15 +84,17 @@ def _weighted(  # type: ignore[no-untyped-def]
 
 def content_retrieval(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     *,
     k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Growth (Q,) in log2 units of one or more queries; NaN where the growth of no past video was known."""
-    published = seen.data.published_us
-    known = curves(seen.metric, seen.totals, published, int(queries.now_us.max()), continuous=seen.continuous)
+    published = observed.data.published_us
+    known = curves(
+        observed.metric, observed.totals, published, int(queries.now_us.max()), continuous=observed.continuous
+    )
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
     first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
@@ -101,7 +103,7 @@ def content_retrieval(
     out = np.full(len(queries.video), np.nan)
     candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
     candidate[stop.max() :] = False
-    content = content_vectors(forecaster, seen, np.union1d(np.flatnonzero(candidate), queries.video))
+    content = content_vectors(forecaster, observed, np.union1d(np.flatnonzero(candidate), queries.video))
     order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]

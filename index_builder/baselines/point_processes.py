@@ -54,14 +54,14 @@ def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -
     count = torch.from_numpy(tokens.counts[:, kind])
     gap, active = (torch.from_numpy(np.maximum(mean, _LEAST)) for mean in (means.gap, means.active))
     if dispersion == POISSON:
-        silent, seen = -gap, count * torch.log(active) - active - torch.lgamma(count + 1)
+        gap_value, interval = -gap, count * torch.log(active) - active - torch.lgamma(count + 1)
     else:
         r = torch.tensor(dispersion, dtype=torch.float64)
-        silent, seen = (
+        gap_value, interval = (
             negative_binomial_logpmf(torch.zeros_like(gap), gap, r),
             negative_binomial_logpmf(count, active, r),
         )
-    value = np.where(start > previous, silent.numpy(), 0.0) + seen.numpy()
+    value = np.where(start > previous, gap_value.numpy(), 0.0) + interval.numpy()
     return np.where(tokens.observed[:, kind], value, np.nan)
 
 
@@ -112,13 +112,13 @@ class Pace:
         kind = self._kind
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
         rows = np.flatnonzero(tokens.observed[:, kind])
-        seen, whole = np.zeros(len(_KNOTS)), np.ascontiguousarray(x[:, [0, 2]])
+        counted, whole = np.zeros(len(_KNOTS)), np.ascontiguousarray(x[:, [0, 2]])
         _spread(
             np.ascontiguousarray(x[:, 1:]),
             _KNOTS,
             rows,
             tokens.counts[:, kind] / np.maximum(x[:, 2] - x[:, 1], 1e-9),
-            seen,
+            counted,
         )
         best = -np.inf
         for prior in _PRIORS:
@@ -127,7 +127,7 @@ class Pace:
                 for _ in range(_ROUNDS):
                     exposed = np.zeros(len(_KNOTS))
                     _spread(whole, _KNOTS, rows, scale, exposed)
-                    rate = (seen + 1e-3) / (exposed + 1e-3)
+                    rate = (counted + 1e-3) / (exposed + 1e-3)
                     means, scale = self._means(tokens, x, rate, prior, forget)
                 value, _ = _best(tokens, kind, means, _COARSE if self._overdispersed else (POISSON,))
                 if value > best:

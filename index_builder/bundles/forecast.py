@@ -57,7 +57,7 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
 
 def forecast_at(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     video: NDArray[np.int64],
     now_us: NDArray[np.int64],
     horizon_us: NDArray[np.int64],
@@ -68,12 +68,12 @@ def forecast_at(
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
     out = np.zeros((len(video), 3))
-    data = seen.data
+    data = observed.data
     pool = forecaster.new_pool(_BATCH)
     ready = _content_ahead(forecaster, data.videos, cuts[0])
     for first, _ in zip(range(0, cuts.shape[1], _BATCH), ready, strict=False):
         v, now = cuts[:, first : first + _BATCH]
-        cells = cells_at(seen.events, seen.counters, v, now, data.published_us[v], len(data.types))
+        cells = cells_at(observed.events, observed.counters, v, now, data.published_us[v], len(data.types))
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
         requests = [
             Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
@@ -124,18 +124,18 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     queried = _Queries.of(queries, table, dataset, manifest)
     rows = np.flatnonzero(queried.answerable)
     video, now, target = queried.video[rows], queried.now_us[rows], queried.target_us[rows]
-    seen = Observed.of(dataset, manifest.metric)
+    observed = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
     quantiles = np.full((len(table), len(QUANTILES)), np.nan)
     with (
-        open_with_growing_bank(bundle, seen, newest_us)
+        open_with_growing_bank(bundle, observed, newest_us)
         if growing_bank and len(now)
         else open_bundle(bundle) as forecaster
     ):
         # The data set's objects are kept to the end anyway; frozen, they cost garbage collections no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
-            quantiles[rows] = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
+            quantiles[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
     for i, level in enumerate(QUANTILES):
         name = f"q{level}"
         table = table.drop_columns([name]) if name in table.column_names else table

@@ -42,26 +42,26 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
 
 
 @contextmanager
-def open_with_growing_bank(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
-    """A forecaster on the bundle and a temporary bank that also has the videos of ``seen`` published until ``until_us``.
+def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> Iterator[Forecaster]:
+    """A forecaster on the bundle and a temporary bank that also has the videos of ``observed`` published until ``until_us``.
 
     The bank of a service grows in the same way. A search still sees only what was known of each video at its ``now``.
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, EmptyBank())
     dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-    new = bank_members(seen, until_us, len(seen.data.videos))
+    new = bank_members(observed, until_us, len(observed.data.videos))
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
-    limit += int((seen.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
-    members = bank_members(seen, until_us, limit)
-    videos = [seen.data.videos[v] for v in members]
-    sentence = np.zeros((len(seen.data.videos), DIM), np.float32)
+    limit += int((observed.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
+    members = bank_members(observed, until_us, limit)
+    videos = [observed.data.videos[v] for v in members]
+    sentence = np.zeros((len(observed.data.videos), DIM), np.float32)
     with progress("read text", len(videos)) as bar:
         sentence[members] = encode_text(videos, bar.advance)
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         path = Path(copies) / BANK
         with progress("fill bank", len(members)) as bar, EmbeddedBank.build(path, *dims) as bank:
-            fill_bank(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
+            fill_bank(bank, forecaster, observed, until_us, limit=limit, sentence=sentence, advance=bar.advance)
         forecaster.bank = EmbeddedBank.open(path, *dims)
         try:
             yield forecaster

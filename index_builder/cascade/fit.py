@@ -127,13 +127,13 @@ class PowerLawHawkes:
         }
 
     def fit(
-        self, seen: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
+        self, observed: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
     ) -> Self:
         """Fit on queries with known growth; apart from that growth, nothing later than each ``now`` is read of their videos.
 
         ``advance`` is called with 1 after each of STEPS steps.
         """
-        parts = cascades(seen, past, BATCH)
+        parts = cascades(observed, past, BATCH)
         if not parts:
             raise ValueError("no pair to fit on")
         self._few = len(np.unique(past.video)) < _MIN_CORRECTED_CASCADES
@@ -161,25 +161,25 @@ class PowerLawHawkes:
         known = np.isfinite(past.pairs.growth)
         if not self._few and not self._of_increment:
             pairs = past.pairs
-            corrected = terms(self._plain(seen, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
+            corrected = terms(self._plain(observed, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
             self._correction = np.asarray(
                 np.linalg.lstsq(corrected[known], pairs.growth[known], rcond=None)[0], np.float64
             )
         return self
 
-    def predict(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+    def predict(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
         """Growth of each query in log2 units, (Q,) float64, never below 0, from rows up to each query's ``now``."""
-        growth, pairs = self._plain(seen, queries), queries.pairs
+        growth, pairs = self._plain(observed, queries), queries.pairs
         return (
             growth
             if self._correction is None
             else np.maximum(terms(growth, pairs.value_now, pairs.horizon_s, pairs.age_s) @ self._correction, 0.0)
         )
 
-    def _plain(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+    def _plain(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
         out = np.zeros(len(queries.video))
         with torch.no_grad():
-            for part in cascades(seen, queries, BATCH):
+            for part in cascades(observed, queries, BATCH):
                 increment = self._increment(part)
                 out[part.rows] = torch.log2((1 + part.value_now + increment) / (1 + part.value_now)).numpy()
         return out
@@ -245,7 +245,7 @@ class PowerLawHawkes:
 
 
 def fit_cascade(
-    seen: Observed,
+    observed: Observed,
     until_us: int,
     max_age_us: int,
     max_horizon_us: int,
@@ -257,18 +257,20 @@ def fit_cascade(
 
     ``advance`` is called with 1 after each of STEPS steps.
     """
-    published = seen.data.published_us
+    published = observed.data.published_us
     ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
     horizons = [max_horizon_us * share / HOUR_US for share in _HORIZONS]
-    past = cut_queries(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
+    past = cut_queries(observed, np.flatnonzero(published < until_us), ages, horizons, until_us)
     if not len(past.video):
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_MAX_PAIRS])
-    return PowerLawHawkes().fit(seen, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
+    return (
+        PowerLawHawkes().fit(observed, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
+    )
 
 
 def hawkes_growth(
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     videos: NDArray[np.int64],
     ages_h: Sequence[float],
@@ -279,10 +281,10 @@ def hawkes_growth(
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN if nothing was known."""
-    past = cut_queries(seen, videos, ages_h, horizons_h, until_us)
+    past = cut_queries(observed, videos, ages_h, horizons_h, until_us)
     if len(past.video) < _MIN_PAIRS:
         ages = sorted({a * f for a in ages_h for f in (0.5, 1, 2)})
-        past = cut_queries(seen, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
+        past = cut_queries(observed, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
     if not len(past.video):
         return np.full(len(queries.video), np.nan)
-    return PowerLawHawkes(of_increment=of_increment).fit(seen, past, advance=advance).predict(seen, queries)
+    return PowerLawHawkes(of_increment=of_increment).fit(observed, past, advance=advance).predict(observed, queries)

@@ -43,7 +43,7 @@ class Cascades:
     rows: NDArray[np.int64]
 
 
-def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
+def cascades(observed: Observed, queries: Queries, chunk: int) -> list[Cascades]:
     """The queries grouped by age, in parts of up to ``chunk`` cascades; of each video only rows up to its ``now`` are read."""
     ages, group = np.unique(queries.pairs.age_s, return_inverse=True)
     parts = []
@@ -53,27 +53,27 @@ def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
         videos = np.unique(queries.video[rows])
         for start in range(0, len(videos), chunk):
             part = videos[start : start + chunk]
-            parts.append(_read(seen, queries, rows[np.isin(queries.video[rows], part)], part, edges, past))
+            parts.append(_read(observed, queries, rows[np.isin(queries.video[rows], part)], part, edges, past))
     return parts
 
 
 def _read(
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     mine: NDArray[np.int64],
     videos: NDArray[np.int64],
     edges: NDArray[np.float64],
     past: int,
 ) -> Cascades:
-    source, published = seen.metric, seen.data.published_us
+    source, published = observed.metric, observed.data.published_us
     now = published[videos] + round(float(edges[past]) * SECOND_US)
     starts, ends = source.offsets[videos], rows_until(source, videos, now)
     at = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
     owner = np.repeat(np.arange(len(videos)), ends - starts)
     age = (source.time_us[at] - published[videos][owner]) / SECOND_US
     bin_index = np.clip(np.searchsorted(edges, age, side="left") - 1, 0, past - 1)
-    before = np.where(at > starts[owner], seen.totals[np.maximum(at - 1, 0)], 0)
-    number = (seen.totals[at] - before).astype(np.float64)
+    before = np.where(at > starts[owner], observed.totals[np.maximum(at - 1, 0)], 0)
+    number = (observed.totals[at] - before).astype(np.float64)
     reach = np.log1p(source.reach[at] / np.maximum(number, 1.0))
     counts = np.zeros((len(videos), past))
     np.add.at(counts, (owner, bin_index), number)
@@ -86,7 +86,7 @@ def _read(
         torch.from_numpy(bin_index),
         torch.from_numpy(reach),
         torch.from_numpy(number),
-        torch.tensor([math.log1p(seen.data.videos[v].creator_followers or 0.0) for v in videos.tolist()]).double(),
+        torch.tensor([math.log1p(observed.data.videos[v].creator_followers or 0.0) for v in videos.tolist()]).double(),
         torch.from_numpy(published[videos] / SECOND_US),
         torch.from_numpy(np.searchsorted(videos, queries.video[mine])),
         torch.from_numpy(pairs.horizon_s[mine]),

@@ -32,7 +32,7 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
     if VIDEOS_FILE not in present:
         log.note("error", VIDEOS_FILE, "", "the file is missing")
     if EVENTS_FILE not in present and COUNTERS_FILE not in present:
-        log.note("error", EVENTS_FILE, "", f"neither this file nor {COUNTERS_FILE} is there; at least one is required")
+        log.note("error", EVENTS_FILE, "", f"neither this file nor {COUNTERS_FILE} exists; at least one is required")
     tables = {name: table for name in present if (table := _open(path / name, log))}
     videos, types, event_pairs = None, dict[str, int](), None
     with _note_damage(VIDEOS_FILE, log):

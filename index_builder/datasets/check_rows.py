@@ -84,7 +84,7 @@ def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[
         start += len(batch)
     if unusual:
         shown = ", ".join(sorted(unusual)[:5]) + (", ..." if len(unusual) > 5 else "")
-        problem = f"types besides {', '.join(ENGAGEMENT_TYPES)}: {shown}"
+        problem = f"types other than {', '.join(ENGAGEMENT_TYPES)}: {shown}"
         log.numbered("info", EVENTS_FILE, "type", problem, np.array(sorted(unusual.values())))
     if len(types.keys() - {""}) > MAX_TYPES:
         log.note("error", EVENTS_FILE, "type", f"more than {MAX_TYPES} different values")
@@ -103,7 +103,7 @@ def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[
 def _check_types(
     column: pa.Array, types: dict[str, int], unusual: dict[str, int], start: int, log: Findings
 ) -> tuple[Ints, parquet_columns.Flags]:
-    """Code of each row's type, -1 for none, and which rows have none; ``unusual`` maps types besides ours to their first row."""
+    """Code of each row's type, -1 for none, and which rows have none; ``unusual`` maps types other than ours to their first row."""
     names = log.text("error", EVENTS_FILE, "type", column, start)
     untyped = parquet_columns.empty(names)
     log.rows("warning", EVENTS_FILE, "type", "empty; left out", untyped, start, [""] * len(names))
@@ -162,7 +162,9 @@ def check_counters(
         return
     rows = _Rows.joined(parts)
     order, same = rows.sorted()
-    log.numbered("warning", COUNTERS_FILE, "video_id, time", "observed twice; the larger value stands", order[1:][same])
+    log.numbered(
+        "warning", COUNTERS_FILE, "video_id, time", "observed twice; the larger value is used", order[1:][same]
+    )
     if len(order) > 1 and not np.any((np.diff(rows.video[order]) == 0) & ~same):
         log.note("warning", COUNTERS_FILE, "time", "every video is read once: there is no growth to learn from")
     for name, chunks in values.items():
@@ -172,7 +174,7 @@ def check_counters(
         event_type = COUNTER_COLUMNS[name]
         if event_pairs is not None and (code := types.get(event_type)) is not None:
             mixed = observed[np.isin(rows.video[observed] * np.int64(_PAIR) + code, event_pairs)]
-            problem = f"has events of type {event_type!r} too; one type of one video has either, so events are left out"
+            problem = f"has events of type {event_type!r} too; a type of a video may have only one of them, so the events are left out"
             log.numbered("error", COUNTERS_FILE, name, problem, mixed)
         if len(observed):
             types.setdefault(event_type, len(types))
@@ -182,7 +184,7 @@ def _check_growth(name: str, video: Ints, value: Ints, row: Ints, log: Findings)
     """Note falls of a counter, and a counter that never grows; all (n,), sorted by video and time."""
     again, step = np.diff(video) == 0, np.diff(value)
     falls = again & (step < 0)
-    log.numbered("warning", COUNTERS_FILE, name, "falls; the larger value stands", row[1:][falls])
+    log.numbered("warning", COUNTERS_FILE, name, "falls; the larger value is used", row[1:][falls])
     if falls.sum() >= _MIN_FALLS and (share := falls.sum() / again.sum()) >= _SUSPICIOUS_FALLS:
         problem = f"{share:.0%} of the readings are below the one before: {_INCREMENTS}"
         log.note("warning", COUNTERS_FILE, name, problem)

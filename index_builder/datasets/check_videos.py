@@ -57,6 +57,6 @@ def check_videos(table: ParquetTable, log: Findings) -> CheckedVideos:
     first = np.unique(codes, return_index=True)[1]
     repeated = usable.copy()
     repeated[first] = False
-    log.rows("error", VIDEOS_FILE, "video_id", "there more than once; the first row stands", repeated, 0, all_ids)
+    log.rows("error", VIDEOS_FILE, "video_id", "not unique; the first row is used", repeated, 0, all_ids)
     known = np.sort(first[codes[first] >= 0])
     return CheckedVideos(all_ids.take(pa.array(known)), published_us[known])

@@ -85,7 +85,7 @@ def column_faults(file: str, schema: pa.Schema) -> Iterator[Fault]:
     matched = match_columns(file, schema.names)
     for name, column in LAYOUT[file].items():
         if name in matched.duplicates:
-            yield Fault(name, "there more than once", "one column of each name")
+            yield Fault(name, "present more than once", "one column of each name")
         elif name not in matched.names:
             if column.required:
                 similar = [other for other in matched.unknown if similar_column(file, other, matched.names) == name]

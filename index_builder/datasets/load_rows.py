@@ -136,6 +136,6 @@ def drop_mixed_events(
     if mixed.any():
         video, code = divmod(int(pairs[mixed].min()), len(types))
         description = f"of video {videos[video].video_id!r}, type {types[code]!r}"
-        reason = f"the type has {COUNTERS_FILE} of the video too, which stand"
+        reason = f"the video has this type in {COUNTERS_FILE} too, which is used"
         dropped.count(EVENTS_FILE, reason, int(mixed.sum()), description)
         events.keep(~mixed)

@@ -58,7 +58,7 @@ def _without_duplicates(
     if (repeated & known).any():
         first = int((repeated & known).argmax())
         description = f"row {rows[first]}, {ids[first].as_py()!r}"
-        reason = "id is there already, the first row stands"
+        reason = "id is not unique, the first row is used"
         dropped.count(VIDEOS_FILE, reason, int((repeated & known).sum()), description)
     return np.flatnonzero(known & ~repeated)
 

@@ -64,54 +64,56 @@ def evaluate(
         )
     dataset = load_and_report(data)
     metric_types(manifest.metric, dataset.types)
-    seen = Observed.of(dataset, manifest.metric)
+    observed = Observed.of(dataset, manifest.metric)
     published = dataset.published_us
     end = dataset.last_us() or 0
     tested = published >= published_from_us
     if published_before_us is not None:
         tested &= published < published_before_us
-    queries = cut_queries(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+    queries = cut_queries(observed, np.flatnonzero(tested), ages_h, horizons_h, end)
     within = queries.horizon_us <= manifest.max_horizon_us
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
         raise DataError("published-from: no video of that time has an observation at these ages and horizons")
     with (
-        open_with_growing_bank(bundle, seen, int(queries.now_us.max()))
+        open_with_growing_bank(bundle, observed, int(queries.now_us.max()))
         if growing_bank
         else open_bundle(bundle) as forecaster
     ):
-        past = cut_queries(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
+        past = cut_queries(
+            observed, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us
+        )
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
                 growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
-            if seen.continuous:
+            if observed.continuous:
                 old = np.flatnonzero(published < published_from_us)
                 with progress(PowerLawHawkes.name, STEPS) as bar:
                     growth = hawkes_growth(
-                        seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
+                        observed, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
                     )
                 growths[PowerLawHawkes.name] = growth[:, None]
-            if manifest.parts.content and has_text(seen):
+            if manifest.parts.content and has_text(observed):
                 with progress("content retrieval", len(queries.video)) as bar:
-                    growth = content_retrieval(forecaster, seen, queries, advance=bar.advance)[:, None]
+                    growth = content_retrieval(forecaster, observed, queries, advance=bar.advance)[:, None]
                 growths["content retrieval"] = np.where(np.isnan(growth), growths[MeanGrowth.name], growth)
         if boosting:
             known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
             with progress("gradient boosting", 3) as bar:
                 growths["gradient boosting"] = boosted(
-                    known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
+                    known, observed, queries, manifest.schema, published_from_us, advance=bar.advance
                 )
         arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), EmptyBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:
-                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
+                counts = forecast_at(arm, observed, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
         with progress("scores", len(growths)) as bar:
             table = scores_by_cell(queries, growths, bar.advance)
         if report is not None:
             with progress("report", EXAMPLES) as bar:
-                looked_at = examples(forecaster, seen, queries, bar.advance)
+                looked_at = examples(forecaster, observed, queries, bar.advance)
             times = published[queries.video]
             about = (
                 f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {utc_minutes(int(times.min()))} to "

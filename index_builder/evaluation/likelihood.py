@@ -53,12 +53,12 @@ class Likelihood:
     tokens: int
 
 
-def tokens_of(seen: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
+def tokens_of(observed: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
     """Tokens of ``videos`` from rows up to ``until_us``."""
-    published = seen.data.published_us[videos]
+    published = observed.data.published_us[videos]
     now = np.maximum(until_us, published)
-    n_types = len(seen.data.types)
-    cells = cells_at(seen.events, seen.counters, videos, now, published, n_types)
+    n_types = len(observed.data.types)
+    cells = cells_at(observed.events, observed.counters, videos, now, published, n_types)
     return tokenize(cells, published, now, n_types)
 
 
@@ -127,7 +127,7 @@ def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArr
 
 def likelihoods(
     bundle: Bundle,
-    seen: Observed,
+    observed: Observed,
     *,
     published_from_us: int,
     published_before_us: int | None = None,
@@ -144,19 +144,19 @@ def likelihoods(
     """
     if not bundle.manifest.parts.mhp:
         raise DataError("likelihood: this bundle was trained without the Mamba-Hawkes process (use_mhp = false)")
-    if seen.data.types != bundle.manifest.types:
+    if observed.data.types != bundle.manifest.types:
         raise DataError(
-            f"data: has the types {', '.join(seen.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
+            f"data: has the types {', '.join(observed.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
         )
-    published = seen.data.published_us
+    published = observed.data.published_us
     held = published >= published_from_us
     if published_before_us is not None:
         held &= published < published_before_us
     past = np.flatnonzero(published < published_from_us)
     if len(past) > FIT_VIDEOS:
         past = np.sort(np.random.default_rng(seed).choice(past, FIT_VIDEOS, replace=False))
-    tokens = tokens_of(seen, np.flatnonzero(held), seen.data.last_us() or 0)
-    learned = tokens_of(seen, past, published_from_us)
+    tokens = tokens_of(observed, np.flatnonzero(held), observed.data.last_us() or 0)
+    learned = tokens_of(observed, past, published_from_us)
     for name, found in (("from", tokens), ("before", learned)):
         if not len(found.counts):
             raise DataError(f"published-from: no video published {name} it has an engagement; allowed: a time between")
@@ -191,11 +191,11 @@ def score_likelihood(
         DataError: see ``likelihoods``.
     """
     loaded = load_bundle(bundle)
-    seen = Observed.of(load_dataset(data), loaded.manifest.metric)
+    observed = Observed.of(load_dataset(data), loaded.manifest.metric)
     with progress("log-likelihood", 1 + len(BASELINES)) as bar:
         table = likelihoods(
             loaded,
-            seen,
+            observed,
             published_from_us=published_from_us,
             published_before_us=published_before_us,
             advance=bar.advance,

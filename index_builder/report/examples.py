@@ -78,14 +78,14 @@ def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.in
 
 
 def examples(
-    forecaster: Forecaster, seen: Observed, queries: Queries, advance: Callable[[int], None] | None = None
+    forecaster: Forecaster, observed: Observed, queries: Queries, advance: Callable[[int], None] | None = None
 ) -> list[Example]:
     """The chosen rows of ``queries`` as examples."""
-    data = seen.data
+    data = observed.data
     by_id = {video.video_id: video for video in data.videos}
     rows = choose(queries, [video.video_id for video in data.videos])
     video, now = queries.video[rows], queries.now_us[rows]
-    cells = cells_at(seen.events, seen.counters, video, now, data.published_us[video], len(data.types))
+    cells = cells_at(observed.events, observed.counters, video, now, data.published_us[video], len(data.types))
     share = (np.arange(1, _STEPS + 1) / _STEPS) ** 1.5
     out = []
     for i, history in enumerate(histories(cells, data.types)):
@@ -93,7 +93,7 @@ def examples(
         horizons = np.unique(np.maximum((share * longest).astype(np.int64), 1))
         request = Request(target, history, int(now[i]), tuple(horizons.tolist()))
         (answer,) = forecaster.forecast([request])
-        before, after = _observed(seen, int(video[i]), int(now[i]), int(now[i]) + longest)
+        before, after = _observed(observed, int(video[i]), int(now[i]), int(now[i]) + longest)
         similar = [
             Similar(by_id.get(n.video_id), n.content_similarity, n.trajectory_similarity, *_known(n.growth))
             for n in answer.neighbours
@@ -122,19 +122,19 @@ def _known(growth: dict[int, float | None]) -> tuple[float | None, int]:
 
 
 def _observed(
-    seen: Observed, video: int, now_us: int, until_us: int
+    observed: Observed, video: int, now_us: int, until_us: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(age, count) up to now and after it: complete snapshots, or counts of events at even steps."""
-    published = int(seen.data.published_us[video])
-    if seen.continuous:
+    published = int(observed.data.published_us[video])
+    if observed.continuous:
         step = max((until_us - published) // _MAX_POINTS, 1)
         times = np.unique(np.append(np.arange(published, until_us, step), [now_us, until_us]))
     else:
-        whole = snapshot_rows(seen.metric)
-        inside = slice(*np.searchsorted(whole, seen.metric.offsets[[video, video + 1]]))
-        times = seen.metric.time_us[whole[inside]]
+        whole = snapshot_rows(observed.metric)
+        inside = slice(*np.searchsorted(whole, observed.metric.offsets[[video, video + 1]]))
+        times = observed.metric.time_us[whole[inside]]
         times = times[times <= until_us + HOUR_US]
-    counts = seen.count_at(np.full(len(times), video), times)
+    counts = observed.count_at(np.full(len(times), video), times)
     points = np.stack([times - published, counts], axis=1).astype(np.float64)
     past = times <= now_us
     return points[past], points[~past]

@@ -155,13 +155,15 @@ class Corpus:
     content: ContentInputs
 
 
-def token_sequences(seen: Observed, until_us: int) -> Tokens:
+def token_sequences(observed: Observed, until_us: int) -> Tokens:
     """Tokens of every video from rows up to ``until_us``."""
-    published = seen.data.published_us
+    published = observed.data.published_us
     every = np.arange(len(published))
     now = np.maximum(np.full(len(published), until_us), published)
-    n_types = len(seen.data.types)
-    return tokenize(cells_at(seen.events, seen.counters, every, now, published, n_types), published, now, n_types)
+    n_types = len(observed.data.types)
+    return tokenize(
+        cells_at(observed.events, observed.counters, every, now, published, n_types), published, now, n_types
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,25 +40,25 @@ class Queries:
 
 
 def cut_queries(
-    seen: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
+    observed: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
     """Queries of the given videos whose answer was observed by ``until_us``."""
     parts = []
-    published = seen.data.published_us[video]
+    published = observed.data.published_us[video]
     for age in ages_h:
         at = published + int(age * HOUR_US)
         for horizon in horizons_h:
-            if seen.continuous:
+            if observed.continuous:
                 now, target = at, at + int(horizon * HOUR_US)
-                fine = (seen.count_at(video, now) > 0) & (target <= until_us)
+                fine = (observed.count_at(video, now) > 0) & (target <= until_us)
             else:
-                now, target, fine = _snapshots(seen, video, at, int(horizon * HOUR_US), until_us)
+                now, target, fine = _snapshots(observed, video, at, int(horizon * HOUR_US), until_us)
             name = f"age{age:g}h+{horizon:g}h"
             parts.append((video[fine], now[fine], (target - now)[fine], np.full(int(fine.sum()), name, dtype="<U32")))
     videos, now, horizon_us, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
-    value_now, value = seen.count_at(videos, now), seen.count_at(videos, now + horizon_us)
+    value_now, value = observed.count_at(videos, now), observed.count_at(videos, now + horizon_us)
     pairs = Pairs(
-        (now - seen.data.published_us[videos]) / SECOND_US,
+        (now - observed.data.published_us[videos]) / SECOND_US,
         horizon_us / SECOND_US,
         value_now,
         np.log2((1 + value) / (1 + value_now)),
@@ -67,17 +67,17 @@ def cut_queries(
 
 
 def _snapshots(
-    seen: Observed, video: NDArray[np.int64], at: NDArray[np.int64], horizon_us: int, until_us: int
+    observed: Observed, video: NDArray[np.int64], at: NDArray[np.int64], horizon_us: int, until_us: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    rows = snapshot_rows(seen.metric)
-    times = seen.metric.time_us
+    rows = snapshot_rows(observed.metric)
+    times = observed.metric.time_us
     if not len(rows):
         return at, at, np.zeros(len(at), dtype=bool)
 
     def last(limit: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(rows, rows_until(seen.metric, video, limit)) - 1
+        return np.searchsorted(rows, rows_until(observed.metric, video, limit)) - 1
 
-    first = np.searchsorted(rows, seen.metric.offsets[video])
+    first = np.searchsorted(rows, observed.metric.offsets[video])
     newest = last(at)
     fine = (newest >= first) & (at - times[rows[np.maximum(newest, 0)]] < _FRESH_US)
     now = np.where(fine, times[rows[np.maximum(newest, 0)]], at)

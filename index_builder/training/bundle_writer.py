@@ -14,13 +14,13 @@ import numpy as np
 
 from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.observed import Observed
+from index_builder.evaluation.holdout_evaluation import holdout_evaluation
 from index_builder.report import (
     EXAMPLES,
     MODEL,
     Evaluation,
     VideoBootstrap,
     examples,
-    holdout_evaluation,
     verdict,
     write_page,
 )
@@ -80,7 +80,7 @@ class BundleWriter:
             write_rates(rates, folder)
             manifest = replace(manifest, evaluation=manifest.evaluation | {"rate_factor": list(rates.bounds)})
             with plan.step("report", EXAMPLES) as advance:
-                shown = examples(forecaster, plan.seen, evaluation.queries, lambda n: advance(n))
+                shown = examples(forecaster, plan.observed, evaluation.queries, lambda n: advance(n))
                 write_page(folder / REPORT, replace(evaluation, manifest=manifest, examples=shown))
         write_manifest(folder, manifest)
         if not len(evaluation.queries.video):
@@ -124,7 +124,7 @@ class BundleWriter:
             "samples": self.model.samples,
             "held_back": len(self.forecasts.holdout),
             "learned_all": self.model is not self.scored,
-            "data_fingerprint": _fingerprint(plan.seen),
+            "data_fingerprint": _fingerprint(plan.observed),
             "seed": plan.seed,
             "device": plan.process_group.device.type,
             "processes": plan.process_group.size,
@@ -149,20 +149,20 @@ class BundleWriter:
     def _support(self, model: TrainedModel) -> Support:
         """The range of the samples that a model learned from and of the holdout."""
         parts = [model.objective.corpus.samples, self.forecasts.holdout.samples]
-        return support_of(self.plan.seen, parts, self.plan.max_horizon_us / SECOND_US)
+        return support_of(self.plan.observed, parts, self.plan.max_horizon_us / SECOND_US)
 
     def _fill_bank(self, model: TrainedModel, folder: Path, step: str = "fill bank") -> None:
         """Fill the bank of a bundle that has no rates yet; ``step`` is shown as the name of the step."""
         plan, limit = self.plan, self.plan.config.bank_videos
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
-            plan.step(step, len(bank_members(plan.seen, plan.as_of_us, limit))) as advance,
+            plan.step(step, len(bank_members(plan.observed, plan.as_of_us, limit))) as advance,
             EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
         ):
             fill_bank(
                 bank,
                 forecaster,
-                plan.seen,
+                plan.observed,
                 plan.as_of_us,
                 limit=limit,
                 sentence=model.objective.corpus.content.sentence,
@@ -186,7 +186,7 @@ class BundleWriter:
         with plan.step("fit rates") as advance:
             return rates_of(
                 forecaster,
-                plan.seen,
+                plan.observed,
                 plan.split_us,
                 plan.until_us,
                 seed=plan.seed,
@@ -196,7 +196,7 @@ class BundleWriter:
 
     def _no_rates(self) -> Rates:
         types = self.plan.data.types
-        return Rates.plain(len(types), metric_types(self.plan.seen.name, types))
+        return Rates.plain(len(types), metric_types(self.plan.observed.name, types))
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> None:
@@ -204,8 +204,8 @@ def write_calibration(calibration: Calibration, folder: Path) -> None:
     (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
-def _fingerprint(seen: Observed) -> str:
+def _fingerprint(observed: Observed) -> str:
     digest = hashlib.sha256()
-    for array in (seen.data.published_us, seen.metric.time_us, seen.totals):
+    for array in (observed.data.published_us, observed.metric.time_us, observed.totals):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -28,13 +28,13 @@ _SAMPLE_S: Final = 6e-4
 """Seconds for a sample: drawing, encoding, finding its neighbours."""
 
 
-def estimate_s(seen: Observed, config: TrainConfig) -> float:
-    """Seconds that a training on ``seen`` takes on a CPU."""
-    videos = len(seen.data.videos)
-    rows = np.diff(seen.events.offsets) + np.diff(seen.counters.offsets)
+def estimate_s(observed: Observed, config: TrainConfig) -> float:
+    """Seconds that a training on ``observed`` takes on a CPU."""
+    videos = len(observed.data.videos)
+    rows = np.diff(observed.events.offsets) + np.diff(observed.counters.offsets)
     tokens = int(np.minimum(rows, _MAX_TOKENS).sum())
     batches = max(-(-tokens // config.batch_tokens), -(-videos // _BATCH_VIDEOS), 1)
-    cuts = config.cuts_per_video * videos if seen.continuous else len(seen.totals)
+    cuts = config.cuts_per_video * videos if observed.continuous else len(observed.totals)
     fusion = config.fusion_epochs * -(-min(cuts, config.fusion_samples) // FUSION_ROWS)
     once = config.passes(batches, videos) * batches * _BATCH_S + fusion * _FUSION_S + cuts * _SAMPLE_S
     models = 2 if config.refit and videos < config.few_videos else 1

@@ -76,8 +76,10 @@ class ModelFit:
 
     def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
-        seen, published = plan.seen, plan.data.published_us
-        self.pace = usual_pace(curves(seen.metric, seen.totals, published, until_us, continuous=seen.continuous))
+        observed, published = plan.observed, plan.data.published_us
+        self.pace = usual_pace(
+            curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
+        )
         self._curves = replace(inputs.curves, pace=self.pace)
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
@@ -88,7 +90,7 @@ class ModelFit:
         """Samples with labels up to ``until_us``."""
         plan, config = self._plan, self._config
         samples = draw_samples(
-            plan.seen,
+            plan.observed,
             until_us=until_us,
             max_age_us=plan.max_age_us,
             max_horizon_us=plan.max_horizon_us,
@@ -170,7 +172,7 @@ class ModelFit:
         plan = self._plan
         with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
             bank = PointInTimeBank.of(
-                plan.seen, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
+                plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
             )
             candidates = [bank.candidates(window, states, lambda n: advance(n)) for window, states in windows]
         (fit, _), (holdout, _) = windows
@@ -194,11 +196,11 @@ class ModelFit:
     def _fit_cascade(self) -> Cascade | None:
         """The cascade fitted to the events, None for counters. The first process fits it for all processes."""
         plan = self._plan
-        if not (plan.seen.continuous and self._config.parts.cascade):
+        if not (plan.observed.continuous and self._config.parts.cascade):
             return None
         with plan.step("fit cascade", STEPS) as advance:
             fitted = fit_cascade(
-                plan.seen,
+                plan.observed,
                 self._until_us,
                 plan.max_age_us,
                 plan.max_horizon_us,
@@ -241,7 +243,7 @@ class ModelFit:
             asdict(self._config),
             plan.seed,
             plan.as_of_us,
-            plan.seen.name,
+            plan.observed.name,
             str(plan.process_group.device.type),
             plan.process_group.size,
             versions(),

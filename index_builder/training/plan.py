@@ -32,16 +32,16 @@ class Plan:
     """
 
     def __init__(
-        self, seen: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
+        self, observed: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
     ) -> None:
-        self.seen, self.config, self.as_of_us, self.process_group, self.seed = (
-            seen,
+        self.observed, self.config, self.as_of_us, self.process_group, self.seed = (
+            observed,
             config,
             as_of_us,
             process_group,
             seed,
         )
-        self.data: DataSet = seen.data
+        self.data: DataSet = observed.data
         self.few = len(self.data.videos) < config.few_videos
         self.until_us = self.data.watched_until_us(as_of_us)
         published = self.data.published_us
@@ -51,7 +51,7 @@ class Plan:
         self.max_age_us = int(config.max_age_h * HOUR_US)
         self.schema = Schema(
             self.data.types,
-            seen.name,
+            observed.name,
             self.max_horizon_us,
             self.max_age_us,
             _names(v.category for v in self.data.videos),

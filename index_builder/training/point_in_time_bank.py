@@ -49,7 +49,7 @@ class PointInTimeBank:
 
     @staticmethod
     def of(
-        seen: Observed,
+        observed: Observed,
         known: Curves,
         objective: Objective,
         config: TrainConfig,
@@ -57,10 +57,10 @@ class PointInTimeBank:
         cascade: Cascade | None,
     ) -> PointInTimeBank:
         """Encode the content of every video and its state at every age bucket."""
-        published, width = seen.data.published_us, objective.net.mhp.shape.d_model
+        published, width = observed.data.published_us, objective.net.mhp.shape.d_model
         content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])
-        creators = creator_codes(seen.data.videos)
+        creators = creator_codes(observed.data.videos)
         video, bucket, age = trajectory_cuts(known)
         if not config.parts.by_trajectory or not len(video):
             none = np.zeros(0, np.int64)
@@ -72,10 +72,10 @@ class PointInTimeBank:
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
         cuts = Window.of(
-            seen.data,
+            observed.data,
             known,
             read_samples(
-                seen,
+                observed,
                 video,
                 published[video] + age,
                 horizon_us=np.zeros((len(video), 1), np.int64),

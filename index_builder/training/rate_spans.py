@@ -42,7 +42,7 @@ Ints = NDArray[np.int64]
 
 def rates_of(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     split_us: int,
     until_us: int,
     *,
@@ -56,13 +56,13 @@ def rates_of(
     encoding the texts again. ``advance`` is called with the number of forecasts just made.
     """
     rng = np.random.default_rng(seed)
-    max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if seen.continuous else MAX_GAPS
-    drawn = [spans(seen, *times, max_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
+    max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if observed.continuous else MAX_GAPS
+    drawn = [spans(observed, *times, max_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
     learned, held = (
-        forecast_spans(forecaster, seen, *_some(found, limit, rng), sentence=sentence, advance=advance)
+        forecast_spans(forecaster, observed, *_some(found, limit, rng), sentence=sentence, advance=advance)
         for found in drawn
     )
-    return fit(learned, held, metric_types(seen.name, seen.data.types))
+    return fit(learned, held, metric_types(observed.name, observed.data.types))
 
 
 def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
@@ -72,11 +72,11 @@ def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) 
 
 
 def spans(
-    seen: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
+    observed: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
     """Video, start and end, (N,) int64 each, of spans within ``from_us`` to ``until_us`` that start at an age up to ``max_age_us``."""
-    published = seen.data.published_us
-    if seen.continuous:
+    published = observed.data.published_us
+    if observed.continuous:
         low = np.maximum(from_us - published, _YOUNGEST_US)
         high = np.minimum(until_us - published - HOUR_US, max_age_us)
         video = np.flatnonzero(high > low).repeat(_AGES)
@@ -87,9 +87,9 @@ def spans(
         start = published[video] + age
         end = start + np.maximum(HOUR_US, age // _SPAN)
     else:
-        rows = snapshot_rows(seen.metric)
-        video = np.searchsorted(seen.metric.offsets, rows, side="right") - 1
-        end = seen.metric.time_us[rows]
+        rows = snapshot_rows(observed.metric)
+        video = np.searchsorted(observed.metric.offsets, rows, side="right") - 1
+        end = observed.metric.time_us[rows]
         same = np.diff(video, prepend=-1) == 0
         start = np.where(same, np.roll(end, 1), published[video])
     fine = (start >= from_us) & (end > start) & (end <= until_us) & (start - published[video] <= max_age_us)
@@ -98,7 +98,7 @@ def spans(
 
 def forecast_spans(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     video: Ints,
     start_us: Ints,
     end_us: Ints,
@@ -113,11 +113,11 @@ def forecast_spans(
     that falls as 1 / age equals its mean over the part. Without ``n_times``, spans of events are forecast at their start only:
     after the next hour, growth is even in log age.
     """
-    data, types = seen.data, forecaster.manifest.types
-    m = n_times or (1 if seen.continuous else _TIMES_PER_SPAN)
+    data, types = observed.data, forecaster.manifest.types
+    m = n_times or (1 if observed.continuous else _TIMES_PER_SPAN)
     max_horizon_us = forecaster.manifest.max_horizon_us
     n = len(video)
-    at_start = seen.continuous and n_times is None
+    at_start = observed.continuous and n_times is None
     published_us = data.published_us[video][:, None]
     now = start_us[:, None]
     hours = np.ones((n, 1))
@@ -138,7 +138,7 @@ def forecast_spans(
         if sentence is not None:
             forecaster.content([data.videos[a] for a in v], sentence[v])
         known = histories(
-            cells_at(seen.events, seen.counters, v, start_us[part], data.published_us[v], len(types)), types
+            cells_at(observed.events, observed.counters, v, start_us[part], data.published_us[v], len(types)), types
         )
         for i in range(m):
             requests = [
@@ -167,19 +167,19 @@ def forecast_spans(
     if at_start:
         hours = 1 / in_next_hour(hours, age_s, span_s)
     timed = (end_us - start_us <= _TIMED_US) | at_start
-    return Spans(video, hours, timed, each, served, growth_of_spans(seen, video, start_us, end_us))
+    return Spans(video, hours, timed, each, served, growth_of_spans(observed, video, start_us, end_us))
 
 
-def growth_of_spans(seen: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
+def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
     """Growth of each type over N spans, (N, K) float64; NaN where its counter was not read at both ends.
 
     A reading counts for an end if it is older by no more than a tenth of the span. At publication every count is 0.
     """
-    at_publication = start_us == seen.data.published_us[video]
+    at_publication = start_us == observed.data.published_us[video]
     slack_us = (end_us - start_us) // 10
-    out = np.full((len(video), len(seen.data.types)), np.nan)
-    for kind, name in enumerate(seen.data.types):
-        one = Observed.of(seen.data, name)
+    out = np.full((len(video), len(observed.data.types)), np.nan)
+    for kind, name in enumerate(observed.data.types):
+        one = Observed.of(observed.data, name)
         known = np.ones(len(video), np.bool_)
         if not one.continuous:
             own = _of_type(one.metric, kind)

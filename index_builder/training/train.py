@@ -70,20 +70,20 @@ def train(
     dataset = load_dataset(data, before_us=as_of_us)
     if len(dataset.videos) < _MIN_VIDEOS:
         raise DataError(f"{data}: {len(dataset.videos)} videos published by the as-of time; needed: {_MIN_VIDEOS}")
-    seen = Observed.of(dataset, metric)
-    require_growth(seen)
+    observed = Observed.of(dataset, metric)
+    require_growth(observed)
     settings = settings.suited_to(len(dataset.videos))
     if first_process:
-        duration = duration_in_words(estimate_s(seen, settings))
+        duration = duration_in_words(estimate_s(observed, settings))
         print(
-            f"{len(dataset.videos):,} videos, {len(seen.totals):,} rows of {metric}: training takes {duration}",
+            f"{len(dataset.videos):,} videos, {len(observed.totals):,} rows of {metric}: training takes {duration}",
             file=sys.stderr,
         )
     with (
         join_process_group(torch_device) as group,
         staging_folder(out) if group.is_first else nullcontext(staging_path(out)) as folder,
     ):
-        plan = Plan(seen, settings, as_of_us, group, seed)
+        plan = Plan(observed, settings, as_of_us, group, seed)
         run = TrainingRun(plan, _sentences(plan), staging_path(out))
         scored, forecasts = run.fit_with_holdout()
         model = run.refit_on_all(scored) if plan.few and plan.config.refit else scored

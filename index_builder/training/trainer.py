@@ -136,14 +136,14 @@ class Trainer:
         order = self._rng.permutation(len(window))
         for start in range(0, len(order), FUSION_ROWS):
             whole = order[start : start + FUSION_ROWS]
-            seen = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
+            visible = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
             contributors = min(process_group.size, len(whole))
             if process_group.rank >= contributors:
                 yield None, contributors
                 continue
             rows, mask = (
                 whole[process_group.rank :: process_group.size],
-                seen[process_group.rank :: process_group.size].astype(np.float32),
+                visible[process_group.rank :: process_group.size].astype(np.float32),
             )
             with self._lower_precision():
                 with torch.no_grad():

@@ -32,11 +32,11 @@ class TrainingRun:
     """
 
     def __init__(self, plan: Plan, sentence: NDArray[np.float32], checkpoints: Path) -> None:
-        seen, until_us, published_us = plan.seen, plan.until_us, plan.data.published_us
-        tokens = token_sequences(seen, until_us)
+        observed, until_us, published_us = plan.observed, plan.until_us, plan.data.published_us
+        tokens = token_sequences(observed, until_us)
         self.plan = plan
         self._inputs = TrainingInputs(
-            curves=curves(seen.metric, seen.totals, published_us, until_us, continuous=seen.continuous),
+            curves=curves(observed.metric, observed.totals, published_us, until_us, continuous=observed.continuous),
             content=content_inputs(plan.data.videos, plan.schema, sentence),
             tokens=tokens,
             pace_before=pace_before(tokens),

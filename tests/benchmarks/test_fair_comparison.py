@@ -33,13 +33,13 @@ def test_fine_bins_are_nested_in_default_bins_and_the_grid_is_restored() -> None
 
 
 def test_both_grids_are_scored_on_the_same_intervals(mini: Mini) -> None:
-    seen, bundle = Observed.of(load_dataset(mini.data), "view"), load_bundle(mini.bundle)
+    observed, bundle = Observed.of(load_dataset(mini.data), "view"), load_bundle(mini.bundle)
     videos = np.arange(15)
-    asked = tokens_of(seen, videos, mini.as_of_us)
+    asked = tokens_of(observed, videos, mini.as_of_us)
     same = value(asked, expected(bundle, asked, asked), 1.0, 1.0)
     assert same == pytest.approx(float(np.nanmean(mhp_log_likelihood(bundle, asked))), rel=1e-6)
     with grid(split_edges(64)):
-        own = tokens_of(seen, videos, mini.as_of_us)
+        own = tokens_of(observed, videos, mini.as_of_us)
     assert len(own.counts) > 1.2 * len(asked.counts)
     np.testing.assert_array_equal(own.counts.sum(0), asked.counts.sum(0))
     gap, active, _ = expected(bundle, own, asked)
@@ -62,8 +62,8 @@ def test_training_cascades_end_before_the_test_cascades_begin(
     published = before.published_us + moved
     assert (published[:TRAINED] + 168 * HOUR_US <= start + SECOND_US).all()
     assert (published[TRAINED:] >= start).all() and len(published) == 100
-    seen = Observed.of(after, "total")
-    asked = cut_queries(seen, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
+    observed = Observed.of(after, "total")
+    asked = cut_queries(observed, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
     exact = median_error(asked, asked.pairs.growth)
     assert exact == {"age6h+24h": pytest.approx((0.0, 0.0, 0.0), abs=1e-9)}
     assert median_error(asked, np.zeros(len(asked.video)))["age6h+24h"] == pytest.approx((1.0, 1.0, 1.0))
@@ -83,9 +83,9 @@ def test_the_interval_of_a_ratio_is_a_bootstrap_over_videos() -> None:
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_every_scored_hour_is_completely_observed(mini: Mini, drawn: bool) -> None:
-    seen = Observed.of(load_dataset(mini.data), "view")
-    video, start, end = asked(seen, np.array([3, 7]), mini.as_of_us, 100 * HOUR_US, drawn=drawn)
-    age_h = (start - seen.data.published_us[video]) / HOUR_US
+    observed = Observed.of(load_dataset(mini.data), "view")
+    video, start, end = asked(observed, np.array([3, 7]), mini.as_of_us, 100 * HOUR_US, drawn=drawn)
+    age_h = (start - observed.data.published_us[video]) / HOUR_US
     assert (end - start == HOUR_US).all() and (end <= mini.as_of_us).all() and (age_h <= 100).all()
     assert set(video.tolist()) == {3, 7} and (age_h >= AGES_H[0]).all()
     assert np.isin(age_h, AGES_H).all() != drawn

@@ -36,21 +36,21 @@ def lightgbm() -> None:
 def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
     """The data known at the bundle's as-of time, all data, and queries of videos published later."""
     past = Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
-    seen = Observed.of(load_dataset(mini.data), "view")
-    young = np.flatnonzero(seen.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
-    queries = cut_queries(seen, young, (3.0, 12.0), HORIZONS_H, seen.data.last_us() or 0)
-    return past, seen, queries, load_bundle(mini.bundle).manifest.schema
+    observed = Observed.of(load_dataset(mini.data), "view")
+    young = np.flatnonzero(observed.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
+    queries = cut_queries(observed, young, (3.0, 12.0), HORIZONS_H, observed.data.last_us() or 0)
+    return past, observed, queries, load_bundle(mini.bundle).manifest.schema
 
 
 def test_boosting_beats_the_mean_and_its_quantiles_are_ordered(
     mini: Mini, task: tuple[Observed, Observed, Queries, Schema]
 ) -> None:
-    past, seen, queries, schema = task
-    growth = boosted(past, seen, queries, schema, mini.as_of_us)
+    past, observed, queries, schema = task
+    growth = boosted(past, observed, queries, schema, mini.as_of_us)
     assert growth.shape == (len(queries.video), 3) and len(queries.video) > 40
     assert (growth[:, 0] <= growth[:, 1]).all() and (growth[:, 1] <= growth[:, 2]).all()
     assert nmse(queries.pairs.growth, growth[:, 1]) < 0.8
-    again = boosted(past, seen, queries, schema, mini.as_of_us)
+    again = boosted(past, observed, queries, schema, mini.as_of_us)
     np.testing.assert_array_equal(again, growth)
 
 

@@ -29,7 +29,7 @@ from tests.conftest import Mini
 
 
 @pytest.fixture(scope="module")
-def seen(mini: Mini) -> Observed:
+def observed(mini: Mini) -> Observed:
     """The miniature data set."""
     return Observed.of(load_dataset(mini.data), "view")
 
@@ -113,8 +113,8 @@ def test_overdispersion_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_token_is_scored_from_earlier_tokens_only(name: str, mini: Mini, seen: Observed) -> None:
-    tokens = tokens_of(seen, np.arange(20), mini.as_of_us)
+def test_a_token_is_scored_from_earlier_tokens_only(name: str, mini: Mini, observed: Observed) -> None:
+    tokens = tokens_of(observed, np.arange(20), mini.as_of_us)
     process = BASELINES[name](0).fit(tokens)
     before = process.log_likelihood(tokens)
     changed = replace(tokens, counts=tokens.counts.copy())
@@ -137,10 +137,10 @@ def tokens_until(tokens: Tokens, video: int, stop: int) -> Tokens:
     )
 
 
-def test_the_batched_likelihood_equals_the_serving_steps(mini: Mini, seen: Observed) -> None:
+def test_the_batched_likelihood_equals_the_serving_steps(mini: Mini, observed: Observed) -> None:
     """The batched scan and the serving kernel, one token at a time, agree."""
     bundle = load_bundle(mini.bundle)
-    tokens = tokens_of(seen, np.arange(12), mini.as_of_us)
+    tokens = tokens_of(observed, np.arange(12), mini.as_of_us)
     found = mhp_log_likelihood(bundle, tokens)
     backend, shape = CPUBackend(bundle.manifest.shape, bundle.weights), bundle.manifest.shape
     head = IntensityHead(shape.d_model, shape.n_types)
@@ -168,16 +168,16 @@ def test_the_batched_likelihood_equals_the_serving_steps(mini: Mini, seen: Obser
             )
 
 
-def test_likelihoods_scores_the_model_and_every_baseline(mini: Mini, seen: Observed) -> None:
+def test_likelihoods_scores_the_model_and_every_baseline(mini: Mini, observed: Observed) -> None:
     bundle = load_bundle(mini.bundle)
     done: list[int] = []
-    table = likelihoods(bundle, seen, published_from_us=mini.as_of_us, advance=done.append)
+    table = likelihoods(bundle, observed, published_from_us=mini.as_of_us, advance=done.append)
     assert list(table) == ["M3TR", *BASELINES] and len(done) == len(table)
     assert len({row.tokens for row in table.values()}) == 1
     assert all(row.low <= row.mean <= row.high for row in table.values())
     for published_from_us, side in ((0, "before"), (2**61, "from")):
         with pytest.raises(DataError, match=f"no video published {side} it"):
-            likelihoods(bundle, seen, published_from_us=published_from_us)
+            likelihoods(bundle, observed, published_from_us=published_from_us)
     without = replace(bundle, manifest=replace(bundle.manifest, parts=Ablation(mhp=False)))
     with pytest.raises(DataError, match="use_mhp"):
-        likelihoods(without, seen, published_from_us=mini.as_of_us)
+        likelihoods(without, observed, published_from_us=mini.as_of_us)

@@ -112,7 +112,7 @@ def test_an_evaluation_with_bad_videos_equals_one_without_them(
     for reason in (
         "no id: 1 row left out",
         "no time of publication: 1 row",
-        "id is there already",
+        "id is not unique",
         "unknown video: 1 row",
     ):
         assert reason in printed

@@ -26,7 +26,7 @@ AGES_H, HORIZONS_H = (3.0, 12.0), (12.0, 48.0)
 class Task:
     """All data, queries with answers before the as-of time, queries of younger videos, and a fit."""
 
-    seen: Observed
+    observed: Observed
     past: Queries
     young: Queries
     fitted: PowerLawHawkes
@@ -35,13 +35,15 @@ class Task:
 @pytest.fixture(scope="module")
 def task(mini: Mini) -> Task:
     """Make the fit short."""
-    seen = Observed.of(load_dataset(mini.data), "total")
-    published = seen.data.published_us
-    past = cut_queries(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
-    young = cut_queries(seen, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, seen.data.last_us() or 0)
+    observed = Observed.of(load_dataset(mini.data), "total")
+    published = observed.data.published_us
+    past = cut_queries(observed, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
+    young = cut_queries(
+        observed, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, observed.data.last_us() or 0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("index_builder.cascade.fit.STEPS", 40)
-        return Task(seen, past, young, PowerLawHawkes().fit(seen, past))
+        return Task(observed, past, young, PowerLawHawkes().fit(observed, past))
 
 
 def test_the_kernel_conserves_children() -> None:
@@ -56,18 +58,18 @@ def test_the_kernel_conserves_children() -> None:
 
 
 def test_only_counts_up_to_now_are_read(task: Task) -> None:
-    seen, young = task.seen, task.young
-    for part in cascades(seen, young, 7):
+    observed, young = task.observed, task.young
+    for part in cascades(observed, young, 7):
         now = part.published_s * 1e6 + part.edges[part.past] * 1e6
         videos = np.unique(young.video[part.rows])
-        want = seen.count_at(videos, now.round().long().numpy())
+        want = observed.count_at(videos, now.round().long().numpy())
         np.testing.assert_array_equal(part.counts.sum(1).numpy(), want)
         assert len(part.counts) <= 7
 
 
 def test_forecasts_beat_a_growth_factor(task: Task) -> None:
     past, young = task.past, task.young
-    growth = task.fitted.predict(task.seen, young)
+    growth = task.fitted.predict(task.observed, young)
     assert growth.shape == (len(young.video),) and (growth >= 0).all()
     y = young.pairs.growth
     assert nmse(y, growth) < 0.9 * nmse(y, GrowthFactor().fit(past.pairs).predict(young.pairs))
@@ -77,27 +79,29 @@ def test_forecasts_beat_a_growth_factor(task: Task) -> None:
 def test_growth_increases_with_the_horizon(task: Task) -> None:
     one = task.young.take(np.flatnonzero(task.young.horizon_us == 12 * HOUR_US))
     longer = replace(one, pairs=replace(one.pairs, horizon_s=one.pairs.horizon_s * 4))
-    assert (task.fitted.predict(task.seen, longer) > task.fitted.predict(task.seen, one)).all()
+    assert (task.fitted.predict(task.observed, longer) > task.fitted.predict(task.observed, one)).all()
 
 
 def test_rows_after_now_do_not_change_a_forecast(task: Task, mini: Mini) -> None:
     newest = int(task.young.now_us.max())
     cut_off = Observed.of(load_dataset(mini.data, before_us=newest), "total")
-    np.testing.assert_array_equal(task.fitted.predict(cut_off, task.young), task.fitted.predict(task.seen, task.young))
+    np.testing.assert_array_equal(
+        task.fitted.predict(cut_off, task.young), task.fitted.predict(task.observed, task.young)
+    )
 
 
 def test_many_cascades_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 1)
-    plain = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
+    plain = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
     monkeypatch.setattr("index_builder.cascade.fit._FEW_CASCADES", 20)
-    corrected = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
+    corrected = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
     assert nmse(task.past.pairs.growth, corrected) < 0.9 * nmse(task.past.pairs.growth, plain)
     assert (corrected >= 0).all()
 
 
 def test_without_training_videos_there_is_no_forecast(task: Task, mini: Mini) -> None:
     nobody = np.zeros(0, np.int64)
-    assert np.isnan(hawkes_growth(task.seen, task.young, nobody, AGES_H, HORIZONS_H, mini.as_of_us)).all()
+    assert np.isnan(hawkes_growth(task.observed, task.young, nobody, AGES_H, HORIZONS_H, mini.as_of_us)).all()
 
 
 def test_real_cascades_are_forecast_better_than_by_the_median_factor(
@@ -105,12 +109,12 @@ def test_real_cascades_are_forecast_better_than_by_the_median_factor(
 ) -> None:
     """Half of the first 60 cascades are forecast from the other half."""
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 60)
-    seen = Observed.of(load_dataset(real_data / "tideh"), "total")
+    observed = Observed.of(load_dataset(real_data / "tideh"), "total")
     never = np.iinfo(np.int64).max
     even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    asked = cut_queries(seen, odd, (6.0,), (24.0, 120.0), never)
-    growth = hawkes_growth(seen, asked, even, (6.0,), (24.0, 120.0), never, of_increment=True)
-    past = cut_queries(seen, even, (6.0,), (24.0, 120.0), never)
+    asked = cut_queries(observed, odd, (6.0,), (24.0, 120.0), never)
+    growth = hawkes_growth(observed, asked, even, (6.0,), (24.0, 120.0), never, of_increment=True)
+    past = cut_queries(observed, even, (6.0,), (24.0, 120.0), never)
     now = 1 + asked.pairs.value_now
     truth = now * (np.exp2(asked.pairs.growth) - 1)
     factor = np.zeros(len(truth))

@@ -137,8 +137,8 @@ def test_no_exported_row_is_later_than_what_was_observed(tmp_path: Path, url: st
     assert data.events is not None and again.events is not None
     for v in range(len(data.videos)):
         true = data.events.time_us[data.events.offsets[v] : data.events.offsets[v + 1]]
-        told = again.events.time_us[again.events.offsets[v] : again.events.offsets[v + 1]]
-        assert (told.max(initial=0), len(true) > 0) == (true.max(initial=0), len(told) > 0)
+        times_us = again.events.time_us[again.events.offsets[v] : again.events.offsets[v + 1]]
+        assert (times_us.max(initial=0), len(true) > 0) == (true.max(initial=0), len(times_us) > 0)
     # At no time does the data set have more rows than had happened.
     for at in np.quantile(data.events.time_us, [0.1, 0.5, 0.9]).astype(np.int64).tolist():
         assert (

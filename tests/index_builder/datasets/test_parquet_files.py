@@ -334,7 +334,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "durations": (cells("videos", "duration_s", pa.duration("s"), 1, 2, 3), "column duration_s: is duration"),
     "fractional categories": (cells("videos", "category", pa.float64(), 1.0, 2.0, None), "column category: is double"),
     "a struct for tags": (cells("videos", "tags", None, {"a": 1}, None, None), "column tags: is struct"),
-    "column twice": (doubled("title", "videos"), r"videos\.parquet: column title: is there more than once"),
+    "column twice": (doubled("title", "videos"), r"videos\.parquet: column title: is present more than once"),
     "mistyped column": (
         changed("videos", "published_at", lambda a: a, "publish_at"),
         "column published_at: is missing; allowed: timestamp \\(is 'publish_at' meant\\? rename it\\)",

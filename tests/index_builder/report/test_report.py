@@ -14,7 +14,8 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
-from index_builder.report import MODEL, holdout_evaluation
+from index_builder.evaluation.holdout_evaluation import holdout_evaluation
+from index_builder.report import MODEL
 from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
@@ -122,9 +123,9 @@ def test_a_bundle_has_a_report_on_its_holdout_videos(mini: Mini) -> None:
 
 def test_the_holdout_evaluation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     data = load_dataset(mini.data, before_us=mini.as_of_us)
-    seen = Observed.of(data, "view")
+    observed = Observed.of(data, "view")
     samples = draw_samples(
-        seen,
+        observed,
         until_us=mini.as_of_us,
         max_age_us=20 * 24 * HOUR_US,
         max_horizon_us=48 * HOUR_US,

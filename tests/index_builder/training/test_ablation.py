@@ -48,10 +48,10 @@ def arm(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.Tem
 def asked(mini: Mini) -> list[Request]:
     """Real requests for videos without creator, so that the bank is asked only for neighbours."""
     data = load_dataset(mini.data, before_us=mini.as_of_us)
-    seen = Observed.of(data, "view")
+    observed = Observed.of(data, "view")
     rows = np.arange(len(data.videos) - 30, len(data.videos))
     now = np.full(len(rows), mini.as_of_us)
-    cells = cells_at(seen.events, seen.counters, rows, now, data.published_us[rows], len(data.types))
+    cells = cells_at(observed.events, observed.counters, rows, now, data.published_us[rows], len(data.types))
     return [
         Request(replace(data.videos[v], creator_id=None), history, mini.as_of_us, (HOUR_US, 24 * HOUR_US))
         for v, history in zip(rows, histories(cells, data.types), strict=True)

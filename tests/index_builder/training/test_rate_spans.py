@@ -26,7 +26,7 @@ START_US = 1_760_000_000_000_000
 
 
 @pytest.fixture(scope="module")
-def seen(mini: Mini) -> Observed:
+def observed(mini: Mini) -> Observed:
     return Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
 
 
@@ -80,29 +80,33 @@ def test_spans_are_gaps_between_readings_and_from_publication(read: Observed) ->
     )
 
 
-def test_spans_lie_within_the_given_times(read: Observed, seen: Observed, mini: Mini) -> None:
+def test_spans_lie_within_the_given_times(read: Observed, observed: Observed, mini: Mini) -> None:
     rng = np.random.default_rng(0)
     split_us = START_US + 40 * HOUR_US
     assert len(spans(read, 0, split_us, MOST_AGE_US, rng)[0]) == 3
     assert len(spans(read, split_us, START_US + 60 * HOUR_US, MOST_AGE_US, rng)[0]) == 0
     assert len(spans(read, 0, split_us, 9 * HOUR_US, rng)[0]) == 2, "no start is older than the oldest age"
     from_us, until_us = mini.as_of_us - 100 * HOUR_US, mini.as_of_us
-    video, start, end = spans(seen, from_us, until_us, MOST_AGE_US, rng)
+    video, start, end = spans(observed, from_us, until_us, MOST_AGE_US, rng)
     assert len(video) > 500
-    age = start - seen.data.published_us[video]
+    age = start - observed.data.published_us[video]
     assert (start >= from_us).all() and (end <= until_us).all() and (age >= 0).all() and (age <= MOST_AGE_US).all()
     assert (end - start == np.maximum(HOUR_US, age // 24)).mean() > 0.99
-    assert (growth_of_spans(seen, video, start, end) >= 0).all()
+    assert (growth_of_spans(observed, video, start, end) >= 0).all()
 
 
-def test_a_span_is_forecast_from_what_was_known_at_its_start(forecaster: Forecaster, seen: Observed) -> None:
-    video, start, end = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(1))
+def test_a_span_is_forecast_from_what_was_known_at_its_start(forecaster: Forecaster, observed: Observed) -> None:
+    video, start, end = spans(
+        observed, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(1)
+    )
     rows = np.arange(0, len(video), max(len(video) // 40, 1))
-    one, three = (forecast_spans(forecaster, seen, video[rows], start[rows], end[rows], n_times=m) for m in (None, 3))
-    np.testing.assert_array_equal(one.moments.value_now, seen.count_at(video[rows], start[rows]))
+    one, three = (
+        forecast_spans(forecaster, observed, video[rows], start[rows], end[rows], n_times=m) for m in (None, 3)
+    )
+    np.testing.assert_array_equal(one.moments.value_now, observed.count_at(video[rows], start[rows]))
     np.testing.assert_array_equal(three.moments.value_now.reshape(-1, 3), one.moments.value_now[:, None].repeat(3, 1))
     length_s = (end - start)[rows] / 1e6
-    age_s = (start - seen.data.published_us[video])[rows] / 1e6
+    age_s = (start - observed.data.published_us[video])[rows] / 1e6
     np.testing.assert_allclose(one.moments.age_s, age_s)
     ages_s, hours = three.moments.age_s.reshape(-1, 3), three.hours
     np.testing.assert_allclose(hours.sum(1), length_s / HOUR_S)
@@ -114,10 +118,12 @@ def test_a_span_is_forecast_from_what_was_known_at_its_start(forecaster: Forecas
     np.testing.assert_allclose(one.hours[:, 0] * hour, even, rtol=1e-4)
 
 
-def test_a_bundle_serves_the_rates_that_were_fitted(forecaster: Forecaster, seen: Observed, mini: Mini) -> None:
-    video, start, _ = spans(seen, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(2))
+def test_a_bundle_serves_the_rates_that_were_fitted(forecaster: Forecaster, observed: Observed, mini: Mini) -> None:
+    video, start, _ = spans(
+        observed, 0, forecaster.manifest.training["split_us"], MOST_AGE_US, np.random.default_rng(2)
+    )
     rows = np.arange(0, len(video), max(len(video) // 200, 1))
-    found = forecast_spans(forecaster, seen, video[rows], start[rows], start[rows] + HOUR_US)
+    found = forecast_spans(forecaster, observed, video[rows], start[rows], start[rows] + HOUR_US)
     served = Rates.of(load_bundle(mini.bundle).weights)
     np.testing.assert_allclose(found.served[:, 0], served.expected(found.moments), rtol=1e-3, atol=1e-4)
     longest = forecaster.manifest.max_horizon_us / 1e6
@@ -125,12 +131,12 @@ def test_a_bundle_serves_the_rates_that_were_fitted(forecaster: Forecaster, seen
 
 
 def test_expected_and_real_sums_agree_with_a_real_forecaster(
-    forecaster: Forecaster, seen: Observed, mini: Mini
+    forecaster: Forecaster, observed: Observed, mini: Mini
 ) -> None:
     """On the spans that the rates were fitted to, by age."""
     split_us = forecaster.manifest.training["split_us"]
-    video, start, end = spans(seen, 0, split_us, MOST_AGE_US, np.random.default_rng(3))
-    found = forecast_spans(forecaster, seen, video, start, end)
+    video, start, end = spans(observed, 0, split_us, MOST_AGE_US, np.random.default_rng(3))
+    found = forecast_spans(forecaster, observed, video, start, end)
     rates = fit(found, found.take(np.zeros(len(video), bool)), (0,))
     expected = found.expected(rates)
     # After a short training the model sees little growth of old videos, and no rate is more than ten times the median.
@@ -138,12 +144,12 @@ def test_expected_and_real_sums_agree_with_a_real_forecaster(
     checked = 0
     for low, high in ((0, 1), (1, 3), (3, 8), (8, 24)):
         rows = ~found.moments.cold & (found.moments.age_s >= low * HOUR_S) & (found.moments.age_s < high * HOUR_S)
-        for kind in range(len(seen.data.types)):
+        for kind in range(len(observed.data.types)):
             if factor[rows, kind].max() < 2 and (real := found.grown[rows, kind].sum()) > 300:
                 assert expected[rows, kind].sum() / real == pytest.approx(1, abs=0.15), (low, kind)
                 checked += 1
     assert checked >= 4
-    own = rates_of(forecaster, seen, split_us, mini.as_of_us, seed=1)
+    own = rates_of(forecaster, observed, split_us, mini.as_of_us, seed=1)
     least, most = own.bounds
     assert 0.1 <= least <= 1 <= most <= 10
     assert (
