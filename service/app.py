@@ -55,8 +55,8 @@ def create_app(context: Context, server: EmbeddedServer | None = None) -> FastAP
                 task.died = died
         with contextlib.suppress(Unavailable):
             await context.store.ready()
-        if context.link.state.word != "down":
-            await context.health.look_at_safety()
+        if context.link.state.status != "down":
+            await context.health.check_safety()
             with contextlib.suppress(Unavailable):
                 await context.forgetting.prepare(context.engine.active)
                 await context.models.follow()
