@@ -72,8 +72,8 @@ async def _start(context: Context) -> None:
     context.engine.batcher.start()
     with contextlib.suppress(Unavailable):
         await context.store.ready()
-    if context.redis.state.word != "down":
-        await context.health.look_at_safety()
+    if context.redis.state.status != "down":
+        await context.health.check_safety()
         with contextlib.suppress(Unavailable):
             await context.forgetting.prepare(context.engine.active)
             await context.models.follow()

@@ -18,7 +18,7 @@ from service.settings.redis_address import AddressError
 from service.store.format import FormatError, check_format
 from service.store.functions import connect
 from service.store.redis.connection import RedisConnection
-from service.store.redis.safety import Safety, look
+from service.store.redis.safety import Safety, find_safety
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
             if settings.store_safety == "refuse":
                 with suppress(Unavailable):
                     await connection.clustered()
-                    safety = await look(connection)
+                    safety = await find_safety(connection)
                     if safety is not None and (found := safety.warnings()):
                         raise StoreRefused(f"store_safety: {found[0]}; or accept that with store_safety=warn")
         finally:
@@ -102,7 +102,7 @@ class Health(BackgroundTask):
         """The event store's part of readiness: ``store`` is ok, down, or refuses (it answers, but takes no writes)."""
         state = self._connection.state
         return {
-            "store": "down" if self._connection.server.silent else state.word,
+            "store": "down" if self._connection.server.silent else state.status,
             "store_warnings": self.safety.warnings(),
             "clock_offset_s": None if state.offset_s is None else round(state.offset_s, 3),
         }
@@ -122,7 +122,7 @@ class Health(BackgroundTask):
             lossy.add_metric(["no_persistence"], float(not self.safety.persistent))
         return [*found, lossy]
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Probe once."""
         await self._connection.probe()
         if self.skewed != self._skewed:
@@ -134,7 +134,7 @@ class Health(BackgroundTask):
                     allowed_s=self._skew_s,
                 )
 
-    async def look_at_safety(self) -> None:
+    async def check_safety(self) -> None:
         """Check the store's format, and whether it may lose data; each new finding is logged once."""
         try:
             await check_format(self._connection)
@@ -143,7 +143,7 @@ class Health(BackgroundTask):
             self._format_error = str(error)
         except Unavailable:
             return
-        found = await look(self._connection)
+        found = await find_safety(self._connection)
         if found is None:
             return
         self.safety = found
@@ -158,9 +158,9 @@ class Health(BackgroundTask):
         while True:
             try:
                 self._connection.troubled.clear()
-                await self.look()
+                await self.probe()
                 if loop.time() >= next_safety and self._connection.state.kind is None:
-                    await self.look_at_safety()
+                    await self.check_safety()
                     next_safety = loop.time() + _SAFETY_S
             except Exception:
                 log.exception("probing the event store failed")

@@ -37,7 +37,7 @@ class Reading(BackgroundTask):
 
     async def _ended(self) -> None:
         if self._redis is not None:
-            await self._server.dismiss(self._redis)
+            await self._server.close_reader(self._redis)
         if self._owned:
             await self._server.close()
 

@@ -4,7 +4,7 @@ redis-py hands out any connection of its pool. But a server closes a connection 
 balancer drops an idle one silently, and after a failover a connection may lead to a server that is no longer the primary. A
 call on such a connection would be lost. So each connection is replaced right before it sends where one of these is true:
 
-1. it was made before the last ``ConnectionGeneration.cut()``: it may lead to the wrong server;
+1. it was made before the last ``ConnectionGeneration.advance()``: it may lead to the wrong server;
 2. the other side has closed it: the event loop may not have noticed yet, but the kernel has;
 3. it was idle for longer than ``IDLE_S``: nothing may listen at the other end any more.
 """
@@ -37,7 +37,7 @@ class ConnectionGeneration:
     def __init__(self) -> None:
         self.generation = 0
 
-    def cut(self) -> None:
+    def advance(self) -> None:
         """Start a new generation: connections made before this are not used for another call."""
         self.generation += 1
 

@@ -141,7 +141,7 @@ class Cluster:
         nodes = self._redis.get_primaries()
         return list(await asyncio.gather(*(self._ask(node, commands, end, probe=True) for node in nodes)))
 
-    def heard(self) -> None:
+    def note_answer(self) -> None:
         """Do nothing: a probe notes for each node whether it answers."""
 
     async def refresh(self) -> None:

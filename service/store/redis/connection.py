@@ -95,15 +95,15 @@ class RedisConnection:
             found = await self._probe(end)
         if self.state.servers and found.servers and found.servers != self.state.servers:
             log.warning("the event store is now another server; all connections are replaced")
-            await self.server.cut()
+            await self.server.drop_connections()
         elif self.server.silent or found.kind is not None:
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(self._deadline_s):
                     await self.server.refresh()
         if found.kind not in NO_ANSWER:
-            self.server.heard()
+            self.server.note_answer()
         if found.kind in ELSEWHERE:
-            await self.server.cut()
+            await self.server.drop_connections()
         self.state = found if found.servers else found.at(self.state.servers)
         self._metrics.store_seconds.labels("ready").observe(time.perf_counter() - started)
         return self.state
@@ -193,11 +193,11 @@ class RedisConnection:
             if attempt and found != {NO_FUNCTION}:
                 await asyncio.sleep(_RESEND_PAUSE_S)
             if found & ELSEWHERE:
-                await self.server.cut(generation)
+                await self.server.drop_connections(generation)
             if "CLUSTERDOWN" in found:
                 await self.server.refresh()
             if found & {"MOVED", "ASK"}:
-                await self.server.look_again()
+                await self.server.recheck_cluster()
             generation = self.server.generation
             for i, reply in zip(refused, await self.server.send([commands[i] for i in refused], end), strict=True):
                 replies[i] = reply

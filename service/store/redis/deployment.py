@@ -26,7 +26,7 @@ from service.store.redis.single_server import Command, SingleServer
 
 log = structlog.get_logger(__name__)
 
-_CUT_S: Final = 0.5
+_INTERRUPT_S: Final = 0.5
 """Shortest time between two interruptions of the readers because of failed calls, seconds."""
 
 
@@ -42,7 +42,7 @@ class Server:
         self._deadline_s, self._connections = deadline_s, connections
         self._connection_generation = ConnectionGeneration()
         self._readers: list[Any] = []
-        self._cut_at = float("-inf")
+        self._interrupted_at = float("-inf")
         self._clustered: bool | None = {"sentinel": False, "cluster": True}.get(self.address.kind)
         self._asking = asyncio.Lock()
         try:
@@ -140,9 +140,9 @@ class Server:
         """Whether calls are not sent now, because an earlier one got no reply."""
         return self.backend.silent
 
-    def heard(self) -> None:
+    def note_answer(self) -> None:
         """Note that a probe was answered."""
-        self.backend.heard()
+        self.backend.note_answer()
 
     async def check_sentinels(self) -> None:
         """Raise AddressError unless a Sentinel knows the name of the master; the master itself need not answer."""
@@ -157,7 +157,7 @@ class Server:
         """Find out again which servers there are."""
         await self.backend.refresh()
 
-    async def look_again(self) -> None:
+    async def recheck_cluster(self) -> None:
         """Ask again whether the server is part of a cluster: it was not, and now it redirects calls."""
         if self.address.kind == "server" and isinstance(self.backend, SingleServer):
             self._clustered = None
@@ -167,7 +167,7 @@ class Server:
         """How often all connections were dropped."""
         return self._connection_generation.generation
 
-    async def cut(self, generation: int | None = None) -> None:
+    async def drop_connections(self, generation: int | None = None) -> None:
         """Stop using all present connections: the primary is now another server.
 
         ``generation``: its value when the call was sent whose failure says so. Nothing is done where connections have been
@@ -175,17 +175,17 @@ class Server:
         """
         if generation is not None and generation != self._connection_generation.generation:
             return
-        self._connection_generation.cut()
+        self._connection_generation.advance()
         await self.refresh()
         now = asyncio.get_running_loop().time()
-        if generation is None or now - self._cut_at >= _CUT_S:
-            self._cut_at = now
+        if generation is None or now - self._interrupted_at >= _INTERRUPT_S:
+            self._interrupted_at = now
             for reader in list(self._readers):
                 with suppress(RedisError, OSError, TimeoutError):
                     await interrupt(reader)
 
     async def reader(self, block_s: float) -> Any:
-        """A client for blocking reads (``Redis`` or ``RedisCluster``); ``cut`` interrupts its reads.
+        """A client for blocking reads (``Redis`` or ``RedisCluster``); ``drop_connections`` interrupts its reads.
 
         The type is Any, because redis-py's types of stream replies say less than protocol 2 guarantees, and differ by release.
         """
@@ -194,7 +194,7 @@ class Server:
         self._readers.append(reader)
         return reader
 
-    async def dismiss(self, reader: Any) -> None:
+    async def close_reader(self, reader: Any) -> None:
         """Close a client that ``reader`` returned."""
         self._readers.remove(reader)
         with suppress(RedisError, OSError, TimeoutError):
@@ -205,9 +205,9 @@ class Server:
         """React to a reader's error: drop connections that lead to the wrong server. Returns the kind of the error."""
         kind = kind_of(error)
         if kind in ELSEWHERE:
-            await self.cut(generation)
+            await self.drop_connections(generation)
         elif kind == "MOVED":
-            await self.look_again()
+            await self.recheck_cluster()
         elif kind in NO_ANSWER or kind in ("CLUSTERDOWN", "SLOTS"):
             with suppress(RedisError, OSError, TimeoutError):
                 await self.refresh()
@@ -216,7 +216,7 @@ class Server:
     async def close(self) -> None:
         """Drop every connection."""
         for reader in list(self._readers):
-            await self.dismiss(reader)
+            await self.close_reader(reader)
         await self.backend.close()
 
 

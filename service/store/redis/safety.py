@@ -40,7 +40,7 @@ class Safety:
         return found
 
 
-async def look(connection: RedisConnection) -> Safety | None:
+async def find_safety(connection: RedisConnection) -> Safety | None:
     """Ask every server, and combine the least safe answers; None when no server answers."""
     answers = [_safety(replies) for replies in await connection.everywhere("safety", _QUESTIONS)]
     known = [answer for answer in answers if answer is not None]

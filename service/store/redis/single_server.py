@@ -130,7 +130,7 @@ class SingleServer:
             await connection.disconnect(nowait=True)
         return [replies]
 
-    def heard(self) -> None:
+    def note_answer(self) -> None:
         """Send calls again: a probe was answered."""
         self.silent = False
 

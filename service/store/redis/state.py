@@ -34,7 +34,7 @@ class State:
         return "" if self.kind is None else detail_of(self.kind)
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         """``ok``, ``down`` (no answer) or ``refuses`` (an answer, but no writes)."""
         return "ok" if self.kind is None else "down" if self.kind in DOWN else "refuses"
 
