@@ -15,7 +15,25 @@ from pathlib import Path
 
 from tests.project.source import ROOT
 
-LAYERS: dict[str, tuple[str, ...]] = {}
+_ROOMS = {
+    "model": """
+        errors kernel_cache __init__ lru_cache ablation onnx_graph engagement growth features content quantiles
+        mhp mhp.backends rates cascade forecast bank network bundle head_inputs forecaster indexing warm
+    """,
+    "index_builder": """
+        __init__ progress datasets simulation samples cascade scoring baselines bundles report evaluation training replay demo cli
+    """,
+    "service": """
+        __init__ problems environment times strict_json version metrics background lifecycle turns lag settings
+        http logs store.redis store.rows store store_keeper deployment forecasts ingest streaming models bank quality
+        forgetting rankings readiness videos context routes app wiring server dump cli
+    """,
+}
+LAYERS = {
+    package: tuple(package if room == "__init__" else f"{package}.{room}" for room in rooms.split())
+    for package, rooms in _ROOMS.items()
+}
+"""The rooms of each package, from the lowest to the highest; the package itself stands for its ``__init__.py``."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,8 +77,9 @@ def _targets(node: ast.AST, parent: str) -> list[str]:
 
 
 def room_of(module: str, rooms: Sequence[str]) -> str | None:
-    """The longest room that a module stands in."""
-    return max((room for room in rooms if module == room or module.startswith(f"{room}.")), key=len, default=None)
+    """The innermost room that a module stands in; a package's own room holds its ``__init__.py`` alone."""
+    around = [room for room in rooms if module == room or ("." in room and module.startswith(f"{room}."))]
+    return max(around, key=len, default=None)
 
 
 def offences(package: str, rooms: Sequence[str], root: Path = ROOT) -> list[str]:
