@@ -263,6 +263,7 @@ class Forecaster:
         ages_us: NDArray[np.int64],
         cold: NDArray[np.bool_],
     ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:
+        """The ranked neighbours of each request, the past videos by creator, and ["bank"] if the bank failed."""
         trajectory = self.trajectory(hidden)
         buckets = age_bucket(ages_us)
         k = self.manifest.neighbours
@@ -282,6 +283,7 @@ class Forecaster:
     def _stretch(
         self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
+        """The stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2), by client."""
         max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
@@ -297,6 +299,7 @@ class Forecaster:
         summary: NDArray[np.float32],
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
+        """What lies outside the training range, for each request; see ``Support.extrapolated``."""
         observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
         return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
 

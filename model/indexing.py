@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import NEVER_US, BankVideo, Curve
-from model.engagement.rows import Source, cells_at, metric_rows
+from model.engagement.rows import VideoRows, cells_at, metric_rows
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.features.tokens import tokenize
@@ -30,8 +30,8 @@ class ObservedVideos:
     videos: Sequence[Video]
     published_us: NDArray[np.int64]
     types: tuple[str, ...]
-    events: Source
-    counters: Source
+    events: VideoRows
+    counters: VideoRows
 
 
 def entries(

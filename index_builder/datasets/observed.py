@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
 from model.engagement.cells import COUNTER_MODE, EVENT_MODE
-from model.engagement.rows import Source, metric_rows, rows_until
+from model.engagement.rows import VideoRows, metric_rows, rows_until
 from model.engagement.types import metric_types
 
 
@@ -23,9 +23,9 @@ class Observed:
 
     data: DataSet
     name: str
-    events: Source
-    counters: Source
-    metric: Source
+    events: VideoRows
+    counters: VideoRows
+    metric: VideoRows
     totals: NDArray[np.int64]
     continuous: bool
 
@@ -47,7 +47,7 @@ class Observed:
         )
 
 
-def snapshot_rows(source: Source) -> NDArray[np.int64]:
+def snapshot_rows(source: VideoRows) -> NDArray[np.int64]:
     """Indices of the rows that complete a snapshot: the last row of each (video, time)."""
     n = len(source.time_us)
     last = np.ones(n, dtype=bool)
@@ -57,11 +57,11 @@ def snapshot_rows(source: Source) -> NDArray[np.int64]:
     return np.flatnonzero(last)
 
 
-def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
+def _source(mode: int, rows: Rows | None, n_videos: int) -> VideoRows:
     if rows is None:
         none = np.zeros(0, dtype=np.int64)
-        return Source(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
-    return Source(
+        return VideoRows(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
+    return VideoRows(
         mode,
         rows.offsets,
         rows.time_us,
@@ -71,7 +71,7 @@ def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
     )
 
 
-def sources(data: DataSet) -> tuple[Source, Source]:
+def sources(data: DataSet) -> tuple[VideoRows, VideoRows]:
     """The data set's events and counters; either may be empty."""
     n = len(data.videos)
     return (

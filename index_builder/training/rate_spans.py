@@ -18,7 +18,7 @@ from index_builder.bundles.forecast import histories
 from index_builder.datasets.observed import Observed, snapshot_rows
 from index_builder.training.rate_fit import Spans, fit
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.engagement.rows import Source, cells_at, rows_until
+from model.engagement.rows import VideoRows, cells_at, rows_until
 from model.engagement.types import metric_types
 from model.features.tokens import LOG_AGE_OFFSET_S
 from model.forecast import Request
@@ -191,7 +191,7 @@ def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Int
     return out
 
 
-def _of_type(source: Source, kind: int) -> Source:
+def _of_type(source: VideoRows, kind: int) -> VideoRows:
     rows = np.flatnonzero(source.type == kind)
     return replace(
         source,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from index_builder.samples.samples import Samples
 from model.engagement.history import Mode
-from model.engagement.rows import Source
+from model.engagement.rows import VideoRows
 from model.quantiles.support import Support
 
 _SHORTEST = 0.2
@@ -18,7 +18,7 @@ _SHORTEST = 0.2
 def sources_of(observed: Observed) -> NDArray[np.bool_]:
     """Types that were read as events and types that were read as counters, (K, 2) bool."""
     out = np.zeros((len(observed.data.types), 2), bool)
-    modes: tuple[tuple[Mode, Source], ...] = (("events", observed.events), ("counters", observed.counters))
+    modes: tuple[tuple[Mode, VideoRows], ...] = (("events", observed.events), ("counters", observed.counters))
     for column, (_, source) in enumerate(modes):
         out[np.unique(source.type), column] = True
     return out

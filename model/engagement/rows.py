@@ -18,7 +18,7 @@ from model.engagement.history import History, Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class VideoRows:
     """Rows of one mode (EVENT_MODE or COUNTER_MODE), sorted by video, with the offsets of each video's rows (V + 1,) int64."""
 
     mode: int
@@ -42,7 +42,7 @@ def _rows_until(offsets, time_us, video, now_us, out):  # type: ignore[no-untype
         out[i] = lo
 
 
-def rows_until(source: Source, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
+def rows_until(source: VideoRows, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each (video, now), the end (exclusive) of the video's rows with time <= now: (n,) int64."""
     out = np.zeros(len(video), dtype=np.int64)
     _rows_until(source.offsets, source.time_us, video, now_us, out)
@@ -112,8 +112,8 @@ def _cells(  # type: ignore[no-untyped-def]
 
 
 def cells_at(
-    events: Source,
-    counters: Source,
+    events: VideoRows,
+    counters: VideoRows,
     video: NDArray[np.int64],
     now_us: NDArray[np.int64],
     published_us: NDArray[np.int64],
@@ -165,7 +165,7 @@ def _running_totals(offsets, type_, value, counted, is_counter, out):  # type: i
             out[i] = total
 
 
-def running_totals(source: Source, metric: tuple[int, ...], n_types: int) -> NDArray[np.int64]:
+def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> NDArray[np.int64]:
     """The metric's cumulative count just after each row of ``source``, (rows,) int64."""
     counted = np.zeros(n_types, dtype=np.bool_)
     counted[list(metric)] = True
@@ -175,8 +175,8 @@ def running_totals(source: Source, metric: tuple[int, ...], n_types: int) -> NDA
 
 
 def metric_rows(
-    events: Source, counters: Source, metric: tuple[int, ...], n_types: int
-) -> tuple[Source, NDArray[np.int64], bool]:
+    events: VideoRows, counters: VideoRows, metric: tuple[int, ...], n_types: int
+) -> tuple[VideoRows, NDArray[np.int64], bool]:
     """The rows that the metric is read from, its count after each of them, and whether these rows are events.
 
     The metric is read from counters if its types have any, and from events otherwise.
@@ -219,7 +219,7 @@ def flat_cells(
 
 def rows_of(
     histories: Sequence[History], published_us: Sequence[int], newest_us: Sequence[int], types: Sequence[str]
-) -> tuple[Source, Source]:
+) -> tuple[VideoRows, VideoRows]:
     """Events and counters of V videos from their histograms: one row for each cell, at the ``bin_times_us`` of its bin.
 
     ``newest_us`` (V,): the time of each video's newest row.
@@ -234,5 +234,5 @@ def rows_of(
             columns.append(np.stack([bin_times_us(bins, published_us[v], newest_us[v]), kinds, values, reach]))
             offsets[v + 1] = offsets[v] + len(bins)
         time_us, kind, value, reached = np.concatenate(columns, axis=1)
-        found.append(Source(number, offsets, time_us, kind, value, reached))
+        found.append(VideoRows(number, offsets, time_us, kind, value, reached))
     return found[0], found[1]

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engagement.rows import Source
+from model.engagement.rows import VideoRows
 from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, age_bucket, slope
 
 FAR_FUTURE_US: Final = np.iinfo(np.int64).max
@@ -68,7 +68,7 @@ def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages,
 
 
 def curves(
-    source: Source, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
+    source: VideoRows, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
 ) -> Curves:
     """Curves of every video from rows up to ``until_us``.
 
