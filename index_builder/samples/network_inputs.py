@@ -167,25 +167,25 @@ def token_sequences(observed: Observed, until_us: int) -> Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SampleSet:
     """N samples with their creator features (N, N_CREATOR) float32."""
 
     samples: Samples
     creator: NDArray[np.float32]
 
     @staticmethod
-    def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> Window:
+    def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> SampleSet:
         """The samples with features of their creators' earlier videos, whose growth curves are ``known``."""
-        return Window(
+        return SampleSet(
             samples,
             creator_rows(
                 data.videos, data.published_us, known, samples.video, samples.now_us, max_horizon_us, bank_videos
             ),
         )
 
-    def take(self, rows: NDArray[Any]) -> Window:
+    def take(self, rows: NDArray[Any]) -> SampleSet:
         """The samples of ``rows``."""
-        return Window(self.samples.take(rows), self.creator[rows])
+        return SampleSet(self.samples.take(rows), self.creator[rows])
 
     def __len__(self) -> int:
         return len(self.samples.video)

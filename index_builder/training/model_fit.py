@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.cascade.fit import STEPS, fit_cascade
-from index_builder.samples.network_inputs import ContentInputs, Corpus, Window
+from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_pinball
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
@@ -48,7 +48,7 @@ class TrainingInputs:
 class HoldoutForecasts:
     """A model's forecasts of the holdout: growth quantiles (N, J, 3), and the ``plain`` ones without neighbours, if any."""
 
-    holdout: Window
+    holdout: SampleSet
     quantiles: NDArray[np.float32]
     plain: NDArray[np.float32] | None
 
@@ -83,10 +83,10 @@ class ModelFit:
         self._curves = replace(inputs.curves, pace=self.pace)
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
-            self.samples = self.window(until_us, plan.seed)
+            self.samples = self.draw(until_us, plan.seed)
             advance()
 
-    def window(self, until_us: int, seed: int) -> Window:
+    def draw(self, until_us: int, seed: int) -> SampleSet:
         """Samples with labels up to ``until_us``."""
         plan, config = self._plan, self._config
         samples = draw_samples(
@@ -99,9 +99,9 @@ class ModelFit:
             seed=seed,
             cascade=self.cascade,
         )
-        return Window.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
+        return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
-    def train(self, holdout: Window) -> tuple[TrainedModel, HoldoutForecasts]:
+    def train(self, holdout: SampleSet) -> tuple[TrainedModel, HoldoutForecasts]:
         """Train both stages and forecast the holdout.
 
         Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last one is
@@ -127,7 +127,7 @@ class ModelFit:
         return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, quantiles, None)
 
     def _train_fusion(
-        self, trainer: Trainer, holdout: Window, stopping: NDArray[np.bool_], first: EarlyStopping
+        self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
     ) -> tuple[TrainedModel, HoldoutForecasts]:
         """Stage two: find neighbours with the vectors of stage one, then train fusion and head on states and neighbours."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
@@ -166,16 +166,18 @@ class ModelFit:
         return model, HoldoutForecasts(holdout, quantiles, plain)
 
     def _find_neighbours(
-        self, objective: Objective, *windows: tuple[Window, Encoded]
+        self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
-        """Content weight and trajectory centre, chosen on the first window, and the neighbours of both windows' samples."""
+        """Content weight and trajectory centre, chosen on the first set, and the neighbours of the samples of both sets."""
         plan = self._plan
-        with plan.step("find neighbours", sum(len(window) for window, _ in windows)) as advance:
+        with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
             bank = PointInTimeBank.of(
                 plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
             )
-            candidates = [bank.candidates(window, states, lambda n: advance(n)) for window, states in windows]
-        (fit, _), (holdout, _) = windows
+            candidates = [
+                bank.candidates(sample_set, states, lambda n: advance(n)) for sample_set, states in sample_sets
+            ]
+        (fit, _), (holdout, _) = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
             (weight, bank.centre),
@@ -253,7 +255,7 @@ class ModelFit:
         )
 
 
-def _suffix(holdout: Window) -> str:
+def _suffix(holdout: SampleSet) -> str:
     """Distinguishes the steps of the second model from those of the first."""
     return "" if len(holdout) else " again, on all videos"
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_builder.samples.network_inputs import Corpus, Window
+from index_builder.samples.network_inputs import Corpus, SampleSet
 from index_builder.samples.samples import Samples
 from index_builder.training.batches import Batch, batches
 from model.bank.neighbours import N_NEIGHBOUR
@@ -125,9 +125,9 @@ class Objective:
         )
         return hidden, read[self.put(batch.real)], index
 
-    def target(self, window: Window, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
-        """The head's input (n, target_dim) for samples ``rows`` (n,) of the window with states ``hidden`` (n, d)."""
-        samples = window.samples
+    def target(self, sample_set: SampleSet, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
+        """The head's input (n, target_dim) for samples ``rows`` (n,) of the set with states ``hidden`` (n, d)."""
+        samples = sample_set.samples
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         c, put, video = self.corpus.content, self.put, samples.video[rows]
         return self.net.target(
@@ -136,15 +136,15 @@ class Objective:
             put(samples.last[rows]),
             put(numbers_read(samples, rows)),
             self.content(videos)[put(inverse)],
-            put(window.creator[rows]),
+            put(sample_set.creator[rows]),
             put(c.static[video]),
             put(c.category[video]),
             put(c.language[video]),
         )
 
-    def fit_scales(self, window: Window) -> None:
-        """Fit the bins of the number encoding to the window's warm samples, and the initial intensities to their videos' usual rates."""
-        samples, tokens = window.samples, self.corpus.tokens
+    def fit_scales(self, sample_set: SampleSet) -> None:
+        """Fit the bins of the number encoding to the set's warm samples, and the initial intensities to their videos' usual rates."""
+        samples, tokens = sample_set.samples, self.corpus.tokens
         mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
         mine[samples.video] = True
         at = np.flatnonzero(mine.repeat(self._lengths))
@@ -156,7 +156,9 @@ class Objective:
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
             static = self.corpus.content.static[samples.video[warm]]
             self.net.numbers.fit(
-                torch.from_numpy(np.concatenate([numbers_read(samples, warm), window.creator[warm], static], axis=1))
+                torch.from_numpy(
+                    np.concatenate([numbers_read(samples, warm), sample_set.creator[warm], static], axis=1)
+                )
             )
 
     def alone(self, target: Tensor) -> Tensor:
@@ -229,28 +231,30 @@ class Objective:
         return np.concatenate([self.content(part).cpu().numpy() for part in parts])
 
     @torch.no_grad()
-    def encode(self, window: Window) -> Encoded:
+    def encode(self, sample_set: SampleSet) -> Encoded:
         """States and quantiles of stage one for samples, without dropout."""
-        samples = window.samples
+        samples = sample_set.samples
         self.net.eval()
-        hidden = np.zeros((len(window), self.net.mhp.shape.d_model), np.float32)
+        hidden = np.zeros((len(sample_set), self.net.mhp.shape.d_model), np.float32)
         out = np.zeros((*samples.growth.shape, 3), np.float32)
         for batch in batches(samples, self.batch_tokens):
             _, read, _ = self.scan(samples, batch)
             rows = batch.rows[batch.real]
-            quantiles = self.quantiles(samples, rows, self.alone(self.target(window, rows, read)))
+            quantiles = self.quantiles(samples, rows, self.alone(self.target(sample_set, rows, read)))
             hidden[rows], out[rows] = read.cpu().numpy(), quantiles.clamp(min=0).cpu().numpy()
         return Encoded(hidden, out)
 
     @torch.no_grad()
-    def predict(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> NDArray[np.float32]:
+    def predict(
+        self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs
+    ) -> NDArray[np.float32]:
         """Growth quantiles (N, J, 3) of the whole model, from stage one's states (N, d_model) and neighbours."""
-        samples = window.samples
+        samples = sample_set.samples
         self.net.eval()
         out = np.zeros((*samples.growth.shape, 3), np.float32)
-        for start in range(0, len(window), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(window)))
-            target = self.target(window, rows, self.put(hidden[rows]))
+        for start in range(0, len(sample_set), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(sample_set)))
+            target = self.target(sample_set, rows, self.put(hidden[rows]))
             coefficients = self.fused(target, found.features[rows], found.mask[rows])
             out[rows] = self.quantiles(samples, rows, coefficients).clamp(min=0).cpu().numpy()
         return out

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
-from index_builder.samples.network_inputs import Window, creator_codes
+from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.samples.past_neighbours import (
     BankArrays,
     Candidates,
@@ -71,7 +71,7 @@ class PointInTimeBank:
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
-        cuts = Window.of(
+        cuts = SampleSet.of(
             observed.data,
             known,
             read_samples(
@@ -93,12 +93,12 @@ class PointInTimeBank:
         )
         return PointInTimeBank(arrays, centre, config, max_horizon_us, creators)
 
-    def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Candidates:
+    def candidates(self, sample_set: SampleSet, read: Encoded, report: Callable[[int], None]) -> Candidates:
         """Candidates of every sample, by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
         return find_candidates(
             self.arrays,
-            window.samples,
+            sample_set.samples,
             self.arrays.content,
             trajectory,
             limit=self.config.neighbours,
@@ -106,13 +106,13 @@ class PointInTimeBank:
             report=report,
         )
 
-    def nearest(self, window: Window, candidates: Candidates, weight: float) -> NeighbourInputs:
+    def nearest(self, sample_set: SampleSet, candidates: Candidates, weight: float) -> NeighbourInputs:
         """The K most similar candidates of every sample; ``weight`` is the weight of content."""
         return NeighbourInputs(
             *neighbour_features(
                 self.arrays,
                 candidates,
-                window.samples,
+                sample_set.samples,
                 self.creators,
                 content_weight=weight,
                 k=self.config.neighbours,
@@ -120,14 +120,14 @@ class PointInTimeBank:
             )
         )
 
-    def best_weight(self, window: Window, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
+    def best_weight(self, sample_set: SampleSet, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
         """The weight for which the neighbours' mean growth forecasts the samples best."""
         if self.config.parts.fixed_weight is not None:
             return self.config.parts.fixed_weight
         errors = []
         for weight in weights:
-            found = self.nearest(window, candidates, weight)
+            found = self.nearest(sample_set, candidates, weight)
             errors.append(
-                nearest_growth_error(found.features, found.mask, window.samples, self.max_horizon_us / SECOND_US)
+                nearest_growth_error(found.features, found.mask, sample_set.samples, self.max_horizon_us / SECOND_US)
             )
         return weights[int(np.nanargmin(errors))] if np.isfinite(errors).any() else 0.5

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from index_builder.samples.network_inputs import Window
+from index_builder.samples.network_inputs import SampleSet
 from index_builder.scoring.holdout import warm_pinball
 from index_builder.training.batches import batches
 from index_builder.training.checkpoint import Checkpoints, Training
@@ -65,7 +65,7 @@ class Trainer:
         """Passes of stage one."""
         return self.config.passes(self.n_batches(), len(self.objective.corpus.content.category))
 
-    def stage_one(self, judged: Window, report: Report) -> EarlyStopping:
+    def stage_one(self, judged: SampleSet, report: Report) -> EarlyStopping:
         """Train Mamba-Hawkes, content network and head; the loss on ``judged`` decides which pass was the best."""
         objective, parts = self.objective, self.objective.net.parts
         untouched = [
@@ -86,7 +86,7 @@ class Trainer:
 
     def stage_two(
         self,
-        window: Window,
+        sample_set: SampleSet,
         hidden: NDArray[np.float32],
         found: NeighbourInputs,
         judge: Callable[[], float],
@@ -102,18 +102,18 @@ class Trainer:
             self._parameters(lambda name: name.startswith(trained)),
             self.config.learning_rate,
             self.config.fusion_epochs,
-            math.ceil(len(window) / FUSION_ROWS),
-            lambda: self._fusion_losses(window, hidden, found),
+            math.ceil(len(sample_set) / FUSION_ROWS),
+            lambda: self._fusion_losses(sample_set, hidden, found),
             judge,
             report,
         )
 
     def _forecast_losses(self) -> Losses:
         objective, config, process_group = self.objective, self.config, self._process_group
-        window = Window(objective.corpus.samples, objective.corpus.creator)
+        sample_set = SampleSet(objective.corpus.samples, objective.corpus.creator)
         likelihood = config.likelihood_weight if objective.net.parts.mhp else 0.0
         objective.net.train()
-        for whole in batches(window.samples, config.batch_tokens, rng=self._rng):
+        for whole in batches(sample_set.samples, config.batch_tokens, rng=self._rng):
             contributors = min(process_group.size, len(whole.videos))
             if process_group.rank >= contributors:
                 yield None, contributors
@@ -121,19 +121,21 @@ class Trainer:
             batch = whole.share(process_group.rank, process_group.size)
             rows = batch.rows[batch.real]
             with self._lower_precision():
-                hidden, read, index = objective.scan(window.samples, batch)
-                coefficients = objective.alone(objective.target(window, rows, read))
-            loss = objective.loss(window.samples, rows, objective.quantiles(window.samples, rows, coefficients.float()))
+                hidden, read, index = objective.scan(sample_set.samples, batch)
+                coefficients = objective.alone(objective.target(sample_set, rows, read))
+            loss = objective.loss(
+                sample_set.samples, rows, objective.quantiles(sample_set.samples, rows, coefficients.float())
+            )
             if likelihood:
                 loss = loss - likelihood * objective.log_likelihood(batch, hidden.float(), index)
             yield loss, contributors
 
-    def _fusion_losses(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:
+    def _fusion_losses(self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:
         objective, process_group = self.objective, self._process_group
         objective.net.eval()
         objective.net.fusion.train()
         objective.net.head.train()
-        order = self._rng.permutation(len(window))
+        order = self._rng.permutation(len(sample_set))
         for start in range(0, len(order), FUSION_ROWS):
             whole = order[start : start + FUSION_ROWS]
             visible = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
@@ -147,10 +149,10 @@ class Trainer:
             )
             with self._lower_precision():
                 with torch.no_grad():
-                    target = objective.target(window, rows, objective.put(hidden[rows]))
+                    target = objective.target(sample_set, rows, objective.put(hidden[rows]))
                 coefficients = objective.fused(target, found.features[rows], mask)
-            quantiles = objective.quantiles(window.samples, rows, coefficients.float())
-            yield objective.loss(window.samples, rows, quantiles), contributors
+            quantiles = objective.quantiles(sample_set.samples, rows, coefficients.float())
+            yield objective.loss(sample_set.samples, rows, quantiles), contributors
 
     def _stage(
         self,

@@ -51,7 +51,7 @@ class TrainingRun:
         """
         plan = self.plan
         fit = ModelFit(plan, self._inputs, plan.split_us, plan.config)
-        holdout = fit.window(plan.until_us, plan.seed + 1)
+        holdout = fit.draw(plan.until_us, plan.seed + 1)
         after_split = holdout.samples.now_us > plan.split_us
         holdout = holdout.take(after_split & (plan.data.published_us[holdout.samples.video] > plan.split_us))
         if not len(fit.samples) or not len(holdout):
