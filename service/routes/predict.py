@@ -1,4 +1,4 @@
-"""POST /predict: a video, what happened to it, and its forecast in one call."""
+"""POST /predict: a video, its new rows, and its forecast in one call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.http.audit import video_digest
 from service.http.bodies import read_json
 from service.http.visit import Visit
 from service.problems import Problem
-from service.routes.parameters import context, key_name, request_key
+from service.routes.parameters import authorize, key_name, request_key
 from service.routes.request_schemas import predict_body
 from service.store.store import AppliedRows
 from service.videos.video_json import prediction_json
@@ -23,33 +23,33 @@ router = APIRouter(tags=["forecasts"])
 
 @router.post("/predict", openapi_extra=predict_body(), response_model=None)
 async def post_predict(request: Request) -> Response:
-    """Register the video, store its rows, and forecast; a body with anything wrong in it stores nothing.
+    """Register the video, store its rows, and forecast. An invalid body stores nothing.
 
-    A list of such bodies is answered with a list in the same order, each item with its own ``status``: a forecast where that
-    is 200, and otherwise a problem; a bad item stores nothing of its own and does not touch the others.
+    A list of bodies is answered with a list in the same order. Each item has its own ``status``: a forecast if that is 200,
+    otherwise a problem. An invalid item stores nothing and does not affect the others.
 
-    Sent again with the same ``Idempotency-Key``, events without an id count once.
+    If the request is repeated with the same ``Idempotency-Key``, events without an id count once.
 
-    Needs the scope predict, and ingest as well where it registers or brings rows.
+    Needs the scope predict, and also ingest if it registers a video or brings rows.
     """
-    parts = context(request, "predict")
+    context = authorize(request, "predict")
     key = request_key(request)
-    body = await read_json(request, parts.limits)
+    body = await read_json(request, context.limits)
     if isinstance(body, list):
-        results = await parts.predictions.predict_all(
-            body, lambda: _check_write(parts, request), key_name(request), key
+        results = await context.predictions.predict_all(
+            body, lambda: _check_write(context, request), key_name(request), key
         )
         return Response(b"[" + b",".join(map(_item, results)) + b"]", media_type="application/json")
-    prediction = await parts.predictions.parse(body, key_name(request), key)
+    prediction = await context.predictions.parse(body, key_name(request), key)
     if prediction.writes:
-        _check_write(parts, request)
+        _check_write(context, request)
         Visit.of(request).note = {"video": video_digest(prediction.video_id), "rows": len(prediction.rows)}
-    result, applied = await parts.predictions.predict(prediction)
+    result, applied = await context.predictions.predict(prediction)
     return Response(prediction_json(result, applied), media_type="application/json")
 
 
-def _check_write(parts: Context, request: Request) -> None:
-    parts.keys.check(request, "ingest")
+def _check_write(context: Context, request: Request) -> None:
+    context.keys.check(request, "ingest")
     Visit.of(request).note = {}
 
 
