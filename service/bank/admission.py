@@ -102,7 +102,7 @@ class BankAdmission(BackgroundTask):
     async def _ended(self) -> None:
         # Let another replica continue at once.
         for lease in self._leases.values():
-            await lease.give()
+            await lease.release()
 
     async def run_once(self) -> int:
         """Schedule new videos and admit some that are due; return how many were due."""
@@ -111,7 +111,7 @@ class BankAdmission(BackgroundTask):
         await self._renew(key)
         await self._walk(key)
         await self._schedule_new(key)
-        if self._shared and not await self._lease(key).take():
+        if self._shared and not await self._lease(key).acquire():
             return 0
         now_us = await self._now_us()
         found = await self._redis.pipeline(

@@ -173,7 +173,7 @@ class Forgetting(BackgroundTask):
         newest_us = int(self._forgotten.newest_us)
         swept_us = await self._forgotten.swept()
         if due := await self._forgotten.since(swept_us):
-            if not await self._lease.take():
+            if not await self._lease.acquire():
                 return
             await Sweep(self._redis, dict(due)).run()
             swept_us = max(at_us for _, at_us in due)
@@ -211,7 +211,7 @@ class Forgetting(BackgroundTask):
 
     async def _ended(self) -> None:
         with suppress(Unavailable):
-            await self._lease.give()
+            await self._lease.release()
             if self._embedded and self._rewritten_us < self._swept_us:
                 # A deleted video must be gone from the files when the service has stopped.
                 await self._begin_rewrite()

@@ -62,7 +62,7 @@ class Retention(BackgroundTask):
 
     async def run_once(self) -> int:
         """Check some videos that are due; return how many."""
-        if not await self._lease.take():
+        if not await self._lease.acquire():
             return 0
         await self._walk()
         now_us = self._clock()
@@ -112,7 +112,7 @@ class Retention(BackgroundTask):
 
     async def _ended(self) -> None:
         with suppress(Unavailable):
-            await self._lease.give()
+            await self._lease.release()
 
     async def _run(self) -> None:
         while True:

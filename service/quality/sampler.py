@@ -171,13 +171,13 @@ class Sampler(BackgroundTask):
     async def _ended(self) -> None:
         # Let another replica continue at once.
         if self._task is not None:
-            await self._lease.give()
+            await self._lease.release()
 
     async def _run(self) -> None:
         while True:
             made = 0
             try:
-                if await self._lease.take() and self._engine.batcher.waiting == 0:
+                if await self._lease.acquire() and self._engine.batcher.waiting == 0:
                     made = await self.run_once()
             except Unavailable:
                 log.warning("the sampling of forecasts waits")

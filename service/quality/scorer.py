@@ -59,7 +59,7 @@ class Scorer(BackgroundTask):
     async def _ended(self) -> None:
         # Let another replica continue at once.
         if self._task is not None:
-            await self._lease.give()
+            await self._lease.release()
 
     async def sweep(self) -> None:
         """Score all labels that are due."""
@@ -68,7 +68,7 @@ class Scorer(BackgroundTask):
             with suppress(Unavailable):
                 while labels := await self._label_store.due(bucket, self._clock(), _BATCH):
                     await self._score(bucket, labels)
-                    if not await self._lease.take():
+                    if not await self._lease.acquire():
                         return
 
     async def _score(self, bucket: int, labels: Sequence[Label]) -> None:
@@ -130,7 +130,7 @@ class Scorer(BackgroundTask):
     async def _run(self) -> None:
         while True:
             try:
-                if await self._lease.take():
+                if await self._lease.acquire():
                     await self.sweep()
             except Unavailable:
                 pass

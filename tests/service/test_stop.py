@@ -164,7 +164,7 @@ def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, mo
             return {name for name in names if f'm3tr_task_deaths_total{{task="{name}"}}' in text}
 
         wait_until(lambda: counted() == names)
-        assert not any(task._task is None or task._task.done() for task in tasks), "begun again"
+        assert not any(task._task is None or task._task.done() for task in tasks), "restarted"
         assert "m3tr_loop_lag_seconds_bucket" in service.http.get("/metrics").text
 
 
