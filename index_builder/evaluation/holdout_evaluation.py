@@ -14,8 +14,8 @@ from index_builder.report.forecast_groups import MIN_FORECASTS
 from index_builder.report.summary import utc_minutes
 from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import Samples
+from index_builder.scoring.calibrate import calibrate
 from index_builder.scoring.cell_scores import scores_by_cell
-from index_builder.scoring.holdout import calibrate
 from model.bundle import Manifest
 from model.engagement.bins import SECOND_US
 

@@ -24,7 +24,8 @@ from index_builder.report import (
     verdict,
     write_page,
 )
-from index_builder.scoring.holdout import calibrate, holdout_scores, stopping_half
+from index_builder.scoring.calibrate import calibrate
+from index_builder.scoring.holdout import holdout_scores, stopping_half
 from index_builder.training.model_fit import NGRAM_BUCKETS, HoldoutForecasts, TrainedModel, versions
 from index_builder.training.onnx_export import write_network, write_rates
 from index_builder.training.plan import Plan

@@ -93,7 +93,7 @@ def test_rows_after_now_do_not_change_a_forecast(task: Task, mini: Mini) -> None
 def test_many_cascades_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 1)
     plain = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
-    monkeypatch.setattr("index_builder.cascade.fit._FEW_CASCADES", 20)
+    monkeypatch.setattr("index_builder.cascade.fit._MIN_CORRECTED_CASCADES", 20)
     corrected = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
     assert nmse(task.past.pairs.growth, corrected) < 0.9 * nmse(task.past.pairs.growth, plain)
     assert (corrected >= 0).all()

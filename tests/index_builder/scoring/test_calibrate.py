@@ -10,8 +10,8 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.samples.samples import Samples, draw_samples
-from index_builder.scoring import holdout
-from index_builder.scoring.holdout import calibrate
+from index_builder.scoring import calibrate as calibrate_module
+from index_builder.scoring.calibrate import calibrate
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.quantiles.calibration import COLD
 from tests.conftest import Mini
@@ -53,7 +53,7 @@ def test_with_many_videos_intervals_are_stretched_as_the_worse_half_needs(
     middle = np.where(older[:, None], samples.growth - 1, samples.growth + 2)
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     few = calibrate(samples, quantiles).stretch
-    monkeypatch.setattr(holdout, "_DRIFT_VIDEOS", 100)
+    monkeypatch.setattr(calibrate_module, "_MIN_DRIFT_VIDEOS", 100)
     assert len(np.unique(samples.video)) >= 100
     many = calibrate(samples, quantiles).stretch
     np.testing.assert_allclose(many[..., 0], 2, atol=1e-3)
@@ -64,12 +64,12 @@ def test_with_many_videos_intervals_are_stretched_as_the_worse_half_needs(
 def test_with_few_videos_the_stretch_is_shrunk(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = _drawn(mini)
     videos = len(np.unique(samples.video))
-    assert videos < holdout._DRIFT_VIDEOS
+    assert videos < calibrate_module._MIN_DRIFT_VIDEOS
     # Every outcome is three widths of the interval above the middle.
     middle = samples.growth - 3
     quantiles = np.stack([middle - 1, middle, middle + 1], axis=-1).astype(np.float32)
     for chance, share in ((0, 1.0), (videos, 0.5), (3 * videos, 0.25)):
-        monkeypatch.setattr(holdout, "_CHANCE_VIDEOS", chance)
+        monkeypatch.setattr(calibrate_module, "_PRIOR_VIDEOS", chance)
         stretch = calibrate(samples, quantiles).stretch[..., 1]
         np.testing.assert_allclose(stretch[:COLD], 3**share, rtol=1e-3)
         np.testing.assert_allclose(stretch[COLD], 3, rtol=1e-3)
