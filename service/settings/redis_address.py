@@ -1,15 +1,15 @@
-"""Where Redis is: ``REDIS_URL`` taken apart and checked, so that a mistake in it is one line at the start.
+"""Parses and checks ``REDIS_URL``, so that a mistake in it is one line at the start.
 
     redis://[[user]:password@]host[:port][/db]                         one server
     rediss://...                                                       the same over TLS
     unix://[[user]:password@]/path/of/the/socket[?db=0]                one server on this machine
-    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   whatever server the Sentinels call the master
-    redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, found through any of these nodes
+    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   the server that the Sentinels name as the master
+    redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, reached through any of these nodes
     rediss+sentinel://, rediss+cluster://                              the same over TLS
 
 User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` those of the
 Sentinels. Options of TLS are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and others of redis-py.
-In a password #, /, ?, @, : and % are percent-encoded. No message shows any of it.
+In a password #, /, ?, @, : and % are percent-encoded. No error message shows any part of the URL.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _VERSIONS: Final = {"tlsv1.2": TLSVersion.TLSv1_2, "tlsv1.3": TLSVersion.TLSv1_3
 
 
 class AddressError(ValueError):
-    """``REDIS_URL`` is not one; the message names the variable, says what is allowed, and shows nothing of the value."""
+    """``REDIS_URL`` is invalid; the message names the variable and what is allowed, and shows nothing of the value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"REDIS_URL: {text}")
@@ -76,14 +76,14 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked URL. ``hosts`` are (name, port) of the server, the Sentinels or some nodes; ``ignored`` options have no effect here."""
+    """A checked URL. ``hosts`` are (name, port) of the server, the Sentinels or some nodes; options in ``ignored`` have no effect."""
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
-    """A unix socket, in place of ``hosts``."""
+    """Path of a unix socket, instead of ``hosts``."""
     master: str = ""
-    """The name by which Sentinels know the servers."""
+    """The name of the master at the Sentinels."""
     db: int = 0
     tls: bool = False
     username: str | None = None
@@ -94,16 +94,16 @@ class Address:
     ignored: tuple[str, ...] = ()
 
     def credentials(self) -> dict[str, Any]:
-        """Arguments that every connection to a Redis server takes."""
+        """Arguments for every connection to a Redis server."""
         given = {"username": self.username, "password": self.password}
         return {name: value for name, value in given.items() if value} | (self.tls_options if self.tls else {})
 
 
 def parse_address(url: str) -> Address:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        AddressError: it is not one of the forms above.
+        AddressError: it has none of the forms above.
     """
     if url != url.strip() or url[:1] in "\"'" or any(mark.isspace() or not mark.isprintable() for mark in url):
         raise AddressError("quotes or white space are around or in it; give the URL without them")
@@ -117,10 +117,10 @@ def parse_address(url: str) -> Address:
     if "@" in query:
         raise AddressError(f"the options after ? are not name=value; {_ENCODE}")
     options, ignored = _options(query, scheme)
-    place, slash, path = rest.partition("/")
+    authority, slash, path = rest.partition("/")
     if "@" in path and scheme != "unix":
         raise AddressError(f"an @ is behind a /; {_ENCODE}")
-    user, _, hosts = place.rpartition("@")
+    user, _, hosts = authority.rpartition("@")
     name, _, password = user.partition(":")
     login: dict[str, Any] = {
         "username": options.pop("username", None) or unquote(name) or None,

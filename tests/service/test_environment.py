@@ -68,8 +68,8 @@ def test_names_that_are_no_settings_are_told() -> None:
         Settings.model_fields,
     )
     assert lines == [
-        "M3TR_FUTURE_SKEW is no setting and changes nothing; did you mean M3TR_FUTURE_SKEW_S?",
-        "M3TR_RQUEST_DEADLINE_MS is no setting and changes nothing; did you mean M3TR_REQUEST_DEADLINE_MS?",
+        "M3TR_FUTURE_SKEW is not a setting and has no effect; did you mean M3TR_FUTURE_SKEW_S?",
+        "M3TR_RQUEST_DEADLINE_MS is not a setting and has no effect; did you mean M3TR_REQUEST_DEADLINE_MS?",
     ]
 
 
@@ -126,4 +126,4 @@ def test_what_is_ignored_is_told_at_the_start() -> None:
     ended = started(M3TR_BUNDLE="/nowhere", M3TR_FUTURE_SKEW="1", **KUBERNETES)
     first, second, *_ = ended.stderr.splitlines()
     assert "Kubernetes" in first and "M3TR_PORT" in first
-    assert "M3TR_FUTURE_SKEW is no setting" in second and "did you mean M3TR_FUTURE_SKEW_S?" in second
+    assert "M3TR_FUTURE_SKEW is not a setting" in second and "did you mean M3TR_FUTURE_SKEW_S?" in second

@@ -244,13 +244,13 @@ def test_intervals_stay_where_they_are_when_that_is_switched_off(empty_redis: st
 def test_a_lease_has_one_holder(empty_redis: str) -> None:
     async def work(world: World) -> None:
         one, two = (Lease(world.link, "lease", 0.2) for _ in range(2))
-        assert [await one.take(), await two.take(), await one.take()] == [True, False, True]
-        await two.give()
-        assert not await two.take()
-        await one.give()
-        assert await two.take()
+        assert [await one.acquire(), await two.acquire(), await one.acquire()] == [True, False, True]
+        await two.release()
+        assert not await two.acquire()
+        await one.release()
+        assert await two.acquire()
         await asyncio.sleep(0.25)
-        assert await one.take()
+        assert await one.acquire()
 
     with_world(empty_redis, work)
 
