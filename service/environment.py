@@ -40,5 +40,5 @@ def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Ite
             near = did_you_mean(name.lower(), known)
             for lower, upper in known.items():
                 near = near.replace(lower, upper)
-            lines.append(f"{name} is no setting and changes nothing{near}")
+            lines.append(f"{name} is not a setting and has no effect{near}")
     return lines

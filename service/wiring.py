@@ -1,4 +1,4 @@
-"""Puts one service together: every part is made in ``build``, and who observes what is below it, one function a subject."""
+"""Puts one service together: ``build`` makes every part; the functions below it connect events to observers, one function a subject."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def build(
     if server is not None:
         background.append(StoreKeeper(server, metrics))
 
-    # Who observes what.
+    # Events and their observers.
     sampler = quality.sampler if quality is not None else None
     _observe_changes(changes, subscriptions, parking, forgetting, ranking, sampler, admission)
     _observe_forecasts(engine, shadow, sampler)

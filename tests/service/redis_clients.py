@@ -1,4 +1,4 @@
-"""Clients with which tests look into the store, whatever its URL leads to."""
+"""Redis clients with which tests read the store, for every kind of URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLAIN = redis.Redis.from_url
 
 
 class WholeCluster(RedisCluster):
-    """Asks every shard what the library asks one."""
+    """A cluster client that sends some commands to every shard."""
 
     def keys(self, pattern: Any = "*", **options: Any) -> Any:
         return super().keys(pattern, target_nodes=self.PRIMARIES)

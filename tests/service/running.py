@@ -35,7 +35,7 @@ T0 = 1_760_000_000
 
 
 class Live:
-    """What a test talks to."""
+    """A running service: its parts, an HTTP client, and a client of its store."""
 
     def __init__(self, context: Context, url: str, redis_url: str) -> None:
         self.context = context
@@ -70,7 +70,7 @@ def live(
     clock: Callable[[], int] = now_us,
     **settings: Any,
 ) -> Iterator[Live]:
-    # What works on in the background is for the tests that are about it.
+    # Background work is off, except in the tests that need it.
     chosen = Settings(bundle=Path("unused"), **(QUIET | {"port": 0} | settings))
     metrics = new_metrics(chosen)
     watched = BankCircuitBreaker(bank or FakeBank(), metrics)
@@ -102,7 +102,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
 
 
 def is_dead(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet counts as dead."""
+    """Whether a process has ended; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def is_dead(pid: int) -> bool:
 
 
 class Process:
-    """``m3tr-serve`` as a process of its own, or the same with the fake model."""
+    """``m3tr-serve`` as a process, with a bundle or with the fake model."""
 
     def __init__(self, command: list[str], data_dir: Path, **environment: str) -> None:
         self.data_dir = data_dir
@@ -123,7 +123,7 @@ class Process:
                 "OMP_NUM_THREADS": "1",
                 "M3TR_DATA_DIR": str(data_dir),
                 "M3TR_PORT": "0",
-                # The bundle is shared by tests, and so is its bank.
+                # Tests share the bundle, and so its bank.
                 "M3TR_BANK_AFTER_S": "0",
                 **environment,
             },
@@ -145,7 +145,7 @@ class Process:
         return int((self.data_dir / "store" / "server.lock").read_text())
 
     def kill(self, *, server: bool) -> None:
-        """kill -9 of the service, and of its embedded server where asked; what is dead already counts as killed."""
+        """Kill the service with SIGKILL, and if asked its embedded server; a dead process is no error."""
         pids = [self.server_pid] if server else []
         os.killpg(self.popen.pid, signal.SIGKILL)
         for pid in pids:
@@ -158,7 +158,7 @@ class Process:
         return self._end()
 
     def clean_up(self) -> None:
-        """Kill whatever a failed test has left running."""
+        """Kill what a failed test has left running."""
         if self.popen.returncode is None:
             with suppress(ProcessLookupError, OSError, ValueError):
                 os.kill(self.server_pid, signal.SIGKILL)

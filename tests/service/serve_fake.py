@@ -1,4 +1,4 @@
-"""``m3tr-serve`` with the fake model: the same process in everything but the forecasts, and quick to start."""
+"""``m3tr-serve`` with the fake model: quick to start, and equal in everything but the forecasts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store with videos, and the parts that keep and score labels, on a clock that a test sets."""
+"""The parts that keep and score labels, on a real store and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Deployed:
 
 
 class World:
-    """The parts behind labels on a real server, with a clock of their own and no background."""
+    """The parts that keep and score labels, without background work."""
 
     def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
@@ -141,6 +141,3 @@ async def given(world: World, video_id: str, *rows: InputRow, client: str = "") 
 
 async def keep(world: World, *answers: ForecastResult) -> None:
     await world.sampler.keep(answers)
-
-
-# What is kept.

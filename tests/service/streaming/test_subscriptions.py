@@ -1,4 +1,4 @@
-"""Forecasts as they change, over server-sent events."""
+"""Subscriptions to forecasts, over server-sent events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 
 class Watch:
-    """Reads one event stream in a thread, so that a test can wait for what comes."""
+    """Reads one event stream in a thread, so that a test can wait for events."""
 
     def __init__(self, service: Any, path: str) -> None:
         self.events: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ class Watch:
         return self.wait(lambda event: event["data"].get("counts", {}).get("view") == views)
 
     def close(self) -> None:
-        # A close alone does not wake the thread that reads.
+        # Closing alone does not wake the reading thread.
         with suppress(OSError):
             self._response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._thread.join(20)
@@ -93,7 +93,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     server.stop()
 
 
-def test_first_event_at_once_then_one_for_every_change(service: Live) -> None:
+def test_first_event_comes_at_once_and_then_one_per_change(service: Live) -> None:
     version = service.register("v", title="t")["version"]
     with watching(service, "/videos/v/forecast/stream?horizons_s=3600,7200") as [watch]:
         first = watch.wait(lambda event: True)
@@ -108,7 +108,7 @@ def test_first_event_at_once_then_one_for_every_change(service: Live) -> None:
         assert len(watch.events) == 3
 
 
-def test_changes_that_come_together_make_one_event(empty_redis: str) -> None:
+def test_simultaneous_changes_make_one_event(empty_redis: str) -> None:
     with live(empty_redis, stream_interval_ms=300) as service:
         service.register("v")
         with watching(service) as [watch]:
@@ -120,7 +120,7 @@ def test_changes_that_come_together_make_one_event(empty_redis: str) -> None:
             assert 2 <= len(watch.events) <= most < 30
 
 
-def test_one_forecast_serves_all_who_watch(empty_redis: str) -> None:
+def test_one_forecast_serves_all_subscribers(empty_redis: str) -> None:
     model = FakeForecaster()
     with live(empty_redis, forecaster=model, forecast_reuse_ms=0) as service:
         service.register("v")
@@ -137,7 +137,7 @@ def test_one_forecast_serves_all_who_watch(empty_redis: str) -> None:
         assert sum(model.batches) == 2
 
 
-def test_a_slow_client_gets_the_newest() -> None:
+def test_slow_client_gets_the_newest_event() -> None:
     async def body() -> list[bytes]:
         subscription = Subscription()
         for i in range(1000):
@@ -148,7 +148,7 @@ def test_a_slow_client_gets_the_newest() -> None:
     assert asyncio.run(body()) == [b"999", b"end"]
 
 
-def test_a_forecast_that_decays_is_made_anew(empty_redis: str) -> None:
+def test_forecast_is_refreshed_without_a_change(empty_redis: str) -> None:
     with live(empty_redis, stream_refresh_s=0.1, forecast_reuse_ms=0) as service:
         service.register("v")
         with watching(service) as [watch]:
@@ -157,7 +157,7 @@ def test_a_forecast_that_decays_is_made_anew(empty_redis: str) -> None:
             assert len({event["data"]["at"] for event in watch.events}) == len(watch.events)
 
 
-def test_a_silent_line_is_kept_alive(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_keeps_a_silent_connection_alive(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topic, "HEARTBEAT_S", 0.05)
     service.register("v")
     with watching(service) as [watch]:
@@ -165,7 +165,7 @@ def test_a_silent_line_is_kept_alive(service: Live, monkeypatch: pytest.MonkeyPa
         assert len(watch.events) == 1
 
 
-def test_the_end_of_a_video_is_told(service: Live) -> None:
+def test_deletion_ends_the_stream_with_its_reason(service: Live) -> None:
     service.register("v")
     with watching(service) as [watch]:
         service.http.delete("/videos/v")
@@ -190,7 +190,7 @@ def test_errors_before_the_start_are_problems(service: Live, path: str, status: 
     assert service.context.subscriptions.subscribers == 0
 
 
-def test_a_fault_at_the_start_is_told_and_leaves_nothing(empty_redis: str) -> None:
+def test_failure_at_the_start_is_a_problem_and_leaves_nothing(empty_redis: str) -> None:
     model = FakeForecaster()
     model.forecast = lambda *args, **options: 1 / 0  # type: ignore[method-assign, assignment]
     with live(empty_redis, forecaster=model) as service:
@@ -201,7 +201,7 @@ def test_a_fault_at_the_start_is_told_and_leaves_nothing(empty_redis: str) -> No
         assert service.context.subscriptions.subscribers == 0 and service.context.subscriptions._topics == {}
 
 
-def test_there_is_room_for_so_many(empty_redis: str) -> None:
+def test_subscribers_are_limited(empty_redis: str) -> None:
     with live(empty_redis, stream_subscribers=2) as service:
         service.register("v")
         with watching(service, count=2):
@@ -213,7 +213,7 @@ def test_there_is_room_for_so_many(empty_redis: str) -> None:
             watches[1].wait(lambda event: True)
 
 
-def test_any_replica_tells_of_any_change(empty_redis: str) -> None:
+def test_every_replica_sends_every_change(empty_redis: str) -> None:
     with live(empty_redis) as one, live(empty_redis) as other:
         one.register("v")
         with watching(other) as [watch]:
@@ -221,7 +221,7 @@ def test_any_replica_tells_of_any_change(empty_redis: str) -> None:
             watch.wait_views(1)
 
 
-def test_a_store_that_restarts(server: EmbeddedServer) -> None:
+def test_stream_survives_a_restart_of_the_store(server: EmbeddedServer) -> None:
     with live(server.url, stream_refresh_s=3600) as service:
         service.register("v")
         with watching(service) as [watch]:
@@ -229,12 +229,12 @@ def test_a_store_that_restarts(server: EmbeddedServer) -> None:
             watch.wait_views(1)
             server.stop()
             server.start()
-            # At once, so that the reader of changes is likely to be away still.
+            # At once, so that the reader of changes is probably still disconnected.
             wait_until(lambda: service.http.post("/events", json=[VIEW]).status_code == 200)
             watch.wait_views(2)
 
 
-def test_the_stop_is_told(tmp_path: Path, fake_process: Callable[..., Process]) -> None:
+def test_stop_ends_the_stream_with_its_reason(tmp_path: Path, fake_process: Callable[..., Process]) -> None:
     process = fake_process(tmp_path / "data")
     with httpx.Client(base_url=process.url, timeout=30) as http:
         http.put("/videos/v", json={"published_at": T0})
@@ -249,7 +249,7 @@ def test_the_stop_is_told(tmp_path: Path, fake_process: Callable[..., Process]) 
 
 
 class Ear:
-    """What a listener was told."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[Change] = []
@@ -289,7 +289,7 @@ def add(client: redis.Redis, *changes: tuple[str, int], **fields: str) -> None:
     client.xadd(keys.CHANGES, {"videos": json.dumps(changes), **fields})
 
 
-def test_changes_are_read_from_now_on_and_strange_entries_passed_over(empty_redis: str) -> None:
+def test_changes_are_read_from_now_on_and_invalid_entries_are_skipped(empty_redis: str) -> None:
     with redis.Redis.from_url(empty_redis) as client:
         add(client, ("old", 1))
 
@@ -304,7 +304,7 @@ def test_changes_are_read_from_now_on_and_strange_entries_passed_over(empty_redi
     assert ear.heard == [("a", 1), ("b", 2), ("c", 0)] and ear.misses == 0
 
 
-def test_an_interruption_loses_no_place(empty_redis: str) -> None:
+def test_interruption_loses_no_change(empty_redis: str) -> None:
     async def work(changes: ChangeSubscriber, ear: Ear, client: redis.Redis) -> None:
         for i in range(200):
             add(client, (f"v{i}", i + 1))
@@ -317,7 +317,7 @@ def test_an_interruption_loses_no_place(empty_redis: str) -> None:
     assert ear.heard == [(f"v{i}", i + 1) for i in range(200)] and ear.misses == 0
 
 
-def test_what_was_cut_off_is_told_as_missed(empty_redis: str) -> None:
+def test_trimmed_changes_are_reported_as_missed(empty_redis: str) -> None:
     async def work(changes: ChangeSubscriber, ear: Ear, client: redis.Redis) -> None:
         add(client, ("a", 1))
         await until(lambda: ear.heard)
@@ -328,7 +328,7 @@ def test_what_was_cut_off_is_told_as_missed(empty_redis: str) -> None:
         await until(lambda: ear.misses)
         add(client, ("c", 1))
         await until(lambda: ("c", 1) in ear.heard)
-        # A store that lost the newest entries, or all of them.
+        # The store has lost its newest entries, or all.
         misses = ear.misses
         client.delete(keys.CHANGES)
         client.client_kill_filter(_type="normal", skipme=True)

@@ -1,4 +1,4 @@
-"""POST /predict with a list: each item fares for itself."""
+"""POST /predict with a list: items do not affect each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def body(video_id: str, **change: Any) -> dict[str, Any]:
     return {"video": {"video_id": video_id, "published_at": T0}, "at": T0 + 900, "horizons_s": [3600], **change}
 
 
-def test_each_item_has_its_answer_in_its_place(service: Live) -> None:
+def test_each_item_has_its_result_at_its_index(service: Live) -> None:
     event = {"time": T0 + 5, "type": "view"}
     items = [
         body("a", events=[event]),
@@ -64,7 +64,7 @@ def test_too_many_or_none(service: Live, length: int) -> None:
     assert service.http.get("/videos/v").status_code == 404
 
 
-def test_a_fault_stays_with_its_item(service: Live) -> None:
+def test_failure_affects_only_its_item(service: Live) -> None:
     engine = service.context.engine
     plain = engine.forecast
 

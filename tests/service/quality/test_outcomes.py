@@ -1,4 +1,4 @@
-"""What the outcome of a forecast is, as a video's rows tell it."""
+"""The outcome of a forecast, read from a video's rows."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def snapshot(mode: Any, cells: list[tuple[int, int]], newest_us: int, kind: str 
     return Snapshot(1, Video("v", P0), History({kind: series}), newest_us)
 
 
-def test_the_silence_of_events_is_no_growth() -> None:
+def test_no_events_means_no_growth() -> None:
     seen = snapshot("events", [(10 * S, 3), (H, 4)], P0 + H)
     assert outcome(label(P0 + 2 * H, 3 * H, 7), seen, P0 + 6 * H, False) == 7
     assert outcome(label(P0 + 10 * S, 20 * S, 3), seen, P0 + 6 * H, False) == 3
 
 
-def test_a_count_within_a_bin_is_read_between_what_is_known() -> None:
-    """A day old, a bin is 22 minutes wide; the forecast was made in it, at 100, and asked 10 minutes on."""
+def test_count_within_a_bin_is_interpolated() -> None:
+    """At an age of a day a bin is 22 minutes wide; the forecast was made in it, at 100, with a horizon of 10 minutes."""
     start = int(EDGES_US[bin_index(DAY)])
     seen = snapshot("events", [(H, 90), (start + 60 * S, 70)], P0 + start + 60 * S)
     made = label(P0 + start + 120 * S, 600 * S, 100)
     assert outcome(made, seen, made.target_us, False) == 160
     assert outcome(made, seen, made.target_us + 60 * S, False) == pytest.approx(100 + 60 * 600 / 660)
-    # Looked at days later nobody knows which part of the bin's 70 came within those 10 minutes.
+    # Days later it is unknown which part of the bin's 70 came within those 10 minutes.
     assert outcome(made, seen, made.target_us + DAY, False) == "never"
 
 
@@ -68,7 +68,7 @@ def test_counters_are_read_at_snapshots() -> None:
     assert at(early, (P0 + 30 * H, 2000)) == "never"
 
 
-def test_a_total_adds_up_what_is_fed_either_way_and_a_video_without_rows_is_as_the_others() -> None:
+def test_total_adds_events_and_counters_and_a_video_without_rows_counts_like_the_others() -> None:
     likes = Series("events", bin_index(np.array([H])), np.array([5]))
     views = snapshot("counters", [(H, 50), (19 * H, 70)], P0 + 19 * H + 3)
     both = Snapshot(1, views.video, History({**views.history.series, "like": likes}), views.newest_us)
@@ -79,8 +79,8 @@ def test_a_total_adds_up_what_is_fed_either_way_and_a_video_without_rows_is_as_t
 
 
 @pytest.mark.parametrize("mode", ["events", "counters"])
-def test_what_an_old_video_has_today_was_not_known_years_ago(mode: str) -> None:
-    """Its age is past the last bin, which has no end: a reading of today is no outcome of two years ago."""
+def test_last_bin_has_no_end_so_a_reading_of_today_is_no_outcome_of_the_past(mode: str) -> None:
+    """The video is older than the start of the last bin: a reading of today is no outcome of two years ago."""
     year = 365 * DAY
     seen = snapshot(mode, [(18 * year, 1000), (22 * year, 5000)], P0 + 22 * year)
     made = label(P0 + 19 * year + year // 2, 30 * DAY, 1000)
