@@ -27,9 +27,9 @@ def test_fine_bins_are_nested_in_default_bins_and_the_grid_is_restored() -> None
     wide = np.diff(EDGES_US) >= 16 * SECOND_US
     assert len(fine) > 16 * wide.sum()
     with pytest.raises(RuntimeError), grid(fine):
-        assert model.engagement.rows.EDGES_US is fine and model.features.tokens.EDGES_US is fine
+        assert model.engagement.rows.EDGES_US is fine and model.features.tokens.EDGES_US is fine  # type: ignore[attr-defined]
         raise RuntimeError
-    assert model.engagement.rows.EDGES_US is EDGES_US and model.features.tokens.EDGES_US is EDGES_US
+    assert model.engagement.rows.EDGES_US is EDGES_US and model.features.tokens.EDGES_US is EDGES_US  # type: ignore[attr-defined]
 
 
 def test_both_grids_are_scored_on_the_same_intervals(mini: Mini) -> None:

@@ -13,7 +13,7 @@ from index_builder import cli
 from index_builder.progress import progress
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from index_builder.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
 

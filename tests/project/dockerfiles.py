@@ -46,7 +46,8 @@ def parse(path: Path) -> list[Stage]:
             key, _, value = rest.partition("=")
             args[key] = value.strip('"')
         elif name == "ENV":
-            stages[-1].env.update(part.split("=", 1) for part in shlex.split(rest))
+            for name, _, value in (part.partition("=") for part in shlex.split(rest)):
+                stages[-1].env[name] = value
         elif name == "COPY" and not rest.startswith("--from="):
             stages[-1].copies += rest.split()[:-1]
         elif name == "RUN":

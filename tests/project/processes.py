@@ -29,7 +29,9 @@ def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         reason = f"{name} is not installed"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
     return path
 
 

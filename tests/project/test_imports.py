@@ -119,7 +119,7 @@ def test_serving_on_a_cpu_loads_nothing_of_training(mini_bundle: Path, tmp_path:
     settings = {"M3TR_DEVICE": "cpu", "M3TR_DATA_DIR": str(tmp_path / "data"), "PYTHONPROFILEIMPORTTIME": "1"}
     command = [Path(sys.executable).with_name("m3tr-serve"), "--bundle", mini_bundle, "--port", str(port)]
     base = f"http://127.0.0.1:{port}"
-    with running(command, log, cwd=tmp_path, env={**os.environ, **settings}) as process:
+    with running(command, log, cwd=tmp_path, env={**os.environ, **settings}) as process:  # type: ignore[arg-type]
         assert wait_for(lambda: process.poll() is not None or answers(f"{base}/health/ready"), 60)
         assert process.poll() is None, log.read_text()
         now = datetime.now(UTC)

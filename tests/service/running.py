@@ -29,7 +29,7 @@ from tests.service.redis_clients import connected
 
 ROOT = Path(__file__).parents[2]
 DAY_US = 86_400_000_000
-QUIET = {"labels": 0, "bank_after_s": 0, "ranking_forecasts": 0, "ingest_stream": False}
+QUIET: dict[str, Any] = {"labels": 0, "bank_after_s": 0, "ranking_forecasts": 0, "ingest_stream": False}
 T0 = 1_760_000_000
 """A publication time, seconds since 1970."""
 

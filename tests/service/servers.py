@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class Address:
 def sentinels(folder: Path, primary: RedisProcess, *, down_ms: int = 500) -> Iterator[list[RedisProcess]]:
     """Three Sentinels that monitor ``primary`` as mymaster, and its replica."""
     with ExitStack() as stack:
-        started = []
+        started: list[RedisProcess] = []
         for number in range(3):
             place = folder / f"sentinel{number}"
             place.mkdir(parents=True)
@@ -155,9 +156,9 @@ def sentinels(folder: Path, primary: RedisProcess, *, down_ms: int = 500) -> Ite
             one = Sentinel(place)
             stack.callback(one.kill)
             started.append(one)
-        for one in started:
+        for one in started:  # type: ignore[assignment]
             client = stack.enter_context(one.client())
-            wait_until(lambda client=client: _in_step(client))
+            wait_until(partial(_in_step, client))
         yield started
 
 
@@ -180,7 +181,12 @@ class Sentinel(RedisProcess):
 
 def _in_step(client: redis.Redis) -> bool:
     state = client.sentinel_master("mymaster")
-    return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 and state["flags"] == "master")
+    return bool(
+        isinstance(state, dict)
+        and state["num-other-sentinels"] == 2
+        and state["num-slaves"] == 1
+        and state["flags"] == "master"
+    )
 
 
 class Cluster:
@@ -197,6 +203,10 @@ class Cluster:
         return connected(self.url)
 
 
+def _linked(client: Any) -> bool:
+    return bool(client.info("replication")["master_link_status"] == "up")
+
+
 @contextmanager
 def cluster(folder: Path, replicas: int = 0) -> Iterator[Cluster]:
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
@@ -211,8 +221,8 @@ def cluster(folder: Path, replicas: int = 0) -> Iterator[Cluster]:
         wait_until(lambda: all(known(client) == len(nodes) for client in clients))
         for i, client in enumerate(clients[3:]):
             primary = clients[i % 3].execute_command("CLUSTER", "MYID")
-            wait_until(lambda client=client, primary=primary: _replicates(client, primary))
-            wait_until(lambda client=client: client.info("replication")["master_link_status"] == "up")
+            wait_until(partial(_replicates, client, primary))
+            wait_until(partial(_linked, client))
         wait_until(lambda: all(_good(client) for client in clients))
         yield Cluster(nodes)
 

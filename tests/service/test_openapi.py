@@ -68,7 +68,7 @@ def schema(served: Live) -> BaseSchema:
     return schemathesis.openapi.from_url(f"{served.http.base_url}/openapi.json").exclude(path_regex="/stream$")
 
 
-def operation_of(schema: BaseSchema, method: str, path: str) -> APIOperation:
+def operation_of(schema: BaseSchema, method: str, path: str) -> APIOperation[Any, Any, Any, Any]:
     template = re.sub(r"^/videos/[^/?]+", "/videos/{video_id}", path).partition("?")[0]
     return schema[template][method]
 
@@ -85,7 +85,7 @@ def test_responses_to_valid_calls_match_the_schema(
 def test_the_schema_rejects_a_wrong_response(served: Live, schema: BaseSchema) -> None:
     operation = operation_of(schema, "GET", "/videos/v/forecast")
     good = served.http.get("/videos/v/forecast")
-    for change in ({"value_now": "3"}, {"further": 1}, {"forecasts": [{}]}, {"at": None}):
+    for change in ({"value_now": "3"}, {"further": 1}, {"forecasts": [{}]}, {"at": None}):  # type: ignore[var-annotated]
         wrong = httpx.Response(200, json={**good.json(), **change}, request=good.request)
         wrong.elapsed = good.elapsed
         with pytest.raises((Failure, FailureGroup)):
@@ -95,7 +95,7 @@ def test_the_schema_rejects_a_wrong_response(served: Live, schema: BaseSchema) -
 def test_responses_to_generated_requests_match_the_schema(
     served: Live, schema: BaseSchema, subtests: pytest.Subtests
 ) -> None:
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
     assert len(operations) >= 16
     with requests.Session() as session:
         for operation in operations:
@@ -112,7 +112,7 @@ def test_responses_to_generated_requests_match_the_schema(
                     suppress_health_check=list(HealthCheck),
                 )
                 @given(case=operation.as_strategy(generation_mode=mode), known=booleans())
-                def conforms(case: Case, known: bool) -> None:
+                def conforms(case: Case[Any], known: bool) -> None:
                     if known and "video_id" in case.path_parameters:
                         case.path_parameters["video_id"] = "v"
                     case.call_and_validate(checks=CHECKS, session=session, timeout=20)

@@ -181,7 +181,7 @@ def test_every_stage_is_in_the_metrics(http: httpx.Client, cases: list[Case]) ->
     before = http.get("/metrics").text
     for horizon_s in HORIZONS_S[:2]:
         query = {"at": iso(cases[0].now_us), "horizons_s": horizon_s}
-        assert http.get(f"/videos/{cases[0].id}/forecast", params=query).status_code == 200
+        assert http.get(f"/videos/{cases[0].id}/forecast", params=query).status_code == 200  # type: ignore[arg-type]
     text = http.get("/metrics").text
     for stage in ("content", "state", "bank", "head"):
         assert f'm3tr_model_stage_duration_seconds_count{{stage="{stage}"}}' in text

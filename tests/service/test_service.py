@@ -16,7 +16,7 @@ from service.times import iso
 from tests.service.fakes import FakeBank, FakeForecaster
 from tests.service.running import T0, Live, live, wait_until
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"video_id": "v", "time": T0 + 5, "type": "view", "count": 3, "reach": 10},
     {"video_id": "v", "time": T0 + 5.5, "type": "view"},
     {"video_id": "v", "time": iso((T0 + 400) * 1_000_000), "type": "like", "id": "l1"},
@@ -202,7 +202,7 @@ def test_forecasts_are_batched(redis_url: str) -> None:
 
 def test_forecast_past_its_deadline_is_503(redis_url: str) -> None:
     model = FakeForecaster()
-    model.forecast = lambda *args, **options: time.sleep(1) or []  # type: ignore[method-assign, assignment]
+    model.forecast = lambda *args, **options: time.sleep(1) or []  # type: ignore[func-returns-value, method-assign]
     with live(redis_url, forecaster=model, request_deadline_ms=100, bank_deadline_ms=50) as service:
         service.redis.flushall()
         service.register("v")

@@ -141,7 +141,7 @@ def test_every_task_death_is_counted_in_the_metrics(
 ) -> None:
     """All tasks of a service with all parts on, except the shadow, which needs a second model."""
     monkeypatch.setattr("service.background.REST_S", 0.01)
-    everything = {"labels": 100, "bank_after_s": 60, "ranking_forecasts": 5, "ingest_stream": True}
+    everything: dict[str, Any] = {"labels": 100, "bank_after_s": 60, "ranking_forecasts": 5, "ingest_stream": True}
     with live(empty_redis, **everything, bundles=tmp_path) as service:
         tasks = [task for work in service.context.background for task in work.tasks if not isinstance(task, Shadow)]
         names = {type(task).__name__ for task in tasks}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,7 +65,7 @@ def test_a_growing_bank_learns_from_later_videos_but_never_from_later_rows(mini:
 
 
 def test_an_evaluation_with_a_growing_bank_scores_its_forecasts(mini: Mini, tmp_path: Path) -> None:
-    asked = {"published_from_us": mini.as_of_us, "ages_h": (6.0,), "horizons_h": (24.0,)}
+    asked: dict[str, Any] = {"published_from_us": mini.as_of_us, "ages_h": (6.0,), "horizons_h": (24.0,)}
     frozen, growing = (evaluate(mini.bundle, mini.data, **asked, growing_bank=on) for on in (False, True))
     assert growing["M3TR"]["pooled"]["nmse"] != frozen["M3TR"]["pooled"]["nmse"]
     assert growing["M3TR"]["pooled"]["n"] == frozen["M3TR"]["pooled"]["n"] > 0

@@ -102,7 +102,10 @@ def listed(item: pa.DataType, kind: Callable[[pa.DataType], pa.DataType]) -> Any
 
 
 def options(**given: Any) -> Callable[[Path], None]:
-    return lambda folder: write(folder, plain(), **given) and None
+    def written(folder: Path) -> None:
+        write(folder, plain(), **given)
+
+    return written
 
 
 def folders(folder: Path) -> None:
@@ -350,11 +353,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"videos\.parquet: cannot be read",
     ),
     "folder of nothing": (
-        lambda folder: (folders(folder), [p.unlink() for p in (folder / "events.parquet").glob("part-*")]),
+        lambda folder: (folders(folder), [p.unlink() for p in (folder / "events.parquet").glob("part-*")]),  # type: ignore[func-returns-value]
         r"events\.parquet: is a folder without a Parquet file",
     ),
     "a bad part": (
-        lambda folder: (folders(folder), (folder / "events.parquet" / "part-00003.parquet").write_bytes(b"PAR1")),
+        lambda folder: (folders(folder), (folder / "events.parquet" / "part-00003.parquet").write_bytes(b"PAR1")),  # type: ignore[func-returns-value]
         r"events\.parquet/part-00003\.parquet: cannot be read as a Parquet file",
     ),
 }

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from index_builder.datasets.check import check_dataset
-from index_builder.datasets.dataset import DataSet
+from index_builder.datasets.dataset import DataSet, Rows
 from index_builder.datasets.export import Exported, export_store
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
@@ -63,7 +63,7 @@ def fed(url: str, data: DataSet, extra: tuple[InputRow, ...] = ()) -> dict[str, 
         link = connect(url, new_metrics(chosen), deadline_s=10, connections=4)
         store = Store(link, chosen, new_metrics(chosen))
         rows: dict[str, list[InputRow]] = {video.video_id: [] for video in data.videos}
-        modes: tuple[tuple[Mode, object], ...] = (("events", data.events), ("counters", data.counters))
+        modes: tuple[tuple[Mode, Rows | None], ...] = (("events", data.events), ("counters", data.counters))
         for mode, source in modes:
             if source is None:
                 continue
@@ -90,7 +90,7 @@ def fed(url: str, data: DataSet, extra: tuple[InputRow, ...] = ()) -> dict[str, 
         finally:
             await link.close()
         assert None not in found.values()
-        return {video_id: snapshot for video_id, snapshot in found.items() if snapshot is not None}
+        return {video_id: snapshot for video_id, snapshot in found.items() if isinstance(snapshot, Snapshot)}
 
     return asyncio.run(body())
 
@@ -183,7 +183,7 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, url: str) -> None
         ({"data_dir": tmp_path / "nowhere"}, "no embedded event store"),
     ):
         with pytest.raises(DataError, match=reason):
-            export_store(out, **arguments)  # type: ignore[arg-type]
+            export_store(out, **arguments)
         assert list(out.iterdir()) == []
     (out / "events.parquet").write_bytes(b"mine")
     with pytest.raises(DataError, match=r"holds events\.parquet already"):

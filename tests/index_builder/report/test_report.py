@@ -176,7 +176,7 @@ def test_the_bootstrap_of_means_agrees_with_the_bootstrap_of_the_scores() -> Non
     alone = VideoBootstrap(np.arange(400), draws=2000).mean(np.abs(y))
     assert mean.high - mean.low > 1.7 * (alone.high - alone.low)
     some = VideoBootstrap(video).mean(y, video < 40)
-    assert (some.n, some.value) == (200, pytest.approx(y[:200].mean()))
+    assert (some.n, some.value) == (200, pytest.approx(y[:200].mean()))  # type: ignore[comparison-overlap]
     assert VideoBootstrap(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
 
 

@@ -12,8 +12,8 @@ from index_builder.report.verdict import _POWER, growing_rows
 from index_builder.samples.queries import Pairs, Queries
 
 
-def evaluation(y: np.ndarray, cell: np.ndarray, sampled_from: int | None = None, **growths: np.ndarray) -> Evaluation:
-    n = len(y)
+def evaluation(y: np.ndarray, cell: np.ndarray, **growths: Any) -> Evaluation:
+    n, sampled_from = len(y), growths.pop("sampled_from", None)
     pairs = Pairs(np.ones(n), np.ones(n), np.ones(n), y)
     queries = Queries(np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), cell, pairs)
     named: dict[str, Any] = {name.replace("_", " "): g[:, None] for name, g in growths.items()}
@@ -69,7 +69,7 @@ def test_videos_that_do_not_grow_do_not_change_the_verdict() -> None:
 def test_the_reported_number_of_further_videos_makes_the_gain_certain() -> None:
     """The reported number suffices in about four of five trials, and the present number does not."""
     y, ours, theirs = noisy(60, 3, 0.15)
-    of = evaluation(y, np.full(60, "young"), 600, **{MODEL: ours, "growth_factor": theirs})
+    of = evaluation(y, np.full(60, "young"), sampled_from=600, **{MODEL: ours, "growth_factor": theirs})
     true = 1 - 1 / 1.15**2
     wide = Verdict("growth factor", true, true - 0.5, true + 0.5, 60, False)
     times = wide.more()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,16 @@ def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Fo
         yield answers(scaled(bundle, lambda w: w == "trajectory_centre"), asked)
     elif name == "retrieval":
         yield answers(bundle, asked, EmptyBank())
-        yield answers(bundle, asked, HungBank())
+        hung: Any = HungBank()
+        yield answers(bundle, asked, hung)
     else:
-        others = {"title": "another title", "tags": "other", "category": None, "language": "xx", "duration_s": 1.0}
+        others: dict[str, Any] = {
+            "title": "another title",
+            "tags": "other",
+            "category": None,
+            "language": "xx",
+            "duration_s": 1.0,
+        }
         yield answers(bundle, [replace(r, video=replace(r.video, **others)) for r in asked])
 
 

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
         training = small_training()
         a_pass(training)
         Checkpoints(tmp_path, "of seed 3", process_group).save(1, training)
-        before = training.net.weight.clone()
+        before = training.net.weight.clone()  # type: ignore[operator]
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
         assert (
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err
-    assert torch.equal(training.net.weight, before)
+    assert torch.equal(training.net.weight, before)  # type: ignore[arg-type]
 
 
 def test_the_key_of_a_run_depends_on_all_its_parts() -> None:

@@ -17,7 +17,7 @@ from model.bundle import load_bundle
 from tests.conftest import MINI_CONFIG, Mini
 
 
-def net_of(value: float) -> nn.Module:
+def net_of(value: float) -> nn.Linear:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, value)
     return net

@@ -224,7 +224,7 @@ def test_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch: pyte
     for found, exact in zip(graphs, bank.search(queries), strict=True):
         if exact:
             recalls.append(len(set(ids(found)) & set(ids(exact))) / len(exact))
-    assert bank._engine._engine.info().indexed_vectors_count > 3000  # type: ignore[attr-defined]
+    assert bank._engine._engine.info().indexed_vectors_count > 3000
     assert np.mean(recalls) >= 0.98
     # A space that is added, and a video that is replaced, after the graphs were built.
     bank.upsert([video("new", trajectories={9: (vec(DT, 1), T0)}), replace(videos[0], content=vec(DC, 1))])
@@ -239,7 +239,7 @@ def test_threads_see_only_complete_writes(path: Path) -> None:
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(4) as pool:
-            writing = pool.submit(lambda: [bank.upsert(generation(g, 40)) for g in range(1, 60)])
+            writing = pool.submit(lambda: [bank.upsert(generation(g, 40)) for g in range(1, 60)])  # type: ignore[func-returns-value]
             while not writing.done():
                 seen = [pool.submit(one, bank, trajectory=None, limit=40) for _ in range(10)]
                 for found in seen:

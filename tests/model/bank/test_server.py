@@ -50,7 +50,11 @@ def filled_bank(client: QdrantClient, videos: Sequence[BankVideo], deadline_s: f
 @pytest.mark.parametrize("method", ["query_batch_points", "retrieve", "scroll", "count", "upsert", "get_collection"])
 def test_a_slow_server_is_a_bank_error_within_the_deadline(method: str) -> None:
     hang = Event()
-    bank = filled_bank(failing(method, lambda: hang.wait(20) and None), [video("a")], 0.1)
+
+    def wait() -> None:
+        hang.wait(20)
+
+    bank = filled_bank(failing(method, wait), [video("a")], 0.1)
     calls: dict[str, Callable[[], object]] = {
         "query_batch_points": lambda: one(bank),
         "retrieve": lambda: one(bank),

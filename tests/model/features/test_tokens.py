@@ -84,7 +84,7 @@ def test_a_history_gives_its_counts_and_intervals() -> None:
     history = history_of({(2, "view"): 5, (2, "like"): 1, (10, "view"): 7}, {"view": "events", "like": "events"})
     tokens = tokens_of(history, PUBLISHED_US + 10_500_000)
     np.testing.assert_array_equal(tokens.counts, [[5, 1], [7, 0]])
-    np.testing.assert_allclose(tokens.interval_s, [[0, 2, 3], [3, 10, 10.5]])
+    np.testing.assert_allclose(tokens.interval_s, np.array([[0, 2, 3], [3, 10, 10.5]]))
     assert tokens.pending[0] and tokens.last_end_s[0] == pytest.approx(10.5)
     np.testing.assert_array_equal(tokens.totals, [[12, 1]])
 

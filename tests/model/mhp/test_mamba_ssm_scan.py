@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -47,14 +50,14 @@ def inputs(length: int, batch: int, cuts: int, seed: int) -> tuple[list[Tensor],
 def test_values_and_gradients_equal_the_cpu_scan(
     length: int, batch: int, cuts: int, kernel: tuple[ScanKernel, str]
 ) -> None:
-    results = []
+    results: list[list[Any]] = []
     scan, device = kernel
     for ours in (True, False):
         leaves, position = inputs(length, batch, cuts, seed=length)
         if not ours:
             leaves, position = [leaf.to(device) for leaf in leaves], position.to(device)
-        leaves = [leaf.requires_grad_() for leaf in leaves]
-        y, cut = SelectiveScan.apply(*leaves, position) if ours else scan_by(scan, *leaves, position)
+        gap, jump, b, c, a = leaves = [leaf.requires_grad_() for leaf in leaves]
+        y, cut = (SelectiveScan.apply if ours else partial(scan_by, scan))(gap, jump, b, c, a, position)
         random = torch.Generator().manual_seed(1)
         weights = [torch.randn(out.shape, generator=random).to(out.device) for out in (y, cut)]
         ((y * weights[0]).sum() + (cut * weights[1]).sum()).backward()

@@ -154,7 +154,8 @@ def test_scan_and_its_gradient_equal_a_float64_loop() -> None:
 
     fast = [x.clone().requires_grad_() for x in (gap, jump, b, c, a)]
     slow = [x.double().requires_grad_() for x in (gap, jump, b, c, a)]
-    results = [selective_scan(*fast, position), loop(*slow)]
+    gap, jump, b, c, a = fast
+    results = [selective_scan(gap, jump, b, c, a, position), loop(*slow)]
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
     for y, cut in results:
@@ -222,7 +223,7 @@ def test_eviction_changes_nothing(backend: CPUBackend) -> None:
         for video in ids:
             seen[video] = min(seen[video] + int(rng.integers(0, 12)), 150)
         sequences = [tuple(x[: seen[v]] for x in whole[v]) for v in ids]
-        tokens = of_features(sequences, [bool(len(f) and rng.random() < 0.5) for f, _ in sequences])  # type: ignore[misc]
+        tokens = of_features(sequences, [bool(len(f) and rng.random() < 0.5) for f, _ in sequences])  # type: ignore[arg-type]
         for got, expected in zip(pool.read(ids, tokens), none.read(ids, tokens), strict=True):
             np.testing.assert_array_equal(got, expected)
         assert pool.used <= 2

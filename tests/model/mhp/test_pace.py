@@ -47,7 +47,8 @@ def summed(tokens: Tokens, video: int, stop: int, kind: int, memory: float) -> N
     for i in range(tokens.offsets[video], stop + 1):
         if not tokens.observed[i, kind]:
             continue
-        x = np.linspace(*np.log(tokens.interval_s[i, ::2] + LOG_AGE_OFFSET_S), 20_001)
+        start, end = np.log(tokens.interval_s[i, ::2] + LOG_AGE_OFFSET_S).tolist()
+        x = np.linspace(start, end, 20_001)
         left = np.exp(-(at - x) / memory)
         seen = float(np.trapezoid(left, x))
         n += tokens.counts[i, kind] * seen / (x[-1] - x[0])

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ def entered(service: Live, outcome: str = "entered") -> float:
     return service.context.metrics.bank_entries.labels(outcome)._value.get()
 
 
+def _entered_are(service: Live, count: int) -> bool:
+    return entered(service) == count
+
+
 def test_admitted_video_is_a_neighbour_and_equals_the_builders_entry(
     mini: Mini, data: DataSet, bundle: Path, empty_redis: str, tmp_path: Path
 ) -> None:
@@ -166,6 +171,7 @@ def assert_equal(a: BankVideo, b: BankVideo) -> None:
         assert getattr(a, name) == getattr(b, name), name
     np.testing.assert_array_equal(a.curve.ages_us, b.curve.ages_us)
     np.testing.assert_array_equal(a.curve.values, b.curve.values)
+    assert a.content is not None and b.content is not None
     np.testing.assert_allclose(a.content, b.content, atol=1e-6)
     assert a.trajectories.keys() == b.trajectories.keys()
     for bucket, (vector, usable_us) in a.trajectories.items():
@@ -208,8 +214,9 @@ def test_video_is_admitted_at_an_age_and_again_at_its_doubles(
             clock.now_us = published_us + age_h * HOUR_US
             service.http.delete("/videos/pulse")
             pulse(service, clock.now_us)
-            wait_until(lambda turn=turn: entered(service) == turn)
-            wait_until(lambda age_h=age_h: due_s() == published_us // 1_000_000 + 2 * age_h * 3600)
+            wait_until(partial(_entered_are, service, turn))
+            next_s = published_us // 1_000_000 + 2 * age_h * 3600
+            wait_until(lambda: due_s() == next_s)  # noqa: B023 - ends within this turn of the loop
             creator = data.videos[v].creator_id
             assert creator is not None
             (past,) = [p for p in forecaster.bank.creator([creator])[creator] if p.video_id == name]

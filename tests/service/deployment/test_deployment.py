@@ -78,7 +78,7 @@ class ShadowKit:
         self.settings = Settings(bundle=Path("unused"), **options)
         self.metrics = new_metrics(self.settings)
         self.engine: Any = SimpleNamespace(idle_s=1.0)
-        self.shadow = Shadow(self.engine, self.settings, self.metrics)
+        self.shadow = Shadow(self.engine, self.settings, self.metrics)  # type: ignore[arg-type]
         self.forecaster = forecaster or FakeForecaster()
         self.deployment = deployed(self.forecaster, self.metrics)
         self.results: list[ForecastResult] = []

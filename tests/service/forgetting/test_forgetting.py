@@ -97,7 +97,7 @@ def fill(service: Live) -> None:
     wait_until(lambda: service.redis.xlen(keys.INGEST_DEAD) == 3)
 
 
-BUSY = {"labels": 1000, "ranking_forecasts": 100, "ingest_stream": True, "ingest_claim_s": 0.2}
+BUSY: dict[str, Any] = {"labels": 1000, "ranking_forecasts": 100, "ingest_stream": True, "ingest_claim_s": 0.2}
 
 
 def test_no_key_and_no_file_holds_a_deleted_video(
@@ -139,7 +139,9 @@ def test_every_replica_and_every_later_opened_bank_applies_the_deletion(empty_re
         wait_until(lambda: NAME not in second.context.engine.cached(), 5)
         # A model that is loaded later, and a model of the next replica.
         later = open_bank(make_bank(tmp_path / "later", NAME, OTHER))
-        deployment = Deployment(FakeForecaster(), BankCircuitBreaker(later, second.context.metrics), FakePool())
+        model: Any = FakeForecaster()
+        states: Any = FakePool()
+        deployment = Deployment(model, BankCircuitBreaker(later, second.context.metrics), states)
         kept = second.context.models._kept
         kept["later"] = deployment
         wait_until(lambda: later.counts()["videos"] == 1, 5)
@@ -255,10 +257,10 @@ def test_bank_that_is_down_forgets_when_it_answers_again(empty_redis: str, tmp_p
     bank = open_bank(make_bank(tmp_path / "bank", NAME, OTHER))
     with live(empty_redis, bank=bank) as service:
         service.register(NAME)
-        hold, bank._hold = bank._hold, None
+        hold, bank._folder_lock = bank._folder_lock, None
         answer = service.http.delete(f"/videos/{NAME}")
         assert (answer.status_code, answer.json()["part"]) == (503, "bank")
-        bank._hold = hold
+        bank._folder_lock = hold
         wait_until(lambda: bank.counts()["videos"] == 1, 5)
         assert service.http.delete(f"/videos/{NAME}").status_code == 204
     bank.close()

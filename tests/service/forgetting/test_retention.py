@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from service.store import keys
 from service.store.store import Store
@@ -24,7 +25,7 @@ def test_silent_videos_are_deleted_and_active_ones_stay(empty_redis: str, tmp_pa
     """The service's clock is ahead by the retention's days; the store's registration times are real."""
     now = time.time()
     names = ("silent-xQ7", "empty-xQ7", "alive-xQ7")
-    busy = {"labels": 1000, "ranking_forecasts": 100}
+    busy: dict[str, Any] = {"labels": 1000, "ranking_forecasts": 100}
     with live(empty_redis, **busy) as service:
         # Registered while no retention was set.
         for name in names:

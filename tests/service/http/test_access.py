@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -27,6 +28,9 @@ CALLS = [
 ]
 
 
+NO_KEYS: list[Any] = [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer é".encode()}]
+
+
 def test_scopes(empty_redis: str) -> None:
     with live(empty_redis, api_keys=HASHED, host="127.0.0.1") as service:
         for method, path, scope in CALLS:
@@ -35,7 +39,7 @@ def test_scopes(empty_redis: str) -> None:
                     status = service.http.request(method, path, headers=headers).status_code
                     assert (status == 403) == (held not in (scope, "admin")), (method, path, held, status)
                     assert status != 401
-            for headers in ({}, {"x-api-key": "wrong"}, {"authorization": "Bearer é".encode()}):
+            for headers in NO_KEYS:
                 answer = service.http.request(method, path, headers=headers)
                 assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
         for path in ("/metrics", "/health/live", "/health/ready"):

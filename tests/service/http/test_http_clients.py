@@ -328,7 +328,7 @@ def test_a_service_without_keys_refuses_other_sites_everywhere(empty_redis: str)
             ):
                 answer = service.http.request(method, path, headers=bad, json={"published_at": T0})
                 assert answer.status_code == 403 and answer.json()["field"] in ("Host", "Origin")
-        with pytest.raises(InvalidStatus), connect(url, origin="https://evil.example"):  # type: ignore[arg-type]
+        with pytest.raises(InvalidStatus), connect(url, origin="https://evil.example"):  # type: ignore[call-overload]
             pass
         assert service.http.get("/videos/a", headers={"host": "m3tr.example.org"}).status_code == 200
         with connect(url) as made:

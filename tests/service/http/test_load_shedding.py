@@ -215,7 +215,7 @@ def test_a_client_over_its_share_gets_429(empty_redis: str) -> None:
 def test_shares_are_counted_by_key(empty_redis: str) -> None:
     keys = [f"predict:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("one", "two")]
     keys.append(f"admin:{hashlib.sha256(b'admin').hexdigest()}")
-    chosen = {"reads_in_flight": 4, "reads_waiting": 0, "client_share": 0.25, "forecast_reuse_ms": 0}
+    chosen: dict[str, Any] = {"reads_in_flight": 4, "reads_waiting": 0, "client_share": 0.25, "forecast_reuse_ms": 0}
     forecaster = SlowForecaster()
     with live(empty_redis, forecaster=forecaster, api_keys=keys, **chosen) as service, ThreadPoolExecutor(8) as pool:
         service.http.headers["x-api-key"] = "admin"

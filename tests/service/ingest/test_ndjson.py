@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -35,6 +36,10 @@ def service(empty_redis: str) -> Iterator[Live]:
 
 def views(service: Live) -> int:
     return service.http.get("/videos/v").json()["counts"].get("view", 0)
+
+
+def _views_are(service: Live, count: int) -> bool:
+    return views(service) == count
 
 
 def post(service: Live, content: Any, **headers: str) -> httpx.Response:
@@ -123,7 +128,7 @@ def test_a_slow_stream_is_accepted_and_a_silent_one_is_refused(service: Live) ->
     with connect(service) as connection:
         for i in range(6):
             send(connection, b"".join(line(ROWS * i + j) for j in range(ROWS)))
-            wait_until(lambda i=i: views(service) == ROWS * (i + 1))
+            wait_until(partial(_views_are, service, ROWS * (i + 1)))
             time.sleep(0.2)
         send(connection, line(9999)[:20])
         answer = connection.recv(10_000)

@@ -19,7 +19,7 @@ from service.store.snapshot import signed
 from service.store.store import Registration
 from service.times import iso
 from tests.conftest import Mini
-from tests.service.quality.test_scorer import Clock, World, answer, events, given, keep, with_world
+from tests.service.quality.world import Clock, World, answer, events, given, keep, with_world
 from tests.service.running import T0, Live, live, wait_until
 
 S, H = 1_000_000, HOUR_US

@@ -85,4 +85,4 @@ def test_last_bin_has_no_end_so_a_reading_of_today_is_no_outcome_of_the_past(mod
     seen = snapshot(mode, [(18 * year, 1000), (22 * year, 5000)], P0 + 22 * year)
     made = label(P0 + 19 * year + year // 2, 30 * DAY, 1000)
     found = outcome(made, seen, P0 + 22 * year, False)
-    assert found == "never" or found < 1100
+    assert found in ("never", *range(1100))

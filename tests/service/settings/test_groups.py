@@ -29,7 +29,7 @@ def test_no_validator_of_a_group_replaces_another() -> None:
 
 
 def test_lists_are_written_as_text() -> None:
-    settings = Settings(bundle=Path("b"), label_horizons_s="1, 3600", allowed_hosts="a.example b.example")  # type: ignore[arg-type]
+    settings = Settings(bundle=Path("b"), label_horizons_s="1, 3600", allowed_hosts="a.example b.example")
     assert settings.label_horizons_s == (1, 3600) and settings.allowed_hosts == ("a.example", "b.example")
 
 

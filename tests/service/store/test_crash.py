@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, fake_process: Starter)
             assert http.put(f"/videos/{producer.name}", json={"published_at": T0}).status_code == 200
     for kill in range(KILLS):
         for producer in producers:
-            producer.start(lambda url=process.url: url)
+            producer.start(partial(str, process.url))
         assert all(producer.news.wait(20) for producer in producers)
         # Half of the kills come right after an acknowledgement, the other half at any time.
         if kill % 2:

@@ -269,7 +269,7 @@ def follow(url: str, work: Callable[[ChangeSubscriber, Ear, redis.Redis], Any]) 
         changes.start()
         try:
             with redis.Redis.from_url(url) as client:
-                while changes._place is None:
+                while changes._position is None:
                     await asyncio.sleep(0.01)
                 await work(changes, ear, client)
         finally:
@@ -286,7 +286,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 def add(client: redis.Redis, *changes: tuple[str, int], **fields: str) -> None:
-    client.xadd(keys.CHANGES, {"videos": json.dumps(changes), **fields})
+    client.xadd(keys.CHANGES, {"videos": json.dumps(changes), **fields})  # type: ignore[dict-item]
 
 
 def test_changes_are_read_from_now_on_and_invalid_entries_are_skipped(empty_redis: str) -> None:
@@ -322,7 +322,7 @@ def test_trimmed_changes_are_reported_as_missed(empty_redis: str) -> None:
         add(client, ("a", 1))
         await until(lambda: ear.heard)
         client.client_kill_filter(_type="normal", skipme=True)
-        changes._place = "1-0"
+        changes._position = "1-0"
         add(client, ("b", 1))
         client.xtrim(keys.CHANGES, maxlen=1, approximate=False)
         await until(lambda: ear.misses)

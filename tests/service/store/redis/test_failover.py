@@ -320,7 +320,7 @@ def test_a_scan_covers_every_shard(shards: Cluster) -> None:
                 place, found = await link.scan("test", place, keys.EVERY_META, 50)
                 names += [keys.video_id_of(name) for name in found]
                 if not place:
-                    return names
+                    return names  # type: ignore[return-value]
         finally:
             await link.close()
 
