@@ -76,17 +76,17 @@ def test_growth_factor_is_the_mean_of_its_cell() -> None:
     growth = np.array([1.0, 2.0, 5.0, 7.0, 0.25, 0.75])
     pairs = Pairs(age, horizon, np.ones(6), growth)
     expected = [1.5, 1.5, 6, 6, 0.5, 0.5]
-    np.testing.assert_allclose(GrowthFactor(least=2).fit(pairs).predict(pairs), expected)
+    np.testing.assert_allclose(GrowthFactor(min_pairs=2).fit(pairs).predict(pairs), expected)
 
 
 def test_growth_factor_pools_thin_cells_with_their_neighbours() -> None:
     age = np.array([1.0] * 10 + [1.5] + [64.0] * 10) * HOUR
     growth = np.array([2.0] * 10 + [13.0] + [0.0] * 10)
     pairs = Pairs(age, np.full(21, HOUR), np.ones(21), growth)
-    found = GrowthFactor(per_octave=1, least=5).fit(pairs).predict(pairs)
+    found = GrowthFactor(per_octave=1, min_pairs=5).fit(pairs).predict(pairs)
     assert found[10] == pytest.approx(33 / 11), "one pair alone is pooled with the ten beside it, not the far ten"
     assert found[-1] == 0
-    assert GrowthFactor(least=10_000).fit(pairs).predict(pairs) == pytest.approx(np.full(21, growth.mean()))
+    assert GrowthFactor(min_pairs=10_000).fit(pairs).predict(pairs) == pytest.approx(np.full(21, growth.mean()))
 
 
 def test_growth_factor_beyond_its_range_uses_the_nearest_cell() -> None:
@@ -118,4 +118,4 @@ def test_arrays_of_pairs_must_have_the_same_length() -> None:
     with pytest.raises(ValueError, match="one length"):
         Pairs(np.ones(2), np.ones(2), np.ones(3), np.ones(2))
     with pytest.raises(ValueError, match="at least 1"):
-        GrowthFactor(least=0)
+        GrowthFactor(min_pairs=0)
