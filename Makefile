@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check clean install install-dev
+.PHONY: help demo test test-fast coverage lint check clean install install-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ demo: install ## set up, then simulate, train, serve and replay a live stream; p
 
 test: install-dev ## set up and run every test
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: install-dev ## run the tests that neither train nor kill nor wait
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+coverage: install-dev ## run every test and hold branch coverage of model and service to its gate
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
 
 lint: install-dev ## ruff, its formatter, and mypy
 	@$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Command line of the builder, ``m3tr-build``.
 
-Imports of a command stand inside it, so that help and completion stay fast. An error that the user can mend ends
-the command with one line on standard error and exit code 2.
+Each command imports what it needs when it runs, so that help and completion stay fast. An error that the user can fix ends the
+command with one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _TIMES: Final = "2026-06-01, 2026-06-01T12:30 or 2026-06-01T12:30:00+02:00; UTC 
 
 
 def parse_time(text: str) -> int:
-    """Microseconds since 1970 UTC of an ISO 8601 date or time; UTC when it names no zone.
+    """Parse an ISO 8601 date or time to microseconds since 1970 UTC; UTC is the default zone.
 
     Raises:
-        typer.BadParameter: it is neither.
+        typer.BadParameter: the text is neither.
     """
     try:
-        moment = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip())
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time; allowed: {_TIMES}") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    delta = time - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def parse_hours(option: str, text: str) -> list[float]:
-    """Hours > 0, separated by commas.
+    """Parse hours > 0, separated by commas.
 
     Raises:
-        typer.BadParameter: something else.
+        typer.BadParameter: the text is something else.
     """
     try:
         hours = [float(part) for part in text.split(",")]
@@ -59,12 +59,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Data set folder with videos.parquet and its rows.")]
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder that train wrote.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Folder of a data set, with videos.parquet and events or counters.")
+]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle that the command train wrote.")]
 AsOf = Annotated[int, typer.Option("--as-of", parser=parse_time, metavar="TIME", help=f"Use nothing later: {_TIMES}.")]
 GrowingBank = Annotated[
     bool,
-    typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as a service's does."),
+    typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as in a service."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 
@@ -82,7 +84,7 @@ def simulate(
 ) -> None:
     """Write a SYNTHETIC data set.
 
-    Engagement is a marked self-exciting process with power-law memory, and content moves it.
+    Engagement is a marked self-exciting process with power-law memory, influenced by the content.
     """
     from index_builder.simulation.simulate import DEFAULT_START_US
     from index_builder.simulation.simulate import simulate as run
@@ -94,9 +96,9 @@ def simulate(
 
 @app.command()
 def check(data: Data) -> None:
-    """Say what is wrong with a data set.
+    """Report what is wrong with a data set.
 
-    By file, column and row; the exit code is 1 if there are errors.
+    By file, column and row. The exit code is 1 if there are errors.
     """
     from index_builder.datasets.check import check_dataset
     from index_builder.datasets.findings import console, report
@@ -122,9 +124,9 @@ def train(
     """
     from index_builder.training.train import train as run
 
-    said = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
-    if said is not None:
-        typer.echo(said)
+    summary = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    if summary is not None:
+        typer.echo(summary)
 
 
 @app.command()
@@ -155,7 +157,8 @@ def forecast(
 ) -> None:
     """Forecast a file of queries.
 
-    Each from rows up to its own now only. One that cannot be answered gets no numbers, and is counted and named.
+    Each query is answered from rows up to its own "now". A query that cannot be answered gets no numbers; these are counted and the
+    reasons are printed.
     """
     from index_builder.bundles.forecast import forecast as run
 
@@ -167,28 +170,28 @@ def evaluate(
     bundle: Bundle,
     data: Data,
     published_from: Annotated[
-        int, typer.Option(parser=parse_time, metavar="TIME", help="Score videos published from here on.")
+        int, typer.Option(parser=parse_time, metavar="TIME", help="Score videos published from this time on.")
     ],
     published_before: Annotated[
-        int | None, typer.Option(parser=parse_time, metavar="TIME", help="... and before here. [default: the end]")
+        int | None, typer.Option(parser=parse_time, metavar="TIME", help="... and before this time. [default: the end]")
     ] = None,
     ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",
     horizons: Annotated[str, typer.Option(metavar="HOURS", help="Horizons to forecast.")] = "24,72,120",
-    out: Annotated[Path | None, typer.Option(help="File to write the table to as well.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
     boosting: Annotated[
-        bool, typer.Option("--boosting", help="Also against gradient boosting (LightGBM), which takes minutes.")
+        bool, typer.Option("--boosting", help="Compare with gradient boosting (LightGBM) too; this takes minutes.")
     ] = False,
     likelihood: Annotated[
-        bool, typer.Option("--likelihood", help="Also log-likelihoods, against simple point processes.")
+        bool, typer.Option("--likelihood", help="Compare log-likelihoods with simple point processes too.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="HTML file to write as well: tables, charts and examples, for people.")
+        Path | None, typer.Option(help="HTML file for a report with tables, charts and examples.")
     ] = None,
     growing_bank: GrowingBank = False,
 ) -> None:
-    """Score a bundle against simple baselines.
+    """Compare a bundle with simple baselines.
 
-    By age and horizon, on the videos of a data set that were published in a time.
+    Scores are by age and horizon, on the videos of a data set that were published in a given period.
     """
     from index_builder.evaluation.evaluate import evaluate as run
 
@@ -220,23 +223,25 @@ def replay(
     to: Annotated[
         int | None, typer.Option(parser=parse_time, metavar="TIME", help="Last row. [default: the end]")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Rows a second. [default: as fast as possible]")] = None,
-    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows a request, at most.")] = 1000,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Rows per second. [default: as fast as possible]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Largest number of rows in a request.")] = 1000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="Key with scope ingest.")
+        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="API key with the scope ingest.")
     ] = None,
 ) -> None:
     """Send a data set's rows to a running service.
 
-    In time order, each with an id: sending them again while the service remembers ids changes nothing. Videos that
-    have rows in that time, or are published in it, are registered first. Of a video that is older than --from the
-    service then knows later events only; counters carry the past in them.
+    Rows are sent in order of time, each with an id: sending them again while the service remembers the ids changes nothing. Videos that
+    have rows in the period, or are published in it, are registered first. Of a video published before --from the service then knows
+    only later events; counters already include the past.
     """
     from index_builder.replay.replay import replay as run
 
-    tally = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
-    typer.echo(str(tally))
-    if tally.rejected or tally.refused:
+    counts = run(data, url, from_us=from_, to_us=to, rate=rate, batch_rows=batch, api_key=api_key)
+    typer.echo(str(counts))
+    if counts.rejected or counts.refused:
         raise typer.Exit(1)
 
 
@@ -250,9 +255,10 @@ def export(
         Path | None, typer.Option(help="Data folder of a service with the embedded store; the service must be stopped.")
     ] = None,
 ) -> None:
-    """Write what a service has collected as a data set, to train on.
+    """Write what a service has collected as a data set to train on.
 
-    One row a bin of a video's age, which is what the store keeps. Rows for videos that are not registered are left out.
+    The store keeps one bin for each interval of a video's age, and each bin becomes one row. Rows for videos that are not registered are
+    left out.
     """
     from index_builder.datasets.export import export_store as run
 
@@ -264,13 +270,16 @@ def export(
     typer.echo(f"{out}: " + ", ".join(f"{n:,} rows in {name}" for name, n in made.rows.items()))
     for video_id, why in made.damaged.items():
         typer.echo(f"left out: video {video_id!r}, whose stored record cannot be read ({why})", err=True)
-    for kind, n in made.left_out.items():
-        typer.echo(f"left out: {n:,} counts of {kind!r}, which has no column in counters.parquet", err=True)
+    for name, n in made.left_out.items():
+        typer.echo(f"left out: {n:,} counts of {name!r}, which has no column in counters.parquet", err=True)
 
 
 @app.command()
 def demo(
-    dir: Annotated[Path, typer.Option(help="Folder for the demo's data, bundle and store; made anew.")] = Path("demo"),
+    dir: Annotated[
+        Path,
+        typer.Option(help="Folder for data, bundle and store; an earlier demo in it is replaced."),
+    ] = Path("demo"),
     videos: Annotated[int, typer.Option(min=100, help="Number of simulated videos.")] = 400,
     seed: Seed = 7,
     keep_serving: Annotated[
@@ -278,9 +287,9 @@ def demo(
         typer.Option("--keep-serving/--no-keep-serving", help="Serve until Ctrl-C. [default: in a terminal]"),
     ] = None,
 ) -> None:
-    """Run the whole of it on synthetic data.
+    """Run the whole workflow on synthetic data.
 
-    Simulate, train, index, serve, replay the last part as a live stream, and compare forecasts with what then happened.
+    Simulate, train, index, serve, replay the last part as a live stream, and compare the forecasts with what really happened.
     """
     from index_builder.demo import demo as run
 

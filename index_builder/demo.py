@@ -1,9 +1,9 @@
-"""The whole loop on synthetic data (command ``m3tr-build demo``).
+"""The whole workflow on synthetic data (command ``m3tr-build demo``).
 
     simulate -> train as of day 48 of 60 -> index -> serve -> replay the rest as a live stream -> forecast at cuts
 
-At each cut the replay stands still, the service is asked about videos published since the model was trained, and the
-stream goes on. What then happened is read from the data set, which the service never sees.
+At each cut the replay pauses and the service forecasts the videos published since the training. Then the stream continues. What
+really happened is read from the data set, which the service never sees.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from index_builder.bundles.index import index
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from index_builder.progress import progress
-from index_builder.replay.client import Client, ServiceError, iso
+from index_builder.replay.client import Client, ServiceError, iso8601
 from index_builder.replay.replay import Replay
 from index_builder.replay.service_process import serving
 from index_builder.simulation.simulate import DEFAULT_START_US, simulate
@@ -44,12 +44,12 @@ _MARKER: Final = ".m3tr-demo"
 _SHOWN: Final = 4
 _STEPS: Final = 6
 _WIDE: Final = 110
-"""Columns of a terminal from which on titles are shown."""
+"""Width of a terminal from which titles are shown, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One forecast and what then happened; counts are cumulative."""
+    """One forecast and the real outcome; counts are cumulative."""
 
     cut_us: int
     video: int
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def inside(self) -> bool:
-        """Whether the count that came lies within the 80 % interval, as shown: in whole counts."""
+        """Whether the real count is inside the 80 % interval, as shown: in whole counts."""
         return round(self.low) <= self.happened <= round(self.high)
 
     @property
@@ -76,14 +76,14 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
     """Run every step, print the comparison, and serve until interrupted if ``keep_serving``.
 
     Raises:
-        M3TRError: a step failed; the message says what is wrong.
+        M3TRError: a step failed; the message says why.
     """
     console = Console() if Console().is_terminal else Console(width=120)
     _prepare(folder)
     began = time.perf_counter()
     with _step(console, 1, f"simulate {videos} videos over {DAYS} days (synthetic data)"):
         simulate(folder / "data", videos=videos, seed=seed, days=DAYS)
-    with _step(console, 2, f"train on what was known on {iso(AS_OF_US)[:10]}"):
+    with _step(console, 2, f"train on what was known on {iso8601(AS_OF_US)[:10]}"):
         bundle, data_path = folder / "bundle", folder / "data"
         train(
             data_path, as_of_us=AS_OF_US, metric=METRIC, out=bundle, device="auto", epochs=None, seed=seed, config=None
@@ -96,9 +96,9 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
             served = running.enter_context(serving(bundle, folder / "store", folder / "serve.log"))
             client = running.enter_context(Client(served.url))
             console.print(f"      on {served.url}", highlight=False)
-        with _step(console, 5, "replay the rest as a live stream, and ask for forecasts on the way"):
-            cases, told = _live(data, client)
-        console.print(f"      {told}", highlight=False)
+        with _step(console, 5, "replay the rest as a live stream, and forecast on the way"):
+            cases, summary = _replay_with_forecasts(data, client)
+        console.print(f"      {summary}", highlight=False)
         with _step(console, 6, "compare"):
             _report(console, data, cases)
         console.print(f"all steps took {time.perf_counter() - began:.0f} s; everything is in {folder}", highlight=False)
@@ -122,7 +122,7 @@ def _step(console: Console, number: int, name: str) -> Iterator[None]:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, or empty one that an earlier demo made; nobody else's."""
+    """Create the folder, or empty it if an earlier demo made it; refuse any other folder with content."""
     marker = folder / _MARKER
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; allowed: a folder that is new, empty, or an earlier demo's")
@@ -137,46 +137,46 @@ def _prepare(folder: Path) -> None:
     marker.touch()
 
 
-def _live(data: DataSet, client: Client) -> tuple[list[Case], str]:
-    """Replay up to each cut, ask there, and go on to the end; the cases, and what was sent, in words."""
+def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], str]:
+    """Replay up to each cut, forecast there, and continue to the end; return the cases and a summary of what was sent."""
     alive = data.published_us >= AS_OF_US - round(LIFE_DAYS[1] * DAY_US)
     stream = Replay(data, client, videos=alive)
     cases: list[Case] = []
     sent = registered = 0
-    spent_s = asked_s = 0.0
+    spent_s = forecasts_s = 0.0
     with progress("replay", stream.remaining()) as bar:
         for cut_us in (*CUTS_US, None):
             start = time.perf_counter()
-            tally = stream.play(cut_us, bar=bar)
+            counts = stream.play(cut_us, bar=bar)
             spent_s += time.perf_counter() - start
-            sent, registered = sent + tally.sent, registered + tally.videos
-            if tally.rejected or tally.duplicate or tally.parked:
-                raise ServiceError(f"the service did not take every row: {tally}")
+            sent, registered = sent + counts.sent, registered + counts.videos
+            if counts.rejected or counts.duplicate or counts.parked:
+                raise ServiceError(f"the service did not accept every row: {counts}")
             if cut_us is not None:
                 start = time.perf_counter()
-                cases += _ask(data, client, cut_us)
-                asked_s += time.perf_counter() - start
+                cases += _forecasts_at(data, client, cut_us)
+                forecasts_s += time.perf_counter() - start
     rate = sent / max(spent_s, 1e-9)
     calls = len(cases) // len(HORIZONS_S)
-    told = f"{registered} videos and {sent:,} rows over HTTP at {rate:,.0f} rows/s; "
-    return cases, told + f"{calls} calls for forecasts, {1000 * asked_s / max(calls, 1):.1f} ms each"
+    summary = f"{registered} videos and {sent:,} rows over HTTP at {rate:,.0f} rows/s; "
+    return cases, summary + f"{calls} calls for forecasts, {1000 * forecasts_s / max(calls, 1):.1f} ms each"
 
 
-def _ask(data: DataSet, client: Client, cut_us: int) -> list[Case]:
-    """Forecasts at a cut of every video published since the model was trained."""
+def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
+    """Forecasts at a cut for every video published since the training."""
     fresh = np.flatnonzero((data.published_us >= AS_OF_US) & (data.published_us <= cut_us))
     targets = [cut_us + horizon_s * SECOND_US for horizon_s in HORIZONS_S]
     now, *later = (_counts(data, time_us) for time_us in (cut_us, *targets))
     cases = []
     for video in fresh:
-        answer = client.forecast(data.videos[video].video_id, cut_us, HORIZONS_S)
-        if answer["value_now"] != now[video]:
+        response = client.forecast(data.videos[video].video_id, cut_us, HORIZONS_S)
+        if response["value_now"] != now[video]:
             raise ServiceError(
-                f"video {data.videos[video].video_id} at {iso(cut_us)}: the service counts {answer['value_now']:g} "
+                f"video {data.videos[video].video_id} at {iso8601(cut_us)}: the service counts {response['value_now']:g} "
                 f"{METRIC}, the rows say {now[video]}"
             )
         age_h = (cut_us - data.published_us[video]) / HOUR_US
-        for made, count in zip(answer["forecasts"], later, strict=True):
+        for made, count in zip(response["forecasts"], later, strict=True):
             low, middle, high = (float(made[name]) for name in ("q0.1", "q0.5", "q0.9"))
             horizon_s, happened = int(made["horizon_s"]), int(count[video])
             cases.append(Case(cut_us, int(video), age_h, float(now[video]), horizon_s, low, middle, high, happened))
@@ -192,14 +192,14 @@ def _counts(data: DataSet, until_us: int) -> NDArray[np.int64]:
 
 
 def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
-    """A table of a handful of videos a cut, and a summary of all."""
+    """Print a table of a few videos at each cut, and a summary of all."""
     if not cases:
-        raise DataError("videos: too few, none was published between the training and the cuts; use more")
+        raise DataError("videos: too few; none was published between the training and the cuts; use more")
     for cut_us in CUTS_US:
         asked = [case for case in cases if case.cut_us == cut_us]
         known = sorted({case.video for case in asked if case.now > 0}) or sorted({case.video for case in asked})
-        shown = {known[round(place)] for place in np.linspace(0, len(known) - 1, _SHOWN)} if known else set()
-        title = f"asked at {iso(cut_us)[:16].replace('T', ' ')} UTC, {METRIC} now and later"
+        shown = {known[round(at)] for at in np.linspace(0, len(known) - 1, _SHOWN)} if known else set()
+        title = f"forecast at {iso8601(cut_us)[:16].replace('T', ' ')} UTC, {METRIC} now and later"
         console.print(_table(title, data, [case for case in asked if case.video in shown], console.width >= _WIDE))
     happened = np.log2(1 + np.array([case.happened for case in cases]))
     model = np.abs(np.log2(1 + np.array([case.middle for case in cases])) - happened).mean()

@@ -1,9 +1,9 @@
-"""Progress of a long step: a bar in a terminal, a plain line every few seconds elsewhere.
+"""Progress of a long step: a bar in a terminal, otherwise a plain line every few seconds.
 
     with progress("train", total=1200) as bar:
         bar.advance(1, note="loss 0.12")
 
-Everything goes to standard error, so that a command's output stays clean.
+Everything is printed to standard error, so that a command's output stays clean.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rich.progress import (
 )
 
 PLAIN_EVERY_S: Final = 5.0
-"""Least time between two plain lines, seconds."""
+"""Shortest time between two plain lines, seconds."""
 
 
 class Bar(Protocol):
-    """What a running step reports to."""
+    """Receives the progress of a running step."""
 
     def advance(self, steps: float = 1, *, note: str | None = None) -> None:
         """Add finished steps; a note replaces the one before."""
@@ -38,7 +38,7 @@ class Bar(Protocol):
 
 @contextmanager
 def progress(name: str, total: float | None = None) -> Iterator[Bar]:
-    """Show the progress of ``name`` until the block ends; ``total`` steps, None where it is not known."""
+    """Show the progress of ``name`` until the block ends; ``total`` is the number of steps, None if unknown."""
     if not sys.stderr.isatty():
         lines = _Lines(name, total)
         yield lines

@@ -1,6 +1,6 @@
 """The core of M3TR Online: from a video and its histogram to a forecast.
 
-Imports neither the service nor the builder.
+It imports neither the service nor the builder.
 """
 
 from model.kernel_cache import choose

@@ -1,4 +1,4 @@
-"""Which parts of the method a bundle has: all of them, or all but some for an ablation."""
+"""Which parts of the method a bundle uses: all of them, or fewer for an ablation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What is switched on: ``mhp`` state, similarity by ``trajectory``, ``retrieval``, ``content``, and ``cascade`` for events."""
+    """The parts that are switched on: ``mhp`` state, ``trajectory`` similarity, ``retrieval``, ``content``, and ``cascade`` for events."""
 
     mhp: bool = True
     trajectory: bool = True
@@ -18,26 +18,26 @@ class Ablation:
 
     @property
     def by_content(self) -> bool:
-        """Whether neighbours are looked for by content."""
+        """Whether neighbours are searched by content."""
         return self.retrieval and self.content
 
     @property
     def by_trajectory(self) -> bool:
-        """Whether neighbours are looked for by trajectory, which is the state's."""
+        """Whether neighbours are searched by trajectory, which needs the state."""
         return self.retrieval and self.trajectory and self.mhp
 
     @property
     def neighbours(self) -> bool:
-        """Whether neighbours are looked for at all."""
+        """Whether neighbours are searched at all."""
         return self.by_content or self.by_trajectory
 
     @property
     def fixed_weight(self) -> float | None:
-        """The weight of content similarity where there is nothing to weigh; None where both similarities count."""
+        """The weight of content similarity if only one similarity is used; None if both are."""
         if self.by_content and self.by_trajectory:
             return None
         return 0.0 if self.by_trajectory else 1.0
 
 
 WHOLE: Final = Ablation()
-"""Nothing switched off."""
+"""All parts are switched on."""

@@ -1,14 +1,14 @@
-"""A bundle: everything a forecast needs, in one folder, checked byte by byte when it is loaded.
+"""A bundle: everything a forecast needs, in one folder. Every byte is verified when it is loaded.
 
     manifest.json         what the bundle is, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, constants of the cascade, training range, rates
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants, training range, rates
     content.onnx          text and metadata -> content vector
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
     report.html           the evaluation, for people
-    bank/                 past videos; data that grows, so not part of the bundle's version
+    bank/                 past videos; it grows, so it is not part of the bundle's version
 
-The version is the hash of the manifest, so two bundles that differ in a byte differ in version. No pickle anywhere.
+The version is the hash of the manifest, so bundles that differ in one byte have different versions. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself.
+    """The description of a bundle.
 
-    ``version`` hex SHA-256 of the manifest's content; ``content_weight`` w of the combined similarity; ``neighbours`` K;
-    ``training`` window, data fingerprint and settings; ``evaluation`` the table of the last window before as-of; ``parts``
-    which of the method is switched on.
+    ``version`` is the hex SHA-256 of the manifest's content; ``content_weight`` the w of the combined similarity; ``neighbours`` K;
+    ``training`` the window, data fingerprint and settings; ``evaluation`` the table of scores on the last window before as-of; ``parts``
+    the parts of the method that are switched on.
     """
 
     version: str
@@ -61,12 +61,12 @@ class Manifest:
 
     @property
     def metric(self) -> str:
-        """What is forecast: a counter column, an event type, or total."""
+        """The forecast metric: a counter column, an event type, or total."""
         return self.schema.metric
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Engagement types the model reads."""
+        """The engagement types that the model reads."""
         return self.schema.types
 
     @property
@@ -99,7 +99,7 @@ def _version(body: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
-    """Seal a folder that holds FILES: hash them, write the manifest (its ``version`` is computed) and return the version."""
+    """Complete a folder that holds FILES: hash them, write the manifest with its computed ``version``, and return the version."""
     schema, shape = manifest.schema, manifest.shape
     body: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -131,7 +131,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: a file is missing or altered, the format is another, or a type is called like a word of ours.
+        BundleError: a file is missing or altered, the format is not supported, or an engagement type has a reserved name.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -1,18 +1,18 @@
 """The expected growth of a self-exciting cascade, after SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
 
-Event i with reach r_i is followed by children at the rate p(t) m_i phi(t - t_i):
+Event i with reach r_i triggers children at the rate p(t) m_i phi(t - t_i):
 
     phi(s)  = (theta / c) (1 + s / c)^-(1 + theta)                      Omori kernel, integral 1
     m_i     = ((1 + r_i) / typical)^beta;  the post itself: M (1 + followers)^b
     p(t)    = p a(t) h(t),   a = (1 + t / 1 h)^-kappa exp(-t / tau),   h = exp of two harmonics of the hour of day
 
-A cascade's infectiousness is what it was per unit of expected excitation, shrunk as by a gamma prior: p = (A + sum w n) / (B + sum w E)
-over the bins up to ``now``, once with weights w = (t / now)^w1 and once with two powers more, for the recent past. Its
-trend goes on: p = p_recent (p_recent / p_whole)^eta. What follows is the expectation with all generations, and not only
-the children of what was seen: x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
-As in SEISMIC, training cascades correct it: growth is regressed on the forecast, the count, age and horizon.
+A cascade's infectiousness is its count per unit of expected excitation, shrunk by a gamma prior: p = (A + sum w n) / (B + sum w E) over
+the bins up to ``now``. It is computed with weights w = (t / now)^w1, and with the exponent w1 + 2 for the recent past. The trend
+continues: p = p_recent (p_recent / p_whole)^eta. The expectation includes all generations, not only the children of observed events:
+x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
+As in SEISMIC, it is corrected with training cascades: growth is regressed on the expected growth, the count, age and horizon.
 
-``index_builder.cascade.fit`` fits the constants. To the forecast head the corrected expectation is one more ramp, and a few numbers.
+``index_builder.cascade.fit`` fits the constants. The forecast head uses the corrected expectation as one more ramp and as a few features.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from model.growth.curve_kernels import growth_horizons_us
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
 
 RATIO: Final = 1 / 12
-"""Width of a bin of the expectation by its age."""
+"""Width of a bin of the expectation relative to its age."""
 NARROWEST_S: Final = 20.0
+"""Smallest width of a bin, seconds."""
 CONSTANTS: Final = (
     "log_c",
     "theta",
@@ -56,34 +57,36 @@ CONSTANTS: Final = (
     "usual_followers",
     "usual_mark",
 )
-"""The process's constants in the order of ``Cascade.constants``; the last three are means of the training cascades."""
+"""The constants in the order of ``Cascade.constants``; the last three are means of the training cascades."""
 N_TERMS: Final = 9
+"""Terms of the correction; see ``terms``."""
 N_CASCADE: Final = 10
-"""Numbers of a cascade for the head: growth at each of ``growth_horizons_us``, log infectiousness and its trend."""
+"""Features of a cascade for the head: growth at each of ``growth_horizons_us``, log infectiousness and its trend."""
 DAY_S: Final = 86_400.0
 TREND_LIMIT: Final = 2.0
-MOST: Final = 1e7
-MOST_BRANCHING: Final = 0.98
-"""Children of an event, at most, that are expected after now. A cascade whose branching ratio was one or more grows without end
-if it goes on; no cascade does, so the excess is not extrapolated."""
+MAX_COUNT: Final = 1e7
+"""Largest count expected in one bin."""
+MAX_BRANCHING: Final = 0.98
+"""Largest number of children of an event that is expected after now. With a branching ratio of one or more a cascade would grow
+without end. No cascade does, so a larger past ratio is not extrapolated."""
 
 
 def bin_edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
-    """Bin edges (B + 1,) s from 0 over ``age_s`` to ``age_s + horizon_s``, and how many bins are past."""
-    edges = np.empty(_most_bins(age_s, horizon_s))
-    past = _between(0.0, age_s, edges, 0)
-    stop = _between(age_s, age_s + horizon_s, edges, past)
+    """Bin edges (B + 1,) in seconds, from 0 over ``age_s`` to ``age_s + horizon_s``, and the number of bins in the past."""
+    edges = np.empty(_max_bins(age_s, horizon_s))
+    past = _write_edges(0.0, age_s, edges, 0)
+    stop = _write_edges(age_s, age_s + horizon_s, edges, past)
     return edges[: stop + 1].copy(), past
 
 
 @numba.njit(cache=True, nogil=True)
-def _most_bins(age_s, horizon_s):  # type: ignore[no-untyped-def]
+def _max_bins(age_s, horizon_s):  # type: ignore[no-untyped-def]
     return int(1 / RATIO + np.log1p(age_s + horizon_s) / np.log1p(RATIO)) + 4
 
 
 @numba.njit(cache=True, nogil=True)
-def _between(low, high, edges, at):  # type: ignore[no-untyped-def]
-    """Write edges from ``low`` to ``high`` from place ``at`` on; returns the place of the last."""
+def _write_edges(low, high, edges, at):  # type: ignore[no-untyped-def]
+    """Write edges from ``low`` to ``high`` into ``edges``, from index ``at`` on; return the index of the last one."""
     edges[at] = low
     while edges[at] < high:
         edges[at + 1] = edges[at] + max(NARROWEST_S, edges[at] * RATIO)
@@ -94,7 +97,7 @@ def _between(low, high, edges, at):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
-    """Mean of the cosine, or sine, of a period over an interval."""
+    """Mean of the cosine (or sine) of a period over an interval."""
     w = 2 * np.pi / period_s
     if sine:
         return (np.cos(w * low) - np.cos(w * high)) / (w * (high - low))
@@ -103,7 +106,7 @@ def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks):  # type: ignore[no-untyped-def]
-    """Add tokens to the bins of the past, evenly over their intervals; returns how much engagement they are."""
+    """Spread tokens evenly over the past bins that their intervals cover; return the total engagement."""
     now, first = 0.0, 0
     for i in range(len(number)):
         if number[i] <= 0:
@@ -126,7 +129,7 @@ def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks
 
 @numba.njit(cache=True, nogil=True)
 def _twice_integrated(edges, bins, c, theta):  # type: ignore[no-untyped-def]
-    """The kernel integrated twice, from each edge to each later one, (bins + 1, bins + 1)."""
+    """The kernel integrated twice, from each edge to each later edge: (bins + 1, bins + 1)."""
     twice = np.zeros((bins + 1, bins + 1))
     for i in range(bins + 1):
         for j in range(i):
@@ -137,7 +140,7 @@ def _twice_integrated(edges, bins, c, theta):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _expect(  # type: ignore[no-untyped-def]
-    offsets, interval_s, number, reach, age_s, followers, published_s, constants, correction, grid, out, numbers
+    offsets, interval_s, number, reach, age_s, followers, published_s, constants, correction, grid, out, process
 ):
     (
         log_c,
@@ -171,9 +174,9 @@ def _expect(  # type: ignore[no-untyped-def]
     last = len(grid) - 1
     for s in range(len(age_s)):
         age = age_s[s]
-        edges = np.empty(_most_bins(age, grid[last]))
-        past = _between(0.0, age, edges, 0)
-        bins = _between(age, age + grid[last], edges, past)
+        edges = np.empty(_max_bins(age, grid[last]))
+        past = _write_edges(0.0, age, edges, 0)
+        bins = _write_edges(age, age + grid[last], edges, past)
         counts, marks = np.zeros(max(past, 1)), np.zeros(max(past, 1))
         now = _spread(
             interval_s[offsets[s] : offsets[s + 1]],
@@ -210,12 +213,12 @@ def _expect(  # type: ignore[no-untyped-def]
             excitation[j] = total
         seen, expected, seen_late, expected_late, marked = 0.0, 0.0, 0.0, 0.0, 0.0
         for j in range(past):
-            place = (edges[j] + edges[j + 1]) / (2 * age)
-            weight = place**power
+            position = (edges[j] + edges[j + 1]) / (2 * age)
+            weight = position**power
             seen += weight * counts[j]
             expected += weight * excitation[j] * pace[j]
-            seen_late += weight * place**2 * counts[j]
-            expected_late += weight * place**2 * excitation[j] * pace[j]
+            seen_late += weight * position**2 * counts[j]
+            expected_late += weight * position**2 * excitation[j] * pace[j]
             marked += marks[j]
         whole = (prior + seen) / (prior_rate + expected)
         recent = (prior + seen_late) / (prior_rate + expected_late)
@@ -228,12 +231,12 @@ def _expect(  # type: ignore[no-untyped-def]
         level, age_term = np.log2(1 + now), np.log2(1 + age)
         highest = 0.0
         for j in range(past, bins):
-            rate = min(infectious * pace[j], MOST_BRANCHING / mark)
+            rate = min(infectious * pace[j], MAX_BRANCHING / mark)
             total = excitation[j]
             for i in range(past, j):
                 total += mark * future[i - past] * _share(twice, edges, i, j)
             own = 1 - rate * mark * _share(twice, edges, j, j)
-            future[j - past] = min(max(rate * total / own, 0.0), MOST)
+            future[j - past] = min(max(rate * total / own, 0.0), MAX_COUNT)
             while at <= last and (age + grid[at] <= edges[j + 1] or j == bins - 1):
                 part = min(max((age + grid[at] - edges[j]) / (edges[j + 1] - edges[j]), 0.0), 1.0)
                 growth = np.log2((1 + now + grown + part * future[j - past]) / (1 + now))
@@ -253,12 +256,12 @@ def _expect(  # type: ignore[no-untyped-def]
                 out[s, at] = highest
                 at += 1
             grown += future[j - past]
-        numbers[s, 0], numbers[s, 1] = np.log2(infectious), turn
+        process[s, 0], process[s, 1] = np.log2(infectious), turn
 
 
 @numba.njit(cache=True, nogil=True)
 def _share(twice, edges, i, j):  # type: ignore[no-untyped-def]
-    """Share of the children of an event, uniform in bin i, that fall into bin j >= i."""
+    """Share of an event's children that fall into bin j >= i, for an event uniformly distributed in bin i."""
     inside = twice[j + 1, i] - twice[j, i] - twice[j + 1, i + 1]
     if j > i:
         inside += twice[j, i + 1]
@@ -271,17 +274,17 @@ def terms(
     horizon_s: NDArray[np.float64],
     age_s: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """What a forecast ``growth`` (Q,), log2 units, is corrected by: (Q, N_TERMS) float64."""
+    """The regressors that correct an expected ``growth`` (Q,) in log2 units: (Q, N_TERMS) float64."""
     v, h, a = (np.log2(1 + x) for x in (value_now, horizon_s, age_s))
     return np.stack([np.ones_like(growth), growth, growth**2, v, h, a, growth * v, growth * h, growth * a], axis=1)
 
 
 UNCORRECTED: Final = np.eye(1, N_TERMS, 1)[0]
-"""The correction that leaves a growth as it is."""
+"""The correction that does not change the growth."""
 
 
 def followers_of(videos: Sequence[Video]) -> NDArray[np.float64]:
-    """The creators' followers (V,), 0 where unknown."""
+    """The followers of the videos' creators (V,), 0 if unknown."""
     return np.array([video.creator_followers or 0.0 for video in videos], dtype=np.float64)
 
 
@@ -293,8 +296,8 @@ class Cascade:
     correction: NDArray[np.float64]
     max_horizon_s: float
 
-    def numbers(self, growth: NDArray[np.float32], process: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the head reads (S, N_CASCADE) float32 of a ``growth`` on its grid (S, N_GRID + 1), and the ``process`` (S, 2)."""
+    def features(self, growth: NDArray[np.float32], process: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features for the head (S, N_CASCADE) float32, from a ``growth`` on its grid (S, N_GRID + 1) and the ``process`` (S, 2)."""
         horizon_s = growth_horizons_us(round(self.max_horizon_s * SECOND_US)) / SECOND_US
         at = on_grid_at(growth, np.broadcast_to(horizon_s, (len(growth), len(horizon_s))), self.max_horizon_s)
         return np.concatenate([at, process], axis=1).astype(np.float32)
@@ -307,12 +310,15 @@ class Cascade:
         followers: NDArray[np.float64],
         published_s: NDArray[np.float64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Expected growth of S cascades, (S, N_GRID + 1) float32 log2 units on the head's grid, never falling, and their numbers.
+        """Expected growth of S cascades, and the state of each process.
 
-        ``age_s`` (S,) at now; ``metric`` the types that count; ``followers`` (S,) of the creators, 0 where unknown;
-        ``published_s`` (S,) UTC. The numbers (S, 2) float32: log2 infectiousness, and the log of how it changed of late.
+        ``age_s`` (S,) at now; ``metric`` the types that count; ``followers`` (S,) of the creators, 0 if unknown; ``published_s`` (S,) UTC.
+
+        Returns:
+            The growth (S, N_GRID + 1) float32 in log2 units on the head's grid, never falling; and (S, 2) float32: log2 infectiousness, and
+            the log of its recent change.
         """
-        out, numbers = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
+        out, process = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))
         _expect(
             tokens.offsets,
@@ -326,6 +332,6 @@ class Cascade:
             self.correction,
             grid_s(self.max_horizon_s),
             out,
-            numbers,
+            process,
         )
-        return out.astype(np.float32), numbers.astype(np.float32)
+        return out.astype(np.float32), process.astype(np.float32)

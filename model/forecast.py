@@ -1,4 +1,4 @@
-"""The question and the answer as plain data."""
+"""A forecast request and its answer, as plain data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from model.engagement.video import Video
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question. ``client`` says whose video it is: intervals may follow each client's own outcomes (see ``adapt``).
+    """A request for one video's forecast.
 
-    ``history`` must hold nothing later than ``now_us``; horizons are microseconds after now, each in
-    (0, max_horizon_us].
+    ``history`` must hold nothing later than ``now_us``. Horizons are microseconds after now, each in (0, max_horizon_us]. ``client`` is
+    the owner of the video: intervals may follow each client's own outcomes (see ``Forecaster.adapt``).
     """
 
     video: Video
@@ -28,10 +28,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A past video like this one.
+    """A similar past video.
 
-    Similarities are cosines (None: no such vector); ``growth`` maps a horizon (us) to the factor its count grew by
-    from the same age on, None where not known yet.
+    Similarities are cosines (None: no such vector). ``growth`` maps a horizon (us) to the factor by which its count grew from the same age
+    on, None if that is not known yet.
     """
 
     video_id: str
@@ -43,11 +43,12 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The answer.
+    """The forecast of one video.
 
-    ``quantiles`` (H, 3) float64, cumulative counts of ``metric`` at q0.1, q0.5, q0.9 of each horizon; ``counts`` now by type;
-    ``intensity`` expected engagements of the next hour by type (see ``model.rates``); ``state_age_s`` seconds since
-    the newest engagement, the video's age without any; ``degraded`` names what was missing.
+    ``quantiles`` (H, 3) float64 are cumulative counts of ``metric`` at q0.1, q0.5, q0.9 for each horizon; ``counts`` the current counts by
+    type; ``intensity`` the expected engagements in the next hour by type (see ``model.rates``); ``state_age_s`` the seconds since the
+    newest engagement, or the video's age if there is none; ``degraded`` names what was not available; ``extrapolated`` names what lies
+    outside the training range (see ``Support.extrapolated``).
     """
 
     now_us: int

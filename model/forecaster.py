@@ -1,9 +1,8 @@
-"""From a video and its history to a forecast: the one path that the service and the builder both take."""
+"""From a video and its history to a forecast. The service and the builder both use this one path."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
-from model.bank.neighbours import N_NEIGHBOUR, Ranked, _factors, fill_features, rank
+from model.bank.neighbours import Ranked, explain, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
 from model.cascade import Cascade, followers_of
 from model.content.ngrams import bag_mean, video_bags
@@ -24,28 +23,31 @@ from model.engagement.cells import cells_of
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.features.creator import N_CREATOR, N_GROWTH, creator_features
 from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
-from model.forecast import Forecast, Neighbour, Request
-from model.growth.curve_kernels import N_CURVE, age_bucket, growth_horizons_us
+from model.forecast import Forecast, Request
+from model.growth.curve_kernels import age_bucket, growth_horizons_us
+from model.head_inputs import HeadInputs
+from model.lru_cache import LRUCache
 from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
 from model.quantiles.head import counts_at, grid_growth, growth_at, on_grid_at
 from model.quantiles.support import Support
-from model.rates import HOUR_S, Moments, Rates, in_next_hour, slope_horizon_s, waves
+from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CONTENT_CACHE: Final = 20_000
+"""Videos whose content vectors are cached."""
 _BATCH: Final = 256
+"""Requests computed together."""
 
 
 def check_request(manifest: Manifest, request: Request) -> None:
-    """Refuse what cannot be answered.
+    """Refuse a request that cannot be answered.
 
     Raises:
         DataError: now before publication, or a horizon outside (0, max_horizon_us].
@@ -63,7 +65,7 @@ def check_request(manifest: Manifest, request: Request) -> None:
 
 
 class Forecaster:
-    """A loaded bundle, ready to answer; thread-safe, one batch at a time."""
+    """A loaded bundle that makes forecasts. Thread-safe; it computes one batch at a time."""
 
     def __init__(
         self,
@@ -74,14 +76,13 @@ class Forecaster:
         encoder_workers: int = 2,
         encoder: SentenceEncoder | None = None,
     ) -> None:
-        """``encoder``: one that another forecaster has loaded, to be shared."""
+        """``encoder``: the encoder of another forecaster, to share it."""
         self.manifest = bundle.manifest
         self.bank = bank
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._weights = bundle.weights
-        self._pace = bundle.weights["pace"]
         self._cascade: Cascade | None = None
         if "cascade.constants" in bundle.weights:
             self._cascade = Cascade(
@@ -98,17 +99,18 @@ class Forecaster:
         self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self._metric = metric_types(self.manifest.metric, self.manifest.types)
-        self._growth_us = growth_horizons_us(self.manifest.max_horizon_us)
-        self._contents: OrderedDict[Video, NDArray[np.float32]] = OrderedDict()
+        growth_us = growth_horizons_us(self.manifest.max_horizon_us)
+        self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, bundle.weights["pace"])
+        self._contents: LRUCache[Video, NDArray[np.float32]] = LRUCache(_CONTENT_CACHE)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
 
     @classmethod
     def load(cls, bundle: Path, *, bank: Bank | None = None, device: str = "auto") -> Forecaster:
-        """Load and verify a bundle; without ``bank`` its own embedded one is opened.
+        """Load and verify a bundle; without ``bank`` the bundle's own embedded bank is opened.
 
         Raises:
-            BundleError: the bundle is damaged or of another format.
+            BundleError: the bundle is damaged or has another format.
             BankError: its bank cannot be opened.
         """
         loaded = load_bundle(bundle)
@@ -126,7 +128,7 @@ class Forecaster:
     ) -> None:
         """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it.
 
-        ``by_client``: what stands in their place for the videos of a client.
+        ``by_client`` holds the factors of single clients, which replace ``factors`` for their videos.
         """
         self._calibration = self._bundled if factors is None else self._bundled.times(factors)
         self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
@@ -143,28 +145,29 @@ class Forecaster:
         stage: Callable[[str, float], None] | None = None,
         explain: bool = True,
     ) -> list[Forecast]:
-        """Answer every request, in order.
+        """Forecast every request, in order.
 
         Args:
-            requests: any number.
-            pool: states kept from earlier calls, by video_id; without it every state is computed anew.
-            stage: told (name, seconds) for "content", "state", "bank" and "head".
-            explain: whether answers name the neighbours they were made from.
+            requests: any number of requests.
+            pool: states of earlier calls, by video_id; without it every state is recomputed.
+            stage: called with (name, seconds) after each of "content", "state", "bank" and "head".
+            explain: whether forecasts name their neighbours.
 
         Raises:
-            DataError: a request that cannot be answered; nothing was computed.
+            DataError: a request cannot be answered; nothing is computed then.
         """
         for request in requests:
             check_request(self.manifest, request)
-        answers: list[Forecast] = []
+        forecasts: list[Forecast] = []
         with self._lock:
             for start in range(0, len(requests), _BATCH):
-                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
-        return answers
+                forecasts += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
+        return forecasts
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Content vectors (N, content_dim) float32, cached by the video's metadata; ``sentence`` (N, 384) where already encoded."""
-        new = [v for v in dict.fromkeys(videos) if v not in self._contents]
+        """Content vectors (N, content_dim) float32, cached by metadata; ``sentence`` (N, 384) are the encoded texts, if already known."""
+        found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
+        new = [video for video, vector in found.items() if vector is None]
         if new:
             if sentence is None:
                 encoded = self.encoder.encode([text_of(video) for video in new])
@@ -184,11 +187,10 @@ class Forecaster:
                     "static": static,
                 }
             )
-            self._contents.update(zip(new, vectors, strict=True))
-        out = np.stack([self._contents[v] for v in videos])
-        while len(self._contents) > _CONTENT_CACHE:
-            self._contents.popitem(last=False)
-        return out
+            for video, vector in zip(new, vectors, strict=True):
+                found[video] = vector
+                self._contents.put(video, vector)
+        return np.stack([vector for video in videos if (vector := found[video]) is not None])
 
     def tokens(self, requests: Sequence[Request]) -> Tokens:
         """Tokens of every request's history as of its ``now``."""
@@ -200,7 +202,7 @@ class Forecaster:
         )
 
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if they do not count."""
+        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if the bundle does not use them."""
         if not self.manifest.parts.by_trajectory:
             return np.zeros_like(hidden)
         return hidden - self._weights["trajectory_centre"]
@@ -222,9 +224,11 @@ class Forecaster:
             age_s = ages_us / SECOND_US
             summary = summaries(tokens, age_s, self._metric)
             extrapolated = self._extrapolated(requests, age_s, summary, cold)
-            expected, numbers = self._expected(requests, tokens, age_s, values)
-            summary = np.concatenate([self._support.within(age_s, summary, cold), numbers], axis=1)
-            coefficients = self._coefficients(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            expected, cascade_features = self._expected(requests, tokens, age_s, values)
+            summary = np.concatenate([self._support.within(age_s, summary, cold), cascade_features], axis=1)
+            coefficients = self._head(
+                self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            )
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             growth = self._support.bound(
@@ -236,7 +240,7 @@ class Forecaster:
             )
             rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
         return [
-            self._answer(
+            self._forecast_of(
                 r,
                 tokens.totals[i],
                 values[i],
@@ -259,6 +263,7 @@ class Forecaster:
         ages_us: NDArray[np.int64],
         cold: NDArray[np.bool_],
     ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:
+        """The ranked neighbours of each request, the past videos by creator, and ["bank"] if the bank failed."""
         trajectory = self.trajectory(hidden)
         buckets = age_bucket(ages_us)
         k = self.manifest.neighbours
@@ -278,12 +283,13 @@ class Forecaster:
     def _stretch(
         self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
+        """The stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2), by client."""
         max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
         for client in others:
-            its = np.array([name == client for name in clients])
-            stretch[its] = by_client.get(client, self._calibration).on_grid(age_s[its], cold[its], max_horizon_s)
+            own = np.array([name == client for name in clients])
+            stretch[own] = by_client.get(client, self._calibration).on_grid(age_s[own], cold[own], max_horizon_s)
         return stretch
 
     def _extrapolated(
@@ -293,15 +299,16 @@ class Forecaster:
         summary: NDArray[np.float32],
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
+        """What lies outside the training range, for each request; see ``Support.extrapolated``."""
         observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
         return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
 
     def _expected(
         self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
-        """What a cascade expects of each request on the head's grid, and its numbers; without a cascade 0, and none.
+        """The growth that a cascade expects for each request on the head's grid, and its features for the head; 0 and none without one.
 
-        It expects no more than the largest growth that training saw.
+        The growth is at most the largest growth seen in training.
         """
         if self._cascade is None:
             return 0.0, np.zeros((len(requests), 0), np.float32)
@@ -309,7 +316,7 @@ class Forecaster:
         published_s = np.array([v.published_us for v in videos], dtype=np.float64) / SECOND_US
         growth, process = self._cascade.growth(tokens, age_s, self._metric, followers_of(videos), published_s)
         growth = np.minimum(growth, self._support.largest(age_s, values))
-        return growth, self._cascade.numbers(growth, process)
+        return growth, self._cascade.features(growth, process)
 
     def _next_hour(
         self,
@@ -329,90 +336,10 @@ class Forecaster:
         slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
         now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
         return self._rates.expected(
-            Moments(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
+            RateInputs(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
         )
 
-    def _coefficients(
-        self,
-        requests: Sequence[Request],
-        tokens: Tokens,
-        hidden: NDArray[np.float32],
-        content: NDArray[np.float32],
-        summary: NDArray[np.float32],
-        ages_us: NDArray[np.int64],
-        values: NDArray[np.float64],
-        ranked: list[list[Ranked]],
-        past: dict[str, list[PastVideo]],
-    ) -> NDArray[np.float32]:
-        n, k = len(requests), self.manifest.neighbours
-        last = np.zeros_like(tokens.read_features)
-        some = tokens.offsets[1:] > tokens.offsets[:-1]
-        last[some] = tokens.features[tokens.offsets[1:][some] - 1]
-        creator = np.zeros((n, N_CREATOR), dtype=np.float32)
-        neighbours, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
-        scratch = np.empty(N_GROWTH + 1)
-        for i, request in enumerate(requests):
-            others = [p for p in past.get(request.video.creator_id or "", []) if p.video_id != request.video.video_id]
-            self._fill_creator(request, others, int(ages_us[i]), creator[i])
-            level = np.log2(1 + values[i])
-            for j, item in enumerate(ranked[i]):
-                c = item.candidate
-                cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
-                same = c.creator_id is not None and c.creator_id == request.video.creator_id
-                fill_features(
-                    c.curve.ages_us,
-                    c.curve.values,
-                    len(c.curve.ages_us),
-                    ages_us[i],
-                    self._growth_us,
-                    level,
-                    cosines,
-                    item.similarity,
-                    same,
-                    self._pace,
-                    scratch,
-                    neighbours[i, j],
-                )
-                mask[i, j] = 1
-        schema, videos = self.manifest.schema, [r.video for r in requests]
-        return self._head(
-            {
-                "hidden": hidden,
-                "read": tokens.read_features,
-                "last": last,
-                "summary": summary,
-                "content": content,
-                "creator": creator,
-                "static": schema.static(videos),
-                "category": np.array([schema.category(v) for v in videos], dtype=np.int64),
-                "language": np.array([schema.language(v) for v in videos], dtype=np.int64),
-                "neighbours": neighbours,
-                "mask": mask,
-            }
-        )
-
-    def _fill_creator(self, request: Request, past: list[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
-        past = [p for p in past if p.published_us < request.video.published_us]
-        if not past:
-            return
-        ages, values = np.zeros((len(past), N_CURVE), np.int64), np.zeros((len(past), N_CURVE), np.int64)
-        for row, p in enumerate(past):
-            ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
-            values[row, : len(p.curve.values)] = p.curve.values
-        creator_features(
-            np.arange(len(past)),
-            ages,
-            values,
-            np.array([len(p.curve.ages_us) for p in past]),
-            np.array([p.published_us for p in past]),
-            request.now_us,
-            age_us,
-            self._growth_us,
-            self._pace,
-            out,
-        )
-
-    def _answer(
+    def _forecast_of(
         self,
         request: Request,
         totals: NDArray[np.float64],
@@ -437,16 +364,12 @@ class Forecaster:
             request.horizons_us,
             counts_at(float(value_now), at_horizons),
             {kind: float(rates[i]) for kind, i in self._type_index.items()},
-            [self._neighbour(item, age_us, request.horizons_us) for item in ranked],
+            [explain(item, age_us, request.horizons_us) for item in ranked],
             cold,
             list(degraded),
             max(state_age_s, 0.0),
             extrapolated,
         )
-
-    def _neighbour(self, item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
-        growth = _factors(item.candidate, age_us, horizons_us)
-        return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From what was observed of past videos to their entries in a bank: the one path of the builder and the service."""
+"""From observed videos to their entries in a bank. The service and the builder both use this one path."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import NEVER_US, BankVideo, Curve
-from model.engagement.rows import Source, cells_at, metric_rows
+from model.engagement.rows import VideoRows, cells_at, metric_rows
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.features.tokens import tokenize
-from model.growth.curves import NEVER, Curves, curves, trajectory_cuts, usable_from
+from model.growth.curves import FAR_FUTURE_US, Curves, curves, trajectory_cuts, usable_from
 
 if TYPE_CHECKING:
     from model.forecaster import Forecaster
 
 BATCH: Final = 1000
+"""Videos in one batch of entries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """V videos and their rows. ``types`` (K,) names what the rows' type indices mean; ``published_us`` (V,) int64."""
+class ObservedVideos:
+    """V videos and their rows. ``types`` (K,) are the names of the rows' type indices; ``published_us`` (V,) int64."""
 
     videos: Sequence[Video]
     published_us: NDArray[np.int64]
     types: tuple[str, ...]
-    events: Source
-    counters: Source
+    events: VideoRows
+    counters: VideoRows
 
 
 def entries(
     forecaster: Forecaster,
-    past: Past,
+    past: ObservedVideos,
     until_us: int,
     *,
     content: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     members: NDArray[np.int64] | None = None,
 ) -> Iterator[list[BankVideo]]:
-    """Bank entries in batches, from rows up to ``until_us``. Videos without a curve are left out.
+    """Make bank entries in batches, from rows up to ``until_us``. Videos without a curve are left out.
 
     Args:
         forecaster: makes the trajectory vectors.
-        past: what was observed.
-        until_us: time up to which silence means that nothing happened.
+        past: the observed videos.
+        until_us: time up to which the rows are complete, so that silence means no engagement.
         content: makes the content vectors (n, Dc) of the videos at n indices.
-        members: indices of the videos to enter, sorted; None for all.
+        members: sorted indices of the videos to make entries of; None for all.
     """
     types = forecaster.manifest.types
-    # The rows number their types by themselves, and need not have all that the model knows.
+    # The rows have type indices of their own, and may lack types that the model knows.
     type_codes = np.array([types.index(kind) for kind in past.types], dtype=np.int64)
     n_types = len(past.types)
     kinds = metric_types(forecaster.manifest.metric, past.types)
@@ -67,14 +68,14 @@ def entries(
         cut_age,
     )
     usable = usable_from(known, past.published_us, known.ages_us[:, 0])
-    # A video's cuts come in order of age, so each goes on from the state of the one before.
+    # A video's cuts are in order of age, so each continues from the state of the one before.
     pool = forecaster.new_pool(1)
     for start in range(0, len(members), BATCH):
         batch = members[start : start + BATCH]
         videos = [past.videos[v] for v in batch]
         vectors = content(batch)
         cuts = np.arange(*np.searchsorted(cut_video, [batch[0], batch[-1] + 1]))
-        cuts = cuts[(cut_usable[cuts] < NEVER) & np.isin(cut_video[cuts], batch)]
+        cuts = cuts[(cut_usable[cuts] < FAR_FUTURE_US) & np.isin(cut_video[cuts], batch)]
         published = past.published_us[cut_video[cuts]]
         now = published + cut_age[cuts]
         cells = cells_at(past.events, past.counters, cut_video[cuts], now, published, n_types)

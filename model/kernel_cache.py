@@ -1,15 +1,15 @@
-"""Where numba keeps compiled kernels: beside the source if that can be written, else in a folder of the user's own.
+"""Chooses the folder where numba caches compiled kernels: beside the source if it is writable, otherwise a folder of the user's own.
 
-numba decides when a kernel is defined and fails where it finds no place, so this is asked before any (``model/__init__.py``).
-An install is often read-only, or belongs to another user. Then the kernels that were compiled at install (``model.warm``)
-are copied to a folder that can be written, the first of
+numba chooses when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py`` calls ``choose`` before any
+kernel is defined. An install is often read-only, or belongs to another user. Then the kernels that were compiled at install
+(``model.warm``) are copied to the first writable folder of
 
     NUMBA_CACHE_DIR                  if it is set
     $XDG_CACHE_HOME or ~/.cache, in m3tr/kernels
     the temporary folder, in m3tr-kernels-UID
     /dev/shm, likewise
 
-so that a start does not compile them again. Where nothing can be written kernels are compiled at every start.
+so that a start does not compile them again. If no folder is writable, kernels are compiled at every start.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ log = logging.getLogger(__name__)
 
 
 def choose() -> Path | None:
-    """Make sure that kernels can be defined; return the folder that was chosen, None where numba needs none."""
+    """Make sure that kernels can be defined. Return the chosen folder; None if numba caches beside the source, or not at all."""
     given = os.environ.get(VARIABLE)
     if given:
         if _usable(Path(given)):
             _seed(Path(given))
             return Path(given)
-        log.warning("%s: %r cannot be written; allowed: a folder that can be", VARIABLE, given)
+        log.warning("%s: %r cannot be written; allowed: a writable folder", VARIABLE, given)
     elif all(_writable(_ROOT / package / "__pycache__") for package in _PACKAGES if (_ROOT / package).is_dir()):
         return None
     for folder in _folders():
         if _usable(folder):
             os.environ[VARIABLE] = str(folder)
-            _tell_numba(str(folder))
+            _set_numba_folder(str(folder))
             _seed(folder)
             return folder
     os.environ.pop(VARIABLE, None)
-    _tell_numba("")
-    _do_without()
+    _set_numba_folder("")
+    _disable_cache()
     return None
 
 
@@ -77,7 +77,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _usable(folder: Path) -> bool:
-    """Whether the folder is there, or can be made, and is this user's: code is loaded from it."""
+    """Whether the folder exists or can be made, and belongs to this user, because code is loaded from it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -89,7 +89,7 @@ def _usable(folder: Path) -> bool:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether a file can be made in the folder, which is made if it is missing."""
+    """Whether a file can be made in the folder. The folder is made if it is missing."""
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -99,31 +99,31 @@ def _writable(folder: Path) -> bool:
 
 
 def _seed(target: Path) -> None:
-    """Copy what was compiled beside the source; numba ignores what another source or another processor made."""
+    """Copy kernels that were compiled beside the source. numba ignores those of another source version or processor."""
     for package in _PACKAGES:
         source = _ROOT / package
         # numba's own name for the folder of a module's kernels.
-        place = target / f"{source.name}_{hashlib.sha1(str(source).encode()).hexdigest()}"
+        folder = target / f"{source.name}_{hashlib.sha1(str(source).encode()).hexdigest()}"
         for path in [path for kind in _COMPILED for path in (source / "__pycache__").glob(kind)]:
             with suppress(OSError):
-                if not (place / path.name).exists():
-                    place.mkdir(exist_ok=True)
-                    part = place / f".{path.name}.{os.getpid()}"
+                if not (folder / path.name).exists():
+                    folder.mkdir(exist_ok=True)
+                    part = folder / f".{path.name}.{os.getpid()}"
                     shutil.copy(path, part)
-                    part.rename(place / path.name)
+                    part.rename(folder / path.name)
 
 
-def _tell_numba(folder: str) -> None:
-    """Numba has read its environment if it was imported before us."""
+def _set_numba_folder(folder: str) -> None:
+    """Set numba's folder directly, in case numba was imported before and has read its environment already."""
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
 
 
-def _do_without() -> None:
-    """Compile at every start: numba has no setting for that."""
+def _disable_cache() -> None:
+    """Let numba compile at every start, for which it has no setting."""
     log.warning(
-        "no folder can be written for compiled kernels, so they are compiled at every start, which takes a minute; "
-        "set %s to a folder that can be written",
+        "no folder for compiled kernels is writable, so they are compiled at every start, which takes a minute; "
+        "set %s to a writable folder",
         VARIABLE,
     )
     from numba.core.dispatcher import Dispatcher

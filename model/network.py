@@ -1,6 +1,6 @@
 """The trained network around the Mamba-Hawkes process: content, retrieval fusion and forecast head (PyTorch).
 
-Training and ONNX export only; serving runs the exported graphs.
+It is used for training and ONNX export; serving runs the exported graphs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ HEAD_DIM = 224
 SMALL_HEAD_DIM = 64
 N_BINS = 8
 NAME_DIM = 8
-_LEAST_WIDTH = 1e-3
+_MIN_WIDTH = 1e-3
 _CASCADE_START = (0.7, 0.3, 0.35)
-"""Low quantile, and the steps to the next, as shares of the growth that a cascade expects, before training."""
+"""Before training: the low quantile and the steps to the next ones, as shares of the growth that a cascade expects."""
 
 
 class ContentNet(nn.Module):
-    """Content vector of a video from text, category, language and static numbers."""
+    """Content vector of a video from its text, category, language and static features."""
 
     def __init__(self, n_categories: int, n_languages: int, dropout: float, *, silent: bool = False) -> None:
-        """``silent``: the vector is zero, whatever is read."""
+        """With ``silent`` the vector is always zero."""
         super().__init__()
         self.silent = silent
         self.sentence = nn.Linear(SENTENCE_DIM, 32)
@@ -70,8 +70,8 @@ class ContentNet(nn.Module):
 class Fusion(nn.Module):
     """Bipolar cross-attention between a target and its neighbours.
 
-    Positive attention softmax(s) looks at what is alike, negative attention softmax(-s) at what is not; both pooled values and their
-    products with the target go through an MLP. The block is MMRA's, the similarity its own plus a learned term.
+    Positive attention softmax(s) reads what is alike, negative attention softmax(-s) what is not. Both pooled values and their products
+    with the target go through an MLP. The block is that of MMRA; the score is its similarity plus a learned term.
     """
 
     def __init__(self, target_dim: int) -> None:
@@ -84,11 +84,11 @@ class Fusion(nn.Module):
         self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
 
     def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
-        """Target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K) 1 for a real one -> (N, FUSED_DIM), 0 without any."""
+        """Target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K), 1 for a real neighbour -> (N, FUSED_DIM), 0 without neighbours."""
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
-        # The factor 4 belongs to the neighbours: some exporters to ONNX fail on a number times a single parameter.
+        # The neighbours are multiplied by 4, not the parameter: some ONNX exporters fail on a constant times a scalar parameter.
         score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
@@ -98,9 +98,9 @@ class Fusion(nn.Module):
 
 
 class Numbers(nn.Module):
-    """Piecewise linear encoding of numbers (Gorishniy et al. 2022): how far each has come through each bin of its own range.
+    """Piecewise linear encoding of numbers (Gorishniy et al. 2022): for each bin, how far into or past it the number lies.
 
-    Bins are quantiles of the training data. A network reads thresholds off it as easily as a tree does.
+    Bin edges are quantiles of the training data. With this encoding a network can use thresholds as easily as a tree does.
     """
 
     edges: Tensor
@@ -111,25 +111,26 @@ class Numbers(nn.Module):
         self.dim = n_numbers * N_BINS
 
     def fit(self, numbers: Tensor) -> None:
-        """Take the quantiles of numbers (N, n_numbers) as edges."""
+        """Set the edges to quantiles of numbers (N, n_numbers)."""
         levels = torch.linspace(0, 1, N_BINS + 1)
         self.edges.copy_(torch.quantile(numbers.cpu().double(), levels.double(), dim=0).t())
 
     def forward(self, numbers: Tensor) -> Tensor:
         """(N, n_numbers) -> (N, n_numbers * N_BINS) in [0, 1]."""
-        low, width = self.edges[:, :-1], (self.edges[:, 1:] - self.edges[:, :-1]).clamp(min=_LEAST_WIDTH)
+        low, width = self.edges[:, :-1], (self.edges[:, 1:] - self.edges[:, :-1]).clamp(min=_MIN_WIDTH)
         return ((numbers.unsqueeze(-1) - low) / width).clamp(0, 1).flatten(1)
 
 
 class HeadNet(nn.Module):
     """Coefficients of the quantile head.
 
-    A residual network builds the quantiles up from the lowest. Where videos are few, small plain ones learn less by heart: one for the
-    middle quantile and one for the steps to the others, which the squared error of the middle one would drown in a network for both.
+    A residual network builds the quantiles up from the lowest one. With few videos, two small plain networks overfit less: one for the
+    middle quantile and one for the steps to the others. They are separate because in one network the middle quantile's squared error
+    would outweigh the steps.
     """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
-        """``from_cascade``: forecasts start near what a cascade expects, and not near no growth."""
+        """With ``from_cascade`` forecasts start training near the growth that a cascade expects, otherwise near no growth."""
         super().__init__()
         self.from_cascade = from_cascade
         inputs = target_dim + FUSED_DIM
@@ -149,13 +150,13 @@ class HeadNet(nn.Module):
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
         """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS): step below, middle quantile, step above.
 
-        Non-negative, but beside a cascade those of the middle quantile have any sign.
+        All are non-negative, except those of the middle quantile with a cascade, which have any sign.
         """
-        read = torch.cat([target, fused], dim=-1)
-        raw = self.out(self.body(read)).unflatten(-1, (-1, N_BASIS))
+        inputs = torch.cat([target, fused], dim=-1)
+        raw = self.out(self.body(inputs)).unflatten(-1, (-1, N_BASIS))
         first = raw[:, :1] if self.from_cascade else F.softplus(raw[:, :1])
         if self.spread is not None and self.spread_out is not None:
-            steps = F.softplus(self.spread_out(self.spread(read)).unflatten(-1, (2, N_BASIS)))
+            steps = F.softplus(self.spread_out(self.spread(inputs)).unflatten(-1, (2, N_BASIS)))
             return torch.cat([steps[:, :1], first, steps[:, 1:]], dim=1)
         steps = F.softplus(raw[:, 1:])
         return torch.cat([steps[:, :1], first + steps[:, :1], steps[:, 1:]], dim=1)
@@ -203,9 +204,9 @@ class _Residual(nn.Module):
 
 
 class M3TR(nn.Module):
-    """All trained parts; ``target`` joins what is known of a video at a moment.
+    """All trained parts. ``target`` joins everything that is known of a video at a time.
 
-    A part that is switched off gives zeros here, and so in the exported graphs.
+    A part that is switched off gives zeros here, and therefore also in the exported graphs.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class M3TR(nn.Module):
         cascade: bool = False,
         small_head: bool = False,
     ) -> None:
-        """``cascade``: whether inputs hold what a cascade expects. ``small_head``: for few videos."""
+        """``cascade``: whether the inputs contain a cascade's features. ``small_head``: the small head, for few videos."""
         super().__init__()
         self.n_cascade = N_CASCADE if cascade else 0
         self.parts = parts
@@ -233,7 +234,7 @@ class M3TR(nn.Module):
         self.numbers = Numbers(n_summary(shape.n_types) + self.n_cascade + N_CREATOR + N_STATIC)
         self.category = nn.Embedding(n_categories + 1, NAME_DIM)
         self.language = nn.Embedding(n_languages + 1, NAME_DIM)
-        # A category grows in one language otherwise than in another.
+        # A category grows differently in different languages.
         self.audience = nn.Embedding((n_categories + 1) * (n_languages + 1), NAME_DIM)
         nn.init.normal_(self.audience.weight, std=0.05)
         self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
@@ -254,7 +255,7 @@ class M3TR(nn.Module):
     ) -> Tensor:
         """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim).
 
-        The N_CASCADE numbers of a cascade, where there are any, follow the summary.
+        With a cascade its N_CASCADE features follow the summary.
         """
         audience = category * self.language.num_embeddings + language
         names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)

@@ -1,4 +1,4 @@
-"""ONNX graphs run so that a row's result does not depend on the batch it came in."""
+"""Runs ONNX graphs so that a row's result does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 _ROWS: Final = 16
-"""Rows of every run. Matrix kernels choose their order of summation by the number of rows, so it is always the same."""
+"""Rows of every run. It is constant, because matrix kernels choose their order of summation by the number of rows."""
 
 
 class Graph:
-    """One exported graph with a dynamic first axis, thread-safe."""
+    """An exported graph with a dynamic first axis. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
@@ -25,7 +25,7 @@ class Graph:
         self._output = self._session.get_outputs()[0].name
 
     def __call__(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        """Run rows (N, ...) in blocks of a fixed size, the last one padded by zeros; N may be 0."""
+        """Run rows (N, ...) in blocks of a fixed size, the last one padded with zeros. N may be 0."""
         n = len(next(iter(inputs.values())))
         outputs = []
         for start in range(0, n, _ROWS):

@@ -1,9 +1,9 @@
-"""Compiled ahead: ``python -m model.warm`` compiles every kernel that serving calls, so that no forecast waits for a compiler.
+"""Warm-up: ``python -m model.warm`` compiles every kernel that serving calls, so that no forecast waits for the compiler.
 
     compile_kernels()     at install (Makefile, Docker images) and before a service listens; a minute, or tens of ms from the cache
-    forecast_once(...)    then: a forecast of each kind, which also wakes the networks, the encoder and the bank
+    forecast_once(...)    after that: one forecast of each kind, which also warms up the networks, the encoder and the bank
 
-A kernel's types are those that serving calls it with; ``tests/model/test_warm.py`` sees that there are no others.
+Kernels are compiled for the types that serving calls them with; ``tests/model/test_warm.py`` checks that there are no others.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TYPES: Final = {
         [types.Array(types.float32, dims, "C") for dims in (2, 1, 2, 3, 3, 2, 3, 3, 2, 3, 2, 3, 2, 2, 1)]
     ),
 }
-"""Short names: a letter for the number (R: int64 that is read only, S: float32) and how many dimensions; all C-contiguous."""
+"""Short names of types: a letter for the number (R: read-only int64, S: float32), and the number of dimensions; all C-contiguous."""
 KERNELS: Final[dict[Any, str]] = {
     rows._rows_until: "I1 I1 I1 I1 I1",
     rows._cells: "I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 I1 I1 I1 I1 I1",
@@ -65,16 +65,17 @@ KERNELS: Final[dict[Any, str]] = {
     cascade._expect: "I1 F2 F1 F1 F1 F1 F1 constants F1 F1 F2 F2",
     cpu._advance: "weights I1 I1 S2 S2 S4 S4 S2",
 }
+"""Each kernel that serving calls, and the types of its arguments."""
 
 
 def compile_kernels() -> None:
-    """Compile, or load from the cache, every kernel that serving calls."""
+    """Compile every kernel that serving calls, or load it from the cache."""
     for kernel, names in KERNELS.items():
         kernel.compile(tuple(_TYPES[name] for name in names.split()))
 
 
 def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None:
-    """Forecast a video that nobody has: as new, fed by events and fed by counters; answers nothing, keeps nothing."""
+    """Forecast a made-up video without history, with events, and with counters. Nothing is returned or stored."""
     from model.forecast import Request
 
     now_us = time.time_ns() // 1000
@@ -92,10 +93,10 @@ def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None
 
 
 def main() -> None:
-    """Compile and say how long it took."""
-    began = time.monotonic()
+    """Compile all kernels and print how long it took."""
+    start = time.monotonic()
     compile_kernels()
-    print(f"{len(KERNELS)} kernels ready in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    print(f"{len(KERNELS)} kernels ready in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

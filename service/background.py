@@ -1,4 +1,4 @@
-"""Work that goes on beside requests."""
+"""Tasks that run beside requests for as long as the service does."""
 
 from __future__ import annotations
 
@@ -11,56 +11,57 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_S: Final = 0.5
+_CANCEL_AGAIN_S: Final = 0.5
 REST_S: Final = 1.0
-"""Seconds before work that died is begun again."""
+"""Seconds before a failed task is restarted."""
 
 
 class Background(Protocol):
-    """Started with the application's loop, stopped before the store's connections close."""
+    """Work that is started with the application's event loop and stopped before the store's connections close."""
 
     @property
-    def running(self) -> Sequence[Running]:
-        """Its tasks, each of which is begun again when it dies."""
+    def tasks(self) -> Sequence[BackgroundTask]:
+        """The tasks it consists of; each is restarted when it fails."""
 
     def start(self) -> None:
-        """Begin; a running loop is there."""
+        """Begin. Called inside a running loop."""
 
     async def stop(self) -> None:
-        """End in good order; called once, also when ``start`` failed elsewhere."""
+        """End cleanly. Called once, also if the start of another part failed."""
 
 
-def _uncounted(name: str) -> None:
-    """Nobody counts."""
+def _ignore(name: str) -> None:
+    """Report a failure to nobody."""
 
 
-class Running(ABC):
-    """A Background that is one task: ``_run`` goes on until it is cancelled, ``_ended`` tidies up.
+class BackgroundTask(ABC):
+    """A Background of one task: ``_run`` loops until it is cancelled, ``_ended`` cleans up.
 
-    Whatever it dies of, ``died`` is told its name, and it is begun again after ``REST_S``.
+    If ``_run`` fails, for whatever reason, ``on_death`` is called with the class name, and ``_run`` is restarted after
+    ``REST_S``.
     """
 
-    died: Callable[[str], None] = staticmethod(_uncounted)
+    on_death: Callable[[str], None] = staticmethod(_ignore)
     _task: asyncio.Task[None] | None = None
     _stopping = False
 
     @property
-    def running(self) -> Sequence[Running]:
-        """Itself."""
+    def tasks(self) -> Sequence[BackgroundTask]:
+        """Only this task."""
         return (self,)
 
     def start(self) -> None:
-        """Begin, also again after a stop; a running loop is there."""
+        """Begin, also again after a stop. Called inside a running loop."""
         self._stopping = False
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        """End, and tidy up."""
+        """End, and clean up."""
         self._stopping = True
         while self._task is not None and not self._task.done():
-            # Again and again: a library in between may take a cancellation for a failure of its connection.
+            # Repeated, because a library in between may take a cancellation for a failure of its connection.
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=_PATIENCE_S)
+            await asyncio.wait([self._task], timeout=_CANCEL_AGAIN_S)
         await self._ended()
 
     async def _supervise(self) -> None:
@@ -70,15 +71,15 @@ class Running(ABC):
                 await self._run()
                 return
             except BaseException as error:
-                # A cancellation that is no stop's came out of a library, and ends the work as any other fault does.
+                # A cancellation that does not come from ``stop`` came out of a library: it counts as a failure.
                 if self._stopping or isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
-                log.error("work in the background died; it is begun again", task=name, exc_info=error)
-            self.died(name)
+                log.error("a background task failed and is restarted", task=name, exc_info=error)
+            self.on_death(name)
             await asyncio.sleep(REST_S)
 
     @abstractmethod
     async def _run(self) -> None: ...
 
-    async def _ended(self) -> None:  # noqa: B027 - most have nothing to tidy up
+    async def _ended(self) -> None:  # noqa: B027 - most have nothing to clean up
         ...

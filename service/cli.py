@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from model.errors import M3TRError
-from service.context import new_metrics
 from service.deployment.loading import load_model
 from service.environment import PREFIX, service_links, unknown
 from service.server import serve
 from service.settings import Settings
 from service.store.health import StoreRefused
 from service.store.redis.embedded_server import EmbeddedError
+from service.wiring import new_metrics
 
-_OTHERS = ("M3TR_TEST_DATA",)
-"""Variables of ours that are no settings of the service."""
+_KNOWN_VARIABLES = ("M3TR_TEST_DATA",)
+"""Variables with our prefix that are not settings of the service."""
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,21 +30,30 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to serve.")] = None,
     bundles: Annotated[Path | None, typer.Option(help="Folder of bundles that can be activated.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind; beyond loopback API keys are needed.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to bind; addresses other than loopback need API keys.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and prints it.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for the embedded event store.")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="Event store to use in place of the embedded one.")] = None,
-    qdrant_url: Annotated[str | None, typer.Option(help="Qdrant server to use in place of the bundle's bank.")] = None,
-    appendfsync: Annotated[str | None, typer.Option(help="Embedded store's log: everysec or always.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="URL of the event store to use instead of the embedded one.")
+    ] = None,
+    qdrant_url: Annotated[
+        str | None,
+        typer.Option(help="URL of a Qdrant server to use instead of the bundle's bank."),
+    ] = None,
+    appendfsync: Annotated[
+        str | None, typer.Option(help="When the embedded store syncs its log: everysec or always.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where the model runs: auto, cpu or cuda.")] = None,
 ) -> None:
     """Serve forecasts. Every setting can also be given by an environment variable M3TR_<NAME>."""
     given = {name: value for name, value in locals().items() if value is not None}
     try:
         settings = Settings(**given)
-        _tell_names()
+        _warn_of_variables()
         metrics = new_metrics(settings)
-        deployment = load_model(settings, metrics)
+        deployment = load_model(settings, settings, metrics)
         try:
             serve(settings, metrics, deployment)
         finally:
@@ -52,11 +61,11 @@ def run(
     except ValidationError as errors:
         for error in errors.errors(include_url=False, include_input=False):
             typer.echo(
-                f"m3tr-serve: {_place(error['loc'], given)}{error['msg'].removeprefix('Value error, ')}", err=True
+                f"m3tr-serve: {_source(error['loc'], given)}{error['msg'].removeprefix('Value error, ')}", err=True
             )
         raise typer.Exit(2) from None
     except SettingsError as error:
-        # Its cause may show the value.
+        # Only the first line: the rest may show the value.
         typer.echo(f"m3tr-serve: {str(error).partition(chr(10))[0]}", err=True)
         raise typer.Exit(2) from None
     except (M3TRError, EmbeddedError, StoreRefused, OSError) as error:
@@ -64,8 +73,8 @@ def run(
         raise typer.Exit(1) from None
 
 
-def _place(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
-    """The setting that an error is about, and the variable that it came from."""
+def _source(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
+    """The setting that an error concerns, as an option or a variable, depending on where it was set."""
     if not location:
         return ""
     name = str(location[0])
@@ -73,12 +82,12 @@ def _place(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
     return f"{name}: " if name in given or variable not in os.environ else f"{variable}: "
 
 
-def _tell_names() -> None:
-    """Say which variables are not what they were meant to be: nobody else would."""
+def _warn_of_variables() -> None:
+    """Print which variables are ignored or unknown."""
     if links := service_links(os.environ):
         names = ", ".join(links)
-        typer.echo(f"m3tr-serve: ignored, as Kubernetes set them for a Service of this name: {names}", err=True)
-    for line in unknown(os.environ, Settings.model_fields, _OTHERS):
+        typer.echo(f"m3tr-serve: ignored, because Kubernetes set them for a Service of this name: {names}", err=True)
+    for line in unknown(os.environ, Settings.model_fields, _KNOWN_VARIABLES):
         typer.echo(f"m3tr-serve: {line}", err=True)
 
 

@@ -1,9 +1,8 @@
-"""``python -m service.dump``: everything the event store knows, as lines of JSON on standard output.
+"""``python -m service.dump``: the content of the event store as lines of JSON on standard output.
 
-For programs that may not know how the store keeps it (``m3tr-build export``). The store is ``REDIS_URL``, or the embedded one in
-``--data-dir``, which no service may be using. First line: ``{"videos": n}``; then one line a video; last line:
-``{"end": m}``, so that output cut short is known to be that. A video whose record cannot be read has a line
-``{"video_id": ..., "why": ...}``.
+For programs that do not know the store's format (``m3tr-build export``). The store is ``REDIS_URL``, or the embedded one in
+``--data-dir``, which no service may be using. First line: ``{"videos": n}``; then one line per video; last line: ``{"end": m}``,
+so that truncated output can be recognized. A damaged record has the line ``{"video_id": ..., "why": ...}``.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from service.context import new_metrics
 from service.logs import configure_logs
+from service.metrics import Metrics
 from service.problems import Problem, Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.format import FormatError, check_format
 from service.store.functions import connect
@@ -33,14 +32,15 @@ from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
 from service.store.snapshot import Snapshot
 from service.store.store import Store
 
+_DEADLINE_S: Final = 30.0
 _BATCH: Final = 100
 _CHUNK: Final = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the dump; the exit status."""
+    """Write the dump; return the exit status."""
     parser = argparse.ArgumentParser(prog="service.dump", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, help="in place of REDIS_URL")
+    parser.add_argument("--data-dir", type=Path, help="folder of the embedded event store, instead of REDIS_URL")
     data_dir: Path | None = parser.parse_args(arguments).data_dir
     configure_logs()
     server: EmbeddedServer | None = None
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             url = os.environ.get("REDIS_URL") or parser.error("--data-dir or REDIS_URL is needed")
         else:
             if not (data_dir / "store" / "appendonlydir").is_dir():
-                raise EmbeddedError(f"{data_dir}: no embedded event store is there")
+                raise EmbeddedError(f"{data_dir}: no embedded event store is in this folder")
             server = EmbeddedServer(data_dir, appendfsync="everysec")
             server.start()
             url = server.url
@@ -64,19 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _dump(url: str, out: IO[bytes]) -> None:
-    chosen: dict[str, Any] = {"bundle": Path("unused"), "store_deadline_ms": 30_000}
-    settings = Settings(**chosen)
-    metrics = new_metrics(settings)
-    link = connect(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
+    metrics = Metrics(request_deadline_s=_DEADLINE_S, store_deadline_s=_DEADLINE_S, bank_deadline_s=_DEADLINE_S)
+    redis = connect(url, metrics, deadline_s=_DEADLINE_S, connections=2)
     try:
         with suppress(Unavailable):
-            # A store that takes no writes can be read all the same, and is not stamped.
-            await check_format(link)
-        # A set: a scan may name a key twice.
-        names = sorted({name async for name in _registered(link)})
+            # A store that accepts no writes can be dumped too; its format is then not stamped.
+            await check_format(redis)
+        # A set, because a scan may return a key twice.
+        names = sorted({name async for name in _registered(redis)})
         written = 0
         _line(out, {"videos": len(names)})
-        store = Store(link, settings, metrics)
+        store = Store(redis, RecordSettings.model_validate({}), metrics)
         for start in range(0, len(names), _BATCH):
             found = await store.read_many(dict.fromkeys(names[start : start + _BATCH]))
             for snapshot in found.values():
@@ -86,22 +84,22 @@ async def _dump(url: str, out: IO[bytes]) -> None:
         _line(out, {"end": written})
         out.flush()
     finally:
-        await link.close()
+        await redis.close()
 
 
-async def _registered(link: RedisConnection) -> AsyncIterator[str]:
-    place = ""
+async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
+    cursor = ""
     while True:
-        place, found = await link.scan("dump", place, keys.EVERY_META, _CHUNK)
+        cursor, found = await redis.scan("dump", cursor, keys.EVERY_META, _CHUNK)
         for name in found:
             if (video_id := keys.video_id_of(name)) is not None:
                 yield video_id
-        if not place:
+        if not cursor:
             return
 
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
-    """A video as one JSON object: its metadata and times, and (bin, value) cells by type, and reach by bin."""
+    """A video as one JSON object: metadata, time of the newest row, (bin, value) cells by type, and reach by bin."""
     history = snapshot.history
     return {
         "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},

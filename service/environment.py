@@ -1,4 +1,4 @@
-"""Environment variables as deployments set them: names that are no settings, and what Kubernetes adds by itself.
+"""Environment variables that are not settings: mistyped names, and those that Kubernetes adds.
 
 For each Service of a namespace, the kubelet sets variables in every pod, named after the Service: one called ``m3tr`` gives
 ``M3TR_PORT=tcp://10.96.0.12:8000``, ``M3TR_SERVICE_HOST``, ``M3TR_SERVICE_PORT``, ``M3TR_PORT_8000_TCP_ADDR`` and more.
@@ -20,7 +20,7 @@ _ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 def service_links(environment: Mapping[str, str]) -> list[str]:
-    """Names of the variables that Kubernetes set for a Service whose name begins like ours."""
+    """Names of variables that Kubernetes set for a Service whose name begins with m3tr."""
     return sorted(
         name
         for name, value in environment.items()
@@ -30,7 +30,7 @@ def service_links(environment: Mapping[str, str]) -> list[str]:
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """One line for each variable with our prefix that is no setting; ``others`` are ours, and no setting of the service."""
+    """One line for each variable with our prefix that is not a setting; ``others`` are known variables besides the settings."""
     names = {PREFIX + name.upper() for name in settings}
     ignored = {*names, *service_links(environment), *others}
     lines = []
@@ -40,5 +40,5 @@ def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Ite
             near = did_you_mean(name.lower(), known)
             for lower, upper in known.items():
                 near = near.replace(lower, upper)
-            lines.append(f"{name} is no setting and changes nothing{near}")
+            lines.append(f"{name} is not a setting and has no effect{near}")
     return lines

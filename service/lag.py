@@ -1,18 +1,18 @@
-"""How far the event loop is behind: what every request waits for besides its own work."""
+"""Measures how far the event loop is behind: the time that every request waits besides its own work."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics
 
 _EVERY_S: Final = 0.1
 
 
-class Lag(Running):
-    """Measures how much later than due a timer is called."""
+class Lag(BackgroundTask):
+    """Measures how late a timer fires."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._lag = metrics.loop_lag

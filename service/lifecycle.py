@@ -1,4 +1,4 @@
-"""Serving, then draining, then gone."""
+"""Whether the service is serving or draining."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Lifecycle:
-    """How far the service is on its way to the end."""
+    """The state that all parts of a stopping service share."""
 
     draining: bool = False
-    """The stop has begun: not ready any more, each answer is the last of its connection, what is under way is finished."""
+    """The stop has begun: the service is not ready, each response is the last of its connection, and requests in progress are finished."""

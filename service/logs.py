@@ -1,4 +1,4 @@
-"""Logs: one line an event on stderr, JSON unless a person is watching. Standard output carries the address only."""
+"""Logs: one line per event on stderr, as JSON unless stderr is a terminal. Standard output carries only the address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.http.visit import REQUEST_ID
 
 
 def _with_request(logger: object, method: str, event: EventDict) -> EventDict:
-    """Say for which request a line is, where it is for one."""
+    """Add the request's id to lines that concern a request."""
     if (request_id := REQUEST_ID.get()) is not None:
         event.setdefault("request_id", request_id)
     return event
@@ -19,14 +19,14 @@ def _with_request(logger: object, method: str, event: EventDict) -> EventDict:
 
 def configure_logs() -> None:
     """Set up structlog for the process."""
-    watched = sys.stderr.isatty()
+    terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
             _with_request,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if watched else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

@@ -1,6 +1,6 @@
-"""What Prometheus reads. Base units; no label without a bound, and never a video id.
+"""Metrics for Prometheus, in base units. Every label has a bounded set of values; a video id is never one.
 
-The top finite bucket of every histogram is the deadline of what it measures, so whatever was late is in ``+Inf``.
+The top finite bucket of a histogram is the deadline of what it measures, so late calls are in ``+Inf``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def buckets(deadline_s: float) -> list[float]:
 
 
 class Metrics:
-    """Every instrument of one service, in a registry of its own."""
+    """All instruments of one service, in a registry of their own."""
 
     def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
         self.registry = CollectorRegistry()
@@ -39,31 +39,27 @@ class Metrics:
         )
         self.shed = Counter(
             "m3tr_shed_requests",
-            "Requests refused unread: no place and no room to wait (full), waited in vain (late), client over its share",
+            "Requests refused unread: concurrency limit and queue full (full), waited too long (late), client over its share (share)",
             ["kind", "reason"],
             registry=r,
         )
         self.request_seconds = Histogram(
             "m3tr_request_duration_seconds",
-            "Time from request to answer",
+            "Time from request to response",
             ["route", "method"],
             registry=r,
             buckets=request,
         )
-        self.rows = Counter(
-            "m3tr_ingest_rows", "Rows received, by what became of them", ["kind", "outcome"], registry=r
-        )
-        self.corrections = Counter(
-            "m3tr_ingest_corrections", "Counters that a platform corrected downwards", registry=r
-        )
+        self.rows = Counter("m3tr_ingest_rows", "Rows received, by outcome", ["kind", "outcome"], registry=r)
+        self.corrections = Counter("m3tr_ingest_corrections", "Counters that a platform lowered", registry=r)
         self.ignored = Counter(
             "m3tr_ingest_ignored_counters",
-            "Counters in rows that were taken without them, as the served bundle does not know them",
+            "Counters of accepted rows that were ignored, because the served bundle does not know them",
             registry=r,
         )
         self.frames = Counter(
             "m3tr_stream_frames",
-            "Frames of WebSockets by what they were answered: ack, nack or error",
+            "Frames of WebSockets by their answer: ack, nack or error",
             ["answer"],
             registry=r,
         )
@@ -74,28 +70,30 @@ class Metrics:
             registry=r,
         )
         self.task_deaths = Counter(
-            "m3tr_task_deaths", "Tasks of the background that died and were begun again", ["task"], registry=r
+            "m3tr_task_deaths", "Background tasks that failed and were restarted", ["task"], registry=r
         )
         self.loop_lag = Histogram(
             "m3tr_loop_lag_seconds",
-            "How much later than due the event loop came to a timer",
+            "How late timers of the event loop fire",
             registry=r,
             buckets=[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
         )
-        self.videos_ended = Counter(
-            "m3tr_videos_ended", "Videos whose record ended as nothing happened for the retention's days", registry=r
-        )
+        self.videos_ended = Counter("m3tr_videos_ended", "Videos whose record was deleted by retention", registry=r)
         self.count_corrections = Counter(
-            "m3tr_count_corrections", "Counts that somebody lowered, as they were wrong", registry=r
+            "m3tr_count_corrections", "Counts that were lowered by a correction", registry=r
         )
-        self.unparked = Counter("m3tr_unparked_rows", "Parked rows at their registration", ["outcome"], registry=r)
-        self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos that rows wait for", registry=r)
+        self.unparked = Counter(
+            "m3tr_unparked_rows", "Parked rows at the registration of their video, by outcome", ["outcome"], registry=r
+        )
+        self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos with parked rows", registry=r)
         self.stream_dead = Counter(
-            "m3tr_ingest_stream_dead_rows", "Rows and entries of the Redis stream that were given up", registry=r
+            "m3tr_ingest_stream_dead_rows",
+            "Rows and entries of the Redis stream that were moved to the dead letters",
+            registry=r,
         )
         self.stream_lag = Gauge("m3tr_ingest_stream_lag_entries", "Entries of the stream not delivered yet", registry=r)
         self.stream_pending = Gauge(
-            "m3tr_ingest_stream_pending_entries", "Entries of the stream delivered and not finished", registry=r
+            "m3tr_ingest_stream_pending_entries", "Entries of the stream delivered and not acknowledged", registry=r
         )
         self.store_seconds = Histogram(
             "m3tr_store_call_duration_seconds", "Time of event store calls", ["call"], registry=r, buckets=store
@@ -116,14 +114,18 @@ class Metrics:
         )
         self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
         self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
-        self.degraded = Counter("m3tr_forecasts_degraded", "Forecasts made without a part", ["part"], registry=r)
+        self.degraded = Counter(
+            "m3tr_forecasts_degraded", "Forecasts made without a part, by part", ["part"], registry=r
+        )
         self.labels = Counter(
             "m3tr_labels",
-            "Forecasts to be scored: kept, known (one like it is kept), without room (full) or dropped; and what became of those kept",
+            "Labels: kept, known (an equal one exists), over the limit (full) or dropped; and the outcome of those kept",
             ["outcome"],
             registry=r,
         )
-        self.bank_entries = Counter("m3tr_bank_entries", "Videos that were to enter the bank", ["outcome"], registry=r)
+        self.bank_entries = Counter(
+            "m3tr_bank_entries", "Videos due for admission to the bank, by outcome", ["outcome"], registry=r
+        )
         self.model_seconds = Histogram(
             "m3tr_model_stage_duration_seconds",
             "Model time by stage of a batch",
@@ -132,7 +134,7 @@ class Metrics:
             buckets=request,
         )
         self.batches = Counter(
-            "m3tr_model_batches", "Batches of forecasts, by why each was released", ["reason"], registry=r
+            "m3tr_model_batches", "Batches of forecasts, by the reason of their release", ["reason"], registry=r
         )
         self.batch_size = Histogram(
             "m3tr_model_batch_forecasts",
@@ -140,20 +142,20 @@ class Metrics:
             registry=r,
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
         )
-        self.model_switches = Counter("m3tr_model_switches", "Times another model took over", registry=r)
+        self.model_switches = Counter("m3tr_model_switches", "Times another model became active", registry=r)
         self.model_switch_seconds = Histogram(
             "m3tr_model_switch_duration_seconds",
-            "Time from the order to the switch: loading and warming up",
+            "Time from the request to the switch: loading and warm-up",
             registry=r,
             buckets=[0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60],
         )
         self.model_load_failures = Counter("m3tr_model_load_failures", "Models that could not be loaded", registry=r)
         self.model_choice_failures = Counter(
-            "m3tr_model_choice_failures", "Times the stored choice of a model could not be followed", registry=r
+            "m3tr_model_choice_failures", "Times the stored model version could not be activated", registry=r
         )
         self.shadow_forecasts = Counter(
             "m3tr_shadow_forecasts",
-            "Forecasts for the shadow model: made, dropped (it was behind) or failed",
+            "Forecasts for the shadow model: made, dropped (its queue was full) or failed",
             ["outcome"],
             registry=r,
         )
@@ -174,11 +176,11 @@ class Metrics:
         )
         self.bank_failures = Counter("m3tr_bank_failures", "Bank queries that failed or were late", registry=r)
         self.bank_skipped = Counter(
-            "m3tr_bank_skipped", "Bank queries not asked, because an earlier one has failed", registry=r
+            "m3tr_bank_skipped", "Bank queries not sent, because the circuit breaker was open", registry=r
         )
 
     def watch(self, collect: Callable[[], Sequence[Metric]]) -> None:
-        """Read values at scrape time from whoever owns them."""
+        """Call ``collect`` at each scrape for further metrics."""
         self.registry.register(_Reader(collect))
 
     def exposition(self) -> bytes:
@@ -208,5 +210,5 @@ def counter(name: str, text: str, value: float) -> Metric:
 
 
 def info(name: str, text: str, **labels: str) -> Metric:
-    """Facts read at scrape time."""
+    """Labels read at scrape time."""
     return InfoMetricFamily(name, text, labels)

@@ -1,28 +1,28 @@
-"""Every error a client can meet, as RFC 9457 problem details.
+"""Every error that a client can get, as RFC 9457 problem details.
 
-request -> body -> rows -> store -> engine -> answer
+request -> body -> rows -> store -> engine -> response
   |         |       |       |        |
   |         |       |       |        +-- Unavailable  503  the forecast missed its deadline, or the queue is full
   |         |       |       +----------- Unavailable  503  the event store does not answer
   |         |       +------------------- Conflict     409  published_at of a video that already has rows
   |         +--------------------------- Invalid      422  a value that is not allowed: field, value, allowed
-  |         +--------------------------- Malformed    400  bytes that are not what they claim to be
+  |         +--------------------------- Malformed    400  bytes that are not what the headers declare
   |         +--------------------------- TooLarge     413  body (as sent or unpacked) over its limit
   |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
   +------------------------------------- HeadersTooLarge 431, TooSlow 408: a head over its limit
-  +------------------------------------- Overloaded 503, OverShare 429: too much at once, before anything else
+  +------------------------------------- Overloaded 503, OverShare 429: too many requests at once, checked before anything else
 
 Problem
 +-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, HeadersTooLarge, TooSlow, WrongMedia, Invalid
 +-- Unavailable            a retry can help: carries Retry-After
 |   +-- Overloaded
 |       +-- OverShare
-+-- DamagedRecord     500  what is stored of this one video cannot be read
-+-- Internal          500  a fault of ours; the detail says nothing about the inside
++-- DamagedRecord     500  the stored record of this video cannot be read
++-- Internal          500  the service failed; the detail shows nothing internal
 
-A problem never changes once it is made: several may be told of one cause, each by a copy (``Problem.copy``, ``separate``).
+A problem is immutable. If several callers wait for what failed, each gets a copy (``Problem.copy``, ``separate``).
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ VALUE_LIMIT = 100
 
 
 def shown(value: object) -> str:
-    """The offending value as text of at most ``VALUE_LIMIT`` characters, safe to put into JSON."""
+    """An invalid value as text of at most ``VALUE_LIMIT`` characters that is safe in JSON."""
     text = value if isinstance(value, str) else repr(value) if not isinstance(value, float) else str(value)
     text = text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean title?`` where one of the known names is close to a mistyped one, else nothing."""
+    """``; did you mean title?`` if a known name is close to this one, otherwise nothing."""
     close = get_close_matches(shown(name).lower(), known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 class Problem(Exception):
-    """Base of all; ``slug`` names the type, ``retryable`` says whether the same request can succeed later.
+    """Base class. ``slug`` names the type; ``retryable`` says whether the same request can succeed later.
 
-    ``extra`` holds further members of the answer, ``headers`` its headers; neither can be written to.
+    ``extra`` holds further members of the response, ``headers`` its headers; both are read-only.
     """
 
     slug: ClassVar[str] = "problem"
@@ -69,9 +69,9 @@ class Problem(Exception):
         self._set(detail=detail, extra=MappingProxyType(extra), headers=MappingProxyType(dict(headers or {})))
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Python itself notes where an exception was raised (``__traceback__`` and the like).
+        # Python itself sets ``__traceback__`` and the like.
         if not name.startswith("__"):
-            raise AttributeError(f"a problem does not change: {name} cannot be set")
+            raise AttributeError(f"a problem is immutable: {name} cannot be set")
         super().__setattr__(name, value)
 
     def _set(self, **members: Any) -> None:
@@ -79,7 +79,7 @@ class Problem(Exception):
             super().__setattr__(name, value)
 
     def copy(self, *, headers: Mapping[str, str] | None = None, **extra: Any) -> Self:
-        """The same problem as an object of its own, with further members and headers."""
+        """A copy with further members and headers."""
         other = type(self).__new__(type(self), *self.args)
         members = {**self.__dict__, "extra": MappingProxyType({**self.extra, **extra})}
         other._set(**members | {"headers": MappingProxyType({**self.headers, **(headers or {})})})
@@ -155,7 +155,7 @@ class WrongMedia(Problem):
 
 
 class Invalid(Problem):
-    """A value that is not allowed; names the field, shows the value, says what is allowed."""
+    """A value that is not allowed; names the field, the value, and what is allowed."""
 
     slug, title, status = "invalid-value", "Value not allowed", 422
     field: str
@@ -176,7 +176,7 @@ class TooSlow(Problem):
 
 
 class Unavailable(Problem):
-    """A part is down or late; the same request can succeed later."""
+    """A part is down or too slow; the same request can succeed later."""
 
     slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
 
@@ -187,19 +187,19 @@ class Unavailable(Problem):
 
 
 class Overloaded(Unavailable):
-    """More requests than can be served; refused before anything was read of it."""
+    """More requests than can be served; refused before the request is read."""
 
     slug, title = "overloaded", "Too busy"
 
 
 class OverShare(Overloaded):
-    """This client holds its share of what is served at once."""
+    """This client already uses its share of what is served at once."""
 
     slug, title, status = "over-share", "Too many requests at once", 429
 
 
 class DamagedRecord(Problem):
-    """What is stored of one video cannot be read; nothing else is touched by it."""
+    """The stored record of one video cannot be read; other videos are not affected."""
 
     slug, title, status = "damaged-record", "Damaged record", 500
 
@@ -214,19 +214,19 @@ class DamagedRecord(Problem):
 
 
 class Internal(Problem):
-    """A fault of the service itself."""
+    """The service itself failed."""
 
     slug, title, status = "internal", "Internal error", 500
 
 
 def separate(error: BaseException) -> BaseException:
-    """An exception like ``error`` for one more who waits for what failed; nobody shares what Python writes into it."""
+    """A copy of an exception for one more caller, so that callers do not share its traceback."""
     if isinstance(error, Problem):
         return error.copy()
     try:
         other = copy.copy(error)
     except Exception:
-        # One that cannot be made from its arguments: it stays the cause.
+        # It cannot be copied: keep it as the cause.
         other = RuntimeError(f"{type(error).__name__}: {error}")
     other.__cause__ = error
     return other

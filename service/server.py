@@ -1,4 +1,4 @@
-"""The process: embedded store up, HTTP up, and both down again in order."""
+"""The process: starts the embedded store and HTTP, and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import structlog
 import uvicorn
 
 from service.app import create_app
-from service.context import Context, build
+from service.context import Context
 from service.deployment.deployment import Deployment
-from service.http.connections import ConnectionLimits, Connections, connection_limit
+from service.http.connections import ConnectionLimits
 from service.http.protocol import protocols
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -31,31 +31,32 @@ from service.settings import Settings
 from service.store import format
 from service.store.health import check_at_start
 from service.store.redis.embedded_server import EmbeddedServer
+from service.wiring import build
 
 log = structlog.get_logger(__name__)
 
 _LIFESPAN_S: Final = 10.0
-"""Seconds for the work in the background to end, and for the models and the store's connections to close."""
-_REST_S: Final = _LIFESPAN_S + 5
-"""Seconds after the requests' own within which everything else has ended."""
+"""Seconds in which background work must end, and models and the store's connections must close."""
+_AFTER_REQUESTS_S: Final = _LIFESPAN_S + 5
+"""Seconds after the end of the requests in which everything else must end."""
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
-"""Seconds in which a connection that was taken at the last moment delivers its request."""
+"""Seconds in which a connection that was accepted last can send its request."""
 
 GC_THRESHOLDS: Final = (10_000, 10, 100)
-"""Objects, and collections of the younger generation, between two collections of a generation."""
+"""Thresholds of the garbage collector for its three generations (see ``gc.set_threshold``)."""
 UNSENT_BYTES: Final = 64 * 1024
-"""Bytes of answers that the kernel keeps for a client that has no room for them; by itself, it keeps megabytes for each."""
+"""Unsent bytes that the kernel buffers per connection; its default is megabytes."""
 SWITCH_S: Final = 0.0005
-"""Seconds for which a thread may keep the interpreter while another waits."""
+"""Seconds for which a thread may hold the interpreter lock while another waits."""
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, once it does (with port 0 nobody knows it before), and stops without breaking a request.
+    """Prints its address once it listens (port 0 is known only then), and stops without breaking a request.
 
-    At SIGTERM it is not ready but answers for ``drain_s`` more seconds, each answer the last of its connection; then it
-    takes no new connection, says goodbye to streams, and finishes what is under way, all within ``shutdown_s``; what is left
-    is cut. SIGINT skips the wait.
+    After SIGTERM it is not ready, but answers for ``drain_s`` more seconds; each response is the last of its connection. Then it
+    accepts no new connection, ends streams, and finishes the requests in progress, all within ``shutdown_s``. What is left is
+    cancelled. SIGINT skips ``drain_s``.
     """
 
     def __init__(self, config: uvicorn.Config, context: Context, stopping: Callable[[], None] = lambda: None) -> None:
@@ -65,21 +66,21 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bind, then print the address."""
         await super().startup(sockets)
-        # Code and model stay to the end: a full collection that walked them would stop every request for 0.1 s.
+        # Code and model stay until the end: a full collection over them would stop all requests for 0.1 s.
         gc.collect()
         gc.freeze()
-        # What remains are caches, which are no garbage either: the full collection is left for once in ten million objects.
+        # The other long-lived objects are caches, so a full collection runs only once in ten million new objects.
         gc.set_threshold(*GC_THRESHOLDS)
         for server in self.servers if self.started else ():
             for bound in server.sockets:
-                # Connections have it from the socket that they come in by.
+                # Connections inherit this from the listening socket.
                 if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 host, port = bound.getsockname()[:2]
                 print(f"m3tr-serve listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, end what would never end by itself, then what is under way, and what is still there at the deadline."""
+        """Drain, end streams, finish the requests in progress, and cancel what is left at the deadline."""
         self._context.lifecycle.draining = True
         settings, loop = self._context.settings, asyncio.get_running_loop()
         self._stopping()
@@ -88,7 +89,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_POLL_S)
         try:
             async with asyncio.timeout(settings.shutdown_s):
-                await self._take_the_last()
+                await self._accept_the_last()
                 await asyncio.sleep(_SETTLE_S if self.server_state.connections else 0)
                 await self._context.close_streams()
                 for connection in list(self.server_state.connections):
@@ -96,40 +97,40 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(_POLL_S)
                 await self._wait_tasks_to_complete()
         except TimeoutError:
-            log.warning("the stop's patience is over", requests=len(self.server_state.tasks))
+            log.warning("requests did not end in time and are cancelled", requests=len(self.server_state.tasks))
         except Exception:
-            log.exception("the stop met a fault")
+            log.exception("an error while stopping")
         await self._cut()
         if not self.force_exit:
             try:
                 async with asyncio.timeout(_LIFESPAN_S):
                     await self.lifespan.shutdown()
             except TimeoutError:
-                log.error("the service's own work did not end in time")
+                log.error("background work did not end in time")
 
     async def _cut(self) -> None:
-        """End every request and every connection that is left."""
+        """Cancel the remaining requests and close the remaining connections."""
         for task in list(self.server_state.tasks):
             task.cancel()
         if self.server_state.tasks:
-            # A moment to answer: without one, a client could not tell whether to try again.
+            # Time for a response: without one, a client does not know whether to retry.
             await asyncio.wait(list(self.server_state.tasks), timeout=_SETTLE_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
-    async def _take_the_last(self) -> None:
-        """Stop listening; connections that the kernel has made but nobody has taken yet would be reset, so take them."""
+    async def _accept_the_last(self) -> None:
+        """Stop listening. Accept the connections in the kernel's queue, which would be reset otherwise."""
         bound = [socket.socket(fileno=os.dup(bound.fileno())) for server in self.servers for bound in server.sockets]
         for server in self.servers:
             server.close()
-        taken: list[socket.socket] = []
+        accepted: list[socket.socket] = []
         for listener in bound:
             with listener, contextlib.suppress(BlockingIOError):
                 listener.setblocking(False)
                 while True:
-                    taken.append(listener.accept()[0])
-        for line in taken:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, line, ssl=self.config.ssl)
+                    accepted.append(listener.accept()[0])
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
 
     def _protocol(self) -> asyncio.Protocol:
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -139,17 +140,19 @@ class Server(uvicorn.Server):
 
 
 class Watchdog(threading.Thread):
-    """Ends the process when its stop takes longer than ``seconds``, whatever holds it up; the embedded store first."""
+    """Kills the process, and first the embedded store, if the stop takes longer than ``seconds``."""
 
     def __init__(self, seconds: float, store: EmbeddedServer | None) -> None:
         super().__init__(name="m3tr-watchdog", daemon=True)
         self._seconds, self._store = seconds, store
 
     def run(self) -> None:
-        """Wait, and bite; a process that ends before takes its watchdog along."""
+        """Wait, then kill. As a daemon thread it ends with the process."""
         time.sleep(self._seconds)
         print(
-            f"m3tr-serve: the stop took longer than {self._seconds:g} s; what held it up:", file=sys.stderr, flush=True
+            f"m3tr-serve: the stop took longer than {self._seconds:g} s; the threads are at:",
+            file=sys.stderr,
+            flush=True,
         )
         faulthandler.dump_traceback(sys.stderr)
         if self._store is not None:
@@ -157,14 +160,12 @@ class Watchdog(threading.Thread):
         os._exit(1)
 
 
-def configuration(context: Context, server: EmbeddedServer | None = None) -> uvicorn.Config:
-    """How the service is served."""
+def configuration(context: Context) -> uvicorn.Config:
+    """The configuration of the HTTP server."""
     settings = context.settings
-    connections = Connections(connection_limit(settings))
-    context.metrics.watch(connections.readings)
     http, websocket = protocols(
         ConnectionLimits(
-            connections,
+            context.connections,
             settings.max_header_bytes,
             settings.head_deadline_ms / 1000,
             settings.write_deadline_ms / 1000,
@@ -172,7 +173,7 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
         )
     )
     return uvicorn.Config(
-        create_app(context, server),
+        create_app(context),
         host=settings.host,
         port=settings.port,
         http=http,  # type: ignore[arg-type]
@@ -182,7 +183,7 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
         timeout_graceful_shutdown=settings.shutdown_s,
-        # A frame over its limit is refused by name; one of twice the size is not even read.
+        # A frame over the limit gets an error; one of twice the size is not even read.
         ws_max_size=2 * settings.max_body_bytes,
     )
 
@@ -190,34 +191,34 @@ def configuration(context: Context, server: EmbeddedServer | None = None) -> uvi
 def _count_deaths(metrics: Metrics) -> None:
     """Log and count every thread that ends with an exception."""
 
-    def died(told: threading.ExceptHookArgs) -> None:
-        name = told.thread.name if told.thread is not None else "thread"
-        log.error("a thread died", thread=name, exc_info=told.exc_value)
+    def on_death(failure: threading.ExceptHookArgs) -> None:
+        name = failure.thread.name if failure.thread is not None else "thread"
+        log.error("a thread failed", thread=name, exc_info=failure.exc_value)
         metrics.task_deaths.labels("thread").inc()
 
-    threading.excepthook = died
+    threading.excepthook = on_death
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # uvicorn raises the signal again after its graceful stop; the default would end the process before the store's.
+def _exit(number: int, frame: FrameType | None) -> None:
+    # uvicorn raises the signal again after its graceful stop; the default action would end the process before the store has stopped.
     raise SystemExit(0)
 
 
 def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
-    """Run until SIGTERM or SIGINT; requests in flight are finished first, the store stops last.
+    """Run until SIGTERM or SIGINT; requests in progress are finished first, and the store stops last.
 
     Raises:
         EmbeddedError: the embedded store does not start.
-        FormatError: the event store holds what this release does not read.
+        FormatError: the event store has a format that this release does not read.
         StoreRefused: the event store at ``redis_url`` is not accepted.
         BundleError: the model cannot forecast.
     """
     configure_logs()
     _count_deaths(metrics)
-    # A thread that computes forecasts gives way to the loop after this long, not after Python's 5 ms.
+    # The thread that computes forecasts yields to the loop after this time, instead of Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit)
     server: EmbeddedServer | None = None
     try:
         if settings.redis_url is not None:
@@ -229,13 +230,15 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
         log.info(
-            "ready to forecast", model_version=deployment.version, seconds=round(warm_first(deployment, settings), 1)
+            "ready to forecast",
+            model_version=deployment.version,
+            seconds=round(warm_first(deployment, settings.bundle), 1),
         )
-        context = build(settings, metrics, deployment, redis_url)
-        watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _REST_S, server)
-        Server(configuration(context, server), context, watchdog.start).run()
+        context = build(settings, metrics, deployment, redis_url, server=server)
+        watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _AFTER_REQUESTS_S, server)
+        Server(configuration(context), context, watchdog.start).run()
     finally:
-        # A second signal must not end the process before the store's own stop.
+        # A second signal must not end the process before the store has stopped.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         if server is not None:

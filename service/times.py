@@ -1,4 +1,4 @@
-"""Times as clients write them: ISO 8601 with a zone, or seconds since 1970 UTC; microseconds inside."""
+"""Times in requests and responses (ISO 8601 with a zone, or seconds since 1970 UTC); the service uses microseconds."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def parse_time(field: str, value: object) -> int:
     """Microseconds since 1970 UTC; raises Invalid naming ``field``."""
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None or len(value) <= 10:
+            parsed = datetime.fromisoformat(value)
+            if parsed.tzinfo is None or len(value) <= 10:
                 raise ValueError
-            result = (moment - _EPOCH) // _MICROSECOND
+            result = (parsed - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
             as_text = "; a number of seconds is a JSON number and not text" if _is_number(value) else ""
             raise Invalid(field, value, ALLOWED + as_text) from None
     elif isinstance(value, int | float) and not isinstance(value, bool) and -_LAST_S <= value <= _LAST_S:
-        # Within the range: NaN, infinities and what would overflow are outside.
+        # NaN, infinities and values that would overflow are outside the range.
         result = round(value * 1_000_000)
     else:
         raise Invalid(field, value, ALLOWED)
@@ -50,5 +50,5 @@ def _is_number(text: str) -> bool:
 
 
 def iso(us: int) -> str:
-    """A time as ISO 8601 in UTC, to the microsecond where it has any."""
+    """A time as ISO 8601 in UTC; fractions of a second only if there are any."""
     return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

@@ -1,16 +1,15 @@
-"""Whose work goes on in the event loop, which all clients share.
+"""Fair sharing of the event loop between clients.
 
-Whoever has much to do asks for a turn before each piece of it: a request before it begins, a long body before each slice.
+Work asks for a turn before each piece of it: a request before it begins, a long body before each slice.
 
-    first turn in a pass of the loop   at once
-    further turns in it                at once, as long as this client has worked less than ``SLICE_S`` in it
-    more                               in a queue of its own; each client's next one goes on in the next pass
+    first turn of a client in a pass of the loop   at once
+    its further turns in the same pass             at once, until this client has worked for ``SLICE_S`` in it
+    after that                                     queued by client; each client's next turn comes in the next pass
 
-Requests of a client that is alone wait for none; slices of long bodies do, so that whoever comes is not behind all of them.
+While only one client is active, its requests do not wait. Slices of long bodies do, so that a new request is not behind all of them.
 
-A client with a queue, of requests or of a long body, rests while a forecast of another is under way, at most ``REST`` times as long as
-it worked: what computes that one, in another thread, and the store that it waits for would otherwise share the processor with
-everything that is queued.
+A client with a queue, of requests or of a long body, rests while another client's forecast is in progress, for at most ``REST`` times as
+long as it worked. Otherwise the queued work would share the processor with the thread that computes that forecast, and with the store.
 """
 
 from __future__ import annotations
@@ -24,45 +23,49 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 SLICE_S: Final = 0.001
-"""Seconds that one client may keep the loop for in one pass."""
+"""Seconds for which one client may use the loop in one pass."""
 REST: Final = 4.0
-"""Seconds of rest after each second of work, at most; so a fifth of the loop is left to who has a queue."""
+"""Longest rest, in seconds per second of work; so a client with a queue still gets a fifth of the loop."""
 LATELY_S: Final = 5.0
-"""Seconds for which a client that had a turn is there."""
+"""Seconds after its last turn for which a client counts as active."""
 ROWS: Final = b"\0rows"
-"""Whose turns are those that rows of several clients are stored in together."""
+"""The client of group commits, which store rows of several clients."""
 _BATCHES: Final = 2
-"""Batches of long bodies that one client has under way at most, on however many connections."""
-_LOOK_S: Final = 0.001
-"""Seconds after which it is looked whether a rest is over; timers are no finer."""
+"""Limit of batches of long bodies in progress for one client, over all its connections."""
+_POLL_S: Final = 0.001
+"""Seconds between two checks whether a rest is over; timers are no finer."""
 
 
 class Turns:
-    """Queues of those who wait, by client. ``others`` says whether a forecast of anybody else is under way."""
+    """Queues of waiting work, by client. ``others`` says whether a forecast of another client is in progress."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.others: Callable[[bytes], bool] = lambda client: False
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        others: Callable[[bytes], bool] = lambda client: False,
+    ) -> None:
+        self.others = others
         self._clock = clock
         self._began: dict[bytes, float] = {}
-        """When each client's first turn in this pass was."""
+        """Time of each client's first turn in this pass."""
         self._resting: dict[bytes, float] = {}
-        """Until when a client rests, at most."""
+        """Latest end of each client's rest."""
         self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._last = ROWS
         self._last_s = self._crowded_until_s = float("-inf")
         self._long: Counter[bytes] = Counter()
-        """Slices of long bodies that wait."""
+        """Waiting slices of long bodies, by client."""
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def crowded(self) -> bool:
-        """Whether several clients are there."""
+        """Whether several clients are active."""
         return self._clock() < self._crowded_until_s
 
     def free(self, client: bytes) -> bool:
-        """Take a turn for a request; False where it must be waited for, which is never while no other client is there."""
+        """Take a turn for a request; False if it must wait, which never happens while no other client is active."""
         now_s = self._clock()
         if client != self._last:
             if now_s < self._last_s + LATELY_S:
@@ -72,13 +75,13 @@ class Turns:
         return now_s >= self._crowded_until_s or self._at_once(client)
 
     async def wait(self, client: bytes) -> None:
-        """Wait for a turn that was not free."""
+        """Wait for a turn after ``free`` returned False."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)
         await turn
 
     async def take(self, client: bytes) -> None:
-        """Take a turn for a slice of something long."""
+        """Take a turn for a slice of long work, and wait for it if necessary."""
         if self._at_once(client):
             return
         self._long[client] += 1
@@ -102,9 +105,9 @@ class Turns:
 
     @asynccontextmanager
     async def batch(self, client: bytes) -> AsyncIterator[None]:
-        """Deal with one batch of a long body, once it is this client's turn."""
-        places = self._batches.setdefault(client, asyncio.Semaphore(_BATCHES))
-        async with places:
+        """Process one batch of a long body, once it is this client's turn."""
+        slots = self._batches.setdefault(client, asyncio.Semaphore(_BATCHES))
+        async with slots:
             await self.take(client)
             yield
 
@@ -120,7 +123,7 @@ class Turns:
         self._soon, self._timer = False, None
         now_s = self._clock()
         for client, began in self._began.items() if self._queues else ():
-            # Whoever has no more to do than one request is no burden.
+            # A client with only one queued request does not rest.
             queued = len(self._queues.get(client, ()))
             if queued > (client not in self._long) and self.others(client):
                 self._resting[client] = now_s + REST * (now_s - began)
@@ -132,7 +135,7 @@ class Turns:
             queue = self._queues[client]
             while queue and client not in self._began:
                 turn = queue.popleft()
-                # One that was cancelled has gone.
+                # Skip turns whose caller was cancelled.
                 if not turn.done():
                     turn.set_result(None)
                     self._began[client] = now_s
@@ -141,4 +144,4 @@ class Turns:
         if self._began:
             self._pass_soon()
         elif self._resting:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._pass)
+            self._timer = asyncio.get_running_loop().call_later(_POLL_S, self._pass)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from index_builder.simulation.simulate import simulate
 from index_builder.training.train import train
 from model.engagement.bins import HOUR_US
+from tests.patience import Watchdog
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_CONFIG = """epochs = 1
@@ -19,6 +21,27 @@ d_model = 16
 cuts_per_video = 4
 bank_videos = 150
 """
+
+
+LIMIT_S = 600.0
+"""Seconds of a quiet machine's time that one test may take, its fixtures included."""
+TRAINS = frozenset(("mini", "mini_bundle"))
+"""Fixtures that train: a test that uses one is marked as slow."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End a test that hangs."""
+    capture = item.config.pluginmanager.getplugin("capturemanager")
+    with Watchdog(item.nodeid, LIMIT_S, lambda: capture.suspend_global_capture(in_=True)):
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that train."""
+    for item in items:
+        if TRAINS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
-"""Queries a second and recall of the embedded bank, exact against HNSW.
+"""Queries per second and recall of the embedded bank, exact search and HNSW.
 
-    python benchmarks/components/bank.py [--videos 20000] [--buckets 8] [--per-video 4] [--queries 512] [--batch 64] [--limit 16]
+    python -m benchmarks.components.bank [--videos 20000] [--buckets 8] [--per-video 4] [--queries 512] [--batch 64] [--limit 16]
 
-Vectors are clustered (16 latent dimensions plus noise), curves have 20 points. "live" asks at a time when everything
-is usable, "past" at the same time for all when half of it is, "mixed" at a time of its own for each query. "cold"
-starts with no decoded row in memory. HNSW is forced by lowering the threshold of exact search to 1,000 vectors.
+Vectors are clustered (16 latent dimensions plus noise), curves have 20 points. "live" queries are at a time when everything is
+usable, "past" queries are all at the same time, when half of it is, and "mixed" queries are each at another time. "cold" starts with
+no decoded row in memory. HNSW is forced by lowering the limit of exact search to 1,000 vectors.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make(args: argparse.Namespace, rng: np.random.Generator, mixes: list[NDArray
     return videos
 
 
-def ask(
+def make_queries(
     args: argparse.Namespace, rng: np.random.Generator, mixes: list[NDArray[np.float64]]
 ) -> dict[str, list[BankQuery]]:
     content, trajectory = vectors(rng, mixes[0], args.queries), vectors(rng, mixes[1], args.queries)
@@ -79,7 +79,9 @@ def timed(bank: EmbeddedBank, queries: list[BankQuery], batch: int) -> tuple[flo
     found: list[set[str]] = []
     start = time.perf_counter()
     for i in range(0, len(queries), batch):
-        found += [{candidate.video_id for candidate in answer} for answer in bank.search(queries[i : i + batch])]
+        found += [
+            {candidate.video_id for candidate in candidates} for candidates in bank.search(queries[i : i + batch])
+        ]
     return len(queries) / (time.perf_counter() - start), found
 
 
@@ -98,13 +100,13 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     mixes = [rng.normal(size=(16, dim)) for dim in (CONTENT_DIM, TRAJECTORY_DIM)]
-    videos, asked = make(args, rng, mixes), ask(args, rng, mixes)
+    videos, queries_by_kind = make(args, rng, mixes), make_queries(args, rng, mixes)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {vars(args)}")
     folder = Path(tempfile.mkdtemp()) / "bank"
     try:
-        exact = run("exact", 10**9, folder, args, videos, asked, {})
+        exact = run("exact", 10**9, folder, args, videos, queries_by_kind, {})
         if args.hnsw:
-            run(f"hnsw ef {embedded_engine.HNSW_EF}", 1_000, folder, args, videos, asked, exact)
+            run(f"hnsw ef {embedded_engine.HNSW_EF}", 1_000, folder, args, videos, queries_by_kind, exact)
     finally:
         shutil.rmtree(folder.parent)
 
@@ -115,7 +117,7 @@ def run(
     folder: Path,
     args: argparse.Namespace,
     videos: list[BankVideo],
-    asked: dict[str, list[BankQuery]],
+    queries_by_kind: dict[str, list[BankQuery]],
     truth: dict[str, list[set[str]]],
 ) -> dict[str, list[set[str]]]:
     embedded_engine.EXACT_UP_TO = exact_up_to  # type: ignore[misc]
@@ -131,7 +133,7 @@ def run(
     opening = time.perf_counter()
     bank = EmbeddedBank.open(folder, CONTENT_DIM, TRAJECTORY_DIM)
     print(f"  open {time.perf_counter() - opening:.2f} s, {bank.counts()}")
-    for kind, queries in asked.items():
+    for kind, queries in queries_by_kind.items():
         cold, answers[kind] = timed(bank, queries, args.batch)
         rate, _ = timed(bank, queries, args.batch)
         single, _ = timed(bank, queries[:128], 1)

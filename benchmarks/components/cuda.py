@@ -1,12 +1,11 @@
-"""The card beside the CPU: a training, and the forecasts of one bundle, by both.
+"""A GPU compared with the CPU: a training, and the forecasts of one bundle.
 
     python -m benchmarks.components.cuda [--videos 1000] [--batches 1,16,64,256]
 
-Trains on a simulated data set on the CPU in float32, on the card in float32, and on the card in bfloat16 (the default there), and gives
-seconds and the error on held-back videos. Then forecasts from the last of these bundles by both: the largest difference of a
-quantile, and forecasts a second by batch, for videos read from their first token on, and for videos
-whose state of an hour before is kept.
-``benchmarks.components.steps`` times the kernels alone. Needs a CUDA device and mamba-ssm.
+Trains on a simulated data set on the CPU in float32, on the GPU in float32, and on the GPU in bfloat16 (the default there), and
+prints seconds and the error on holdout videos. Then the last of these bundles forecasts on both: printed are the largest difference
+of a quantile, and forecasts per second by batch, for videos whose tokens are all read and for videos whose state of an hour before
+is cached. ``benchmarks.components.steps`` times the kernels alone. Needs a CUDA device and mamba-ssm.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ HORIZONS = (HOUR_US, 24 * HOUR_US, 72 * HOUR_US)
 
 
 def requests_of(forecaster: Forecaster, data: Path, age_h: float, videos: int) -> list[Request]:
-    """What would be asked of the first videos at an age."""
+    """Requests for the first videos at an age."""
     loaded = load_dataset(data)
-    seen, types = Observed.of(loaded, forecaster.manifest.metric), forecaster.manifest.types
+    observed, types = Observed.of(loaded, forecaster.manifest.metric), forecaster.manifest.types
     v = np.arange(videos)
     now = loaded.published_us[v] + int(age_h * HOUR_US)
-    cells = cells_at(seen.events, seen.counters, v, now, loaded.published_us[v], len(types))
+    cells = cells_at(observed.events, observed.counters, v, now, loaded.published_us[v], len(types))
     return [
         Request(loaded.videos[i], history, int(at), HORIZONS)
         for i, history, at in zip(v, histories(cells, types), now, strict=True)
@@ -48,7 +47,7 @@ def requests_of(forecaster: Forecaster, data: Path, age_h: float, videos: int) -
 
 
 def rates(forecaster: Forecaster, asked: list[Request], later: list[Request]) -> tuple[float, float]:
-    """Forecasts a second without kept states, and with those of ``asked`` for ``later``: medians of 5 rounds."""
+    """Forecasts per second without cached states, and for ``later`` with the states of ``asked``: medians of 5 repetitions."""
     fresh, kept = [], []
     for _ in range(6):
         start = time.perf_counter()
@@ -66,11 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--batches", default="1,16,64,256")
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(torch.cuda.get_device_name(), "PyTorch", torch.__version__, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        simulate(data, videos=given.videos, seed=5)
+        simulate(data, videos=args.videos, seed=5)
         as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
         bundle = Path(folder)
         for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
@@ -81,13 +80,13 @@ def main() -> None:
             seconds, judged = time.perf_counter() - start, load_bundle(bundle).manifest.evaluation
             pooled = judged["cells"]["pooled"]
             print(
-                f"train {device} {precision}: {seconds:.0f} s, held back: pinball {pooled['pinball']:.4f}, "
-                f"nMSE {pooled['nmse']:.4f}, log-likelihood a token {judged['log_likelihood_per_token']:.4f}",
+                f"train {device} {precision}: {seconds:.0f} s, holdout: pinball {pooled['pinball']:.4f}, "
+                f"nMSE {pooled['nmse']:.4f}, log-likelihood per token {judged['log_likelihood_per_token']:.4f}",
                 flush=True,
             )
         answers: list[list[Forecast]] = []
         table: list[tuple[str, int, float, float]] = []
-        batches = [int(batch) for batch in given.batches.split(",")]
+        batches = [int(batch) for batch in args.batches.split(",")]
         for device in ("cpu", "cuda"):
             forecaster = Forecaster.load(bundle, device=device)
             asked, later = (requests_of(forecaster, data, age_h, max(batches)) for age_h in (24, 25))

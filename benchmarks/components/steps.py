@@ -1,10 +1,10 @@
-"""Backends of the Mamba-Hawkes state: a step, a wave of 64 steps, and a scan of 700 tokens.
+"""Backends of the Mamba-Hawkes state: a step, a batch of 64 steps, and a scan of 700 tokens.
 
     python -m benchmarks.components.steps [--d-model 64] [--layers 2]
 
-Compiled: the serving kernel (numba). PyTorch: the same equations as tensor operations, one thread. ONNX Runtime: those
-operations as an exported graph, one thread. With a CUDA card and mamba-ssm its kernels are measured too. "Pool" is
-what the service pays: one more token read by a video with 700 behind it, and the same for 64 videos in one call.
+"compiled" is the serving kernel (numba). "PyTorch" has the same equations as tensor operations, on one thread. "ONNX Runtime" has
+those operations as an exported graph, on one thread. With a CUDA device and mamba-ssm its kernels are measured too. "pool" is what the
+service pays: one more token of a video with 700 tokens, and the same for 64 videos in one call.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from model.engagement.bins import EDGES_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.features.tokens import Tokens, n_features, tokenize
-from model.mhp.backends.base import Backend
+from model.mhp.backend import Backend
 from model.mhp.backends.cpu import CPUBackend
 from model.mhp.backends.cuda import CUDABackend
 from model.mhp.network import MambaBlock, MambaHawkes
@@ -37,16 +37,16 @@ TYPES, LONG, WAVE = 3, 700, 64
 
 
 def micros(work: Callable[[], object], calls: int, prepare: Callable[[], object] = lambda: None) -> float:
-    """Median microseconds of a call, of 9 rounds."""
+    """Median microseconds of a call, from 9 repetitions."""
     work()
-    rounds = []
+    repetitions = []
     for _ in range(9):
         prepare()
         start = time.perf_counter()
         for _ in range(calls):
             work()
-        rounds.append((time.perf_counter() - start) / calls)
-    return statistics.median(rounds) * 1e6
+        repetitions.append((time.perf_counter() - start) / calls)
+    return statistics.median(repetitions) * 1e6
 
 
 class Step(nn.Module):
@@ -82,7 +82,7 @@ def inputs(shape: MHPShape, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def graph(step: Step, shape: MHPShape) -> ort.InferenceSession:
-    """The step as ONNX."""
+    """The step as an ONNX graph."""
     names = ["features", "clock", "state", "window"]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -104,11 +104,11 @@ def graph(step: Step, shape: MHPShape) -> ort.InferenceSession:
 
 
 def history(videos: int, tokens: int) -> Tokens:
-    """Tokens of videos that were engaged with in each of their first bins."""
+    """Tokens of videos with engagement in each of their first bins."""
     zero = np.zeros(videos * tokens, np.int64)
     published = np.full(videos, 1_760_000_000_000_000)
     cells = Cells(
-        np.arange(videos + 1) * tokens, np.tile(np.arange(tokens), videos), zero, zero + 3, zero + EVENTS, zero
+        np.arange(videos + 1) * tokens, np.tile(np.arange(tokens), videos), zero, zero + 3, zero + EVENT_MODE, zero
     )
     return tokenize(cells, published, published + EDGES_US[tokens] + 1, TYPES)
 
@@ -143,7 +143,7 @@ def main() -> None:
     step = Step(net)
     single, wave = inputs(shape, 1), inputs(shape, WAVE)
     with torch.inference_mode():
-        times = [micros(lambda: step(*single), 50), micros(lambda: step(*wave), 20)]
+        times = micros(lambda: step(*single), 50), micros(lambda: step(*wave), 20)
 
         def scan() -> None:
             state, window = single[2], single[3]
@@ -162,18 +162,18 @@ def main() -> None:
     rows["ONNX Runtime"] = (runs[0], runs[1], runs[0] * LONG)
     backends: dict[str, Backend] = {"compiled": kernel}
     if torch.cuda.is_available():
-        card = CUDABackend(shape, weights)
-        slots = card.new_states(WAVE)
-        backends["mamba-ssm"] = card
+        gpu = CUDABackend(shape, weights)
+        slots = gpu.new_states(WAVE)
+        backends["mamba-ssm"] = gpu
 
-        def on_card(which: np.ndarray, offsets: np.ndarray, n: int) -> Callable[[], object]:
-            # The answer comes back to the CPU, so the card has finished.
-            return lambda: card.advance(slots, which, offsets, features[:n], clock[:n])
+        def on_gpu(which: np.ndarray, offsets: np.ndarray, n: int) -> Callable[[], object]:
+            # The result is copied to the CPU, so the GPU has finished.
+            return lambda: gpu.advance(slots, which, offsets, features[:n], clock[:n])
 
         rows["mamba-ssm"] = (
-            micros(on_card(one, np.array([0, 1]), 1), 50),
-            micros(on_card(every, np.arange(WAVE + 1), WAVE), 50),
-            micros(on_card(one, np.array([0, LONG]), LONG), 20),
+            micros(on_gpu(one, np.array([0, 1]), 1), 50),
+            micros(on_gpu(every, np.arange(WAVE + 1), WAVE), 50),
+            micros(on_gpu(one, np.array([0, LONG]), LONG), 20),
         )
     print(f"d_model {args.d_model}, {args.layers} layers; microseconds")
     print(

@@ -1,8 +1,10 @@
-"""Time of text features: python benchmarks/components/text.py [DATA] [--texts 1000]
+"""Time of text features.
 
-DATA is a data set in the canonical format; without it the titles are made up. Prints microseconds a text, wall
-clock, the best of three passes, for the sentence encoder (one by one as it is, and the packaged graph for
-comparison, padded batches of 8) and for hashed n-grams. Compare runs of one quiet machine only.
+    python -m benchmarks.components.text [DATA] [--texts 1000]
+
+DATA is a data set in the canonical format; without it the titles are invented. Prints microseconds of wall time per text, the best of
+three passes, for the sentence encoder (one text at a time; for comparison the packaged graph on padded batches of 8) and for hashed
+n-grams. Compare only runs on the same idle machine.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +45,7 @@ def read_texts(data: Path | None, count: int) -> tuple[list[str], list[str]]:
 
 
 def packaged_batches(texts: list[str], size: int = 8) -> Callable[[], None]:
-    """The package's own graph, which computes in float32, on padded batches of texts of like length."""
+    """The package's own graph, which computes in float32, on padded batches of texts of similar length."""
     tokenizer = Tokenizer.from_buffer(minilm.tokenizer_bytes())
     tokenizer.enable_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
@@ -59,6 +62,10 @@ def packaged_batches(texts: list[str], size: int = 8) -> Callable[[], None]:
             session.run(None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
 
     return run
+
+
+def one_by_one(texts: list[str]) -> list[object]:
+    return [ngram_ids(text) for text in texts]
 
 
 def report(name: str, run: Callable[[], object], count: int) -> None:
@@ -81,10 +88,10 @@ def main() -> None:
     for name, texts in (("titles", titles), ("titles and tags", full)):
         for workers in (1, 2):
             encoder = SentenceEncoder(workers)
-            report(f"encoder, {workers} worker(s), {name}", lambda e=encoder, t=texts: e.encode(t), len(texts))
+            report(f"encoder, {workers} worker(s), {name}", partial(encoder.encode, texts), len(texts))
         report(f"packaged graph, batches of 8, {name}", packaged_batches(texts), len(texts))
-        report(f"n-grams, bulk, {name}", lambda t=texts: bags(t), len(texts))
-        report(f"n-grams, one by one, {name}", lambda t=texts: [ngram_ids(x) for x in t], len(texts))
+        report(f"n-grams, bulk, {name}", partial(bags, texts), len(texts))
+        report(f"n-grams, one by one, {name}", partial(one_by_one, texts), len(texts))
     table = np.random.default_rng(0).normal(size=(BUCKETS, 64)).astype(np.float32)
     ids, offsets = bags(full)
     report("bag mean, 64 dimensions, titles and tags", lambda: bag_mean(table, ids, offsets), len(full))

@@ -1,12 +1,11 @@
-"""Real kill -9 under concurrent writes: what was acknowledged must be there afterwards, and once.
+"""kill -9 under concurrent writes: afterwards every acknowledged row must be there, and only once.
 
     python -m benchmarks.faults.kills                     200 kills, half of them with each appendfsync
 
-Kills the service, its store, or both, at moments drawn from ``--seed``. After each kill every producer's rows are
-counted before anything is sent again: with ``always`` none may be missing; with ``everysec`` what is missing was
-acknowledged at most a second before the kill. Then the producers repeat what they cannot know to be stored, and much
-that they do know of, with the same ids; nothing may count twice. (kill -9 spares what the kernel was given, so it shows
-less than a power cut would.)
+Kills the service, its store, or both, at random times (``--seed``). After each kill the rows of every producer are counted before
+anything is sent again. With ``always`` none may be missing. With ``everysec`` missing rows were acknowledged at most one second before
+the kill. Then the producers send again, with the same ids, the rows that may be missing and many that are stored; nothing may count
+twice. (kill -9 does not lose what the kernel has buffered, so it shows less than a power cut would.)
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ REPEATED = 20
 
 
 class Run:
-    """A service that is killed again and again, with one ``appendfsync``."""
+    """A service that is killed repeatedly, with one ``appendfsync``."""
 
     def __init__(self, data_dir: Path, appendfsync: str, producers: int, chance: random.Random) -> None:
         self.appendfsync = appendfsync
         self.killed: Counter[str] = Counter()
         self.lost_s: list[float] = []
-        self.doubled = 0
+        self.duplicated = 0
         self._data_dir = data_dir
         self._chance = chance
         self._producers = [Producer(f"v{i}") for i in range(producers)]
@@ -49,11 +48,11 @@ class Run:
                 http.put(f"/videos/{producer.name}", json={"published_at": T0}).raise_for_status()
 
     def kill_once(self) -> None:
-        """Write, kill, come back, count, repeat, count again."""
+        """Write, kill, restart, count, send again, count again."""
         for producer in self._producers:
             producer.start(lambda: self.process.url)
         for producer in self._producers:
-            assert producer.news.wait(60), f"{producer.name} gets no answer"
+            assert producer.news.wait(60), f"{producer.name} gets no response"
         time.sleep(self._chance.choice((0.0, self._chance.uniform(0, 0.05), self._chance.uniform(0, 1.5))))
         killed_at = self._kill(self._chance.choice(("service", "store", "both")))
         for producer in self._producers:
@@ -61,22 +60,22 @@ class Run:
         if self.process.popen.returncode is not None:
             self.process = self._start()
         with self._http() as http:
-            wait_until(lambda: self._answers(http), 60)
+            wait_until(lambda: self._all_current(http), 60)
             for producer in self._producers:
                 stored = producer.stored(http)
                 self.lost_s += [killed_at - at for at in producer.acknowledged_at[stored:] for _ in range(BATCH)]
                 producer.repeat(http, max(0, min(stored, producer.acknowledged) - REPEATED))
-                self.doubled += (producer.stored(http) - producer.acknowledged - 1) * BATCH
+                self.duplicated += (producer.stored(http) - producer.acknowledged - 1) * BATCH
                 producer.acknowledged_at.append(time.monotonic())
 
     def report(self) -> bool:
-        """Print what was found; whether it is within the promise."""
+        """Print the result; return whether it keeps the promise."""
         rows = sum(producer.acknowledged for producer in self._producers) * BATCH
         oldest_s = max(self.lost_s, default=0.0)
-        good = not self.doubled and (not self.lost_s if self.appendfsync == "always" else oldest_s <= EVERYSEC_S)
+        good = not self.duplicated and (not self.lost_s if self.appendfsync == "always" else oldest_s <= EVERYSEC_S)
         print(
             f"{self.appendfsync}: {sum(self.killed.values())} kills ({dict(self.killed)}), {rows:,} rows acknowledged, "
-            f"{len(self.lost_s)} of them lost (the oldest {oldest_s:.2f} s before the kill), {self.doubled} doubled"
+            f"{len(self.lost_s)} of them lost (the oldest {oldest_s:.2f} s before the kill), {self.duplicated} duplicated"
         )
         return good
 
@@ -87,7 +86,7 @@ class Run:
         return httpx.Client(base_url=self.process.url, timeout=30)
 
     def _kill(self, what: str) -> float:
-        """kill -9; the time just before."""
+        """kill -9; return the time just before."""
         self.killed[what] += 1
         killed_at = time.monotonic()
         if what == "store":
@@ -96,11 +95,11 @@ class Run:
             self.process.kill(server=what == "both")
         return killed_at
 
-    def _answers(self, http: httpx.Client) -> bool:
+    def _all_current(self, http: httpx.Client) -> bool:
         with suppress(httpx.HTTPError):
             return all(
-                answer.status_code == 200 and not answer.json()["stale"]
-                for answer in (http.get(f"/videos/{producer.name}") for producer in self._producers)
+                response.status_code == 200 and not response.json()["stale"]
+                for response in (http.get(f"/videos/{producer.name}") for producer in self._producers)
             )
         return False
 

@@ -1,9 +1,9 @@
-"""Availability and latency while a part is dead or hangs, and how soon all is well again.
+"""Availability and latency while a part is dead or hangs, and the time to recovery.
 
-.venv/bin/python -m benchmarks.faults.outages [--bundle DIR] [--seconds 8] [--rate 60]
+    python -m benchmarks.faults.outages [--bundle DIR] [--seconds 8] [--rate 60]
 
-Forecasts of known videos and small batches of events arrive at a fixed rate. The bank is behind a stand-in for a Qdrant
-server, which answers (with nothing) or hangs; the event store is a real server that is stopped, or halted by SIGSTOP.
+Forecasts of known videos and small batches of events arrive at a fixed rate. The bank is a stand-in for a Qdrant server, which finds
+nothing or hangs. The event store is a real server, which is stopped or paused by SIGSTOP.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from service.store.redis.embedded_server import EmbeddedServer
 
 DEADLINE_MS = 500
 KNOWN = 200
-"""Videos that the service has asked the store for before that is gone."""
+"""Videos that the service reads from the store before the store is gone."""
 
 
 class StandIn:
-    """Speaks as much of Qdrant's REST interface as an empty bank needs, in a thread; ``hung`` stops all answers."""
+    """Implements as much of Qdrant's REST API as an empty bank needs, in a thread; while ``hung`` it does not respond."""
 
     def __init__(self, bundle: Path) -> None:
         loaded = load_bundle(bundle)
@@ -66,10 +66,12 @@ class StandIn:
                     ),
                     0,
                 )
-                asked: Any = json.loads(await reader.readexactly(length)) if length else None
+                request: Any = json.loads(await reader.readexactly(length)) if length else None
                 while self.hung:
                     await asyncio.sleep(0.05)
-                body = json.dumps({"result": self._answer(head.split()[1].decode(), asked), "status": "ok", "time": 0})
+                body = json.dumps(
+                    {"result": self._answer(head.split()[1].decode(), request), "status": "ok", "time": 0}
+                )
                 writer.write(
                     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
                     % (len(body), body.encode())
@@ -77,7 +79,7 @@ class StandIn:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    def _answer(self, path: str, asked: Any) -> Any:
+    def _answer(self, path: str, request: Any) -> Any:
         path = path.partition("?")[0]
         if path == "/aliases":
             return {
@@ -88,7 +90,7 @@ class StandIn:
         if path.endswith("/points/count"):
             return {"count": 0}
         if path.endswith("/points/query/batch"):
-            return [{"points": []} for _ in asked["searches"]]
+            return [{"points": []} for _ in request["searches"]]
         if path.endswith("/points/scroll"):
             return {"points": [], "next_page_offset": None}
         if path.endswith("/points"):
@@ -149,7 +151,7 @@ def main() -> None:
 def measure(
     args: argparse.Namespace, bank: StandIn, store: EmbeddedServer, bundle: Path, url: str, submit: Any
 ) -> None:
-    # Not warm: what is near a warm video is remembered, and its bank is hardly asked.
+    # Not warm: the neighbours of warm videos are cached, so the bank would hardly be asked.
     types = known_videos(url, bundle, args.videos, warm=False)
 
     def run(events_share: float = 0.2, videos: int = args.videos) -> Load:
@@ -158,14 +160,14 @@ def measure(
         return load
 
     def degraded() -> int:
-        told = re.search(r'^m3tr_forecasts_degraded_total{part="bank"} (\S+)', httpx.get(f"{url}/metrics").text, re.M)
-        return int(float(told[1])) if told else 0
+        found = re.search(r'^m3tr_forecasts_degraded_total{part="bank"} (\S+)', httpx.get(f"{url}/metrics").text, re.M)
+        return int(float(found[1])) if found else 0
 
     def recovery(path: str, good: Any) -> float:
         started = time.perf_counter()
         while time.perf_counter() - started < 60:
-            answer = httpx.get(url + path)
-            if answer.status_code == 200 and good(answer.json()):
+            response = httpx.get(url + path)
+            if response.status_code == 200 and good(response.json()):
                 return time.perf_counter() - started
             time.sleep(0.02)
         raise SystemExit("no recovery within 60 s")
@@ -183,7 +185,7 @@ def measure(
         before = degraded()
         load = run()
         print(line(fault, load))
-        print(f"{'':>22} {degraded() - before} forecasts without neighbours, those for the lists included")
+        print(f"{'':>22} {degraded() - before} forecasts without neighbours, including those for the lists")
         bound = 1.2 * healthy.ms(99, FORECAST) + DEADLINE_MS
         print(
             f"{'':>22} available {load.share(200):.3%} (at least 99.9 %), p99 {load.ms(99, FORECAST) / bound:.2f}"
@@ -191,7 +193,7 @@ def measure(
         )
         if fault == "Qdrant hung":
             bank.hung = False
-            seconds = recovery("/videos/video-1/forecast", lambda told: "bank" not in told["degraded"])
+            seconds = recovery("/videos/video-1/forecast", lambda forecast: "bank" not in forecast["degraded"])
             print(f"{'':>22} neighbours again {seconds:.2f} s after the server answers")
     for i in range(KNOWN):
         httpx.get(f"{url}/videos/video-{i}/forecast").raise_for_status()
@@ -209,7 +211,7 @@ def measure(
             store._process.send_signal(signal.SIGCONT)
         else:
             store.start()
-        seconds = recovery("/videos/video-1/forecast", lambda told: told["stale"] is False)
+        seconds = recovery("/videos/video-1/forecast", lambda forecast: forecast["stale"] is False)
         print(f"{'':>22} current again {seconds:.2f} s after the server answers")
 
 

@@ -1,10 +1,10 @@
-"""Simulated worlds in great number: two replicas, a real store, every fault; each must end equal to a serial oracle.
+"""Many simulated worlds: two replicas, a real store and every kind of fault; each must end equal to a serial oracle.
 
-    python -m benchmarks.faults.worlds                  10,000 seeds over all cores
-    python -m benchmarks.faults.worlds --seed 4711      one again, with its steps; a failing one is made shorter
+    python -m benchmarks.faults.worlds                  10,000 seeds on all cores
+    python -m benchmarks.faults.worlds --seed 4711      one seed, with its steps; a failing world is shortened
 
-A seed draws a world (``tests/simulation``), and every tenth world forecasts with a real model, which is trained for
-it first unless ``--bundle`` names one. Prints failing seeds; the exit status is 1 if there are any.
+A seed determines a world (``tests/simulation``). Every tenth world forecasts with a real model, which is trained first unless
+``--bundle`` gives one. Prints the failing seeds; the exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.simulation.models import FakeModels, Models, RealModels
 from tests.simulation.simulate import live, report
 
 REAL_EVERY = 10
-TOLD = 3
-"""Failing seeds that are made shorter."""
+SHORTENED = 3
+"""Number of failing seeds whose worlds are shortened."""
 
 
 @contextmanager
 def store() -> Iterator[str]:
-    """The address of a real store of its own."""
+    """The address of a new real store."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedServer(Path(folder), appendfsync="everysec")
         server.start()
@@ -47,7 +47,7 @@ def store() -> Iterator[str]:
 
 @dataclass
 class Worker:
-    """Lives through seeds, one after the other."""
+    """Runs worlds, one after the other."""
 
     server: Server
     fake: Models
@@ -82,7 +82,7 @@ def run(seeds: range) -> tuple[dict[int, str], Counter[str]]:
 
 
 def replay(seed: int, bundle: Path | None) -> bool:
-    """Live through one seed; whether all was right."""
+    """Run one world; return whether it ended right."""
     with store() as url:
         worker = Worker.of(url, bundle if seed % REAL_EVERY == 0 else None)
         plan = draw(seed)
@@ -95,10 +95,10 @@ def replay(seed: int, bundle: Path | None) -> bool:
 
 
 def run_all(seeds: range, workers: int, bundle: Path | None) -> dict[int, str]:
-    """Live through all seeds; those that failed, and how."""
+    """Run all worlds; return those that failed, and how."""
     failing: dict[int, str] = {}
     seen: Counter[str] = Counter()
-    started, told_s, done = time.perf_counter(), time.perf_counter(), 0
+    started, printed_s, done = time.perf_counter(), time.perf_counter(), 0
     context = get_context("spawn")
     urls = context.Queue()
     chunks = [seeds[at : at + 25] for at in range(0, len(seeds), 25)]
@@ -112,8 +112,8 @@ def run_all(seeds: range, workers: int, bundle: Path | None) -> dict[int, str]:
             done += len(chunk)
             for seed, wrong in failed.items():
                 print(f"  seed {seed} fails: {wrong[-500:]}", flush=True)
-            if time.perf_counter() - told_s > 10:
-                told_s = time.perf_counter()
+            if time.perf_counter() - printed_s > 10:
+                printed_s = time.perf_counter()
                 print(f"  {done:,} of {len(seeds):,}", flush=True)
     seconds = time.perf_counter() - started
     print(f"{done:,} seeds in {seconds:.0f} s, {done / seconds:.0f}/s on {workers} processes: {len(failing)} failed")
@@ -139,7 +139,7 @@ def main() -> int:
         if args.seed is not None:
             return 0 if replay(args.seed, bundle) else 1
         failing = run_all(range(args.first, args.first + args.seeds), args.workers, bundle)
-        for seed in list(failing)[:TOLD]:
+        for seed in list(failing)[:SHORTENED]:
             if replay(seed, bundle):
                 print(f"seed {seed} failed among others and not alone: the simulation is not deterministic")
         return 1 if failing else 0

@@ -1,10 +1,10 @@
-"""The published table: train as of a time, answer the benchmark's queries of videos published from then on, score them.
+"""The published table: train as of a time, forecast the benchmark's queries of videos published later, score the forecasts.
 
     python -m benchmarks.forecasts.accuracy [youtube|weibo|all] [--ablation] [--work DIR]
 
-Data sets lie in M3TR_TEST_DATA (../shared/data), the query cutter and the scorer beside them in ../benchmark. DIR keeps queries, bundles,
-forecasts and scores: what is there is not made again, and a training that was interrupted goes on. DIR/accuracy.md is the table;
---ablation adds the model without each part, with paired bootstrap intervals of the difference.
+The data sets are in the folder M3TR_TEST_DATA; the tools that make queries and score forecasts are beside it in ../benchmark. DIR
+keeps queries, bundles, forecasts and scores: what exists is not computed again, and an interrupted training is resumed. DIR/accuracy.md
+is the table. --ablation adds the model without each part, with paired bootstrap intervals of the difference.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = ("nMSE", "MAE", "SRC", "cover", "width", "pinball")
 
 @dataclass(frozen=True)
 class Case:
-    """One data set and time: trained as of ``as_of``, asked about videos published from then on, each of ``parts`` left out once."""
+    """One data set and time: trained as of ``as_of``, scored on videos published later; ``parts`` are the parts to ablate, one by one."""
 
     name: str
     folder: str
@@ -51,8 +51,8 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A model of a case, and what came out."""
+class ModelScores:
+    """One model of a case, and its scores."""
 
     name: str
     folder: Path
@@ -61,7 +61,7 @@ class Arm:
 
 
 def measured(command: list[str | Path]) -> tuple[float, float]:
-    """Seconds that a command took, and the resident set of its largest process, MB."""
+    """Seconds that a command took, and the largest resident set of its processes, MB."""
     start = time.monotonic()
     process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
@@ -76,7 +76,7 @@ def builder(*arguments: str | Path) -> list[str | Path]:
 
 
 class Bench:
-    """Runs cases; everything lies under ``work``."""
+    """Runs cases; all files are under ``work``."""
 
     def __init__(self, data: Path, work: Path, config: str = "") -> None:
         self.data, self.tools, self.work, self.config = data, data.parent / "benchmark", work, config
@@ -86,12 +86,19 @@ class Bench:
         if not out.with_suffix(".answers.parquet").exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             script = self.tools / "make_queries.py"
-            command = [sys.executable, script, self.data / case.folder, "--metric", case.metric, *case.cut]
+            command: list[str | Path] = [
+                sys.executable,
+                script,
+                self.data / case.folder,
+                "--metric",
+                case.metric,
+                *case.cut,
+            ]
             measured([*command, "--published-from", case.as_of, "--out", out])
         return out
 
-    def arm(self, case: Case, name: str, settings: str = "") -> Arm:
-        """Train, forecast and score one model, as far as that is not done yet."""
+    def model(self, case: Case, name: str, settings: str = "") -> ModelScores:
+        """Train, forecast and score one model, unless that is done already."""
         queries = self.queries(case)
         folder = self.work / case.name / name.replace(" ", "-")
         folder.mkdir(exist_ok=True)
@@ -124,23 +131,23 @@ class Bench:
         if not scores.exists():
             answers = queries.with_suffix(".answers.parquet")
             measured([sys.executable, self.tools / "score.py", answers, forecasts, "--name", name, "--json", scores])
-        # Not there if this was killed between a training and its note.
+        # Missing if the benchmark was killed between a training and this note.
         note = folder / "training.txt"
         training = note.read_text(encoding="utf-8") if note.exists() else "not measured"
-        return Arm(name, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], training)
+        return ModelScores(name, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], training)
 
     def case(self, case: Case, ablation: bool) -> str:
-        """A case's tables in Markdown."""
-        whole = self.arm(case, WHOLE)
+        """The tables of a case in Markdown."""
+        whole = self.model(case, WHOLE)
         out = [f"## {case.name}: `{case.folder}` as of {case.as_of}, videos published from then on", "", *cells(whole)]
         out += ["", f"Training: {whole.training}.", ""]
         if ablation:
             answers = self.queries(case).with_suffix(".answers.parquet")
             rows = []
             for part in case.parts:
-                arm = self.arm(case, f"without {part}", f"use_{part} = false\n")
-                found = differences(answers, whole.folder / "forecasts.parquet", arm.folder / "forecasts.parquet")
-                rows.append(ablated(arm, found))
+                model = self.model(case, f"without {part}", f"use_{part} = false\n")
+                found = differences(answers, whole.folder / "forecasts.parquet", model.folder / "forecasts.parquet")
+                rows.append(ablated(model, found))
             out += [
                 "| pooled | nMSE | minus M3TR's, 95 % | pinball | minus M3TR's, 95 % |",
                 "|---|---|---|---|---|",
@@ -150,18 +157,18 @@ class Bench:
         return "\n".join(out)
 
 
-def cells(arm: Arm) -> list[str]:
+def cells(model: ModelScores) -> list[str]:
     head = ["| cell | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     return head + [
         f"| {name} | {cell['n']:,} | " + " | ".join(f"{cell[column]:.4f}" for column in COLUMNS) + " |"
-        for name, cell in arm.scores.items()
+        for name, cell in model.scores.items()
     ]
 
 
-def ablated(arm: Arm, found: dict[str, Difference]) -> str:
-    pooled = arm.scores["pooled"]
+def ablated(model: ModelScores, found: dict[str, Difference]) -> str:
+    pooled = model.scores["pooled"]
     shown = [f"{pooled[name]:.4f} | {found[name]}" for name in ("nMSE", "pinball")]
-    return f"| {arm.name} | " + " | ".join(shown) + " |"
+    return f"| {model.name} | " + " | ".join(shown) + " |"
 
 
 def main() -> None:
@@ -169,7 +176,7 @@ def main() -> None:
     parser.add_argument("which", nargs="?", default="all", choices=[*CASES, "all"])
     parser.add_argument("--ablation", action="store_true", help="also the model without each part")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="folder that keeps what is made")
-    parser.add_argument("--config", type=Path, help="TOML file with training settings of every arm")
+    parser.add_argument("--config", type=Path, help="TOML file with training settings of every model")
     args = parser.parse_args()
     data = Path(os.environ.get("M3TR_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
     config = args.config.read_text(encoding="utf-8").rstrip() + "\n" if args.config else ""

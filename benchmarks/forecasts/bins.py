@@ -1,15 +1,17 @@
-"""What the default bins lose against events: python -m benchmarks.forecasts.bins [--data FOLDER] [--parts 64] [--epochs 3] [--videos N]
+"""What the default bins lose compared with single events.
 
-Trains the same model twice, on the format's grid of ages and on a grid with every bin split into equal parts of at least a
-second, so fine that a bin of the second grid nearly always holds one event. The format's constant is not changed: the finer
-grid is put in place in this process only, and its bundle is thrown away.
+    python -m benchmarks.forecasts.bins [--data FOLDER] [--parts 64] [--epochs 3] [--videos N]
 
-Likelihoods a token of two grids cannot be compared, since their tokens differ. So both models are asked the same: the counts of
-the *default* intervals of the held-out videos, and the silence before them, each given what was known by the end of the
-interval before. The fine model reads its fine tokens up to that moment, and its mean is the integral of its intensity over
-the same gap and interval; fine bins are nested in default ones, so both have seen the same events. A dispersion learned on
-narrow intervals is not that of wide ones, so both models get two numbers, a factor on means and one on dispersions, fitted
-on training videos. Forecast errors are of growth, ages 1 and 6 h, horizons 24 and 72 h, from events up to `now`.
+Trains the same model twice: on the default grid of ages, and on a grid with every bin split into equal parts of at least a second,
+which is so fine that a bin nearly always holds one event. The constant of the format does not change: the finer grid is set in this
+process only, and its bundle is deleted.
+
+Likelihoods per token of two grids are not comparable, because the tokens differ. So both models forecast the same: the counts of the
+*default* intervals of later videos, and the silence before them, each given what was known at the end of the interval before. The fine
+model reads its fine tokens up to that time, and its mean is the integral of its intensity over the same gap and interval. Fine bins
+are nested in default ones, so both models have read the same events. A dispersion learned on narrow intervals is too large or small
+for wide ones, so both models get a factor on means and one on dispersions, fitted on training videos. Forecast errors are of growth at
+ages of 1 and 6 h, for horizons of 24 and 72 h, from events up to `now`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +40,7 @@ from index_builder.cli import parse_time
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import intensity_of, states_after, tokens_of
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from index_builder.scoring.metrics import score
 from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
@@ -51,7 +54,7 @@ FACTORS = np.geomspace(0.5, 2, 13), np.geomspace(0.2, 5, 13)
 
 
 def split_edges(parts: int) -> np.ndarray:
-    """The default edges with every bin split into ``parts``, or fewer where parts would be below a second."""
+    """The default edges with every bin split into ``parts``, or into fewer parts where they would be shorter than a second."""
     pieces = []
     for low, high in zip(EDGES_US[:-1].tolist(), EDGES_US[1:].tolist(), strict=True):
         n = max(1, min(parts, (high - low) // SECOND_US))
@@ -61,17 +64,14 @@ def split_edges(parts: int) -> np.ndarray:
 
 @contextmanager
 def grid(edges: np.ndarray) -> Iterator[None]:
-    """Cells and tokens on another grid, inside the block."""
-    kept = model.rows.EDGES_US, model.tokens.EDGES_US
-    model.rows.EDGES_US = model.tokens.EDGES_US = edges  # type: ignore[misc]
-    try:
+    """Use another grid for cells and tokens inside the block."""
+    rows, tokens = model.engagement.rows, model.features.tokens
+    with patch.object(rows, "EDGES_US", edges), patch.object(tokens, "EDGES_US", edges):
         yield
-    finally:
-        model.rows.EDGES_US, model.tokens.EDGES_US = kept  # type: ignore[misc]
 
 
 def newest(data: Path, as_of_us: int, videos: int, out: Path) -> Path:
-    """The data set with only the ``videos`` newest of those published by ``as_of_us``, and all later ones."""
+    """The data set with the ``videos`` newest of the videos published by ``as_of_us``, and all later ones."""
     table = pq.read_table(data / "videos.parquet")
     published = table["published_at"].cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
     past = np.sort(published[published <= as_of_us])
@@ -87,7 +87,7 @@ def newest(data: Path, as_of_us: int, videos: int, out: Path) -> Path:
 
 @torch.no_grad()
 def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Means in gap and interval of ``asked`` (n, K), and dispersions, read off the states after ``own`` tokens."""
+    """Means in gap and interval of ``asked`` (n, K), and dispersions, from the states after the ``own`` tokens."""
     head = intensity_of(bundle)
     hidden = torch.cat([states_after(bundle, own), head.start[None]])
     pace = torch.from_numpy(pace_after(own))
@@ -97,7 +97,7 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
     last = np.full(len(asked.counts), len(own.counts))
     for v in range(len(asked.offsets) - 1):
         mine, theirs = slice(*own.offsets[v : v + 2]), slice(*asked.offsets[v : v + 2])
-        # A token counts as past if it had ended when the interval before this one ended.
+        # A token is past if it ended before the end of the interval before this one.
         n = np.searchsorted(own.interval_s[mine, 2], asked.interval_s[theirs, 0] + 1e-6, side="right")
         last[theirs] = np.where(n > 0, own.offsets[v] + n - 1, len(own.counts))
     ends = torch.from_numpy(np.append(own.interval_s[:, 2], 0.0)[last])
@@ -109,7 +109,7 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
 
 
 def value(asked: Tokens, means: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mean: float, wide: float) -> float:
-    """Mean log-likelihood a token and type of ``asked``, with means and dispersions multiplied."""
+    """Mean log-likelihood per token and type of ``asked``, with means and dispersions multiplied by factors."""
     gap, active, dispersion = means[0] * mean, means[1] * mean, means[2].double() * wide
     counts = torch.from_numpy(asked.counts)
     silent = torch.from_numpy(asked.interval_s[:, 1:2] > asked.interval_s[:, :1])
@@ -133,12 +133,12 @@ def main() -> None:
     as_of = args.as_of if isinstance(args.as_of, int) else parse_time(args.as_of)
     with TemporaryDirectory(prefix="m3tr-bins-") as temporary:
         data = newest(args.data, as_of, args.videos, Path(temporary) / "data")
-        seen = Observed.of(load_dataset(data), "total")
-        published = seen.data.published_us
+        observed = Observed.of(load_dataset(data), "total")
+        published = observed.data.published_us
         held, past = np.flatnonzero(published > as_of), np.flatnonzero(published <= as_of)[-LEARNED_ON:]
-        end = seen.data.last_us() or 0
-        asked, learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
-        queries = cut(seen, held, (1.0, 6.0), (24.0, 72.0), end)
+        end = observed.data.last_us() or 0
+        asked, learned = tokens_of(observed, held, end), tokens_of(observed, past, as_of)
+        queries = cut_queries(observed, held, (1.0, 6.0), (24.0, 72.0), end)
         y, now = queries.pairs.growth, queries.pairs.value_now
         print(
             f"{len(past)} videos for the two factors, {len(held)} held out, {len(asked.counts):,} default tokens",
@@ -154,9 +154,9 @@ def main() -> None:
                 began = time.perf_counter()
                 train(data, as_of_us=as_of, metric="total", out=folder, epochs=args.epochs, seed=seed)
                 took = time.perf_counter() - began
-                own, own_learned = tokens_of(seen, held, end), tokens_of(seen, past, as_of)
+                own, own_learned = tokens_of(observed, held, end), tokens_of(observed, past, as_of)
                 with open_bundle(folder) as forecaster:
-                    counts = forecast_at(forecaster, seen, queries.video, queries.now_us, queries.horizon_us)
+                    counts = forecast_at(forecaster, observed, queries.video, queries.now_us, queries.horizon_us)
             bundle = load_bundle(folder)
             fitted = expected(bundle, own_learned, learned)
             factors = max(product(*FACTORS), key=lambda f: value(learned, fitted, *f))

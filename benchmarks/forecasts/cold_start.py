@@ -1,9 +1,9 @@
-"""Cold start: how well content and creator alone tell a video's first count, before anything is known of it.
+"""Cold start: how well content and creator alone forecast a video's first count, before anything is known of it.
 
     python -m benchmarks.forecasts.cold_start --bundle B [--data D] [--published-from 2026-06-01]
 
-Stands at each video's publication, with no count at all, and asks for the count at its first observation. Prints Spearman's
-correlation of the forecast with what was observed, the share of outcomes inside the interval from q0.1 to q0.9, and its width.
+Forecasts each video at its publication, without any count, for the time of its first observation. Prints Spearman's correlation of
+forecasts and observations, the share of observations inside the interval from q0.1 to q0.9, and its width.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def main() -> None:
     arguments = parser.parse_args()
     from_us = int(datetime.fromisoformat(arguments.published_from).replace(tzinfo=UTC).timestamp()) * SECOND_US
     with open_bundle(arguments.bundle) as forecaster:
-        seen = Observed.of(load_dataset(arguments.data), forecaster.manifest.metric)
-        published = seen.data.published_us
-        rows = snapshot_rows(seen.metric)
-        owner = np.searchsorted(seen.metric.offsets, rows, side="right") - 1
+        observed = Observed.of(load_dataset(arguments.data), forecaster.manifest.metric)
+        published = observed.data.published_us
+        rows = snapshot_rows(observed.metric)
+        owner = np.searchsorted(observed.metric.offsets, rows, side="right") - 1
         video, first = np.unique(owner, return_index=True)
         rows = rows[first]
-        horizon_us = seen.metric.time_us[rows] - published[video]
+        horizon_us = observed.metric.time_us[rows] - published[video]
         asked = (published[video] >= from_us) & (horizon_us > 0) & (horizon_us <= forecaster.manifest.max_horizon_us)
         video, rows, horizon_us = video[asked], rows[asked], horizon_us[asked]
         with progress("forecast", len(video)) as bar:
-            counts = forecast_at(forecaster, seen, video, published[video], horizon_us, bar.advance)
-    y, q = np.log2(1 + seen.totals[rows].astype(np.float64)), np.log2(1 + counts)
+            counts = forecast_at(forecaster, observed, video, published[video], horizon_us, bar.advance)
+    y, q = np.log2(1 + observed.totals[rows].astype(np.float64)), np.log2(1 + counts)
     bounds = intervals(video, y, q[:, 1], q[:, 0], q[:, 2])
     print(f"{len(video):,} videos, first observed at a median age of {np.median(horizon_us) / HOUR_US:.1f} h")
     print(f"SRC    {spearman(y, q[:, 1]):.3f}  (95 %: {bounds['src'][0]:.3f} to {bounds['src'][1]:.3f})")
-    print(f"cover  {cover(y, q[:, 0], q[:, 2]):.3f}  (aim 0.80)")
+    print(f"cover  {cover(y, q[:, 0], q[:, 2]):.3f}  (target 0.80)")
     print(f"width  {width(q[:, 0], q[:, 2]):.2f} log2 units")
 
 

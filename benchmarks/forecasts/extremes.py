@@ -1,9 +1,9 @@
-"""Forecasts of 10,000 made-up histories, against the largest growth that training data hold for that age and horizon.
+"""Forecasts of 10,000 artificial histories, compared with the largest growth in the training data for the same age and horizon.
 
     python -m benchmarks.forecasts.extremes BUNDLE DATA [--histories 10000]
 
-DATA is what the bundle was trained on. A median may lie one doubling above the largest growth, and never below the count. The largest
-growth is read off the data anew: of every training video, at 40 ages within half a doubling around that of the question.
+DATA is what the bundle was trained on. A median may be one doubling above the largest growth, and never below the current count. The
+largest growth is computed from the data: over all training videos, at 40 ages within half a doubling of the forecast's age.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ OFFSET_S = 60.0
 
 
 class Largest:
-    """The largest growth in a data set as known at a time, log2 units, looked up by age and horizon."""
+    """The largest growth in a data set as known at a time, log2 units, by age and horizon."""
 
-    def __init__(self, seen: Observed, until_us: int) -> None:
-        self._seen, self._until_us = seen, until_us
+    def __init__(self, observed: Observed, until_us: int) -> None:
+        self._observed, self._until_us = observed, until_us
         self._known: dict[tuple[int, int], float] = {}
 
     def __call__(self, age_us: int, horizon_us: int) -> float:
@@ -42,8 +42,8 @@ class Largest:
         return self._known[key]
 
     def _read(self, at_s: float, horizon_us: int) -> float:
-        """Among ages within half a doubling of ``at_s``; where nothing is that old, among the oldest."""
-        published = self._seen.data.published_us
+        """The largest growth at ages within half a doubling of ``at_s``; if no video is that old, at the oldest ages."""
+        published = self._observed.data.published_us
         best = -1.0
         while best < 0 and at_s > OFFSET_S / 2:
             for age_s in at_s * 2 ** np.linspace(-0.5, 0.5, AGES) - OFFSET_S:
@@ -57,30 +57,30 @@ class Largest:
         fine = target <= self._until_us
         if not fine.any():
             return -1.0
-        before, after = (self._seen.count_at(video[fine], t[fine]) for t in (now, target))
+        before, after = (self._observed.count_at(video[fine], t[fine]) for t in (now, target))
         return float(np.log2((1 + after) / (1 + before)).max())
 
 
 def breaches(
-    forecaster: Forecaster, seen: Observed, requests: list[tuple[str, Request]], slack: float = 1.0
+    forecaster: Forecaster, observed: Observed, requests: list[tuple[str, Request]], slack: float = 1.0
 ) -> tuple[list[str], float]:
-    """Questions whose median leaves what training supports, in words, and the largest excess in log2 units."""
-    largest = Largest(seen, int(forecaster.manifest.training["as_of_us"]))
-    most = forecaster.manifest.max_horizon_us
+    """Descriptions of the forecasts whose median leaves the range of the training data, and the largest excess in log2 units."""
+    largest = Largest(observed, int(forecaster.manifest.training["as_of_us"]))
+    limit_us = forecaster.manifest.max_horizon_us
     asked = [
-        (name, replace(request, horizons_us=tuple(h for h in request.horizons_us if h <= most)))
+        (name, replace(request, horizons_us=tuple(h for h in request.horizons_us if h <= limit_us)))
         for name, request in requests
     ]
     found, worst = [], -np.inf
-    for (name, request), answer in zip(asked, forecaster.forecast([r for _, r in asked], explain=False), strict=True):
-        median = answer.quantiles[:, 1]
-        growth = np.log2((1 + median) / (1 + answer.value_now))
+    for (name, request), forecast in zip(asked, forecaster.forecast([r for _, r in asked], explain=False), strict=True):
+        median = forecast.quantiles[:, 1]
+        growth = np.log2((1 + median) / (1 + forecast.value_now))
         allowed = [largest(request.now_us - request.video.published_us, h) for h in request.horizons_us]
         excess = float((growth - np.array(allowed)).max())
         worst = max(worst, excess)
-        if excess > slack or (median < answer.value_now).any() or not np.isfinite(answer.quantiles).all():
+        if excess > slack or (median < forecast.value_now).any() or not np.isfinite(forecast.quantiles).all():
             found.append(
-                f"{name}: {request.video.video_id}, count {answer.value_now:g}, medians {median}, growth {allowed}"
+                f"{name}: {request.video.video_id}, count {forecast.value_now:g}, medians {median}, growth {allowed}"
             )
     return found, worst
 
@@ -91,15 +91,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    forecaster = Forecaster.load(given.bundle, device="cpu")
+    args = parser.parse_args()
+    forecaster = Forecaster.load(args.bundle, device="cpu")
     manifest = forecaster.manifest
-    seen = Observed.of(load_dataset(given.data, before_us=int(manifest.training["as_of_us"])), manifest.metric)
-    found, worst = breaches(forecaster, seen, list(artificial(manifest.types, given.histories, given.seed)))
+    observed = Observed.of(load_dataset(args.data, before_us=int(manifest.training["as_of_us"])), manifest.metric)
+    found, worst = breaches(forecaster, observed, list(artificial(manifest.types, args.histories, args.seed)))
     for line in found[:20]:
         print(line)
     print(
-        f"{given.histories} histories: {len(found)} leave what training supports; the highest median lies {worst:+.2f} doublings"
+        f"{args.histories} histories: {len(found)} leave the range of the training data; the highest median is {worst:+.2f} doublings"
     )
     print("from the largest growth of that age and horizon")
     sys.exit(bool(found))

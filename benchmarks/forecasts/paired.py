@@ -1,4 +1,4 @@
-"""How much worse one model is than another on the same queries: paired bootstrap intervals, whole videos drawn."""
+"""Differences of two models' scores on the same queries, with paired bootstrap intervals over whole videos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWS: Final = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a score, the second model's minus the first's, with its 95 % interval."""
+    """Difference of a score, the second model's minus the first's, with its 95 % interval."""
 
     mean: float
     low: float
@@ -28,7 +28,7 @@ class Difference:
 
 
 def growths(answers: Path, forecasts: Path) -> tuple[pd.Series, NDArray[np.float64], NDArray[np.float64]]:
-    """Video ids (n,), true growth (n,) and forecast growth (n, 3) in log2 units; a query without forecast grows by nothing."""
+    """Video ids (n,), true growth (n,) and forecast growth (n, 3) in log2 units; a missing forecast counts as growth 0."""
     columns = [f"q{level}" for level in LEVELS]
     rows = pd.read_parquet(answers).merge(pd.read_parquet(forecasts)[KEY + columns], on=KEY, how="left")
     now = np.log2(1 + rows.value_now.to_numpy(float))
@@ -37,7 +37,7 @@ def growths(answers: Path, forecasts: Path) -> tuple[pd.Series, NDArray[np.float
 
 
 def sums(owner: NDArray[np.int64], y: NDArray[np.float64], forecast: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each video (V, 5): rows, sums of y, y^2, squared error of the median, and pinball loss."""
+    """For each video (V, 5): number of rows, sums of y, of y^2, of the squared error of the median, and of the pinball loss."""
     error = y[:, None] - forecast
     loss = np.maximum(np.array(LEVELS) * error, (np.array(LEVELS) - 1) * error).mean(1)
     return np.stack(
@@ -46,13 +46,13 @@ def sums(owner: NDArray[np.int64], y: NDArray[np.float64], forecast: NDArray[np.
 
 
 def scores(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The scores nMSE and pinball, (..., 2), of sums (..., 5) over videos."""
+    """nMSE and pinball (..., 2) from sums (..., 5) over videos."""
     n, y, squares, error, loss = np.moveaxis(drawn, -1, 0)
     return np.stack([error / n / (squares / n - (y / n) ** 2), loss / n], axis=-1)
 
 
 def differences(answers: Path, first: Path, second: Path, *, seed: int = 0) -> dict[str, Difference]:
-    """Of nMSE and pinball, pooled over all queries: the second model's minus the first's."""
+    """Differences of nMSE and pinball over all queries, the second model's minus the first's."""
     videos, y, one = growths(answers, first)
     two = growths(answers, second)[2]
     owner = pd.factorize(videos)[0]

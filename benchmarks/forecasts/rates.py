@@ -1,14 +1,14 @@
-"""Expected engagements (``intensity_per_hour``) beside real ones, by type and age, on videos published after the training.
+"""Expected engagement (``intensity_per_hour``) compared with real engagement, by type and age, on videos published after the training.
 
     python -m benchmarks.forecasts.rates BUNDLE DATA --published-from 2026-06-01 [--published-before 2026-07-01] [--videos 2000] [--drawn]
 
-Events: the rate at nine ages beside what the next hour brought; most of these ages are whole days, when those who saw a video as it came
-out are awake again, and ``--drawn`` draws as many ages evenly in log age. Counters: rates at eight moments spread over the gap to the
-next reading, asked with what was known at its start, beside what that reading added. Each cell is expected over real with a 95 % interval
-(bootstrap over videos) and the real count. An interval that is wider than 0.9 to 1.1 tells little.
+Events: the rate at nine ages compared with the next hour. Most of these ages are whole days, when viewers who saw the video at its
+publication are awake again; ``--drawn`` draws as many ages evenly in log age instead. Counters: rates at eight times spread over the
+gap to the next reading, from what was known at its start, compared with the growth at that reading. Each cell is expected over real
+with a 95 % interval (bootstrap over videos), and the real count. An interval wider than 0.9 to 1.1 says little.
 
-The same over the videos that were held back in training (published between the bundle's split and its as-of time) tells how much of a
-deviation is the fit's own, and how much is that times have changed.
+The same on the holdout videos of the training (published between the bundle's split and its as-of time) shows which part of a deviation
+comes from the fit, and which part from changed times.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from numpy.typing import NDArray
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.training.rate_fit import Spans
-from index_builder.training.rates import ask, spans
+from index_builder.training.rate_spans import forecast_spans, spans
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.forecaster import Forecaster
-from model.rates import LEAST_MEDIAN
+from model.rates import MIN_MEDIAN
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 EDGES_H = (0, 2, 8, 20, 36, 72, np.inf)
-MOMENTS = 8
+TIMES_PER_SPAN = 8
 RESAMPLES = 1000
 
 
 def asked(
-    seen: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
+    observed: Observed, video: NDArray[np.int64], until_us: int, max_age_us: int, *, drawn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Videos, starts and ends of spans whose engagement is known."""
-    published = seen.data.published_us
-    if not seen.continuous:
-        v, start, end = spans(seen, 0, until_us, max_age_us, np.random.default_rng(0))
+    published = observed.data.published_us
+    if not observed.continuous:
+        v, start, end = spans(observed, 0, until_us, max_age_us, np.random.default_rng(0))
         fine = np.isin(v, video) & (start > published[v])
         return v[fine], start[fine], end[fine]
     v = np.repeat(video, len(AGES_H))
@@ -58,7 +58,7 @@ def asked(
 def ratio(
     expected: NDArray[np.float64], real: NDArray[np.float64], video: NDArray[np.int64]
 ) -> tuple[float, float, float]:
-    """Expected over real, and the ends of its 95 % interval when videos are drawn anew."""
+    """Expected over real, and its 95 % bootstrap interval over videos."""
     own = np.unique(video, return_inverse=True)[1]
     sums = np.stack([np.bincount(own, column) for column in (expected, real)])
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def ratio(
 
 
 def table(found: Spans, expected: NDArray[np.float64], age_h: NDArray[np.float64], types: tuple[str, ...]) -> list[str]:
-    """Lines of a Markdown table: a row a type, a column a bucket of ages (N,) at which spans start."""
+    """Lines of a Markdown table: one row for each type, one column for each bucket of the ages (N,) at which spans start."""
     lines = [
         "| type | " + " | ".join(f"{a:g}-{b:g} h" for a, b in pairwise(EDGES_H)) + " | all |",
         "|---|" + "---|" * len(EDGES_H),
@@ -81,8 +81,8 @@ def table(found: Spans, expected: NDArray[np.float64], age_h: NDArray[np.float64
             if not real.sum():
                 cells.append("-")
                 continue
-            middle, least, most = ratio(expected[rows, k], real, found.video[rows])
-            cells.append(f"{middle:.2f} ({least:.2f}-{most:.2f}) of {real.sum():,.0f}")
+            middle, low, high = ratio(expected[rows, k], real, found.video[rows])
+            cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}) of {real.sum():,.0f}")
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return lines
 
@@ -95,23 +95,23 @@ def main() -> None:
     parser.add_argument("--published-before", default="9999-01-01")
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--drawn", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     from_us, before_us = (
         int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1e6)
-        for text in (given.published_from, given.published_before)
+        for text in (args.published_from, args.published_before)
     )
-    forecaster = Forecaster.load(given.bundle, device="cpu")
+    forecaster = Forecaster.load(args.bundle, device="cpu")
     manifest = forecaster.manifest
-    data = load_dataset(given.data)
-    seen = Observed.of(data, manifest.metric)
+    data = load_dataset(args.data)
+    observed = Observed.of(data, manifest.metric)
     video = np.flatnonzero((data.published_us >= from_us) & (data.published_us < before_us))
-    video = np.sort(np.random.default_rng(0).permutation(video)[: given.videos])
-    v, start, end = asked(seen, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=given.drawn)
-    found = ask(forecaster, seen, v, start, end, moments=None if seen.continuous else MOMENTS)
-    print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} moments")
+    video = np.sort(np.random.default_rng(0).permutation(video)[: args.videos])
+    v, start, end = asked(observed, video, data.last_us() or 0, manifest.schema.max_age_us, drawn=args.drawn)
+    found = forecast_spans(forecaster, observed, v, start, end, n_times=None if observed.continuous else TIMES_PER_SPAN)
+    print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} forecasts")
     expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
-    some = found.moments.median >= LEAST_MEDIAN
+    some = found.moments.median >= MIN_MEDIAN
     metric = list(metric_types(manifest.metric, manifest.types))
     factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.median[some]
     print(

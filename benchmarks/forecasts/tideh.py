@@ -1,14 +1,15 @@
-"""Growth of large cascades with reach: python -m benchmarks.forecasts.tideh [--data FOLDER] [--and FOLDER] [--bundle BUNDLE]
+"""Growth of large cascades with reach.
 
-Reads the data set `tideh`: 100 cascades of a week each. Its calendar day is unknown and only the hour of day is real, so the first
-60 in time are moved back by whole weeks, which keeps hour and weekday: then they are over before the other 40 begin, and
-the ordinary commands can train on the first and forecast the others, at 6 h of age, 24 and 120 h ahead. With --and, the videos
-of another data set of events are trained on too, for example weibo_ced; the 60 are then spread evenly over its time, so
-that they are on both sides of training's split. With --bundle a trained bundle is used as it is.
+    python -m benchmarks.forecasts.tideh [--data FOLDER] [--and FOLDER] [--bundle BUNDLE]
 
-Prints, by horizon, the median absolute relative error of the growth, |forecast - truth| / truth of N(then) - N(now), with
-its 95 % bootstrap interval by cascade, for M3TR, the parametric power-law Hawkes process, and simple baselines. All are fitted on the
-same 60 cascades only, except M3TR with --and. Nothing is chosen on the 40. Without --and, held-out log-likelihoods too.
+Reads the data set `tideh`: 100 cascades of a week each. Its dates are unknown, only the hour of day is real. So the first 60 cascades are
+moved back by whole weeks, which keeps hour and weekday. Then they end before the other 40 begin, and the normal commands can train on
+the 60 and forecast the 40 at 6 h of age, 24 and 120 h ahead. With --and another data set of events, for example weibo_ced, is trained on
+too; the 60 are then spread evenly over its time, so that they are on both sides of the split. With --bundle an existing bundle is used.
+
+Prints, by horizon, the median absolute relative error of the growth, |forecast - truth| / truth of N(then) - N(now), with its 95 %
+bootstrap interval over cascades, for M3TR, the power-law Hawkes process and simple baselines. All are fitted on the same 60 cascades only,
+except M3TR with --and. Nothing is tuned on the 40. Without --and, log-likelihoods on the 40 are printed too.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from index_builder.cascade.fit import hawkes_growth
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import Likelihood, likelihoods
-from index_builder.samples.queries import Pairs, Queries, cut
+from index_builder.samples.queries import Pairs, Queries, cut_queries
 from index_builder.training.train import train
 from model.bundle import load_bundle
 
 TRAINED = 60
 AGES_H, HORIZONS_H = (6.0,), (24.0, 120.0)
-# A cascade was watched for 168 h: no cut and horizon may reach beyond.
+# A cascade was observed for 168 h: age and horizon together must not exceed that.
 CONFIG = """max_age_h = 48.0
 max_horizon_h = 120.0
 cuts_per_video = 128
@@ -68,7 +69,7 @@ def read(folder: Path, name: str) -> pa.Table:
 
 
 def moved(folder: Path, weeks: Callable[[np.ndarray], np.ndarray]) -> tuple[pa.Table, pa.Table]:
-    """Videos by time and events of a data set; ``weeks`` maps publications (V,) us to how many weeks each moves."""
+    """Videos sorted by time, and events, of a data set; ``weeks`` maps publications (V,) us to the weeks by which each video moves."""
     videos, events = read(folder, "videos"), read(folder, "events")
     videos = videos.take(pc.sort_indices(videos["published_at"]))
     shift = weeks(videos["published_at"].to_numpy()) * WEEK_US
@@ -81,7 +82,7 @@ def moved(folder: Path, weeks: Callable[[np.ndarray], np.ndarray]) -> tuple[pa.T
 
 
 def prepare(tideh: Path, other: Path | None, out: Path) -> int:
-    """Write the data set to train on and to forecast; returns when the last 40 cascades begin, microseconds."""
+    """Write the data set to train on and to forecast; return the time at which the last 40 cascades begin, microseconds."""
     start = 0
 
     def weeks(published: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ def prepare(tideh: Path, other: Path | None, out: Path) -> int:
     videos, events = moved(tideh, weeks)
     if other is not None:
         more = moved(other, lambda published: np.zeros(len(published), np.int64))
-        # Rows of a data set that has no reach weigh nothing; those after its collection was trained on are cut off by as-of.
+        # The other data set has no reach, so its rows have reach 0; its rows after the as-of time are cut off by --as-of.
         videos = pa.concat_tables([videos, more[0]], promote_options="permissive")
         events = pa.concat_tables([events, more[1]], promote_options="permissive")
     out.mkdir(parents=True)
@@ -112,9 +113,10 @@ def prepare(tideh: Path, other: Path | None, out: Path) -> int:
 
 
 def increments(queries: Queries, growth: np.ndarray) -> np.ndarray:
-    """N(then) - N(now) of growth in log2 units."""
+    """N(then) - N(now) from growth in log2 units."""
     now = 1 + queries.pairs.value_now
-    return now * np.exp2(growth) - now
+    increment: np.ndarray = now * np.exp2(growth) - now
+    return increment
 
 
 def median_error(queries: Queries, growth: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float, float]]:
@@ -125,12 +127,13 @@ def median_error(queries: Queries, growth: np.ndarray, seed: int = 0) -> dict[st
         rows = (queries.cell == cell) & (truth > 0.5)
         error = np.abs(increments(queries, growth)[rows] - truth[rows]) / truth[rows]
         drawn = np.median(error[np.random.default_rng(seed).integers(0, len(error), (1000, len(error)))], axis=1)
-        out[cell] = (float(np.median(error)), *map(float, np.quantile(drawn, (0.025, 0.975))))
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        out[cell] = (float(np.median(error)), float(low), float(high))
     return out
 
 
 def simple(past: Pairs, asked: Pairs) -> dict[str, np.ndarray]:
-    """Growth by the simple baselines, and by one fitted on medians."""
+    """Growth by the simple baselines, and by one that is fitted on medians."""
     found = {b.name: b.fit(past).predict(asked) for b in (Persistence(), MeanGrowth(), GrowthFactor(), LogLinear())}
     factor = np.zeros(len(asked))
     for horizon in np.unique(asked.horizon_s):
@@ -154,17 +157,19 @@ def main() -> None:
     with TemporaryDirectory(prefix="m3tr-tideh-") as temporary:
         folder = args.keep or Path(temporary)
         start = prepare(args.data, args.other, folder / "data")
-        seen = Observed.of(load_dataset(folder / "data"), "total")
+        observed = Observed.of(load_dataset(folder / "data"), "total")
         mine = set(pq.read_table(args.data / "videos.parquet", columns=["video_id"])["video_id"].to_pylist())
-        videos = np.array([v.video_id in mine for v in seen.data.videos])
-        published = seen.data.published_us
-        asked = cut(seen, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max)
+        videos = np.array([v.video_id in mine for v in observed.data.videos])
+        published = observed.data.published_us
+        asked = cut_queries(
+            observed, np.flatnonzero(videos & (published >= start)), AGES_H, HORIZONS_H, np.iinfo(np.int64).max
+        )
         old = np.flatnonzero(videos & (published < start))
-        past = cut(seen, old, AGES_H, HORIZONS_H, start)
+        past = cut_queries(observed, old, AGES_H, HORIZONS_H, start)
         print(f"{len(np.unique(past.video))} cascades learned from, {len(np.unique(asked.video))} forecast", flush=True)
         growths = simple(past.pairs, asked.pairs)
         for name, of_increment in (("power-law Hawkes", True), ("power-law Hawkes, fitted as in the model", False)):
-            growths[name] = hawkes_growth(seen, asked, old, AGES_H, HORIZONS_H, start, of_increment=of_increment)
+            growths[name] = hawkes_growth(observed, asked, old, AGES_H, HORIZONS_H, start, of_increment=of_increment)
         likelihood: dict[str, Likelihood] = {}
         bundle = args.bundle
         if bundle is None and not args.no_model:
@@ -176,9 +181,9 @@ def main() -> None:
             print(f"trained in {time.perf_counter() - began:.0f} s", flush=True)
         if bundle is not None:
             with open_bundle(bundle) as forecaster:
-                counts = forecast_at(forecaster, seen, asked.video, asked.now_us, asked.horizon_us)
+                counts = forecast_at(forecaster, observed, asked.video, asked.now_us, asked.horizon_us)
             if args.other is None:
-                likelihood = likelihoods(load_bundle(bundle), seen, published_from_us=start)
+                likelihood = likelihoods(load_bundle(bundle), observed, published_from_us=start)
             growths["M3TR"] = np.log2((1 + counts[:, 1]) / (1 + asked.pairs.value_now))
     print(
         f"{'median absolute relative error of the growth':<46}" + "".join(f"{c:>26}" for c in dict.fromkeys(asked.cell))
@@ -187,7 +192,7 @@ def main() -> None:
         cells = median_error(asked, growth)
         print(f"{name:<46}" + "".join(f"{f'{m:.3f} ({low:.3f} to {high:.3f})':>26}" for m, low, high in cells.values()))
     for row in likelihood.items():
-        print(f"log-likelihood a token, {row[0]:<38}{row[1].mean:>10.4f} ({row[1].low:.4f} to {row[1].high:.4f})")
+        print(f"log-likelihood per token, {row[0]:<38}{row[1].mean:>10.4f} ({row[1].low:.4f} to {row[1].high:.4f})")
 
 
 if __name__ == "__main__":

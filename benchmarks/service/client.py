@@ -1,4 +1,4 @@
-"""A light HTTP/1.1 client for load: requests are ready-made bytes, answers are read by their Content-Length."""
+"""A light HTTP/1.1 client for load: sends ready-made requests and reads responses by their Content-Length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def request(method: str, path: str, body: object = None, host: str = "localhost") -> bytes:
-    """One request with keep-alive; ``body`` goes as JSON."""
+    """One keep-alive request; ``body`` is sent as JSON."""
     content = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{kind}Content-Length: {len(content)}\r\n\r\n"
@@ -23,17 +23,17 @@ def request(method: str, path: str, body: object = None, host: str = "localhost"
 
 
 @dataclass(frozen=True)
-class Load:
-    """What a run saw: ``seconds`` (n,) latency of each answer, how many were 2xx, and how long the run took."""
+class ClosedLoopResult:
+    """Result of a run: ``seconds`` (n,) latency of each response, number of 2xx responses, and duration of the run."""
 
     seconds: np.ndarray
-    fine: int
+    succeeded: int
     wall_s: float
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
-        return self.fine / self.wall_s
+        """2xx responses per second."""
+        return self.succeeded / self.wall_s
 
     def ms(self, percent: float) -> float:
         """A percentile of latency in milliseconds."""
@@ -45,7 +45,7 @@ class _Connection(asyncio.Protocol):
         self, requests: Iterator[bytes], until: float, seconds: list[float], done: asyncio.Future[None]
     ) -> None:
         self.requests, self.until, self.seconds, self.done = requests, until, seconds, done
-        self.fine = 0
+        self.succeeded = 0
         self.buffer = b""
         self.started = 0.0
 
@@ -75,7 +75,7 @@ class _Connection(asyncio.Protocol):
         if len(self.buffer) < end + 4 + length:
             return
         self.seconds.append(time.perf_counter() - self.started)
-        self.fine += self.buffer[9:10] == b"2"
+        self.succeeded += self.buffer[9:10] == b"2"
         self.buffer = b""
         self.next()
 
@@ -84,8 +84,10 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(error or ConnectionResetError("the server closed the connection"))
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int, seconds: float = inf) -> Load:
-    """Every connection sends its next request as soon as it has its answer, in an order of its own, for so many seconds.
+async def closed_loop(
+    port: int, requests: Sequence[bytes], *, connections: int, seconds: float = inf
+) -> ClosedLoopResult:
+    """Each connection sends its next request as soon as it has the response, in its own random order, for ``seconds``.
 
     Without ``seconds`` each connection sends its share of the requests once.
     """
@@ -104,4 +106,4 @@ async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int,
         await loop.create_connection(lambda c=connection: c, "127.0.0.1", port)  # type: ignore[misc]
         made.append(connection)
     await asyncio.gather(*(c.done for c in made))
-    return Load(np.array(latencies), sum(c.fine for c in made), time.perf_counter() - started)
+    return ClosedLoopResult(np.array(latencies), sum(c.succeeded for c in made), time.perf_counter() - started)

@@ -1,9 +1,11 @@
-"""Rows a second over HTTP, beside the raw rate of the same event store: python -m benchmarks.service.ingest [--videos 1000 100000].
+"""Rows per second over HTTP, compared with the raw rate of the same event store.
 
-A real service process with its embedded store (``everysec``; the model is a stand-in, and unused), and a client process with
-ready-made bodies: ``--connections`` batches of 1,000 events with ids under way at once, each row sent once. Videos are
-registered and follow Zipf's law; times are now. The raw rate is HINCRBY of redis-py (hiredis), 1,000 in a pipeline, on the same
-server right after; redis-benchmark too, where it is installed.
+    python -m benchmarks.service.ingest [--videos 1000 100000]
+
+Starts a real service process with its embedded store (``everysec``; the model is a stand-in and not used), and a client process with
+ready-made bodies: ``--connections`` concurrent batches of 1,000 events with ids, each row sent once. Videos are registered and follow
+Zipf's law; times are now. The raw rate is HINCRBY of redis-py (hiredis), 1,000 in a pipeline, on the same server right afterwards;
+redis-benchmark is measured too if it is installed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,20 +34,20 @@ from urllib.parse import urlsplit
 import numpy as np
 import redis
 
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.commit import CommitChunk
 from service.store.functions import connect
 from service.store.rows.row import InputRow
 from service.store.rows.row_batch import RowBatch
 from service.store.store import Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 
 BATCH = 1000
 TYPES, SHARES = ("view", "like", "comment", "share"), (0.70, 0.20, 0.07, 0.03)
 WARM = 0.1
-"""Share of the batches that is sent before the clock starts."""
+"""Share of the batches that are sent before the clock starts."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Traffic:
     batches: int
     exponent: float
     ids: bool
-    iso: bool
+    text_times: bool
     ndjson: bool
     connections: int
     spread: int
@@ -66,11 +69,12 @@ def name(i: int) -> str:
 
 def popularity(videos: int, exponent: float) -> np.ndarray:
     weights = np.arange(1, videos + 1) ** -exponent
-    return weights / weights.sum()
+    share: np.ndarray = weights / weights.sum()
+    return share
 
 
 def requests(traffic: Traffic) -> Iterator[bytes]:
-    """Whole HTTP requests, one a batch."""
+    """Whole HTTP requests, one for each batch."""
     chance = np.random.default_rng(traffic.seed)
     share = popularity(traffic.videos, traffic.exponent)
     kind = "application/x-ndjson" if traffic.ndjson else "application/json"
@@ -81,7 +85,7 @@ def requests(traffic: Traffic) -> Iterator[bytes]:
             chosen = chance.choice(traffic.videos, BATCH, p=share).tolist()
         kinds = chance.choice(4, BATCH, p=SHARES).tolist()
         times = (time.time() - chance.uniform(0, 5, BATCH)).round(3).tolist()
-        if traffic.iso:
+        if traffic.text_times:
             times = [str(np.datetime64(round(t * 1000), "ms")) + "Z" for t in times]
         rows = [
             {"video_id": name(v), "time": t, "type": TYPES[k]} for v, t, k in zip(chosen, times, kinds, strict=True)
@@ -96,7 +100,7 @@ def requests(traffic: Traffic) -> Iterator[bytes]:
 
 
 class Connection(asyncio.Protocol):
-    """Sends the next batch whenever the last one was answered, until none is left."""
+    """Sends the next batch after each response, until none is left."""
 
     def __init__(self, waiting: deque[bytes], done: asyncio.Future[None], counts: dict[str, int]) -> None:
         self.waiting, self.done, self.counts = waiting, done, counts
@@ -118,9 +122,9 @@ class Connection(asyncio.Protocol):
         length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
         if not length or len(body) < int(length):
             return
-        told = json.loads(body)
+        summary = json.loads(body)
         for key in ("accepted", "duplicate", "parked", "rejected"):
-            self.counts[key] = self.counts.get(key, 0) + told.get(key, 0)
+            self.counts[key] = self.counts.get(key, 0) + summary.get(key, 0)
         if not head.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"{head!r} {body!r}")
         self.buffer = b""
@@ -132,10 +136,7 @@ async def send_all(port: int, batches: list[bytes], connections: int) -> tuple[f
     loop = asyncio.get_running_loop()
     ends = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
-    lines = [
-        await loop.create_connection(lambda end=end: Connection(waiting, end, counts), "127.0.0.1", port)
-        for end in ends
-    ]
+    lines = [await loop.create_connection(partial(Connection, waiting, end, counts), "127.0.0.1", port) for end in ends]
     await asyncio.gather(*ends)
     wall = time.perf_counter() - started
     for transport, _ in lines:
@@ -144,17 +145,21 @@ async def send_all(port: int, batches: list[bytes], connections: int) -> tuple[f
 
 
 def client(port: int, traffic: Traffic, pids: dict[str, int]) -> dict[str, Any]:
-    """Runs in a process of its own: bodies made first, then sent; CPU seconds of the others over the timed part."""
+    """Run in a separate process: make the bodies, then send them; return CPU seconds of all processes over the timed part."""
     made = list(requests(traffic))
     first = int(len(made) * WARM)
     asyncio.run(send_all(port, made[:first], traffic.connections))
-    before = {who: cpu_seconds(pid) for who, pid in pids.items()} | {"client": time.process_time()}
+    before = {process_name: cpu_seconds(pid) for process_name, pid in pids.items()} | {"client": time.process_time()}
     wall, counts = asyncio.run(send_all(port, made[first:], traffic.connections))
-    after = {who: cpu_seconds(pid) for who, pid in pids.items()} | {"client": time.process_time()}
+    after = {process_name: cpu_seconds(pid) for process_name, pid in pids.items()} | {"client": time.process_time()}
     rows = (len(made) - first) * BATCH
     if counts["accepted"] != rows:
         raise SystemExit(f"not all rows were accepted: {counts}")
-    return {"rows": rows, "wall": wall, "cpu": {who: (after[who] - before[who]) / rows * 1e6 for who in after}}
+    return {
+        "rows": rows,
+        "wall": wall,
+        "cpu": {process_name: (after[process_name] - before[process_name]) / rows * 1e6 for process_name in after},
+    }
 
 
 def cpu_seconds(pid: int) -> float:
@@ -180,7 +185,7 @@ def service(folder: Path) -> Iterator[tuple[int, str, dict[str, int]]]:
 
 
 async def register(url: str, videos: int, seed: int = 3) -> None:
-    """Registers videos of ages between a minute and 30 days, straight in the store: PUT would take minutes."""
+    """Register videos of ages between a minute and 30 days, directly in the store: PUT would take minutes."""
     settings = Settings(bundle=Path("unused"))
     metrics = new_metrics(settings)
     link = connect(url, metrics, deadline_s=60, connections=2)
@@ -205,7 +210,7 @@ async def register(url: str, videos: int, seed: int = 3) -> None:
 
 
 def raw_rate(url: str, videos: int, exponent: float, seconds: float = 3) -> float:
-    """HINCRBY a second of redis-py, 1,000 in a pipeline."""
+    """HINCRBY commands per second of redis-py, 1,000 in a pipeline."""
     keys = [
         f"raw:{i}" for i in np.random.default_rng(1).choice(videos, 20_000, p=popularity(videos, exponent)).tolist()
     ]
@@ -275,7 +280,7 @@ def main() -> None:
         made = measure(traffic)
         rate = made["rows"] / made["wall"]
         costs[videos] = 1e6 / rate
-        cpu = ", ".join(f"{who} {us:.2f}" for who, us in made["cpu"].items())
+        cpu = ", ".join(f"{process_name} {us:.2f}" for process_name, us in made["cpu"].items())
         tool = f", {rate / made['tool']:.2f} of redis-benchmark's {made['tool']:,.0f}" if made["tool"] else ""
         print(
             f"{videos} videos: {rate:,.0f} rows/s, {1e6 / rate:.2f} us a row (CPU us: {cpu}); "

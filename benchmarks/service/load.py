@@ -1,8 +1,7 @@
-"""A light HTTP/1.1 client that makes load, in a process of its own: raw asyncio, because httpx is slower than the service.
+"""A load generator in a separate process: a light HTTP/1.1 client on raw asyncio, because httpx is slower than the service.
 
-Open loop: requests start at the times of a Poisson process, whatever became of the earlier ones, and a latency counts
-from the time a request was due (not from when a connection was free). Closed loop: each connection sends its next
-request when it has the last answer.
+Open loop: requests start at the times of a Poisson process, independently of earlier ones, and a latency counts from the time at which the
+request was due (not from when a connection was free). Closed loop: each connection sends its next request after the last response.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from model.engagement.bins import HOUR_US
 
 FORECAST, EVENTS = "forecast", "events"
 RESET, UNSENT = 0, -1
-"""In place of a status: the connection ended before the answer did; no connection was free within ``PATIENCE_S``."""
+"""In place of a status: the connection ended before the response did; no connection was free within ``PATIENCE_S``."""
 PATIENCE_S = 5.0
 
 
@@ -45,7 +44,7 @@ PATIENCE_S = 5.0
 class Plan:
     """What to send: a mix of forecasts of known videos and small batches of events, for ``seconds``.
 
-    ``rate``: requests a second of an open loop; None is a closed loop over all ``connections``.
+    ``rate`` is the requests per second of an open loop; None is a closed loop over all ``connections``.
     """
 
     url: str
@@ -61,7 +60,7 @@ class Plan:
 
 @dataclass
 class Load:
-    """What came of a plan, by answer: kind, status, start (s since the plan's), latency (s)."""
+    """Results of a plan, one for each response: kind, status, start (s since the plan's start), latency (s)."""
 
     seconds: float
     kinds: NDArray[np.str_]
@@ -69,24 +68,25 @@ class Load:
     starts: NDArray[np.float64]
     latencies: NDArray[np.float64]
     bodies: list[bytes] = field(default_factory=list)
-    """Up to five answers that were neither 200, 429 nor 503."""
+    """Up to five bodies with a status other than 200, 429 and 503."""
 
     def accepted(self, kind: str | None = None) -> NDArray[np.float64]:
-        """Latencies of what was answered with 200."""
+        """Latencies of the responses with status 200."""
         of_kind = np.ones(len(self.kinds), bool) if kind is None else self.kinds == kind
-        return self.latencies[(self.statuses == 200) & of_kind]
+        accepted: NDArray[np.float64] = self.latencies[(self.statuses == 200) & of_kind]
+        return accepted
 
     @property
     def goodput(self) -> float:
-        """200s a second."""
+        """Responses with status 200 per second."""
         return len(self.accepted()) / self.seconds
 
     def share(self, *statuses: int) -> float:
-        """Share of all requests that ended so."""
+        """Share of all requests that ended with one of ``statuses``."""
         return float(np.isin(self.statuses, statuses).mean()) if len(self.statuses) else 0.0
 
     def ms(self, percentile: float, kind: str | None = None) -> float:
-        """A percentile of the accepted ones' latency, milliseconds."""
+        """A percentile of the latency of accepted requests, milliseconds."""
         values = self.accepted(kind)
         return float(np.percentile(values, percentile)) * 1000 if len(values) else float("nan")
 
@@ -164,12 +164,14 @@ class _Client:
     async def _connect(self) -> _Connection:
         self._open += 1
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: _Connection(self._done), self._where.hostname, self._where.port)
+        host, port = self._where.hostname, self._where.port
+        assert host is not None and port is not None
+        _, made = await loop.create_connection(lambda: _Connection(self._done), host, port)
         return made
 
     def _next(self) -> tuple[str, bytes]:
         plan, chance = self._plan, self._chance
-        # Zipf-like: a few videos take most of the traffic.
+        # Similar to Zipf's law: a few videos get most of the traffic.
         video = int(plan.videos ** chance.random()) - 1
         if chance.random() >= plan.events_share:
             return FORECAST, b"GET /videos/video-%d/forecast HTTP/1.1\r\nhost: x\r\n\r\n" % video
@@ -221,14 +223,14 @@ def _run(plan: Plan) -> Load:
 
 @contextmanager
 def client() -> Iterator[Callable[[Plan], Future[Load]]]:
-    """A client process; hand it plans, one after the other."""
+    """A client process that runs plans, one after the other."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield lambda plan: pool.submit(_run, plan)
 
 
 @contextmanager
 def service(bundle: Path, data_dir: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``m3tr-serve`` with an embedded store of its own; its address and process."""
+    """Run ``m3tr-serve`` with a new embedded store; yield its address and process."""
     command = [sys.executable, "-m", "service.cli", "--bundle", str(bundle), "--data-dir", str(data_dir), "--port", "0"]
     log = data_dir.with_name("service.log")
     process = subprocess.Popen(
@@ -251,7 +253,7 @@ def service(bundle: Path, data_dir: Path, **environment: str) -> Iterator[tuple[
 
 
 def bundle_copy(bundle: Path | None, folder: Path) -> Path:
-    """A bundle of our own (an embedded bank opens in one process only); None trains a small one."""
+    """A copy of a bundle, because only one process can open an embedded bank; None trains a small bundle."""
     copy = folder / "bundle"
     if bundle is not None:
         return Path(shutil.copytree(bundle, copy))
@@ -264,9 +266,9 @@ def bundle_copy(bundle: Path | None, folder: Path) -> Path:
 
 
 def known_videos(url: str, bundle: Path, videos: int, *, warm: bool = True) -> tuple[str, ...]:
-    """Register videos ``video-0`` and so on, about a day old and with a history; the types served.
+    """Register videos ``video-0`` and so on, about a day old and with a history; return the served types.
 
-    ``warm``: every one is asked for once.
+    With ``warm`` each is forecast once.
     """
     types = tuple(json.loads((bundle / "manifest.json").read_text("utf-8"))["schema"]["types"])
     with httpx.Client(base_url=url, timeout=60) as http:

@@ -1,10 +1,10 @@
 """Goodput and latency at and beyond saturation: forecasts of known videos mixed with small batches of events.
 
-.venv/bin/python -m benchmarks.service.overload [--bundle DIR] [--seconds 5] [--rounds 3]
+    python -m benchmarks.service.overload [--bundle DIR] [--seconds 5] [--rounds 3]
 
-In each round a closed loop of 24 connections finds the saturating rate, and an open loop offers 0.8, 1 and 3 times that.
-Goodput is answers with 200 a second; ratios are medians over the rounds. Without ``--bundle`` a small one is trained on
-simulated videos.
+In each round a closed loop of 24 connections finds the saturating rate, and an open loop offers 0.8, 1 and 3 times that rate. Goodput is
+responses with status 200 per second; ratios are medians over the rounds. Without ``--bundle`` a small bundle is trained on simulated
+videos.
 """
 
 from __future__ import annotations

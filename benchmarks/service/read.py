@@ -1,9 +1,9 @@
-"""Forecasts a second beside a trivial FastAPI route, with a bank of 100,000 videos.
+"""Forecasts per second compared with a trivial FastAPI route, with a bank of 100,000 videos.
 
     python -m benchmarks.service.read --bundle BUNDLE [--bank-videos 100000] [--videos 200] [--events 40] [--connections 16] [--rounds 3]
 
-Starts the real service (embedded store, the bundle's model, a bank filled with clustered vectors) and, on the same
-uvicorn in a process of its own, an application of one trivial POST route. Each is loaded alone, in turns, by this process.
+Starts the real service (embedded store, the bundle's model, a bank of clustered vectors) and, in another process on the same uvicorn, an
+application with one trivial POST route. This process loads each of them alone, in turns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.service.client import Load, closed_loop, request
+from benchmarks.service.client import ClosedLoopResult, closed_loop, request
 from model.bank import BankVideo, Curve, EmbeddedBank
 from model.bundle import BANK, load_bundle
 from model.growth.curve_kernels import age_bucket
@@ -53,7 +53,8 @@ def fill_bank(path: Path, videos: int, content_dim: int, d_model: int, now_us: i
     mixes = [rng.normal(size=(16, dim)) for dim in (content_dim, d_model)]
 
     def vectors(mix: np.ndarray, n: int) -> np.ndarray:
-        return (rng.normal(size=(n, 16)) @ mix + 0.3 * rng.normal(size=(n, mix.shape[1]))).astype(np.float32)
+        found: np.ndarray = rng.normal(size=(n, 16)) @ mix + 0.3 * rng.normal(size=(n, mix.shape[1]))
+        return found.astype(np.float32)
 
     ages = (np.arange(1, 21) ** 2) * HOUR_US
     at = ages[[0, 1, 3, 5, 9, 14]]
@@ -101,7 +102,7 @@ def serving(command: list[str]) -> Iterator[int]:
 
 
 def post(port: int, path: str, body: object, method: str = "POST") -> None:
-    """One request by the standard library."""
+    """Send one request by the standard library."""
     head, _, content = request(method, path, body).partition(b"\r\n\r\n")
     del head
     call = urllib.request.Request(
@@ -168,7 +169,7 @@ def run(args: argparse.Namespace, bundle: Path, data: Path) -> None:
         }
         for where, requests in arms.values():
             asyncio.run(closed_loop(where, requests, connections=args.connections, seconds=3))
-        results: dict[str, list[Load]] = {name: [] for name in arms}
+        results: dict[str, list[ClosedLoopResult]] = {name: [] for name in arms}
         for _ in range(args.rounds):
             for name, (where, requests) in arms.items():
                 results[name].append(
@@ -181,7 +182,7 @@ def run(args: argparse.Namespace, bundle: Path, data: Path) -> None:
             p50, p99 = (statistics.median(load.ms(p) for load in loads) for p in (50, 99))
             ratio = statistics.median(load.rate / b.rate for load, b in zip(loads, base, strict=True))
             slower = statistics.median(load.ms(99) / b.ms(99) for load, b in zip(loads, base, strict=True))
-            bad = sum(len(load.seconds) - load.fine for load in loads)
+            bad = sum(len(load.seconds) - load.succeeded for load in loads)
             print(
                 f"{name:14} {rate:8,.0f}/s ({ratio:.2f} of trivial)  p50 {p50:6.2f} ms  p99 {p99:6.2f} ms "
                 f"({slower:.2f} of trivial)  {bad} not 2xx"

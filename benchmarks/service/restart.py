@@ -2,10 +2,10 @@
 
     python -m benchmarks.service.restart --bundle BUNDLE [--videos 100000] [--live 4000]
 
-Videos have snapshots of views and likes, five each (the median of youtube_trending), a title and a creator. They are put into the embedded
-store, which is then stopped; the service starts on its files. Times run from the start of the process; "first answer"
-is a forecast of a video asked for when the service says it is ready. Memory is what the process grows by while ``--live`` videos are
-forecast for the first time, divided by their number, after as many others warmed it up.
+Videos have five snapshots of views and likes (the median of youtube_trending), a title and a creator. They are written to the embedded
+store, which is then stopped, and the service starts on its files. Times count from the start of the process; "first answer" is a forecast
+requested when the service reports that it is ready. Memory is the growth of the process while ``--live`` videos are forecast for the
+first time, divided by their number, after as many others have warmed it up.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import numpy as np
 
 from benchmarks.service.client import closed_loop, request
 from model.engagement.bins import HOUR_US
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.rows.row import InputRow
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +97,7 @@ def restart(args: argparse.Namespace, data: Path) -> None:
         "--data-dir",
         str(data),
     ]
-    # Room for all of them, and no other work beside: what is measured is what one more live video takes.
+    # Cache all of them and do no other work: this measures the memory of one more live video.
     environment = {
         **os.environ,
         "M3TR_CACHE_VIDEOS": str(3 * args.live),
@@ -121,13 +121,13 @@ def restart(args: argparse.Namespace, data: Path) -> None:
                 f"ready after {ready - started:.2f} s; first answer {(time.perf_counter() - ready) * 1000:.0f} ms later"
             )
 
-            def ask(first: int, n: int) -> None:
+            def forecast(first: int, n: int) -> None:
                 gets = [request("GET", f"/videos/v{i}/forecast") for i in range(first, first + n)]
                 asyncio.run(closed_loop(port, gets, connections=8))
 
-            ask(0, args.live)
+            forecast(0, args.live)
             before = rss_kb(process.pid)
-            ask(args.live, args.live)
+            forecast(args.live, args.live)
             grown = rss_kb(process.pid) - before
             print(f"memory of {args.live:,} more live videos: {grown / 1024:.0f} MB, {grown / args.live:.1f} KB each")
         finally:

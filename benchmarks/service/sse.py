@@ -1,11 +1,11 @@
-"""Clients that watch forecasts: time from an event to the update, and the memory they take.
+"""Clients that watch forecasts: time from an event to the update, and the memory that the clients cost.
 
     python -m benchmarks.service.sse [--bundle DIR] [--subscribers 1000] [--few 100] [--videos 100] [--rounds 20]
 
-Starts ``m3tr-serve`` (with the tests' fake model unless a bundle is given) and lets clients watch: few, then many spread over
-the videos, then many on one video. Each round posts one event for every watched video in one batch. The latency of an
-update counts from before that request until a client has the forecast with the event, for every client. Memory is the
-service's resident set while they watch, the embedded store apart.
+Starts ``m3tr-serve`` (with the tests' fake model unless a bundle is given) and opens streams: few, then many spread over the videos, then
+many on one video. Each round posts one event for every watched video, in one batch. The latency of an update counts from before that
+request until a client has the forecast with the event; every client counts. Memory is the service's resident set while they watch, without
+the embedded store.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -28,11 +29,11 @@ import uvloop
 
 from tests.service.running import FAKE_COMMAND, Process
 
-AT_MOST_MS, AT_MOST_RATIO = 250, 2.0
+MAX_P99_MS, MAX_MEMORY_RATIO = 250, 2.0
 
 
 class Client(asyncio.Protocol):
-    """One open stream; notes when it got the forecast that has ``wanted`` views."""
+    """One open stream; records the views of its newest forecast, and when it came."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -65,18 +66,20 @@ def resident_mb(pid: int) -> float:
 
 
 def cpu_ms(pid: int) -> float:
-    """Processor time that one process has used."""
+    """CPU time of a process, milliseconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 async def watch(url: str, count: int, videos: int) -> list[Client]:
-    """``count`` clients over the first ``videos`` videos, all with their first forecast."""
+    """``count`` clients over the first ``videos`` videos, after each has received its first forecast."""
     loop, where = asyncio.get_running_loop(), urlsplit(url)
+    host, port = where.hostname, where.port
+    assert host is not None and port is not None
     clients: list[Client] = []
     for i in range(count):
         path = f"/videos/video-{i % videos}/forecast/stream?horizons_s=3600,86400"
-        _, client = await loop.create_connection(lambda path=path: Client(path), where.hostname, where.port)  # type: ignore[misc]
+        _, client = await loop.create_connection(partial(Client, path), host, port)
         clients.append(client)
         if i % 50 == 49:
             await until(clients, 0)
@@ -85,7 +88,7 @@ async def watch(url: str, count: int, videos: int) -> list[Client]:
 
 
 async def until(clients: list[Client], views: int, patience_s: float = 30) -> None:
-    """Wait until every client has seen so many views."""
+    """Wait until every client has received ``views`` views."""
     end = time.perf_counter() + patience_s
     while any(client.views < views for client in clients):
         assert time.perf_counter() < end, "an update did not come"
@@ -99,8 +102,8 @@ async def rounds(http: httpx.AsyncClient, clients: list[Client], videos: int, n:
         await asyncio.sleep(0.3)
         rows = [{"video_id": f"video-{v}", "time": time.time(), "type": "view"} for v in range(videos)]
         began = time.perf_counter()
-        answer = await http.post("/events", json=rows)
-        assert answer.status_code == 200, answer.text
+        response = await http.post("/events", json=rows)
+        assert response.status_code == 200, response.text
         await until(clients, seen + i)
         found += [(client.at - began) * 1000 for client in clients]
     return found
@@ -108,8 +111,8 @@ async def rounds(http: httpx.AsyncClient, clients: list[Client], videos: int, n:
 
 def report(name: str, latencies: list[float], used_ms: float) -> float:
     p50, p99, worst = np.percentile(latencies, [50, 99, 100])
-    told = f"{p50:7.1f} ms p50  {p99:7.1f} ms p99  {worst:7.1f} ms max  {used_ms:6.1f} ms of service CPU a round"
-    print(f"{name:24} {told}", flush=True)
+    summary = f"{p50:7.1f} ms p50  {p99:7.1f} ms p99  {worst:7.1f} ms max  {used_ms:6.1f} ms of service CPU a round"
+    print(f"{name:24} {summary}", flush=True)
     return float(p99)
 
 
@@ -136,8 +139,10 @@ async def measure(process: Process, args: argparse.Namespace) -> bool:
         few, *many = memory.values()
         for kind, mb in memory.items():
             print(f"{kind:24} {mb:7.1f} MB, {mb / few:.2f} times that of the fewest")
-        good = worst_ms <= AT_MOST_MS and max(many) <= AT_MOST_RATIO * few
-        print(f"p99 at most {AT_MOST_MS} ms, memory at most {AT_MOST_RATIO:g} times: {'held' if good else 'NOT held'}")
+        good = worst_ms <= MAX_P99_MS and max(many) <= MAX_MEMORY_RATIO * few
+        print(
+            f"p99 at most {MAX_P99_MS} ms, memory at most {MAX_MEMORY_RATIO:g} times: {'held' if good else 'NOT held'}"
+        )
         return good
 
 
@@ -147,8 +152,8 @@ def main() -> int:
     for name, default in {"subscribers": 1000, "few": 100, "videos": 100, "rounds": 20}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {vars(args)}", flush=True)
     command = (
         FAKE_COMMAND if args.bundle is None else [sys.executable, "-m", "service.cli", "--bundle", str(args.bundle)]

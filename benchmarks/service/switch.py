@@ -1,11 +1,11 @@
-"""A model switched back and forth under load: failed requests, and p99 in the windows of the switches beside the steady one.
+"""A model is switched back and forth under load: failed requests, and p99 during the switches compared with the steady state.
 
-.venv/bin/python -m benchmarks.service.switch [--bundles DIR] [--switches 6] [--kept 0]
+    python -m benchmarks.service.switch [--bundles DIR] [--switches 6] [--kept 0]
 
-Starts the real service on one of two bundles (``--bundles``: a folder of at least two; else two small ones are trained on
-simulated videos) and loads it with a closed loop of forecasts of known videos and small batches of events. A window
-opens with the order to switch and closes a second after its answer; every request that was under way in it counts. Last, the
-same load with and without a shadow.
+Starts the real service on one of two bundles (``--bundles``: a folder with at least two; otherwise two small ones are trained on simulated
+videos) and loads it with a closed loop of forecasts of known videos and small batches of events. A window opens with the request to switch
+and closes one second after its response; every request that was running during the window counts. At the end the same load runs with and
+without a shadow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AFTER_S = 1.0
 
 
 def two_bundles(given: Path | None, folder: Path) -> list[Path]:
-    """Two bundles of our own, side by side in ``folder`` (an embedded bank opens in one process only)."""
+    """Two copies of bundles in ``folder``, because only one process can open an embedded bank."""
     folder.mkdir()
     if given is not None:
         found = sorted(path.parent for path in given.glob("*/manifest.json"))
@@ -50,8 +50,8 @@ def two_bundles(given: Path | None, folder: Path) -> list[Path]:
     return [folder / "seed-1", folder / "seed-2"]
 
 
-def under_way(load: Load, began: float, ended: float) -> np.ndarray:
-    """Which requests were under way between two times (s since the load began), (n,) bool."""
+def running_between(load: Load, began: float, ended: float) -> np.ndarray:
+    """Requests that were running between two times (s since the load began), (n,) bool."""
     return (load.starts < ended) & (load.starts + load.latencies > began)
 
 
@@ -91,11 +91,11 @@ def main() -> None:
                 running = submit(plan(args.steady + args.window, 1 + i))
                 time.sleep(args.steady)
                 ordered = time.perf_counter() - began
-                answer = admin.post(f"/models/{bundles[(i + 1) % 2].name}/activate")
-                answer.raise_for_status()
+                response = admin.post(f"/models/{bundles[(i + 1) % 2].name}/activate")
+                response.raise_for_status()
                 answered = time.perf_counter() - began
                 rounds.append((running.result(), ordered, answered + AFTER_S))
-                print(line(*rounds[-1], answer.json()))
+                print(line(*rounds[-1], response.json()))
             report(rounds)
             alone = submit(plan(args.window, 100)).result()
             admin.post(f"/models/{bundles[(args.switches + 1) % 2].name}/shadow").raise_for_status()
@@ -109,18 +109,18 @@ def main() -> None:
             print(next(row for row in status if row.startswith("VmRSS")))
 
 
-def line(load: Load, began: float, ended: float, told: dict[str, object]) -> str:
-    where = under_way(load, began, ended) & (load.statuses == 200)
+def line(load: Load, began: float, ended: float, activation: dict[str, object]) -> str:
+    where = running_between(load, began, ended) & (load.statuses == 200)
     latencies = load.latencies[where] * 1000
     cut = " (the load ended before it)" if ended > load.seconds else ""
     return (
-        f"switch: {told['seconds']} s, {told['warmed']} videos warmed, {len(latencies)} requests in its window,"
+        f"switch: {activation['seconds']} s, {activation['warmed']} videos warmed, {len(latencies)} requests in its window,"
         f" p99 {np.percentile(latencies, 99):.1f} ms, longest {latencies.max():.0f} ms{cut}"
     )
 
 
 def report(rounds: list[tuple[Load, float, float]]) -> None:
-    inside = np.concatenate([under_way(load, began, ended) for load, began, ended in rounds])
+    inside = np.concatenate([running_between(load, began, ended) for load, began, ended in rounds])
     good = np.concatenate([load.statuses == 200 for load, _, _ in rounds])
     kinds = np.concatenate([load.kinds for load, _, _ in rounds])
     latencies = np.concatenate([load.latencies for load, _, _ in rounds]) * 1000

@@ -1,1 +1,1 @@
-"""Simple forecasts that the model is compared with."""
+"""Simple forecasts to compare the model with."""

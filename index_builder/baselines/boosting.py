@@ -1,8 +1,8 @@
-"""Gradient boosting on hand-made features: what people would use instead of the model.
+"""Gradient boosting on hand-made features: the usual alternative to the model.
 
-LightGBM learns growth from rows of (what is known of a video at a moment, a horizon): counts, rates and gaps of the newest reading, the
-silence since, the creator's record, category, language, duration, hour and weekday, and the main components of the text's
-sentence vectors. One ensemble of trees for the mean, and one for each end of the interval. Needs the extra ``boosting``.
+LightGBM learns growth from rows of (what is known of a video at a time, a horizon): counts, rates and gaps of the newest reading,
+the time since it, the creator's record, category, language, duration, hour and weekday, and the principal components of the
+text's sentence vectors. One ensemble of trees forecasts the mean, and one each end of the interval. Needs the extra ``boosting``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import content_inputs, creator_rows
 from index_builder.samples.queries import Queries
-from index_builder.samples.samples import Samples, draw, read_samples
+from index_builder.samples.samples import Samples, draw_samples, read_samples
 from model.errors import DataError
 from model.features.schema import Schema
 from model.growth.curves import curves, usual_pace
 
 ROUNDS: Final = 400
 ROWS: Final = 500_000
-"""Training rows at most."""
+"""Largest number of training rows."""
 _COMPONENTS: Final = 32
 _CUTS: Final = 16
 _LABELS: Final = 6
@@ -45,20 +45,24 @@ _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
-class Table:
-    """Feature rows of one data set's videos.
+class FeatureTable:
+    """Feature rows for the videos of one data set.
 
     Args:
-        seen: the data set.
+        observed: the data set.
         schema: codes of categories and languages, and the trained ranges.
         until_us: nothing later is read of any video.
-        pace: (N_CURVE,) usual growth by age; None to take it from ``seen``.
+        pace: (N_CURVE,) usual growth by age; None to compute it from ``observed``.
     """
 
-    def __init__(self, seen: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None) -> None:
-        data = seen.data
-        self._seen, self._schema = seen, schema
-        self._known = curves(seen.metric, seen.totals, data.published_us, until_us, continuous=seen.continuous)
+    def __init__(
+        self, observed: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None
+    ) -> None:
+        data = observed.data
+        self._observed, self._schema = observed, schema
+        self._known = curves(
+            observed.metric, observed.totals, data.published_us, until_us, continuous=observed.continuous
+        )
         self._known = replace(self._known, pace=usual_pace(self._known) if pace is None else pace)
         self.pace = self._known.pace
         content = content_inputs(data.videos, schema)
@@ -68,8 +72,8 @@ class Table:
         ).astype(np.float32)
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project sentences."""
-        data, n_labels = self._seen.data, samples.horizon_s.shape[1]
+        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project the sentence vectors."""
+        data, n_labels = self._observed.data, samples.horizon_s.shape[1]
         creator = creator_rows(
             data.videos,
             data.published_us,
@@ -79,7 +83,7 @@ class Table:
             self._schema.max_horizon_us,
             len(data.videos),
         )
-        moment = np.concatenate(
+        at_cut = np.concatenate(
             [
                 samples.summary,
                 samples.last,
@@ -93,21 +97,21 @@ class Table:
         horizon = samples.horizon_s.ravel()
         age = samples.age_s.repeat(n_labels)
         asked = np.stack([np.log1p(horizon), np.log((age + horizon + 60) / (age + 60))], axis=1).astype(np.float32)
-        return np.concatenate([moment.repeat(n_labels, axis=0), asked], axis=1)
+        return np.concatenate([at_cut.repeat(n_labels, axis=0), asked], axis=1)
 
 
 def boosted(
     past: Observed,
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     schema: Schema,
     until_us: int,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q, 3) at q0.1, the mean, and q0.9 of queries on ``seen``, learned from ``past``, which ends at ``until_us``.
+    """Growth (Q, 3) of queries on ``observed`` at q0.1, the mean, and q0.9, learned from ``past``, which ends at ``until_us``.
 
-    ``advance`` is told 1 after each of the three ensembles. The ends are sorted around the mean.
+    ``advance`` is called with 1 after each of the three ensembles. The ends never cross the mean.
 
     Raises:
         DataError: LightGBM is not installed.
@@ -118,7 +122,7 @@ def boosted(
         raise DataError(
             f"boosting: LightGBM cannot be loaded ({error}); needed: pip install 'm3tr-online[boosting]', and libgomp"
         ) from None
-    samples = draw(
+    samples = draw_samples(
         past,
         until_us=until_us,
         max_age_us=schema.max_age_us,
@@ -128,24 +132,24 @@ def boosted(
         seed=seed,
     )
     samples = samples.take(~samples.cold)
-    most = ROWS // _LABELS
-    if len(samples.video) > most:
-        chosen = np.random.default_rng(seed).choice(len(samples.video), most, replace=False)
+    limit = ROWS // _LABELS
+    if len(samples.video) > limit:
+        chosen = np.random.default_rng(seed).choice(len(samples.video), limit, replace=False)
         samples = samples.take(np.sort(chosen))
-    learned = Table(past, schema, until_us)
+    learned = FeatureTable(past, schema, until_us)
     centred = learned.sentence - learned.sentence.mean(0)
     components = np.linalg.svd(centred.T @ centred)[0][:, :_COMPONENTS].astype(np.float32)
     x, y = learned.rows(samples, components), samples.growth.ravel()
     known = np.isfinite(y)
     x, y = x[known], y[known]
-    moments = read_samples(
-        seen,
+    query_samples = read_samples(
+        observed,
         queries.video,
         queries.now_us,
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
     )
-    asked = Table(seen, schema, int(queries.now_us.max()), learned.pace).rows(moments, components)
+    asked = FeatureTable(observed, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))
     for i, objective in enumerate(_OBJECTIVES):
         trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)

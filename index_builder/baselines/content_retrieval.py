@@ -1,8 +1,8 @@
-"""Content-only retrieval, as in MMRA: the mean growth of the past videos whose content is nearest.
+"""Content-only retrieval, as in MMRA: the mean growth of the past videos whose content is most similar.
 
-Neighbours of a query are videos published before it whose growth, from the same age on and over the same horizon, had
-been observed by the query's ``now``; the K nearest by cosine of the content vectors, weighted by the softmax of these
-cosines. Nothing of the asked video's own engagement is read but its age: this is what content alone can say.
+Neighbours of a query are videos published before it whose growth, from the same age on and over the same horizon, had been
+observed by the query's ``now``. The K most similar by cosine of the content vectors are weighted by the softmax of these cosines.
+Of the video's own engagement nothing is read, only its age: this measures how much content alone can forecast.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from model.content.text import text_of
 from model.features.creator import known_points
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import curve_growth
-from model.growth.curves import NEVER, curves
+from model.growth.curves import FAR_FUTURE_US, curves
 
 NEIGHBOURS: Final = 10
 _SPARE: Final = 30
-"""Nearest looked at besides the K: some turn out to have no point between which their growth can be read."""
+"""Extra candidates besides the K: for some the growth cannot be read between their observations."""
 _BLOCK: Final = 256
 _CHUNK: Final = 500
 
 
-def has_text(seen: Observed) -> bool:
-    """Whether any video has a text."""
-    return any(text_of(video) for video in seen.data.videos)
+def has_text(observed: Observed) -> bool:
+    """Whether any video has text."""
+    return any(text_of(video) for video in observed.data.videos)
 
 
-def content_vectors(forecaster: Forecaster, seen: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Content vectors of the videos ``rows``, (V, content_dim) float32 of unit length, zeros for all others."""
-    videos = seen.data.videos
+def content_vectors(forecaster: Forecaster, observed: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Content vectors (V, content_dim) float32 of the videos ``rows``, of unit length; zeros for all other videos."""
+    videos = observed.data.videos
     chunks = [[videos[v] for v in rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK)]
     if len(rows) < WORTH_A_PROCESS:
         parts = [forecaster.content(chunk) for chunk in chunks]
@@ -84,28 +84,30 @@ def _weighted(  # type: ignore[no-untyped-def]
 
 def content_retrieval(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     *,
     k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q,) in log2 units of at least one query; NaN where the growth of no past video was known."""
-    published = seen.data.published_us
-    known = curves(seen.metric, seen.totals, published, int(queries.now_us.max()), continuous=seen.continuous)
+    """Growth (Q,) in log2 units of one or more queries; NaN where the growth of no past video was known."""
+    published = observed.data.published_us
+    known = curves(
+        observed.metric, observed.totals, published, int(queries.now_us.max()), continuous=observed.continuous
+    )
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
-    first = np.where(known.lengths > 0, known.ages_us[:, 0], NEVER)
+    first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
-    # Known by now, from the same age over the horizon: published at least a horizon earlier. Videos are sorted by publication.
+    # Growth from the same age is known by now only for videos published a horizon earlier. Videos are sorted by publication.
     stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")
     out = np.full(len(queries.video), np.nan)
     candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
     candidate[stop.max() :] = False
-    content = content_vectors(forecaster, seen, np.union1d(np.flatnonzero(candidate), queries.video))
+    content = content_vectors(forecaster, observed, np.union1d(np.flatnonzero(candidate), queries.video))
     order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        # Rows of a block want the same ages to within hours: what none of them can use stays out of the product.
+        # The rows of a block need similar ages, to within hours: videos that none of them can use are left out of the product.
         end = age_us[rows] + queries.horizon_us[rows]
         some = np.flatnonzero(
             (first[: stop[rows].max()] <= age_us[rows].max()) & (last[: stop[rows].max()] >= end.min())

@@ -1,10 +1,10 @@
-"""Simple point processes on tokens: expected counts of every interval from what came before it, and their log-likelihood.
+"""Simple point processes on tokens: expected counts in every interval given the tokens before it, and their log-likelihood.
 
-Tokens are those of ``model.features.tokens``. A process says, for each token, the mean count of one type in the gap before the
-interval and in the interval; it reads earlier tokens of the video and the bounds of this one, never its counts.
+Tokens are those of ``model.features.tokens``. For each token a process gives the mean count of one type in the gap before the
+interval and in the interval. It reads earlier tokens of the video and the bounds of this one, never its counts.
 
-    pace        rate g(age), constant in each step of log-age, times the video's own pace (A + n) / (A + m): its counts n so far over
-                those that g expects, m, both forgotten at rate d of log-age
+    pace        rate g(age), constant in each step of log-age, times the video's own pace (A + n) / (A + m): n is its count so far,
+                m the count that g expects, and both are forgotten at rate d of log-age
     Hawkes      mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l, with S_l the sum of b e^(-b s) over
                 the times s since the video's engagements of type l, which are uniform in their interval
 """
@@ -26,12 +26,12 @@ from model.mhp.likelihood import negative_binomial_logpmf
 Floats = NDArray[np.float64]
 
 POISSON: Final = float("inf")
-"""A dispersion without over-dispersion."""
+"""Dispersion without over-dispersion."""
 _COARSE: Final = (0.5, 2.0, 8.0)
-"""Dispersions tried with every setting of a process; the fine ones with its best."""
+"""Dispersions that are tried with every setting of a process; the fine ones are tried with the best setting."""
 _FINE: Final = tuple(np.geomspace(0.1, 100, 16).tolist())
 _KNOTS: Final = np.log(LOG_AGE_OFFSET_S) + 0.25 * np.arange(72)
-"""Steps of g in log(age + offset), to some 100 years."""
+"""Steps of g in log(age + offset), up to about 100 years."""
 _PRIORS: Final = (0.3, 3.0, 30.0, 300.0)
 _FORGET: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS: Final = 3
@@ -42,7 +42,7 @@ _LEAST: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Expected counts of one type in every token's gap and interval, (n,) float64 each."""
+    """Expected counts of one type in the gap and the interval of every token, (n,) float64 each."""
 
     gap: Floats
     active: Floats
@@ -54,14 +54,14 @@ def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -
     count = torch.from_numpy(tokens.counts[:, kind])
     gap, active = (torch.from_numpy(np.maximum(mean, _LEAST)) for mean in (means.gap, means.active))
     if dispersion == POISSON:
-        silent, seen = -gap, count * torch.log(active) - active - torch.lgamma(count + 1)
+        gap_value, interval = -gap, count * torch.log(active) - active - torch.lgamma(count + 1)
     else:
         r = torch.tensor(dispersion, dtype=torch.float64)
-        silent, seen = (
+        gap_value, interval = (
             negative_binomial_logpmf(torch.zeros_like(gap), gap, r),
             negative_binomial_logpmf(count, active, r),
         )
-    value = np.where(start > previous, silent.numpy(), 0.0) + seen.numpy()
+    value = np.where(start > previous, gap_value.numpy(), 0.0) + interval.numpy()
     return np.where(tokens.observed[:, kind], value, np.nan)
 
 
@@ -101,24 +101,24 @@ def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
 
 
 class Pace:
-    """The first process, of one type; Poisson, or over-dispersed with a fitted dispersion."""
+    """The pace process for one type; Poisson, or over-dispersed with a fitted dispersion."""
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._rate, self._prior, self._forget, self._dispersion = np.zeros(len(_KNOTS)), 1.0, 0.0, POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose prior, forgetting and dispersion from their grids by likelihood; g follows by alternation with the paces."""
+        """Choose prior, forgetting and dispersion from their grids by likelihood; g is fitted in turns with the paces."""
         kind = self._kind
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
         rows = np.flatnonzero(tokens.observed[:, kind])
-        seen, whole = np.zeros(len(_KNOTS)), np.ascontiguousarray(x[:, [0, 2]])
+        counted, whole = np.zeros(len(_KNOTS)), np.ascontiguousarray(x[:, [0, 2]])
         _spread(
             np.ascontiguousarray(x[:, 1:]),
             _KNOTS,
             rows,
             tokens.counts[:, kind] / np.maximum(x[:, 2] - x[:, 1], 1e-9),
-            seen,
+            counted,
         )
         best = -np.inf
         for prior in _PRIORS:
@@ -127,7 +127,7 @@ class Pace:
                 for _ in range(_ROUNDS):
                     exposed = np.zeros(len(_KNOTS))
                     _spread(whole, _KNOTS, rows, scale, exposed)
-                    rate = (seen + 1e-3) / (exposed + 1e-3)
+                    rate = (counted + 1e-3) / (exposed + 1e-3)
                     means, scale = self._means(tokens, x, rate, prior, forget)
                 value, _ = _best(tokens, kind, means, _COARSE if self._overdispersed else (POISSON,))
                 if value > best:
@@ -165,7 +165,7 @@ class Pace:
 
 @numba.njit(cache=True)
 def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ignore[no-untyped-def]
-    # out (2, n, 3 + K): what each term of the intensity, of weight 1, expects in gap and interval.
+    # out (2, n, 3 + K): the expected count of each term of the intensity, with weight 1, in gap and interval.
     n_types = counts.shape[1]
     state = np.zeros(n_types)
     for v in range(len(offsets) - 1):
@@ -189,14 +189,14 @@ def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ign
 
 
 class ExponentialHawkes:
-    """The second process, of one type; Poisson, or over-dispersed with a fitted dispersion."""
+    """The Hawkes process for one type; Poisson, or over-dispersed with a fitted dispersion."""
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._decay, self._weights, self._dispersion = 1.0, np.zeros(0), POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Maximise the Poisson likelihood in the weights, for each decay of a grid; then choose decay and dispersion."""
+        """Maximise the Poisson likelihood over the weights for each decay of a grid, then choose decay and dispersion."""
         best = -np.inf
         for decay in _DECAYS_PER_S:
             terms = self._terms(tokens, decay)
@@ -222,7 +222,7 @@ class ExponentialHawkes:
         return out
 
     def _maximise(self, tokens: Tokens, terms: Floats) -> Floats:
-        """Weights >= 0 by expectation and maximisation: each count is shared among the terms, which are then scaled to their shares."""
+        """Weights >= 0 by expectation-maximisation: each count is shared among the terms, then each term is scaled to its share."""
         observed = tokens.observed[:, self._kind]
         total = terms[:, observed].sum((0, 1)) + _LEAST
         count = tokens.counts[:, self._kind]

@@ -1,6 +1,6 @@
-"""Simple growth forecasts to stand beside the model's: each is fitted on training pairs only.
+"""Simple growth forecasts to compare the model with; each is fitted on training pairs only.
 
-A pair is a video at a moment and a horizon; its growth is log2((1 + count at the horizon) / (1 + count now)).
+A pair is a video at a time and a horizon. Its growth is log2((1 + count at the horizon) / (1 + count now)).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Baseline", "GrowthFactor", "LogLinear", "MeanGrowth", "Pairs", "Pers
 
 
 class Baseline(Protocol):
-    """What every baseline offers."""
+    """Interface of every baseline."""
 
     name: str
 
@@ -30,7 +30,7 @@ class Baseline(Protocol):
 
 
 class Persistence:
-    """The count stays what it is: growth 0."""
+    """The count does not change: growth 0."""
 
     name = "persistence"
 
@@ -52,7 +52,7 @@ class MeanGrowth:
         self._mean = np.nan
 
     def fit(self, pairs: Pairs) -> Self:
-        """Take the mean."""
+        """Compute the mean."""
         self._mean = float(pairs.known().growth.mean())
         return self
 
@@ -62,24 +62,24 @@ class MeanGrowth:
 
 
 class GrowthFactor:
-    """One factor for each (age, horizon), the constant-scaling model of Szabo and Huberman (2010).
+    """One factor for each (age, horizon): the constant-scaling model of Szabo and Huberman (2010).
 
-    log N(t + h) = log N(t) + c(t, h), with c the mean log growth of the training pairs of a cell. Cells are
-    log-spaced in age and horizon; a cell with fewer than ``least`` pairs is pooled with the cells around it, as
-    far out as it takes. Beyond the training range the nearest cell holds.
+    log N(t + h) = log N(t) + c(t, h), where c is the mean log growth of the training pairs of a cell. Cells are log-spaced in age and
+    horizon. A cell with fewer than ``min_pairs`` pairs is pooled with the cells around it, as many as are needed. Outside the training
+    range the nearest cell is used.
 
     Args:
         per_octave: cells for each doubling of age and of horizon.
-        least: pairs that a cell must rest on, >= 1.
+        min_pairs: pairs that a cell needs, >= 1.
     """
 
     name = "growth factor"
 
-    def __init__(self, per_octave: int = 2, least: int = 30) -> None:
-        if per_octave < 1 or least < 1:
-            raise ValueError(f"per_octave and least must be at least 1, not {per_octave} and {least}")
+    def __init__(self, per_octave: int = 2, min_pairs: int = 30) -> None:
+        if per_octave < 1 or min_pairs < 1:
+            raise ValueError(f"per_octave and min_pairs must be at least 1, not {per_octave} and {min_pairs}")
         self._per_octave = per_octave
-        self._least = least
+        self._min_pairs = min_pairs
         self._origin = (0, 0)
         self._table = np.full((1, 1), np.nan)
 
@@ -93,8 +93,10 @@ class GrowthFactor:
         at = age - self._origin[0], horizon - self._origin[1]
         np.add.at(total, at, pairs.growth)
         np.add.at(count, at, 1)
-        least = min(self._least, len(pairs))
-        self._table = np.array([[_pooled(total, count, i, j, least) for j in range(shape[1])] for i in range(shape[0])])
+        min_pairs = min(self._min_pairs, len(pairs))
+        self._table = np.array(
+            [[_pooled(total, count, i, j, min_pairs) for j in range(shape[1])] for i in range(shape[0])]
+        )
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
@@ -109,18 +111,18 @@ class GrowthFactor:
         return cells
 
 
-def _pooled(total: NDArray[np.float64], count: NDArray[np.int64], i: int, j: int, least: int) -> float:
-    """Mean over the smallest square of cells around (i, j) with ``least`` pairs; the whole table has them."""
+def _pooled(total: NDArray[np.float64], count: NDArray[np.int64], i: int, j: int, min_pairs: int) -> float:
+    """Mean over the smallest square of cells around (i, j) with ``min_pairs`` pairs; the whole table has that many."""
     reach = 0
     while True:
         square = slice(max(i - reach, 0), i + reach + 1), slice(max(j - reach, 0), j + reach + 1)
-        if (n := int(count[square].sum())) >= least:
+        if (n := int(count[square].sum())) >= min_pairs:
             return float(total[square].sum() / n)
         reach += 1
 
 
 class LogLinear:
-    """Szabo and Huberman's log-linear model with its coefficients as functions of age and horizon.
+    """Szabo and Huberman's log-linear model, with coefficients that depend on age and horizon.
 
     Growth is regressed by ordinary least squares on v = log2(1 + count now), a = log2(1 + age in seconds),
     h = log2(1 + horizon in seconds) and their products v a, v h, a h.
@@ -139,13 +141,13 @@ class LogLinear:
         raw = _logs(pairs)
         self._centre = raw.mean(axis=0)
         spread = raw.std(axis=0)
-        # A constant up to rounding must not be blown up to a variable.
+        # A constant that varies only by rounding must not be scaled up to a variable.
         self._scale = np.where(spread > 1e-9, spread, np.inf)
         self._weights = np.linalg.lstsq(self._terms(raw), pairs.growth, rcond=None)[0]
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """The regression's value for each pair; unlike a count it is not bounded by zero."""
+        """The regression's value for each pair; it may be negative, unlike the growth of a count."""
         return np.asarray(self._terms(_logs(pairs)) @ self._weights, dtype=np.float64)
 
     def _terms(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""Commands that use a finished bundle: open it, fill its bank, index later data, forecast."""
+"""Use of a finished bundle: open it, fill its bank, index later data, forecast."""

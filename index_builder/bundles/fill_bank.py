@@ -1,4 +1,4 @@
-"""Filling a bank: past videos with their vectors and curves, as observed up to a time."""
+"""Fills a bank with past videos: their vectors and curves, as observed up to a time."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from numpy.typing import NDArray
 from index_builder.datasets.observed import Observed
 from model.bank import Bank
 from model.forecaster import Forecaster
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 
 
-def bank_members(seen: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]:
+def bank_members(observed: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]:
     """The newest ``limit`` videos published by ``as_of_us``, oldest first."""
-    end = int(np.searchsorted(seen.data.published_us, as_of_us, side="right"))
+    end = int(np.searchsorted(observed.data.published_us, as_of_us, side="right"))
     return np.arange(max(0, end - limit), end)
 
 
-def fill(
+def fill_bank(
     bank: Bank,
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     as_of_us: int,
     *,
     limit: int,
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Put every entry into ``bank`` and optimise it; ``advance`` is told how many more videos went in.
+    """Put every entry into ``bank`` and optimise it; ``advance`` is called with the number of videos just added.
 
-    ``sentence`` (V, 384) spares encoding texts again.
+    ``sentence`` (V, 384) saves encoding the texts again.
     """
-    data = seen.data
-    past = Past(data.videos, data.published_us, data.types, seen.events, seen.counters)
-    members = bank_members(seen, as_of_us, limit)
+    data = observed.data
+    past = ObservedVideos(data.videos, data.published_us, data.types, observed.events, observed.counters)
+    members = bank_members(observed, as_of_us, limit)
 
     def content(batch: NDArray[np.int64]) -> NDArray[np.float32]:
         return forecaster.content([data.videos[v] for v in batch], None if sentence is None else sentence[batch])

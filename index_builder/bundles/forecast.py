@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.datasets import parquet_columns
 from index_builder.datasets.dataset import DataSet
-from index_builder.datasets.load import load_told
+from index_builder.datasets.load import load_and_report
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.bundle import Manifest, load_bundle
 from model.engagement.bins import SECOND_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.engagement.history import History, Mode, Series
 from model.engagement.rows import cells_at
 from model.engagement.types import metric_types
@@ -48,7 +48,7 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
         series = {}
         for kind in np.unique(kinds).tolist():
             mine = kinds == kind
-            mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENTS else "counters"
+            mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENT_MODE else "counters"
             series[types[kind]] = Series(mode, bins[mine], values[mine])
         reach = {b: r for b, r in zip(bins.tolist(), cells.reach[start:stop].tolist(), strict=True) if r}
         out.append(History(series, reach))
@@ -57,23 +57,23 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
 
 def forecast_at(
     forecaster: Forecaster,
-    seen: Observed,
+    observed: Observed,
     video: NDArray[np.int64],
     now_us: NDArray[np.int64],
     horizon_us: NDArray[np.int64],
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); one state and one search serve all horizons of a now."""
-    moments, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
+    """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); all horizons of a (video, now) share one state and one search."""
+    cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(moments.shape[1] + 1))
+    starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
     out = np.zeros((len(video), 3))
-    data = seen.data
+    data = observed.data
     pool = forecaster.new_pool(_BATCH)
-    ready = _content_ahead(forecaster, data.videos, moments[0])
-    for first, _ in zip(range(0, moments.shape[1], _BATCH), ready, strict=False):
-        v, now = moments[:, first : first + _BATCH]
-        cells = cells_at(seen.events, seen.counters, v, now, data.published_us[v], len(data.types))
+    ready = _content_ahead(forecaster, data.videos, cuts[0])
+    for first, _ in zip(range(0, cuts.shape[1], _BATCH), ready, strict=False):
+        v, now = cuts[:, first : first + _BATCH]
+        cells = cells_at(observed.events, observed.counters, v, now, data.published_us[v], len(data.types))
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
         requests = [
             Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
@@ -87,7 +87,7 @@ def forecast_at(
 
 
 def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArray[np.int64]) -> Iterator[None]:
-    """Has the content of each batch's videos in the forecaster's cache when it yields; ``video`` is sorted."""
+    """Put the content of each batch's videos into the forecaster's cache before it yields; ``video`` is sorted."""
     batches = [np.unique(video[first : first + _BATCH]) for first in range(0, len(video), _BATCH)]
     new = [batch if not i else batch[batch > batches[i - 1][-1]] for i, batch in enumerate(batches)]
     if sum(map(len, new)) < WORTH_A_PROCESS:
@@ -104,10 +104,10 @@ def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArr
 def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
     """Answer the queries of a Parquet file and write them with q0.1, q0.5 and q0.9, cumulative counts.
 
-    ``growing_bank``: neighbours and creators also from videos published after the bundle was trained, as in a service.
+    With ``growing_bank`` neighbours and creators may also be videos published after the training, as in a service.
 
-    A query that names an unknown video, another metric, or a time that cannot be asked has no numbers in the file; how many
-    these are is printed to standard error.
+    A query with an unknown video, another metric, or an impossible time gets no numbers; how many there are is printed to standard
+    error.
 
     Raises:
         DataError: the queries cannot be read, a column is missing or of a wrong type, or no query can be answered.
@@ -119,23 +119,23 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise DataError(f"{queries.name}: no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
     manifest = load_bundle(bundle).manifest
-    dataset = load_told(data)
+    dataset = load_and_report(data)
     metric_types(manifest.metric, dataset.types)
-    asked = _Asked.of(queries, table, dataset, manifest)
-    rows = np.flatnonzero(asked.fine)
-    video, now, target = asked.video[rows], asked.now_us[rows], asked.target_us[rows]
-    seen = Observed.of(dataset, manifest.metric)
+    queried = _Queries.of(queries, table, dataset, manifest)
+    rows = np.flatnonzero(queried.answerable)
+    video, now, target = queried.video[rows], queried.now_us[rows], queried.target_us[rows]
+    observed = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
     quantiles = np.full((len(table), len(QUANTILES)), np.nan)
     with (
-        open_with_growing_bank(bundle, seen, newest_us)
+        open_with_growing_bank(bundle, observed, newest_us)
         if growing_bank and len(now)
         else open_bundle(bundle) as forecaster
     ):
-        # The data set's objects stay to the end: without them a collection takes no time.
+        # The data set's objects are kept to the end anyway; frozen, they cost garbage collections no time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
-            quantiles[rows] = forecast_at(forecaster, seen, video, now, target - now, bar.advance)
+            quantiles[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
     for i, level in enumerate(QUANTILES):
         name = f"q{level}"
         table = table.drop_columns([name]) if name in table.column_names else table
@@ -144,17 +144,17 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """Q queries: ``video`` index, ``now_us`` and ``target_us``, all (Q,) int64; ``fine`` (Q,) bool, those that can be answered."""
+class _Queries:
+    """Q queries: ``video`` index, ``now_us`` and ``target_us`` (Q,) int64; ``answerable`` (Q,) bool."""
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
     target_us: NDArray[np.int64]
-    fine: NDArray[np.bool_]
+    answerable: NDArray[np.bool_]
 
     @staticmethod
-    def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Asked:
-        """Resolve the queries and tell of those that cannot be answered."""
+    def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Queries:
+        """Parse the queries and print which ones cannot be answered."""
         ids, metrics = (
             parquet_columns.text(_column(path, table, name, parquet_columns.is_text, "string"))
             for name in ("video_id", "metric")
@@ -182,25 +182,27 @@ class _Asked:
                 ~now.missing() & ~target.missing() & ((horizon <= 0) | (horizon > longest_us)),
             ),
         }
-        fine, told = np.ones(len(table), np.bool_), []
+        answerable, problems = np.ones(len(table), np.bool_), []
         for reason, (cells, found) in wrong.items():
-            flags = np.asarray(found.fill_null(True) if isinstance(found, pa.Array) else found, dtype=np.bool_) & fine
+            flags = (
+                np.asarray(found.fill_null(True) if isinstance(found, pa.Array) else found, dtype=np.bool_) & answerable
+            )
             if n := int(flags.sum()):
                 first = int(flags.argmax())
                 shown = "" if cells is None else f": {cells[first].as_py()!r}"
-                told.append(f"{path.name}: {n:,} queries not answered: {reason}, the first in row {first}{shown}")
-                fine &= ~flags
-        if told and not fine.any():
-            raise DataError("; ".join(told))
-        for line in told:
+                problems.append(f"{path.name}: {n:,} queries not answered: {reason}, the first in row {first}{shown}")
+                answerable &= ~flags
+        if problems and not answerable.any():
+            raise DataError("; ".join(problems))
+        for line in problems:
             print(line, file=sys.stderr)
-        return _Asked(video, now.us, target.us, fine)
+        return _Queries(video, now.us, target.us, answerable)
 
 
 def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:
-    """A column of the right type, in one piece."""
-    if not fits(kind := table.schema.field(name).type):
-        raise DataError(f"{path.name}: column {name}: is {kind}; allowed: {allowed}")
+    """A column of the right type, as one array."""
+    if not fits(dtype := table.schema.field(name).type):
+        raise DataError(f"{path.name}: column {name}: is {dtype}; allowed: {allowed}")
     column = table[name].combine_chunks()
     return parquet_columns.plain(
         column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column

@@ -1,4 +1,4 @@
-"""`m3tr-build index`: fill a bank, or refresh one with later data."""
+"""`m3tr-build index`: fill a bank, or update one with later data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index_builder.bundles.fill_bank import bank_members, fill
-from index_builder.datasets.load import load_told
+from index_builder.bundles.fill_bank import bank_members, fill_bank
+from index_builder.datasets.load import load_and_report
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from model.bank import Bank, EmbeddedBank, EmptyBank, ServerBank
@@ -18,9 +18,9 @@ from model.forecaster import Forecaster
 
 
 def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = None, bank: Path | None = None) -> None:
-    """Fill a Qdrant server, the folder ``bank``, or the bundle's own bank, with what was observed up to ``as_of_us``.
+    """Fill a Qdrant server, the folder ``bank`` or the bundle's own bank with what was observed up to ``as_of_us``.
 
-    A folder is replaced as a whole and only when the new bank is complete; a server's points are added or replaced.
+    A folder is replaced as a whole, and only when the new bank is complete. A server's points are added or replaced.
 
     Raises:
         DataError: the data set cannot be used with this bundle.
@@ -28,20 +28,20 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, EmptyBank(), device="cpu")
-    dataset = load_told(data, before_us=as_of_us)
+    dataset = load_and_report(data, before_us=as_of_us)
     metric = loaded.manifest.metric
     metric_types(metric, dataset.types)
     if missing := [kind for kind in dataset.types if kind not in loaded.manifest.types]:
         raise DataError(f"{data}: engagement type {missing[0]!r}; this bundle knows {', '.join(loaded.manifest.types)}")
-    seen = Observed.of(dataset, metric)
+    observed = Observed.of(dataset, metric)
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
-    members = len(bank_members(seen, as_of_us, limit))
+    members = len(bank_members(observed, as_of_us, limit))
     dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
     with (
         progress("fill bank", members) as bar,
         _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
     ):
-        fill(target, forecaster, seen, as_of_us, limit=limit, advance=bar.advance)
+        fill_bank(target, forecaster, observed, as_of_us, limit=limit, advance=bar.advance)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Opening a bundle for reading, also while a service holds its bank."""
+"""Opens a bundle for reading, even while a service uses its bank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from index_builder.bundles.fill_bank import bank_members, fill
+from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.network_inputs import encode_text
@@ -24,13 +24,13 @@ from model.forecaster import Forecaster
 def open_bundle(bundle: Path) -> Iterator[Forecaster]:
     """A forecaster on the bundle and its own bank, closed at the end.
 
-    An embedded bank has one opener. If a service has it open, a copy is read: a service only reads its bank.
+    Only one process can open an embedded bank. If a service has it open, a copy is opened: a service only reads its bank.
     """
-    with TemporaryDirectory(prefix="m3tr-bank-") as place:
+    with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         try:
             forecaster = Forecaster.load(bundle)
         except BankBusy:
-            copy = Path(place) / BANK
+            copy = Path(copies) / BANK
             embedded_folder.copy(bundle / BANK, copy)
             loaded = load_bundle(bundle)
             dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
@@ -42,26 +42,26 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
 
 
 @contextmanager
-def open_with_growing_bank(bundle: Path, seen: Observed, until_us: int) -> Iterator[Forecaster]:
-    """A forecaster on the bundle and a bank for the time being, which has also grown by the videos of ``seen`` until ``until_us``.
+def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> Iterator[Forecaster]:
+    """A forecaster on the bundle and a temporary bank that also has the videos of ``observed`` published until ``until_us``.
 
-    So a service's bank grows. A search still sees of each video only what was known at its ``now``.
+    The bank of a service grows in the same way. A search still sees only what was known of each video at its ``now``.
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, EmptyBank())
     dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-    new = bank_members(seen, until_us, len(seen.data.videos))
+    new = bank_members(observed, until_us, len(observed.data.videos))
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
-    limit += int((seen.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
-    members = bank_members(seen, until_us, limit)
-    videos = [seen.data.videos[v] for v in members]
-    sentence = np.zeros((len(seen.data.videos), DIM), np.float32)
+    limit += int((observed.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
+    members = bank_members(observed, until_us, limit)
+    videos = [observed.data.videos[v] for v in members]
+    sentence = np.zeros((len(observed.data.videos), DIM), np.float32)
     with progress("read text", len(videos)) as bar:
         sentence[members] = encode_text(videos, bar.advance)
-    with TemporaryDirectory(prefix="m3tr-bank-") as place:
-        path = Path(place) / BANK
+    with TemporaryDirectory(prefix="m3tr-bank-") as copies:
+        path = Path(copies) / BANK
         with progress("fill bank", len(members)) as bar, EmbeddedBank.build(path, *dims) as bank:
-            fill(bank, forecaster, seen, until_us, limit=limit, sentence=sentence, advance=bar.advance)
+            fill_bank(bank, forecaster, observed, until_us, limit=limit, sentence=sentence, advance=bar.advance)
         forecaster.bank = EmbeddedBank.open(path, *dims)
         try:
             yield forecaster

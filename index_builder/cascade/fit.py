@@ -1,7 +1,7 @@
-"""Fitting the self-exciting cascade of ``model.cascade`` to a data set of events; by itself it is a baseline.
+"""Fits the self-exciting cascade of ``model.cascade`` to a data set of events; the cascade alone is also a baseline.
 
-All constants are fitted, together and by the error of forecasts of training cascades, from SEISMIC's values on.
-Likelihood is no guide here: it drives the memory to zero, where the process is a local rate and forecasts nothing.
+All constants are fitted together, by the error of forecasts of training cascades, starting from SEISMIC's values. Maximum
+likelihood does not work: it drives the memory to zero, where the process is a local rate and forecasts nothing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor
 
 from index_builder.cascade.observations import Cascades, cascades
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
-from model.cascade import CONSTANTS, DAY_S, MOST, MOST_BRANCHING, TREND_LIMIT, UNCORRECTED, Cascade, terms
+from index_builder.samples.queries import Queries, cut_queries
+from model.cascade import CONSTANTS, DAY_S, MAX_BRANCHING, MAX_COUNT, TREND_LIMIT, UNCORRECTED, Cascade, terms
 from model.engagement.bins import HOUR_US, SECOND_US
 
 STEPS: Final = 200
 BATCH: Final = 256
-"""Cascades of a step of the fit, at most."""
-_FEW: Final = 1000
-"""Below so many training pairs, other ages and horizons are learned from too."""
-_FEW_CASCADES: Final = 500
-"""Below so many, forecasts stay uncorrected: a regression on many moments of few cascades learns those cascades."""
+"""Largest number of cascades in one step of the fit."""
+_MIN_PAIRS: Final = 1000
+"""Number of training pairs below which other ages and horizons are used for the fit too."""
+_MIN_CORRECTED_CASCADES: Final = 500
+"""Number of cascades below which forecasts are not corrected: a regression on many cut points of few cascades memorises them."""
 _SHARE: Final = 0.1
-"""Of the count so far, in the error that few cascades are fitted by."""
-_PAIRS: Final = 40_000
-"""Pairs of a moment and a horizon that a cascade for all ages is fitted on, at most."""
+"""Share of the count so far that is added in the error of few cascades."""
+_MAX_PAIRS: Final = 40_000
+"""Largest number of (cut point, horizon) pairs in the fit of a cascade for all ages."""
 _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
 _HORIZONS: Final = (1 / 168, 1 / 56, 1 / 28, 1 / 14, 1 / 7, 2 / 7, 3 / 7, 5 / 7, 1.0)
-"""Of the longest horizon."""
+"""Horizons as shares of the longest one."""
 _RIDGE: Final = 3e-4
 _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
     "log_c": (math.log(300), math.log(30), math.log(1800)),
@@ -64,7 +64,7 @@ def _inverse(name: str) -> float:
 
 
 def _twice_integrated(x: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """The kernel integrated twice from 0, 0 for x <= 0."""
+    """The kernel integrated twice from 0; 0 for x <= 0."""
     x = x.clamp(min=0)
     return x - c * ((1 + x / c) ** (1 - theta) - 1) / (1 - theta)
 
@@ -86,12 +86,12 @@ def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[
 
 
 class PowerLawHawkes:
-    """See the module. Forecasts growth of event-fed metrics; queries of one age are computed together.
+    """Forecasts the growth of event-fed metrics by the fitted cascade; queries of one age are computed together.
 
     Args:
-        of_increment: whether to fit the relative error of the increment, rather than the error of the growth in log2 units.
-            Of few cascades those that grow most would outweigh the others in the latter; there it is the relative
-            error of the increment with a tenth of the count so far.
+        of_increment: fit the relative error of the increment instead of the error of the growth in log2 units. With few
+            cascades the error of the growth is replaced by the relative error of the increment plus a tenth of the count
+            so far; otherwise the cascades that grow most would outweigh all others.
     """
 
     name = "power-law Hawkes"
@@ -111,7 +111,7 @@ class PowerLawHawkes:
         return {name: float(value.detach()) for name, value in self._values().items()}
 
     def fitted(self, max_horizon_s: float) -> Cascade:
-        """What was fitted, without PyTorch, for horizons up to ``max_horizon_s``."""
+        """The fitted cascade, without PyTorch, for horizons up to ``max_horizon_s``."""
         means = {
             "typical_reach": self._typical,
             "usual_followers": self._followers,
@@ -127,16 +127,16 @@ class PowerLawHawkes:
         }
 
     def fit(
-        self, seen: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
+        self, observed: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
     ) -> Self:
-        """Fit on queries with known growth; of their videos nothing later than each ``now`` is read but that growth.
+        """Fit on queries with known growth; apart from that growth, nothing later than each ``now`` is read of their videos.
 
-        ``advance`` is told 1 after each of STEPS steps.
+        ``advance`` is called with 1 after each of STEPS steps.
         """
-        parts = cascades(seen, past, BATCH)
+        parts = cascades(observed, past, BATCH)
         if not parts:
             raise ValueError("no pair to fit on")
-        self._few = len(np.unique(past.video)) < _FEW_CASCADES
+        self._few = len(np.unique(past.video)) < _MIN_CORRECTED_CASCADES
         self._typical = float(np.mean([float(p.reach.mean()) for p in parts if len(p.reach)] or [0.0]))
         self._followers = float(np.mean([float(p.followers.mean()) for p in parts]))
         with torch.no_grad():
@@ -161,25 +161,25 @@ class PowerLawHawkes:
         known = np.isfinite(past.pairs.growth)
         if not self._few and not self._of_increment:
             pairs = past.pairs
-            corrected = terms(self._plain(seen, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
+            corrected = terms(self._plain(observed, past), pairs.value_now, pairs.horizon_s, pairs.age_s)
             self._correction = np.asarray(
                 np.linalg.lstsq(corrected[known], pairs.growth[known], rcond=None)[0], np.float64
             )
         return self
 
-    def predict(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+    def predict(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
         """Growth of each query in log2 units, (Q,) float64, never below 0, from rows up to each query's ``now``."""
-        growth, pairs = self._plain(seen, queries), queries.pairs
+        growth, pairs = self._plain(observed, queries), queries.pairs
         return (
             growth
             if self._correction is None
             else np.maximum(terms(growth, pairs.value_now, pairs.horizon_s, pairs.age_s) @ self._correction, 0.0)
         )
 
-    def _plain(self, seen: Observed, queries: Queries) -> NDArray[np.float64]:
+    def _plain(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
         out = np.zeros(len(queries.video))
         with torch.no_grad():
-            for part in cascades(seen, queries, BATCH):
+            for part in cascades(observed, queries, BATCH):
                 increment = self._increment(part)
                 out[part.rows] = torch.log2((1 + part.value_now + increment) / (1 + part.value_now)).numpy()
         return out
@@ -222,19 +222,19 @@ class PowerLawHawkes:
         infectious = self._infectiousness(part, v, (excitation * pace)[:, :n], middle[:n] / edges[n])
         counted = torch.exp(v["log_mark_prior"])
         mark = torch.exp(v["log_mark"]) * ((marks.sum(1) + counted * self._mean_mark) / (part.counts.sum(1) + counted))
-        rate = torch.minimum(infectious[:, None] * pace[:, n:], MOST_BRANCHING / mark[:, None])
+        rate = torch.minimum(infectious[:, None] * pace[:, n:], MAX_BRANCHING / mark[:, None])
         system = torch.eye(len(pace[0]) - n) - (rate * mark[:, None])[:, :, None] * kernel[n:, n:]
         future = torch.linalg.solve_triangular(system, (rate * excitation[:, n:]).unsqueeze(-1), upper=False)
-        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MOST).cumsum(1), (1, 0))
+        grown = torch.nn.functional.pad(future.squeeze(-1).clamp(0, MAX_COUNT).cumsum(1), (1, 0))
         after = edges[n:] - edges[n]
         upper = torch.searchsorted(after, part.horizon_s).clamp(1, len(after) - 1)
         share = (part.horizon_s - after[upper - 1]) / (after[upper] - after[upper - 1])
-        low, high = grown[part.who, upper - 1], grown[part.who, upper]
+        low, high = grown[part.cascade, upper - 1], grown[part.cascade, upper]
         return low + share.clamp(0, 1) * (high - low)
 
     @staticmethod
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
-        """The p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
+        """Infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])
         whole, recent = (
@@ -244,8 +244,8 @@ class PowerLawHawkes:
         return recent * torch.exp(v["trend"] * torch.log(recent / whole).clamp(-TREND_LIMIT, TREND_LIMIT))
 
 
-def cascade_of(
-    seen: Observed,
+def fit_cascade(
+    observed: Observed,
     until_us: int,
     max_age_us: int,
     max_horizon_us: int,
@@ -253,22 +253,24 @@ def cascade_of(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> Cascade | None:
-    """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was.
+    """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was known.
 
-    ``advance`` is told 1 after each of STEPS steps.
+    ``advance`` is called with 1 after each of STEPS steps.
     """
-    published = seen.data.published_us
+    published = observed.data.published_us
     ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
     horizons = [max_horizon_us * share / HOUR_US for share in _HORIZONS]
-    past = cut(seen, np.flatnonzero(published < until_us), ages, horizons, until_us)
+    past = cut_queries(observed, np.flatnonzero(published < until_us), ages, horizons, until_us)
     if not len(past.video):
         return None
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_PAIRS])
-    return PowerLawHawkes().fit(seen, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_MAX_PAIRS])
+    return (
+        PowerLawHawkes().fit(observed, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
+    )
 
 
 def hawkes_growth(
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     videos: NDArray[np.int64],
     ages_h: Sequence[float],
@@ -278,11 +280,11 @@ def hawkes_growth(
     of_increment: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN where none was."""
-    past = cut(seen, videos, ages_h, horizons_h, until_us)
-    if len(past.video) < _FEW:
+    """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN if nothing was known."""
+    past = cut_queries(observed, videos, ages_h, horizons_h, until_us)
+    if len(past.video) < _MIN_PAIRS:
         ages = sorted({a * f for a in ages_h for f in (0.5, 1, 2)})
-        past = cut(seen, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
+        past = cut_queries(observed, videos, ages, sorted({h * f for h in horizons_h for f in (0.5, 1)}), until_us)
     if not len(past.video):
         return np.full(len(queries.video), np.nan)
-    return PowerLawHawkes(of_increment=of_increment).fit(seen, past, advance=advance).predict(seen, queries)
+    return PowerLawHawkes(of_increment=of_increment).fit(observed, past, advance=advance).predict(observed, queries)

@@ -1,4 +1,4 @@
-"""Cascades as a parametric process reads them: counts and reach in bins of age up to one moment, and what is asked of later ones."""
+"""Cascades as a parametric process reads them: counts and reach in bins of age up to a cut point, and questions about later times."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from model.engagement.rows import rows_until
 
 @dataclass(frozen=True, slots=True)
 class Cascades:
-    """C cascades as they stood at one age, and what is asked of them.
+    """C cascades cut at one age, and Q questions about them.
 
-    ``edges`` (B + 1,) s, of which the first ``past`` bins lie before the age; ``counts`` (C, past); rows of the same, flat: ``owner``,
-    ``bin`` (R,) int64, ``reach`` (R,) log, ``number`` (R,); ``followers`` (C,) log; ``published_s`` (C,); questions (Q,):
-    ``who`` int64, ``horizon_s``, ``growth`` in log2 units, ``value_now``.
+    ``edges`` (B + 1,) s: bounds of the bins of age; the first ``past`` bins are before the cut. ``counts`` (C, past). R rows of the
+    same, flat: ``owner`` and ``bin`` (R,) int64, ``reach`` (R,) log, ``number`` (R,) the row's count. ``followers`` (C,) log.
+    ``published_s`` (C,). Questions (Q,): ``cascade`` int64 is the cascade, ``horizon_s``, ``growth`` in log2 units, ``value_now``.
+    ``rows`` (Q,) are the queries that the questions come from.
     """
 
     edges: Tensor
@@ -35,15 +36,15 @@ class Cascades:
     number: Tensor
     followers: Tensor
     published_s: Tensor
-    who: Tensor
+    cascade: Tensor
     horizon_s: Tensor
     growth: Tensor
     value_now: Tensor
     rows: NDArray[np.int64]
 
 
-def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
-    """The queries by age, in parts of at most ``chunk`` cascades; of each video rows up to its ``now`` only."""
+def cascades(observed: Observed, queries: Queries, chunk: int) -> list[Cascades]:
+    """The queries grouped by age, in parts of up to ``chunk`` cascades; of each video only rows up to its ``now`` are read."""
     ages, group = np.unique(queries.pairs.age_s, return_inverse=True)
     parts = []
     for g, age in enumerate(ages.tolist()):
@@ -52,40 +53,40 @@ def cascades(seen: Observed, queries: Queries, chunk: int) -> list[Cascades]:
         videos = np.unique(queries.video[rows])
         for start in range(0, len(videos), chunk):
             part = videos[start : start + chunk]
-            parts.append(_read(seen, queries, rows[np.isin(queries.video[rows], part)], part, edges, past))
+            parts.append(_read(observed, queries, rows[np.isin(queries.video[rows], part)], part, edges, past))
     return parts
 
 
 def _read(
-    seen: Observed,
+    observed: Observed,
     queries: Queries,
     mine: NDArray[np.int64],
     videos: NDArray[np.int64],
     edges: NDArray[np.float64],
     past: int,
 ) -> Cascades:
-    source, published = seen.metric, seen.data.published_us
+    source, published = observed.metric, observed.data.published_us
     now = published[videos] + round(float(edges[past]) * SECOND_US)
     starts, ends = source.offsets[videos], rows_until(source, videos, now)
     at = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
     owner = np.repeat(np.arange(len(videos)), ends - starts)
     age = (source.time_us[at] - published[videos][owner]) / SECOND_US
-    place = np.clip(np.searchsorted(edges, age, side="left") - 1, 0, past - 1)
-    before = np.where(at > starts[owner], seen.totals[np.maximum(at - 1, 0)], 0)
-    number = (seen.totals[at] - before).astype(np.float64)
+    bin_index = np.clip(np.searchsorted(edges, age, side="left") - 1, 0, past - 1)
+    before = np.where(at > starts[owner], observed.totals[np.maximum(at - 1, 0)], 0)
+    number = (observed.totals[at] - before).astype(np.float64)
     reach = np.log1p(source.reach[at] / np.maximum(number, 1.0))
     counts = np.zeros((len(videos), past))
-    np.add.at(counts, (owner, place), number)
+    np.add.at(counts, (owner, bin_index), number)
     pairs = queries.pairs
     return Cascades(
         torch.from_numpy(edges),
         past,
         torch.from_numpy(counts),
         torch.from_numpy(owner),
-        torch.from_numpy(place),
+        torch.from_numpy(bin_index),
         torch.from_numpy(reach),
         torch.from_numpy(number),
-        torch.tensor([math.log1p(seen.data.videos[v].creator_followers or 0.0) for v in videos.tolist()]).double(),
+        torch.tensor([math.log1p(observed.data.videos[v].creator_followers or 0.0) for v in videos.tolist()]).double(),
         torch.from_numpy(published[videos] / SECOND_US),
         torch.from_numpy(np.searchsorted(videos, queries.video[mine])),
         torch.from_numpy(pairs.horizon_s[mine]),

@@ -1,6 +1,6 @@
 """A canonical data set in memory: videos, and their rows as flat sorted arrays.
 
-``index_builder.datasets.load`` reads one from its files.
+``index_builder.datasets.load`` reads it from files.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 
 SILENCE_US: Final = HOUR_US
-"""So long after its newest row a data set is taken to have been watched still."""
+"""How long after its newest row a data set still counts as observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of every video, sorted by (video, time), rows of one time in the order of the file.
+    """Rows of all videos, sorted by (video, time); rows with the same time keep the order of the file.
 
-    ``video`` (n,) int32 index into ``DataSet.videos``; ``time_us`` (n,) int64; ``type`` (n,) int16 index into
-    ``DataSet.types``; ``value`` (n,) int64, a count >= 1 for events and a running total >= 0 for counters; ``reach``
-    (n,) int64 summed audience, 0 where unknown; ``offsets`` (V + 1,) int64: rows of video v are
-    ``offsets[v]:offsets[v + 1]``.
+    ``video`` (n,) int32 indexes ``DataSet.videos``. ``time_us`` (n,) int64. ``type`` (n,) int16 indexes ``DataSet.types``.
+    ``value`` (n,) int64 is a count >= 1 for events and a cumulative counter >= 0 for counters. ``reach`` (n,) int64 is the
+    summed audience, 0 where unknown. ``offsets`` (V + 1,) int64: the rows of video v are ``offsets[v]:offsets[v + 1]``.
     """
 
     video: NDArray[np.int32]
@@ -44,9 +43,9 @@ class Rows:
 class DataSet:
     """A data set as known at one time.
 
-    ``videos`` sorted by (published_us, video_id); ``published_us`` (V,) int64; ``types`` the observed engagement types,
-    singular, known ones first; ``events`` and ``counters`` are None where the set has no such file;
-    ``dropped`` maps "file: reason" to a number of rows, ``first`` to which was the first, in words; rows are numbered from 0.
+    ``videos`` are sorted by (published_us, video_id); ``published_us`` (V,) int64. ``types`` are the observed engagement types,
+    singular, the standard ones first. ``events`` and ``counters`` are None if the data set has no such file. ``dropped`` maps
+    "file: reason" to a number of rows, and ``first`` to a description of the first of them; rows are numbered from 0.
     """
 
     videos: list[Video]
@@ -58,19 +57,19 @@ class DataSet:
     first: Mapping[str, str] = field(default_factory=dict)
 
     def left_out(self) -> list[str]:
-        """What was dropped, a line a reason, for people."""
+        """What was dropped, in words, one line for each reason."""
         return [
             f"{reason}: {n:,} row{'s' if n > 1 else ''} left out, the first is {self.first[reason]}"
             for reason, n in self.dropped.items()
         ]
 
     def last_us(self) -> int | None:
-        """Time of the newest row or publication, microseconds; None for a set without videos."""
+        """Time of the newest row or publication, microseconds; None without videos."""
         ends = [int(rows.time_us.max()) for rows in (self.events, self.counters) if rows is not None and len(rows)]
         ends += [int(self.published_us[-1])] if len(self.videos) else []
         return max(ends, default=None)
 
     def watched_until_us(self, as_of_us: int) -> int:
-        """Until when silence means that nothing happened: ``as_of_us``, but at most SILENCE_US after the newest row."""
+        """Time until which no row means no engagement: ``as_of_us``, but no later than SILENCE_US after the newest row."""
         last = self.last_us()
         return as_of_us if last is None else min(as_of_us, last + SILENCE_US)

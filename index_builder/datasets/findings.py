@@ -1,6 +1,6 @@
-"""Findings about a data set: gathered batch by batch, printed as a table.
+"""Findings about a data set: collected batch by batch, printed as a table.
 
-    error    the set cannot be loaded, or cells that can never be right: an empty id, a negative count
+    error    the data set cannot be loaded, or has cells that can never be right: an empty id, a negative count
     warning  rows that are left out, or used but doubtful: before publication, a counter that falls, a naive time
     info     worth knowing
 
@@ -29,12 +29,12 @@ _ORDER: Final = tuple(_STYLE)
 _FILES: Final = tuple(LAYOUT)
 _SHOWN: Final = 60
 _WIDTH: Final = 160
-"""Columns of the table outside a terminal."""
+"""Width of the table outside a terminal, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of fault in one column; ``first_row`` and ``rows`` are None where it is not about rows."""
+    """One kind of fault in one column; ``first_row`` and ``rows`` are None if it does not concern rows."""
 
     severity: Severity
     file: str
@@ -45,9 +45,9 @@ class Finding:
 
 
 class Findings:
-    """Findings of one check; faults of cells are gathered over the batches of a file.
+    """Findings of one check; faults of cells are summed over the batches of a file.
 
-    ``now_us`` is the time, microseconds UTC, after which a row is from the future.
+    Rows later than ``now_us``, microseconds UTC, are in the future.
     """
 
     def __init__(self, now_us: int) -> None:
@@ -56,7 +56,7 @@ class Findings:
         self._open: dict[tuple[Severity, str, str, str], tuple[int, int, str]] = {}
 
     def note(self, severity: Severity, file: str, column: str, problem: str) -> None:
-        """Note something that is not about rows."""
+        """Add a finding that does not concern rows."""
         self._found.append(Finding(severity, file, column, problem))
 
     def rows(
@@ -69,7 +69,7 @@ class Findings:
         start: int,
         cells: Any,
     ) -> None:
-        """Note the flagged rows of a batch that begins at row ``start``; ``cells`` gives the value to show."""
+        """Add the flagged rows of a batch whose first row has the number ``start``; ``cells`` gives the value to show."""
         if not (n := int(rows.sum())):
             return
         key, at = (severity, file, column, problem), int(rows.argmax())
@@ -77,19 +77,19 @@ class Findings:
         self._open[key] = (first, before + n, shown or _show(cells[at]))
 
     def numbered(self, severity: Severity, file: str, column: str, problem: str, rows: NDArray[np.int64]) -> None:
-        """Note rows by their numbers in the file, (n,) int64."""
+        """Add rows by their numbers in the file, (n,) int64."""
         if len(rows):
             self._found.append(Finding(severity, file, column, problem, int(rows.min()), len(rows)))
 
     def sorted(self) -> list[Finding]:
-        """Every finding: errors first, then by file."""
+        """All findings: errors first, then by file."""
         cells = []
         for (severity, file, column, problem), (first, n, shown) in self._open.items():
             cells.append(Finding(severity, file, column, f"{problem}, first: {shown}" if shown else problem, first, n))
         return sorted(self._found + cells, key=lambda f: (_ORDER.index(f.severity), (*_FILES, f.file).index(f.file)))
 
     def times(self, file: str, column: str, array: pa.Array, start: int) -> parquet_columns.Times:
-        """The times of a batch, after noting what is wrong with them."""
+        """The times of a batch, after adding findings about them."""
         times = parquet_columns.times(array)
         self.rows("error", file, column, "no time", times.null, start, [""] * len(array))
         self.rows(
@@ -97,7 +97,7 @@ class Findings:
             file,
             column,
             f"outside {parquet_columns.YEARS}; left out",
-            times.beyond,
+            times.out_of_range,
             start,
             array.cast(pa.int64()),
         )
@@ -106,14 +106,14 @@ class Findings:
         return times
 
     def text(self, severity: Severity, file: str, column: str, array: pa.Array, start: int) -> pa.Array:
-        """The strings of a batch, after noting what is not UTF-8."""
+        """The strings of a batch, after adding a finding about cells that are not UTF-8."""
         text = parquet_columns.text(array)
         bad = parquet_columns.not_utf8(array, text)
         self.rows(severity, file, column, "not UTF-8; read as missing", bad, start, _raw(array) if bad.any() else array)
         return text
 
     def counts(self, file: str, column: str, array: pa.Array, start: int) -> parquet_columns.Counts:
-        """The counts of a batch, after noting cells that can never be counts."""
+        """The counts of a batch, after adding findings about cells that cannot be counts."""
         counts = parquet_columns.counts(array)
         self.rows("error", file, column, "negative", counts.negative, start, array)
         self.rows("error", file, column, "fractional", counts.fractional, start, array)
@@ -122,7 +122,7 @@ class Findings:
 
 
 def console(stderr: bool = False) -> Console:
-    """Where a table is printed; outside a terminal wide enough for a message to stay on few lines."""
+    """The console for tables; outside a terminal it is wide enough to keep messages on few lines."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH)
 
@@ -154,7 +154,7 @@ def report(findings: Iterable[Finding], console: Console) -> bool:
 
 
 def _raw(array: pa.Array) -> pa.Array:
-    """The bytes of strings, to show those that are none."""
+    """The bytes of strings, to show cells that are not text."""
     return array.cast(pa.large_binary())
 
 

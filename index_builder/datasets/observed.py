@@ -1,4 +1,4 @@
-"""A data set as one metric sees it."""
+"""The rows of a data set, prepared for one metric."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
-from model.engagement.cells import COUNTERS, EVENTS
-from model.engagement.rows import Source, metric_rows, rows_until
+from model.engagement.cells import COUNTER_MODE, EVENT_MODE
+from model.engagement.rows import VideoRows, metric_rows, rows_until
 from model.engagement.types import metric_types
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A data set's rows, with the cumulative count of the metric ``name`` after each row of its source."""
+    """The rows of a data set.
+
+    ``metric`` is the source (events or counters) of the metric ``name``, ``totals`` the metric's cumulative count after each row
+    of that source. ``continuous`` says that the source is events.
+    """
 
     data: DataSet
     name: str
-    events: Source
-    counters: Source
-    metric: Source
+    events: VideoRows
+    counters: VideoRows
+    metric: VideoRows
     totals: NDArray[np.int64]
     continuous: bool
 
     @staticmethod
     def of(data: DataSet, metric: str) -> Observed:
-        """Prepare ``data``; the metric is fed by counters where there are any, by events otherwise."""
+        """Prepare ``data``; the metric is read from counters if there are any, otherwise from events."""
         events, counters = sources(data)
         kinds = metric_types(metric, data.types)
         return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
@@ -43,8 +47,8 @@ class Observed:
         )
 
 
-def snapshot_rows(source: Source) -> NDArray[np.int64]:
-    """Rows after which a snapshot is whole: the last of each (video, time)."""
+def snapshot_rows(source: VideoRows) -> NDArray[np.int64]:
+    """Indices of the rows that complete a snapshot: the last row of each (video, time)."""
     n = len(source.time_us)
     last = np.ones(n, dtype=bool)
     if n:
@@ -53,11 +57,11 @@ def snapshot_rows(source: Source) -> NDArray[np.int64]:
     return np.flatnonzero(last)
 
 
-def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
+def _source(mode: int, rows: Rows | None, n_videos: int) -> VideoRows:
     if rows is None:
         none = np.zeros(0, dtype=np.int64)
-        return Source(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
-    return Source(
+        return VideoRows(mode, np.zeros(n_videos + 1, dtype=np.int64), none, none, none, none)
+    return VideoRows(
         mode,
         rows.offsets,
         rows.time_us,
@@ -67,10 +71,10 @@ def _source(mode: int, rows: Rows | None, n_videos: int) -> Source:
     )
 
 
-def sources(data: DataSet) -> tuple[Source, Source]:
-    """The data set's events and counters, either possibly empty."""
+def sources(data: DataSet) -> tuple[VideoRows, VideoRows]:
+    """The data set's events and counters; either may be empty."""
     n = len(data.videos)
     return (
-        _source(EVENTS, data.events, n),
-        _source(COUNTERS, data.counters, n),
+        _source(EVENT_MODE, data.events, n),
+        _source(COUNTER_MODE, data.counters, n),
     )

@@ -1,13 +1,13 @@
 """Parquet columns of a data set as numpy arrays in the project's units.
 
     timestamp column  -> int64 microseconds since 1970 UTC, rounded down; a naive timestamp is read as UTC
-    number column     -> int64 counts, or float64 numbers, and which rows are none
+    number column     -> int64 counts or float64 numbers, and masks of the cells that are not
     text column       -> large_string; bytes that are not UTF-8 are read as missing
-    id column         -> index into a list of known ids
+    id column         -> indices into a list of known ids
 
-One meaning comes in many Arrow types: text as string, string_view, binary or a dictionary, whole numbers as DECIMAL or
-floating point. All are taken. A column of another type is refused (``index_builder.datasets.file_format``); wrong *cells* are told by
-masks, for the caller to drop or to report.
+The same meaning comes in many Arrow types: text as string, string_view, binary or a dictionary, whole numbers as DECIMAL or
+floating point. All are accepted. Columns of other types are refused (``index_builder.datasets.column_matching``). Wrong
+*cells* are flagged by masks, and the caller drops or reports them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 _MAX_COUNT: Final = 2**62
 _UNITS: Final = {"s": (1, 1_000_000), "ms": (1, 1_000), "us": (1, 1), "ns": (1_000, 1)}
-"""Divisor and factor that make a unit microseconds."""
+"""Divisor and factor that convert a unit to microseconds."""
 _EARLIEST_US: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 _LATEST_US: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1_000_000
 YEARS: Final = "years 1 to 9998"
-"""Times that can be used, in words."""
+"""Range of usable times, in words."""
 
 Flags = NDArray[np.bool_]
 
@@ -37,23 +37,23 @@ Flags = NDArray[np.bool_]
 class Times:
     """``us`` (n,) int64 microseconds since 1970 UTC, 0 where a flag is set.
 
-    ``null`` (n,) bool: no time is given; ``beyond`` (n,) bool: one that is outside of ``YEARS``, as a placeholder may be.
+    ``null`` (n,) bool: no time. ``out_of_range`` (n,) bool: a time outside ``YEARS``, often a placeholder.
     """
 
     us: NDArray[np.int64]
     null: Flags
-    beyond: Flags
+    out_of_range: Flags
 
     def missing(self) -> Flags:
         """Rows without a usable time, (n,) bool."""
-        return self.null | self.beyond
+        return self.null | self.out_of_range
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """``values`` (n,) int64, 0 where a flag is set; the flags (n,) bool exclude one another.
+    """``values`` (n,) int64, 0 where a flag is set; each flag is (n,) bool, and a cell has at most one.
 
-    ``nan`` is a floating-point not-a-number, which writers of Parquet often mean as null.
+    ``nan`` is a floating-point not-a-number, which writers of Parquet often use for null.
     """
 
     values: NDArray[np.int64]
@@ -64,7 +64,7 @@ class Counts:
     too_large: Flags
 
     def invalid(self) -> Flags:
-        """Rows whose value is there but can never be a count, (n,) bool."""
+        """Rows that have a value which cannot be a count, (n,) bool."""
         return self.negative | self.fractional | self.too_large
 
 
@@ -77,8 +77,8 @@ class Numbers:
     too_large: Flags
 
 
-def stored(kind: pa.DataType) -> pa.DataType:
-    """The type below dictionaries, run lengths and extensions."""
+def storage_type(kind: pa.DataType) -> pa.DataType:
+    """The storage type under dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             kind = kind.value_type
@@ -103,7 +103,7 @@ def plain(array: pa.Array) -> pa.Array:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds strings, or bytes that may be strings."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind)
         for test in (
@@ -121,7 +121,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of any length."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind)
         for test in (
@@ -136,26 +136,26 @@ def is_list(kind: pa.DataType) -> bool:
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether a column of this type holds numbers (a column of nulls counts as numbers)."""
-    kind = stored(kind)
+    kind = storage_type(kind)
     return any(
         test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     )
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds moments."""
-    kind = stored(kind)
+    """Whether a column of this type holds timestamps."""
+    kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
 
 
 def is_naive(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds times without a zone."""
-    kind = stored(kind)
+    """Whether a column of this type holds timestamps without a time zone."""
+    kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) and kind.tz is None)
 
 
 def text(array: pa.Array) -> pa.Array:
-    """A column of strings as a plain ``large_string`` array; what is not UTF-8 is null."""
+    """A column of strings as a plain ``large_string`` array; cells that are not UTF-8 become null."""
     array = plain(array)
     if pa.types.is_integer(array.type) or pa.types.is_null(array.type):
         return array.cast(pa.large_string())
@@ -174,7 +174,7 @@ def _decoded(cell: bytes | None) -> str | None:
 
 
 def texts(array: pa.Array) -> pa.Array:
-    """A column of strings, whole numbers or lists of strings as ``large_string``; lists are joined by commas, nulls in them left out."""
+    """A column of strings, whole numbers or lists of strings as ``large_string``; lists are joined by commas, without their nulls."""
     array = plain(array)
     if not is_list(array.type):
         return text(array)
@@ -187,7 +187,7 @@ def texts(array: pa.Array) -> pa.Array:
 
 
 def not_utf8(array: pa.Array, decoded: pa.Array) -> Flags:
-    """Cells that are there but that ``text`` has made null, (n,) bool."""
+    """Cells that are not null in ``array`` but that ``text`` made null, (n,) bool."""
     return _mask(decoded.is_null()) & ~_mask(plain(array).is_null())
 
 
@@ -200,14 +200,14 @@ def times(array: pa.Array) -> Times:
     raw = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     divisor, factor = _UNITS[array.type.unit]
     raw = raw if divisor == 1 else np.floor_divide(raw, divisor)
-    beyond = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
-    # Multiplied only where it fits: an overflow would make an ordinary time of a strange one.
-    us = raw if factor == 1 else np.where(beyond, 0, raw) * factor
-    return Times(np.where(beyond, 0, us), null, beyond)
+    out_of_range = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
+    # Multiply only values that fit: an overflow would turn a bad time into a normal one.
+    us = raw if factor == 1 else np.where(out_of_range, 0, raw) * factor
+    return Times(np.where(out_of_range, 0, us), null, out_of_range)
 
 
 def counts(array: pa.Array) -> Counts:
-    """A number column as counts, with what is no count flagged."""
+    """A number column as counts; cells that are not counts are flagged."""
     array = plain(array)
     n = len(array)
     null = _mask(array.is_null())
@@ -234,7 +234,7 @@ def counts(array: pa.Array) -> Counts:
 
 
 def _decimals(array: pa.Array, null: Flags) -> Counts:
-    """Decimals of which some are no whole number, or do not fit: told one by one, for floating point is not exact enough."""
+    """Counts from decimals that are not all whole or do not fit int64, converted one by one: floating point is not exact enough."""
     cells = [0 if cell is None else cell for cell in array.to_pylist()]
     negative = np.array([cell < 0 for cell in cells], np.bool_)
     too_large = np.array([cell > _MAX_COUNT for cell in cells], np.bool_)
@@ -245,7 +245,7 @@ def _decimals(array: pa.Array, null: Flags) -> Counts:
 
 
 def numbers(array: pa.Array) -> Numbers:
-    """A number column as float64; what is negative, infinite or above 2^62 is no number but a placeholder."""
+    """A number column as float64; negative, infinite and values above 2^62 are placeholders and become NaN."""
     array = plain(array)
     real = array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
     negative, too_large = real < 0, real > _MAX_COUNT
@@ -253,13 +253,13 @@ def numbers(array: pa.Array) -> Numbers:
 
 
 def positions(ids: pa.Array, known: pa.Array) -> NDArray[np.int64]:
-    """Index of each id in ``known``, (n,) int64; -1 where it is null or not there."""
+    """Index of each id in ``known``, (n,) int64; -1 for null and unknown ids."""
     found = pc.index_in(text(ids), value_set=known, skip_nulls=True)
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def empty(names: pa.Array) -> Flags:
-    """Which cells of a ``large_string`` array are null or of no length, (n,) bool."""
+    """Cells of a ``large_string`` array that are null or empty, (n,) bool."""
     flags = pc.or_kleene(pc.is_null(names), pc.equal(names, "")).fill_null(True)
     return np.asarray(flags.to_numpy(zero_copy_only=False), np.bool_)
 

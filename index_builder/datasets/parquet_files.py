@@ -1,7 +1,8 @@
 """One table of a data set: a Parquet file, or a folder of them as Spark, Hive and others write it.
 
-A folder's parts are read in the order of their paths, and rows are numbered through all of them. Names that begin with ``_`` or
-``.`` are left out (``_SUCCESS``, checksums), and so are files of other kinds. ``KEY=VALUE`` in a path is a column of that value.
+The parts of a folder are read in the order of their paths, and rows are numbered through all of them. Names that begin with
+``_`` or ``.`` (``_SUCCESS``, checksums) and files of other kinds are ignored. ``KEY=VALUE`` in a path adds a column KEY with
+that value.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_builder.datasets.file_format import LAYOUT, Fault, Match, faults, match
+from index_builder.datasets.column_matching import Fault, Match, column_faults, match_columns
+from index_builder.datasets.file_format import LAYOUT
 from index_builder.datasets.parquet_columns import plain
 from model.errors import DataError
 
 BATCH_ROWS: Final = 1 << 18
-"""Rows held in memory while a file streams by."""
+"""Rows in memory while a file is read."""
 _SUFFIXES: Final = ("", ".parquet", ".parq", ".pq")
 _MAGIC: Final = b"PAR1"
 _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -28,7 +30,7 @@ _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file. ``name`` is for messages; ``fixed`` are the columns that its path gives; ``schema`` has them too."""
+    """One file. ``name`` is for messages. ``fixed`` are the columns that come from its path; ``schema`` includes them."""
 
     path: Path
     name: str
@@ -38,14 +40,14 @@ class Part:
     match: Match
 
 
-class Table:
+class ParquetTable:
     """The parts of one table, and its rows as batches.
 
     Args:
-        path: of the file or folder, named as in ``LAYOUT``.
+        path: the file or folder, named as in ``LAYOUT``.
 
     Raises:
-        DataError: it is missing, or one of its files is no Parquet file that can be read.
+        DataError: it is missing, or one of its files is not a readable Parquet file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,16 +83,16 @@ class Table:
             if equals and key not in schema.names:
                 fixed[key] = None if value == _NULL else unquote(value)
                 schema = schema.append(pa.field(key, pa.string()))
-        return Part(path, name, fixed, schema, rows, match(self.file, schema.names))
+        return Part(path, name, fixed, schema, rows, match_columns(self.file, schema.names))
 
     def faults(self) -> Iterator[tuple[str, Fault]]:
-        """Every column that breaks the layout, with the name of the file."""
+        """Every column that breaks the format, with the name of its file."""
         for part in self.parts:
-            for fault in faults(self.file, part.schema):
+            for fault in column_faults(self.file, part.schema):
                 yield part.name, fault
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, at most ``BATCH_ROWS`` at a time, of the columns ``names``, called as in the layout.
+        """The rows in batches of up to ``BATCH_ROWS``, with the columns ``names``, named as in the format.
 
         Raises:
             DataError: a file is damaged.
@@ -121,11 +123,11 @@ def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:
     """Open a Parquet file; ``name`` is for messages.
 
     Raises:
-        DataError: it is missing or no Parquet file.
+        DataError: it is missing or not a Parquet file.
     """
     name = str(path) if name is None else name
     try:
-        # The old nanosecond type of Spark and Impala wraps around outside 1678 to 2261; in microseconds it does not.
+        # The old nanosecond type of Spark and Impala overflows outside 1678 to 2261; microseconds do not.
         return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
     except FileNotFoundError:
         raise DataError(f"{name}: the file is missing") from None

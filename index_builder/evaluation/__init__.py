@@ -1,1 +1,1 @@
-"""Scores of a bundle on a data set, beside baselines."""
+"""Scores of a bundle on a data set, compared with baselines."""

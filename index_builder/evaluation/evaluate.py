@@ -1,4 +1,4 @@
-"""`m3tr-build evaluate`: a bundle beside the simple baselines, by age and horizon."""
+"""`m3tr-build evaluate`: compares a bundle with the baselines, by age and horizon."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, 
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
-from index_builder.datasets.load import load_dataset, load_told
+from index_builder.datasets.load import load_and_report, load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
-from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, score_table, write_page
-from index_builder.report.summary import moment
-from index_builder.samples.queries import cut
+from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, write_page
+from index_builder.report.summary import utc_minutes
+from index_builder.samples.queries import cut_queries
+from index_builder.scoring.cell_scores import scores_by_cell
 from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -47,12 +48,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
 
-    Baselines are fitted on the videos published before ``published_from_us``, from what was observed by then; ``boosting`` adds
-    gradient boosting to them, which takes minutes. ``report`` is a file to write the page for people to. ``growing_bank``:
-    neighbours and creators also from the data set's videos of after the training, as in a service.
+    The baselines are fitted on videos published before ``published_from_us``, from what was observed by then. ``boosting`` adds
+    gradient boosting, which takes minutes. ``report`` is a file for the report page. With ``growing_bank`` neighbours and creators may
+    also be videos of the data set published after the training, as in a service.
 
     Raises:
-        DataError: no query can be cut, a horizon is beyond the trained maximum, or the report's folder does not exist.
+        DataError: there is no query, a horizon is beyond the trained maximum, or the report's folder does not exist.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
@@ -61,60 +62,62 @@ def evaluate(
         raise DataError(
             f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
         )
-    dataset = load_told(data)
+    dataset = load_and_report(data)
     metric_types(manifest.metric, dataset.types)
-    seen = Observed.of(dataset, manifest.metric)
+    observed = Observed.of(dataset, manifest.metric)
     published = dataset.published_us
     end = dataset.last_us() or 0
     tested = published >= published_from_us
     if published_before_us is not None:
         tested &= published < published_before_us
-    queries = cut(seen, np.flatnonzero(tested), ages_h, horizons_h, end)
+    queries = cut_queries(observed, np.flatnonzero(tested), ages_h, horizons_h, end)
     within = queries.horizon_us <= manifest.max_horizon_us
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
         raise DataError("published-from: no video of that time has an observation at these ages and horizons")
     with (
-        open_with_growing_bank(bundle, seen, int(queries.now_us.max()))
+        open_with_growing_bank(bundle, observed, int(queries.now_us.max()))
         if growing_bank
         else open_bundle(bundle) as forecaster
     ):
-        past = cut(seen, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us)
+        past = cut_queries(
+            observed, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us
+        )
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
                 growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
-            if seen.continuous:
+            if observed.continuous:
                 old = np.flatnonzero(published < published_from_us)
                 with progress(PowerLawHawkes.name, STEPS) as bar:
                     growth = hawkes_growth(
-                        seen, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
+                        observed, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
                     )
                 growths[PowerLawHawkes.name] = growth[:, None]
-            if manifest.parts.content and has_text(seen):
+            if manifest.parts.content and has_text(observed):
                 with progress("content retrieval", len(queries.video)) as bar:
-                    growth = content_retrieval(forecaster, seen, queries, advance=bar.advance)[:, None]
+                    growth = content_retrieval(forecaster, observed, queries, advance=bar.advance)[:, None]
                 growths["content retrieval"] = np.where(np.isnan(growth), growths[MeanGrowth.name], growth)
         if boosting:
             known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
             with progress("gradient boosting", 3) as bar:
                 growths["gradient boosting"] = boosted(
-                    known, seen, queries, manifest.schema, published_from_us, advance=bar.advance
+                    known, observed, queries, manifest.schema, published_from_us, advance=bar.advance
                 )
         arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), EmptyBank())}
         for name, arm in arms.items():
             with progress(f"forecast, {name}", len(queries.video)) as bar:
-                counts = forecast_at(arm, seen, queries.video, queries.now_us, queries.horizon_us, bar.advance)
+                counts = forecast_at(arm, observed, queries.video, queries.now_us, queries.horizon_us, bar.advance)
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
         with progress("scores", len(growths)) as bar:
-            table = score_table(queries, growths, bar.advance)
+            table = scores_by_cell(queries, growths, bar.advance)
         if report is not None:
             with progress("report", EXAMPLES) as bar:
-                looked_at = examples(forecaster, seen, queries, bar.advance)
+                looked_at = examples(forecaster, observed, queries, bar.advance)
             times = published[queries.video]
             about = (
-                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {moment(int(times.min()))} to "
-                f"{moment(int(times.max()))}"
+                f"{len(np.unique(queries.video)):,} videos of {data.resolve().name}, published from {utc_minutes(int(times.min()))} to "
+                f"{utc_minutes(int(times.max()))}"
             )
             learned = bool(times.min() < manifest.training["as_of_us"])
             write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))

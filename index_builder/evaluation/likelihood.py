@@ -1,7 +1,8 @@
-"""Held-out log-likelihood a token and type: the bundle's Mamba-Hawkes process beside simple point processes.
+"""Log-likelihood per token and type on later videos: the bundle's Mamba-Hawkes process and simple point processes.
 
-All are scored on the same tokens of the same videos: nothing in the gap before an interval, then its counts, for each type
-observed by then. The baselines are fitted on videos published before the held-out ones, from what was observed by then.
+All are scored on the same tokens of the same videos. A token's likelihood is that of nothing in the gap before its interval and
+of its counts in the interval, for each type observed by then. The baselines are fitted on videos published before the scored
+ones, from what was observed by then.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from model.mhp.network import MambaHawkes
 from model.mhp.pace import pace_before
 
 FIT_VIDEOS: Final = 600
-"""Videos that the baselines are fitted on, at most."""
+"""Largest number of videos that the baselines are fitted on."""
 _BATCH_TOKENS: Final = 20_000
 _DRAWS: Final = 200
 BASELINES: Final[dict[str, Callable[[int], Pace | ExponentialHawkes]]] = {
@@ -44,7 +45,7 @@ BASELINES: Final[dict[str, Callable[[int], Pace | ExponentialHawkes]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Mean log-likelihood a token and type in nats, with its 95 % bootstrap interval by video; ``tokens`` were scored."""
+    """Mean log-likelihood per token and type in nats, with its 95 % bootstrap interval by video; ``tokens`` is how many were scored."""
 
     mean: float
     low: float
@@ -52,12 +53,12 @@ class Likelihood:
     tokens: int
 
 
-def tokens_of(seen: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
+def tokens_of(observed: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
     """Tokens of ``videos`` from rows up to ``until_us``."""
-    published = seen.data.published_us[videos]
+    published = observed.data.published_us[videos]
     now = np.maximum(until_us, published)
-    n_types = len(seen.data.types)
-    cells = cells_at(seen.events, seen.counters, videos, now, published, n_types)
+    n_types = len(observed.data.types)
+    cells = cells_at(observed.events, observed.counters, videos, now, published, n_types)
     return tokenize(cells, published, now, n_types)
 
 
@@ -84,7 +85,7 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
     out = torch.zeros(len(tokens.counts), shape.d_model)
     at = int(np.searchsorted(lengths[order], 1))
     while at < len(order):
-        # Sorted by length: the last of a batch is its longest.
+        # Sorted by length: the last video of a batch is its longest.
         stop = at + 1
         while stop < len(order) and lengths[order[stop]] * (stop + 1 - at) <= _BATCH_TOKENS:
             stop += 1
@@ -126,36 +127,36 @@ def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArr
 
 def likelihoods(
     bundle: Bundle,
-    seen: Observed,
+    observed: Observed,
     *,
     published_from_us: int,
     published_before_us: int | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Likelihood]:
-    """Score process and baselines on videos published in [published_from, published_before), to the end of the data.
+    """Score the process and the baselines on videos published in [published_from, published_before), to the end of the data.
 
-    ``advance`` is told 1 after each.
+    ``advance`` is called with 1 after each of them.
 
     Raises:
-        DataError: the bundle has no Mamba-Hawkes process or reads other types than the data set has, or no video on one
-            side has a token.
+        DataError: the bundle has no Mamba-Hawkes process, or its types are not those of the data set, or there is no token
+            before or after ``published_from_us``.
     """
     if not bundle.manifest.parts.mhp:
         raise DataError("likelihood: this bundle was trained without the Mamba-Hawkes process (use_mhp = false)")
-    if seen.data.types != bundle.manifest.types:
+    if observed.data.types != bundle.manifest.types:
         raise DataError(
-            f"data: has the types {', '.join(seen.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
+            f"data: has the types {', '.join(observed.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
         )
-    published = seen.data.published_us
+    published = observed.data.published_us
     held = published >= published_from_us
     if published_before_us is not None:
         held &= published < published_before_us
     past = np.flatnonzero(published < published_from_us)
     if len(past) > FIT_VIDEOS:
         past = np.sort(np.random.default_rng(seed).choice(past, FIT_VIDEOS, replace=False))
-    tokens = tokens_of(seen, np.flatnonzero(held), seen.data.last_us() or 0)
-    learned = tokens_of(seen, past, published_from_us)
+    tokens = tokens_of(observed, np.flatnonzero(held), observed.data.last_us() or 0)
+    learned = tokens_of(observed, past, published_from_us)
     for name, found in (("from", tokens), ("before", learned)):
         if not len(found.counts):
             raise DataError(f"published-from: no video published {name} it has an engagement; allowed: a time between")
@@ -171,7 +172,7 @@ def likelihoods(
 
 
 def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likelihood:
-    """Videos are drawn with replacement for the interval, since the tokens of one video err together."""
+    """Mean and interval; whole videos are drawn with replacement, because the errors of one video's tokens are correlated."""
     owner = np.repeat(np.arange(len(tokens.offsets) - 1), np.diff(tokens.offsets))
     known = np.isfinite(values)
     total = np.bincount(owner, np.where(known, values, 0).sum(1), len(tokens.offsets) - 1)
@@ -190,16 +191,16 @@ def score_likelihood(
         DataError: see ``likelihoods``.
     """
     loaded = load_bundle(bundle)
-    seen = Observed.of(load_dataset(data), loaded.manifest.metric)
+    observed = Observed.of(load_dataset(data), loaded.manifest.metric)
     with progress("log-likelihood", 1 + len(BASELINES)) as bar:
         table = likelihoods(
             loaded,
-            seen,
+            observed,
             published_from_us=published_from_us,
             published_before_us=published_before_us,
             advance=bar.advance,
         )
-    shown = Table(title="Held-out log-likelihood a token and type, nats; higher is better")
+    shown = Table(title="Held-out log-likelihood per token and type, nats; higher is better")
     for name in ("process", "mean", "95 % by video", "tokens"):
         shown.add_column(name, justify="left" if name == "process" else "right")
     for name, row in sorted(table.items(), key=lambda item: -item[1].mean):

@@ -1,1 +1,1 @@
-"""A data set sent to a running service as a live stream."""
+"""Sends a data set to a running service as a live stream."""

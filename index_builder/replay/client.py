@@ -1,11 +1,10 @@
-"""Calls to a running service over HTTP, repeated while it is busy or not reachable.
+"""Calls to a running service over HTTP, retried while it is busy or cannot be reached.
 
-Every call here can be repeated safely: registrations say the same again, rows carry ids, forecasts only read.
+Every call is safe to repeat: registrations are idempotent, rows have ids, and forecasts only read.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -15,25 +14,17 @@ from urllib.parse import quote
 
 import httpx
 import orjson
+import tenacity
 
-from model.engagement.video import Video
+from model.engagement.video import METADATA, Video
 from model.errors import M3TRError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
-_BACKOFF_S: Final = (0.1, 5.0)
-_CONTENT: Final = (
-    "title",
-    "description",
-    "tags",
-    "category",
-    "language",
-    "duration_s",
-    "creator_id",
-    "creator_name",
-    "creator_followers",
-)
+_BACKOFF: Final = tenacity.wait_exponential(multiplier=0.1, max=5.0)
+"""Waits of 0.1 s, 0.2 s, ... up to 5 s between the attempts of a call."""
+_CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):
@@ -41,10 +32,18 @@ class ServiceError(M3TRError):
 
 
 class Refused(ServiceError):
-    """The service refused what a call says, not who calls or where: another call may well be taken."""
+    """The service refused the content of a call; another call may succeed."""
 
 
-def iso(time_us: int) -> str:
+class _Unavailable(Exception):
+    """The service is busy or cannot be reached: the call should be retried, not before ``retry_after_s``."""
+
+    def __init__(self, problem: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(problem)
+        self.problem, self.retry_after_s = problem, retry_after_s
+
+
+def iso8601(time_us: int) -> str:
     """A time in microseconds UTC as ISO 8601 text."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
 
@@ -56,7 +55,7 @@ class Client:
         url: its address, such as ``http://127.0.0.1:8000``.
         api_key: sent as bearer token.
         timeout_s: seconds for one attempt of a call.
-        patience_s: seconds after which a call that keeps failing is given up.
+        patience_s: seconds for which a call is retried.
         transport: replaces the network, for tests.
     """
 
@@ -86,24 +85,24 @@ class Client:
         self._http.close()
 
     def register(self, video: Video) -> None:
-        """Tell the service about a video.
+        """Register a video.
 
         Raises:
-            Refused: it does not take this one.
-            ServiceError: the call failed in another way.
+            Refused: the service does not accept this video.
+            ServiceError: the call failed for another reason.
         """
-        body: dict[str, Any] = {"published_at": iso(video.published_us)}
+        body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
         body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Send rows to ``/events`` or ``/counters``; return the service's account of them, rejections included."""
+        """Send rows to ``/events`` or ``/counters``; return the service's summary of them, rejections included."""
         body = b"\n".join(map(orjson.dumps, rows))
-        return dict(self._call("POST", path, body, "application/x-ndjson", accept=_account).json())
+        return dict(self._call("POST", path, body, "application/x-ndjson", accept=_accounts_for_rows).json())
 
     def forecast(self, video_id: str, at_us: int, horizons_s: Sequence[int]) -> dict[str, Any]:
         """The forecast of a registered video at a time, for horizons in seconds."""
-        query = httpx.QueryParams({"at": iso(at_us), "horizons_s": ",".join(map(str, horizons_s))})
+        query = httpx.QueryParams({"at": iso8601(at_us), "horizons_s": ",".join(map(str, horizons_s))})
         return dict(self._call("GET", f"/videos/{_segment(video_id)}/forecast?{query}").json())
 
     def _call(
@@ -111,59 +110,70 @@ class Client:
         method: str,
         path: str,
         body: bytes | None = None,
-        kind: str | None = None,
+        content_type: str | None = None,
         *,
         accept: Callable[[httpx.Response], bool] = lambda response: response.is_success,
     ) -> httpx.Response:
-        """Call until it works; 429, 503 and network faults are tried again until patience ends.
+        """Call until it succeeds; 429, 503 and network faults are retried for ``patience_s``.
 
         Raises:
-            ServiceError: it was refused, or patience ended.
+            ServiceError: the call was refused, or still failed after ``patience_s``.
         """
-        give_up = time.monotonic() + self._patience_s
-        pause_s = _BACKOFF_S[0]
-        headers = {} if kind is None else {"Content-Type": kind}
-        while True:
-            wait_s = pause_s
+        headers = {} if content_type is None else {"Content-Type": content_type}
+
+        def attempt() -> httpx.Response:
             try:
                 response = self._http.request(method, path, content=body, headers=headers)
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ServiceError(f"url: {self.url!r} cannot be called: {error}") from None
             except httpx.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
-            else:
-                if accept(response):
-                    return response
-                trouble = _explain(response)
-                if response.status_code not in _BUSY:
-                    kind_of = Refused if response.status_code in _ABOUT_CONTENT else ServiceError
-                    raise kind_of(f"{method} {self.url}{path}: {trouble}")
-                wait_s = max(pause_s, _retry_after_s(response))
-            if time.monotonic() + wait_s > give_up:
-                raise ServiceError(f"{method} {self.url}{path}: given up after {self._patience_s:g} s: {trouble}")
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, _BACKOFF_S[1])
+                raise _Unavailable(f"{type(error).__name__}: {error}") from None
+            if accept(response):
+                return response
+            if response.status_code in _BUSY:
+                raise _Unavailable(_explain(response), _retry_after_s(response))
+            error_type = Refused if response.status_code in _ABOUT_CONTENT else ServiceError
+            raise error_type(f"{method} {self.url}{path}: {_explain(response)}")
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Unavailable),
+            wait=_wait_s,
+            stop=tenacity.stop_before_delay(self._patience_s),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except _Unavailable as error:
+            raise ServiceError(
+                f"{method} {self.url}{path}: given up after {self._patience_s:g} s: {error.problem}"
+            ) from None
 
 
 def _segment(video_id: str) -> str:
-    """An id as one segment of a path; dots alone would name another path."""
+    """An id as one segment of a path; an id of dots alone would name another path."""
     return quote(video_id, safe="") if video_id.strip(".") else video_id.replace(".", "%2E")
 
 
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next attempt: the backoff, or what the service asks for if that is longer."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(_BACKOFF(state), error.retry_after_s if isinstance(error, _Unavailable) else 0.0)
+
+
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that a Retry-After header asks for, as number or date; 0 without one."""
+    """Seconds that a Retry-After header asks for, as a number or a date; 0 without one."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
     try:
-        moment = parsedate_to_datetime(text)
+        time = parsedate_to_datetime(text)
     except ValueError:
         return 0.0
-    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, (time.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _account(response: httpx.Response) -> bool:
-    """Whether an answer accounts for every row; so does the 422 of a batch of which no row was taken."""
+def _accounts_for_rows(response: httpx.Response) -> bool:
+    """Whether a response reports on every row; a 422 does so too if no row of the batch was accepted."""
     if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
         return response.is_success
     try:

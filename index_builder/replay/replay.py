@@ -1,7 +1,7 @@
-"""Rows of a data set as a live stream to a service (command ``m3tr-build replay``).
+"""Sends the rows of a data set to a service as a live stream (command ``m3tr-build replay``).
 
-Rows go out in the order of their times, videos are registered before their first row. Every row carries an id made
-from what it says, so that a replay sent twice, or cut off and begun again, counts nothing twice.
+Rows are sent in order of time, and videos are registered before their first row. Every row has an id computed from its content, so
+that a replay that is repeated, or interrupted and restarted, counts nothing twice.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet, Rows
-from index_builder.datasets.load import load_told
+from index_builder.datasets.file_format import COLUMN_OF_TYPE
+from index_builder.datasets.load import load_and_report
 from index_builder.progress import Bar, progress
 from index_builder.replay.client import Client, Refused
-from model.engagement.types import COUNTER_COLUMNS
 from model.engagement.video import Video
 
-_COLUMN_OF: Final = {kind: column for column, kind in COUNTER_COLUMNS.items()}
-_REGISTERING: Final = 8
-"""Videos registered at once."""
+_PARALLEL_REGISTRATIONS: Final = 8
+"""Videos that are registered at the same time."""
 
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What the service said about the videos and rows it was sent.
+    """What the service reported about the videos and rows sent to it.
 
-    ``refused`` are videos that it does not take, whose rows are not sent; ``first_refused`` and ``example`` are the first
-    refused video and rejected row in words.
+    ``refused`` is the number of videos that it does not accept; their rows are not sent. ``first_refused`` and ``example`` describe the
+    first refused video and the first rejected row.
     """
 
     videos: int = 0
@@ -46,14 +45,14 @@ class ReplayCounts:
     example: str = ""
     first_refused: str = ""
 
-    def add(self, rows: list[dict[str, Any]], answer: dict[str, Any]) -> None:
-        """Add the answer to a batch of rows."""
+    def add(self, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+        """Add the service's summary of a batch of rows."""
         self.sent += len(rows)
         for name in ("accepted", "duplicate", "parked"):
-            setattr(self, name, getattr(self, name) + answer[name])
-        self.rejected += answer["rejected"]
-        if answer["rejections"] and not self.example:
-            refused = dict(answer["rejections"][0])
+            setattr(self, name, getattr(self, name) + summary[name])
+        self.rejected += summary["rejected"]
+        if summary["rejections"] and not self.example:
+            refused = dict(summary["rejections"][0])
             self.example = f"{rows[refused.pop('index')]}: {refused}"
 
     def __str__(self) -> str:
@@ -68,9 +67,9 @@ class ReplayCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """What is to be sent, in order of time: ``time_us``, ``video`` and ``row`` (n,) int64, ``is_counter`` (n,) bool.
+    """What to send, in order of time: ``time_us``, ``video`` and ``row`` (n,) int64, ``is_counter`` (n,) bool.
 
-    ``row`` is an event's row, or the number of a counter observation.
+    ``row`` is the row of an event, or the number of a counter observation.
     """
 
     time_us: NDArray[np.int64]
@@ -80,15 +79,15 @@ class _Queue:
 
 
 class Replay:
-    """The stream of a data set's rows, to be played up to one time after the other.
+    """The stream of a data set's rows, played in one or more steps.
 
     Args:
         data: the data set.
         client: of the service.
         from_us: earlier rows are left out, microseconds UTC.
         videos: (V,) bool, which videos take part; None for all.
-        batch_rows: rows a request, at most.
-        rate: rows a second; None for as fast as the service takes them.
+        batch_rows: largest number of rows in a request.
+        rate: rows per second; None for as fast as the service accepts them.
     """
 
     def __init__(
@@ -114,51 +113,51 @@ class Replay:
         self._next = 0
 
     def remaining(self, to_us: int | None = None) -> int:
-        """Rows that ``play(to_us)`` would send."""
+        """Number of rows that ``play(to_us)`` would send."""
         return self._end(to_us) - self._next
 
     def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> ReplayCounts:
-        """Register what is published, and send every row not yet sent, up to and including ``to_us``.
+        """Register the videos published by ``to_us`` and send every row up to and including it that was not sent yet.
 
         Raises:
-            ServiceError: the service refused a call or did not come back.
+            ServiceError: the service refused a call or stayed unavailable.
         """
-        tally = ReplayCounts()
+        counts = ReplayCounts()
         latest = np.iinfo(np.int64).max if to_us is None else to_us
         ready = np.flatnonzero(self._unregistered & (self._data.published_us <= latest))
-        self._register(ready, tally, bar)
+        self._register(ready, counts, bar)
         end, began, first = self._end(to_us), time.monotonic(), self._next
         while self._next < end:
             if self._rate is not None:
                 time.sleep(max(0.0, began + (self._next - first) / self._rate - time.monotonic()))
             stop = min(self._next + self._batch, end)
-            self._send(np.arange(self._next, stop), tally)
+            self._send(np.arange(self._next, stop), counts)
             if bar is not None:
-                bar.advance(stop - self._next, note=f"{tally.duplicate:,} duplicate, {tally.rejected:,} rejected")
+                bar.advance(stop - self._next, note=f"{counts.duplicate:,} duplicate, {counts.rejected:,} rejected")
             self._next = stop
-        return tally
+        return counts
 
-    def _register(self, videos: NDArray[np.int64], tally: ReplayCounts, bar: Bar | None) -> None:
-        pool, refused = ThreadPoolExecutor(_REGISTERING), []
+    def _register(self, videos: NDArray[np.int64], counts: ReplayCounts, bar: Bar | None) -> None:
+        pool, refused = ThreadPoolExecutor(_PARALLEL_REGISTRATIONS), []
         try:
             for done, trouble in enumerate(pool.map(self._registered, [self._data.videos[i] for i in videos])):
                 if trouble:
                     refused.append(int(videos[done]))
-                    tally.first_refused = (
-                        tally.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
+                    counts.first_refused = (
+                        counts.first_refused or f"{self._data.videos[refused[0]].video_id!r}: {trouble}"
                     )
                 if bar is not None and done % 100 == 0:
                     bar.advance(0, note=f"registering video {done + 1:,} of {len(videos):,}")
         finally:
             pool.shutdown(cancel_futures=True)
         self._unregistered[videos] = False
-        tally.videos += len(videos) - len(refused)
-        tally.refused += len(refused)
+        counts.videos += len(videos) - len(refused)
+        counts.refused += len(refused)
         if refused:
             self._leave_out(np.array(refused))
 
     def _registered(self, video: Video) -> str:
-        """Register a video; return why it was refused, or nothing."""
+        """Register a video; return why it was refused, empty if it was not."""
         try:
             self._client.register(video)
         except Refused as error:
@@ -166,7 +165,7 @@ class Replay:
         return ""
 
     def _leave_out(self, videos: NDArray[np.int64]) -> None:
-        """Send no further row of these videos."""
+        """Remove the rows of these videos that were not sent yet."""
         queue, keep = self._queue, ~np.isin(self._queue.video, videos)
         keep[: self._next] = True
         self._queue = _Queue(queue.time_us[keep], queue.video[keep], queue.row[keep], queue.is_counter[keep])
@@ -176,7 +175,7 @@ class Replay:
             return len(self._queue.time_us)
         return max(self._next, int(np.searchsorted(self._queue.time_us, to_us, side="right")))
 
-    def _send(self, positions: NDArray[np.int64], tally: ReplayCounts) -> None:
+    def _send(self, positions: NDArray[np.int64], counts: ReplayCounts) -> None:
         counters = self._queue.is_counter[positions]
         for path, chosen, encode in (("/events", ~counters, self._event), ("/counters", counters, self._snapshot)):
             if chosen.any():
@@ -186,7 +185,7 @@ class Replay:
                 rows = [
                     encode(int(self._queue.row[p]), str(text)) for p, text in zip(positions[chosen], texts, strict=True)
                 ]
-                tally.add(rows, self._client.post_rows(path, rows))
+                counts.add(rows, self._client.post_rows(path, rows))
 
     def _event(self, row: int, text: str) -> dict[str, Any]:
         events = self._data.events
@@ -206,14 +205,14 @@ class Replay:
         video_id = self._data.videos[counters.video[start]].video_id
         cells: dict[str, Any] = {"video_id": video_id, "time": text}
         for row in range(start, end):
-            column = _COLUMN_OF[self._data.types[counters.type[row]]]
+            column = COLUMN_OF_TYPE[self._data.types[counters.type[row]]]
             cells[column] = max(cells.get(column, 0), int(counters.value[row]))
         cells["id"] = _identity("counters", *cells.items())
         return cells
 
 
 def _identity(*parts: object) -> str:
-    """An id of 20 hexadecimal digits that depends on nothing but the parts."""
+    """An id of 20 hexadecimal digits, determined by the parts."""
     return blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
@@ -231,7 +230,7 @@ def _queue(data: DataSet, starts: NDArray[np.int64], chosen: NDArray[np.bool_], 
 
 
 def _observations(rows: Rows) -> NDArray[np.int64]:
-    """Where each observation (video, time) starts in counter rows, and the end, (observations + 1,) int64."""
+    """Start of each observation (video, time) in counter rows, and the end, (observations + 1,) int64."""
     if not len(rows):
         return np.zeros(1, np.int64)
     new = (np.diff(rows.video) != 0) | (np.diff(rows.time_us) != 0)
@@ -239,14 +238,14 @@ def _observations(rows: Rows) -> NDArray[np.int64]:
 
 
 def _copies(rows: Rows) -> NDArray[np.int64]:
-    """How many equal rows come before each row, (n,) int64: equal events at one time are different events."""
+    """Number of equal rows before each row, (n,) int64: equal events at the same time are different events."""
     columns = (rows.reach, rows.value, rows.type, rows.time_us, rows.video)
     order = np.lexsort(columns)
     new = np.ones(len(rows), np.bool_)
     new[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
-    places = np.arange(len(rows))
+    rank = np.arange(len(rows))
     copies = np.empty(len(rows), np.int64)
-    copies[order] = places - np.maximum.accumulate(np.where(new, places, 0))
+    copies[order] = rank - np.maximum.accumulate(np.where(new, rank, 0))
     return copies
 
 
@@ -260,8 +259,8 @@ def replay(
     batch_rows: int = 1000,
     api_key: str | None = None,
 ) -> ReplayCounts:
-    """Play a data set to a service, with progress shown; times in microseconds UTC, both included."""
-    loaded = load_told(data)
+    """Replay a data set to a service and show progress; times in microseconds UTC, both included."""
+    loaded = load_and_report(data)
     with Client(url, api_key=api_key) as client:
         stream = Replay(loaded, client, from_us=from_us, batch_rows=batch_rows, rate=rate)
         with progress("replay", stream.remaining(to_us)) as bar:

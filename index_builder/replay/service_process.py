@@ -18,7 +18,7 @@ from typing import IO, Final
 from index_builder.replay.client import ServiceError
 
 START_S: Final = 120.0
-"""Seconds within which the service must listen."""
+"""Seconds in which the service must start to listen."""
 _STOP_S: Final = 30.0
 _ADDRESS: Final = re.compile(r"listens on (http://\S+)")
 _STOPPED: Final = (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -26,7 +26,7 @@ _LOG_LINES: Final = 15
 
 
 class Served:
-    """A running service: its ``url``, and a wait for its end."""
+    """A running service."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
         self.url = url
@@ -34,10 +34,10 @@ class Served:
         self._log = log
 
     def wait(self) -> None:
-        """Return when the service has ended.
+        """Wait until the service has ended.
 
         Raises:
-            ServiceError: it ended by itself with an error.
+            ServiceError: it ended with an error and was not stopped by us.
         """
         if (code := self._process.wait()) not in _STOPPED:
             raise ServiceError(f"the service ended with code {code}:\n{_tail(self._log)}")
@@ -47,7 +47,7 @@ class Served:
 def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
     """Serve a bundle on a free port of this machine while the block runs.
 
-    The child uses its own embedded store and the bundle's own bank, whatever servers the environment names.
+    The child uses its own embedded store and the bundle's own bank, even if the environment names servers.
 
     Args:
         bundle: the bundle's folder.
@@ -83,7 +83,7 @@ def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
 
 
 def _program(name: str) -> str:
-    """The console script beside this interpreter, or on the path."""
+    """Path of a console script beside this interpreter, or on the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -92,7 +92,7 @@ def _program(name: str) -> str:
 
 
 def _read(lines: IO[str], log: Path, addresses: queue.Queue[str | None]) -> None:
-    """Copy the service's output into the log; hand over its address, and None at the end."""
+    """Copy the service's output to the log; put its address into ``addresses``, and None at the end."""
     with lines, log.open("a", encoding="utf-8") as out:
         for line in lines:
             out.write(line)

@@ -1,29 +1,24 @@
-"""Reports: what a model's forecasts were worth, as one page for people.
+"""Reports: how good a model's forecasts were, as one page for people.
 
-``Evaluation`` is what a page is made from. `m3tr-build evaluate` fills it from queries, training from the samples that it held
-back (``validation``); both add ``examples`` and hand it to ``write_page``.
+``Evaluation`` is what a page is made from. `m3tr-build evaluate` fills it from queries, training from its holdout
+(``index_builder.evaluation.holdout_evaluation``). Both add ``examples`` and pass it to ``write_page``.
 """
 
-from index_builder.report.evaluation import MODEL, POOLED, Evaluation, Table, score_table
+from index_builder.report.bootstrap import VideoBootstrap
+from index_builder.report.evaluation import MODEL, Evaluation
 from index_builder.report.examples import EXAMPLES, Example, Similar, examples
 from index_builder.report.page import write_page
-from index_builder.report.spread import Spread
-from index_builder.report.validation import validation
 from index_builder.report.verdict import Verdict, verdict
 
 __all__ = [
     "EXAMPLES",
     "MODEL",
-    "POOLED",
     "Evaluation",
     "Example",
     "Similar",
-    "Spread",
-    "Table",
     "Verdict",
+    "VideoBootstrap",
     "examples",
-    "score_table",
-    "validation",
     "verdict",
     "write_page",
 ]

@@ -1,4 +1,4 @@
-"""The charts of a report, each from plain numbers to an SVG."""
+"""The charts of a report: from plain numbers to SVG."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.report.bootstrap import Mean
 from index_builder.report.examples import Example
-from index_builder.report.spread import Mean
 from index_builder.report.svg import Scale, Svg, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from model.engagement.bins import HOUR_US
 
@@ -22,7 +22,7 @@ _BINS: Final = 36
 
 @dataclass(frozen=True, slots=True)
 class ChartRow:
-    """A row of a dot plot: the model's mean, another's beside it, and a note at the right end."""
+    """A row of a dot plot: the model's mean, the other method's mean, and a note at the right end."""
 
     label: str
     mean: Mean
@@ -30,20 +30,22 @@ class ChartRow:
     note: str
 
 
-def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, aim: float | None = None) -> Svg:
-    """Means with their intervals, a row each. ``factors``: values are log2 and the axis shows factors from 1 on."""
+def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, target: float | None = None) -> Svg:
+    """Dot plot of means with their intervals, one row each; with ``factors`` values are log2 and the axis shows factors from 1 on."""
     left, right, top = 152.0, _WIDTH - 74, 8.0
     bottom = top + _ROW * len(rows)
     means = [m for row in rows for m in (row.mean, row.other) if m is not None]
-    values = [v for m in means for v in (m.low, m.high, m.value) if math.isfinite(v)] + [aim or 0.0]
-    low, high = (0.0, max(values) * 1.05) if factors else (min(min(values[:-1], default=0.0), aim or 1.0), max(values))
-    room = 0.0 if factors else (high - low) * 0.08
-    scale = Scale(low - room, max(high + room, low + 1e-6), left, right)
+    values = [v for m in means for v in (m.low, m.high, m.value) if math.isfinite(v)] + [target or 0.0]
+    low, high = (
+        (0.0, max(values) * 1.05) if factors else (min(min(values[:-1], default=0.0), target or 1.0), max(values))
+    )
+    margin = 0.0 if factors else (high - low) * 0.08
+    scale = Scale(low - margin, max(high + margin, low + 1e-6), left, right)
     svg = Svg(_WIDTH, bottom + 26, label)
     marks = factor_ticks(scale.low, scale.high, 5) if factors else _percents(scale.low, scale.high)
     svg.x_axis(scale, marks, top, bottom)
-    if aim is not None:
-        svg.line([(scale(aim), top), (scale(aim), bottom)], "aim")
+    if target is not None:
+        svg.line([(scale(target), top), (scale(target), bottom)], "aim")
     for i, row in enumerate(rows):
         y = top + _ROW * (i + 0.5)
         svg.text(left - 8, y, short(row.label, 22), "", "end")
@@ -70,7 +72,7 @@ def reliability(
     other: Sequence[Mean] | None,
     groups: dict[str, list[Mean]],
 ) -> Svg:
-    """Nominal level of a quantile against the share of outcomes below it; a thin line a group."""
+    """Nominal level of a quantile against the share of outcomes below it; each group is a thin line."""
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 300.0
     x, y = Scale(0, 1, left, right), Scale(0, 1, bottom, top)
     svg = Svg(_WIDTH, bottom + 42, label)
@@ -95,7 +97,7 @@ def reliability(
 
 
 def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]) -> Svg:
-    """How often a growth was forecast (across) and a growth came (up), both log2; darker is more often."""
+    """Density of forecast growth (across) and real growth (up), both log2; darker is more."""
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 330.0
     low, high = (float(v) for v in np.quantile(np.concatenate([forecast, real]), [0.002, 0.998]))
     low, high = min(low, 0.0), max(high, low + 0.1)
@@ -105,10 +107,10 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
     svg.y_axis(y, factor_ticks(low, high), left, right)
     edges = np.linspace(low, high, _BINS + 1)
     table, _, _ = np.histogram2d(np.clip(forecast, low, high), np.clip(real, low, high), bins=(edges, edges))
-    most = math.log1p(table.max())
+    maximum = math.log1p(table.max())
     width, height = (right - left) / _BINS, (bottom - top) / _BINS
     for i, j in np.argwhere(table > 0).tolist():
-        strength = 0.12 + 0.88 * math.log1p(table[i, j]) / most
+        strength = 0.12 + 0.88 * math.log1p(table[i, j]) / maximum
         svg.rect(left + i * width, bottom - (j + 1) * height, width + 0.3, height + 0.3, "heat", strength)
     svg.line([(x(low), y(low)), (x(high), y(high))], "aim")
     svg.text((left + right) / 2, bottom + 30, "forecast growth (median)", "tick", "middle")
@@ -116,19 +118,19 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
 
 
 def fan(example: Example) -> Svg:
-    """Counts up to now, the forecast's interval and median after it, and what then came, over the video's age."""
+    """Counts up to now, then the forecast's interval and median and the real counts, over the video's age."""
     left, right, top, bottom = 46.0, 294.0, 8.0, 158.0
     now = example.age_us
     ages = np.concatenate([[now], now + example.horizons_us]) / HOUR_US
     start = np.full((1, 3), example.value_now)
     levels = np.log2(1 + np.concatenate([start, example.quantiles]))
-    # Counts far below today's would press the fan flat; the line may leave at the bottom instead.
+    # Counts far below today's would flatten the fan; let the line leave the chart at the bottom instead.
     floor = np.log2(1 + example.value_now) - max(1.0, float(levels[-1, 2] - levels[0, 1]))
     seen, later = (np.stack([p[:, 0] / HOUR_US, np.log2(1 + p[:, 1])], 1) for p in (example.seen, example.later))
     shown = np.concatenate([levels.ravel(), later[:, 1], np.maximum(seen[:, 1], floor)])
-    room = max(float(np.ptp(shown)) * 0.06, 0.05)
+    margin = max(float(np.ptp(shown)) * 0.06, 0.05)
     x = Scale(0, float(max(ages[-1], later[:, 0].max(initial=0.0))), left, right)
-    y = Scale(float(shown.min()) - room, float(shown.max()) + room, bottom, top)
+    y = Scale(float(shown.min()) - margin, float(shown.max()) + margin, bottom, top)
     svg = Svg(
         300,
         184,

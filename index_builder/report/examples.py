@@ -1,4 +1,4 @@
-"""Videos to look at one by one: chosen by a rule, with their forecast over all horizons and their neighbours."""
+"""Single videos for a report: chosen by a rule, with their forecast over all horizons and their neighbours."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from model.forecaster import Forecaster
 
 EXAMPLES: Final = 12
 _STEPS: Final = 16
-"""Horizons of a fan; closer together near now, where it bends."""
-_MOST_POINTS: Final = 80
+"""Horizons of the forecast curve; closer together near now, where it bends."""
+_MAX_POINTS: Final = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Similar:
-    """A neighbour, with cosines of content and trajectory, each None where there was no such vector.
+    """A neighbour, with cosines of content and trajectory; each is None if there was no such vector.
 
-    ``growth`` is the factor its count grew by from the target's age on, over ``horizon_us``, the longest horizon for which
-    that was known at the target's ``now``; None if for none. ``video`` is None if the data set does not have it.
+    ``growth`` is the factor by which its count grew from the target's age on, over ``horizon_us``, the longest horizon for which that
+    was known at the target's ``now``; None if it was known for none. ``video`` is None if the data set does not have it.
     """
 
     video: Video | None
@@ -41,10 +41,10 @@ class Similar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One video at one moment.
+    """One video at one time.
 
-    ``age_us`` of now; ``seen`` and ``later`` are (n, 2) float64, (age in us, count) up to now and after it; ``horizons_us`` (H,)
-    and ``quantiles`` (H, 3) the forecast; ``growth`` the factor by which the count really grew over the longest horizon.
+    ``age_us`` is its age now. ``seen`` and ``later`` are (n, 2) float64, (age in us, count), up to now and after it. ``horizons_us``
+    (H,) and ``quantiles`` (H, 3) are the forecast. ``growth`` is the factor by which the count really grew over the longest horizon.
     """
 
     video: Video
@@ -59,10 +59,10 @@ class Example:
 
 
 def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.int64]:
-    """Rows of ``queries`` to show, at most n.
+    """Rows of ``queries`` to show, up to n.
 
-    Of each video the row that looks furthest ahead; of those the further half; ordered by real growth, then id, and taken at
-    evenly spaced ranks. ``ids`` are the video ids that ``queries.video`` indexes.
+    Of each video the row that looks furthest ahead is taken, and of these the half that looks further. They are sorted by real growth,
+    then id, and taken at evenly spaced ranks. ``ids`` are the video ids that ``queries.video`` indexes.
     """
     if not len(queries.video):
         return np.zeros(0, dtype=np.int64)
@@ -78,14 +78,14 @@ def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.in
 
 
 def examples(
-    forecaster: Forecaster, seen: Observed, queries: Queries, advance: Callable[[int], None] | None = None
+    forecaster: Forecaster, observed: Observed, queries: Queries, advance: Callable[[int], None] | None = None
 ) -> list[Example]:
     """The chosen rows of ``queries`` as examples."""
-    data = seen.data
+    data = observed.data
     by_id = {video.video_id: video for video in data.videos}
     rows = choose(queries, [video.video_id for video in data.videos])
     video, now = queries.video[rows], queries.now_us[rows]
-    cells = cells_at(seen.events, seen.counters, video, now, data.published_us[video], len(data.types))
+    cells = cells_at(observed.events, observed.counters, video, now, data.published_us[video], len(data.types))
     share = (np.arange(1, _STEPS + 1) / _STEPS) ** 1.5
     out = []
     for i, history in enumerate(histories(cells, data.types)):
@@ -93,7 +93,7 @@ def examples(
         horizons = np.unique(np.maximum((share * longest).astype(np.int64), 1))
         request = Request(target, history, int(now[i]), tuple(horizons.tolist()))
         (answer,) = forecaster.forecast([request])
-        before, after = _observed(seen, int(video[i]), int(now[i]), int(now[i]) + longest)
+        before, after = _observed(observed, int(video[i]), int(now[i]), int(now[i]) + longest)
         similar = [
             Similar(by_id.get(n.video_id), n.content_similarity, n.trajectory_similarity, *_known(n.growth))
             for n in answer.neighbours
@@ -122,19 +122,19 @@ def _known(growth: dict[int, float | None]) -> tuple[float | None, int]:
 
 
 def _observed(
-    seen: Observed, video: int, now_us: int, until_us: int
+    observed: Observed, video: int, now_us: int, until_us: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(age, count) up to now and after it: whole snapshots, or readings of an event count at even steps."""
-    published = int(seen.data.published_us[video])
-    if seen.continuous:
-        step = max((until_us - published) // _MOST_POINTS, 1)
+    """(age, count) up to now and after it: complete snapshots, or counts of events at even steps."""
+    published = int(observed.data.published_us[video])
+    if observed.continuous:
+        step = max((until_us - published) // _MAX_POINTS, 1)
         times = np.unique(np.append(np.arange(published, until_us, step), [now_us, until_us]))
     else:
-        whole = snapshot_rows(seen.metric)
-        inside = slice(*np.searchsorted(whole, seen.metric.offsets[[video, video + 1]]))
-        times = seen.metric.time_us[whole[inside]]
+        whole = snapshot_rows(observed.metric)
+        inside = slice(*np.searchsorted(whole, observed.metric.offsets[[video, video + 1]]))
+        times = observed.metric.time_us[whole[inside]]
         times = times[times <= until_us + HOUR_US]
-    counts = seen.count_at(np.full(len(times), video), times)
+    counts = observed.count_at(np.full(len(times), video), times)
     points = np.stack([times - published, counts], axis=1).astype(np.float64)
     past = times <= now_us
     return points[past], points[~past]

@@ -1,4 +1,4 @@
-"""What a report says in words: the numbers that matter, and the facts they rest on."""
+"""What a report says in words: a summary, and the facts about model and data."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from index_builder.report.evaluation import MODEL, POOLED, Evaluation
-from index_builder.report.spread import Spread
+from index_builder.report.bootstrap import VideoBootstrap
+from index_builder.report.evaluation import MODEL, Evaluation
 from index_builder.report.svg import TIMES, factor, hours
 from index_builder.report.verdict import verdict
+from index_builder.scoring.cell_scores import POOLED
 from model.engagement.bins import HOUR_US, SECOND_US
 
 
-def moment(us: int) -> str:
-    """A time as people read it."""
+def utc_minutes(us: int) -> str:
+    """A time for people, to the minute."""
     return datetime.fromtimestamp(us / SECOND_US, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def counted(metric: str) -> str:
-    """A metric as words."""
+def metric_in_words(metric: str) -> str:
+    """A metric in words."""
     return "all engagement (total)" if metric == "total" else metric
 
 
-def summary(evaluation: Evaluation, spread: Spread) -> str:
+def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
     """One paragraph in plain words."""
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
     miss = np.abs(growth[:, 1] - y)
     with np.errstate(over="ignore"):
-        half, most = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
-    held = spread.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
+        half, nine_tenths = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
+    held = bootstrap.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
     words = []
-    if found := verdict(evaluation, spread):
+    if found := verdict(evaluation, bootstrap):
         where = (
             f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly move are left out, "
-            "for there every method is right)"
+            "because every method is right there)"
             if found.growing
             else f"on {found.videos:,} videos"
         )
@@ -44,20 +45,20 @@ def summary(evaluation: Evaluation, spread: Spread) -> str:
     words.append(
         f"{n:,} forecasts for {len(np.unique(queries.video)):,} videos were compared with what really happened. "
         f"A typical forecast was off by a factor of {half} (half of them missed by less, up or "
-        f"down), and nine in ten were within a factor of {most}. The interval that should hold the outcome "
+        f"down), and nine in ten were within a factor of {nine_tenths}. The interval that should hold the outcome "
         f"in 80% of cases held it in {held.value:.1%} ({held.low:.1%} to {held.high:.1%})."
     )
     nmse = evaluation.table[MODEL][POOLED]["nmse"]
     if np.isfinite(nmse):
         words.append(
-            f"Of the differences in growth between videos the model foresaw {max(1 - nmse, 0):.0%} (nMSE {nmse:.3f}; 0 would be "
-            "perfect, 1 is as good as always saying the mean)."
+            f"The model forecast {max(1 - nmse, 0):.0%} of the differences in growth between videos (nMSE {nmse:.3f}; 0 would be "
+            "perfect, 1 is as good as always forecasting the mean)."
         )
     return " ".join(words)
 
 
 def facts(evaluation: Evaluation) -> dict[str, str]:
-    """What was trained, on what, as known when, and what was scored."""
+    """Facts about the model, its training data and the scored videos."""
     manifest, queries = evaluation.manifest, evaluation.queries
     training, schema, own = manifest.training, manifest.schema, manifest.evaluation
     ahead = queries.horizon_us
@@ -67,13 +68,17 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         "Model": f"M3TR {manifest.version[:12]}".rstrip()
         + f": a Mamba-Hawkes network of width {manifest.shape.d_model} and depth {manifest.shape.n_layers} that reads each "
         f"video's engagement, and {manifest.neighbours} similar past videos",
-        "It forecasts": f"{counted(schema.metric)}, up to {schema.max_horizon_us / HOUR_US:g} h ahead, with an interval",
+        "It forecasts": f"{metric_in_words(schema.metric)}, up to {schema.max_horizon_us / HOUR_US:g} h ahead, with an interval",
         "It reads": f"{', '.join(schema.types)}; title, tags and creator; {_many(len(schema.categories), 'category', 'categories')}, "
         f"{_many(len(schema.languages), 'language', 'languages')}",
-        "Trained on": f"{training['videos']:,} videos published from {moment(training['first_published_us'])}, as known at "
-        f"{moment(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
-        "Training": f"{training['samples']:,} moments learned from, {training['held_back']:,} held back"
-        + (" first and learned from too, as many passes, after they were scored; " if training["learned_all"] else "; ")
+        "Trained on": f"{training['videos']:,} videos published from {utc_minutes(training['first_published_us'])}, as known at "
+        f"{utc_minutes(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
+        "Training": f"{training['samples']:,} samples learned from, {training['held_back']:,} held out"
+        + (
+            " for the scores, after which a second model learned from all of them for as many passes; "
+            if training["learned_all"]
+            else "; "
+        )
         + f"seed {training['seed']}, on {training['device']}"
         + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
         "Scored on": evaluation.about,
@@ -86,13 +91,13 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
             f"at ages of {hours(ages.min())} to {hours(ages.max())}, for {hours(ahead.min())} to {hours(ahead.max())} ahead"
         )
     if "rate_factor" in own:
-        least, most = own["rate_factor"]
+        low, high = own["rate_factor"]
         out["Rates"] = (
-            f"the engagements expected of the next hour are {least:.2f} to {most:.2f} times the growth that the median forecasts for "
-            "it, where that is half a count or more: a median lies below the mean where growth is skewed"
+            f"the expected engagement of the next hour is {low:.2f} to {high:.2f} times the growth that the median forecasts for "
+            "it, if that is half a count or more: where growth is skewed the median is below the mean"
         )
     if "log_likelihood_per_token" in own:
-        out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats a token and type, on videos held back"
+        out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats per token and type, on holdout videos"
     return out
 
 

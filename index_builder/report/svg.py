@@ -1,4 +1,4 @@
-"""Static SVG: shapes in pixels, axes, and numbers as people read them. Colours are classes that the page's style sheet fills."""
+"""Static SVG: shapes in pixels, axes, and numbers formatted for people. Colours are classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDE: Final = frozenset("WF")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Linear map of [low, high] onto pixels [start, stop], values outside pulled to its ends; NaN lies at the start."""
+    """Linear map of [low, high] to pixels [start, stop]; values outside go to the ends, NaN to the start."""
 
     low: float
     high: float
@@ -27,18 +27,18 @@ class Scale:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """Pixel of a value."""
+        """The pixel of a value."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return self.start + (min(max(share, 0.0), 1.0) if share == share else 0.0) * (self.stop - self.start)
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
+        """Whether a value is inside."""
         return self.low <= value <= self.high
 
 
 @dataclass(slots=True)
 class Svg:
-    """A drawing of ``width`` by ``height`` pixels, scaled to its place; ``label`` says what it shows to who cannot see it."""
+    """A drawing of ``width`` by ``height`` pixels, scaled to fit; ``label`` describes it for screen readers."""
 
     width: float
     height: float
@@ -60,7 +60,7 @@ class Svg:
         )
 
     def dot(self, x: float, y: float, cls: str, *, radius: float = 3.5, tip: str = "") -> None:
-        """A dot; ``tip`` is shown when pointed at."""
+        """A dot; ``tip`` is shown when the pointer is over it."""
         title = f"<title>{html.escape(tip)}</title>" if tip else ""
         self.parts.append(f'<circle class="{cls}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{title}</circle>')
 
@@ -81,6 +81,10 @@ class Svg:
         for value, label in ticks:
             self.line([(left, scale(value)), (right, scale(value))], "grid")
             self.text(left - 6, scale(value), label, "tick", "end")
+
+    def __html__(self) -> str:
+        """The drawing as markup that a template does not escape."""
+        return str(self)
 
     def __str__(self) -> str:
         return (
@@ -103,12 +107,12 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def factor_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
+def factor_ticks(low: float, high: float, limit: int = 6) -> list[tuple[float, str]]:
     """Ticks of a log2 axis, labelled as factors; factors below 1 mirror those above."""
     every = sorted({math.log2(f) for f in _FACTORS} | {-math.log2(f) for f in _FACTORS})
     inside = [v for v in every if low <= v <= high]
-    apart = (high - low) / most
-    # The plain factor 1 first, then outwards, so that it is never the one left out.
+    apart = (high - low) / limit
+    # Start with the factor 1 and go outwards, so that it is never left out.
     kept: list[float] = []
     for value in sorted(inside, key=abs):
         if all(abs(value - other) >= apart * 0.75 for other in kept):
@@ -116,13 +120,13 @@ def factor_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, st
     return [(v, factor(2**v)) for v in sorted(kept)]
 
 
-def count_ticks(low: float, high: float, most: int = 5) -> list[tuple[float, str]]:
+def count_ticks(low: float, high: float, limit: int = 5) -> list[tuple[float, str]]:
     """Ticks of an axis of log2(1 + count), labelled as counts."""
     for steps in _STEPS:
         kept: list[tuple[float, str]] = []
         for value in sorted(m * 10**e for e in range(13) for m in steps):
             at = math.log2(1 + value)
-            if low <= at <= high and (not kept or at - kept[-1][0] >= (high - low) / most):
+            if low <= at <= high and (not kept or at - kept[-1][0] >= (high - low) / limit):
                 kept.append((at, count(value)))
         if len(kept) > 1:
             return kept
@@ -130,7 +134,7 @@ def count_ticks(low: float, high: float, most: int = 5) -> list[tuple[float, str
 
 
 def factor(value: float) -> str:
-    """A factor such as 1.18 behind a multiplication sign, with as many places as it can use."""
+    """A factor such as 1.18 after a multiplication sign, with as many decimals as are useful."""
     if not math.isfinite(value):
         return "-"
     if value < 0.1:
@@ -158,7 +162,7 @@ def number(value: float | None, places: int = 3) -> str:
 
 
 def short(text: str, columns: int) -> str:
-    """Text cut to a width in columns, of which a wide character takes two; control characters are left out."""
+    """Text cut to a width in columns, a wide character taking two; control characters are removed."""
     out: list[str] = []
     used = 0
     for letter in " ".join(text.split()):

@@ -1,4 +1,4 @@
-"""Everything training reads, in arrays: token sequences, samples, content inputs, creators' records."""
+"""The arrays that the network reads in training: token sequences, samples, content inputs, creator features."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _CHUNK = 500
 class ContentInputs:
     """Inputs of the content network for V videos.
 
-    ``sentence`` (V, 384) float32; n-gram bags as ``ngram_ids`` (total,) int32 and ``ngram_offsets`` (V + 1,) int64; ``category``
-    and ``language`` (V,) int64; ``static`` (V, N_STATIC) float32.
+    ``sentence`` (V, 384) float32. ``ngram_ids`` (total,) int32 and ``ngram_offsets`` (V + 1,) int64 are bags of n-grams.
+    ``category`` and ``language`` (V,) int64. ``static`` (V, N_STATIC) float32.
     """
 
     sentence: NDArray[np.float32]
@@ -44,7 +44,7 @@ class ContentInputs:
 
 
 def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-    """Sentence vectors (V, 384) of the videos' text; ``advance`` is told how many more videos are done."""
+    """Sentence vectors (V, 384) of the videos' text; ``advance`` is called with the number of videos just encoded."""
     chunks = [videos[i : i + _CHUNK] for i in range(0, len(videos), _CHUNK)]
     few = len(videos) < WORTH_A_PROCESS
     encoder = SentenceEncoder() if few else None
@@ -62,7 +62,7 @@ def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None =
 def content_inputs(
     videos: Sequence[Video], schema: Schema, sentence: NDArray[np.float32] | None = None
 ) -> ContentInputs:
-    """The videos' metadata and text; ``sentence`` (V, 384) where it is encoded already."""
+    """Content inputs of videos; ``sentence`` (V, 384) if the text is encoded already."""
     ids, offsets = video_bags(videos)
     return ContentInputs(
         encode_text(videos) if sentence is None else sentence,
@@ -111,7 +111,7 @@ def creator_rows(
 ) -> NDArray[np.float32]:
     """Creator features (N, N_CREATOR) float32 of each (video, now), from the creator's videos published before it.
 
-    Only the ``bank_videos`` newest are looked back at, as many as a bank will hold. ``videos`` are sorted by publication.
+    Only the ``bank_videos`` newest videos count, as many as a bank will hold. ``videos`` are sorted by publication.
     """
     creator = creator_codes(videos)
     order = np.lexsort((np.arange(len(videos)), published_us, creator))
@@ -143,9 +143,9 @@ def creator_rows(
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Token sequences of every video, samples over them with their creator features, and content inputs.
+    """Token sequences of all videos, samples with their creator features, and content inputs.
 
-    ``pace`` is the pace before each token (n, K, M, 2) float32, see ``model.mhp.pace``.
+    ``pace`` (n, K, M, 2) float32 is the pace before each token, see ``model.mhp.pace``.
     """
 
     tokens: Tokens
@@ -155,35 +155,37 @@ class Corpus:
     content: ContentInputs
 
 
-def sequences(seen: Observed, until_us: int) -> Tokens:
+def token_sequences(observed: Observed, until_us: int) -> Tokens:
     """Tokens of every video from rows up to ``until_us``."""
-    published = seen.data.published_us
+    published = observed.data.published_us
     every = np.arange(len(published))
     now = np.maximum(np.full(len(published), until_us), published)
-    n_types = len(seen.data.types)
-    return tokenize(cells_at(seen.events, seen.counters, every, now, published, n_types), published, now, n_types)
+    n_types = len(observed.data.types)
+    return tokenize(
+        cells_at(observed.events, observed.counters, every, now, published, n_types), published, now, n_types
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SampleSet:
     """N samples with their creator features (N, N_CREATOR) float32."""
 
     samples: Samples
     creator: NDArray[np.float32]
 
     @staticmethod
-    def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> Window:
-        """The samples with what their creators' earlier videos did, as ``known``."""
-        return Window(
+    def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> SampleSet:
+        """The samples with features of their creators' earlier videos, whose growth curves are ``known``."""
+        return SampleSet(
             samples,
             creator_rows(
                 data.videos, data.published_us, known, samples.video, samples.now_us, max_horizon_us, bank_videos
             ),
         )
 
-    def take(self, rows: NDArray[Any]) -> Window:
+    def take(self, rows: NDArray[Any]) -> SampleSet:
         """The samples of ``rows``."""
-        return Window(self.samples.take(rows), self.creator[rows])
+        return SampleSet(self.samples.take(rows), self.creator[rows])
 
     def __len__(self) -> int:
         return len(self.samples.video)

@@ -1,8 +1,8 @@
-"""Neighbours of training samples, exactly as the bank would have given them at the time.
+"""Neighbours of training samples, exactly as the bank would have returned them at the time.
 
-Candidates of a sample at ``now`` are the newest ``bank_videos`` published before it, usable if something of their growth was observed
-by ``now``; the union of the best by content and the best by trajectory, in the age bucket of the sample, is ranked by
-combined similarity. The work is a masked matrix product a block of samples, in order of time.
+Candidates of a sample at ``now`` are the ``bank_videos`` newest videos published before it, if some of their growth was observed
+by ``now``. The best by content and the best by trajectory, in the age bucket of the sample, are joined and ranked by combined
+similarity. The search is one masked matrix product for each block of samples, in order of time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """The bank's content as arrays over V videos, sorted by publication.
+class BankArrays:
+    """The content of the bank as arrays over V videos, sorted by publication.
 
-    ``content`` (V, Dc) float32 of unit length; ``usable_us`` (V,) int64; ``trajectory_video``, ``trajectory_bucket``,
-    ``trajectory_usable_us`` (T,) int64, and ``trajectory`` (T, Dt) float32 of unit length, sorted by video.
+    ``content`` (V, Dc) float32 of unit length. ``usable_us`` (V,) int64 is the time from which a video may be a neighbour.
+    ``trajectory_video``, ``trajectory_bucket`` and ``trajectory_usable_us`` (T,) int64 describe the vectors ``trajectory`` (T, Dt)
+    float32 of unit length, sorted by video.
     """
 
     published_us: NDArray[np.int64]
@@ -60,8 +61,8 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def find(
-    memory: Memory,
+def find_candidates(
+    bank: BankArrays,
     samples: Samples,
     content: NDArray[np.float32],
     hidden: NDArray[np.float32],
@@ -75,9 +76,9 @@ def find(
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
     cosines = np.full((2, n, 2 * limit), np.nan)
     buckets = age_bucket((samples.age_s * 1e6).astype(np.int64))
-    position = np.full((int(buckets.max(initial=0)) + 1, len(memory.published_us)), -1, dtype=np.int64)
-    known = memory.trajectory_bucket < len(position)
-    position[memory.trajectory_bucket[known], memory.trajectory_video[known]] = np.flatnonzero(known)
+    position = np.full((int(buckets.max(initial=0)) + 1, len(bank.published_us)), -1, dtype=np.int64)
+    known = bank.trajectory_bucket < len(position)
+    position[bank.trajectory_bucket[known], bank.trajectory_video[known]] = np.flatnonzero(known)
     order = np.lexsort((samples.now_us, buckets))
     starts = [0, *(np.flatnonzero(np.diff(buckets[order])) + 1).tolist(), n]
     for first, last in pairwise(starts):
@@ -86,26 +87,26 @@ def find(
             if not len(rows):
                 continue
             now = samples.now_us[rows]
-            hi = int(np.searchsorted(memory.published_us, now.max()))
-            lo = max(0, int(np.searchsorted(memory.published_us, now.min())) - bank_videos)
+            hi = int(np.searchsorted(bank.published_us, now.max()))
+            lo = max(0, int(np.searchsorted(bank.published_us, now.min())) - bank_videos)
             window = np.arange(lo, hi)
             at = position[buckets[rows[0]], lo:hi]
             usable = (
-                np.where(at >= 0, memory.trajectory_usable_us[np.maximum(at, 0)], _NEVER)
-                if len(memory.trajectory_usable_us)
+                np.where(at >= 0, bank.trajectory_usable_us[np.maximum(at, 0)], _NEVER)
+                if len(bank.trajectory_usable_us)
                 else np.full(len(window), _NEVER)
             )
             by_content = _cosines(
                 content[samples.video[rows]],
-                memory.content[lo:hi],
-                memory.usable_us[lo:hi],
+                bank.content[lo:hi],
+                bank.usable_us[lo:hi],
                 now,
                 window,
                 samples.video[rows],
             )
             vectors = (
-                memory.trajectory[np.maximum(at, 0)]
-                if len(memory.trajectory)
+                bank.trajectory[np.maximum(at, 0)]
+                if len(bank.trajectory)
                 else np.zeros((len(window), hidden.shape[1]), np.float32)
             )
             queries = np.where(samples.cold[rows, None], 0, hidden[rows]).astype(np.float32)
@@ -126,7 +127,7 @@ def _cosines(
 ) -> NDArray[np.float32]:
     out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
     out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
-    # A vector of norm zero has no direction, here as in a bank.
+    # A vector of norm zero has no direction; a bank ignores it too.
     out[~queries.any(1)] = np.nan
     out[:, ~vectors.any(1)] = np.nan
     return out
@@ -212,8 +213,8 @@ def _features(  # type: ignore[no-untyped-def]
 
 
 def neighbour_features(
-    memory: Memory,
-    union: Candidates,
+    bank: BankArrays,
+    candidates: Candidates,
     samples: Samples,
     creator: NDArray[np.int64],
     *,
@@ -221,15 +222,19 @@ def neighbour_features(
     k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The k best of each union as the fusion block reads them: (N, k, N_NEIGHBOUR) and mask (N, k); ``creator`` (V,) codes, -1 none."""
-    similarity = combine(union.content, union.trajectory, content_weight)
+    """Features (N, k, N_NEIGHBOUR) and mask (N, k) of the k most similar candidates, as the fusion block reads them.
+
+    ``creator`` (V,) are codes of the videos' creators, -1 for none.
+    """
+    similarity = combine(candidates.content, candidates.trajectory, content_weight)
     best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]
     video, content, trajectory, s = (
-        np.take_along_axis(x, best, 1) for x in (union.video, union.content, union.trajectory, similarity)
+        np.take_along_axis(x, best, 1)
+        for x in (candidates.video, candidates.content, candidates.trajectory, similarity)
     )
     features = np.zeros((len(video), k, N_NEIGHBOUR), np.float32)
     mask = np.zeros((len(video), k), np.float32)
-    curves = memory.curves
+    curves = bank.curves
     _features(
         video,
         content,
@@ -239,7 +244,7 @@ def neighbour_features(
         samples.now_us,
         np.log2(1 + samples.value_now),
         creator,
-        memory.published_us,
+        bank.published_us,
         curves.ages_us,
         curves.values,
         curves.lengths,
@@ -254,7 +259,7 @@ def neighbour_features(
 def nearest_growth_error(
     features: NDArray[np.float32], mask: NDArray[np.float32], samples: Samples, max_horizon_s: float
 ) -> float:
-    """Mean squared error of forecasting by the neighbours' mean growth alone: what the similarity's weight is chosen by."""
+    """Mean squared error of forecasting by the neighbours' mean growth alone; the weight of similarity is chosen by it."""
     known = features[..., N_GROWTH : 2 * N_GROWTH] * mask[..., None]
     mean = (features[..., :N_GROWTH] * 2 * known).sum(1) / np.maximum(known.sum(1), 1e-9)
     at = np.log(growth_horizons_us(round(max_horizon_s * 1e6)) / 1e6)

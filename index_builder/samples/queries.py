@@ -1,8 +1,8 @@
-"""Cutting forecast queries with answers out of a data set, for evaluation.
+"""Cuts forecast queries with known answers out of a data set, for evaluation.
 
-A query stands at ``now`` and asks for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up
-to the asked age, and the answer the snapshot nearest to the asked horizon, at most 6 hours off: real observations, never
-interpolations. Events are observed continuously, so both times are exact; a video without a count at ``now`` makes no query.
+A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up to the
+wanted age, and the answer is the snapshot nearest to the wanted horizon, at most 6 hours off: both are real observations, never
+interpolations. Events are observed continuously, so both times are exact. A video with count 0 at ``now`` makes no query.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class Queries:
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
 
 
-def cut(
-    seen: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
+def cut_queries(
+    observed: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
     """Queries of the given videos whose answer was observed by ``until_us``."""
     parts = []
-    published = seen.data.published_us[video]
+    published = observed.data.published_us[video]
     for age in ages_h:
         at = published + int(age * HOUR_US)
         for horizon in horizons_h:
-            if seen.continuous:
+            if observed.continuous:
                 now, target = at, at + int(horizon * HOUR_US)
-                fine = (seen.count_at(video, now) > 0) & (target <= until_us)
+                fine = (observed.count_at(video, now) > 0) & (target <= until_us)
             else:
-                now, target, fine = _snapshots(seen, video, at, int(horizon * HOUR_US), until_us)
+                now, target, fine = _snapshots(observed, video, at, int(horizon * HOUR_US), until_us)
             name = f"age{age:g}h+{horizon:g}h"
             parts.append((video[fine], now[fine], (target - now)[fine], np.full(int(fine.sum()), name, dtype="<U32")))
     videos, now, horizon_us, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
-    value_now, value = seen.count_at(videos, now), seen.count_at(videos, now + horizon_us)
+    value_now, value = observed.count_at(videos, now), observed.count_at(videos, now + horizon_us)
     pairs = Pairs(
-        (now - seen.data.published_us[videos]) / SECOND_US,
+        (now - observed.data.published_us[videos]) / SECOND_US,
         horizon_us / SECOND_US,
         value_now,
         np.log2((1 + value) / (1 + value_now)),
@@ -67,17 +67,17 @@ def cut(
 
 
 def _snapshots(
-    seen: Observed, video: NDArray[np.int64], at: NDArray[np.int64], horizon_us: int, until_us: int
+    observed: Observed, video: NDArray[np.int64], at: NDArray[np.int64], horizon_us: int, until_us: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    rows = snapshot_rows(seen.metric)
-    times = seen.metric.time_us
+    rows = snapshot_rows(observed.metric)
+    times = observed.metric.time_us
     if not len(rows):
         return at, at, np.zeros(len(at), dtype=bool)
 
     def last(limit: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(rows, rows_until(seen.metric, video, limit)) - 1
+        return np.searchsorted(rows, rows_until(observed.metric, video, limit)) - 1
 
-    first = np.searchsorted(rows, seen.metric.offsets[video])
+    first = np.searchsorted(rows, observed.metric.offsets[video])
     newest = last(at)
     fine = (newest >= first) & (at - times[rows[np.maximum(newest, 0)]] < _FRESH_US)
     now = np.where(fine, times[rows[np.maximum(newest, 0)]], at)
@@ -91,10 +91,10 @@ def _snapshots(
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """n pairs, all (n,) float64.
+    """n pairs of a video at a time and a horizon; all arrays are (n,) float64.
 
-    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where
-    unknown. ``fit`` leaves out pairs of unknown growth; ``predict`` never reads the growth.
+    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where unknown. A baseline's
+    ``fit`` ignores pairs of unknown growth; its ``predict`` never reads the growth.
     """
 
     age_s: NDArray[np.float64]
@@ -111,7 +111,11 @@ class Pairs:
         return len(self.age_s)
 
     def known(self) -> Pairs:
-        """The pairs whose growth is known; at least one is wanted."""
+        """The pairs whose growth is known.
+
+        Raises:
+            ValueError: there is none.
+        """
         rows = np.isfinite(self.growth)
         if not rows.any():
             raise ValueError("no pair to fit on has a known growth")

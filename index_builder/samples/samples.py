@@ -1,7 +1,7 @@
-"""Training samples: cut points of videos, what was known there, and what happened after.
+"""Training samples: cut points of videos, what was known there, and what happened later.
 
-A sample is a (video, now). Its labels are real later observations; a horizon whose end was not observed makes
-no label. Cuts stand at observations, in the silence after them, and once a video before anything is known.
+A sample is a (video, now). Its labels are real later observations; a horizon whose end was not observed has no label. Cut points
+are at observations, in the silence after them, and once for each video before anything is observed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from model.features.tokens import tokenize
 
 _CHUNK_ROWS = 2_000_000
 _AT_PUBLICATION = 0.4
-"""Share of the cuts before anything is known that stand at publication."""
+"""Share of the cold cut points that are at the time of publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """N samples over the videos of one data set, sorted by video.
 
-    ``video`` (N,) int64; ``now_us`` (N,) int64; ``age_s`` (N,) float64; ``value_now`` (N,) float64, the metric's count; ``cold``
-    (N,) bool, nothing observed yet; ``position`` (N,) int64, committed tokens; ``branch`` (N, 2, F) float32 and
-    ``branch_clock`` (N, 2, 2), the filling bin's token (if ``pending``) and the read token; ``last`` (N, F) the newest token,
-    zeros without one; ``summary`` (N, n_summary) float32; ``expected`` (N, N_GRID + 1) float32 growth
-    that a cascade expects and its numbers ``cascade`` (N, N_CASCADE),
-    both of width 0 without one; ``horizon_s`` and ``growth`` (N, J) float64, growth NaN where there is no label.
+    ``video`` (N,) int64. ``now_us`` (N,) int64. ``age_s`` (N,) float64. ``value_now`` (N,) float64: the metric's count. ``cold``
+    (N,) bool: nothing observed yet. ``position`` (N,) int64: number of completed tokens. ``branch`` (N, 2, F) float32 and
+    ``branch_clock`` (N, 2, 2): the token of the bin that is still filling (if ``pending``) and the read token. ``last`` (N, F): the
+    newest token, zeros without one. ``summary`` (N, n_summary) float32. ``expected`` (N, N_GRID + 1) float32: growth that a cascade
+    expects, and ``cascade`` (N, N_CASCADE): its numbers; both have width 0 without a cascade. ``horizon_s`` and ``growth`` (N, J)
+    float64: growth is NaN where there is no label.
     """
 
     video: NDArray[np.int64]
@@ -58,11 +58,11 @@ class Samples:
 
 
 def _cut_times(
-    seen: Observed, until_us: int, max_age_us: int, per_video: int, rng: np.random.Generator
+    observed: Observed, until_us: int, max_age_us: int, per_video: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    published = seen.data.published_us
+    published = observed.data.published_us
     every = np.arange(len(published))
-    if seen.continuous:
+    if observed.continuous:
         room = np.minimum(until_us - published, max_age_us).astype(np.float64)
         low = np.log(60.0 * SECOND_US)
         share = rng.random((len(published), per_video))
@@ -70,9 +70,9 @@ def _cut_times(
         video, now = np.repeat(every, per_video), published.repeat(per_video) + age.astype(np.int64).ravel()
         first = np.full(len(published), 3600.0 * SECOND_US)
     else:
-        rows = snapshot_rows(seen.metric)
-        video = np.searchsorted(seen.metric.offsets, rows, side="right") - 1
-        now = seen.metric.time_us[rows]
+        rows = snapshot_rows(observed.metric)
+        video = np.searchsorted(observed.metric.offsets, rows, side="right") - 1
+        now = observed.metric.time_us[rows]
         chosen = rng.random(len(rows)) < 0.25
         delay = np.exp(rng.uniform(np.log(0.1), np.log(24.0), len(rows))) * HOUR_US
         video, now = (
@@ -81,7 +81,7 @@ def _cut_times(
         )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
-    # Some stand at publication itself, where a cold start is asked for most.
+    # Some are at the time of publication itself, where most cold starts are forecast.
     late = np.maximum(rng.random(len(published)) - _AT_PUBLICATION, 0.0) / (1 - _AT_PUBLICATION)
     cold = published + (first * late**2).astype(np.int64)
     video, now = np.concatenate([video, every]), np.concatenate([now, cold])
@@ -92,7 +92,7 @@ def _cut_times(
 
 
 def _labels(
-    seen: Observed,
+    observed: Observed,
     video: NDArray[np.int64],
     now: NDArray[np.int64],
     until_us: int,
@@ -101,27 +101,27 @@ def _labels(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     jitter = (np.arange(n_labels) + rng.random((len(video), n_labels))) / n_labels
-    if seen.continuous:
+    if observed.continuous:
         room = np.minimum(until_us - now, max_horizon_us)
-        # Even in log(1 + d / 1 h): what follows within minutes is soon learned.
+        # Even in log(1 + d / 1 h): growth within minutes is learned soon.
         horizon = (HOUR_US * np.expm1(jitter * np.log1p(np.maximum(room, 0) / HOUR_US)[:, None])).astype(np.int64)
         valid = (room > 60 * SECOND_US)[:, None] & (horizon > 0)
         target = now[:, None] + horizon
-        value = seen.count_at(video.repeat(n_labels), target.ravel()).reshape(target.shape)
+        value = observed.count_at(video.repeat(n_labels), target.ravel()).reshape(target.shape)
         return horizon, np.where(valid, value, np.nan)
-    rows = snapshot_rows(seen.metric)
-    first = np.searchsorted(rows, rows_until(seen.metric, video, now))
-    stop = np.searchsorted(rows, rows_until(seen.metric, video, np.minimum(now + max_horizon_us, until_us)))
+    rows = snapshot_rows(observed.metric)
+    first = np.searchsorted(rows, rows_until(observed.metric, video, now))
+    stop = np.searchsorted(rows, rows_until(observed.metric, video, np.minimum(now + max_horizon_us, until_us)))
     available = (stop - first)[:, None]
     index = np.where(available > n_labels, (jitter * available).astype(np.int64), np.arange(n_labels))
     valid = index < available
     row = rows[np.minimum(first[:, None] + index, max(len(rows) - 1, 0))] if len(rows) else np.zeros_like(index)
-    horizon = np.where(valid, seen.metric.time_us[row] - now[:, None], 0)
-    return horizon, np.where(valid & (horizon > 0), seen.totals[row].astype(np.float64), np.nan)
+    horizon = np.where(valid, observed.metric.time_us[row] - now[:, None], 0)
+    return horizon, np.where(valid & (horizon > 0), observed.totals[row].astype(np.float64), np.nan)
 
 
 def read_samples(
-    seen: Observed,
+    observed: Observed,
     video: NDArray[np.int64],
     now: NDArray[np.int64],
     *,
@@ -129,24 +129,24 @@ def read_samples(
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
 ) -> Samples:
-    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for none.
+    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for no label.
 
-    With a fitted ``cascade`` they carry what it expects.
+    With a fitted ``cascade`` they include the growth that it expects.
     """
-    data = seen.data
+    data = observed.data
     published = data.published_us[video]
     n_types = len(data.types)
-    metric = metric_types(seen.name, data.types)
+    metric = metric_types(observed.name, data.types)
     followers = followers_of(data.videos)
-    sizes = (rows_until(seen.events, video, now) - seen.events.offsets[video]) + (
-        rows_until(seen.counters, video, now) - seen.counters.offsets[video]
+    sizes = (rows_until(observed.events, video, now) - observed.events.offsets[video]) + (
+        rows_until(observed.counters, video, now) - observed.counters.offsets[video]
     )
     chunk = np.cumsum(sizes) // _CHUNK_ROWS
     parts: list[tuple[NDArray[np.generic], ...]] = []
     for part in range(int(chunk[-1]) + 1 if len(chunk) else 0):
         at = np.flatnonzero(chunk == part)
         tokens = tokenize(
-            cells_at(seen.events, seen.counters, video[at], now[at], published[at], n_types),
+            cells_at(observed.events, observed.counters, video[at], now[at], published[at], n_types),
             published[at],
             now[at],
             n_types,
@@ -165,7 +165,7 @@ def read_samples(
         expected, numbers = np.zeros((len(at), 0), np.float32), np.zeros((len(at), 0), np.float32)
         if cascade is not None:
             expected, process = cascade.growth(tokens, age_s, metric, followers[video[at]], published[at] / SECOND_US)
-            numbers = cascade.numbers(expected, process)
+            numbers = cascade.features(expected, process)
         parts.append(
             (
                 ends - tokens.offsets[:-1] - tokens.pending,
@@ -182,7 +182,7 @@ def read_samples(
     position, pending, branch, branch_clock, last, cold, summary, expected, numbers = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
-    value_now = seen.count_at(video, now)
+    value_now = observed.count_at(video, now)
     growth = np.maximum(np.log2((1 + value) / (1 + value_now[:, None])), 0.0)
     return Samples(
         video,
@@ -203,8 +203,8 @@ def read_samples(
     )
 
 
-def draw(
-    seen: Observed,
+def draw_samples(
+    observed: Observed,
     *,
     until_us: int,
     max_age_us: int,
@@ -216,7 +216,7 @@ def draw(
 ) -> Samples:
     """Draw training samples from rows and labels up to ``until_us``; samples without a label are left out."""
     rng = np.random.default_rng(seed)
-    video, now = _cut_times(seen, until_us, max_age_us, cuts_per_video, rng)
-    horizon, value = _labels(seen, video, now, until_us, max_horizon_us, n_labels, rng)
+    video, now = _cut_times(observed, until_us, max_age_us, cuts_per_video, rng)
+    horizon, value = _labels(observed, video, now, until_us, max_horizon_us, n_labels, rng)
     some = np.isfinite(value).any(1)
-    return read_samples(seen, video[some], now[some], horizon_us=horizon[some], value=value[some], cascade=cascade)
+    return read_samples(observed, video[some], now[some], horizon_us=horizon[some], value=value[some], cascade=cascade)

@@ -1,6 +1,6 @@
-"""Sentences of many videos, encoded in processes of their own.
+"""Sentence vectors of many videos, encoded in separate processes.
 
-The embedded bank keeps the GIL while it searches, so an encoder in a thread of the same process would stand still meanwhile.
+The embedded bank holds the GIL while it searches, so an encoder in a thread of the same process would be blocked meanwhile.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from model.content.text import SentenceEncoder, text_of
 from model.engagement.video import Video
 
 WORTH_A_PROCESS: Final = 2_000
-"""Texts that take longer to encode than a process takes to start."""
+"""Number of texts that take longer to encode than a process takes to start."""
 _AHEAD: Final = 4
-"""Chunks a process that wait to be fetched or encoded: bounds memory."""
+"""Chunks for each process that wait to be encoded or fetched; limits memory."""
 
 _encoder: SentenceEncoder | None = None
 
@@ -41,8 +41,8 @@ def sentences(chunks: Iterable[Sequence[Video]], processes: int | None = None) -
     """Sentence vectors (len(chunk), 384) float32 of each chunk of videos, in order, encoded ahead of the reader.
 
     Args:
-        chunks: taken a few at a time.
-        processes: how many encode, >= 1; None: one a core.
+        chunks: read a few at a time.
+        processes: number of encoding processes, >= 1; None for one on each core.
     """
     count = processes or len(os.sched_getaffinity(0))
     source = iter(chunks)

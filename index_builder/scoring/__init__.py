@@ -1,1 +1,1 @@
-"""Metrics, and the held-back videos they are computed on."""
+"""Metrics, scores by cell, and the holdout: its loss, calibration and scores."""

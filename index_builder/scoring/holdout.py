@@ -1,4 +1,4 @@
-"""What the held-back videos say: the loss that training is stopped by, the calibration, and the table of the report."""
+"""What training computes on its holdout videos: which of them decide when to stop, their loss, and the scores of the bundle."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from index_builder.samples.samples import Samples
 from index_builder.scoring.metrics import score
 from model.engagement.bins import SECOND_US
 from model.growth.curve_kernels import age_bucket
-from model.quantiles.calibration import COLD, Calibration
+from model.quantiles.calibration import Calibration
 from model.quantiles.head import QUANTILES
 
-_LEAST_ROWS: Final = 30
-"""Forecasts below which a cell of the table is left out."""
-_DRIFT_VIDEOS: Final = 2000
-"""Videos from which halves of them are compared."""
-_CHANCE_VIDEOS: Final = 200
-"""So many held-back videos tell as much about how wide intervals should be as the network that learned it from the others."""
+_MIN_FORECASTS: Final = 30
+"""Smallest number of forecasts in a cell of the scores."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
@@ -35,41 +31,7 @@ def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
     return float(np.maximum(levels * error, (levels - 1) * error).mean())
 
 
-def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
-    """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3).
-
-    A cold start counts with its first outcome only: that is the one that is hard to tell and asked for, and later ones of the same
-    video would outvote it. Where videos are many enough to tell drift from chance, each interval is stretched as the older or the newer
-    half of them needed it, whichever needed more: what changed within the window will go on changing after it. Where they are fewer,
-    the stretch of what is no cold start is shrunk towards none, the more the fewer they are.
-    """
-    known = np.isfinite(samples.growth)
-    first = (np.cumsum(known, axis=1) == 1) & known
-    known &= first | ~samples.cold[:, None]
-    published_s = samples.now_us / SECOND_US - samples.age_s
-    videos, at = np.unique(samples.video, return_index=True)
-    older = published_s < np.median(published_s[at]) if len(at) else np.zeros(0, np.bool_)
-    many = len(videos) >= _DRIFT_VIDEOS
-    fits = [
-        _fitted(samples, quantiles, known & rows[:, None]) for rows in ([older, ~older] if many else [older | True])
-    ]
-    stretch = np.max([fit.stretch for fit in fits], axis=0)
-    if not many:
-        stretch[:COLD] **= len(videos) / (len(videos) + _CHANCE_VIDEOS)
-    return Calibration(stretch)
-
-
-def _fitted(samples: Samples, quantiles: NDArray[np.float32], outcomes: NDArray[np.bool_]) -> Calibration:
-    if not outcomes.any():
-        return Calibration.identity()
-    age_s = np.broadcast_to(samples.age_s[:, None], outcomes.shape)[outcomes]
-    cold = np.broadcast_to(samples.cold[:, None], outcomes.shape)[outcomes]
-    return Calibration.fit(
-        age_s, samples.horizon_s[outcomes], cold, quantiles[outcomes].astype(np.float64), samples.growth[outcomes]
-    )
-
-
-def score_table(
+def holdout_scores(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
     """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those without neighbours."""
@@ -81,7 +43,7 @@ def score_table(
     for name, rows in [("pooled", known & warm), ("cold start", known & ~warm)] + [
         (f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()
     ]:
-        if rows.sum() >= _LEAST_ROWS:
+        if rows.sum() >= _MIN_FORECASTS:
             cells[name] = _scores(samples.growth[rows], stretched[rows])
     rows = known & warm
     without = {}
@@ -95,9 +57,9 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
 
 
 def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """A stable half of the held-back videos (N,), by a hash of their ids.
+    """A stable half of the holdout videos (N,), by a hash of their ids.
 
-    They say when training stops, and how far intervals are stretched where the other half is scored.
+    It decides when training stops, and how far intervals are stretched for the scores of the other half.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

@@ -1,7 +1,7 @@
 """Scores of growth forecasts, on y = log2((1 + count at the horizon) / (1 + count now)).
 
-All inputs are finite (n,) float64 in log2 units, n >= 1. A ratio or a correlation that is not defined (one row, or
-growth that does not vary) is NaN or infinite, as division makes it, and never an error.
+All inputs are finite (n,) float64 in log2 units, n >= 1. An undefined ratio or correlation (one row, or growth that does not vary)
+is NaN or infinite, as the division makes it, and never an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Scores:
 
 
 def nmse(y: Array, forecast: Array) -> float:
-    """Mean squared error over the population variance of y: 1 is as good as the mean of y itself."""
+    """Mean squared error over the population variance of y: 1 is as good as forecasting the mean of y."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean((forecast - y) ** 2) / np.var(y))
 
@@ -49,14 +49,14 @@ def mae(y: Array, forecast: Array) -> float:
 
 
 def average_ranks(x: Array) -> Array:
-    """Ranks from 1 to n, equal values sharing the mean of theirs, (n,) float64."""
+    """Ranks from 1 to n, (n,) float64; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
 
 
 def spearman(y: Array, forecast: Array) -> float:
-    """Spearman rank correlation: Pearson's of the average ranks."""
+    """Spearman rank correlation: Pearson's correlation of the average ranks."""
     a, b = average_ranks(y), average_ranks(forecast)
     a -= a.mean()
     b -= b.mean()
@@ -102,8 +102,8 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap interval of every score, by name.
 
-    Whole videos are drawn with replacement, for the rows of one video err together: drawing rows would
-    make the intervals too narrow. ``video`` (n,) is any integer that tells videos apart.
+    Whole videos are drawn with replacement, because the errors of one video are correlated: drawing rows would make the intervals too
+    narrow. ``video`` (n,) identifies the videos by any integers.
     """
     names = [name for name in Scores.__slots__ if name != "n"]
     _, owner = np.unique(video, return_inverse=True)

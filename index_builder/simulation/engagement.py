@@ -1,13 +1,13 @@
-"""Engagement of invented videos: a marked, mutually exciting Hawkes process with power-law memory.
+"""Engagement of simulated videos: a marked, mutually exciting Hawkes process with power-law memory.
 
-It is drawn in its cluster form, generation by generation over all videos at once:
+It is drawn in cluster form, one generation of all videos at a time:
 
     immigrants  Poisson; their rate falls as a power of the video's age; their number grows with the video's appeal
-    children    of an event of type i: Poisson of mean  branching * hour(t) * mark(reach) * OFFSPRING[i].sum(),
+    children    of an event of type i: Poisson with mean  branching * hour(t) * mark(reach) * OFFSPRING[i].sum(),
                 types by OFFSPRING[i], delays from the Omori kernel  (t + c) ** -(1 + theta)
-    hour(t)     the audience's hour of day, mean 1
+    hour(t)     the audience's activity by hour of day, mean 1
 
-Appeal moves the number of immigrants and the branching ratio, which stays below 1: sizes are heavy-tailed and finite.
+Appeal raises the number of immigrants and the branching ratio, which stays below 1: sizes are heavy-tailed and finite.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_EVENTS: Final = 10_000
-"""Events a video, at most."""
+"""Largest number of events of a video."""
 _OFFSPRING: Final = np.array(
     [
         [0.55, 0.10, 0.02, 0.02],
@@ -35,8 +35,8 @@ _OFFSPRING: Final = np.array(
         [2.60, 0.35, 0.10, 0.35],
     ]
 )
-"""Mean children of each type (columns) of a parent of each type (rows), up to the branching ratio: scaled below so
-that its largest eigenvalue is 1."""
+"""Mean children of each type (columns) of a parent of each type (rows), up to a factor: scaled below so that the largest eigenvalue
+is 1, then multiplied by the branching ratio."""
 _OFFSPRING_UNIT: Final = _OFFSPRING / np.abs(np.linalg.eigvals(_OFFSPRING)).max()
 _IMMIGRANT_TYPES: Final = np.array([0.86, 0.09, 0.02, 0.03])
 _OMORI_C_S: Final = 240.0
@@ -70,14 +70,14 @@ def engage(rng: np.random.Generator, content: Content) -> Engagement:
     keep = (at < content.ends_us[parent]) & _awake(rng, at)
     video, at = parent[keep], at[keep]
     kind = rng.choice(len(ENGAGEMENT_TYPES), len(video), p=_IMMIGRANT_TYPES)
-    room = np.full(len(branching), MAX_EVENTS)
+    capacity = np.full(len(branching), MAX_EVENTS)
     generations: list[tuple[Ints, Ints, Ints, Ints]] = []
     while len(video):
         order = np.argsort(video, kind="stable")
         rank = np.arange(len(video)) - np.searchsorted(video[order], video[order])
-        kept = np.sort(order[rank < room[video[order]]])
+        kept = np.sort(order[rank < capacity[video[order]]])
         video, at, kind = video[kept], at[kept], kind[kept]
-        room -= np.bincount(video, minlength=len(room))
+        capacity -= np.bincount(video, minlength=len(capacity))
         reach, mark = _marks(rng, len(video))
         generations.append((video, at, kind, reach))
         mean = branching[video] * mark * _OFFSPRING_UNIT.sum(axis=1)[kind] * _HOURS_UNIT.max()

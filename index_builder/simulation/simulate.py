@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from index_builder.datasets.file_format import COUNTERS, EVENTS, VIDEOS
+from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, LAYOUT, VIDEOS_FILE, table_of
 from index_builder.progress import progress
 from index_builder.simulation.engagement import Engagement, engage
 from index_builder.simulation.videos import DAY_US, LIFE_DAYS, Content, invent, timestamps
@@ -31,7 +31,7 @@ _SNAPSHOTS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What was written: ``counts`` (V,) int64 events a video, and the content they came from."""
+    """What was written: ``counts`` (V,) int64 events of each video, the ``content``, and the end of the rows, microseconds UTC."""
 
     content: Content
     counts: Ints
@@ -47,15 +47,15 @@ def simulate(
     start_us: int = DEFAULT_START_US,
     counters: bool = False,
 ) -> Simulation:
-    """Write a synthetic data set into the folder ``out``; the same arguments give the same columns.
+    """Write a synthetic data set to the folder ``out``; the same arguments give the same columns.
 
     Args:
-        out: the folder; a data set that is already there is not overwritten.
+        out: the folder; an existing data set is not overwritten.
         videos: number of videos, published over ``days`` days from ``start_us``.
         seed: of the random numbers.
-        days: length of the time in which videos are published; rows go on for ``LIFE_DAYS[0]`` days more.
+        days: days over which videos are published; rows continue for ``LIFE_DAYS[0]`` days after that.
         start_us: first publication, microseconds UTC.
-        counters: write snapshots of running totals instead of events.
+        counters: write snapshots of cumulative counters instead of events.
 
     Raises:
         DataError: an argument is out of range, or ``out`` holds a data set.
@@ -70,9 +70,9 @@ def simulate(
         bar.advance(videos, note=f"{len(events.video):,} events")
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"m3tr.synthetic": "true", "m3tr.generator": "m3tr-build simulate", "m3tr.seed": str(seed)}
-    _write(out / VIDEOS, content.columns, metadata)
+    _write(out / VIDEOS_FILE, content.columns, metadata)
     rows = _snapshots(rng, content, events) if counters else _events(content, events)
-    _write(out / (COUNTERS if counters else EVENTS), rows, metadata)
+    _write(out / (COUNTERS_FILE if counters else EVENTS_FILE), rows, metadata)
     (out / "README.txt").write_text(_readme(videos, seed, days, start_us, len(events.video), counters), "utf-8")
     return Simulation(content, counts, end_us)
 
@@ -88,7 +88,7 @@ def _events(content: Content, events: Engagement) -> dict[str, pa.Array]:
 
 
 def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -> dict[str, pa.Array]:
-    """Running totals at irregular times, every half hour at first and about daily later."""
+    """Cumulative counters at irregular times, every half hour at first and about daily later."""
     n = len(content.published_us)
     gap_h = np.exp(rng.normal(0, 0.4, (n, _SNAPSHOTS))) * np.minimum(0.5 * 1.22 ** np.arange(_SNAPSHOTS), 24)
     at = content.published_us[:, None] + (np.cumsum(gap_h, axis=1) * HOUR_US).astype(np.int64)
@@ -104,7 +104,7 @@ def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -
 
 
 def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int) -> Ints:
-    """How many of the events had happened to each asked video by each time, (len(asked),) int64."""
+    """Number of events of each ``asked`` video up to each time, (len(asked),) int64."""
     is_query = np.concatenate([np.zeros(len(video), np.int64), np.ones(len(asked), np.int64)])
     key = np.concatenate([video, asked])
     order = np.lexsort((is_query, np.concatenate([time_us, until_us]), key))
@@ -116,7 +116,7 @@ def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int
 
 
 def _write(path: Path, columns: dict[str, pa.Array], metadata: dict[str, str]) -> None:
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+    pq.write_table(table_of(path.name, columns).replace_schema_metadata(metadata), path, compression="zstd")
 
 
 def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None:
@@ -132,7 +132,7 @@ def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None
         raise DataError(
             f"start, days: the data would end at {end:%Y-%m-%d %H:%M} UTC, which is in the future; start earlier"
         )
-    there = [name for name in (VIDEOS, EVENTS, COUNTERS) if (out / name).exists()]
+    there = [name for name in LAYOUT if (out / name).exists()]
     if there:
         raise DataError(f"{out}: holds {', '.join(there)} already; choose another folder or remove them")
 

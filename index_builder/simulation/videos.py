@@ -1,6 +1,6 @@
-"""Invented creators and videos: what content there is, and how much it draws.
+"""Invented creators and videos: their content, and how much engagement they attract.
 
-Appeal is what the content shows (creator, topic, words of the title, duration) and a part that nothing shows.
+Appeal has a part that the content shows (creator, topic, words of the title, duration) and a hidden part.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from index_builder.datasets.file_format import TIMESTAMP
 from index_builder.simulation.vocabulary import HOOKS, LANGUAGES, TOPICS
 from model.engagement.bins import HOUR_US, SECOND_US
 
 DAY_US: Final = 24 * HOUR_US
 LIFE_DAYS: Final = (7.0, 14.0)
-"""A video is watched from its publication for a time between these."""
+"""Days from publication for which a video is watched: between these."""
 _WORDS: Final = 5
 _HOOK_DRAW: Final = np.array([-0.6, -0.1, 0.2, 0.7])
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is invented of V videos before anything happens to them; all arrays (V,).
+    """V invented videos before any engagement; all arrays (V,).
 
-    ``published_us`` and ``ends_us`` int64; ``shown`` float64, the appeal that content and creator show; ``appeal``
-    float64 with the hidden part added; ``columns`` the table of videos.parquet.
+    ``published_us`` and ``ends_us`` int64. ``shown`` float64 is the appeal that content and creator show; ``appeal`` float64 includes the
+    hidden part. ``columns`` are the columns of videos.parquet.
     """
 
     published_us: NDArray[np.int64]
@@ -63,12 +64,12 @@ def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us
     appeal = shown + rng.normal(0, 0.75, n)
 
     titles, tags = [], []
-    for who, what, (one, two), how in zip(creator, topic, words, hook, strict=True):
-        language = LANGUAGES[speaks[who]]
-        vocabulary = TOPICS[topics[what]][language]
-        parts = [HOOKS[language][how]] if how >= 0 else []
+    for creator_index, topic_index, (one, two), hook_index in zip(creator, topic, words, hook, strict=True):
+        language = LANGUAGES[speaks[creator_index]]
+        vocabulary = TOPICS[topics[topic_index]][language]
+        parts = [HOOKS[language][hook_index]] if hook_index >= 0 else []
         titles.append(" ".join([*parts, vocabulary[one], *([vocabulary[two]] if two != one else [])]))
-        tags.append(f"{topics[what].lower()},{vocabulary[one]}")
+        tags.append(f"{topics[topic_index].lower()},{vocabulary[one]}")
     columns = {
         "video_id": pa.array([f"sim{i:07d}" for i in range(n)]),
         "published_at": timestamps(published),
@@ -86,4 +87,4 @@ def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us
 
 def timestamps(time_us: NDArray[np.int64]) -> pa.Array:
     """Microseconds UTC, int64, as an Arrow timestamp column."""
-    return pa.array(time_us).cast(pa.timestamp("us", tz="UTC"))
+    return pa.array(time_us).cast(TIMESTAMP)

@@ -1,8 +1,8 @@
 # ruff: noqa: RUF001 -- letters of other scripts are meant
-"""Vocabulary of the simulator: what its invented titles are made of.
+"""Vocabulary of the simulator: the words of its invented titles.
 
-Every topic has the same number of words in every language, from everyday to catchy: a word's position says how
-much it draws. Hooks are put before a title and draw, or repel, in any topic.
+Every topic has the same number of words in every language, from everyday to catchy: the position of a word determines its appeal.
+Hooks stand before a title and raise or lower its appeal in any topic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches of videos of like length, with their samples as cuts of one scan."""
+"""Batches of videos of similar length, with their samples as cuts of one scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _MAX_VIDEOS = 400
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B videos with up to C cuts: ``videos`` (B,); ``rows`` (B, C) int64 into the samples and ``real`` (B, C) bool; ``length`` tokens."""
+    """B videos with up to C cuts.
+
+    ``videos`` (B,). ``rows`` (B, C) int64 indexes the samples; ``real`` (B, C) bool says which are not padding.
+    ``length`` is the number of tokens.
+    """
 
     videos: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -23,7 +27,7 @@ class Batch:
     length: int
 
     def share(self, rank: int, size: int) -> Batch:
-        """Every ``size``-th video from number ``rank`` on; none if there are fewer than ``rank`` + 1."""
+        """Every ``size``-th video from number ``rank`` on; empty if there are not more than ``rank`` videos."""
         if size == 1:
             return self
         return Batch(self.videos[rank::size], self.rows[rank::size], self.real[rank::size], self.length)
@@ -32,9 +36,10 @@ class Batch:
 def batches(
     samples: Samples, max_tokens: int, *, rng: np.random.Generator | None = None, max_cuts: int = 8
 ) -> Iterator[Batch]:
-    """Every video of ``samples`` once.
+    """Batches with every video of ``samples`` once.
 
-    With ``rng``: shuffled, and at most ``max_cuts`` of a video's samples, drawn anew; without: in order, all of them.
+    With ``rng`` the batches are shuffled and have up to ``max_cuts`` of a video's samples, drawn at random. Without it they are in
+    order and have all samples.
     """
     videos, first = np.unique(samples.video, return_index=True)
     last = np.append(first[1:], len(samples.video))

@@ -1,9 +1,9 @@
-"""What a killed training goes on from: one file a stage, replaced whole after every pass.
+"""Checkpoints from which a killed training resumes: one file for each stage, replaced as a whole after every pass.
 
     stage-N.safetensors    network, best weights, optimizer and random states; schedule and losses as JSON in its header
 
-A checkpoint belongs to one run: same data, settings, seed, number of processes, versions and code. Another run's is left aside with a
-line that says so, and then replaced. No pickle.
+A checkpoint belongs to one run: the same data, settings, seed, number of processes, versions and code. A checkpoint of another
+run is ignored with a warning and then replaced. No pickle is used.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 import index_builder
 import model
-from index_builder.training.distributed import Ranks
+from index_builder.training.distributed import ProcessGroup
 from index_builder.training.early_stopping import EarlyStopping
 from model.errors import DataError
 
 
 def run_key(*parts: Any) -> str:
-    """A hash of what a run is made of: arrays by their bytes, anything else by its JSON."""
+    """A hash of what determines a run: arrays by their bytes, everything else by its JSON."""
     digest = hashlib.sha256()
     for part in parts:
         whole = isinstance(part, np.ndarray)
@@ -40,7 +40,7 @@ def run_key(*parts: Any) -> str:
 
 
 def code_key() -> str:
-    """A hash of the source that trains: all modules of the builder and the model."""
+    """A hash of the source code that trains: all modules of the builder and the model."""
     digest = hashlib.sha256()
     for package in (index_builder, model):
         root = Path(str(package.__file__)).parent
@@ -51,7 +51,7 @@ def code_key() -> str:
 
 @dataclass(slots=True)
 class Training:
-    """Everything of a stage that moves from step to step."""
+    """The state of a stage that changes from step to step."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
@@ -61,18 +61,18 @@ class Training:
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``folder``; ``key`` tells the run from others, ``name`` its model from the run's other one."""
+    """The checkpoints of one model of a run, in ``folder``; ``key`` identifies the run, ``name`` the model if the run has two."""
 
-    def __init__(self, folder: Path, key: str, ranks: Ranks, name: str = "") -> None:
-        self._folder, self._key, self._ranks, self._name = folder, key, ranks, name
+    def __init__(self, folder: Path, key: str, process_group: ProcessGroup, name: str = "") -> None:
+        self._folder, self._key, self._process_group, self._name = folder, key, process_group, name
 
     def _path(self, stage: int) -> Path:
         return self._folder / f"stage-{self._name}{stage}.safetensors"
 
     def save(self, stage: int, training: Training) -> None:
-        """Write the state after a pass; called on every rank, the first one writes."""
-        random = [self._ranks.gather(state) for state in _torch_random(self._ranks)]
-        if not self._ranks.first:
+        """Write the state after a pass; called on every process, the first one writes."""
+        random = [self._process_group.gather(state) for state in _torch_random(self._process_group)]
+        if not self._process_group.is_first:
             return
         tensors = {f"net.{name}": value for name, value in training.net.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in training.best.weights.items()}
@@ -95,10 +95,10 @@ class Checkpoints:
         part.replace(self._path(stage))
 
     def load(self, stage: int, training: Training) -> int:
-        """Bring ``training`` to where the stage's checkpoint stands; return the passes made, 0 without one of this run."""
+        """Restore ``training`` from the stage's checkpoint; return the number of passes done, 0 without a checkpoint of this run."""
         found = self._read(stage)
         passes = len(found[0]["losses"]) if found is not None else 0
-        if self._ranks.agree(passes) != passes:
+        if self._process_group.broadcast_value(passes) != passes:
             raise DataError("out: the processes see different checkpoints; allowed: a folder that all of them share")
         if found is None:
             return 0
@@ -113,10 +113,10 @@ class Checkpoints:
         training.rng.bit_generator.state = body["rng"]
         best = training.best
         best.losses, best.epoch, best.weights = body["losses"], body["best"], _under("best.", tensors)
-        rank = self._ranks.rank
+        rank = self._process_group.rank
         torch.set_rng_state(tensors[f"random.0.{rank}"])
-        if self._ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random.1.{rank}"], self._ranks.device)
+        if self._process_group.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random.1.{rank}"], self._process_group.device)
         return passes
 
     def _read(self, stage: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -128,18 +128,18 @@ class Checkpoints:
                 body = json.loads(file.metadata()["run"])
                 if body["key"] == self._key:
                     return body, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            reason = "is of other data, settings, seed, versions or code"
+            reason = "has other data, settings, seed, versions or code"
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             reason = f"cannot be read ({error})"
-        if self._ranks.first:
-            print(f"train: the checkpoint {path} {reason}; training starts anew", file=sys.stderr)
+        if self._process_group.is_first:
+            print(f"train: the checkpoint {path} {reason}; training starts from the beginning", file=sys.stderr)
         return None
 
 
-def _torch_random(ranks: Ranks) -> list[Tensor]:
+def _torch_random(process_group: ProcessGroup) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    if ranks.device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(ranks.device))
+    if process_group.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(process_group.device))
     return states
 
 

@@ -1,4 +1,4 @@
-"""Settings of training, each with its unit; a TOML file may set any of them."""
+"""Settings of training, with units; a TOML file may set any of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from model.ablation import Ablation
 from model.errors import DataError
 
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
-_LEFT_TO_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout")
-"""Settings that follow the number of videos where they are -1; 0 means none of it."""
+_DEPEND_ON_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout")
+"""Settings whose default -1 depends on the number of videos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,63 +21,60 @@ class TrainConfig:
     """How a bundle is trained."""
 
     epochs: int = 0
-    """Passes over the training samples of the network without retrieval; 0 for 3, for 2 where the videos are few, and for up to 9 of
-    few batches."""
+    """Passes of stage one over the training samples; 0 chooses by the number of batches: 3 to 9 passes, 2 to 30 if there are few videos."""
     fusion_epochs: int = -1
-    """Passes of the second stage, which learns to use neighbours; 0 leaves retrieval unused, -1 for 12, and for 4 where the videos
-    are few."""
+    """Passes of stage two, which learns to use neighbours; 0 turns retrieval off; -1 means 12, or 4 if there are few videos."""
     patience: int = 5
-    """Passes without a better held-back loss after which a stage ends, and goes back to its best pass; 0 makes every pass
-    and keeps the last."""
+    """Passes without a lower holdout loss after which a stage stops and returns to its best pass; 0 makes every pass and keeps the last."""
     learning_rate: float = 2e-3
-    """Peak of AdamW's rate; warmed up, then a cosine to 2 %."""
+    """Peak learning rate of AdamW; linear warm-up, then a cosine down to 2 % of it."""
     weight_decay: float = -1.0
-    """AdamW's decay of matrices, 0 .. 1; -1 for 0.02, and for 0.3 where the videos are few."""
+    """AdamW's decay of matrices, 0 .. 1; -1 means 0.02, or 0.3 if there are few videos."""
     text_dropout: float = 0.4
     """Share of text features dropped in training, 0 .. 1."""
     head_dropout: float = -1.0
-    """Share of the head's units dropped in training, 0 .. 0.95; -1 for 0.15, and for 0.5 where the videos are few."""
+    """Share of the head's units dropped in training, 0 .. 0.95; -1 means 0.15, or 0.5 if there are few videos."""
     few_videos: int = 20_000
-    """A data set of fewer videos is learned with a small head, which cannot learn them by heart, and from more moments of each."""
+    """Below this number of videos a data set has few. Then the head is small, so that it cannot memorise them,
+    and each video has more cut points."""
     refit: bool = True
-    """Where videos are few: in the end learn again from all of them, those held back included, for as many passes as were best."""
+    """If there are few videos: train a second model on all videos, the holdout included, for as many passes as were best."""
     likelihood_weight: float = 0.01
-    """Weight of the Hawkes log-likelihood a token beside the forecast loss."""
+    """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
     validation_share: float = 0.1
-    """Share of videos, the newest ones, held back for calibration and evaluation, 0 .. 0.5."""
+    """Share of videos in the holdout, the newest ones, for calibration and evaluation, 0 .. 0.5."""
     max_horizon_h: float = 168.0
-    """Longest horizon that can be asked for, hours."""
+    """Longest horizon that the model will forecast, hours."""
     max_age_h: float = 720.0
-    """Oldest age at which training looks at a video, hours."""
+    """Oldest age of a training sample, hours."""
     cuts_per_video: int = 0
-    """Moments at which an event-fed video is looked at; counters are cut at every snapshot. 0 for 16, and for 64 where the videos
-    are few."""
+    """Cut points of an event-fed video; counters are cut at every snapshot. 0 means 16, or 64 if there are few videos."""
     labels_per_cut: int = 6
-    """Later observations learned from at each moment."""
+    """Labels of each sample: later observations that it learns from."""
     bank_videos: int = 60_000
-    """Videos in the bank, the newest ones, and how many a creator is looked back over; searched exactly up to about 20,000."""
+    """Videos in the bank, the newest ones, and how many videos back a creator's record goes; search is exact up to about 20,000."""
     neighbours: int = 10
-    """Neighbours fused into a forecast (K)."""
+    """Neighbours that are fused into a forecast (K)."""
     fusion_samples: int = 400_000
-    """Training samples of the second stage at most."""
+    """Largest number of training samples in stage two."""
     batch_tokens: int = 6000
     """Tokens in a training batch, padding included."""
     d_model: int = 64
     """Width of the Mamba-Hawkes network."""
     n_layers: int = 2
-    """Its depth."""
+    """Layers of the Mamba-Hawkes network."""
     precision: str = "auto"
-    """Of the linear parts in training: float32, bfloat16 (the scan stays float32), or auto, bfloat16 on CUDA."""
+    """Precision of the linear layers in training: float32, bfloat16 (the scan stays float32), or auto, which is bfloat16 on CUDA."""
     use_mhp: bool = True
-    """False, for an ablation: no Mamba-Hawkes state, no trajectory vectors, no likelihood."""
+    """False for an ablation: no Mamba-Hawkes state, no trajectory vectors, no likelihood."""
     use_trajectory: bool = True
-    """False, for an ablation: neighbours by content alone."""
+    """False for an ablation: neighbours by content only."""
     use_retrieval: bool = True
-    """False, for an ablation: no neighbours."""
+    """False for an ablation: no neighbours."""
     use_content: bool = True
-    """False, for an ablation: no content vector, so neighbours by trajectory alone."""
+    """False for an ablation: no content vector, so neighbours by trajectory only."""
     use_cascade: bool = True
-    """False, for an ablation: forecasts of event-fed metrics do not start from what a self-exciting cascade expects."""
+    """False for an ablation: forecasts of event-fed metrics do not start from the growth that a self-exciting cascade expects."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -106,9 +103,9 @@ class TrainConfig:
             value = getattr(self, name)
             whole = isinstance(low, int)
             fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not fits or not (low <= value <= high or (name in _LEFT_TO_SIZE and value == -1)):
+            if not fits or not (low <= value <= high or (name in _DEPEND_ON_SIZE and value == -1)):
                 allowed = f"a {'whole ' if whole else ''}number from {low} to {high}"
-                raise DataError(f"{name}: {value!r}; allowed: {allowed}{', or -1' if name in _LEFT_TO_SIZE else ''}")
+                raise DataError(f"{name}: {value!r}; allowed: {allowed}{', or -1' if name in _DEPEND_ON_SIZE else ''}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
         for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
@@ -116,7 +113,7 @@ class TrainConfig:
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
     def suited_to(self, videos: int) -> TrainConfig:
-        """These settings with those that are left to the number of ``videos`` filled in."""
+        """These settings with the ones that depend on the number of ``videos`` filled in."""
         few = videos < self.few_videos
         return dataclasses.replace(
             self,
@@ -127,13 +124,13 @@ class TrainConfig:
         )
 
     def passes(self, batches: int, videos: int) -> int:
-        """Passes of the first stage over ``batches`` batches of so many ``videos``."""
-        least, steps, most = (2, 112, 30) if videos < self.few_videos else (3, 400, 9)
-        return self.epochs or min(max(least, -(-steps // max(batches, 1))), most)
+        """Passes of stage one, for ``batches`` batches a pass and a data set of ``videos`` videos."""
+        minimum, steps, maximum = (2, 112, 30) if videos < self.few_videos else (3, 400, 9)
+        return self.epochs or min(max(minimum, -(-steps // max(batches, 1))), maximum)
 
     @property
     def parts(self) -> Ablation:
-        """Which parts of the method are trained."""
+        """The parts of the method that are trained."""
         return Ablation(
             self.use_mhp,
             self.use_trajectory,
@@ -144,10 +141,10 @@ class TrainConfig:
 
     @staticmethod
     def read(path: Path | None) -> TrainConfig:
-        """Defaults, overridden by the TOML file at ``path``.
+        """The defaults, overridden by the TOML file at ``path``.
 
         Raises:
-            DataError: the file cannot be read, or has a setting that does not exist or is out of range.
+            DataError: the file cannot be read, or has an unknown setting or a value out of range.
         """
         if path is None:
             return TrainConfig()

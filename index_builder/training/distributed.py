@@ -1,10 +1,10 @@
-"""Several processes that train one model together (``torchrun``), or one alone.
+"""Several processes that train one model together (``torchrun``), or one process alone.
 
     torchrun --nproc-per-node 2 -m index_builder.cli train DATA ...
 
-Every rank reads the same data and takes its share of every batch; gradients are averaged by one all-reduce of their
-concatenation before each step. torch's DistributedDataParallel would hook into one ``forward`` that makes all outputs; ours
-calls the parts of the network one by one, and its gradients are a few megabytes, so that nothing would be gained by overlap.
+Every process reads the same data and takes its part of every batch. Before each step the gradients are concatenated and averaged
+by one all-reduce. torch's DistributedDataParallel needs a single ``forward`` that makes all outputs, but our training calls the
+parts of the network one by one. The gradients are a few megabytes, so overlapping communication would gain nothing.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _T = TypeVar("_T", bound=np.generic)
-_PATIENCE: Final = timedelta(hours=12)
-"""The first rank encodes all text while the others wait for it."""
+_TIMEOUT: Final = timedelta(hours=12)
+"""The other processes wait while the first one encodes all text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process, number ``rank`` of ``size``, and the torch ``device`` it computes on."""
+class ProcessGroup:
+    """The processes of a training: this one is number ``rank`` of ``size`` and computes on the torch ``device``."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes, evaluates and prints."""
+    def is_first(self) -> bool:
+        """Whether this process writes, evaluates and prints."""
         return self.rank == 0
 
-    def share(self, array: NDArray[_T]) -> NDArray[_T]:
-        """The first rank's ``array``, which has the same shape on every rank."""
+    def broadcast(self, array: NDArray[_T]) -> NDArray[_T]:
+        """The first process's ``array``; it has the same shape on every process."""
         if self.size == 1:
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -49,8 +49,8 @@ class Ranks:
         out: NDArray[_T] = tensor.cpu().numpy()
         return out
 
-    def agree(self, value: float) -> float:
-        """The first rank's ``value``."""
+    def broadcast_value(self, value: float) -> float:
+        """The first process's ``value``."""
         if self.size == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -58,7 +58,7 @@ class Ranks:
         return float(tensor.item())
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's ``tensor``, of one shape, on the CPU, by rank."""
+        """Every process's ``tensor``, on the CPU, in order of rank; all have the same shape."""
         if self.size == 1:
             return [tensor]
         mine = tensor.to(self.device)
@@ -66,8 +66,8 @@ class Ranks:
         dist.all_gather(every, mine)
         return [each.cpu() for each in every]
 
-    def average(self, parameters: Sequence[Tensor], among: int) -> None:
-        """Set every gradient to the ranks' sum divided by ``among``, the ranks that had a share of the batch."""
+    def all_reduce_gradients(self, parameters: Sequence[Tensor], contributors: int) -> None:
+        """Set every gradient to the sum over all processes divided by ``contributors``, the processes that had a part of the batch."""
         if self.size == 1:
             return
         for parameter in parameters:
@@ -76,24 +76,24 @@ class Ranks:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat)
-        flat /= among
+        flat /= contributors
         for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
-    """Meet the other processes if torchrun started this one; ``device`` is cpu or cuda."""
+def join_process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the other processes if torchrun started this one; ``device`` is cpu or cuda."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "LOCAL_RANK" not in os.environ:
-        yield Ranks(torch.device(device))
+        yield ProcessGroup(torch.device(device))
         return
     target = torch.device(device)
     if target.type == "cuda":
         target = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(target)
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if target.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Ranks(target, dist.get_rank(), size)
+        yield ProcessGroup(target, dist.get_rank(), size)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Early stopping: which pass over the data was the best one, by its loss on held-back videos."""
+"""Early stopping: finds the best pass over the data by its loss on holdout videos."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class EarlyStopping:
     """The best pass of a stage so far, with its weights.
 
-    ``patience`` passes without a better loss exhaust it; 0 never does, and then the last pass counts as the best. ``losses``
-    of every pass; ``epoch`` of the best, -1 before any.
+    The stage is exhausted after ``patience`` passes without a lower loss. With ``patience`` 0 it never is, and the last pass counts
+    as the best. ``losses`` are those of all passes. ``epoch`` is the best pass, -1 before the first.
     """
 
     patience: int
@@ -23,21 +23,21 @@ class EarlyStopping:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def see(self, loss: float, net: nn.Module) -> None:
-        """Note the pass that just ended."""
+        """Record the pass that just ended."""
         best = self.losses[self.epoch] if self.epoch >= 0 else math.inf
         self.losses.append(loss)
-        # A loss that is NaN (nothing to judge by) is never better, but the first weights are better than none.
+        # A NaN loss (an empty holdout) is never better, but the first weights are better than none.
         if not self.patience or self.epoch < 0 or loss < best or math.isnan(best):
             self.epoch = len(self.losses) - 1
             self.weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     @property
     def exhausted(self) -> bool:
-        """Whether it is time to stop."""
+        """Whether the stage should stop."""
         return 0 < self.patience <= len(self.losses) - 1 - self.epoch
 
     @torch.no_grad()
     def restore(self, net: nn.Module) -> None:
-        """Give ``net`` the best pass's weights, if there was a pass."""
+        """Load the weights of the best pass into ``net``, if there was a pass."""
         if self.weights:
             net.load_state_dict(self.weights)

@@ -1,7 +1,7 @@
-"""What the network makes of samples, and what it loses by it.
+"""The network's forecasts of samples, and the losses that it is trained on.
 
-A forecast is head(target, fused): ``target`` joins the state, the newest tokens, content and creator, and ``fused`` is what neighbours
-add, zeros without any.
+A forecast is head(target, fused). ``target`` joins the state, the newest tokens, content and creator. ``fused`` is what the
+neighbours contribute, zeros without neighbours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_builder.samples.network_inputs import Corpus, Window
+from index_builder.samples.network_inputs import Corpus, SampleSet
 from index_builder.samples.samples import Samples
 from index_builder.training.batches import Batch, batches
 from model.bank.neighbours import N_NEIGHBOUR
@@ -23,23 +23,23 @@ from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import QUANTILES, basis, on_grid_at
 
 _COLD_WEIGHT: Final = 0.05
-"""A forecast from nothing errs by bits where others err by tenths; it must not drown them."""
+"""Weight of cold samples: their errors are about ten times as large and must not dominate the others."""
 _SQUARED_WEIGHT: Final = 1.0
-"""Of the Huber loss that pulls the middle quantile from the median towards the mean, where growth is rare but large."""
+"""Weight of the Huber loss, which pulls the middle quantile from the median towards the mean where growth is rare but large."""
 _CASCADE_SQUARED_WEIGHT: Final = 0.5
-"""The same beside a cascade; chosen on development splits of posts."""
+"""The same with a cascade; chosen on development splits of posts."""
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
-"""From how large an error on the Huber loss is linear, log2 units; cascades are forecast from their first minutes on."""
+"""Error from which the Huber loss is linear, log2 units; larger with a cascade, because forecasts start in a video's first minutes."""
 _EXPECTED_VIDEOS: Final = 300
-"""So many videos more, as it were, go exactly as their cascade expects: the fewer there are, the less a forecast strays from it."""
+"""Number of imaginary videos that grow exactly as their cascade expects: the fewer real ones, the closer forecasts stay to the cascade."""
 _ROWS: Final = 2048
-"""Rows at once where nothing is learned."""
+"""Samples in a batch where nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Stage one's output for N samples: ``hidden`` (N, d_model) and ``quantiles`` (N, J, 3) of growth, float32."""
+    """Stage one's output for N samples: ``hidden`` (N, d_model), and ``quantiles`` (N, J, 3) of growth, float32."""
 
     hidden: NDArray[np.float32]
     quantiles: NDArray[np.float32]
@@ -54,11 +54,11 @@ class NeighbourInputs:
 
     @staticmethod
     def none(samples: int) -> NeighbourInputs:
-        """No neighbour of any of so many samples."""
+        """No neighbours, for ``samples`` samples."""
         return NeighbourInputs(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
 
     def take(self, rows: NDArray[np.bool_]) -> NeighbourInputs:
-        """Those of the samples ``rows``."""
+        """The neighbours of the samples ``rows``."""
         return NeighbourInputs(self.features[rows], self.mask[rows])
 
 
@@ -68,7 +68,7 @@ def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float3
 
 
 class Objective:
-    """A network on one device and the corpus that it reads."""
+    """A network on one device, the corpus that it reads, its forecasts and its losses."""
 
     def __init__(
         self, net: M3TR, corpus: Corpus, max_horizon_s: float, device: torch.device, batch_tokens: int
@@ -86,11 +86,11 @@ class Objective:
         self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
 
     def put(self, array: NDArray[np.generic]) -> Tensor:
-        """The array on the device."""
+        """The array as a tensor on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def content(self, videos: NDArray[np.int64]) -> Tensor:
-        """Content vectors of videos (N,) of the corpus: (N, CONTENT_DIM)."""
+        """Content vectors (N, CONTENT_DIM) of videos (N,) of the corpus."""
         c, put = self.corpus.content, self.put
         starts, ends = c.ngram_offsets[videos], c.ngram_offsets[videos + 1]
         ids = np.concatenate([c.ngram_ids[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
@@ -106,7 +106,7 @@ class Objective:
         return out
 
     def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """Hidden states after every token (L, B, d), as read at the batch's real cuts (n, d), and the tokens' indices (L, B)."""
+        """Hidden states after every token (L, B, d), states at the batch's real cuts (n, d), and indices of the tokens (L, B)."""
         tokens = self.corpus.tokens
         step = np.arange(batch.length)[:, None]
         index = tokens.offsets[batch.videos][None] + np.minimum(step, np.maximum(self._lengths[batch.videos] - 1, 0))
@@ -125,9 +125,9 @@ class Objective:
         )
         return hidden, read[self.put(batch.real)], index
 
-    def target(self, window: Window, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
-        """What is known of samples ``rows`` (n,) of the window with states ``hidden`` (n, d): (n, target_dim)."""
-        samples = window.samples
+    def target(self, sample_set: SampleSet, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
+        """The head's input (n, target_dim) for samples ``rows`` (n,) of the set with states ``hidden`` (n, d)."""
+        samples = sample_set.samples
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         c, put, video = self.corpus.content, self.put, samples.video[rows]
         return self.net.target(
@@ -136,15 +136,15 @@ class Objective:
             put(samples.last[rows]),
             put(numbers_read(samples, rows)),
             self.content(videos)[put(inverse)],
-            put(window.creator[rows]),
+            put(sample_set.creator[rows]),
             put(c.static[video]),
             put(c.category[video]),
             put(c.language[video]),
         )
 
-    def fit_scales(self, window: Window) -> None:
-        """Fit the bins of the encoded numbers to the window's warm samples, and start intensities at their videos' usual rates."""
-        samples, tokens = window.samples, self.corpus.tokens
+    def fit_scales(self, sample_set: SampleSet) -> None:
+        """Fit the bins of the number encoding to the set's warm samples, and the initial intensities to their videos' usual rates."""
+        samples, tokens = sample_set.samples, self.corpus.tokens
         mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
         mine[samples.video] = True
         at = np.flatnonzero(mine.repeat(self._lengths))
@@ -156,7 +156,9 @@ class Objective:
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
             static = self.corpus.content.static[samples.video[warm]]
             self.net.numbers.fit(
-                torch.from_numpy(np.concatenate([numbers_read(samples, warm), window.creator[warm], static], axis=1))
+                torch.from_numpy(
+                    np.concatenate([numbers_read(samples, warm), sample_set.creator[warm], static], axis=1)
+                )
             )
 
     def alone(self, target: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class Objective:
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
         """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units.
 
-        They may be below 0, where a forecast is none: there the loss still has a slope.
+        They may be negative, unlike a forecast, so that the loss still has a gradient there.
         """
         growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
@@ -190,7 +192,7 @@ class Objective:
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
         """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``.
 
-        Beside a cascade its expectation counts as a label, too, where videos are few.
+        With a cascade, the growth that it expects counts as a label too. It has more weight if there are few videos.
         """
         growth = self.put(samples.growth[rows].astype(np.float32))
         known = torch.isfinite(growth)
@@ -200,15 +202,15 @@ class Objective:
         squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=self._delta)
         if samples.expected.shape[1]:
             expected = self.put(self._expected(samples, rows).astype(np.float32))
-            strayed = F.huber_loss(quantiles[..., 1], expected, reduction="none", delta=self._delta)
-            squared = squared + self._expected_weight * strayed
+            deviation = F.huber_loss(quantiles[..., 1], expected, reduction="none", delta=self._delta)
+            squared = squared + self._expected_weight * deviation
         weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
             -1
         )
         return ((pinball + self._squared_weight * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
 
     def log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
-        """Mean log-likelihood of a token and type of the batch, from what ``scan`` returned."""
+        """Mean log-likelihood per token and type of the batch, from what ``scan`` returned."""
         tokens = self.corpus.tokens
         before = torch.cat([self.net.intensity.start.expand(1, hidden.shape[1], -1), hidden[:-1]])
         real = np.arange(batch.length)[:, None] < np.minimum(self._lengths[batch.videos], batch.length)
@@ -222,42 +224,44 @@ class Objective:
 
     @torch.no_grad()
     def every_content(self) -> NDArray[np.float32]:
-        """Content vectors of all videos of the corpus, (V, CONTENT_DIM), without dropout."""
+        """Content vectors (V, CONTENT_DIM) of all videos of the corpus, without dropout."""
         self.net.eval()
         n = len(self.corpus.content.category)
         parts = np.array_split(np.arange(n), max(1, n // _ROWS))
         return np.concatenate([self.content(part).cpu().numpy() for part in parts])
 
     @torch.no_grad()
-    def encode(self, window: Window) -> Encoded:
-        """Stage one's reading of samples, without dropout."""
-        samples = window.samples
+    def encode(self, sample_set: SampleSet) -> Encoded:
+        """States and quantiles of stage one for samples, without dropout."""
+        samples = sample_set.samples
         self.net.eval()
-        hidden = np.zeros((len(window), self.net.mhp.shape.d_model), np.float32)
+        hidden = np.zeros((len(sample_set), self.net.mhp.shape.d_model), np.float32)
         out = np.zeros((*samples.growth.shape, 3), np.float32)
         for batch in batches(samples, self.batch_tokens):
             _, read, _ = self.scan(samples, batch)
             rows = batch.rows[batch.real]
-            quantiles = self.quantiles(samples, rows, self.alone(self.target(window, rows, read)))
+            quantiles = self.quantiles(samples, rows, self.alone(self.target(sample_set, rows, read)))
             hidden[rows], out[rows] = read.cpu().numpy(), quantiles.clamp(min=0).cpu().numpy()
         return Encoded(hidden, out)
 
     @torch.no_grad()
-    def predict(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> NDArray[np.float32]:
+    def predict(
+        self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs
+    ) -> NDArray[np.float32]:
         """Growth quantiles (N, J, 3) of the whole model, from stage one's states (N, d_model) and neighbours."""
-        samples = window.samples
+        samples = sample_set.samples
         self.net.eval()
         out = np.zeros((*samples.growth.shape, 3), np.float32)
-        for start in range(0, len(window), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(window)))
-            target = self.target(window, rows, self.put(hidden[rows]))
+        for start in range(0, len(sample_set), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(sample_set)))
+            target = self.target(sample_set, rows, self.put(hidden[rows]))
             coefficients = self.fused(target, found.features[rows], found.mask[rows])
             out[rows] = self.quantiles(samples, rows, coefficients).clamp(min=0).cpu().numpy()
         return out
 
     @torch.no_grad()
-    def held_log_likelihood(self, samples: Samples) -> float:
-        """Mean log-likelihood of a token and type over the videos of ``samples``; NaN without a trained process."""
+    def mean_log_likelihood(self, samples: Samples) -> float:
+        """Mean log-likelihood per token and type over the videos of ``samples``; NaN if the process is not trained."""
         if not self.net.parts.mhp:
             return float("nan")
         self.net.eval()

@@ -1,10 +1,9 @@
-"""From a trained network to the files of a bundle."""
+"""Writes the weights and the ONNX files of a bundle from a trained network."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from index_builder.training.run import TrainedModel
+from index_builder.training.model_fit import TrainedModel
 from model.bank.neighbours import N_NEIGHBOUR
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.summary import n_summary
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
-from model.quantiles.calibration import Calibration
 from model.quantiles.support import Support
 from model.rates import Rates
 
@@ -30,7 +28,7 @@ _WEIGHTS: Final = "weights.safetensors"
 
 
 class _Head(nn.Module):
-    """Target, neighbours and head in one graph."""
+    """Target, fusion and head in one graph."""
 
     def __init__(self, net: M3TR) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             dynamic_shapes={name: {0: batch} for name in inputs},
         )
     assert program is not None
-    # Where the sources lie on this machine is nobody's business.
+    # Do not publish the paths of the source files on this machine.
     graph = program.model.graph
     for part in (
         graph,
@@ -84,8 +82,8 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
-    """Write weights.safetensors, content.onnx and head.onnx, which reads ``neighbours`` neighbours."""
-    net, cascade = model.forward.net.eval().cpu(), model.cascade
+    """Write weights.safetensors, content.onnx and head.onnx; the head reads ``neighbours`` neighbours."""
+    net, cascade = model.objective.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
@@ -129,14 +127,9 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
 
 
 def write_rates(rates: Rates, folder: Path) -> None:
-    """Put the rates in place of those that weights.safetensors has."""
+    """Replace the rates in weights.safetensors."""
     _save(load_file(folder / _WEIGHTS) | rates.arrays(), folder)
 
 
 def _save(weights: dict[str, NDArray[np.generic]], folder: Path) -> None:
     save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / _WEIGHTS)
-
-
-def write_calibration(calibration: Calibration, folder: Path) -> None:
-    """Write calibration.json."""
-    (folder / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")

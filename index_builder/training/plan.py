@@ -1,4 +1,4 @@
-"""What one training run is to do: its data, settings and times, and what follows from them."""
+"""The plan of one training run: data, settings and times, and what follows from them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,34 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.training.config import TrainConfig
-from index_builder.training.distributed import Ranks
+from index_builder.training.distributed import ProcessGroup
 from model.engagement.bins import HOUR_US
 from model.features.schema import Schema
 from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
 
-_LEAST_PER_NAME: Final = 20
-"""A category or language seen less often is unknown to the model."""
+_MIN_VIDEOS_PER_NAME: Final = 20
+"""Categories and languages with fewer videos are unknown to the model."""
 
 
 class Plan:
-    """What one training run is to do: its data, settings, times, and what follows from them."""
+    """The plan of one training run.
 
-    def __init__(self, seen: Observed, config: TrainConfig, as_of_us: int, ranks: Ranks, seed: int) -> None:
-        self.seen, self.config, self.as_of_us, self.ranks, self.seed = seen, config, as_of_us, ranks, seed
-        self.data: DataSet = seen.data
+    ``few`` says that the data set has few videos. Videos published up to ``split_us`` are trained on, later ones are the holdout.
+    Rows are read until ``until_us``.
+    """
+
+    def __init__(
+        self, observed: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
+    ) -> None:
+        self.observed, self.config, self.as_of_us, self.process_group, self.seed = (
+            observed,
+            config,
+            as_of_us,
+            process_group,
+            seed,
+        )
+        self.data: DataSet = observed.data
         self.few = len(self.data.videos) < config.few_videos
         self.until_us = self.data.watched_until_us(as_of_us)
         published = self.data.published_us
@@ -39,7 +51,7 @@ class Plan:
         self.max_age_us = int(config.max_age_h * HOUR_US)
         self.schema = Schema(
             self.data.types,
-            seen.name,
+            observed.name,
             self.max_horizon_us,
             self.max_age_us,
             _names(v.category for v in self.data.videos),
@@ -49,8 +61,8 @@ class Plan:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-        """Shows the progress of a step, on the first process only."""
-        if not self.ranks.first:
+        """Show the progress of a step; only on the first process."""
+        if not self.process_group.is_first:
             yield lambda *_, **__: None
             return
         start = time.monotonic()
@@ -61,4 +73,4 @@ class Plan:
 
 def _names(values: Iterator[str | None]) -> tuple[str, ...]:
     counted = Counter(value for value in values if value)
-    return tuple(sorted(name for name, n in counted.items() if n >= _LEAST_PER_NAME))
+    return tuple(sorted(name for name, n in counted.items() if n >= _MIN_VIDEOS_PER_NAME))

@@ -1,6 +1,6 @@
-"""The bank as training needs it: what it would have held at any time, and which neighbours it would have given.
+"""The bank as training needs it: what it would have held at each time, and which neighbours it would have returned.
 
-Vectors come from the network after stage one, which stage two leaves as they are.
+Vectors come from the network after stage one. Stage two does not change them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
-from index_builder.samples.network_inputs import Window, creator_codes
+from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.samples.past_neighbours import (
+    BankArrays,
     Candidates,
-    Memory,
-    find,
+    find_candidates,
     nearest_growth_error,
     neighbour_features,
     unit,
@@ -30,14 +30,18 @@ from model.engagement.bins import SECOND_US
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Weights of content similarity that are tried."""
+"""Weights of content similarity to try."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointInTimeBank:
-    """What a bank would have known: ``memory``, and ``centre`` (d_model,), which is taken off every state to make a trajectory."""
+    """What a bank would have known.
 
-    memory: Memory
+    ``centre`` (d_model,) is the mean state; it is subtracted from every state to make a trajectory vector. ``creators`` (V,) are
+    codes of the videos' creators.
+    """
+
+    arrays: BankArrays
     centre: NDArray[np.float32]
     config: TrainConfig
     max_horizon_us: int
@@ -45,31 +49,33 @@ class PointInTimeBank:
 
     @staticmethod
     def of(
-        seen: Observed,
+        observed: Observed,
         known: Curves,
-        forward: Objective,
+        objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
         cascade: Cascade | None,
     ) -> PointInTimeBank:
         """Encode the content of every video and its state at every age bucket."""
-        published, width = seen.data.published_us, forward.net.mhp.shape.d_model
-        content = unit(forward.every_content())
+        published, width = observed.data.published_us, objective.net.mhp.shape.d_model
+        content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])
-        creators = creator_codes(seen.data.videos)
+        creators = creator_codes(observed.data.videos)
         video, bucket, age = trajectory_cuts(known)
         if not config.parts.by_trajectory or not len(video):
             none = np.zeros(0, np.int64)
-            memory = Memory(published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32))
-            return PointInTimeBank(memory, np.zeros(width, np.float32), config, max_horizon_us, creators)
+            arrays = BankArrays(
+                published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32)
+            )
+            return PointInTimeBank(arrays, np.zeros(width, np.float32), config, max_horizon_us, creators)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
-        cuts = Window.of(
-            seen.data,
+        cuts = SampleSet.of(
+            observed.data,
             known,
             read_samples(
-                seen,
+                observed,
                 video,
                 published[video] + age,
                 horizon_us=np.zeros((len(video), 1), np.int64),
@@ -79,34 +85,34 @@ class PointInTimeBank:
             max_horizon_us,
             config.bank_videos,
         )
-        states = forward.encode(cuts).hidden
+        states = objective.encode(cuts).hidden
         centre = states.mean(0)
         some = ~cuts.samples.cold
-        memory = Memory(
+        arrays = BankArrays(
             published, known, content, usable_us, video[some], bucket[some], usable[some], unit(states[some] - centre)
         )
-        return PointInTimeBank(memory, centre, config, max_horizon_us, creators)
+        return PointInTimeBank(arrays, centre, config, max_horizon_us, creators)
 
-    def candidates(self, window: Window, read: Encoded, report: Callable[[int], None]) -> Candidates:
-        """Every sample's candidates by content and by trajectory."""
+    def candidates(self, sample_set: SampleSet, read: Encoded, report: Callable[[int], None]) -> Candidates:
+        """Candidates of every sample, by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
-        return find(
-            self.memory,
-            window.samples,
-            self.memory.content,
+        return find_candidates(
+            self.arrays,
+            sample_set.samples,
+            self.arrays.content,
             trajectory,
             limit=self.config.neighbours,
             bank_videos=self.config.bank_videos,
             report=report,
         )
 
-    def nearest(self, window: Window, candidates: Candidates, weight: float) -> NeighbourInputs:
-        """The K best candidates of every sample, content weighing ``weight``."""
+    def nearest(self, sample_set: SampleSet, candidates: Candidates, weight: float) -> NeighbourInputs:
+        """The K most similar candidates of every sample; ``weight`` is the weight of content."""
         return NeighbourInputs(
             *neighbour_features(
-                self.memory,
+                self.arrays,
                 candidates,
-                window.samples,
+                sample_set.samples,
                 self.creators,
                 content_weight=weight,
                 k=self.config.neighbours,
@@ -114,14 +120,14 @@ class PointInTimeBank:
             )
         )
 
-    def best_weight(self, window: Window, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
-        """The weight whose neighbours' mean growth forecasts the samples' best."""
+    def best_weight(self, sample_set: SampleSet, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
+        """The weight for which the neighbours' mean growth forecasts the samples best."""
         if self.config.parts.fixed_weight is not None:
             return self.config.parts.fixed_weight
         errors = []
         for weight in weights:
-            found = self.nearest(window, candidates, weight)
+            found = self.nearest(sample_set, candidates, weight)
             errors.append(
-                nearest_growth_error(found.features, found.mask, window.samples, self.max_horizon_us / SECOND_US)
+                nearest_growth_error(found.features, found.mask, sample_set.samples, self.max_horizon_us / SECOND_US)
             )
         return weights[int(np.nanargmin(errors))] if np.isfinite(errors).any() else 0.5

@@ -1,9 +1,9 @@
-"""Where a bundle is made: a folder beside its place, which outlives a kill and is gone after success.
+"""Where a bundle is written: a staging folder beside its destination. It survives a kill and is removed after success.
 
 .NAME.training/
-    lock                   held while a training runs; another one for the same place is refused
+    lock                   held while a training runs; a second training with the same destination is refused
     stage-N.safetensors    checkpoints
-    bundle/                the bundle being written, moved to its place when it is whole
+    bundle/                the bundle being written; moved to its destination when it is complete
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pathlib import Path
 from model.errors import DataError
 
 
-def workplace_of(out: Path) -> Path:
-    """The folder in which the bundle ``out`` is made."""
+def staging_path(out: Path) -> Path:
+    """The staging folder of the bundle ``out``."""
     return out.parent / f".{out.name}.training"
 
 
 @contextmanager
-def workplace(out: Path) -> Iterator[Path]:
-    """A folder to write the bundle in; it is moved to ``out`` when the block ends well. Checkpoints may lie beside it.
+def staging_folder(out: Path) -> Iterator[Path]:
+    """A folder to write the bundle to, moved to ``out`` when the block succeeds. Checkpoints may be kept beside it.
 
     Raises:
-        DataError: another process makes the same bundle.
+        DataError: another process is writing the same bundle.
     """
-    place = workplace_of(out)
-    place.mkdir(parents=True, exist_ok=True)
-    bundle = place / "bundle"
-    with (place / "lock").open("w") as lock:
+    staging = staging_path(out)
+    staging.mkdir(parents=True, exist_ok=True)
+    bundle = staging / "bundle"
+    with (staging / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,9 +44,9 @@ def workplace(out: Path) -> Iterator[Path]:
             if out.exists():
                 out.rmdir()
             bundle.rename(out)
-            shutil.rmtree(place)
+            shutil.rmtree(staging)
         except BaseException:
             shutil.rmtree(bundle, ignore_errors=True)
-            if not any(place.glob("stage-*")):
-                shutil.rmtree(place, ignore_errors=True)
+            if not any(staging.glob("stage-*")):
+                shutil.rmtree(staging, ignore_errors=True)
             raise

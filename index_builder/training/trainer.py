@@ -1,8 +1,9 @@
-"""The training loops.
+"""The training loops of the two stages.
 
-Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecast and likelihood. Stage two freezes
-what makes the vectors, because neighbours are found with them, and trains fusion and head on retrieved neighbours. After every pass
-a stage is judged on held-back videos and writes a checkpoint; it ends with the weights of its best pass.
+Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecasts and likelihood. Stage two
+freezes the parts that make vectors, because neighbours are searched with them, and trains fusion and head on retrieved
+neighbours. After every pass a stage computes the holdout loss and writes a checkpoint. It ends with the weights of its best
+pass.
 """
 
 from __future__ import annotations
@@ -17,51 +18,56 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from index_builder.samples.network_inputs import Window
+from index_builder.samples.network_inputs import SampleSet
 from index_builder.scoring.holdout import warm_pinball
 from index_builder.training.batches import batches
 from index_builder.training.checkpoint import Checkpoints, Training
 from index_builder.training.config import TrainConfig
-from index_builder.training.distributed import Ranks
+from index_builder.training.distributed import ProcessGroup
 from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.objective import NeighbourInputs, Objective
 
 Report = Callable[[int, str], None]
-"""Told (batches done, a note)."""
+"""Called with (batches done, a note)."""
 Losses = Iterator[tuple[Tensor | None, int]]
-"""Of each batch of a pass: this process's loss, None if it has no share of the batch, and how many processes have one."""
+"""For each batch of a pass: this process's loss, None if it got no part of the batch, and how many processes got one."""
 FUSION_ROWS: Final = 512
 """Samples in a batch of stage two."""
 _HEAD: Final = ("head.", "category.", "language.", "audience.")
 _SECOND: Final = ("fusion.", *_HEAD)
-"""What stage two trains: all that no vector of the bank comes from."""
+"""Parameters that stage two trains: those that no vector of the bank depends on."""
 _NO_NEIGHBOURS: Final = 0.15
-"""Share of stage-two samples that see no neighbour, so that a lost bank costs little."""
+"""Share of stage-two samples that see no neighbour, so that the model still works without a bank."""
 
 
 class Trainer:
-    """Trains the network of ``forward`` on its corpus, alone or as one of several processes."""
+    """Trains the network of ``objective`` on its corpus, alone or as one of several processes."""
 
     def __init__(
-        self, forward: Objective, config: TrainConfig, ranks: Ranks, checkpoints: Checkpoints, seed: int
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        process_group: ProcessGroup,
+        checkpoints: Checkpoints,
+        seed: int,
     ) -> None:
-        self.forward = forward
+        self.objective = objective
         self.config = config
-        self._ranks = ranks
+        self._process_group = process_group
         self._checkpoints = checkpoints
         self._rng = np.random.default_rng(seed)
 
     def n_batches(self) -> int:
-        """Batches of one pass of stage one (to within the shuffling)."""
-        return sum(1 for _ in batches(self.forward.corpus.samples, self.config.batch_tokens))
+        """Batches of one pass of stage one; shuffling may change it a little."""
+        return sum(1 for _ in batches(self.objective.corpus.samples, self.config.batch_tokens))
 
     def passes(self) -> int:
         """Passes of stage one."""
-        return self.config.passes(self.n_batches(), len(self.forward.corpus.content.category))
+        return self.config.passes(self.n_batches(), len(self.objective.corpus.content.category))
 
-    def stage_one(self, judged: Window, report: Report) -> EarlyStopping:
-        """Train Mamba-Hawkes, content and head; ``judged`` says which pass was the best."""
-        forward, parts = self.forward, self.forward.net.parts
+    def stage_one(self, judged: SampleSet, report: Report) -> EarlyStopping:
+        """Train Mamba-Hawkes, content network and head; the loss on ``judged`` decides which pass was the best."""
+        objective, parts = self.objective, self.objective.net.parts
         untouched = [
             "fusion.",
             *(() if parts.mhp else ("mhp.", "intensity.")),
@@ -74,74 +80,79 @@ class Trainer:
             self.passes(),
             self.n_batches(),
             self._forecast_losses,
-            lambda: warm_pinball(judged.samples, forward.encode(judged).quantiles),
+            lambda: warm_pinball(judged.samples, objective.encode(judged).quantiles),
             report,
         )
 
     def stage_two(
         self,
-        window: Window,
+        sample_set: SampleSet,
         hidden: NDArray[np.float32],
         found: NeighbourInputs,
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` measures a pass.
+        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` returns the loss of a pass.
 
-        Where the part is switched off there are no neighbours, and the head alone is trained.
+        In an ablation without neighbours only the head is trained.
         """
-        trained = _SECOND if self.forward.net.parts.neighbours else _HEAD
+        trained = _SECOND if self.objective.net.parts.neighbours else _HEAD
         return self._stage(
             2,
             self._parameters(lambda name: name.startswith(trained)),
             self.config.learning_rate,
             self.config.fusion_epochs,
-            math.ceil(len(window) / FUSION_ROWS),
-            lambda: self._fusion_losses(window, hidden, found),
+            math.ceil(len(sample_set) / FUSION_ROWS),
+            lambda: self._fusion_losses(sample_set, hidden, found),
             judge,
             report,
         )
 
     def _forecast_losses(self) -> Losses:
-        forward, config, ranks = self.forward, self.config, self._ranks
-        window = Window(forward.corpus.samples, forward.corpus.creator)
-        likelihood = config.likelihood_weight if forward.net.parts.mhp else 0.0
-        forward.net.train()
-        for whole in batches(window.samples, config.batch_tokens, rng=self._rng):
-            among = min(ranks.size, len(whole.videos))
-            if ranks.rank >= among:
-                yield None, among
+        objective, config, process_group = self.objective, self.config, self._process_group
+        sample_set = SampleSet(objective.corpus.samples, objective.corpus.creator)
+        likelihood = config.likelihood_weight if objective.net.parts.mhp else 0.0
+        objective.net.train()
+        for whole in batches(sample_set.samples, config.batch_tokens, rng=self._rng):
+            contributors = min(process_group.size, len(whole.videos))
+            if process_group.rank >= contributors:
+                yield None, contributors
                 continue
-            batch = whole.share(ranks.rank, ranks.size)
+            batch = whole.share(process_group.rank, process_group.size)
             rows = batch.rows[batch.real]
             with self._lower_precision():
-                hidden, read, index = forward.scan(window.samples, batch)
-                coefficients = forward.alone(forward.target(window, rows, read))
-            loss = forward.loss(window.samples, rows, forward.quantiles(window.samples, rows, coefficients.float()))
+                hidden, read, index = objective.scan(sample_set.samples, batch)
+                coefficients = objective.alone(objective.target(sample_set, rows, read))
+            loss = objective.loss(
+                sample_set.samples, rows, objective.quantiles(sample_set.samples, rows, coefficients.float())
+            )
             if likelihood:
-                loss = loss - likelihood * forward.log_likelihood(batch, hidden.float(), index)
-            yield loss, among
+                loss = loss - likelihood * objective.log_likelihood(batch, hidden.float(), index)
+            yield loss, contributors
 
-    def _fusion_losses(self, window: Window, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:
-        forward, ranks = self.forward, self._ranks
-        forward.net.eval()
-        forward.net.fusion.train()
-        forward.net.head.train()
-        order = self._rng.permutation(len(window))
+    def _fusion_losses(self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:
+        objective, process_group = self.objective, self._process_group
+        objective.net.eval()
+        objective.net.fusion.train()
+        objective.net.head.train()
+        order = self._rng.permutation(len(sample_set))
         for start in range(0, len(order), FUSION_ROWS):
             whole = order[start : start + FUSION_ROWS]
-            seen = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
-            among = min(ranks.size, len(whole))
-            if ranks.rank >= among:
-                yield None, among
+            visible = found.mask[whole] * (self._rng.random((len(whole), 1)) >= _NO_NEIGHBOURS)
+            contributors = min(process_group.size, len(whole))
+            if process_group.rank >= contributors:
+                yield None, contributors
                 continue
-            rows, mask = whole[ranks.rank :: ranks.size], seen[ranks.rank :: ranks.size].astype(np.float32)
+            rows, mask = (
+                whole[process_group.rank :: process_group.size],
+                visible[process_group.rank :: process_group.size].astype(np.float32),
+            )
             with self._lower_precision():
                 with torch.no_grad():
-                    target = forward.target(window, rows, forward.put(hidden[rows]))
-                coefficients = forward.fused(target, found.features[rows], mask)
-            quantiles = forward.quantiles(window.samples, rows, coefficients.float())
-            yield forward.loss(window.samples, rows, quantiles), among
+                    target = objective.target(sample_set, rows, objective.put(hidden[rows]))
+                coefficients = objective.fused(target, found.features[rows], mask)
+            quantiles = objective.quantiles(sample_set.samples, rows, coefficients.float())
+            yield objective.loss(sample_set.samples, rows, quantiles), contributors
 
     def _stage(
         self,
@@ -154,35 +165,38 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Go on from the stage's checkpoint, make what is left of ``passes`` of ``steps`` batches, and return to the best."""
+        """Resume from the stage's checkpoint, make the rest of ``passes`` passes of ``steps`` batches, and load the best weights."""
         trained = [parameter for _, parameter in parameters]
         optimizer, schedule = self._optimizer(parameters, rate, steps * passes)
         best = EarlyStopping(self.config.patience)
-        training = Training(self.forward.net, optimizer, schedule, self._rng, best)
+        training = Training(self.objective.net, optimizer, schedule, self._rng, best)
         if done := self._checkpoints.load(number, training):
-            report(done * steps, f"goes on after pass {done}/{passes}")
+            report(done * steps, f"resumes after pass {done}/{passes}")
         while len(best.losses) < passes and not best.exhausted:
-            for loss, among in losses():
+            for loss, contributors in losses():
                 optimizer.zero_grad()
                 if loss is not None:
                     loss.backward()
-                self._ranks.average(trained, among)
+                self._process_group.all_reduce_gradients(trained, contributors)
                 nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 schedule.step()
                 note = "" if loss is None else f" loss {loss.item():.4f}"
-                held = f", held back {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
-                report(1, f"pass {len(best.losses) + 1}/{passes}{note}{held}")
-            best.see(self._ranks.agree(judge() if self._ranks.first else math.nan), self.forward.net)
+                holdout = f", holdout {best.losses[-1]:.4f}" if best.losses and math.isfinite(best.losses[-1]) else ""
+                report(1, f"pass {len(best.losses) + 1}/{passes}{note}{holdout}")
+            best.see(
+                self._process_group.broadcast_value(judge() if self._process_group.is_first else math.nan),
+                self.objective.net,
+            )
             self._checkpoints.save(number, training)
-        best.restore(self.forward.net)
+        best.restore(self.objective.net)
         return best
 
     def _parameters(self, wanted: Callable[[str], bool]) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self.forward.net.named_parameters() if wanted(name)]
+        return [(name, parameter) for name, parameter in self.objective.net.named_parameters() if wanted(name)]
 
     def _lower_precision(self) -> AbstractContextManager[object]:
-        device = self.forward.device.type
+        device = self.objective.device.type
         if self.config.precision == "float32" or (self.config.precision == "auto" and device == "cpu"):
             return nullcontext()
         return torch.autocast(device, torch.bfloat16)

@@ -1,6 +1,6 @@
 """Past videos for temporal-aware retrieval: one interface, three banks.
 
-ServerBank is imported when it is first asked for: its client takes a second to import.
+ServerBank is imported at its first use, because its client takes a second to import.
 """
 
 from __future__ import annotations

@@ -1,97 +1,92 @@
-"""The embedded bank: Qdrant's engine in this process, in a folder."""
+"""The embedded bank: Qdrant's engine inside this process, on files in a folder."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import RLock
-from typing import Final
+from typing import Final, TypeVar
 
 from model.bank import embedded_folder
+from model.bank.cached_engine import CachedEngine
 from model.bank.embedded_engine import EmbeddedEngine
-from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Progress
-from model.bank.lru_cache import Cache
-from model.bank.search import CONTENT, Ask, search
-from model.bank.search_cache import SearchCache
+from model.bank.interface import BankVideo, Progress
+from model.bank.search import CONTENT, Lookup
 from model.bank.stored_video import StoredVideo
-from model.bank.tombstone import edge_key
-from model.bank.tombstone import edge_key_of as key_of
-from model.bank.vacuum import PATIENCE_S, vacuum
+from model.bank.tombstone import embedded_key
+from model.bank.tombstone import embedded_key_of as key_of
+from model.bank.vacuum import CLOSE_WAIT_S, vacuum
 from model.bank.validation import last_of_each
 from model.errors import BankError, M3TRError
 
 log = logging.getLogger(__name__)
 
-CACHE_ROWS: Final = 32_768
-"""Decoded videos kept in memory, 2 to 4 KB each."""
-CACHE_CREATORS: Final = 4_096
-"""Creators whose videos are kept in memory as a list."""
+T = TypeVar("T")
+
 FLUSH_EVERY: Final = 5_000
-"""Videos written between two flushes; what the log holds since then survives kill -9, not a power cut."""
+"""Videos written between two flushes. Videos in the engine's log since the last flush survive kill -9, but not a power cut."""
 
 
-class EmbeddedBank:
-    """A Bank in a folder, with one opener at a time. Thread-safe: one lock around every call.
+class EmbeddedBank(CachedEngine[int]):
+    """A Bank in a folder that one process may open at a time. Thread-safe: one lock around every call.
 
-    The engine keeps the GIL, so a thread that searches stops all others meanwhile (about 0.5 ms a query), and
-    ``optimize`` stops the process for as long as it takes (half a minute for 80,000 vectors): call it while building.
+    The engine holds the GIL. A search therefore stops all other threads (about 0.5 ms a query), and ``optimize`` stops the whole
+    process while it runs (half a minute for 80,000 vectors): call it while the bank is built.
     """
 
-    def __init__(self, path: Path, lock: embedded_folder.Lock, shard: EmbeddedEngine, dims: tuple[int, int]) -> None:
-        """Use ``open`` or ``build``."""
+    def __init__(self, path: Path, lock: embedded_folder.Lock, engine: EmbeddedEngine, dims: tuple[int, int]) -> None:
+        """Not for callers: use ``open`` or ``build``."""
+        # The folder's lock keeps other writers out, so cached answers need no time limit.
+        super().__init__(dims, ttl_s=None)
         self.path = path
-        self._hold: embedded_folder.Lock | None = lock
-        self._shard = shard
-        self._dims = dims
+        self._folder_lock: embedded_folder.Lock | None = lock
+        self._engine = engine
         self._lock = RLock()
-        self._cache: Cache[int, StoredVideo] = Cache(CACHE_ROWS)
-        self._creators: Cache[str, list[PastVideo]] = Cache(CACHE_CREATORS)
-        self._nearby: SearchCache[int] | None = None
         self._unflushed = 0
-        self._place: TemporaryDirectory[str] | None = None
+        self._copy: TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EmbeddedBank:
-        """Open the bank at ``path``, a copy of it if it is read-only; with ``create``, start an empty one if nothing is there."""
+        """Open the bank at ``path``, or a copy of it if it is read-only. With ``create``, an empty bank is made if nothing is there."""
         if create and not (path.exists() and any(path.iterdir())):
             with cls.build(path, content_dim, trajectory_dim):
                 pass
         embedded_folder.check_complete(path, content_dim, trajectory_dim)
         if embedded_folder.writable(path):
-            return cls._on(path, content_dim, trajectory_dim, create=False)
-        return cls._copied(path, content_dim, trajectory_dim)
+            return cls._open_folder(path, content_dim, trajectory_dim, create=False)
+        return cls._open_copy(path, content_dim, trajectory_dim)
 
     @classmethod
-    def _copied(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedBank:
+    def _open_copy(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedBank:
         try:
-            place = TemporaryDirectory(prefix="m3tr-bank-")
+            temporary = TemporaryDirectory(prefix="m3tr-bank-")
         except OSError as error:
             raise BankError(
-                f"bank {path}: is read-only, and there is no place for a copy: {error}; set TMPDIR to a folder that can be written"
+                f"bank {path}: is read-only and cannot be copied: {error}; set TMPDIR to a writable folder"
             ) from error
         try:
-            embedded_folder.copy(path, copy := Path(place.name) / path.name)
-            log.warning("bank %s is read-only: a copy is used, and what enters it is lost when it is closed", path)
-            bank = cls._on(copy, content_dim, trajectory_dim, create=False)
+            embedded_folder.copy(path, copy := Path(temporary.name) / path.name)
+            log.warning("bank %s is read-only: a copy is used, and videos added to it are lost when it is closed", path)
+            bank = cls._open_folder(copy, content_dim, trajectory_dim, create=False)
         except BaseException:
-            place.cleanup()
+            temporary.cleanup()
             raise
-        bank._place = place
+        bank._copy = temporary
         return bank
 
     @classmethod
     @contextmanager
     def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
-        """Fill a new bank, which replaces what is at ``path`` when the block ends without an error.
+        """Fill a new bank, which replaces the one at ``path`` when the block ends without an error.
 
-        Until then it is a hidden folder beside ``path``, where a crash leaves it to the next ``build``.
+        Until then it is in a hidden folder beside ``path``. After a crash the next ``build`` removes that folder.
         """
         part = embedded_folder.building(path)
-        bank = cls._on(part, content_dim, trajectory_dim, create=True)
+        bank = cls._open_folder(part, content_dim, trajectory_dim, create=True)
         try:
             yield bank
         except BaseException:
@@ -103,20 +98,20 @@ class EmbeddedBank:
         embedded_folder.install(part, path)
 
     @classmethod
-    def _on(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EmbeddedBank:
+    def _open_folder(cls, path: Path, content_dim: int, trajectory_dim: int, *, create: bool) -> EmbeddedBank:
         lock = embedded_folder.Lock(path)
         try:
             if not create:
-                if embedded_folder.is_soiled(path):
+                if embedded_folder.needs_vacuum(path):
                     vacuum(path, lock)
                 embedded_folder.read_ahead(path)
-            with _engine(path):
+            with _bank_errors(path):
                 make = EmbeddedEngine.create if create else EmbeddedEngine.load
-                shard = make(embedded_folder.shard_path(path), content_dim, trajectory_dim)
+                engine = make(embedded_folder.shard_path(path), content_dim, trajectory_dim)
         except BankError:
             lock.release()
             raise
-        return cls(path, lock, shard, (content_dim, trajectory_dim))
+        return cls(path, lock, engine, (content_dim, trajectory_dim))
 
     def __enter__(self) -> EmbeddedBank:
         return self
@@ -127,133 +122,102 @@ class EmbeddedBank:
     def upsert(self, videos: Sequence[BankVideo]) -> None:
         """Add or replace videos, each atomically; see Bank."""
         distinct = last_of_each(videos)
-        with self._use() as shard:
+        with self._use() as engine:
             try:
-                shard.upsert(distinct)
+                engine.upsert(distinct)
             finally:
-                self._outdate([key_of(video.video_id) for video in distinct])
+                self._invalidate([key_of(video.video_id) for video in distinct])
             self._unflushed += len(distinct)
             if self._unflushed >= FLUSH_EVERY:
-                shard.flush()
+                engine.flush()
                 self._unflushed = 0
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Forget videos, at once and on disk; see Bank."""
+        """Remove videos from memory and disk at once; see Bank."""
         self._remove([key_of(video_id) for video_id in video_ids])
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """``remove`` by tombstones; see Bank. When the bank is closed, or opened again, their bytes leave its files too."""
-        self._remove([edge_key(mark) for mark in tombstones])
+        """``remove`` by tombstones; see Bank. Their bytes leave the files when the bank is closed, or else when it is next opened."""
+        self._remove([embedded_key(tombstone) for tombstone in tombstones])
 
-    def _remove(self, gone: Sequence[int]) -> None:
-        with self._use() as shard:
-            gone = shard.present(gone)
-            if not gone:
+    def _remove(self, keys: Sequence[int]) -> None:
+        with self._use() as engine:
+            keys = engine.present(keys)
+            if not keys:
                 return
-            embedded_folder.soil(self.path)
+            embedded_folder.mark_for_vacuum(self.path)
             try:
-                shard.remove(gone)
-                shard.flush()
+                engine.remove(keys)
+                engine.flush()
             finally:
-                self._outdate(gone)
-
-    def remember(self, videos: int) -> None:
-        """Keep what is near each of the newest ``videos`` that ask, for those that ask again and again."""
-        self._nearby = SearchCache(videos)
-
-    def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
-        """Neighbours of each query; see Bank. Many queries in one call are faster than many calls."""
-        with self._use() as shard:
-            return search(queries, self._dims, key_of, lambda asks: self._nearest(shard, asks), self._rows)
-
-    def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
-        """All videos of each creator; see Bank."""
-        known = {creator_id: self._creators.get(creator_id) for creator_id in creator_ids}
-        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id, past in known.items() if past is None}
-        if found:
-            with self._use() as shard:
-                rows = self._rows([(key, CONTENT) for key in shard.keys_by(list(found))])
-                for row in sorted(rows.values(), key=lambda row: (row.published_us, row.video_id)):
-                    if row.creator_id is not None:
-                        found[row.creator_id].append(row.past())
-                for creator_id, past in found.items():
-                    self._creators.put(creator_id, past)
-        return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
+                self._invalidate(keys)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Purge replaced points, build graphs for spaces of more than 25,000 vectors. Stops the process meanwhile."""
-        with self._use() as shard:
+        """Purge replaced points and build graphs for spaces of more than 25,000 vectors. The process stops meanwhile."""
+        with self._use() as engine:
             if progress is not None:
                 progress(0, 1)
-            shard.optimize()
-            shard.flush()
+            engine.optimize()
+            engine.flush()
             if progress is not None:
                 progress(1, 1)
 
     def counts(self) -> dict[str, int]:
         """Number of videos and of trajectories."""
-        with self._use() as shard:
-            sizes = shard.sizes()
-            return {"videos": shard.points(), "trajectories": sum(n for space, n in sizes.items() if space != CONTENT)}
+        with self._use() as engine:
+            sizes = engine.sizes()
+            return {"videos": engine.points(), "trajectories": sum(n for space, n in sizes.items() if space != CONTENT)}
 
     def close(self) -> None:
-        """Flush and give the folder up."""
-        if self._hold is not None:
+        """Flush and release the folder."""
+        if self._folder_lock is not None:
             embedded_folder.write_back(self.path)
         with self._lock:
-            if self._hold is None:
+            if self._folder_lock is None:
                 return
             try:
-                with _engine(self.path):
+                with _bank_errors(self.path):
                     if self._unflushed:
-                        self._shard.flush()
-                    self._shard.close()
-                if embedded_folder.is_soiled(self.path):
-                    vacuum(self.path, self._hold, wait_s=PATIENCE_S)
+                        self._engine.flush()
+                    self._engine.close()
+                if embedded_folder.needs_vacuum(self.path):
+                    vacuum(self.path, self._folder_lock, wait_s=CLOSE_WAIT_S)
             finally:
-                self._hold.release()
-                self._hold = None
-                if self._place is not None:
-                    self._place.cleanup()
+                self._folder_lock.release()
+                self._folder_lock = None
+                if self._copy is not None:
+                    self._copy.cleanup()
 
-    def _outdate(self, changed: Sequence[int]) -> None:
-        """Drop what is remembered of changed videos, and every answer that they may change."""
-        for key in changed:
-            self._cache.drop(key)
-        self._creators.clear()
-        if self._nearby is not None:
-            self._nearby.clear()
+    def _call(self, what: str, function: Callable[[], T]) -> T:
+        with self._use():
+            return function()
 
-    def _nearest(self, shard: EmbeddedEngine, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
-        if self._nearby is None:
-            return shard.nearest(asks)
-        return self._nearby.nearest(asks, shard.steady, shard.nearest, self._rows)
+    def _key(self, video_id: str) -> int:
+        return key_of(video_id)
 
-    def _rows(self, wanted: Sequence[tuple[int, int]]) -> dict[int, StoredVideo]:
-        rows: dict[int, StoredVideo] = {}
-        missing: list[int] = []
-        for key in dict.fromkeys(key for key, _ in wanted):
-            row = self._cache.get(key)
-            if row is None:
-                missing.append(key)
-            else:
-                rows[key] = row
-        for key, row in self._shard.rows(missing).items():
-            self._cache.put(key, row)
-            rows[key] = row
-        return rows
+    def _nearest_in_engine(self, lookups: Sequence[Lookup]) -> list[list[tuple[int, float]]]:
+        return self._engine.nearest(lookups)
+
+    def _all_usable(self, lookup: Lookup) -> bool:
+        return self._engine.all_usable(lookup)
+
+    def _read(self, keys: Sequence[int]) -> dict[int, StoredVideo]:
+        return self._engine.rows(keys)
+
+    def _of_creators(self, creator_ids: Sequence[str]) -> Iterable[StoredVideo]:
+        return self._rows([(key, CONTENT) for key in self._engine.keys_by(creator_ids)]).values()
 
     @contextmanager
     def _use(self) -> Iterator[EmbeddedEngine]:
-        with self._lock, _engine(self.path):
-            if self._hold is None:
+        with self._lock, _bank_errors(self.path):
+            if self._folder_lock is None:
                 raise BankError(f"bank {self.path}: closed")
-            yield self._shard
+            yield self._engine
 
 
 @contextmanager
-def _engine(path: Path) -> Iterator[None]:
-    """The engine raises bare Exceptions: name the bank, and make them ours."""
+def _bank_errors(path: Path) -> Iterator[None]:
+    """Turn the engine's errors, which are bare Exceptions, into BankErrors that name the bank."""
     try:
         yield
     except M3TRError:

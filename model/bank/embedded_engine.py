@@ -1,15 +1,16 @@
-"""One shard of the embedded Qdrant engine, in our terms.
+"""One shard of the embedded Qdrant engine: videos as points.
 
-A video is ONE point: named vectors ``content`` and ``t<bucket>``, each with the time from which it is usable as an
-integer-indexed payload field. So a video is replaced in one engine update, which the write-ahead log makes atomic
-under kill -9, and no search has to filter by age bucket (an indexed match on 80,000 points costs five times the scan
-of the bucket's own vectors). Named vectors are added when a bucket is first seen. The engine tells its segments and its
-configuration of a new name one after the other, and refuses to load what kill -9 left in between: the file
-``new_space``, written before and removed after, has all names and lets ``load`` mend that.
+A video is ONE point with the named vectors ``content`` and ``t<bucket>``. The time from which each vector is usable is an
+integer-indexed payload field. So a video is replaced in one engine update, which the write-ahead log makes atomic under kill -9,
+and no search filters by age bucket (an indexed match on 80,000 points costs five times the scan of the bucket's own vectors).
 
-Vectors are stored at unit length, so that the dot product is the cosine and the engine leaves their bits alone.
+A named vector is added when its bucket is first seen. The engine writes a new name to its segments and then to its configuration. If
+kill -9 comes between the two, it refuses to load. So the file ``new_space`` is written before and removed after; it holds all names,
+and ``load`` repairs the shard with them.
 
-The engine keeps the GIL through every call, ``optimize`` included: threads gain nothing, batches do.
+Vectors are stored at unit length: the dot product is the cosine, and the engine does not change their bits.
+
+The engine holds the GIL through every call, ``optimize`` included: batches are faster, threads are not.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from typing import Any, Final
 import qdrant_edge as qe
 
 from model.bank.interface import BankVideo
-from model.bank.search import CONTENT, Ask
+from model.bank.search import CONTENT, Lookup
 from model.bank.stored_video import StoredVideo, frozen, payload, row
-from model.bank.tombstone import edge_key_of as key_of
+from model.bank.tombstone import embedded_key_of as key_of
 from model.bank.validation import findable
 
 EXACT_UP_TO: Final = 25_000
-"""Spaces of at most so many vectors are scanned: no graph, the same answer every time."""
+"""Spaces of up to this many vectors are scanned without a graph: the answer is always the same."""
 HNSW_EF: Final = 256
-"""Search breadth of larger spaces: recall >= 0.99 at 80,000 vectors with half of them filtered out."""
+"""Search breadth in larger spaces: recall >= 0.99 at 80,000 vectors with half of them filtered out."""
 BATCH: Final = 64
-"""Queries in one engine call, which keeps the GIL for all of them (about 30 ms)."""
+"""Queries in one engine call, which holds the GIL for all of them (about 30 ms)."""
 UPDATE: Final = 1_000
 """Points in one engine update."""
 PAGE: Final = 1_000
@@ -41,7 +42,7 @@ PAGE: Final = 1_000
 
 
 class EmbeddedEngine:
-    """Points of past videos in the engine. Not thread-safe; engine errors come out as they are."""
+    """Points of past videos in the engine. Not thread-safe; the engine's own errors are raised."""
 
     def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
         self._path = path
@@ -72,7 +73,7 @@ class EmbeddedEngine:
             if not new_space.exists():
                 raise
             buckets = [int(bucket) for bucket in new_space.read_text().split()]
-            engine = _mend(path, (content_dim, trajectory_dim), buckets)
+            engine = _load_repaired(path, (content_dim, trajectory_dim), buckets)
         new_space.unlink(missing_ok=True)
         return cls(path, engine, content_dim, trajectory_dim)
 
@@ -84,7 +85,7 @@ class EmbeddedEngine:
         self._sizes = None
 
     def remove(self, keys: Sequence[int]) -> None:
-        """Delete points, present or not."""
+        """Delete points; points that are absent are no error."""
         self._engine.update(qe.UpdateOperation.delete_points(list(keys)))
         self._sizes = None
 
@@ -98,13 +99,13 @@ class EmbeddedEngine:
         for bucket, (vector, usable_us) in video.trajectories.items():
             trajectory = findable(vector, usable_us, self._dims[1], f"trajectories[{bucket}]")
             if trajectory is not None:
-                self._make_space(bucket)
+                self._add_space(bucket)
                 vectors[_vector(bucket)] = trajectory
                 fields[_usable(bucket)] = int(usable_us)
                 self._latest[bucket] = max(self._latest[bucket], usable_us)
         return qe.Point(key_of(video.video_id), vectors, fields)
 
-    def _make_space(self, bucket: int) -> None:
+    def _add_space(self, bucket: int) -> None:
         if bucket not in self._latest:
             buckets = [space for space in self._latest if space != CONTENT]
             _new_space(self._path).write_text(" ".join(map(str, [*buckets, bucket])))
@@ -114,40 +115,40 @@ class EmbeddedEngine:
             _new_space(self._path).unlink()
             self._latest[bucket] = 0
 
-    def nearest(self, asks: Sequence[Ask]) -> list[list[tuple[int, float]]]:
-        """(key, cosine) of the points nearest to each ask, best first."""
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[tuple[int, float]]]:
+        """(key, cosine) of the points nearest to each lookup, best first."""
         sizes = self.sizes()
-        # A video asked about at two times has one content vector: what the engine cannot tell apart it answers once.
-        same: dict[tuple[int, int, int, bytes], list[int]] = {}
-        for i, ask in enumerate(asks):
-            if ask.space in self._latest:
-                key = (ask.space, self._cut_us(ask), ask.limit, ask.vector.tobytes())
-                same.setdefault(key, []).append(i)
-        # The engine scores neighbouring queries together when they differ by their vector only.
-        distinct = sorted(same.values(), key=lambda group: (asks[group[0]].space, asks[group[0]].now_us))
-        hits: list[list[tuple[int, float]]] = [[] for _ in asks]
+        # A video that searches at two times has one content vector. Lookups that are equal to the engine are sent once.
+        groups: dict[tuple[int, int, int, bytes], list[int]] = {}
+        for i, lookup in enumerate(lookups):
+            if lookup.space in self._latest:
+                key = (lookup.space, self._cut_us(lookup), lookup.limit, lookup.vector.tobytes())
+                groups.setdefault(key, []).append(i)
+        # The engine scores adjacent queries together if they differ only in their vector.
+        distinct = sorted(groups.values(), key=lambda group: (lookups[group[0]].space, lookups[group[0]].now_us))
+        hits: list[list[tuple[int, float]]] = [[] for _ in lookups]
         for start in range(0, len(distinct), BATCH):
             batch = distinct[start : start + BATCH]
-            requests = [self._request(asks[group[0]], sizes[asks[group[0]].space]) for group in batch]
+            requests = [self._request(lookups[group[0]], sizes[lookups[group[0]].space]) for group in batch]
             for group, found in zip(batch, self._engine.query_batch(qe.QueryBatchRequest(requests)), strict=True):
                 for i in group:
                     hits[i] = [(int(point.id), point.score) for point in found]
         return hits
 
-    def steady(self, ask: Ask) -> bool:
-        """Whether all that is stored in the ask's space is usable at its time, and so at any later one."""
-        return self._latest.get(ask.space, 0) <= ask.now_us
+    def all_usable(self, lookup: Lookup) -> bool:
+        """Whether every vector of the lookup's space is usable at its time, and so at any later time."""
+        return self._latest.get(lookup.space, 0) <= lookup.now_us
 
-    def _cut_us(self, ask: Ask) -> int:
-        """The time a filter has to cut at, 0 for none: most searches come after everything stored became usable."""
-        return 0 if self.steady(ask) else ask.now_us
+    def _cut_us(self, lookup: Lookup) -> int:
+        """The time to filter by, or 0 if no filter is needed: most searches come after everything stored became usable."""
+        return 0 if self.all_usable(lookup) else lookup.now_us
 
-    def _request(self, ask: Ask, size: int) -> qe.QueryRequest:
-        cut_us = self._cut_us(ask)
+    def _request(self, lookup: Lookup, size: int) -> qe.QueryRequest:
+        cut_us = self._cut_us(lookup)
         return qe.QueryRequest(
-            limit=ask.limit,
-            query=qe.Query.Nearest(ask.vector.tolist(), using=_vector(ask.space)),
-            filter=_known_by(ask.space, cut_us) if cut_us else None,
+            limit=lookup.limit,
+            query=qe.Query.Nearest(lookup.vector.tolist(), using=_vector(lookup.space)),
+            filter=_known_by(lookup.space, cut_us) if cut_us else None,
             params=qe.SearchParams(exact=True) if size <= EXACT_UP_TO else qe.SearchParams(hnsw_ef=HNSW_EF),
         )
 
@@ -164,7 +165,7 @@ class EmbeddedEngine:
         return decoded
 
     def present(self, keys: Sequence[int]) -> list[int]:
-        """Those of the keys that have a point."""
+        """The keys that have a point."""
         found: list[int] = []
         for start in range(0, len(keys), PAGE):
             found += [
@@ -197,15 +198,15 @@ class EmbeddedEngine:
         return self._engine.count(qe.CountRequest(exact=True))
 
     def optimize(self) -> None:
-        """Merge segments, purge replaced points and build graphs for large spaces; the GIL is held throughout."""
+        """Merge segments, purge replaced points and build graphs for large spaces. The GIL is held throughout."""
         self._engine.optimize()
 
     def flush(self) -> None:
-        """Make everything written so far durable."""
+        """Make all writes so far durable."""
         self._engine.flush()
 
     def close(self) -> None:
-        """Release the shard; flush before it where something was written."""
+        """Release the shard. Call ``flush`` first if something was written."""
         self._engine.close()
 
     def _size(self, space: int) -> int:
@@ -227,7 +228,7 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
         vectors=vectors,
         payload_memory=qe.Memory.Cached,
         hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
-        # Optimizing leaves nothing of what was removed, however little it is.
+        # With these thresholds optimizing erases removed points, however few they are.
         optimizers=qe.EdgeOptimizersConfig(
             deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1, indexing_threshold=kilobytes
         ),
@@ -236,7 +237,7 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
 
 
 def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Write the shard in the folder ``path``, which nobody has open, anew without what was removed from it."""
+    """Rewrite the shard in the folder ``path`` without the points that were removed from it. Nobody may have it open."""
     dims = content_dim, trajectory_dim
     shard = EmbeddedEngine.load(path, *dims)
     buckets = [space for space in shard.sizes() if space != CONTENT]
@@ -246,10 +247,10 @@ def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
     engine.optimize()
     engine.flush()
     engine.close()
-    # The log has it too; the segments hold all there is.
+    # The write-ahead log still holds removed videos; the segments hold everything that is left.
     log, old = path / "wal", path / "wal.old"
     shutil.rmtree(old, ignore_errors=True)
-    # In one step: a log of which a part is missing could not be read.
+    # In one step: an incomplete log could not be read.
     log.rename(old)
     shutil.rmtree(old)
 
@@ -258,8 +259,8 @@ def _new_space(path: Path) -> Path:
     return path.with_name("new_space")
 
 
-def _mend(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
-    """Load a shard whose segments have, or have not, the last of ``buckets``, whatever its configuration says."""
+def _load_repaired(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
+    """Load a shard whose segments may lack the last of ``buckets``; its own configuration is not read."""
     try:
         return qe.EdgeShard.load(str(path), _config(dims, buckets))
     except Exception:
@@ -288,5 +289,5 @@ def _range_index(space: int) -> qe.UpdateOperation:
 
 
 def _known_by(space: int, now_us: int) -> qe.Filter:
-    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
+    # float64 is exact for every time that a bank accepts (see interface.NEVER_US), so this compares integers.
     return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

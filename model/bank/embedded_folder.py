@@ -1,9 +1,9 @@
-"""The folder of an embedded bank: who may open it, and whether it is complete.
+"""The folder of an embedded bank: its lock, and whether it is complete.
 
-- ``bank.json``: written last, so its presence says that the fill was finished; holds format and dimensions.
-- ``lock``: held (flock) while the bank is open: one opener, one process.
-- ``soiled``: there while the engine's log may hold videos that were removed.
-- ``shard/``: the engine's files, which change with every opening (do not hash them).
+- ``bank.json``: format and dimensions. It is written last: if it is there, the fill was finished.
+- ``lock``: held (flock) while the bank is open, so that one process at a time opens it.
+- ``soiled``: present while the engine's files may still hold videos that were removed.
+- ``shard/``: the engine's files. They change whenever the bank is opened (do not hash them).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Final
 from model.errors import BankBusy, BankError
 
 FORMAT: Final = 1
-_SOILED: Final = "soiled"
-_BLOCK: Final = 1 << 20
+_NEEDS_VACUUM: Final = "soiled"
+_BLOCK_BYTES: Final = 1 << 20
 _VACUUM_S: Final = 120.0
 _GRACE_S: Final = 1.0
-"""How long a lock is waited for that no vacuum holds: one that just ended still has its process to end."""
+"""How long to wait for a lock when no vacuum is due. A vacuum that just finished holds the lock until its process ends."""
 _POLL_S: Final = 0.05
 
 
 class Lock:
-    """An exclusive hold on a bank's folder, released by ``release`` or with the process."""
+    """An exclusive lock on a bank's folder. It ends with ``release``, or with the process."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -42,7 +42,7 @@ class Lock:
         except OSError as error:
             os.close(self.file)
             raise BankBusy(
-                f"bank {folder}: already open, here or in another process; an embedded bank has one opener"
+                f"bank {folder}: already open in this or another process; one process at a time can open an embedded bank"
             ) from error
 
     def _take(self, folder: Path) -> None:
@@ -53,26 +53,26 @@ class Lock:
                 return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 now = time.monotonic()
-                # Who closed it may have left it to a vacuum, which ends by itself.
-                if is_soiled(folder):
+                # The last process may have closed the bank while a vacuum still runs, which ends by itself.
+                if needs_vacuum(folder):
                     clean_since = now
                 if now - clean_since > _GRACE_S or now - start > _VACUUM_S:
                     raise
                 time.sleep(_POLL_S)
 
     def release(self) -> None:
-        """Give the folder up."""
+        """Release the lock."""
         os.close(self.file)
 
 
 def writable(folder: Path) -> bool:
-    """Whether the engine, which writes also when it only reads, can open a bank here."""
+    """Whether the engine can open a bank here. It writes to its files even if it is only read."""
     return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob("*")) if not path.is_symlink())
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a bank's folder, which may be open: the engine only reads what is there."""
-    # The engine's files are sparse, five times larger than what they hold; a plain copy would fill the holes.
+    """Copy a bank's folder, which may be open in another process."""
+    # The engine's files are sparse, five times larger than their data; a plain copy would fill the holes.
     if shutil.which("cp"):
         done = subprocess.run(
             ["cp", "-r", "--sparse=always", source, target], capture_output=True, text=True, check=False
@@ -94,22 +94,22 @@ def shard_path(folder: Path) -> Path:
 
 
 def read_ahead(folder: Path) -> None:
-    """Bring all files into the page cache.
+    """Read all files into the page cache.
 
-    The engine keeps the GIL while it opens, and waits for the disk page by page, a second for 20,000 videos; for what is in the
+    The engine holds the GIL while it opens and reads the disk page by page, which takes a second for 20,000 videos. From the page
     cache it takes less than a tenth of that.
     """
-    block = bytearray(_BLOCK)
+    block = bytearray(_BLOCK_BYTES)
     for path in shard_path(folder).rglob("*"):
         if path.is_file():
-            # What cannot be read is told by the engine.
+            # The engine reports files that cannot be read.
             with suppress(OSError), path.open("rb", buffering=0) as file:
                 while file.readinto(block):
                     pass
 
 
 def write_back(folder: Path) -> None:
-    """Make what is written so far durable, so that the engine, which keeps the GIL, finds little to do when it closes."""
+    """Sync all files to disk, so that the engine, which holds the GIL, has little to write when it closes."""
     for path in shard_path(folder).rglob("*"):
         if path.is_file():
             with suppress(OSError):
@@ -117,28 +117,28 @@ def write_back(folder: Path) -> None:
 
 
 def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Refuse a folder that is no bank, is not completely filled, or has other dimensions."""
+    """Refuse a folder that is no bank, was not filled to the end, or has other dimensions."""
     if not folder.is_dir():
         raise BankError(f"bank {folder}: no such folder")
     try:
         marker = json.loads((folder / "bank.json").read_bytes())
     except FileNotFoundError as error:
-        raise BankError(f"bank {folder}: bank.json is missing: its fill was never finished; fill it again") from error
+        raise BankError(f"bank {folder}: bank.json is missing: the fill did not finish; fill it again") from error
     except ValueError as error:
         raise BankError(f"bank {folder}: bank.json is not JSON: {error}") from error
     expected = _marker(content_dim, trajectory_dim)
     if marker != expected:
-        raise BankError(f"bank {folder}: bank.json says {marker}, needed is {expected}")
+        raise BankError(f"bank {folder}: bank.json says {marker}; expected {expected}")
 
 
 def dims(folder: Path) -> tuple[int, int]:
-    """Dimensions of content and of trajectories that the bank was made with."""
+    """Dimensions of the bank's content and trajectory vectors."""
     marker = json.loads((folder / "bank.json").read_bytes())
     return int(marker["content_dim"]), int(marker["trajectory_dim"])
 
 
 def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Say, durably, that the folder holds a whole bank."""
+    """Mark the folder, durably, as a completely filled bank."""
     part = folder / "bank.json.part"
     with part.open("w") as file:
         json.dump(_marker(content_dim, trajectory_dim), file)
@@ -149,13 +149,13 @@ def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
 
 
 def building(folder: Path) -> Path:
-    """An empty folder beside ``folder`` to fill, the remains of an unfinished fill removed. Not locked.
+    """Make an empty folder beside ``folder`` to fill, and remove the remains of an unfinished fill. It is not locked.
 
     Refuses at once what ``install`` would refuse: to replace a bank that is open, or a folder that is no bank.
     """
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "bank.json").exists():
-            raise BankError(f"bank {folder}: the folder has other files and no bank.json, and will not be replaced")
+            raise BankError(f"bank {folder}: the folder has files but no bank.json, so it is not replaced")
         Lock(folder).release()
     part = folder.with_name(f".{folder.name}.building")
     _remove(part)
@@ -164,31 +164,31 @@ def building(folder: Path) -> Path:
 
 
 def install(part: Path, folder: Path) -> None:
-    """Put a filled folder in its place. A bank already there is replaced; one that is open is refused."""
+    """Move a filled folder to ``folder``. A bank already there is replaced, unless it is open."""
     old = folder.with_name(f".{folder.name}.old")
     _remove(old)
     if folder.exists():
-        hold = Lock(folder)
+        lock = Lock(folder)
         folder.rename(old)
-        hold.release()
+        lock.release()
     part.rename(folder)
     _sync(folder.parent)
     _remove(old)
 
 
-def soil(folder: Path) -> None:
-    """Note, before it happens, that something is removed: the log keeps it."""
-    (folder / _SOILED).touch()
+def mark_for_vacuum(folder: Path) -> None:
+    """Note that the engine's files need a vacuum. Call it before videos are removed: the engine keeps their bytes."""
+    (folder / _NEEDS_VACUUM).touch()
 
 
-def is_soiled(folder: Path) -> bool:
-    """Whether the log may hold something that was removed."""
-    return (folder / _SOILED).exists()
+def needs_vacuum(folder: Path) -> bool:
+    """Whether the engine's files may still hold videos that were removed."""
+    return (folder / _NEEDS_VACUUM).exists()
 
 
-def clean(folder: Path) -> None:
-    """The log is gone."""
-    (folder / _SOILED).unlink(missing_ok=True)
+def mark_vacuumed(folder: Path) -> None:
+    """Note that the engine's files hold no removed video any more."""
+    (folder / _NEEDS_VACUUM).unlink(missing_ok=True)
 
 
 def _marker(content_dim: int, trajectory_dim: int) -> dict[str, int]:
@@ -197,9 +197,9 @@ def _marker(content_dim: int, trajectory_dim: int) -> dict[str, int]:
 
 def _remove(folder: Path) -> None:
     if folder.exists():
-        hold = Lock(folder)
+        lock = Lock(folder)
         shutil.rmtree(folder)
-        hold.release()
+        lock.release()
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The empty bank: for forecasts without neighbours."""
+"""A bank without videos, for forecasts without neighbours."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from model.bank.interface import BankQuery, BankVideo, Candidate, PastVideo, Pro
 
 
 class EmptyBank:
-    """A bank that is always available, holds nothing and keeps nothing."""
+    """A bank that is always available and always empty."""
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Forget the videos."""
+        """Drop the videos."""
 
     def remove(self, video_ids: Sequence[str]) -> None:
         """Nothing to do."""
@@ -27,7 +27,7 @@ class EmptyBank:
         """No videos for any creator."""
         return {creator_id: [] for creator_id in creator_ids}
 
-    def remember(self, videos: int) -> None:
+    def cache_searches(self, videos: int) -> None:
         """Nothing to do."""
 
     def optimize(self, progress: Progress | None = None) -> None:

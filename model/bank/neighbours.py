@@ -1,4 +1,4 @@
-"""Ranking candidates by combined similarity, and what a neighbour tells the fusion block."""
+"""Neighbours: candidates ranked by combined similarity, and their features for the fusion block."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate
 from model.features.creator import N_GROWTH
+from model.forecast import Neighbour
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
-"""Features of a neighbour: growth and mask a horizon, level difference at this age and its mask, both cosines and their masks,
-combined similarity, whether the creator is the same, steps of growth known, and how much faster than usual they were."""
+"""Features of a neighbour: for each horizon growth and its mask, the difference of levels at this age and its mask, both cosines and
+their masks, the combined similarity, whether the creator is the same, the number of known growth steps, and how much faster than usual
+they were."""
 _EDGES_US: Final = CURVE_EDGES_US
 
 
@@ -33,13 +35,13 @@ class Ranked:
 def combine(
     content: NDArray[np.float64], trajectory: NDArray[np.float64], content_weight: float
 ) -> NDArray[np.float64]:
-    """S = w cos(content) + (1 - w) cos(trajectory), the other term alone where one is NaN; any equal shapes."""
+    """S = w cos(content) + (1 - w) cos(trajectory); where one cosine is NaN, the other alone. Arrays of equal shape."""
     both = content_weight * content + (1 - content_weight) * trajectory
     return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
 
 
 def rank(query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int) -> list[Ranked]:
-    """The k most similar candidates, most similar first, equal ones by id."""
+    """The k most similar candidates, most similar first, ties ordered by id."""
     contents = _cosines(query.content, [c.content for c in candidates])
     trajectories = _cosines(query.trajectory, [c.trajectory for c in candidates])
     similarity = combine(contents, trajectories, content_weight)
@@ -70,11 +72,11 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 def fill_features(  # type: ignore[no-untyped-def]
     ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
 ):
-    """Fill a neighbour's features ``out`` (N_NEIGHBOUR,) float32.
+    """Write a neighbour's features to ``out`` (N_NEIGHBOUR,) float32.
 
-    ``ages_us`` and ``values`` (>= n,) int64, the known part of its curve; ``level_now`` log2(1 + count) of the target at
-    ``age_us``; ``pace`` (N_CURVE,) usual growth by age; ``cosines`` (2,) content and trajectory, NaN where missing; ``one``
-    (N_GROWTH + 1,) float64 scratch.
+    ``ages_us`` and ``values`` (>= n,) int64 hold its curve, of which n points are known; ``level_now`` is log2(1 + count) of the target at
+    ``age_us``; ``pace`` (N_CURVE,) the usual growth by age; ``cosines`` (2,) of content and trajectory, NaN where missing; ``one``
+    (N_GROWTH + 1,) float64 is scratch space.
     """
     out[:] = 0
     curve_growth(ages_us, values, n, age_us, horizons_us, one)
@@ -97,10 +99,17 @@ def fill_features(  # type: ignore[no-untyped-def]
     out[at + 9] = faster / (steps + 1.0)
 
 
-def _factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
+    """What a forecast says of a neighbour: its similarities, and its growth from ``age_us`` on."""
+    growth = _growth_factors(item.candidate, age_us, horizons_us)
+    return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
+
+
+def _growth_factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    """By horizon, the factor by which the candidate's count grew from ``age_us`` on; None where it is not known."""
     order = sorted(horizons_us)
-    one = np.empty(len(order) + 1)
+    growth = np.empty(len(order) + 1)
     curve = candidate.curve
-    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), one)
-    known = {h: None if np.isnan(one[i]) else float(np.exp2(one[i])) for i, h in enumerate(order)}
+    curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), growth)
+    known = {h: None if np.isnan(growth[i]) else float(np.exp2(growth[i])) for i, h in enumerate(order)}
     return {h: known[h] for h in horizons_us}

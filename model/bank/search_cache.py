@@ -1,9 +1,9 @@
-"""Asking the engine less often: what was near a video a moment ago, and a proof that it still is.
+"""A cache of searches that proves its answers are still exact.
 
-A live video is forecast again and again, and between two forecasts its trajectory vector u moves by little. The first
-search fetches WIDER times as many points as asked for; let c be the cosine of the last of them. When u has moved to
-v, no point outside can have a cosine above c + |v - u| (Cauchy-Schwarz, all of unit length). So if the k-th best
-of the points inside reaches that, the best k inside are the best k of all, and the engine need not be asked.
+A live video is forecast often, and between two forecasts its trajectory vector u moves only a little. The first search fetches
+WIDER times as many points as needed. Let c be the cosine of the last of them. When u has moved to v, no point outside can have a
+cosine above c + |v - u| (Cauchy-Schwarz; all vectors have unit length). So if the k-th best point inside reaches that bound, the best
+k inside are the best k of all, and the engine is not called.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank.lru_cache import Cache
-from model.bank.search import CONTENT, TIE, Ask
+from model.bank.search import CONTENT, TIE, Lookup
 from model.bank.stored_video import StoredVideo
+from model.lru_cache import LRUCache
 
 K = TypeVar("K", bound=Hashable)
 WIDER: Final = 3
-"""Points fetched for each point asked for."""
+"""Points fetched for each point needed."""
 
-Nearest = Callable[[Sequence[Ask]], list[list[tuple[K, float]]]]
+Nearest = Callable[[Sequence[Lookup]], list[list[tuple[K, float]]]]
 Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]]
 
 
 @dataclass(slots=True, eq=False)
-class _Seen(Generic[K]):
-    """What an engine answered to ``vector``: ``hits`` best first; nothing outside them has a cosine above ``floor``."""
+class _Answer(Generic[K]):
+    """An engine's answer for ``vector``: ``hits``, best first. No point outside them has a cosine above ``floor``."""
 
     vector: NDArray[np.float32]
     hits: list[tuple[K, float]]
@@ -38,52 +38,55 @@ class _Seen(Generic[K]):
 
 
 class SearchCache(Generic[K]):
-    """Remembers what was near each of ``capacity`` videos, ``ttl_s`` seconds where others write to the bank as well."""
+    """The points near each of ``capacity`` videos, kept for ``ttl_s`` seconds if other processes write to the bank."""
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:
-        self._seen: Cache[tuple[str, int], _Seen[K]] = Cache(2 * capacity, ttl_s)
+        self._answers: LRUCache[tuple[str, int], _Answer[K]] = LRUCache(2 * capacity, ttl_s)
         self.hits = self.misses = 0
 
     def clear(self) -> None:
-        """Forget everything, as new points may be nearer."""
-        self._seen.clear()
+        """Drop all answers: new points may be nearer."""
+        self._answers.clear()
 
     def nearest(
-        self, asks: Sequence[Ask], steady: Callable[[Ask], bool], engine: Nearest[K], rows: Rows[K]
+        self, lookups: Sequence[Lookup], all_usable: Callable[[Lookup], bool], engine: Nearest[K], rows: Rows[K]
     ) -> list[list[tuple[K, float]]]:
-        """What ``engine`` would answer; it is asked only where that does not follow from what it answered before.
+        """Answer as ``engine`` would; it is called only for lookups whose answer does not follow from earlier answers.
 
-        ``steady``: whether every point of the ask's space is usable at its ``now_us``, so that a later one changes nothing.
+        ``all_usable`` says whether every point of the lookup's space is usable at its ``now_us``, so that a later time changes nothing.
+        Other lookups are not cached.
         """
-        lasting = [steady(ask) for ask in asks]
-        known = [self._again(ask, rows) if lasts else None for ask, lasts in zip(asks, lasting, strict=True)]
+        cacheable = [all_usable(lookup) for lookup in lookups]
+        known = [
+            self._known(lookup, rows) if allowed else None for lookup, allowed in zip(lookups, cacheable, strict=True)
+        ]
         missing = [i for i, hits in enumerate(known) if hits is None]
-        self.hits += len(asks) - len(missing)
+        self.hits += len(lookups) - len(missing)
         self.misses += len(missing)
-        wider = [replace(asks[i], limit=WIDER * asks[i].limit) if lasting[i] else asks[i] for i in missing]
-        for i, ask, found in zip(missing, wider, engine(wider) if wider else [], strict=True):
-            if lasting[i]:
-                floor = found[-1][1] if len(found) == ask.limit else -np.inf
-                self._seen.put((ask.owner, ask.space), _Seen(ask.vector, found, floor))
-            known[i] = found[: asks[i].limit]
+        wider = [replace(lookups[i], limit=WIDER * lookups[i].limit) if cacheable[i] else lookups[i] for i in missing]
+        for i, lookup, found in zip(missing, wider, engine(wider) if wider else [], strict=True):
+            if cacheable[i]:
+                floor = found[-1][1] if len(found) == lookup.limit else -np.inf
+                self._answers.put((lookup.owner, lookup.space), _Answer(lookup.vector, found, floor))
+            known[i] = found[: lookups[i].limit]
         return [hits if hits is not None else [] for hits in known]
 
-    def _again(self, ask: Ask, rows: Rows[K]) -> list[tuple[K, float]] | None:
-        seen = self._seen.get((ask.owner, ask.space))
-        if seen is None or (len(seen.hits) < ask.limit and seen.floor > -np.inf):
+    def _known(self, lookup: Lookup, rows: Rows[K]) -> list[tuple[K, float]] | None:
+        answer = self._answers.get((lookup.owner, lookup.space))
+        if answer is None or (len(answer.hits) < lookup.limit and answer.floor > -np.inf):
             return None
-        if not seen.hits or np.array_equal(seen.vector, ask.vector):
-            return seen.hits[: ask.limit]
-        if seen.vectors is None:
-            seen.vectors = _vectors(seen.hits, ask.space, rows)
-            if seen.vectors is None:
+        if not answer.hits or np.array_equal(answer.vector, lookup.vector):
+            return answer.hits[: lookup.limit]
+        if answer.vectors is None:
+            answer.vectors = _vectors(answer.hits, lookup.space, rows)
+            if answer.vectors is None:
                 return None
-        cosines = seen.vectors @ ask.vector
-        order = np.argsort(-cosines, kind="stable")[: ask.limit]
-        moved = float(np.linalg.norm(ask.vector - seen.vector))
-        if len(order) and cosines[order[-1]] < seen.floor + moved + TIE:
+        cosines = answer.vectors @ lookup.vector
+        order = np.argsort(-cosines, kind="stable")[: lookup.limit]
+        moved = float(np.linalg.norm(lookup.vector - answer.vector))
+        if len(order) and cosines[order[-1]] < answer.floor + moved + TIE:
             return None
-        return [(seen.hits[i][0], float(cosines[i])) for i in order.tolist()]
+        return [(answer.hits[i][0], float(cosines[i])) for i in order.tolist()]
 
 
 def _vectors(hits: list[tuple[K, float]], space: int, rows: Rows[K]) -> NDArray[np.float32] | None:

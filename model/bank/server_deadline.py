@@ -1,4 +1,4 @@
-"""A deadline that holds whatever the called library does about its own."""
+"""A deadline that holds even if the called library misses its own timeouts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from model.errors import BankError
 
 T = TypeVar("T")
 
-IN_FLIGHT: Final = 8
-"""Calls under way at once, the late ones that nobody waits for included: a dead server cannot pile up threads."""
+MAX_CALLS: Final = 8
+"""Concurrent calls, including late ones whose callers have left, so that a dead server cannot pile up threads."""
 
 
 class Deadlines:
-    """Runs calls in daemon threads, so that a late one holds up neither its caller nor the exit of the process."""
+    """Runs calls in daemon threads, so that a late call blocks neither its caller nor the exit of the process."""
 
     def __init__(self) -> None:
-        self._slots = BoundedSemaphore(IN_FLIGHT)
+        self._slots = BoundedSemaphore(MAX_CALLS)
 
     def call(self, function: Callable[[], T], seconds: float, what: str) -> T:
-        """The function's result, or its exception, or a BankError after ``seconds``; a late result is dropped."""
+        """Return the function's result or raise its exception; raise BankError after ``seconds``. A late result is dropped."""
         end = time.monotonic() + seconds
         if not self._slots.acquire(timeout=seconds):
-            raise BankError(f"{what}: {IN_FLIGHT} earlier calls still wait for the server")
+            raise BankError(f"{what}: {MAX_CALLS} earlier calls still wait for the server")
         future: Future[T] = Future()
         Thread(target=self._run, args=(function, future), daemon=True, name="bank-call").start()
         try:

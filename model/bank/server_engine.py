@@ -1,12 +1,12 @@
-"""The two collections of a bank on a Qdrant server, in our terms.
+"""The two collections of a bank on a Qdrant server: videos as points.
 
-``content`` has one point a video, with all of its payload; ``trajectory`` has one a (video, age bucket), with what its
-filter needs. A point's id is a UUID: 15 bytes of the video's hash, then 0 for content or the bucket plus 1. So either
-point leads to the other, and a video's key is the id of its content point.
-Vectors are stored at unit length, so that the dot product is the cosine and no engine touches their bits.
+``content`` has one point for each video, with the whole payload. ``trajectory`` has one point for each (video, age bucket), with the
+fields that its filters need. A point's id is a UUID: 15 bytes of the video's hash, then 0 for content, or the bucket plus 1. So the id of
+one point gives the id of the other. A video's key is the id of its content point.
+Vectors are stored at unit length: the dot product is the cosine, and the engine does not change their bits.
 
-Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into collections of its own and
-moves the aliases at its end, so that a bank that was not finished cannot be read.
+Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into new collections and moves the aliases at its
+end, so that an unfinished bank is never read.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from model.bank.interface import BankVideo
-from model.bank.search import CONTENT, Ask
+from model.bank.search import CONTENT, Lookup
 from model.bank.stored_video import StoredVideo, frozen, payload, row
 from model.bank.tombstone import server_key_of as key_of
 from model.bank.validation import MAX_AGE_BUCKET, findable
 from model.errors import BankError
 
 EXACT_UP_TO: Final = 25_000
-"""Spaces of at most so many points are scanned: no graph, the same answer every time."""
+"""Spaces of up to this many points are scanned without a graph: the answer is always the same."""
 HNSW_EF: Final = 256
-"""Search breadth of larger spaces."""
+"""Search breadth in larger spaces."""
 PAGE: Final = 1_000
 """Points in one page of a scroll."""
-FORGET: Final = 16
-"""Videos whose trajectories one call deletes."""
+FORGET_VIDEOS: Final = 16
+"""Videos whose trajectories are deleted in one call."""
 BUCKETS: Final = MAX_AGE_BUCKET + 1
 KINDS: Final = ("content", "trajectory")
 
@@ -48,13 +48,13 @@ class ServerEngine:
     names: tuple[str, str]
     dims: tuple[int, int]
 
-    def nearest(self, asks: Sequence[Ask], sizes: dict[int, int]) -> list[list[tuple[str, float]]]:
-        """(key, cosine) of the points nearest to each ask, best first; ``sizes`` has every asked space's points."""
-        hits: list[list[tuple[str, float]]] = [[] for _ in asks]
+    def nearest(self, lookups: Sequence[Lookup], sizes: dict[int, int]) -> list[list[tuple[str, float]]]:
+        """(key, cosine) of the points nearest to each lookup, best first; ``sizes`` holds the number of points of each space."""
+        hits: list[list[tuple[str, float]]] = [[] for _ in lookups]
         for kind, name in enumerate(self.names):
-            chosen = [i for i, ask in enumerate(asks) if (ask.space != CONTENT) == bool(kind)]
+            chosen = [i for i, lookup in enumerate(lookups) if (lookup.space != CONTENT) == bool(kind)]
             if chosen:
-                requests = [_request(asks[i], sizes[asks[i].space]) for i in chosen]
+                requests = [_request(lookups[i], sizes[lookups[i].space]) for i in chosen]
                 for i, answer in zip(chosen, self.client.query_batch_points(name, requests), strict=True):
                     hits[i] = [(_point_id(str(point.id), CONTENT), point.score) for point in answer.points]
         return hits
@@ -65,7 +65,7 @@ class ServerEngine:
         return {str(record.id): _row(record) for record in records}
 
     def add_trajectories(self, rows: dict[str, StoredVideo], wanted: Sequence[tuple[str, int]]) -> None:
-        """Complete ``rows`` with the trajectories of pairs of key and age bucket; None where there is none."""
+        """Add to ``rows`` the trajectories of pairs of key and age bucket, None where there is none."""
         ids = {_point_id(key, bucket): (key, bucket) for key, bucket in wanted}
         found: dict[tuple[str, int], tuple[NDArray[np.float32], int]] = {}
         for record in self.client.retrieve(self.names[1], list(ids), with_payload=True, with_vectors=True):
@@ -116,15 +116,17 @@ class ServerEngine:
         self.client.batch_update_points(self.names[1], operations)
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Delete the points of videos, present or not."""
+        """Delete the points of videos; absent ones are no error."""
         self.client.delete(self.names[0], models.PointIdsList(points=[key_of(video_id) for video_id in video_ids]))
         self.client.delete(self.names[1], models.FilterSelector(filter=_any_of("video_id", list(video_ids))))
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Delete the points of the videos of those keys, present or not."""
+        """Delete the points of the videos with those keys; absent ones are no error."""
         self.client.delete(self.names[0], models.PointIdsList(points=list(keys)))
-        for start in range(0, len(keys), FORGET):
-            points = [_point_id(key, bucket) for key in keys[start : start + FORGET] for bucket in range(BUCKETS)]
+        for start in range(0, len(keys), FORGET_VIDEOS):
+            points = [
+                _point_id(key, bucket) for key in keys[start : start + FORGET_VIDEOS] for bucket in range(BUCKETS)
+            ]
             self.client.delete(self.names[1], models.PointIdsList(points=list(points)))
 
     def size(self, space: int, *, exact: bool = False) -> int:
@@ -134,20 +136,20 @@ class ServerEngine:
         return self.client.count(self.names[1], models.Filter(must=[_in_bucket(space)]), exact=exact).count
 
     def totals(self) -> tuple[int, int]:
-        """Exact number of points in both collections."""
+        """Exact number of points in each of the two collections."""
         return self.client.count(self.names[0]).count, self.client.count(self.names[1]).count
 
     def indexing(self) -> tuple[bool, int, int]:
-        """Whether the server is done optimizing, then the vectors that are indexed and all points."""
+        """Whether the server has finished optimizing, the number of indexed vectors, and the number of points."""
         infos = [self.client.get_collection(name) for name in self.names]
         done = all(info.status == models.CollectionStatus.GREEN for info in infos)
         return done, sum(i.indexed_vectors_count or 0 for i in infos), sum(i.points_count or 0 for i in infos)
 
 
 def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
-    """Two new, empty collections that no alias names yet."""
+    """Create two empty collections, which no alias points to yet."""
     fill = f"{time.time_ns():x}"
-    remote = ServerEngine(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
+    engine = ServerEngine(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
     integer = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
     indexes: tuple[dict[str, Any], ...] = (
         {"usable_from_us": integer, "creator_id": models.PayloadSchemaType.KEYWORD},
@@ -157,16 +159,16 @@ def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEn
             "video_id": models.PayloadSchemaType.KEYWORD,
         },
     )
-    for kind, name, dim, fields in zip(KINDS, remote.names, dims, indexes, strict=True):
+    for kind, name, dim, fields in zip(KINDS, engine.names, dims, indexes, strict=True):
         params = models.VectorParams(size=dim, distance=models.Distance.DOT)
         client.create_collection(name, vectors_config={kind: params})
         for field, schema in fields.items():
             client.create_payload_index(name, field, schema)
-    return remote
+    return engine
 
 
 def publish(filled: ServerEngine, prefix: str) -> None:
-    """Move the aliases to ``filled`` in one step, then drop every other fill of this prefix."""
+    """Move the aliases to ``filled`` in one step, then delete the collections of every other fill of this prefix."""
     aliases = _aliases(filled.client)
     changes: list[Any] = []
     for kind, name in zip(KINDS, filled.names, strict=True):
@@ -183,7 +185,7 @@ def publish(filled: ServerEngine, prefix: str) -> None:
 
 
 def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
-    """The finished bank of a prefix, by its aliases; refuses a missing one and other dimensions."""
+    """The finished bank of a prefix, found by its aliases; BankError if it is missing or has other dimensions."""
     aliases = _aliases(client)
     for kind, dim in zip(KINDS, dims, strict=True):
         alias = f"{prefix}_{kind}"
@@ -191,14 +193,14 @@ def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngi
             raise BankError(f"no finished bank {prefix!r}: the alias {alias!r} is missing; fill it first")
         vectors: Any = client.get_collection(aliases[alias]).config.params.vectors
         if kind not in vectors or vectors[kind].size != dim:
-            raise BankError(f"bank {prefix!r}: {alias} holds {vectors}, needed are {kind!r} vectors of size {dim}")
+            raise BankError(f"bank {prefix!r}: {alias} holds {vectors}; expected {kind!r} vectors of size {dim}")
     return ServerEngine(client, (f"{prefix}_content", f"{prefix}_trajectory"), dims)
 
 
-def drop(remote: ServerEngine) -> None:
+def drop(engine: ServerEngine) -> None:
     """Delete both collections."""
-    for name in remote.names:
-        remote.client.delete_collection(name)
+    for name in engine.names:
+        engine.client.delete_collection(name)
 
 
 def _aliases(client: QdrantClient) -> dict[str, str]:
@@ -215,18 +217,18 @@ def _row(record: models.Record) -> StoredVideo:
     return row(fields, vectors.get("content"))
 
 
-def _request(ask: Ask, size: int) -> models.QueryRequest:
-    # float64 holds every time that a bank accepts (see interface.NEVER_US), so this compares integers exactly.
-    must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(ask.now_us)))]
-    if ask.space != CONTENT:
-        must.append(_in_bucket(ask.space))
+def _request(lookup: Lookup, size: int) -> models.QueryRequest:
+    # float64 is exact for every time that a bank accepts (see interface.NEVER_US), so this compares integers.
+    must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(lookup.now_us)))]
+    if lookup.space != CONTENT:
+        must.append(_in_bucket(lookup.space))
     exact = size <= EXACT_UP_TO
     return models.QueryRequest(
-        query=ask.vector.tolist(),
-        using=KINDS[ask.space != CONTENT],
+        query=lookup.vector.tolist(),
+        using=KINDS[lookup.space != CONTENT],
         filter=models.Filter(must=must),
         params=models.SearchParams(exact=True) if exact else models.SearchParams(hnsw_ef=HNSW_EF),
-        limit=ask.limit,
+        limit=lookup.limit,
         with_payload=False,
         with_vector=False,
     )

@@ -1,4 +1,4 @@
-"""A stored video in memory, and its form in an engine's payload."""
+"""A stored video in memory, and its payload in an engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.bank.interface import BankVideo, Candidate, Curve, PastVideo
 class StoredVideo:
     """A decoded video. ``trajectories`` maps an age bucket to (unit vector, usable_from_us), or to None if it has none.
 
-    A bucket that is no key was not fetched (yet).
+    A bucket that is not a key was not fetched.
     """
 
     video_id: str
@@ -30,7 +30,7 @@ class StoredVideo:
     trajectories: dict[int, tuple[NDArray[np.float32], int] | None] = field(default_factory=dict)
 
     def trajectory(self, age_bucket: int, now_us: int) -> NDArray[np.float32] | None:
-        """The trajectory vector of a bucket if it exists and was usable at ``now_us``."""
+        """The trajectory vector of a bucket; None if there is none or it was not usable yet at ``now_us``."""
         found = self.trajectories.get(age_bucket)
         return found[0] if found is not None and found[1] <= now_us else None
 
@@ -47,12 +47,12 @@ class StoredVideo:
         )
 
     def past(self) -> PastVideo:
-        """The video as one of its creator's, curve untruncated."""
+        """The video as one of its creator's videos, with the whole curve."""
         return PastVideo(self.video_id, self.published_us, self.curve)
 
 
 def encode_curve(curve: Curve) -> str:
-    """Base64 of the little-endian int64 ages, then values."""
+    """Base64 of the ages and then the values, little-endian int64."""
     return base64.b64encode(np.concatenate([curve.ages_us, curve.values]).astype("<i8").tobytes()).decode("ascii")
 
 
@@ -63,7 +63,7 @@ def decode_curve(text: str) -> Curve:
 
 
 def payload(video: BankVideo) -> dict[str, Any]:
-    """Payload of a video's point; fields that are None are left out."""
+    """The payload of a video's point; fields that are None are left out."""
     fields = {
         "video_id": video.video_id,
         "published_us": int(video.published_us),
@@ -76,7 +76,7 @@ def payload(video: BankVideo) -> dict[str, Any]:
 
 
 def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
-    """Decode a point: its payload and content vector as an engine returned them."""
+    """Decode a point from the payload and the content vector that an engine returned."""
     return StoredVideo(
         fields["video_id"],
         fields["published_us"],
@@ -89,7 +89,7 @@ def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
 
 
 def frozen(values: list[float]) -> NDArray[np.float32]:
-    """A read-only float32 vector: rows are shared between answers."""
+    """A read-only float32 vector, because answers share the stored videos."""
     vector = np.array(values, dtype=np.float32)
     vector.flags.writeable = False
     return vector

@@ -1,7 +1,7 @@
-"""What may be kept of a video's id once the video is to be forgotten: a digest, from which a bank finds its points.
+"""Tombstones: a digest of a forgotten video's id, by which a bank finds the video's points without the id.
 
-A tombstone is 46 hex digits: 8 bytes of the id's hash, which are the key of an embedded bank, and 15 bytes of another, which are
-that of a server's.
+A tombstone has 46 hex digits: an 8-byte hash of the id, which is the video's key in an embedded bank, and a 15-byte hash, which is its
+key in a server's bank.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-_EDGE_BYTES: Final = 8
+_EMBEDDED_BYTES: Final = 8
 _SERVER_BYTES: Final = 15
 
 
 def tombstone(video_id: str) -> str:
     """The tombstone of a video."""
-    return (_hash(video_id, _EDGE_BYTES) + _hash(video_id, _SERVER_BYTES)).hex()
+    return (_hash(video_id, _EMBEDDED_BYTES) + _hash(video_id, _SERVER_BYTES)).hex()
 
 
-def edge_key(mark: str) -> int:
-    """Point id, in an embedded bank, of the video that a tombstone stands for."""
-    return int(mark[: 2 * _EDGE_BYTES], 16)
+def embedded_key(tombstone: str) -> int:
+    """Id, in an embedded bank, of the point of the video with this tombstone."""
+    return int(tombstone[: 2 * _EMBEDDED_BYTES], 16)
 
 
-def server_key(mark: str) -> str:
-    """Id, in a server's bank, of the content point of the video that a tombstone stands for."""
-    return str(UUID(bytes=bytes.fromhex(mark[2 * _EDGE_BYTES :]) + b"\0"))
+def server_key(tombstone: str) -> str:
+    """Id, in a server's bank, of the content point of the video with this tombstone."""
+    return str(UUID(bytes=bytes.fromhex(tombstone[2 * _EMBEDDED_BYTES :]) + b"\0"))
 
 
-def edge_key_of(video_id: str) -> int:
-    """Point id of a video in an embedded bank: two of a million videos collide with probability 3e-8."""
-    return int.from_bytes(_hash(video_id, _EDGE_BYTES), "big")
+def embedded_key_of(video_id: str) -> int:
+    """Id of a video's point in an embedded bank. The probability that two of a million videos collide is 3e-8."""
+    return int.from_bytes(_hash(video_id, _EMBEDDED_BYTES), "big")
 
 
 def server_key_of(video_id: str) -> str:

@@ -1,8 +1,8 @@
-"""``python -m model.bank.vacuum FOLDER``: takes what was removed out of the files of an embedded bank that is not in use.
+"""``python -m model.bank.vacuum FOLDER`` erases removed videos from the files of an embedded bank that is not open.
 
-The engine marks a removed video and keeps its bytes, in its log and in its segments. Rewriting them takes seconds, in which it
-would keep the GIL: so it is done in a process of its own, which holds the folder's lock until it is done, whatever becomes of
-the process that began it.
+The engine only marks a removed video; its bytes stay in the log and in the segments. Rewriting the files takes seconds, and the engine
+would hold the GIL meanwhile. So a separate process does it. That process holds the folder's lock until it has finished, even if
+the process that started it ends before.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from model.bank import embedded_folder
 from model.bank.embedded_engine import rewrite
 from model.errors import BankError
 
-PATIENCE_S: Final = 5.0
-"""Seconds that a bank's closing waits for it; it goes on by itself."""
-_MOST_S: Final = 600.0
+CLOSE_WAIT_S: Final = 5.0
+"""Seconds that closing a bank waits for the vacuum, which continues by itself."""
+_MAX_WAIT_S: Final = 600.0
 
 
-def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MOST_S) -> None:
-    """Rewrite the bank at ``path``, which is closed and whose lock is held; returns after ``wait_s`` at the latest.
+def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MAX_WAIT_S) -> None:
+    """Rewrite the bank at ``path``, which must be closed and locked; return after at most ``wait_s`` seconds.
 
     Raises:
-        BankError: it failed.
+        BankError: the vacuum failed.
     """
     command = [sys.executable, "-m", "model.bank.vacuum", str(path)]
     root = str(Path(__file__).resolve().parents[2])
@@ -43,18 +43,18 @@ def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MOST_S) -
     try:
         status = process.wait(wait_s)
     except subprocess.TimeoutExpired:
-        # It ends by itself; nobody is there to be told.
+        # The process ends by itself. A return code keeps Popen from warning that it still runs.
         process.returncode = 0
         return
     if status:
-        raise BankError(f"bank {path}: what was removed could not be taken out of its files (status {status})")
+        raise BankError(f"bank {path}: removed videos could not be erased from its files (exit status {status})")
 
 
 def main() -> None:
-    """Rewrite the bank that the command line names."""
+    """Rewrite the bank named on the command line."""
     path = Path(sys.argv[1])
     rewrite(embedded_folder.shard_path(path), *embedded_folder.dims(path))
-    embedded_folder.clean(path)
+    embedded_folder.mark_vacuumed(path)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a video shows and says, as vectors: sentence embedding and hashed n-grams."""
+"""A video's text as vectors: sentence embedding and hashed n-grams."""

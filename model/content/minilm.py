@@ -1,9 +1,9 @@
-"""MiniLM-L6 as an int8 graph: the weights of two installed packages, arranged for one text at a time.
+"""MiniLM-L6 as an int8 ONNX graph for one text at a time, built from the files of two installed packages.
 
-The package's own graph stores int8 weights but computes in float32. Here the same int8 weights feed
-``MatMulNBits``, which also quantises activations, with one scale per token and block of 128 channels. On a CPU
-this is more than twice as fast; cosine to the float32 result is 0.999. Scales never cross tokens, and the kernel
-avoids the 16-bit saturation that int8 products meet on CPUs without VNNI.
+The package's own graph stores int8 weights but computes in float32. Here the same int8 weights are used by ``MatMulNBits``, which also
+quantises activations, with one scale for each token and block of 128 channels. On a CPU this is more than twice as fast; the
+cosine to the float32 result is 0.999. No scale is shared between tokens, and the kernel avoids the 16-bit saturation of int8 products
+on CPUs without VNNI.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LAYERS: Final = 6
 HEADS: Final = 12
 MAX_POSITIONS: Final = 128
 BLOCK: Final = 128
-"""Channels that share one activation scale; divides both 384 and 1536."""
+"""Channels that share one activation scale; it divides both 384 and 1536."""
 
 MODEL_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 TOKENIZER_SHA256: Final = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
@@ -46,7 +46,7 @@ def tokenizer_bytes() -> bytes:
 
 
 def _package_file(module: str, distribution: str, name: str, sha256: str) -> bytes:
-    """Bytes of a package's data file. The package is located but not imported: its import may load torch."""
+    """Bytes of a package's data file. The package is located but not imported, because importing it may load torch."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise BundleError(f"the sentence encoder needs the package {distribution}, which is not installed")
@@ -64,8 +64,8 @@ def _package_file(module: str, distribution: str, name: str, sha256: str) -> byt
 def encoder_graph(packaged: bytes) -> bytes:
     """Rearrange the packaged model into ``ids (1, tokens) int64 -> mean (1, 384) float32``, serialised ONNX.
 
-    There is no attention mask: a text is run alone, without padding. ``mean`` is the average over its tokens,
-    not normalised.
+    There is no attention mask, because each text is run alone, without padding. ``mean`` is the average over its tokens, not
+    normalised.
     """
     source = onnx.load_model_from_string(packaged)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
@@ -84,7 +84,7 @@ def encoder_graph(packaged: bytes) -> bytes:
 
 
 class _Graph:
-    """Collects nodes and constants; every method returns the name of the tensor it makes."""
+    """Collects nodes and constants. Each method that adds a tensor returns its name."""
 
     def __init__(self, weights: dict[str, NDArray[Any]]) -> None:
         self.weights = weights
@@ -142,7 +142,7 @@ class _Graph:
         return self.node("LayerNormalization", inputs, output, epsilon=1e-12)
 
     def dense(self, x: str, names: Sequence[str], output: str, bias: NDArray[np.float32] | None) -> str:
-        """``x @ W + bias`` with W the named (inputs, outputs) int8 matrices side by side, scaled by column."""
+        """``x @ W + bias``, where W is the named (inputs, outputs) int8 matrices side by side, scaled by column."""
         matrix = np.concatenate([self.weights[f"{name}_q"] for name in names], axis=1)
         scale = np.concatenate([self.weights[f"{name}_scale"] for name in names], axis=1)[0]
         k, n = matrix.shape

@@ -1,12 +1,12 @@
-"""Words in any language as bags of hashed n-grams.
+"""Texts in any language as bags of hashed n-grams.
 
-A text is normalised (NFKC, case folded) and cut into runs. A run gives:
+A text is normalised (NFKC, case folded) and split into runs. The features of a run are:
 
-    words of scripts that put spaces between them   the word, and its 2- to 4-grams with boundary marks
+    words of scripts with spaces                    the word, and its 2- to 4-grams with boundary marks
     scripts without spaces (Chinese, Thai, ...)     1- to 3-grams
-    symbols (emoji, signs)                          each alone
+    symbols (emoji, signs)                          each symbol alone
 
-Every feature is hashed to 64 bits with constants of this file, so that a bucket means the same in every process.
+Every feature is hashed to 64 bits with constants of this file, so that a bucket has the same meaning in every process.
 Hashes of all substrings come from prefix sums of a polynomial modulo 2^64: hash(s, e) = (S[e] - S[s]) / P^s, with
 S[i] = sum over j < i of code[j] P^j. P is odd, so the division is exact.
 """
@@ -27,7 +27,7 @@ __all__ = ["BUCKETS", "bag_mean", "bags", "ngram_ids", "video_bags", "well_forme
 
 BUCKETS: Final = 2**15
 MAX_CHARACTERS: Final = 4096
-"""Characters read from a text: bounds the work for hostile input."""
+"""Characters read from a text, which bounds the work for hostile input."""
 
 _CHUNK_CHARACTERS: Final = 2**16
 _BLOCK_IDS: Final = 2**14
@@ -38,13 +38,13 @@ _RUN_NGRAMS: Final = (1, 2, 3)
 
 _IGNORED, _SEPARATOR, _WORD, _UNSPACED, _SYMBOL = range(5)
 _BOUNDARY: Final = ord(" ")
-"""Stands for a word's edge; never part of a run."""
+"""Marks a word's edge; never part of a run."""
 
 _SEED_WORD: Final = 1
 _SEED_CREATOR: Final = 2
 _SEED_CREATOR_WORD: Final = 3
 _SEED_NGRAM: Final = 16
-"""Plus n, and plus 8 for unspaced scripts."""
+"""The seed of n-grams is this plus n, and 8 more for unspaced scripts."""
 
 _UNSPACED_BLOCKS: Final = (
     (0x0E00, 0x0F00),  # Thai, Lao
@@ -61,7 +61,7 @@ _TABLED: Final = 0x40000
 
 
 def well_formed(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and lone ones replaced: what UTF-8 can carry."""
+    """The text as UTF-8 can encode it: surrogate pairs are joined, and lone surrogates replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -70,14 +70,14 @@ def well_formed(text: str) -> str:
 
 
 def ngram_ids(text: str, buckets: int = BUCKETS) -> NDArray[np.int32]:
-    """The text's features: unique bucket numbers in 0 .. buckets - 1, sorted, (n,) int32."""
+    """The text's features: sorted, unique bucket numbers in 0 .. buckets - 1, (n,) int32."""
     return bags([text], buckets=buckets)[0]
 
 
 def video_bags(
     videos: Sequence[Video], *, creators: bool = True, buckets: int = BUCKETS
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Bags of title and tags, and (in buckets of their own meaning) of the creator's name; see ``bags``."""
+    """Bags of title and tags and, hashed as features of their own kind, of the creator's name; see ``bags``."""
     texts = [f"{video.title or ''}\n{video.tags or ''}" for video in videos]
     names = [video.creator_name or "" for video in videos] if creators else None
     return bags(texts, names, buckets=buckets)
@@ -86,7 +86,7 @@ def video_bags(
 def bags(
     texts: Sequence[str], creators: Sequence[str] | None = None, *, buckets: int = BUCKETS
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Features of each text, and of a creator's name beside it.
+    """Features of each text and, if given, of its creator's name.
 
     Returns:
         ``ids`` (total,) int32, sorted and unique within a text, and ``offsets`` (N + 1,) int64: text i has
@@ -118,7 +118,7 @@ def bags(
 def bag_mean(table: NDArray[np.float32], ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
     """Mean row of ``table`` (buckets, dim) over each bag, (N, dim) float32; zeros for an empty bag.
 
-    A bag's rows are added one after another in the order of its ids, whatever the other bags are.
+    A bag's rows are added in the order of its ids, so the result does not depend on the other bags.
     """
     sizes = np.diff(offsets)
     out = np.zeros((len(sizes), table.shape[1]), dtype=np.float32)
@@ -148,7 +148,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _features(texts: Sequence[str], *, names: bool) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """(owner, hash) of every feature of the texts, with repetitions; ``names``: as names of creators."""
+    """(owner, hash) of every feature of the texts, with repetitions; with ``names``, texts are read as names of creators."""
     codes, owners = _codes(texts)
     kinds = _kinds(codes)
     new = np.empty(len(codes), dtype=bool)
@@ -163,15 +163,15 @@ def _features(texts: Sequence[str], *, names: bool) -> tuple[NDArray[np.int64], 
         return _name_features(hasher, owners, starts, ends, kind)
     words = (kind == _WORD) | (kind == _SYMBOL)
     found = [(owners[starts[words]], hasher.hash(starts[words], ends[words], _SEED_WORD))]
-    # Words are widened by the marks around them; every word has a separator or a text's edge to be marked.
+    # Words get boundary marks before and after them.
     marked, where = _with_boundaries(codes, starts[kind == _WORD], ends[kind == _WORD])
     runs = (
         (_Substrings(marked), where, _WORD_NGRAMS, _SEED_NGRAM, kind == _WORD, 2),
         (hasher, np.arange(len(codes)), _RUN_NGRAMS, _SEED_NGRAM + 8, kind == _UNSPACED, 0),
     )
-    for substrings, places, sizes, seed, chosen, extra in runs:
+    for substrings, positions, sizes, seed, chosen, extra in runs:
         first, length = starts[chosen], ends[chosen] - starts[chosen] + extra
-        origin = places[first] - (extra // 2)
+        origin = positions[first] - (extra // 2)
         for n in sizes:
             at, run = _windows(origin, length - n + 1)
             found.append((owners[first][run], substrings.hash(at, at + n, seed + n)))
@@ -185,7 +185,7 @@ def _name_features(
     ends: NDArray[np.int64],
     kind: NDArray[np.uint8],
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """A name as a whole, and each of its runs."""
+    """Features of names: the whole name, and each of its runs."""
     solid = kind != _SEPARATOR
     starts, ends = starts[solid], ends[solid]
     parts = hasher.hash(starts, ends, _SEED_CREATOR_WORD)
@@ -199,7 +199,7 @@ def _name_features(
 
 
 def _codes(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Code points of the normalised texts in a row, each text ended by a line feed, and their owners."""
+    """Code points of the normalised texts, one after the other, each ended by a line feed; and the index of each one's text."""
     pieces = [_normal(text) for text in texts]
     raw = "\n".join(pieces) + "\n" if pieces else ""
     codes = np.frombuffer(raw.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
@@ -221,7 +221,7 @@ def _kinds(codes: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 @cache
 def _kind_table() -> NDArray[np.uint8]:
-    """Kind of each code point below ``_TABLED``; the last entry is for all those above."""
+    """Kind of each code point below ``_TABLED``; the last entry is for all other code points."""
     by_category = {"L": _WORD, "M": _WORD, "N": _WORD, "S": _SYMBOL, "P": _SEPARATOR, "Z": _SEPARATOR}
     table = np.full(_TABLED + 1, _SEPARATOR, dtype=np.uint8)
     for code in range(_TABLED):
@@ -241,18 +241,18 @@ def _kind_table() -> NDArray[np.uint8]:
 def _with_boundaries(
     codes: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The codes with a mark put before and after every word, and each code's new place."""
+    """The codes with a mark before and after every word, and each code's new position."""
     added = np.zeros(len(codes) + 1, dtype=np.int64)
     added[starts] += 1
     added[ends] += 1
-    places = np.arange(len(codes)) + np.cumsum(added)[:-1]
+    positions = np.arange(len(codes)) + np.cumsum(added)[:-1]
     marked = np.full(len(codes) + 2 * len(starts), _BOUNDARY, dtype=np.int64)
-    marked[places] = codes
-    return marked, places
+    marked[positions] = codes
+    return marked, positions
 
 
 def _windows(origin: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Starts of ``count[r]`` consecutive windows from ``origin[r]`` on, and the run of each."""
+    """Starts of ``count[r]`` consecutive windows from ``origin[r]`` on, and the run r of each."""
     count = np.maximum(count, 0)
     run = np.repeat(np.arange(len(origin)), count)
     before = np.cumsum(count) - count
@@ -260,7 +260,7 @@ def _windows(origin: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArr
 
 
 class _Substrings:
-    """Hashes of substrings of one row of codes; position-free, so equal substrings have equal hashes."""
+    """Hashes of the substrings of an array of codes. They do not depend on position: equal substrings have equal hashes."""
 
     def __init__(self, codes: NDArray[np.int64]) -> None:
         self._inverse = _powers(_P_INVERSE, len(codes) + 1)
@@ -269,7 +269,7 @@ class _Substrings:
         np.cumsum(terms, out=self._sums[1:])
 
     def hash(self, starts: NDArray[np.int64], ends: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-        """Hash of each [start, end), (n,) uint64; different seeds are different kinds of feature."""
+        """Hash of each [start, end), (n,) uint64; each kind of feature has its own seed."""
         value = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
         return _mix(value + np.uint64(seed * _P % 2**64))
 

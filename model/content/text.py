@@ -1,7 +1,7 @@
-"""A video's words as one vector, by a pretrained sentence encoder.
+"""A video's text as one vector, by a pretrained sentence encoder.
 
-MiniLM knows English best; for other languages the trained n-gram embedding (``ngrams.py``) carries the meaning,
-and this vector is only consistent. Texts are run one by one: a vector depends on nothing but its own text.
+MiniLM knows English best. For other languages its vector is consistent but carries little meaning; that comes from the trained n-gram
+embedding (``ngrams.py``). Texts are run one by one, so a vector depends only on its own text.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["ENCODER_ID", "MAX_TOKENS", "TEXT_DIM", "SentenceEncoder", "text_of"]
 
 TEXT_DIM: Final = minilm.DIM
 MAX_TOKENS: Final = 24
-"""Tokens read from a text, its two markers included: a title's median is 18."""
+"""Tokens read from a text, including its two markers; the median title has 18."""
 
 ENCODER_ID: Final = f"minilm-l6-v2-int8-{MAX_TOKENS}-tokens:sha256:{minilm.MODEL_SHA256}"
-"""Names vectors that may be compared. Another model file, tokenizer or MAX_TOKENS must have another id."""
+"""Vectors with the same id are comparable. Another model file, tokenizer or MAX_TOKENS must have another id."""
 
 _MAX_CHARACTERS: Final = 400
 _DESCRIPTION_CHARACTERS: Final = 200
 _BULK: Final = 16
-"""Distinct texts from which a call is spread over threads."""
+"""Number of distinct texts from which a call uses several threads."""
 
 
 def text_of(video: Video) -> str:
-    """Title, tags and the start of the description, one a line; "" when the video has none of them."""
+    """Title, tags and the start of the description, one per line; "" if the video has none of them."""
     parts = (video.title, video.tags, (video.description or "")[:_DESCRIPTION_CHARACTERS])
     return "\n".join(part.strip() for part in parts if part and part.strip())
 
@@ -44,10 +44,10 @@ class SentenceEncoder:
     """Encodes texts on the CPU; thread-safe. Loading takes about 0.3 s and 60 MB.
 
     Args:
-        workers: texts of a bulk call that run at the same time, >= 1; each takes one core.
+        workers: number of texts of a bulk call that run at the same time, >= 1; each uses one core.
 
     Raises:
-        BundleError: a package with the weights or the tokenizer is missing or of another version.
+        BundleError: a package with the weights or the tokenizer is missing or has another version.
     """
 
     def __init__(self, workers: int = 2) -> None:
@@ -58,16 +58,16 @@ class SentenceEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         options = ort.SessionOptions()
-        # One core a run: threads come from running several texts at once, which scales and never spins.
+        # One core for each run. Parallelism comes from running several texts at once, which scales better and does not spin.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         graph = minilm.encoder_graph(minilm.model_bytes())
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors of the texts, (N, 384) float32; any string is accepted, equal texts run once.
+        """Unit vectors of the texts, (N, 384) float32. Any string is accepted; equal texts run once.
 
-        "" has a vector too, one that says nothing: the caller masks a video without text.
+        The vector of "" has no meaning: the caller must mask a video without text.
         """
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         if len(rows) >= _BULK and self._workers > 1:

@@ -1,1 +1,1 @@
-"""Engagement as it is kept: age bins, histograms, types, videos."""
+"""How engagement is stored: age bins, histograms, types and videos."""

@@ -1,13 +1,13 @@
-"""The age grid: version 1 of the format's constant.
+"""The age grid, version 1 of the stored format.
 
-A video's engagement is kept as counts per bin of its age. Bins are one second wide below 64 s and
-one sixty-fourth of the age above, so that 30 days take about 750 bins whatever the number of events:
+A video's engagement is stored as one count for each bin of its age. A bin is one second wide below 64 s, and one sixty-fourth of the
+age above. So 30 days take about 750 bins, whatever the number of events:
 
     bin(a) = floor(a)                                    a < 64 s
     bin(a) = 64 + floor(ln(a / 64) / ln(1 + 1/64))       a >= 64 s
 
-Times and ages are integer microseconds everywhere outside the network (suffix ``_us``), so that a
-row belongs to the same bin in every process; the edges are rounded up to whole microseconds once, here.
+Times and ages are integer microseconds everywhere outside the network (suffix ``_us``), and the edges are rounded up to whole
+microseconds once, here. So a row falls into the same bin in every process.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ HOUR_US: Final = 3600 * SECOND_US
 LINEAR_BINS: Final = 64
 RATIO: Final = 1 + 1 / 64
 N_BINS: Final = 1100
-"""The last bin is open: ages past its edge (19.2 years) fall into it as well."""
+"""The last bin is open: all ages beyond its edge (19.2 years) fall into it."""
 NO_END_US: Final = 2**62
-"""Age at which the last bin ends: never, so that nothing in it counts as known before its newest row."""
+"""The age at which the last bin ends, which is never: its content counts as known only from its newest row on."""
 
 
 def _edges_us() -> NDArray[np.int64]:
@@ -36,7 +36,7 @@ def _edges_us() -> NDArray[np.int64]:
 
 
 EDGES_US: Final = _edges_us()
-"""Bin edges, (N_BINS + 1,) int64 microseconds of age: bin b is [EDGES_US[b], EDGES_US[b + 1]), and the last one has no end."""
+"""Bin edges, (N_BINS + 1,) int64 microseconds of age: bin b is [EDGES_US[b], EDGES_US[b + 1]); the last bin has no end."""
 
 
 def bin_index(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
@@ -52,7 +52,7 @@ def bin_start_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
 
 
 def bin_end_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Age in microseconds at which each bin ends (exclusive), int64; ``NO_END_US`` of the last one."""
+    """Age in microseconds at which each bin ends (exclusive), int64; ``NO_END_US`` for the last bin."""
     index = np.asarray(index)
     end: NDArray[np.int64] = np.where(index == N_BINS - 1, NO_END_US, EDGES_US[index + 1])
     return end

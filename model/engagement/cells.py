@@ -1,4 +1,4 @@
-"""Histogram cells of many videos as arrays."""
+"""Histogram cells of many videos as flat arrays."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from model.engagement.history import History
 
-EVENTS: Final = 1
-COUNTERS: Final = 2
+EVENT_MODE: Final = 1
+"""Mode of a cell that holds increments."""
+COUNTER_MODE: Final = 2
+"""Mode of a cell that holds a cumulative total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,8 @@ class Cells:
     """Histogram cells of S sequences, sorted by (sequence, bin, type).
 
     ``offsets`` (S + 1,) int64 into the other arrays; ``bins`` (n,) int64; ``types`` (n,) int64; ``values`` (n,) int64,
-    increments or cumulative totals by ``modes`` (n,) int64 (EVENTS or COUNTERS); ``reach`` (n,) int64, the
-    bin's summed reach, repeated on each of its cells.
+    increments or cumulative totals, as ``modes`` (n,) int64 says (EVENT_MODE or COUNTER_MODE); ``reach`` (n,) int64, the summed
+    reach of the bin, repeated in each of its cells.
     """
 
     offsets: NDArray[np.int64]
@@ -33,7 +35,7 @@ class Cells:
 
 
 def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
-    """Flatten histories into cells; engagement types outside ``types`` are left out."""
+    """Flatten histories into cells; engagement types that are not in ``types`` are left out."""
     columns: list[NDArray[np.int64]] = []
     offsets = [0]
     for history in histories:
@@ -43,7 +45,7 @@ def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
                     series.bins,
                     np.full(len(series.bins), types[kind]),
                     series.values,
-                    np.full(len(series.bins), EVENTS if series.mode == "events" else COUNTERS),
+                    np.full(len(series.bins), EVENT_MODE if series.mode == "events" else COUNTER_MODE),
                 ]
             )
             for kind, series in history.series.items()

@@ -1,8 +1,8 @@
-"""What is known of one video's engagement: the histogram, and nothing else.
+"""The histogram of one video's engagement, which is all that is known of it.
 
-A history holds, for every engagement type, either increments per age bin (the type is fed by *events*) or the
-largest cumulative value seen in each bin (fed by *counters*). Both kinds are commutative under arrival
-order: increments add, cumulative values take the maximum.
+For every engagement type a history holds either the increment in each age bin (the type comes from *events*) or the largest
+cumulative value seen in each bin (it comes from *counters*). Neither depends on the order in which rows arrive: increments are
+added, of cumulative values the maximum is taken.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Mode = Literal["events", "counters"]
 class Series:
     """One type's cells: ``bins`` (n,) int64 strictly increasing, ``values`` (n,) int64 >= 0.
 
-    ``values`` are increments in mode "events" and cumulative totals in mode "counters" (not necessarily
-    monotone: a platform may correct downwards, and the running maximum stands).
+    ``values`` are increments in mode "events" and cumulative totals in mode "counters". Totals may fall, because a platform may
+    correct them downwards; then the running maximum counts.
     """
 
     mode: Mode
@@ -36,15 +36,15 @@ class Series:
         return np.maximum.accumulate(self.values)
 
     def total(self) -> int:
-        """The count now: the sum of increments, or the largest cumulative value."""
+        """The current count: the sum of the increments, or the largest cumulative value."""
         return int(self.cumulative()[-1]) if len(self.bins) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Engagement of one video, by type; a type that is absent was never observed.
+    """Engagement of one video by type; an absent type was never observed.
 
-    ``reach`` maps a bin to the summed audience of the accounts that acted in it (0 where unknown).
+    ``reach`` maps a bin to the summed audience of the accounts that acted in it (0 if unknown).
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class History:
         cells: Iterable[tuple[int, str, int]],
         reach: Mapping[int, int] | None = None,
     ) -> History:
-        """Build a history from (bin, type, value) cells in any order; each (bin, type) at most once."""
+        """Build a history from (bin, type, value) cells in any order; each (bin, type) may occur once."""
         by_type: dict[str, list[tuple[int, int]]] = {kind: [] for kind in modes}
         for index, kind, value in cells:
             by_type[kind].append((index, value))

@@ -1,6 +1,6 @@
-"""Rows of many videos as flat arrays, and what they said at a moment: histogram cells, and cumulative counts.
+"""Rows of many videos as flat arrays, and what was known from them at a time: histogram cells and cumulative counts.
 
-Everything here takes an explicit ``now`` and reads no row later than it.
+All functions are point-in-time: they take an explicit ``now`` and read no row later than it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import EDGES_US, bin_end_us
-from model.engagement.cells import COUNTERS, EVENTS, Cells
+from model.engagement.cells import COUNTER_MODE, EVENT_MODE, Cells
 from model.engagement.history import History, Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Rows of one kind (EVENTS or COUNTERS) with their CSR offsets by video, (V + 1,) int64."""
+class VideoRows:
+    """Rows of one mode (EVENT_MODE or COUNTER_MODE), sorted by video, with the offsets of each video's rows (V + 1,) int64."""
 
     mode: int
     offsets: NDArray[np.int64]
@@ -42,8 +42,8 @@ def _rows_until(offsets, time_us, video, now_us, out):  # type: ignore[no-untype
         out[i] = lo
 
 
-def rows_until(source: Source, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each (video, now): the end, exclusive, of the video's rows with time <= now, (n,) int64."""
+def rows_until(source: VideoRows, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each (video, now), the end (exclusive) of the video's rows with time <= now: (n,) int64."""
     out = np.zeros(len(video), dtype=np.int64)
     _rows_until(source.offsets, source.time_us, video, now_us, out)
     return out
@@ -112,14 +112,14 @@ def _cells(  # type: ignore[no-untyped-def]
 
 
 def cells_at(
-    events: Source,
-    counters: Source,
+    events: VideoRows,
+    counters: VideoRows,
     video: NDArray[np.int64],
     now_us: NDArray[np.int64],
     published_us: NDArray[np.int64],
     n_types: int,
 ) -> Cells:
-    """Histogram cells of every (video, now) from rows up to and including now; ``published_us`` is by sequence."""
+    """Histogram cells of every (video, now), from the rows up to and including now; ``published_us`` has one entry for each pair."""
     ends_e, ends_c = rows_until(events, video, now_us), rows_until(counters, video, now_us)
     starts_e, starts_c = events.offsets[video], counters.offsets[video]
     size = int((ends_e - starts_e).sum() + (ends_c - starts_c).sum())
@@ -165,21 +165,21 @@ def _running_totals(offsets, type_, value, counted, is_counter, out):  # type: i
             out[i] = total
 
 
-def running_totals(source: Source, metric: tuple[int, ...], n_types: int) -> NDArray[np.int64]:
+def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> NDArray[np.int64]:
     """The metric's cumulative count just after each row of ``source``, (rows,) int64."""
     counted = np.zeros(n_types, dtype=np.bool_)
     counted[list(metric)] = True
     out = np.zeros(len(source.time_us), dtype=np.int64)
-    _running_totals(source.offsets, source.type, source.value, counted, source.mode == COUNTERS, out)
+    _running_totals(source.offsets, source.type, source.value, counted, source.mode == COUNTER_MODE, out)
     return out
 
 
 def metric_rows(
-    events: Source, counters: Source, metric: tuple[int, ...], n_types: int
-) -> tuple[Source, NDArray[np.int64], bool]:
-    """The rows that the metric is read from, its count after each of them, and whether they are events.
+    events: VideoRows, counters: VideoRows, metric: tuple[int, ...], n_types: int
+) -> tuple[VideoRows, NDArray[np.int64], bool]:
+    """The rows that the metric is read from, its count after each of them, and whether these rows are events.
 
-    Counters where there are any of its types, events otherwise.
+    The metric is read from counters if its types have any, and from events otherwise.
     """
     from_counters = bool(np.isin(counters.type, metric).any())
     source = counters if from_counters else events
@@ -187,9 +187,9 @@ def metric_rows(
 
 
 def bin_times_us(bins: NDArray[np.int64], published_us: int, newest_us: int) -> NDArray[np.int64]:
-    """The one time, int64 microseconds, that stands for all that is in a bin: its last instant, by which all of it is known.
+    """The time, int64 microseconds, that represents each bin: the bin's end, when all of its content is known.
 
-    That of the newest row where this lies in the bin: no time is later than anything that was observed.
+    In the bin of the newest row it is that row's time, so that no time is later than the newest observation.
     """
     return np.minimum(published_us + bin_end_us(bins) - 1, newest_us)
 
@@ -199,7 +199,7 @@ def flat_cells(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """A history's cells of one mode: bins, types (indices into ``types``), values and reach, each (n,) int64.
 
-    Sorted by (bin, type); types that are not among ``types`` are left out; a bin's reach stands in the first of its cells.
+    They are sorted by (bin, type). Types that are not in ``types`` are left out. The first cell of a bin holds the bin's reach.
     """
     index = {kind: i for i, kind in enumerate(types)}
     series = [(index[kind], s) for kind, s in history.series.items() if s.mode == mode and kind in index]
@@ -219,12 +219,12 @@ def flat_cells(
 
 def rows_of(
     histories: Sequence[History], published_us: Sequence[int], newest_us: Sequence[int], types: Sequence[str]
-) -> tuple[Source, Source]:
-    """Events and counters of V videos from their histograms: one row a cell, at its bin's ``bin_times_us``.
+) -> tuple[VideoRows, VideoRows]:
+    """Events and counters of V videos from their histograms: one row for each cell, at the ``bin_times_us`` of its bin.
 
     ``newest_us`` (V,): the time of each video's newest row.
     """
-    modes: tuple[tuple[int, Mode], ...] = ((EVENTS, "events"), (COUNTERS, "counters"))
+    modes: tuple[tuple[int, Mode], ...] = ((EVENT_MODE, "events"), (COUNTER_MODE, "counters"))
     found = []
     for number, mode in modes:
         offsets = np.zeros(len(histories) + 1, np.int64)
@@ -234,5 +234,5 @@ def rows_of(
             columns.append(np.stack([bin_times_us(bins, published_us[v], newest_us[v]), kinds, values, reach]))
             offsets[v + 1] = offsets[v] + len(bins)
         time_us, kind, value, reached = np.concatenate(columns, axis=1)
-        found.append(Source(number, offsets, time_us, kind, value, reached))
+        found.append(VideoRows(number, offsets, time_us, kind, value, reached))
     return found[0], found[1]

@@ -1,7 +1,7 @@
 """Names of engagement types and metrics.
 
-Events carry a singular type ("view"); counters carry a plural column ("views"). A metric is a counter column,
-an event type, or ``total``, the sum over all types.
+An event has a singular type ("view"); counters have plural columns ("views"). A metric is a counter column, an event type, or
+``total``, the sum over all types.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from model.errors import DataError
 
 ENGAGEMENT_TYPES: Final = ("view", "like", "comment", "share")
 COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "comments": "comment", "shares": "share"}
-"""Counter column to event type."""
+"""Maps a counter column to its event type."""
 TOTAL: Final = "total"
 REACH: Final = "reach"
-"""The audience of the accounts that acted: a column of events, and no engagement type."""
+"""The audience of the accounts that acted: a column of events, not an engagement type."""
 
 RESERVED: Final = (REACH, TOTAL)
-"""Names that mean something else to us."""
+"""Names that have another meaning, so no engagement type may have them."""
 
 
 def check_types(types: Iterable[str]) -> None:
-    """Refuse engagement types whose name has another meaning: the one rule, for data, bundles and the store alike.
+    """Refuse engagement types whose name has another meaning. Data sets, bundles and the store all follow this rule.
 
     Raises:
-        DataError: a type is called like a word of ours, or like the counter column of another type.
+        DataError: a type has a reserved name, or the name of another type's counter column.
     """
     known = set(types)
     for kind in sorted(known):
         if kind in RESERVED:
             raise DataError(
-                f"type: {kind!r} is a word of our own ({REACH}: the audience of an event; {TOTAL}: the sum over all types) and"
+                f"type: {kind!r} is a reserved name ({REACH}: the audience of an event; {TOTAL}: the sum over all types) and"
                 " cannot be an engagement type; give it another name"
             )
         if COUNTER_COLUMNS.get(kind) in known:
             raise DataError(
-                f"type: {kind!r} is the counter column of the type {COUNTER_COLUMNS[kind]!r}, which is there too; keep one of them"
+                f"type: {kind!r} is the counter column of the type {COUNTER_COLUMNS[kind]!r}, which is also present; keep one of them"
             )
 
 
@@ -45,7 +45,7 @@ def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:
     """Indices into ``types`` whose counts add up to ``metric``.
 
     Raises:
-        DataError: the metric is no type of these.
+        DataError: the metric is none of these types.
     """
     if metric == TOTAL:
         return tuple(range(len(types)))
@@ -59,6 +59,6 @@ def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:
 _COLUMN_OF = {kind: column for column, kind in COUNTER_COLUMNS.items()}
 
 
-def column_of(kind: str) -> str:
-    """The counter column of an engagement type: its plural."""
+def counter_column(kind: str) -> str:
+    """The name of an engagement type's counter column: its plural."""
     return _COLUMN_OF.get(kind, kind + "s")

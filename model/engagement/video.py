@@ -1,26 +1,52 @@
-"""A video's metadata: everything that is known about it besides engagement."""
+"""A video's metadata: everything known about it except its engagement."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
+
+
+def _text(max_length: int) -> Any:
+    """An optional text of at most so many characters."""
+    return field(default=None, metadata={"kind": "text", "limit": max_length})
+
+
+def _number(maximum: float = 1e15) -> Any:
+    """An optional number from 0 to ``maximum``."""
+    return field(default=None, metadata={"kind": "number", "limit": maximum})
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """Content and context of one video; every field but the first two may be missing.
+    """Content and context of one video; all fields except the first two may be missing.
 
-    ``published_us`` is UTC in microseconds since 1970. ``duration_s`` is seconds, ``creator_followers`` a
-    count. A missing field is None and reaches the model as a mask, never as zero.
+    ``published_us`` is UTC in microseconds since 1970, ``duration_s`` seconds, ``creator_followers`` a count. A missing field is
+    None. The model sees it as a mask, never as zero.
+
+    The metadata fields are declared only here: files, requests, the store and the HTTP schema read ``METADATA``.
     """
 
     video_id: str
     published_us: int
-    title: str | None = None
-    description: str | None = None
-    tags: str | None = None
-    category: str | None = None
-    language: str | None = None
-    duration_s: float | None = None
-    creator_id: str | None = None
-    creator_name: str | None = None
-    creator_followers: float | None = None
+    title: str | None = _text(5_000)
+    description: str | None = _text(50_000)
+    tags: str | None = _text(20_000)
+    category: str | None = _text(1_024)
+    language: str | None = _text(1_024)
+    duration_s: float | None = _number()
+    creator_id: str | None = _text(1_024)
+    creator_name: str | None = _text(1_024)
+    creator_followers: float | None = _number()
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataField:
+    """An optional field of a video. ``limit``: characters of a text, or the largest number; the smallest is 0."""
+
+    name: str
+    kind: Literal["text", "number"]
+    limit: float
+
+
+METADATA: Final = tuple(MetadataField(f.name, **f.metadata) for f in fields(Video) if f.metadata)
+"""The optional fields in their order."""

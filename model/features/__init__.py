@@ -1,1 +1,1 @@
-"""What the network reads: tokens, summary, creator, and the schema that names it all."""
+"""The network's inputs: tokens, summary and creator features, and the schema that names them."""

@@ -1,4 +1,4 @@
-"""What is known at a moment about a creator: how the creator's earlier videos fared."""
+"""Features of a creator at a time: how the creator's earlier videos grew, as far as it was known then."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 MAX_PAST: Final = 32
-"""The newest earlier videos that are looked at."""
+"""Number of earlier videos that are read, the newest ones."""
 N_GROWTH: Final = 8
 N_CREATOR: Final = 2 * N_GROWTH + 7
-"""Features: how many videos are known, mean last level and growth so far, mean level at this age (and whether known),
-mean growth at each of ``growth_horizons_us`` after this age, and whether known; how many steps of growth are known, and how much
-faster than usual they were."""
+"""Features: number of known videos, their mean last level and mean growth so far, mean level at this age and whether it is known, mean
+growth over each of ``growth_horizons_us`` after this age and whether it is known, number of known growth steps, and how much faster
+than usual they were."""
 _PRIOR_STEPS: Final = 3.0
-"""Steps of usual growth that a creator is taken to have had before."""
+"""Prior: growth steps at the usual pace that are added to a creator's own."""
 _EDGES_US: Final = CURVE_EDGES_US
 
 
 @numba.njit(cache=True, nogil=True)
 def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-untyped-def]
-    """How many of a curve's points were observed by ``now_us``."""
+    """The number of a curve's points that were observed by ``now_us``."""
     n = 0
     while n < length and published_us + ages_us[n] <= now_us:
         n += 1
@@ -32,11 +32,11 @@ def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-unty
 
 @numba.njit(cache=True, nogil=True)
 def creator_features(past, ages_us, values, lengths, published_us, now_us, age_us, horizons_us, pace, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` (N_CREATOR,) float32 from the curves of a creator's other videos.
+    """Write features to ``out`` (N_CREATOR,) float32 from the curves of a creator's other videos.
 
-    ``past`` (P,) int64 indexes the other arrays, newest publication last; ``ages_us`` and ``values`` (V, n) int64;
-    ``lengths`` and ``published_us`` (V,) int64; ``pace`` (N_CURVE,) usual growth by age. Only points observed by ``now_us`` are
-    read, and at most MAX_PAST videos.
+    ``past`` (P,) int64 indexes the other arrays, the newest video last; ``ages_us`` and ``values`` (V, n) int64; ``lengths`` and
+    ``published_us`` (V,) int64; ``pace`` (N_CURVE,) the usual growth by age. Only points observed by ``now_us`` are read, of up to
+    MAX_PAST videos.
     """
     out[:] = 0
     one = np.empty(N_GROWTH + 1)

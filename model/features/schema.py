@@ -1,4 +1,4 @@
-"""The feature schema of a bundle: names and numbers that turn a video and its history into network inputs."""
+"""The feature schema of a bundle: what is needed to turn a video and its history into network inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.engagement.bins import SECOND_US
 from model.engagement.video import Video
 
 N_STATIC: Final = 9
-"""Duration and followers with their masks, whether there is text, and the sine and cosine of hour and weekday of publication."""
+"""Duration and followers with their masks, whether there is text, and sine and cosine of the hour and weekday of publication."""
 _DAY_S: Final = 86_400.0
 _WEEK_S: Final = 7 * _DAY_S
 
@@ -22,8 +22,9 @@ _WEEK_S: Final = 7 * _DAY_S
 class Schema:
     """What a bundle knows about its inputs.
 
-    ``types`` engagement types in the order of token features; ``metric`` what is forecast; ``max_horizon_us`` and
-    ``max_age_us`` the trained range; ``categories`` and ``languages`` known values, index 0 standing for missing or unknown.
+    ``types`` are the engagement types in the order of token features; ``metric`` is what is forecast; ``max_horizon_us`` and
+    ``max_age_us`` are the trained range; ``categories`` and ``languages`` are the known values, numbered from 1. Index 0 means missing
+    or unknown.
     """
 
     types: tuple[str, ...]
@@ -44,7 +45,7 @@ class Schema:
         return self._category.get(video.category or "", 0)
 
     def language(self, video: Video) -> int:
-        """Index of the video's language, 0 if missing or unknown; regional variants ("en-GB") fall back to the base."""
+        """Index of the video's language, 0 if missing or unknown; a regional variant ("en-GB") falls back to its base language."""
         name = video.language or ""
         return self._language.get(name) or self._language.get(name.split("-")[0], 0)
 

@@ -1,7 +1,7 @@
-"""A video's history in a few numbers: how fast it grew in its last steps and in the last shares of its life.
+"""A video's history in a few numbers: how fast it grew in its newest steps and over the newest shares of its age.
 
-The Mamba-Hawkes state knows this too, but has to find it out; with it the head starts where hand-made features leave off. Counts
-are the metric's unless a type is named; growth is in log2 units.
+The Mamba-Hawkes state could learn these numbers too. Given directly, they let the head start from good hand-made features. Counts are
+those of the metric unless a type is named; growth is in log2 units.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 _STEPS: Final = 3
-"""Newest tokens that are looked at one by one."""
+"""Number of newest tokens that are read one by one."""
 _SHARES: Final = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32])
-"""Shares of the age, counted back from now, over which growth is read."""
+"""Shares of the age, counted back from now, over which growth is measured."""
 _SPANS_S: Final = np.array([3600.0, 4 * 3600.0, 12 * 3600.0])
-"""Spans counted back from now over which counts are read, seconds."""
-_MOST_SLOPE: Final = 8.0
-_LEAST_STEP: Final = 0.02
+"""Spans, counted back from now, over which counts are measured, seconds."""
+_MAX_SLOPE: Final = 8.0
+_MIN_STEP: Final = 0.02
 
 
 def n_summary(n_types: int) -> int:
-    """How many numbers a summary has."""
+    """The number of values in a summary."""
     return 6 + n_types + _STEPS * (5 + n_types) + len(_SHARES) + len(_SPANS_S)
 
 
 def count_columns(n_types: int) -> list[int]:
-    """Where a summary has the metric's log count, then each type's against it."""
+    """Columns of a summary that hold the metric's log count, then each type's count relative to it."""
     return [1, *range(6, 6 + n_types)]
 
 
 def pace_columns(n_types: int) -> list[int]:
-    """Where a summary says how fast the metric grew: in its newest steps, over shares of the age, in the last hours."""
+    """Columns of a summary that hold the metric's pace of growth: in the newest steps, over shares of the age, in the last hours."""
     steps = [6 + n_types + step * (5 + n_types) for step in range(_STEPS)]
     first = 6 + n_types + _STEPS * (5 + n_types)
     shares = range(first, first + len(_SHARES) + len(_SPANS_S))
@@ -49,7 +49,7 @@ def _log2(count):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _total_at(age_s, interval_s, cumulative, first, end):  # type: ignore[no-untyped-def]
-    """The metric's count at an age; inside a token's interval it grows evenly."""
+    """The metric's count at an age; within a token's interval it is taken to grow evenly."""
     low, high = first, end
     while low < high:
         middle = (low + high) // 2
@@ -90,7 +90,7 @@ def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans
         for k in range(n_types):
             row[at + k] = _log2(totals[s, k]) - row[1]
         at += n_types
-        # What each type had counted after the token that is looked at, from the newest one back.
+        # Each type's count after the token that is read, going back from the newest token.
         left = totals[s].copy()
         for step in range(n_steps):
             i = end - 1 - step
@@ -105,7 +105,7 @@ def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans
                 row[at] = 1.0
                 row[at + 1] = grown
                 row[at + 2] = older
-                row[at + 3] = min(grown / max(older, _LEAST_STEP), _MOST_SLOPE)
+                row[at + 3] = min(grown / max(older, _MIN_STEP), _MAX_SLOPE)
                 row[at + 4] = np.log2(1.0 + added / max(hours, 1 / 60)) - row[1]
                 for k in range(n_types):
                     row[at + 5 + k] = _log2(left[k]) - _log2(left[k] - counts[i, k])
@@ -129,9 +129,10 @@ def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans
 def summaries(tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...]) -> NDArray[np.float32]:
     """Summaries (S, n_summary) float32 of S token sequences read at ages (S,) float64 seconds.
 
-    ``metric``: indices of the types that the metric counts. In order: log age, log count, tokens, age and count of the first
-    token, silence, each type against the metric; of each of the newest tokens whether it has one before it, growth, step of log
-    age, growth by log age, rate, growth of each type; growth over shares of the age; counts of the last hours against all.
+    ``metric`` holds the indices of the types that the metric counts. The columns, in order: log age, log count, number of tokens, age and
+    count of the first token, silence, each type's count relative to the metric; for each of the newest tokens whether there is one
+    before it, growth, step in log age, growth by log age, rate, growth of each type; growth over shares of the age; counts of the last
+    hours relative to the total.
     """
     out = np.zeros((len(age_s), n_summary(tokens.counts.shape[1])), dtype=np.float32)
     _summarise(

@@ -1,13 +1,13 @@
-"""From a histogram to the tokens the Mamba-Hawkes process reads.
+"""From a histogram to the tokens that the Mamba-Hawkes process reads.
 
-A token is an interval of the video's age in which engagement was seen: its end, its width, the silent gap between
-it and the token before, and per type the increment and the cumulative count. Empty bins, and counter snapshots
-that found nothing new, make no token; they lengthen the next token's ``gap``, the time known to be silent. For
-counters the interval starts at the previous snapshot, for events at the bin. So events, and counters read in
-every bin, give the same tokens (from the moment each type was first seen).
+A token is an interval of the video's age in which engagement was seen. It has an end, a width, the silent gap since the token before,
+and for each type the increment and the cumulative count. An empty bin makes no token, and neither does a counter snapshot that found
+nothing new. They lengthen the next token's ``gap``, the time known to be silent. With counters the interval starts at the previous
+snapshot, with events at the bin. So events give the same tokens as counters that are read in every bin (from the time each type was first
+seen).
 
-Every token depends on rows of its own bin and earlier ones only. The last bin ends at ``now`` if it is still filling
-(``pending``). A *read token* closes each sequence: it carries the silence from the last token to ``now``.
+A token depends only on rows of its own bin and of earlier bins. The last bin ends at ``now`` if it is still filling (``pending``). A
+*read token* ends each sequence: it holds the silence from the last token to ``now``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import EDGES_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 
 N_SHARED: Final = 11
-"""Features of a token besides the four of each type."""
+"""Features of a token that do not belong to one type."""
 LOG_AGE_OFFSET_S: Final = 60.0
-"""c of the log-age clock log(t + c): below it time runs linearly."""
+"""c of the log-age clock log(t + c): at ages far below c it runs linearly."""
 _COUNT_SCALE: Final = 1 / 8
 _TIME_SCALE: Final = 1 / 8
 
 
 def n_features(n_types: int) -> int:
-    """Width of a token's feature vector: increment, cumulative, rate and mask a type, and what types share."""
+    """Width of a token's feature vector: increment, cumulative count, rate and mask of each type, and N_SHARED more."""
     return 4 * n_types + N_SHARED
 
 
@@ -39,12 +39,12 @@ def n_features(n_types: int) -> int:
 class Tokens:
     """Tokens of S sequences, one after the other, and the read token of each.
 
-    ``offsets`` (S + 1,) int64. Per token (n): ``features`` (n, F) float32; ``clock`` (n, 2) float32, the decay since the
-    token before as hours and as log-age; ``interval_s`` (n, 3) float64, the previous token's end, the interval's start and
-    its end, as seconds of age; ``counts`` (n, K) float64 increments; ``observed`` (n, K) bool. Per sequence:
-    ``pending`` bool, whether the last token's bin is still filling; ``read_features`` (S, F), ``read_clock`` (S, 2);
-    ``totals`` (S, K) float64, the counts now; ``last_end_s`` (S,) float64, the last token's end or 0. ``prefix`` (n,)
-    uint64 is a hash of everything up to and including each token: equal hashes, equal tokens so far.
+    ``offsets`` (S + 1,) int64. Per token (n): ``features`` (n, F) float32; ``clock`` (n, 2) float32, the time since the token before in
+    hours and in log-age; ``interval_s`` (n, 3) float64, the previous token's end, the interval's start and its end, in seconds of age;
+    ``counts`` (n, K) float64 increments; ``observed`` (n, K) bool; ``prefix`` (n,) uint64, a hash of everything up to and including the
+    token: equal hashes mean equal tokens so far. Per sequence: ``pending`` (S,) bool, whether the last token's bin is still filling;
+    ``read_features`` (S, F) and ``read_clock`` (S, 2) of the read token; ``totals`` (S, K) float64, the current counts; ``last_end_s``
+    (S,) float64, the last token's end, or 0.
     """
 
     offsets: NDArray[np.int64]
@@ -62,12 +62,12 @@ class Tokens:
 
     @property
     def reach(self) -> NDArray[np.float64]:
-        """The summed audience of those who acted in each token's interval, (n,) float64, 0 where unknown."""
+        """The summed audience of the accounts that acted in each token's interval, (n,) float64, 0 if unknown."""
         return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
 
     @property
     def cold(self) -> NDArray[np.bool_]:
-        """Sequences of which nothing is known yet, (S,) bool; a counter that was read as 0 is known."""
+        """Cold starts: sequences of which nothing is known yet, (S,) bool. A counter that was read as 0 is known."""
         n_types = self.counts.shape[1]
         known = self.read_features[:, 3 * n_types : 4 * n_types] > 0
         return np.asarray(~known.any(axis=1), dtype=np.bool_)
@@ -75,7 +75,7 @@ class Tokens:
 
 @numba.njit(cache=True)
 def _mixed(digest, value):  # type: ignore[no-untyped-def]
-    # One round of a multiply-and-shift hash; two histories collide with a probability of about 1e-19.
+    # One step of a multiply-and-shift hash; two histories collide with a probability of about 1e-19.
     digest = (digest ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
     return digest ^ (digest >> np.uint64(29))
 
@@ -93,7 +93,7 @@ def _fill_features(out, n_types, counts, cumulative, observed, reach, width_s, g
     out[at + 2] = np.log1p(gap_s) * _TIME_SCALE
     out[at + 3] = np.log1p(end_s) * _TIME_SCALE
     hour = 2 * np.pi * ((wall_us % 86_400_000_000) / 86_400_000_000)
-    # 1970-01-01 was a Thursday; the phase is learned, only the period matters.
+    # 1970-01-01 was a Thursday. The phase is learned; only the period matters.
     week = 2 * np.pi * ((wall_us % 604_800_000_000) / 604_800_000_000)
     out[at + 4] = np.sin(hour)
     out[at + 5] = np.cos(hour)
@@ -151,14 +151,14 @@ def _tokenize(  # type: ignore[no-untyped-def]
                 end = now_age
             start = end
             increments[:] = 0
-            anything = False
+            grew = False
             bin_reach = reach[i]
             while i < offsets[s + 1] and bins[i] == index:
                 k = types[i]
                 seen[k] = True
                 digest = _mixed(_mixed(digest, index), (k << 2) + modes[i])
                 digest = _mixed(_mixed(digest, values[i]), bin_reach)
-                if modes[i] == EVENTS:
+                if modes[i] == EVENT_MODE:
                     fed_by_events = True
                     increment = float(values[i])
                     begin = edges[index] * 1e-6
@@ -170,9 +170,9 @@ def _tokenize(  # type: ignore[no-untyped-def]
                     increments[k] = increment
                     cumulative[k] += increment
                     start = min(start, begin)
-                    anything = True
+                    grew = True
                 i += 1
-            if anything:
+            if grew:
                 start = max(start, previous_end)
                 for k in range(n_types):
                     counts[at, k] = increments[k]
@@ -225,7 +225,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
 def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
     """Tokens of every sequence; ``published_us`` and ``now_us`` are (S,) int64, now >= published.
 
-    ``cells`` may hold nothing later than each sequence's own ``now``; the caller cuts them.
+    ``cells`` must hold nothing later than each sequence's own ``now``: the caller cuts them.
     """
     n, s, f = len(cells.bins), len(published_us), n_features(n_types)
     offsets = np.zeros(s + 1, dtype=np.int64)

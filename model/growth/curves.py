@@ -1,4 +1,4 @@
-"""Growth curves of many videos, each point with the time from which it was known."""
+"""Growth curves of many videos, and when each point became known."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engagement.rows import Source
+from model.engagement.rows import VideoRows
 from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, age_bucket, slope
 
-NEVER: Final = np.iinfo(np.int64).max
-"""A time that never comes."""
+FAR_FUTURE_US: Final = np.iinfo(np.int64).max
+"""A time that never comes: what would be known then is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) hold.
+    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) are valid.
 
-    ``pace`` (N_CURVE,) float64 is the growth by log age that is usual in each coarse age bin: what a creator's videos and
-    neighbours are measured against.
+    ``pace`` (N_CURVE,) float64 is the usual growth by log age in each coarse age bin. A creator's videos and neighbours are
+    compared with it.
     """
 
     ages_us: NDArray[np.int64]
@@ -36,7 +36,7 @@ def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ag
         n, filled = 0, -1
         i = offsets[v]
         while i < offsets[v + 1] and time_us[i] <= until_us:
-            # The rows of one snapshot share a time; the last of them has the whole total.
+            # The rows of one snapshot have the same time; the last of them has the total.
             while i + 1 < offsets[v + 1] and time_us[i + 1] == time_us[i]:
                 i += 1
             age = time_us[i] - published_us[v]
@@ -68,13 +68,12 @@ def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages,
 
 
 def curves(
-    source: Source, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
+    source: VideoRows, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
 ) -> Curves:
     """Curves of every video from rows up to ``until_us``.
 
-    Events (``continuous``) are read at the edges of the coarse age grid; of counters the *first* snapshot in each coarse bin is
-    kept. Both choices make a point independent of any later row, so a curve cut at a time equals
-    the curve of a data set that ends at that time.
+    Events (``continuous``) are read at the edges of the coarse age grid. Of counters the *first* snapshot in each coarse bin is used.
+    So no point depends on a later row: a curve that is cut at a time equals the curve of a data set that ends at that time.
     """
     n = len(published_us)
     ages, values = np.zeros((n, N_CURVE), np.int64), np.zeros((n, N_CURVE), np.int64)
@@ -85,21 +84,21 @@ def curves(
 
 
 def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time from which growth beyond an age is known, (V,) int64; the far future where it is not.
+    """Time from which growth beyond an age is known, (V,) int64; FAR_FUTURE_US if it never is.
 
-    That of the first curve point later than ``after_age_us`` (V,) that has one before it.
+    It is the time of the first curve point that is later than ``after_age_us`` (V,) and is not the curve's first point.
     """
-    # Past a curve's end stand zeros, which are no ages.
-    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, NEVER)
+    # Behind a curve's end the array holds zeros, which are no ages.
+    ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, FAR_FUTURE_US)
     point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
-    age = np.append(ages, np.full((len(ages), 1), NEVER), axis=1)[np.arange(len(ages)), point]
-    return np.where(age < NEVER, published_us + np.minimum(age, NEVER // 4), NEVER)
+    age = np.append(ages, np.full((len(ages), 1), FAR_FUTURE_US), axis=1)[np.arange(len(ages)), point]
+    return np.where(age < FAR_FUTURE_US, published_us + np.minimum(age, FAR_FUTURE_US // 4), FAR_FUTURE_US)
 
 
 def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where trajectories are taken: (video, age bucket, age in us) of the first curve point in each age bucket, sorted by video.
+    """Cut points of trajectories: (video, age bucket, age in us) of the first curve point in each age bucket, sorted by video.
 
-    A point at age 0 has nothing to read and makes none.
+    A point at age 0 makes no cut, because nothing was observed before it.
     """
     valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
     bucket = np.where(valid, age_bucket(of.ages_us), -1)
@@ -119,11 +118,14 @@ def _slopes(ages_us, values, lengths, edges, total, count):  # type: ignore[no-u
                 count[at] += 1
 
 
-def usual_pace(of: Curves, least: int = 30) -> NDArray[np.float64]:
-    """Mean growth by log age in each coarse age bin, (N_CURVE,) float64; a bin of fewer than ``least`` steps takes its neighbours'."""
+def usual_pace(of: Curves, min_steps: int = 30) -> NDArray[np.float64]:
+    """Mean growth by log age in each coarse age bin, (N_CURVE,) float64.
+
+    A bin with fewer than ``min_steps`` steps is interpolated from its neighbours.
+    """
     total, count = np.zeros(N_CURVE), np.zeros(N_CURVE)
     _slopes(of.ages_us, of.values, of.lengths, CURVE_EDGES_US, total, count)
-    known = np.flatnonzero(count >= least)
+    known = np.flatnonzero(count >= min_steps)
     if not len(known):
         return np.full(N_CURVE, total.sum() / max(count.sum(), 1.0))
     return np.interp(np.arange(N_CURVE), known, total[known] / count[known])

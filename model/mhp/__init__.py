@@ -1,1 +1,1 @@
-"""The Mamba-Hawkes process: network and likelihood (training), and the backends that serve it."""
+"""The Mamba-Hawkes process: network and likelihood for training, states and backends for serving."""

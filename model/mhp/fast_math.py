@@ -1,25 +1,13 @@
 """Float32 elementary functions that the compiler can vectorise.
 
-``math.exp`` is a library call, which keeps a loop scalar; a polynomial is not. One definition serves the training scan and
-the serving step, so both compute the same function.
+``math.exp`` is a library call, which keeps a loop scalar; a polynomial is not. The training scan and the serving step both use
+these functions, so that they compute the same values.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
-
-
-@intrinsic
-def _as_float32(typing_context: Any, bits: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
+from numba import njit
 
 
 @njit(inline="always")
@@ -27,8 +15,8 @@ def exp32(x):  # type: ignore[no-untyped-def]
     """e^x in float32, relative error below 2e-7; 0 below -87 and clamped above 88."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     scaled = x * np.float32(1.4426950408889634)
-    whole = np.floor(scaled + np.float32(0.5))
-    f = (x - whole * np.float32(0.693359375)) - whole * np.float32(-2.12194440e-4)
+    exponent = np.floor(scaled + np.float32(0.5))
+    f = (x - exponent * np.float32(0.693359375)) - exponent * np.float32(-2.12194440e-4)
     p = np.float32(1.9875691500e-4)
     p = p * f + np.float32(1.3981999507e-3)
     p = p * f + np.float32(8.3334519073e-3)
@@ -36,7 +24,9 @@ def exp32(x):  # type: ignore[no-untyped-def]
     p = p * f + np.float32(1.6666665459e-1)
     p = p * f + np.float32(5.0000001201e-1)
     p = p * f * f + f + np.float32(1.0)
-    return p * _as_float32((np.int32(whole) + np.int32(127)) << np.int32(23))
+    # 2^exponent, written into the exponent bits of a float32. numba adds int32 as int64, so the bits are made int32 again.
+    power = np.int32((np.int32(exponent) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return p * power
 
 
 @njit(inline="always")

@@ -5,12 +5,12 @@ tau = (t - t_j) / (t_j + c):
 
     lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
 
-so that every scale from one view a day to a million an hour is within reach. R is the video's pace so far (``model.mhp.pace``), at
-first with exponents that sum to 1: the process goes on as it went, and learns what is otherwise. Its integral is exact:
+so that it can take any value from one view a day to a million an hour. R is the video's pace so far (``model.mhp.pace``). Its exponents
+sum to 1 at the start of training: the process continues at its pace, and training learns how it differs. The integral is exact:
 
     int softplus(alpha tau + c) dtau = [Li2(-e^{x0}) - Li2(-e^{x1})] / alpha,    x = alpha tau + c
 
-and an interval's count is negative binomial with that mean, because shares of a viral video are over-dispersed.
+An interval's count is negative binomial with that mean, because shares of a viral video are over-dispersed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from model.features.tokens import LOG_AGE_OFFSET_S
 from model.mhp.pace import MEMORIES
 
 _LOG_SCALE = 4
-_ROUNDS = 20
-_LEAST = 1e-12
+_ITERATIONS = 20
+_MIN_SUM = 1e-12
 _FIT_STEPS, _FIT_TOKENS, _FIT_RATE = 300, 4000, 0.03
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
@@ -59,8 +59,8 @@ class _NegativeDilog(torch.autograd.Function):
 def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Integral of softplus(alpha tau + c) over [start, end], float64; alpha <= 0, end >= start >= 0.
 
-    Where the argument moves by less than 0.5 the closed form would cancel, and five Gauss-Legendre nodes are exact to
-    1e-12; elsewhere the dilogarithm.
+    If the argument changes by less than 0.5 the closed form would lose digits, and five Gauss-Legendre nodes are exact to 1e-12.
+    Otherwise the dilogarithm is used.
     """
     alpha, c, start, end = (x.double() for x in torch.broadcast_tensors(alpha, c, start, end))
     move = alpha * (end - start)
@@ -88,17 +88,17 @@ def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Ten
     )
 
 
-def _usual(counts: Tensor, exposure: Tensor) -> Tensor:
-    """The factor f for which counts (n,) are as usual under means f times ``exposure`` (n,), all dispersions being 1."""
+def _usual_factor(counts: Tensor, exposure: Tensor) -> Tensor:
+    """The likeliest factor f if counts (n,) are negative binomial with means f times ``exposure`` (n,) and dispersion 1."""
     f = (counts.sum() + 1) / (exposure.sum() + 1)
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         weight = 1 / (1 + f * exposure)
-        f = (weight * counts).sum().clamp(min=_LEAST) / (weight * exposure).sum().clamp(min=_LEAST)
+        f = (weight * counts).sum().clamp(min=_MIN_SUM) / (weight * exposure).sum().clamp(min=_MIN_SUM)
     return f
 
 
 class IntensityHead(nn.Module):
-    """Reads each type's intensity off a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
+    """Each type's intensity, from a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
 
     usual: Tensor
 
@@ -111,10 +111,10 @@ class IntensityHead(nn.Module):
         self.register_buffer("usual", torch.ones(n_types))
 
     def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor, pace: Tensor) -> None:
-        """Start where tokens are likeliest while no state is read: every video goes on at its pace.
+        """Set the parameters before training: the likeliest ones for a model that ignores the state, so every video keeps its pace.
 
         counts (n, n_types), interval_s (n, 3) as in ``Tokens``, observed (n, n_types) bool, pace (n, n_types, len(MEMORIES), 2) before
-        each token. Types are counted from one a day to millions an hour, and a start from elsewhere would cost the first passes.
+        each token. Counts range from one a day to millions an hour; from random parameters the first epochs would only find the scale.
         """
         with torch.no_grad():
             self.project.weight.zero_()
@@ -122,10 +122,10 @@ class IntensityHead(nn.Module):
             clock = (interval_s[:, 2] - interval_s[:, 0]) / (interval_s[:, 0] + LOG_AGE_OFFSET_S)
             seen = [k for k in range(self.n_types) if observed[:, k].any()]
             for k in seen:
-                self.usual[k] = _usual(counts[observed[:, k], k], exposure[observed[:, k]])
+                self.usual[k] = _usual_factor(counts[observed[:, k], k], exposure[observed[:, k]])
             expected = math.log(2) * clock.unsqueeze(-1) * torch.exp(self._log_pace(pace).double())
             for k in seen:
-                own = _usual(counts[observed[:, k], k], expected[observed[:, k], k])
+                own = _usual_factor(counts[observed[:, k], k], expected[observed[:, k], k])
                 self.project.bias[k] = float(torch.log(own)) / _LOG_SCALE
         if not seen:
             return
@@ -135,18 +135,20 @@ class IntensityHead(nn.Module):
         generator = torch.Generator().manual_seed(0)
         for _ in range(_FIT_STEPS):
             rows = torch.randint(len(counts), (min(_FIT_TOKENS, len(counts)),), generator=generator).to(counts.device)
-            nothing = self.start.detach().expand(len(rows), -1)
+            no_state = self.start.detach().expand(len(rows), -1)
             previous, start, end = interval_s[rows].T
-            value = self.log_likelihood(nothing, pace[rows], previous, start, end, counts[rows])
-            found = torch.autograd.grad(-(value * observed[rows]).sum() / observed[rows].sum().clamp(min=1), constants)
-            for constant, gradient in zip(constants, found, strict=True):
+            value = self.log_likelihood(no_state, pace[rows], previous, start, end, counts[rows])
+            gradients = torch.autograd.grad(
+                -(value * observed[rows]).sum() / observed[rows].sum().clamp(min=1), constants
+            )
+            for constant, gradient in zip(constants, gradients, strict=True):
                 constant.grad = gradient
             optimizer.step()
             schedule.step()
         optimizer.zero_grad()
 
     def _log_pace(self, pace: Tensor) -> Tensor:
-        """(..., n_types)."""
+        """Log of the pace, the product of R_km^v_km: (..., n_types)."""
         rate = torch.log((pace[..., 0] + 1) / (pace[..., 1] + 1 / self.usual.unsqueeze(-1)))
         return (rate * self.exponents.view(self.n_types, -1)).sum(-1)
 
@@ -159,9 +161,9 @@ class IntensityHead(nn.Module):
     def expected(
         self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean count of each type on [start, end] given state and pace at ``previous``, and the dispersion: (..., n_types) float64.
+        """Mean count of each type on [start, end], given state and pace at ``previous``, and the dispersion: (..., n_types) float64.
 
-        Times are seconds of age, float64, of hidden's shape less its last axis.
+        Times are seconds of age, float64, of hidden's shape without its last axis.
         """
         log_scale, c, alpha, dispersion = self(hidden, pace)
         clock = (previous_s + LOG_AGE_OFFSET_S).unsqueeze(-1)
@@ -172,7 +174,7 @@ class IntensityHead(nn.Module):
     def log_likelihood(
         self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor, counts: Tensor
     ) -> Tensor:
-        """Log-likelihood of tokens: no engagement in the gap before ``start``, then ``counts`` (..., n_types); per type."""
+        """Log-likelihood of tokens by type: no engagement in the gap before ``start``, then ``counts`` (..., n_types)."""
         silent, dispersion = self.expected(hidden, pace, previous_s, previous_s, start_s)
         active, _ = self.expected(hidden, pace, previous_s, start_s, end_s)
         gap = negative_binomial_logpmf(torch.zeros_like(counts), silent, dispersion)

@@ -1,9 +1,9 @@
-"""The selective scan of training by mamba-ssm's kernel, whose gradient comes with it.
+"""The selective scan of training on CUDA, by mamba-ssm's kernel and its gradient.
 
-mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Ours decays by D, jumps by w B, and is read as a state at cuts. So a token is
-two of the kernel's: one that decays (dt = D, x = 0), and one that jumps and is read (dt = 0 to within float32, x = w / dt). As
-one token, with x = w / D, the gradient of D would be the difference of two terms that grow as 1 / D. A state at a cut is n more tokens that
-change nothing, of which number k reads y = z_k.
+mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Our scan decays by D and jumps by w B, and its state is read at cuts. So each
+of our tokens becomes two kernel tokens: one that decays (dt = D, x = 0), and one that jumps and is read (dt = 0 to within float32,
+x = w / dt). With a single token, where x = w / D, the gradient of D would be a difference of two terms that grow as 1 / D. A state at a
+cut is read by n more tokens that change nothing: token k reads y = z_k.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _NO_GAP: Final = 1e-8
-"""Gap of what must not decay: exp(-1e-8 |A|) is 1 in float32."""
+"""Gap of a token that must not decay the state: exp(-1e-8 |A|) is 1 in float32."""
 
 
 class ScanKernel(Protocol):
@@ -24,7 +24,7 @@ class ScanKernel(Protocol):
 
 
 def kernel_of_mamba_ssm() -> ScanKernel | None:
-    """The installed package's, None where it is not installed."""
+    """The kernel of the installed mamba-ssm; None if it is not installed."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
@@ -36,11 +36,11 @@ def kernel_of_mamba_ssm() -> ScanKernel | None:
 def scan_by(
     kernel: ScanKernel, gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan of model.mhp.scan.SelectiveScan, of the same shapes, float32, by a kernel."""
+    """The scan of ``model.mhp.scan.SelectiveScan`` by a kernel: the same shapes, float32."""
     length, batch, inner = gap.shape
     n, cuts = a.shape[0], position.shape[1]
     row = torch.arange(batch, device=gap.device).unsqueeze(1)
-    # A cut stands behind the tokens it has read, and behind the cuts before it.
+    # A cut is placed behind the tokens it has read and behind the cuts before it.
     order = torch.argsort(position, dim=1, stable=True)
     rank = torch.argsort(order, dim=1)
     cut_at = (2 * position + n * rank).unsqueeze(-1) + torch.arange(n, device=gap.device)

@@ -6,12 +6,12 @@ and delta_i = softplus(dt_proj(x_i)) Mamba's selective step:
     D_i = delta_i * (a * (t_i - t_{i-1}) / tau + (1 - a) * log((t_i + c) / (t_{i-1} + c)))      per channel
     z_i = exp(D_i A) z_{i-1} + delta_i B_i u_i,        y_i = C_i z_i + D u_i
 
-The state decays through the real gap, mixed with log-age time (an exponential in log-age is a power law in
-age), and *jumps* at the token, as the intensity of a Hawkes process does. tau and a are learned per channel. With D_i =
-delta_i this is Mamba exactly, and parameter names are those of mamba-ssm's ``Mamba``.
+The state decays over the real gap, mixed with the gap in log-age (an exponential in log-age is a power law in age). It *jumps* at the
+token, like the intensity of a Hawkes process. tau and a are learned for each channel. With D_i = delta_i this is exactly Mamba, and the
+parameter names are those of mamba-ssm's ``Mamba``.
 
-A forecast reads the state on a branch: a copy takes the bin still filling (if any) and a read token that carries the
-silence until ``now``. All branches of a video hang on one causal scan.
+A forecast reads the state on a branch: a copy of the state reads the bin that is still filling (if any), then a read token that holds the
+silence until ``now``. All branches of a video share one causal scan.
 """
 
 from __future__ import annotations
@@ -61,25 +61,25 @@ class MambaBlock(nn.Module):
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
     def selective(self, u: Tensor, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decay gap D (..., inner), jump delta * u (..., inner), B and C (..., n) of tokens with convolved input u (..., inner)."""
+        """Gap D (..., inner), jump delta * u (..., inner), B and C (..., n) of tokens with convolved input u (..., inner)."""
         rank, n = self.shape.dt_rank, self.shape.d_state
         dt, b, c = self.x_proj(u).split([rank, n, n], dim=-1)
         delta = F.softplus(self.dt_proj(dt))
         mix = torch.sigmoid(self.clock_mix)
         gap = mix * clock[..., :1] * torch.exp(-self.log_tau) + (1 - mix) * clock[..., 1:]
-        # The linear layers may run in bfloat16 in training; clock and state are float32.
+        # In training the linear layers may run in bfloat16; clock and state are always float32.
         delta = delta.float()
         return delta * gap, delta * u.float(), b.float(), c.float()
 
     def convolve(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token a row: raw input, gate and convolved input, each (..., inner), from x (..., d_model) and its window."""
+        """Raw input, gate and convolved input, each (..., inner), of one token per row, from x (..., d_model) and its window."""
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
         return raw, gate, F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self.bias)
 
     @property
     def bias(self) -> Tensor:
-        """Of the convolution, (inner,)."""
+        """The convolution's bias, (inner,)."""
         assert self.conv1d.bias is not None
         return self.conv1d.bias
 
@@ -89,9 +89,9 @@ class MambaBlock(nn.Module):
         return out
 
     def forward(self, x: Tensor, clock: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scan x (L, B, d_model); position (B, C) tokens read at each cut.
+        """Scan x (L, B, d_model); position (B, C) is the number of tokens read at each cut.
 
-        Returns the output (L, B, d_model) and at each cut the state (B, C, n, inner) and the conv window (B, C, inner,
+        Returns the output (L, B, d_model) and, at each cut, the state (B, C, n, inner) and the convolution's window (B, C, inner,
         d_conv - 1), oldest first.
         """
         rows = torch.arange(x.shape[1], device=x.device).unsqueeze(1)
@@ -99,7 +99,7 @@ class MambaBlock(nn.Module):
         width = self.shape.d_conv - 1
         padded = F.pad(raw, (0, 0, 0, 0, width, 0))
         taps = self.conv1d.weight.squeeze(1)
-        # Four shifted products: torch's depthwise convolution is some ten times slower backwards on a CPU.
+        # d_conv shifted products: the backward pass of torch's depthwise convolution is about ten times slower on a CPU.
         mixed = self.bias.expand(raw.shape)
         for k in range(width + 1):
             mixed = mixed + padded[k : k + len(x)] * taps[:, k]
@@ -110,7 +110,7 @@ class MambaBlock(nn.Module):
         return self.emit(x, u, gate, y), state, window
 
     def step(self, x: Tensor, clock: Tensor, state: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token a row: x (..., d_model), state (..., n, inner), window (..., inner, d_conv - 1); returns all three anew."""
+        """Read one token per row: x (..., d_model), state (..., n, inner), window (..., inner, d_conv - 1); return the new three."""
         raw, gate, u = self.convolve(x, window)
         gap, jump, b, c = self.selective(u, clock)
         decay = torch.exp(gap.unsqueeze(-2) * -torch.exp(self.A_log).t())
@@ -123,7 +123,7 @@ class MambaBlock(nn.Module):
 
 
 class MambaHawkes(nn.Module):
-    """Tokens in, hidden states out: after every token, and at every cut through a branch."""
+    """From tokens to hidden states: after every token, and as a branch reads them at every cut."""
 
     def __init__(self, shape: MHPShape) -> None:
         super().__init__()
@@ -141,15 +141,15 @@ class MambaHawkes(nn.Module):
         branch_clock: Tensor,
         pending: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Scan and read.
+        """Scan all tokens, then read each cut on its branch.
 
         Args:
             features: (L, B, F) float32 committed tokens, padded at the end.
             clock: (L, B, 2) float32.
-            position: (B, C) int64, tokens committed before each cut.
-            branch_features: (B, C, 2, F), the filling bin's token and the read token.
+            position: (B, C) int64, number of tokens committed before each cut.
+            branch_features: (B, C, 2, F), the token of the bin still filling, and the read token.
             branch_clock: (B, C, 2, 2).
-            pending: (B, C) bool, whether the first of the two exists.
+            pending: (B, C) bool, whether the first of these two exists.
 
         Returns:
             Hidden states after every token (L, B, d_model), and as read at every cut (B, C, d_model).

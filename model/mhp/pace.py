@@ -1,11 +1,11 @@
-"""A video's own pace: what the intensity of the Mamba-Hawkes process starts from.
+"""A video's own pace, from which the intensity of the Mamba-Hawkes process starts.
 
-Per type k and memory theta, over the tokens so far, on the log-age clock x = log(age + offset):
+For each type k and memory theta, over the tokens so far, on the log-age clock x = log(age + offset):
 
     n = sum of counts exp(-(x - x_i) / theta),    m = sum of log-age observed exp(-(x - x_i) / theta)
 
-With the usual pace u of the type as a prior worth one engagement the pace is (n + 1) / (m + 1 / u), engagements a unit of
-log-age. A count excites what follows and is forgotten, as in a Hawkes process; a rate that falls as 1 / age is a constant pace.
+The type's usual pace u is a prior worth one engagement: the pace is (n + 1) / (m + 1 / u), engagements per unit of log-age. As in a
+Hawkes process, a count excites what follows and fades. A rate that falls as 1 / age is a constant pace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 MEMORIES: Final = (0.03, 0.15, 0.8)
-"""The thetas, in log-age: about the last 3 % of the age, the last 15 %, and the last half."""
+"""The memories theta, in log-age: about the last 3 % of the age, the last 15 %, and the last half."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -33,7 +33,7 @@ def _paces(offsets, x, counts, observed, memories, out):  # type: ignore[no-unty
             width = x[i, 1] - x[i, 0]
             for m in range(n_memories):
                 kept = np.exp(-width / memories[m])
-                # What was observed evenly over the interval has been forgotten in part by its end.
+                # Engagement spread evenly over the interval has partly faded by its end.
                 part = memories[m] * (1 - kept)
                 share = part / width if width > 0 else 1.0
                 for k in range(n_types):
@@ -54,7 +54,7 @@ def pace_after(tokens: Tokens) -> NDArray[np.float32]:
 
 
 def pace_before(tokens: Tokens) -> NDArray[np.float32]:
-    """The sums n and m before each token, from those before it in its sequence: (n, K, len(MEMORIES), 2) float32 >= 0."""
+    """The sums n and m before each token, from the earlier tokens of its sequence: (n, K, len(MEMORIES), 2) float32 >= 0."""
     before = np.roll(pace_after(tokens), 1, axis=0)
     before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0
     return before

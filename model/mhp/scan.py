@@ -1,7 +1,7 @@
-"""The selective scan on a CPU, fused and with its own gradient, for training.
+"""The selective scan of training: on a CPU one fused kernel with its own gradient.
 
-z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t, sequential in time and vectorised over channels in cache: the decay
-(L, B, inner, n) is never written to memory. States are kept for the gradient and for reading at cuts.
+z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t. It runs sequentially in time and vectorised over channels. The decay
+(L, B, inner, n) is never written to memory. States are kept for the gradient and to be read at cuts.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SelectiveScan(torch.autograd.Function):
     """Scan from a zero state.
 
     Inputs, float32 on the CPU: gap D (L, B, inner), jump w (L, B, inner), b and c (L, B, n), a (n, inner), and position
-    (B, C) int64, the tokens read at each cut. Outputs: y (L, B, inner) and the states at the cuts (B, C, n, inner).
+    (B, C) int64, the number of tokens read at each cut. Outputs: y (L, B, inner) and the states at the cuts (B, C, n, inner).
     """
 
     @staticmethod
@@ -109,9 +109,9 @@ class SelectiveScan(torch.autograd.Function):
 def selective_scan(
     gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same function anywhere. Shapes as SelectiveScan.
+    """The scan on any device; shapes as in SelectiveScan.
 
-    Fused on a CPU in float32, by mamba-ssm's kernel on CUDA where it is installed, step by step in PyTorch elsewhere.
+    On a CPU in float32 it is the fused kernel, on CUDA mamba-ssm's kernel if that is installed, otherwise a loop in PyTorch.
     """
     if gap.device.type == "cpu" and gap.dtype == torch.float32:
         y, cut = SelectiveScan.apply(gap, jump, b, c, a, position)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Sizes of the Mamba-Hawkes network, shared by training and every serving backend."""
+"""Sizes of the Mamba-Hawkes network, for training and for every serving backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MHPShape:
-    """Sizes: ``n_features`` of a token, ``n_types``, and Mamba's own names for the rest (``d_inner`` = expand * d_model)."""
+    """Sizes: ``n_features`` of a token, ``n_types``, and the others under Mamba's own names (``d_inner`` = expand * d_model)."""
 
     n_features: int
     n_types: int

@@ -1,14 +1,13 @@
-"""States of live videos, kept between forecasts: a cache over the histogram, nothing more.
+"""A cache of states between forecasts. A state holds nothing that cannot be computed again from the histogram.
 
-The allocator is bookkeeping only: video -> slot, a free list and an order of use. A cached state knows the hash of all
-it has read, and is compared with what it should have read, so that a late row needs no message: the state rolls back
-to the newest checkpoint whose hash still stands, and replays from there. What a cached video costs does not grow with its
-history, but for one checkpoint every CHECKPOINT_TOKENS.
+The pool only keeps books: which video has which slot, which slots are free, and the order of use. A cached state holds the hash of all
+tokens it has read. The hash is compared with that of the tokens it should have read, so a late row needs no message: the state
+rolls back to the newest checkpoint whose hash still matches, and replays from there. A cached video's memory does not grow with its
+history, except for one checkpoint every CHECKPOINT_TOKENS.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.features.tokens import Tokens
-from model.mhp.backends.base import Backend, States
+from model.lru_cache import LRUCache
+from model.mhp.backend import Backend, States
 
 CHECKPOINT_TOKENS: Final = 64
-"""A copy of the state is kept every so many tokens, which bounds the replay after a late row."""
+"""Tokens between two checkpoints, which are copies of the state. It bounds the replay after a late row."""
 
 
 class _Checkpoint(NamedTuple):
@@ -34,17 +34,17 @@ class _Checkpoint(NamedTuple):
 class _Entry:
     slot: int
     hidden: NDArray[np.float32]
-    done: int = 0
+    n_read: int = 0
     digest: int = 0
     checkpoints: list[_Checkpoint] = field(default_factory=list)
 
 
 class StatePool:
-    """A bounded LRU cache of states for one backend; not thread-safe, its owner holds a lock.
+    """A bounded LRU cache of states for one backend. Not thread-safe: its owner holds a lock.
 
     Args:
         backend: computes the states.
-        capacity: videos kept, >= 0; beyond it the least recently used is dropped.
+        capacity: number of cached videos, >= 0; beyond it the least recently used one is evicted.
     """
 
     def __init__(self, backend: Backend, capacity: int = 4096) -> None:
@@ -56,7 +56,7 @@ class StatePool:
         self._states = backend.new_states(capacity)
         self._scratch = backend.new_states(0)
         self._free = list(range(capacity - 1, -1, -1))
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: LRUCache[str, _Entry] = LRUCache(capacity)
 
     @property
     def used(self) -> int:
@@ -65,25 +65,25 @@ class StatePool:
 
     def forget(self, video_id: str) -> None:
         """Drop a video's state, if it is cached."""
-        entry = self._entries.pop(video_id, None)
+        entry = self._entries.drop(video_id)
         if entry:
             self._free.append(entry.slot)
 
     def read(self, video_ids: Sequence[str], tokens: Tokens) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Bring every video's state up to its committed tokens and read it at ``now``; the cached state is not touched by the read.
+        """Update every video's state to its committed tokens, and read it at ``now``. Reading does not change the cached state.
 
         Args:
-            video_ids: one a sequence of ``tokens``; a video may occur more than once.
+            video_ids: one for each sequence of ``tokens``; a video may occur more than once.
             tokens: S sequences.
 
         Returns:
-            Two (S, d_model) float32: hidden after the newest token (zeros without one), and as read at ``now``.
+            Two hidden states (S, d_model) float32: after the newest token (zeros if there is none), and as read at ``now``.
         """
         n = len(video_ids)
         if len(self._scratch.state) < n:
             self._scratch = self._backend.new_states(1 << (max(n, 64) - 1).bit_length())
         newest = np.zeros((n, self._backend.shape.d_model), dtype=np.float32)
-        for rows in self._rounds(video_ids):
+        for rows in self._groups(video_ids):
             self._commit(video_ids, rows, tokens, newest)
         every = np.arange(n, dtype=np.int64)
         pending = np.flatnonzero(tokens.pending)
@@ -95,22 +95,22 @@ class StatePool:
         read = self._backend.advance(self._scratch, every, np.arange(n + 1), tokens.read_features, tokens.read_clock)
         return newest, read
 
-    def _rounds(self, video_ids: Sequence[str]) -> list[list[int]]:
-        """Rows that can be brought up together: distinct videos, for each of which there is a slot."""
+    def _groups(self, video_ids: Sequence[str]) -> list[list[int]]:
+        """Rows that can be updated together: distinct videos, no more than there are slots."""
         if not self.capacity:
             return [list(range(len(video_ids)))]
-        rounds: list[list[int]] = []
+        groups: list[list[int]] = []
         seen: set[str] = set()
         for row, video_id in enumerate(video_ids):
-            if not rounds or video_id in seen or len(seen) == self.capacity:
-                rounds.append([])
+            if not groups or video_id in seen or len(seen) == self.capacity:
+                groups.append([])
                 seen = set()
-            rounds[-1].append(row)
+            groups[-1].append(row)
             seen.add(video_id)
-        return rounds
+        return groups
 
     def _commit(self, video_ids: Sequence[str], rows: list[int], tokens: Tokens, newest: NDArray[np.float32]) -> None:
-        """Bring the videos of a round up to their committed tokens, and copy their states to the scratch slots ``rows``."""
+        """Update the videos of a group to their committed tokens, and copy their states to the scratch slots ``rows``."""
         spans = [(int(tokens.offsets[row]), int(tokens.offsets[row + 1]) - int(tokens.pending[row])) for row in rows]
         if not self.capacity:
             self.misses += len(rows)
@@ -120,9 +120,9 @@ class StatePool:
             return
         entries = [self._entry(video_ids[row]) for row in rows]
         try:
-            self._bring_up(entries, tokens, spans)
+            self._update(entries, tokens, spans)
         except BaseException:
-            # Half a step may have been written in place: a state that is not known is not kept.
+            # A step may have been written halfway, so the states are not known: drop them.
             for row in rows:
                 self.forget(video_ids[row])
             raise
@@ -130,29 +130,35 @@ class StatePool:
             newest[row] = entry.hidden
         self._scratch.copy_slots(rows, self._states, [entry.slot for entry in entries])
 
-    def _bring_up(self, entries: list[_Entry], tokens: Tokens, spans: list[tuple[int, int]]) -> None:
+    def _update(self, entries: list[_Entry], tokens: Tokens, spans: list[tuple[int, int]]) -> None:
         for entry, (start, stop) in zip(entries, spans, strict=True):
-            if entry.done and (entry.done > stop - start or int(tokens.prefix[start + entry.done - 1]) != entry.digest):
+            if entry.n_read and (
+                entry.n_read > stop - start or int(tokens.prefix[start + entry.n_read - 1]) != entry.digest
+            ):
                 self._roll_back(entry, tokens.prefix[start:stop])
         while behind := [
-            # To the next checkpoint of each, all together.
-            (entry, start + entry.done, min(stop, start + (entry.done // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS))
+            # Each video advances to its next checkpoint, all of them in one call.
+            (
+                entry,
+                start + entry.n_read,
+                min(stop, start + (entry.n_read // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS),
+            )
             for entry, (start, stop) in zip(entries, spans, strict=True)
-            if start + entry.done < stop
+            if start + entry.n_read < stop
         ]:
-            slots, parts = [entry.slot for entry, *_ in behind], [(start, stop) for _, start, stop in behind]
-            hidden = self._run(self._states, slots, tokens, parts)
+            slots, next_spans = [entry.slot for entry, *_ in behind], [(start, stop) for _, start, stop in behind]
+            hidden = self._run(self._states, slots, tokens, next_spans)
             for (entry, start, stop), one in zip(behind, hidden, strict=True):
                 entry.hidden, entry.digest = one.copy(), int(tokens.prefix[stop - 1])
-                entry.done += stop - start
-                if entry.done % CHECKPOINT_TOKENS == 0:
+                entry.n_read += stop - start
+                if entry.n_read % CHECKPOINT_TOKENS == 0:
                     saved = self._states.take_slot(entry.slot)
                     entry.checkpoints.append(_Checkpoint(entry.digest, saved, one.copy()))
 
     def _run(
         self, states: States, slots: list[int], tokens: Tokens, spans: list[tuple[int, int]]
     ) -> NDArray[np.float32]:
-        """Read a span of tokens into each slot; hidden (S, d_model) after the last."""
+        """Read a span of tokens into each slot; return the hidden state (S, d_model) after the last one."""
         offsets = np.array([0, *accumulate(stop - start for start, stop in spans)])
         if len(slots) == 1:
             start, stop = spans[0]
@@ -164,6 +170,7 @@ class StatePool:
         return self._backend.advance(states, np.array(slots), offsets, features, clock)
 
     def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
+        """Return to the newest checkpoint that agrees with ``prefix``, the hashes of the committed tokens, or to the empty state."""
         self.rollbacks += 1
         ends = range(CHECKPOINT_TOKENS, len(prefix) + 1, CHECKPOINT_TOKENS)
         keep = 0
@@ -179,21 +186,19 @@ class StatePool:
         else:
             self._states.clear_slot(entry.slot)
             entry.hidden, entry.digest = np.zeros_like(entry.hidden), 0
-        entry.done = keep * CHECKPOINT_TOKENS
+        entry.n_read = keep * CHECKPOINT_TOKENS
 
     def _entry(self, video_id: str) -> _Entry:
         entry = self._entries.get(video_id)
         if entry:
             self.hits += 1
-            self._entries.move_to_end(video_id)
             return entry
         self.misses += 1
         if not self._free:
-            _, oldest = self._entries.popitem(last=False)
-            self._free.append(oldest.slot)
+            self._free.append(self._entries.evict().slot)
             self.evictions += 1
         shape = self._backend.shape
         entry = _Entry(self._free.pop(), np.zeros(shape.d_model, np.float32))
         self._states.clear_slot(entry.slot)
-        self._entries[video_id] = entry
+        self._entries.put(video_id, entry)
         return entry

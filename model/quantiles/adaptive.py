@@ -1,21 +1,21 @@
-"""Adaptive conformal calibration: intervals follow the coverage of the outcomes that have come in.
+"""Adaptive conformal calibration: intervals follow the coverage of recent outcomes.
 
-What is split-conformal on a window of the past drifts with the traffic. Here the stretch of each half of the interval is
-itself tracked (the quantile tracking of Angelopoulos, Candes and Tibshirani, 2023, the stable form of Gibbs and Candes' ACI
-of 2021): after each outcome the logarithm of the stretch moves by
+A split-conformal calibration on a past window loses its coverage as the traffic drifts. Here the stretch of each half of the interval is
+tracked online (quantile tracking of Angelopoulos, Candes and Tibshirani, 2023, the stable form of Gibbs and Candes' ACI of 2021). After
+each outcome the logarithm of the stretch moves by
 
     step * (missed - 0.1)
 
-so a miss widens by nine times what a hit narrows, and it comes to rest where a tenth is missed on that side. Whether an outcome
-missed is asked of the stretch of *today*, not of that at the forecast: outcomes come in a horizon late, and correcting
-for what has long been corrected makes a controller swing.
+So a miss widens the interval nine times as much as a hit narrows it, and the stretch settles where a tenth of the outcomes miss on that
+side. Whether an outcome missed is judged with the *current* stretch, not with the stretch in the forecast: an outcome arrives one
+horizon late, and to correct an error that was already corrected makes a controller oscillate.
 
-The logarithm is a sum of three terms, of all outcomes, of a horizon's, and of a cell's (age and horizon), each moved by the same
-outcome. A cell that sees few outcomes so has what is common to all, and its own term still takes it to its own coverage.
+The logarithm is a sum of three terms: of all outcomes, of one horizon, and of one cell (age and horizon). Each outcome moves all
+three. So a cell with few outcomes uses what all have in common, and its own term still leads it to its own coverage.
 
-The first outcomes of a term move it less, in proportion to how many there were: a few videos are no evidence. A state is that of one
-client's videos, and moves that client's intervals only. Where there are many clients, one who has no outcomes of its own starts
-from the median over all (``agreed``), which none of them can move past the others.
+The first outcomes of a term move it less, in proportion to their number, because a few videos are no evidence. A state belongs to one
+client's videos and moves only that client's intervals. A client without outcomes of its own starts from the median over all clients
+(``median_logs``), which no single client can move past the others.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from model.quantiles.calibration import N_COLUMNS, N_ROWS
 MISS: Final = 0.1
 """Share of outcomes that may lie beyond each end of the interval."""
 STEPS: Final = (0.006, 0.008, 0.016)
-"""Moves of the terms of all, of a horizon, of a cell."""
+"""Step sizes of the three terms: overall, horizon, cell."""
 LIMIT: Final = float(np.log(5.0))
 """Largest |log stretch|."""
 RAMP: Final = 50
-"""Outcomes of a term from which its steps are whole."""
+"""Number of outcomes from which a term moves by full steps."""
 VOTERS: Final = 5
-"""States of at least ``RAMP`` outcomes without which nothing is agreed."""
+"""Number of states with at least ``RAMP`` outcomes that ``median_logs`` needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
     """Log stretch of the lower and the upper half: ``overall`` (2,), ``by_horizon`` (N_COLUMNS, 2), ``by_cell`` (N_ROWS, N_COLUMNS, 2).
 
-    ``outcomes``: how many it has learned from; ``seen`` (N_ROWS, N_COLUMNS) int64, the same by cell.
+    ``outcomes`` is the number of outcomes it has learned from; ``seen`` (N_ROWS, N_COLUMNS) int64 is their number by cell.
     """
 
     overall: NDArray[np.float64]
@@ -56,7 +56,7 @@ class Adaptive:
 
     @staticmethod
     def new() -> Adaptive:
-        """Knows no outcome, and leaves every interval as it is."""
+        """The state before any outcome, which changes no interval."""
         return Adaptive(np.zeros(2), np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2)))
 
     def factors(self) -> NDArray[np.float64]:
@@ -68,17 +68,17 @@ class Adaptive:
         return np.clip(self.overall + self.by_horizon + self.by_cell, -LIMIT, LIMIT)
 
     def over(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``factors`` for who starts from the logarithms ``base`` of that shape: they fade as outcomes come in."""
+        """``factors`` of a client that started from the logarithms ``base`` of the same shape, which fade as outcomes arrive."""
         return np.exp(np.clip(self.logs() + base * (RAMP / (RAMP + self.outcomes)), -LIMIT, LIMIT))
 
     def learned(self, rows: NDArray[np.int64], columns: NDArray[np.int64], reaches: NDArray[np.float64]) -> Adaptive:
-        """After n more outcomes, in their order.
+        """The state after n more outcomes, in their order.
 
         Args:
-            rows: (n,) as of ``calibration.row_of``.
-            columns: (n,) as of ``calibration.column_of``.
-            reaches: (n, 2) how far below and above the median each outcome lay, in half-widths of the interval *without*
-                this stretch; negative or 0 on the other side.
+            rows: (n,) as from ``calibration_row``.
+            columns: (n,) as from ``calibration_column``.
+            reaches: (n, 2) how far below and above the median each outcome lay, in half-widths of the interval *without* this
+                stretch; negative or 0 on the other side. See ``reaches``.
         """
         overall, by_horizon, by_cell = self.overall.copy(), self.by_horizon.copy(), self.by_cell.copy()
         seen = self.seen.copy()
@@ -86,7 +86,7 @@ class Adaptive:
         for row, column, reach in zip(rows.tolist(), columns.tolist(), reaches, strict=True):
             now = overall + by_horizon[column] + by_cell[row, column]
             move = (reach > np.exp(np.clip(now, -LIMIT, LIMIT))) - MISS
-            # At the limit nothing piles up that would have to be undone first.
+            # At the limit a term does not grow further: later moves back would first have to undo it.
             move[(np.abs(now) >= LIMIT) & (now * move > 0)] = 0.0
             seen[row, column] += 1
             in_column[column] += 1
@@ -112,15 +112,15 @@ class Adaptive:
         overall, by_horizon, by_cell = (
             np.array(data[name], dtype=np.float64) for name in ("overall", "by_horizon", "by_cell")
         )
-        # An earlier release kept no count by cell.
+        # An earlier release stored no counts by cell.
         seen = np.array(data.get("seen", np.zeros((N_ROWS, N_COLUMNS))), dtype=np.int64)
         return Adaptive(overall, by_horizon, by_cell, int(data["outcomes"]), seen)
 
 
-def agreed(states: Sequence[Adaptive]) -> NDArray[np.float64]:
-    """Log stretch that most of several clients' states have reached, (N_ROWS, N_COLUMNS, 2); 0 where too few have outcomes.
+def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
+    """The median log stretch of several clients' states, (N_ROWS, N_COLUMNS, 2); 0 if too few of them have outcomes.
 
-    The median, in which the bundle as it was trained has a vote.
+    The bundle as it was trained counts as one more state.
     """
     voters = [state.logs() for state in states if state.outcomes >= RAMP]
     neutral = np.zeros((N_ROWS, N_COLUMNS, 2))
@@ -133,17 +133,17 @@ def agreed(states: Sequence[Adaptive]) -> NDArray[np.float64]:
 def reaches(
     growth: NDArray[np.float64], quantiles: NDArray[np.float64], factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How far outcomes lay from the median, in half-widths without the stretch, (n, 2).
+    """How far outcomes lay below and above the median, in half-widths of the unstretched interval, (n, 2).
 
     Args:
         growth: (n,) outcomes, log2 units.
-        quantiles: (n, 3) as forecast, growth at q0.1, q0.5, q0.9.
-        factors: (n, 2) the stretch that was in them.
+        quantiles: (n, 3) forecast growth at q0.1, q0.5, q0.9.
+        factors: (n, 2) the stretch that these quantiles contain.
     """
     low, median, high = quantiles.T
     beyond = np.stack([median - growth, growth - median], axis=1)
     half = np.stack([median - low, high - median], axis=1)
-    # Of an interval without width any outcome beyond the median is missed, whatever the stretch.
+    # An interval without width misses every outcome beyond the median, whatever the stretch.
     ratio: NDArray[np.float64] = np.where(beyond > 0, np.inf, 0.0)
     np.divide(beyond, half, out=ratio, where=half > 0)
     return ratio * factors

@@ -1,17 +1,17 @@
-"""The forecast head's mathematics: quantiles of growth that are monotone and never cross, for any horizon.
+"""The forecast head's mathematics: quantiles of growth for any horizon, which never fall and never cross.
 
-Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives coefficients over a basis of ramps phi_m that are 0 at
+Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives coefficients over a basis of ramps phi_m, which are 0 at
 d = 0 and never fall:
 
     y_0.5 = sum a_m phi_m(d),   y_0.1 = y_0.5 - sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   b, c >= 0
 
-so each quantile is above the one before. Half of the ramps run on the horizon, half on the horizon relative to the video's age, because
-popularity ages as a power law. Where the metric is fed by events the growth that a self-exciting cascade expects (``model.cascade``)
-is one ramp more: a forecast starts from it, and a may be negative, to take some of it back; otherwise a >= 0. What falls below 0 or below
-an earlier horizon is lifted, which keeps the order.
+So no quantile is below the one before. Half of the ramps depend on the horizon, and half on the horizon relative to the video's age,
+because popularity ages as a power law. If the metric comes from events, there is one more ramp: the growth that a self-exciting cascade
+expects (``model.cascade``). A forecast starts from it, and a may be negative to reduce it; otherwise a >= 0. Values below 0, or below an
+earlier horizon's value, are lifted, which keeps the order of the quantiles.
 
-Calibration stretches the interval at each horizon of a fixed grid; a running maximum restores monotonicity, and between grid
-points growth is interpolated linearly in log(1 + d / minute), so the three properties hold at any d.
+Calibration stretches the interval at each horizon of a fixed grid, and a running maximum makes the quantiles non-decreasing again.
+Between grid points growth is interpolated linearly in log(1 + d / minute). So quantiles never fall, never cross and start at 0 at any d.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _MINUTE_S: Final = 60.0
 _RELATIVE_KNOTS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0, 4.5, 7.0, 10.0])
 _AGE_OFFSET_S: Final = 600.0
 N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS)
-"""Ramps; the last is what a cascade expects."""
-MOST_GROWTH: Final = 64.0
-"""Log2 units; whatever a head that went wrong says, a count has to fit a number."""
+"""Number of ramps; the last is the growth that a cascade expects."""
+MAX_GROWTH: Final = 64.0
+"""Log2 units. Counts stay finite, whatever a broken head returns."""
 N_GRID: Final = 64
+"""Horizons of the grid, besides 0."""
 
 
 def _ramps(u: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,9 +44,9 @@ def basis(
     max_horizon_s: float,
     expected: NDArray[np.floating] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with a last axis of N_BASIS.
+    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with one more axis of N_BASIS.
 
-    Each in [0, 1], but for the last, which is ``expected``: a growth of the same shape in log2 units, 0 where nothing expects any.
+    Each is in [0, 1], except the last, which is ``expected``: the expected growth of that shape in log2 units, 0 without a cascade.
     """
     absolute = np.log1p(horizon_s / _MINUTE_S)
     first = np.log1p(5.0)
@@ -57,7 +58,7 @@ def basis(
 
 
 def grid_s(max_horizon_s: float) -> NDArray[np.float64]:
-    """The fixed horizons, (N_GRID + 1,) float64 seconds from 0 to the maximum, even in log(1 + d / minute)."""
+    """The grid's horizons, (N_GRID + 1,) float64 seconds from 0 to the maximum, evenly spaced in log(1 + d / minute)."""
     return _MINUTE_S * np.expm1(np.linspace(0.0, np.log1p(max_horizon_s / _MINUTE_S), N_GRID + 1))
 
 
@@ -75,13 +76,13 @@ def grid_growth(
         age_s: (N,) float64 seconds of age at now.
         max_horizon_s: the trained maximum, seconds.
         stretch: (N, N_GRID + 1, 2) factors >= 0 on the lower and the upper half of the interval; None for 1.
-        expected: (N, N_GRID + 1) growth that a cascade expects, log2 units, 0 at d = 0 and never falling; 0 for none.
+        expected: (N, N_GRID + 1) growth that a cascade expects, log2 units, 0 at d = 0 and never falling; 0 without a cascade.
 
     Returns:
         (N, N_GRID + 1, 3) float64 in log2 units, 0 at d = 0, non-decreasing along both axes.
     """
     phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s, expected)
-    # einsum without optimisation sums in one fixed order a row: a row's result does not depend on the batch.
+    # einsum without optimisation sums each row in one fixed order, so a row's result does not depend on the batch.
     parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
     below, median, above = parts[..., 0], parts[..., 1], parts[..., 2]
     if stretch is not None:
@@ -111,4 +112,4 @@ def on_grid_at(
 
 def counts_at(value_now: float, growth: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cumulative counts (1 + N(now)) 2^y - 1, never below N(now) and always finite; float64 of growth's shape."""
-    return np.maximum((1.0 + value_now) * np.exp2(np.minimum(growth, MOST_GROWTH)) - 1.0, value_now)
+    return np.maximum((1.0 + value_now) * np.exp2(np.minimum(growth, MAX_GROWTH)) - 1.0, value_now)

@@ -1,12 +1,13 @@
-"""What training saw, and so what a forecast may say: the range of the inputs, and how far counts grew.
+"""The support of the training data: the range of its inputs, and how far its counts grew. Both limit what a forecast may say.
 
-Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` is the largest growth that was seen from an age over a horizon, among videos
-with at least so high a count: small counts double more often than large ones. The median of no forecast lies above it; the upper
-quantile lies at most ``margin`` above, which is how much the largest growth of one half of the training videos exceeds that of the other.
+Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, horizon and count:
+the maximum over videos with at least that count, because small counts double more often than large ones. No forecast's median lies
+above it. The upper quantile lies at most ``margin`` above it, which is by how much the largest growth of one half of the training videos
+exceeds that of the other half.
 
-An input is extrapolated where its age, a count, a pace of growth, or the way in which a type is read lies outside what training
-saw. Such an input is no evidence for a growth that is rare: the median goes no further than nine tenths of the training
-videos of that age went, and the interval covers at least the middle 80 % of them.
+An input is extrapolated if its age, a count, its pace of growth, or the way in which a type is read lies outside the training range.
+Such an input is no evidence for rare growth: the median is at most the 0.9 quantile of the training videos of that age, and the
+interval covers at least the middle 80 % of them.
 """
 
 from __future__ import annotations
@@ -28,39 +29,39 @@ Floats = NDArray[np.float32]
 _AGE_STEP: Final = 0.5
 _AGE_FROM: Final = float(np.log2(LOG_AGE_OFFSET_S))
 N_AGES: Final = 44
-"""Buckets of age, each half a doubling of age + 1 minute; the last begins at about 4 years."""
+"""Age buckets, each half a doubling of age + 1 minute wide; the last starts at about 4 years."""
 N_LEVELS: Final = 32
 """Levels of log2(1 + count), one doubling each."""
-LEAST_VIDEOS: Final = 20
-"""Videos that a largest growth is read off, at least; the nearest ages and lower counts fill up."""
-_MOST_MARGIN: Final = 1.0
+MIN_VIDEOS: Final = 20
+"""Fewest videos from which a largest growth is taken; if there are fewer, the nearest ages and lower counts are added."""
+_MAX_MARGIN: Final = 1.0
 _COUNT_SLACK: Final = 1.0
-"""Log2 units by which a count may leave the training range before it is called extrapolated."""
+"""Log2 units by which a count may lie outside the training range before it counts as extrapolated."""
 _PACE_SLACK: Final = 0.25
-"""The same for a pace, as a share of the range: a pace is read in many ways, and one of them is often a little out."""
+"""The same for a pace, as a share of the range. A pace is measured in many ways, and one of them is often slightly outside."""
 _SOURCES: Final[tuple[Mode, ...]] = ("events", "counters")
 
 
-def age_row(age_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bucket of each age, (N,) int64 in 0 .. N_AGES - 1; ``age_s`` (N,) seconds."""
+def support_row(age_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Age bucket of each age, (N,) int64 in 0 .. N_AGES - 1; ``age_s`` (N,) seconds."""
     at = (np.log2(np.maximum(age_s, 0) + LOG_AGE_OFFSET_S) - _AGE_FROM) / _AGE_STEP
     return np.clip(at.astype(np.int64), 0, N_AGES - 1)
 
 
-def level_of(count: NDArray[np.float64]) -> NDArray[np.int64]:
+def support_level(count: NDArray[np.float64]) -> NDArray[np.int64]:
     """Level of each count >= 0, (N,) int64 in 0 .. N_LEVELS - 1."""
     return np.clip(np.log2(1 + count).astype(np.int64), 0, N_LEVELS - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """See the module.
+    """The training range and the growth seen in it; see the module.
 
-    ``most`` (N_AGES, N_LEVELS, N_GRID + 1) float32 log2 units, never falling with the horizon; ``usual`` (N_AGES, N_GRID + 1, 2)
-    float32, quantiles 0.1 and 0.9 of growth; ``margin`` log2 units; ``ages`` (2,) float32, the youngest and the oldest age in seconds;
-    ``low`` and ``high`` (N_AGES, n_summary) float32, the range of the summary; ``sources`` (K, 2) bool, which types
-    were read as events and as counters; ``shortest`` seconds, below which no horizon was learned: growth up to there is spread evenly
-    over log(age + 1 minute).
+    ``most`` (N_AGES, N_LEVELS, N_GRID + 1) float32, the largest growth in log2 units, never falling with the horizon; ``usual``
+    (N_AGES, N_GRID + 1, 2) float32, quantiles 0.1 and 0.9 of growth; ``margin`` log2 units; ``ages`` (2,) float32, the youngest and the
+    oldest age in seconds; ``low`` and ``high`` (N_AGES, n_summary) float32, the range of the summary; ``sources`` (K, 2) bool, which types
+    were read as events and as counters; ``shortest`` seconds, the shortest horizon that was trained: shorter ones get their share of its
+    growth, evenly over log(age + 1 minute). The field names are those of the bundle's weights.
     """
 
     most: Floats
@@ -85,20 +86,24 @@ class Support:
         max_horizon_s: float,
         shortest: float = 0.0,
     ) -> Support:
-        """Read off N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
+        """Fit on N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
         column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
-        near = [_near(age_row(age_s), video, row) for row in range(N_AGES)]
-        most = np.stack([_most(video, value_now, column, growth, rows) for rows in near])
+        near = [_samples_near(support_row(age_s), video, row) for row in range(N_AGES)]
+        most = np.stack([_largest_growth(video, value_now, column, growth, rows) for rows in near])
         halves = [
-            np.stack([_most(video, value_now, column, growth, rows[video[rows] % 2 == half]) for rows in near])
+            np.stack(
+                [_largest_growth(video, value_now, column, growth, rows[video[rows] % 2 == half]) for rows in near]
+            )
             for half in (0, 1)
         ]
-        seen = np.unique(age_row(age_s))
+        seen = np.unique(support_row(age_s))
         apart = np.abs(halves[0] - halves[1])[seen, 0, 1:]
-        margin = float(np.clip(np.median(apart), 0.1, _MOST_MARGIN)) if apart.size else _MOST_MARGIN
-        usual = np.stack([_usual(column, growth, rows[~cold[rows]] if (~cold[rows]).any() else rows) for rows in near])
+        margin = float(np.clip(np.median(apart), 0.1, _MAX_MARGIN)) if apart.size else _MAX_MARGIN
+        usual = np.stack(
+            [_usual_growth(column, growth, rows[~cold[rows]] if (~cold[rows]).any() else rows) for rows in near]
+        )
         warm = np.flatnonzero(~cold) if (~cold).any() else np.arange(len(cold))
-        close = [_near(age_row(age_s[warm]), video[warm], row, least=1) for row in range(N_AGES)]
+        close = [_samples_near(support_row(age_s[warm]), video[warm], row, min_reach=1) for row in range(N_AGES)]
         low, high = (
             np.stack([edge(summary[warm[rows]], axis=0) for rows in close]).astype(np.float32)
             for edge in (np.min, np.max)
@@ -114,14 +119,14 @@ class Support:
         summary: Floats,
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
-        """Name, for each of N inputs, what lies outside the training range; ``observed`` tells how each type is read.
+        """Name, for each of N inputs, what lies outside the training range; ``observed`` says how each type is read.
 
-        The names: "age"; "counts", or "counts:TYPE" beside the metric; "pace"; "events:TYPE" or "counters:TYPE" for a type that was
-        read otherwise in training, "type:TYPE" for one that was never seen.
+        The names are "age"; "counts" for the metric and "counts:TYPE" for a type; "pace"; "events:TYPE" or "counters:TYPE" for a type that
+        was read in the other way in training; "type:TYPE" for a type that training never saw.
         """
         found: list[list[str]] = []
         young, old = self.ages.astype(np.float64)
-        row = age_row(age_s)
+        row = support_row(age_s)
         counts, paces = count_columns(len(types)), pace_columns(len(types))
         slack = _PACE_SLACK * (self.high[row] - self.low[row])
         slack[:, counts] = _COUNT_SLACK
@@ -129,7 +134,7 @@ class Support:
         out &= ~cold[:, None]
         for i, modes in enumerate(observed):
             names = []
-            # Younger than a minute all is young: ages are told apart by log(age + 1 minute).
+            # Ages are compared by log(age + 1 minute), so all ages below a minute count as equally young.
             if age_s[i] > old * 1.1 + LOG_AGE_OFFSET_S or age_s[i] + LOG_AGE_OFFSET_S < (young + LOG_AGE_OFFSET_S) / 2:
                 names.append("age")
             if out[i, counts[0]]:
@@ -149,13 +154,13 @@ class Support:
         return found
 
     def within(self, age_s: NDArray[np.float64], summary: Floats, cold: NDArray[np.bool_]) -> Floats:
-        """The summaries (N, n_summary) moved into the training range; those of cold starts as they are."""
-        row = age_row(age_s)
+        """The summaries (N, n_summary) clipped to the training range; those of cold starts are not changed."""
+        row = support_row(age_s)
         return np.where(cold[:, None], summary, np.clip(summary, self.low[row], self.high[row]))
 
     def largest(self, age_s: NDArray[np.float64], count: NDArray[np.float64]) -> Floats:
-        """The largest growth that was seen, (N, N_GRID + 1) float32 log2 units, from ages and counts (N,)."""
-        out: Floats = self.most[age_row(age_s), level_of(count)]
+        """The largest growth seen in training, (N, N_GRID + 1) float32 log2 units, for ages and counts (N,)."""
+        out: Floats = self.most[support_row(age_s), support_level(count)]
         return out
 
     def bound(
@@ -166,10 +171,10 @@ class Support:
         extrapolated: NDArray[np.bool_],
         max_horizon_s: float,
     ) -> NDArray[np.float64]:
-        """Bound growth quantiles (N, N_GRID + 1, 3) as the module says; they stay ordered and never fall with the horizon."""
+        """Bound growth quantiles (N, N_GRID + 1, 3) as the module describes. They stay ordered and never fall with the horizon."""
         growth = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
-        usual = np.minimum(self.usual[age_row(age_s)], largest[..., None])
+        usual = np.minimum(self.usual[support_row(age_s)], largest[..., None])
         low, median, high = np.moveaxis(growth, -1, 0)
         out = extrapolated[:, None]
         median = np.minimum(median, np.where(out, usual[..., 1], largest))
@@ -183,6 +188,7 @@ class Support:
     def _spread(
         self, growth: NDArray[np.float64], age_s: NDArray[np.float64], horizon_s: NDArray[np.float64]
     ) -> NDArray[np.float64]:
+        """Spread the growth up to the shortest trained horizon evenly over log(age + 1 minute)."""
         last = int(np.searchsorted(horizon_s, self.shortest, side="right")) - 1
         if last < 1:
             return growth
@@ -192,7 +198,7 @@ class Support:
         return out
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """For a bundle's weights."""
+        """The arrays to store in a bundle's weights."""
         return {f"support.{name}": np.atleast_1d(getattr(self, name)) for name in self.__slots__}
 
     @staticmethod
@@ -202,31 +208,31 @@ class Support:
         return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool), float(shortest[0]))
 
 
-def _near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, least: int = 0) -> NDArray[np.int64]:
-    """Samples of an age bucket, and of at least ``least`` on each side and as many as it takes to have LEAST_VIDEOS videos; (n,)."""
+def _samples_near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, min_reach: int = 0) -> NDArray[np.int64]:
+    """Indices (n,) of the samples in an age bucket and its neighbours on each side: ``min_reach``, or as many as MIN_VIDEOS need."""
     away = np.abs(rows - row)
-    for reach in range(least, N_AGES):
+    for reach in range(min_reach, N_AGES):
         chosen = np.flatnonzero(away <= reach)
-        if len(np.unique(video[chosen])) >= LEAST_VIDEOS:
+        if len(np.unique(video[chosen])) >= MIN_VIDEOS:
             return chosen
     return np.arange(len(rows))
 
 
-def _most(
+def _largest_growth(
     video: NDArray[np.int64],
     value_now: NDArray[np.float64],
     column: NDArray[np.int64],
     growth: NDArray[np.float64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Largest growth of samples ``rows`` by level and grid horizon, (N_LEVELS, N_GRID + 1)."""
+    """Largest growth of the samples ``rows`` by level and grid horizon, (N_LEVELS, N_GRID + 1)."""
     out = np.zeros((N_LEVELS, N_GRID + 1))
-    level = level_of(value_now[rows])
+    level = support_level(value_now[rows])
     known = np.isfinite(growth[rows])
     for at in range(N_LEVELS):
         chosen = level >= at
-        if len(np.unique(video[rows[chosen]])) < LEAST_VIDEOS:
-            # Fewer videos have ever had so many: those that had the most speak for them.
+        if len(np.unique(video[rows[chosen]])) < MIN_VIDEOS:
+            # Too few videos reached this count: use those with the highest counts as well.
             highest = _highest(video[rows], value_now[rows])
             chosen = chosen | highest
         seen = known & chosen[:, None]
@@ -237,15 +243,15 @@ def _most(
 
 
 def _highest(video: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Samples of the LEAST_VIDEOS videos with the highest counts, (n,) bool."""
-    names, place = np.unique(video, return_inverse=True)
+    """Whether each sample is of one of the MIN_VIDEOS videos with the highest counts, (n,) bool."""
+    names, index = np.unique(video, return_inverse=True)
     top = np.zeros(len(names))
-    np.maximum.at(top, place, value)
-    return np.isin(place, np.argsort(-top, kind="stable")[:LEAST_VIDEOS])
+    np.maximum.at(top, index, value)
+    return np.isin(index, np.argsort(-top, kind="stable")[:MIN_VIDEOS])
 
 
 def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Never falling with the horizon; horizons below the first that was observed take its value, and 0 stays at 0."""
+    """Fill gaps so that growth never falls with the horizon. Horizons below the first observed one take its value; horizon 0 is 0."""
     seen = np.flatnonzero(largest >= 0)
     out = np.maximum.accumulate(largest)
     if not len(seen):
@@ -255,8 +261,10 @@ def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _usual(column: NDArray[np.int64], growth: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2), never falling; linear between those observed."""
+def _usual_growth(
+    column: NDArray[np.int64], growth: NDArray[np.float64], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2), never falling; interpolated between observed horizons."""
     known = np.isfinite(growth[rows])
     at, values = np.minimum(column[rows][known], N_GRID), growth[rows][known]
     knots, quantiles = [0], [np.zeros(2)]
@@ -264,8 +272,8 @@ def _usual(column: NDArray[np.int64], growth: NDArray[np.float64], rows: NDArray
     at, values = at[order], values[order]
     start = 0
     while start < len(at):
-        stop = int(np.searchsorted(at, at[min(start + LEAST_VIDEOS, len(at)) - 1], side="right"))
-        if stop - start >= LEAST_VIDEOS or len(knots) == 1:
+        stop = int(np.searchsorted(at, at[min(start + MIN_VIDEOS, len(at)) - 1], side="right"))
+        if stop - start >= MIN_VIDEOS or len(knots) == 1:
             knots.append(max(int(at[stop - 1]), knots[-1] + 1))
             quantiles.append(np.quantile(values[start:stop], (0.1, 0.9)))
         start = stop

@@ -1,1 +1,1 @@
-"""The bank as the service uses it: watched, and growing with the traffic."""
+"""Admission to the bank: videos of the traffic enter it as they grow older."""

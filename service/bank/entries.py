@@ -1,4 +1,4 @@
-"""Bank entries of videos, from what the store holds of them."""
+"""Bank entries of stored videos."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from model.bank import BankVideo
 from model.engagement.rows import rows_of
 from model.forecaster import Forecaster
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from service.store.snapshot import Snapshot
 
 
 def bank_entries(
     forecaster: Forecaster, snapshots: Sequence[Snapshot], content: NDArray[np.float32], now_us: int
 ) -> list[BankVideo]:
-    """Entries of videos that have rows, as observed up to ``now_us``; ``content`` (n, Dc) their content vectors."""
+    """Entries of videos that have rows, as observed up to ``now_us``; ``content`` (n, Dc) float32 holds their content vectors."""
     types = forecaster.manifest.types
-    made: list[BankVideo] = []
+    built: list[BankVideo] = []
     # One at a time: each may be fed by events or by counters.
     for snapshot, vector in zip(snapshots, content, strict=True):
         video, newest_us = snapshot.video, snapshot.newest_us or snapshot.video.published_us
         rows = rows_of([snapshot.history], [video.published_us], [newest_us], types)
-        past = Past([video], np.array([video.published_us]), types, *rows)
+        past = ObservedVideos([video], np.array([video.published_us]), types, *rows)
         for batch in entries(forecaster, past, now_us, content=lambda _, vector=vector: vector[None]):  # type: ignore[misc]
-            made += batch
-    return made
+            built += batch
+    return built

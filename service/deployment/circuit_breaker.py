@@ -1,7 +1,7 @@
-"""The bank as the service uses it: every question measured, and none asked while it does not answer.
+"""Circuit breaker around the bank: its queries are measured, and none is sent while the bank does not answer.
 
-A bank that hangs costs one forecast batch its deadline, not each of them: after a failure the bank is left alone, and the
-question that failed is put to it again and again in the background, until it is answered. The deadline is the bank's own.
+A bank that hangs costs one batch of forecasts its deadline, not every batch: after a failure the circuit opens, and the failed query
+is repeated in the background until it is answered. The deadline is the bank's own.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ T = TypeVar("T")
 
 RETRY_S: Final = 0.5
 """Seconds between two attempts to reach a bank that failed."""
-
-
 _SILENT: Final = "the bank failed and has not answered since"
 
 
 class BankCircuitBreaker:
-    """Another bank, with the time and the failures of its questions in the metrics. Thread-safe where that one is."""
+    """A bank behind a circuit breaker, with the time and failures of its queries in the metrics. Thread-safe if the bank is."""
 
     def __init__(self, bank: Bank, metrics: Metrics, retry_s: float = RETRY_S) -> None:
         self._bank = bank
@@ -43,7 +41,7 @@ class BankCircuitBreaker:
 
     @property
     def folder(self) -> Path | None:
-        """Where an embedded bank has its files; None for another."""
+        """Folder of an embedded bank; None for a server's."""
         return getattr(self._bank, "path", None)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
@@ -56,7 +54,7 @@ class BankCircuitBreaker:
 
     @property
     def down(self) -> bool:
-        """Whether a question failed, and none was answered since."""
+        """Whether the circuit is open: a query failed, and none was answered since."""
         return self._down
 
     def counts(self) -> dict[str, int]:
@@ -74,12 +72,12 @@ class BankCircuitBreaker:
         self._bank.remove(video_ids)
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Forget videos of which only the tombstone is known."""
+        """Forget videos that are known by their tombstones only."""
         self._bank.forget(tombstones)
 
-    def remember(self, videos: int) -> None:
-        """Keep what is near videos that ask again and again."""
-        self._bank.remember(videos)
+    def cache_searches(self, videos: int) -> None:
+        """Cache the neighbours of up to so many videos that are queried repeatedly."""
+        self._bank.cache_searches(videos)
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Build the index."""
@@ -90,50 +88,50 @@ class BankCircuitBreaker:
         self._closed.set()
         self._bank.close()
 
-    def _refuse_while_down(self) -> None:
+    def _raise_if_down(self) -> None:
         if self._down:
             self._metrics.bank_skipped.inc()
             raise BankError(_SILENT)
 
-    def _timed(self, question: Callable[[], T]) -> T:
-        self._refuse_while_down()
+    def _timed(self, query: Callable[[], T]) -> T:
+        self._raise_if_down()
         started = time.perf_counter()
         try:
-            return question()
+            return query()
         except BankError as error:
             self._metrics.bank_failures.inc()
-            self._leave_alone(question, error)
+            self._open_circuit(query, error)
             raise
         finally:
             self._metrics.bank_seconds.observe(time.perf_counter() - started)
 
-    def _leave_alone(self, question: Callable[[], object], error: BankError) -> None:
+    def _open_circuit(self, query: Callable[[], object], error: BankError) -> None:
         with self._lock:
             if self._down or self._closed.is_set():
                 return
             self._down = True
-        log.warning("the bank failed; forecasts go on without neighbours", error=str(error))
-        threading.Thread(target=self._keep_asking, args=(question,), daemon=True, name="bank-retry").start()
+        log.warning("the bank failed; forecasts are made without neighbours", error=str(error))
+        threading.Thread(target=self._retry_until_answered, args=(query,), daemon=True, name="bank-retry").start()
 
-    def _keep_asking(self, question: Callable[[], object]) -> None:
+    def _retry_until_answered(self, query: Callable[[], object]) -> None:
         while self._down and not self._closed.is_set():
             try:
-                self._ask_again(question)
+                self._retry(query)
             except BaseException:
-                # Without this thread, the bank would never be asked again.
+                # Without this thread the circuit would stay open forever.
                 self._metrics.task_deaths.labels("BankRetry").inc()
-                log.exception("what asks the bank again died; it is begun again")
+                log.exception("the retry of the bank failed and is restarted")
                 self._closed.wait(self._retry_s)
 
-    def _ask_again(self, question: Callable[[], object]) -> None:
+    def _retry(self, query: Callable[[], object]) -> None:
         while not self._closed.wait(self._retry_s):
             try:
-                question()
+                query()
             except BankError:
                 continue
             except Exception:
-                # It answers, if not this question.
-                log.exception("the bank refused a question")
+                # The bank answers, though not this query.
+                log.exception("the bank refused a query")
             self._down = False
             log.info("the bank answers again")
             return

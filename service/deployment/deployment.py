@@ -1,4 +1,4 @@
-"""A model version, ready to answer."""
+"""A deployment: a model version that is ready to forecast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.deployment.circuit_breaker import BankCircuitBreaker
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """A bundle in memory: its forecaster, the bank that one asks, and the states it has cached."""
+    """A bundle in memory: its forecaster, its bank, and its cached states."""
 
     forecaster: Forecaster
     bank: BankCircuitBreaker

@@ -1,4 +1,4 @@
-"""From settings to a model that is ready to answer."""
+"""Loads a bundle as a deployment."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from model.forecaster import Forecaster
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import BankSettings, ModelSettings
 
 
 def load_model(
-    settings: Settings, metrics: Metrics, folder: Path | None = None, encoder: SentenceEncoder | None = None
+    models: ModelSettings,
+    bank: BankSettings,
+    metrics: Metrics,
+    folder: Path | None = None,
+    encoder: SentenceEncoder | None = None,
 ) -> Deployment:
-    """A bundle, asking its bank through our metrics.
+    """Load a bundle, with a circuit breaker around its bank.
 
     Args:
-        settings: which bank, which device, how many states.
-        metrics: told about the bank's answers.
-        folder: the bundle; None is the one of the settings.
-        encoder: one that another model has loaded, to be shared.
+        models: which device, how many states, and which bundle without ``folder``.
+        bank: which bank.
+        metrics: receives the bank's times and failures.
+        folder: the bundle; None takes the one of the settings.
+        encoder: the sentence encoder of a model in memory, to be shared.
 
     Raises:
         BundleError: the bundle is damaged or of another format.
-        BankError: its embedded bank cannot be opened. (A Qdrant server that is down does not stop the start.)
+        BankError: its embedded bank cannot be opened. A Qdrant server that is down is no error.
     """
-    bundle = load_bundle(folder or settings.bundle)
-    asked = _bank(settings, bundle)
+    bundle = load_bundle(folder or models.bundle)
+    opened = _open_bank(bank, bundle)
     try:
-        asked.remember(settings.cache_videos)
-        bank = BankCircuitBreaker(asked, metrics)
-        forecaster = Forecaster(bundle, bank, device=settings.device, encoder=encoder)
-        return Deployment(forecaster, bank, forecaster.new_pool(settings.cache_videos))
+        opened.cache_searches(models.cache_videos)
+        watched = BankCircuitBreaker(opened, metrics)
+        forecaster = Forecaster(bundle, watched, device=models.device, encoder=encoder)
+        return Deployment(forecaster, watched, forecaster.new_pool(models.cache_videos))
     except BaseException:
-        asked.close()
+        opened.close()
         raise
 
 
-def _bank(settings: Settings, bundle: Bundle) -> Bank:
+def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)
-    # Its client takes a second to import, and most services do without.
+    # Imported only if needed: its client takes a second to import.
     from model.bank.server import ServerBank
 
     return ServerBank(

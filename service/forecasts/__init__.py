@@ -1,1 +1,1 @@
-"""From a stored video to a forecast: cache, batches, engine, handlers."""
+"""From a stored video to a forecast: cache, batches, engine."""

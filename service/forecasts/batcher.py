@@ -1,4 +1,4 @@
-"""Single requests, computed together: a queue in front of one worker thread."""
+"""Batches single requests: a queue in front of one worker thread."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Reason = Literal["size", "deadline", "stop"]
 
 
 class Batcher(Generic[T, R]):
-    """Runs ``compute`` on up to ``size`` items, waiting at most ``wait_s`` after the first for company.
+    """Runs ``compute`` on up to ``size`` items; the first item of a batch waits at most ``wait_s`` for others.
 
-    While a batch is computed the next one fills up, so load makes batches by itself. An item whose caller has gone is
-    dropped unseen. When a batch fails its items are computed one by one, so that one item cannot fail others.
-    ``released`` is told why each batch went.
+    While a batch is computed the next one fills up, so batches grow with the load. An item whose caller has gone is dropped
+    before it is computed. If a batch fails, its items are computed one by one, so that one item cannot fail others. ``released``
+    is called with the reason for which each batch was released.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Batcher(Generic[T, R]):
         self._size, self._wait_s, self._queue = size, wait_s, queue
         self._pending: deque[tuple[float, T, asyncio.Future[R]]] = deque()
         self._some, self._full = asyncio.Event(), asyncio.Event()
-        self.died: Callable[[str], None] = lambda name: None
+        self.on_death: Callable[[str], None] = lambda name: None
         self._stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-model")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to take items; needs a running loop."""
+        """Begin to take items. Called inside a running loop."""
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        """Compute what waits, take nothing more, and end. Cancelled, it tells those who still wait that the service stops."""
+        """Compute the queued items, accept no more, and end. If it is cancelled, queued items raise Unavailable."""
         self._stopping = True
         self._some.set()
         self._full.set()
@@ -82,7 +82,7 @@ class Batcher(Generic[T, R]):
         return len(self._pending)
 
     async def submit(self, item: T) -> R:
-        """The item's result; raises Unavailable when the queue is full or the service stops."""
+        """The item's result; raises Unavailable if the queue is full or the service stops."""
         if self._stopping:
             raise Unavailable("the service is stopping")
         if len(self._pending) >= self._queue:
@@ -99,8 +99,8 @@ class Batcher(Generic[T, R]):
             try:
                 return await self._run()
             except Exception:
-                log.exception("the queue of forecasts died; it is begun again")
-            self.died("Batcher")
+                log.exception("the queue of forecasts failed and is restarted")
+            self.on_death("Batcher")
 
     async def _run(self) -> None:
         while True:
@@ -110,17 +110,17 @@ class Batcher(Generic[T, R]):
                     return
                 self._some.clear()
                 continue
-            self._released(await self._ripe())
+            self._released(await self._until_release())
             batch = [self._pending.popleft() for _ in range(min(self._size, len(self._pending)))]
             try:
-                await self._answer([(item, future) for _, item, future in batch if not future.done()])
+                await self._compute_batch([(item, future) for _, item, future in batch if not future.done()])
             finally:
                 for _, _, future in batch:
                     if not future.done():
                         future.set_exception(Unavailable("the service is stopping"))
 
-    async def _ripe(self) -> Reason:
-        """Wait until the batch should go."""
+    async def _until_release(self) -> Reason:
+        """Wait until the batch should be released."""
         if len(self._pending) < self._size and not self._stopping:
             self._full.clear()
             left_s = self._pending[0][0] + self._wait_s - time.monotonic()
@@ -134,7 +134,7 @@ class Batcher(Generic[T, R]):
             return "size"
         return "stop" if self._stopping else "deadline"
 
-    async def _answer(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _compute_batch(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         if not batch:
             return
         loop = asyncio.get_running_loop()
@@ -146,7 +146,7 @@ class Batcher(Generic[T, R]):
                     batch[0][1].set_exception(error)
                 return
             for pair in batch:
-                await self._answer([pair])
+                await self._compute_batch([pair])
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():

@@ -1,68 +1,67 @@
-"""Answers given a moment ago, which are still right, and those that are being made."""
+"""Cache of recent forecasts, finished or in progress."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from model.lru_cache import LRUCache
 from service.deployment.deployment import Deployment
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.store.snapshot import Snapshot
 
 SHARE_OF_AGE: Final = 1e-3
-"""An answer serves again while its video has grown older by less than this share of its age."""
+"""A forecast is served from the cache until its video has aged by this share of its age."""
 
 Key = tuple[str, tuple[int, ...], int | None]
-"""Video id, horizons in microseconds, and the time asked for, None for now."""
+"""Video id, horizons in microseconds, and the requested time (None: now)."""
 
 
-class _Given(NamedTuple):
-    task: asyncio.Task[Answer]
+class _Entry(NamedTuple):
+    task: asyncio.Task[ForecastResult]
     snapshot: Snapshot
     deployment: Deployment
-    given_us: int
-    until_us: int
+    added_us: int
+    expires_us: int
 
 
 class ForecastCache:
-    """The newest ``capacity`` answers, each for at most ``reuse_us``; who asks while one is made waits for that one.
+    """The newest ``capacity`` forecasts, each for at most ``reuse_us``. Requests for a forecast in progress are coalesced.
 
-    An answer is given again only for the version of the video and the deployment that it was made from, so a new row, a new model or
-    another horizon always gets a new one.
+    A cached forecast is served only for the version of the video and the deployment that it was made from. So a new row, a new
+    model or another horizon always gets a new forecast.
     """
 
     def __init__(self, capacity: int, reuse_us: int) -> None:
-        self._capacity, self._reuse_us = capacity, reuse_us
-        self._given: OrderedDict[Key, _Given] = OrderedDict()
+        self._reuse_us = reuse_us
+        self._entries: LRUCache[Key, _Entry] = LRUCache(capacity)
         self.hits = 0
 
-    def find(self, key: Key, snapshot: Snapshot, deployment: Deployment, clock_us: int) -> asyncio.Task[Answer] | None:
-        """The answer to give again, made or in the making, if there is one."""
-        given = self._given.get(key)
+    def find(
+        self, key: Key, snapshot: Snapshot, deployment: Deployment, clock_us: int
+    ) -> asyncio.Task[ForecastResult] | None:
+        """The cached forecast, finished or in progress; None if there is none that is still valid."""
+        entry = self._entries.peek(key)
         if (
-            given is None
-            or given.snapshot.version != snapshot.version
-            or given.deployment is not deployment
-            or not given.given_us <= clock_us < given.until_us
-            or (given.task.done() and (given.task.cancelled() or given.task.exception() is not None))
+            entry is None
+            or entry.snapshot.version != snapshot.version
+            or entry.deployment is not deployment
+            or not entry.added_us <= clock_us < entry.expires_us
+            or (entry.task.done() and (entry.task.cancelled() or entry.task.exception() is not None))
         ):
             return None
         self.hits += 1
-        return given.task
+        return entry.task
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._given.clear()
+        """Drop every entry."""
+        self._entries.clear()
 
     def keep(
-        self, key: Key, task: asyncio.Task[Answer], snapshot: Snapshot, deployment: Deployment, clock_us: int
+        self, key: Key, task: asyncio.Task[ForecastResult], snapshot: Snapshot, deployment: Deployment, clock_us: int
     ) -> None:
-        """Remember an answer asked for at ``clock_us``."""
+        """Add a forecast that was requested at ``clock_us``."""
         age_us = clock_us - snapshot.video.published_us
-        until_us = clock_us + min(self._reuse_us, int(age_us * SHARE_OF_AGE))
-        if until_us > clock_us:
-            self._given[key] = _Given(task, snapshot, deployment, clock_us, until_us)
-            self._given.move_to_end(key)
-            if len(self._given) > self._capacity:
-                self._given.popitem(last=False)
+        expires_us = clock_us + min(self._reuse_us, int(age_us * SHARE_OF_AGE))
+        if expires_us > clock_us:
+            self._entries.put(key, _Entry(task, snapshot, deployment, clock_us, expires_us))

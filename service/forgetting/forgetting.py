@@ -2,9 +2,9 @@
 
     DELETE -> tombstone -> banks in memory -> the video's keys, lists, labels -> streams -> the log of the embedded store
                  |
-                 +-> every replica, within a second, and every bank at its next opening: obeys the tombstones it has not obeyed
+                 +-> every replica within a second, and every bank when it is next opened, applies new tombstones
 
-A tombstone is durable, so nothing of this depends on a message that may be lost, nor on a process that lives long enough.
+Tombstones are durable. So a deletion depends neither on a message that may be lost nor on a process that may be killed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -22,16 +22,14 @@ import structlog
 
 from model.bank.tombstone import tombstone
 from model.errors import BankError
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
 from service.forgetting.sweep import Sweep
 from service.problems import Problem, Unavailable
 from service.quality.label_store import LabelStore
-from service.settings import Settings
 from service.store import keys
 from service.store.change_publisher import Change
-from service.store.forgotten import Forgotten
 from service.store.redis.connection import RedisConnection
 from service.store.redis.lease import Lease
 from service.store.redis.safety import field_of
@@ -40,92 +38,95 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two looks at the tombstones."""
-PATIENCE_S: Final = 2.0
-"""Seconds that a deletion waits for the streams to be swept; they are in any case."""
+"""Seconds between two checks for tombstones."""
+SWEEP_WAIT_S: Final = 2.0
+"""Seconds that a deletion waits for the sweep of the streams, which continues after that."""
 REWRITE_S: Final = 60.0
-"""Seconds between two rewrites of the embedded store's log, at least."""
+"""Shortest time between two rewrites of the embedded store's log, in seconds."""
 LAST_REWRITE_S: Final = 2.0
-"""Seconds for which the service's end waits for the last one."""
+"""Seconds that a stopping service waits for the last rewrite."""
 SETTLED_S: Final = 10
-"""Seconds after a deletion by which nobody writes of the video any more."""
-_SHARE: Final = 20
-"""A rewrite that takes long is made less often: for a twentieth of the time at most."""
+"""Seconds after a deletion by which writes that were in progress have ended."""
+_PAUSE_FACTOR: Final = 20
+"""A slow rewrite is made less often: the pause after it is this many times as long."""
 _POLL_S: Final = 0.05
 _OVERLAP_US: Final = 60_000_000
-"""A new primary's clock may be behind by so much."""
+"""How far the clock of a new primary may be behind."""
 _LEASE_S: Final = 30.0
 _CHUNK: Final = 1000
 
 
-class Forgetting(Running):
-    """A listener to changes, a task that obeys tombstones, and the deletion itself."""
+class Forgetting(BackgroundTask):
+    """Deletes videos, and applies the tombstones of deletions by other replicas."""
 
     def __init__(
         self,
         engine: Engine,
+        deployments: Callable[[], Sequence[Deployment]],
         store: Store,
-        forgotten: Forgotten,
-        ledger: LabelStore,
-        link: RedisConnection,
-        settings: Settings,
+        label_store: LabelStore,
+        redis: RedisConnection,
+        *,
+        embedded: bool,
     ) -> None:
-        self._engine, self._store, self._forgotten, self._ledger = engine, store, forgotten, ledger
-        self._link, self._embedded = link, settings.redis_url is None
-        self._lease = Lease(link, keys.FORGOTTEN_LEASE, _LEASE_S)
-        self._obeyed_us: dict[Deployment, int] = {}
+        self._engine, self._deployments = engine, deployments
+        self._store, self._forgotten, self._label_store = store, store.forgotten, label_store
+        self._redis, self._embedded = redis, embedded
+        self._lease = Lease(redis, keys.FORGOTTEN_LEASE, _LEASE_S)
+        self._applied_us: dict[Deployment, int] = {}
         self._dropped_us = 0
         self._swept_us = 0
-        self._news, self._swept = asyncio.Event(), asyncio.Condition()
+        self._wake, self._swept = asyncio.Event(), asyncio.Condition()
         self._rewriting_us = self._rewritten_us = 0
-        self._began_s = float("-inf")
+        self._rewrite_began_s = float("-inf")
         self._failing = False
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Look at once, where a video was deleted."""
+        """Check the tombstones at once if a video was deleted."""
         if any(version == 0 for _, version in changes):
-            self._news.set()
+            self._wake.set()
 
     def missed(self) -> None:
-        """Look at once."""
-        self._news.set()
+        """Check the tombstones at once."""
+        self._wake.set()
 
     async def delete(self, video_id: str) -> bool:
-        """Forget everything about a video; whether the store knew it.
+        """Forget everything about a video; return whether the store had it.
 
         Raises:
-            BankError: a bank in memory does not answer. The tombstone is there: it forgets the video as soon as it does.
+            BankError: a bank in memory does not answer. The tombstone is stored, so it forgets the video when it answers again.
             Unavailable: the store does not answer.
         """
         at_us = await self._forgotten.bury(video_id)
-        await self._engine.forget_neighbour(video_id)
-        gone = await self._store.forget(video_id)
-        await self._ledger.forget(video_id)
+        for deployment in self._deployments():
+            await asyncio.to_thread(deployment.bank.remove, [video_id])
+        existed = await self._store.forget(video_id)
+        await self._label_store.forget(video_id)
         await self._engine.forget(video_id)
-        self._news.set()
+        self._wake.set()
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S), self._swept:
+            async with asyncio.timeout(SWEEP_WAIT_S), self._swept:
                 await self._swept.wait_for(lambda: self._swept_us >= at_us)
-        return gone
+        return existed
 
     async def prepare(self, deployment: Deployment) -> None:
-        """``obey`` before a model's first forecast; a bank that does not answer gives no neighbours either."""
+        """Apply tombstones before a model's first forecast. A bank that does not answer is no error: it gives no neighbours either."""
         try:
-            await self.obey(deployment)
+            await self.apply_tombstones(deployment)
         except BankError as error:
-            log.warning("a bank does not answer and may know deleted videos", reason=str(error))
+            log.warning("a bank does not answer and may hold deleted videos", reason=str(error))
 
-    async def obey(self, deployment: Deployment) -> None:
-        """Take out of a model's bank what was deleted since it was open last; raises Unavailable, or BankError."""
-        before = self._obeyed_us.get(deployment)
+    async def apply_tombstones(self, deployment: Deployment) -> None:
+        """Remove from a model's bank what was deleted since it was last open; raises Unavailable, or BankError."""
+        before = self._applied_us.get(deployment)
         if before is None:
-            before = await self._forgotten.obeyed(place_of(deployment))
-        # From the beginning where it was not open here yet: what it holds may have come by another way.
-        first = deployment not in self._obeyed_us
+            before = await self._forgotten.obeyed(bank_identity(deployment))
+        # All tombstones if it was not open here yet: its videos may come from elsewhere, such as a copy.
+        first = deployment not in self._applied_us
         found = await self._forgotten.since(-1 if first else before - _OVERLAP_US)
         due = found if first else [mark for mark in found if mark[1] > before - _OVERLAP_US]
         if not due:
-            self._obeyed_us.setdefault(deployment, before)
+            self._applied_us.setdefault(deployment, before)
             return
         lifted = await self._forgotten.lifted()
         marks = [mark for mark, at_us in due if mark not in lifted or at_us > before]
@@ -133,18 +134,18 @@ class Forgetting(Running):
         for start in range(0, len(marks), _CHUNK):
             await asyncio.to_thread(deployment.bank.forget, marks[start : start + _CHUNK])
         if newest_us > before:
-            await self._forgotten.obey(place_of(deployment), newest_us)
-        self._obeyed_us[deployment] = max(before, newest_us)
+            await self._forgotten.obey(bank_identity(deployment), newest_us)
+        self._applied_us[deployment] = max(before, newest_us)
 
-    async def round(self) -> None:
-        """Look at the tombstones once, and do all that they ask for."""
-        deployments = self._engine.deployments()
-        for gone in [held for held in self._obeyed_us if held not in deployments]:
-            del self._obeyed_us[gone]
+    async def run_once(self) -> None:
+        """Apply new tombstones everywhere, once."""
+        deployments = self._deployments()
+        for closed in [held for held in self._applied_us if held not in deployments]:
+            del self._applied_us[closed]
         fault: BankError | None = None
         for deployment in deployments:
             try:
-                await self.obey(deployment)
+                await self.apply_tombstones(deployment)
             except BankError as error:
                 fault = error
         await self._drop()
@@ -154,7 +155,7 @@ class Forgetting(Running):
             raise fault
 
     async def _drop(self) -> None:
-        """Drop from this process's caches what was deleted elsewhere."""
+        """Drop from the caches of this process what was deleted by other replicas."""
         if self._forgotten.newest_us <= self._dropped_us:
             return
         newest_us = int(self._forgotten.newest_us)
@@ -163,7 +164,7 @@ class Forgetting(Running):
         marked = await asyncio.to_thread(lambda: [name for name in names if tombstone(name) in found])
         for name in marked:
             await self._engine.forget(name)
-        self._engine.recent.clear()
+        self._engine.cache.clear()
         self._dropped_us = newest_us
 
     async def _sweep(self) -> None:
@@ -172,73 +173,73 @@ class Forgetting(Running):
         newest_us = int(self._forgotten.newest_us)
         swept_us = await self._forgotten.swept()
         if due := await self._forgotten.since(swept_us):
-            if not await self._lease.take():
+            if not await self._lease.acquire():
                 return
-            await Sweep(self._link, dict(due)).run()
+            await Sweep(self._redis, dict(due)).run()
             swept_us = max(at_us for _, at_us in due)
             await self._forgotten.sweep(swept_us)
         else:
-            # Nothing is later: what is known here of later ones is of a store that was emptied.
+            # No newer tombstone is stored: the newer time that is known here is from before the store was emptied.
             swept_us = max(swept_us, newest_us)
         async with self._swept:
             self._swept_us = swept_us
             self._swept.notify_all()
 
     async def _rewrite(self) -> None:
-        """Let the embedded store write its log anew, which else keeps every command that ever named a video.
+        """Let the embedded store rewrite its log, which otherwise keeps every command that named a deleted video.
 
-        At once, and again later: by then, who was about to write of the video has, and has taken it back.
+        Once at once, and again later, when writes that were in progress at the deletion have ended and are undone.
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return
-        told = (await self._link.pipeline("sweep", [["INFO", "persistence"]]))[0]
-        if field_of(told, "aof_enabled") != "1" or field_of(told, "aof_rewrite_in_progress") != "0":
+        status = (await self._redis.pipeline("sweep", [["INFO", "persistence"]]))[0]
+        if field_of(status, "aof_enabled") != "1" or field_of(status, "aof_rewrite_in_progress") != "0":
             return
-        if self._rewriting_us > self._rewritten_us and field_of(told, "aof_last_bgrewrite_status") == "ok":
+        if self._rewriting_us > self._rewritten_us and field_of(status, "aof_last_bgrewrite_status") == "ok":
             self._rewritten_us = self._rewriting_us
             await self._forgotten.rewrite(self._rewritten_us)
         else:
             self._rewritten_us = max(self._rewritten_us, await self._forgotten.rewritten())
-        pause_s = max(REWRITE_S, _SHARE * float(field_of(told, "aof_last_rewrite_time_sec") or 0))
-        if self._rewritten_us < self._swept_us and time.monotonic() >= self._began_s + pause_s:
+        pause_s = max(REWRITE_S, _PAUSE_FACTOR * float(field_of(status, "aof_last_rewrite_time_sec") or 0))
+        if self._rewritten_us < self._swept_us and time.monotonic() >= self._rewrite_began_s + pause_s:
             await self._begin_rewrite()
 
     async def _begin_rewrite(self) -> None:
-        clock, _ = await self._link.pipeline("sweep", [["TIME"], ["BGREWRITEAOF"]])
-        self._began_s = time.monotonic()
+        clock, _ = await self._redis.pipeline("sweep", [["TIME"], ["BGREWRITEAOF"]])
+        self._rewrite_began_s = time.monotonic()
         self._rewriting_us = min(self._swept_us, (int(clock[0]) - SETTLED_S) * 1_000_000)
 
     async def _ended(self) -> None:
         with suppress(Unavailable):
-            await self._lease.give()
+            await self._lease.release()
             if self._embedded and self._rewritten_us < self._swept_us:
-                # Whatever is deleted leaves the files with the service's end.
+                # A deleted video must be gone from the files when the service has stopped.
                 await self._begin_rewrite()
                 for _ in range(round(LAST_REWRITE_S / _POLL_S)):
                     await asyncio.sleep(_POLL_S)
-                    told = (await self._link.pipeline("sweep", [["INFO", "persistence"]]))[0]
-                    if field_of(told, "aof_rewrite_in_progress") == "0":
+                    status = (await self._redis.pipeline("sweep", [["INFO", "persistence"]]))[0]
+                    if field_of(status, "aof_rewrite_in_progress") == "0":
                         return
 
     async def _run(self) -> None:
         while True:
-            self._news.clear()
+            self._wake.clear()
             try:
-                await self.round()
+                await self.run_once()
                 self._failing = False
             except (Problem, BankError) as error:
                 if not self._failing:
-                    log.warning("deleted videos wait to be forgotten everywhere", reason=str(error))
+                    log.warning("the removal of deleted videos waits", reason=str(error))
                 self._failing = True
             except Exception:
-                log.exception("deleted videos could not be forgotten everywhere")
+                log.exception("the removal of deleted videos failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
-                    await self._news.wait()
+                    await self._wake.wait()
 
 
-def place_of(deployment: Deployment) -> str:
-    """Which bank a model asks: of an embedded one its folder, until it is filled anew; of a server's its name."""
+def bank_identity(deployment: Deployment) -> str:
+    """Name of a model's bank: a digest of an embedded one's folder and of when it was filled; the name of a server's."""
     folder: Path | None = deployment.bank.folder
     if folder is None:
         return f"server-{deployment.version[:16]}"

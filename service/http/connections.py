@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from service.metrics import counter, gauge
-from service.settings import Settings
+from service.settings import ServerSettings
 
 _MIN_CONNECTIONS: Final = 8
 _OTHER_FILES: Final = 48
@@ -63,13 +63,13 @@ class ConnectionLimits:
     message_deadline_s: float
 
 
-def connection_limit(settings: Settings) -> int:
+def connection_limit(settings: ServerSettings, store_connections: int) -> int:
     """How many connections are allowed: the setting, or fewer where this process may not open as many files.
 
     Raises the process's soft limit of open files as far as that helps.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = settings.store_connections + _OTHER_FILES
+    others = store_connections + _OTHER_FILES
     wanted = settings.max_connections + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

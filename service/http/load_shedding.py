@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 from urllib.parse import unquote_plus
@@ -29,7 +29,7 @@ from service.http.visit import REQUEST_ID, Visit
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
-from service.settings import Settings
+from service.settings import LoadSettings
 from service.turns import Turns
 
 Kind = Literal["reads", "writes", "bulk"]
@@ -53,6 +53,31 @@ def classify(scope: Scope, length: int | None = None) -> Kind | None:
     if path in _ROWS:
         return "bulk" if (Visit(scope).length if length is None else length) > BULK_BYTES else "writes"
     return "writes" if scope["method"] in _WRITES else "reads"
+
+
+def concurrency_limits(settings: LoadSettings) -> dict[Kind, ConcurrencyLimit]:
+    """The concurrency limit of each kind of request."""
+    wait_s, share = settings.wait_ms / 1000, settings.client_share
+    return {
+        "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
+        "writes": ConcurrencyLimit(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
+        "bulk": ConcurrencyLimit(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
+    }
+
+
+def load_readings(limits: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Sequence[Metric]:
+    """Metrics of requests in flight and of bodies in memory."""
+    return [
+        reading
+        for kind, limit in limits.items()
+        for reading in (
+            gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a slot", limit.running),
+            gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a slot", limit.waiting),
+        )
+    ] + [
+        gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", budget.held),
+        counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", budget.taken),
+    ]
 
 
 class Refused:
@@ -82,25 +107,20 @@ class Shedding:
     def __init__(
         self,
         app: ASGIApp,
-        settings: Settings,
+        limits: Mapping[Kind, ConcurrencyLimit],
         metrics: Metrics,
         lifecycle: Lifecycle,
         keys: Keys,
         hosts: Hosts | None,
         budget: Budget,
         turns: Turns,
+        prefix: str,
     ) -> None:
         self._app = app
         self._lifecycle, self._keys, self._hosts, self._budget = lifecycle, keys, hosts, budget
         self._turns = turns
-        self._prefix = settings.root_path
-        wait_s, share = settings.wait_ms / 1000, settings.client_share
-        self.limits: dict[Kind, ConcurrencyLimit] = {
-            "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
-            "writes": ConcurrencyLimit(settings.writes_in_flight, settings.writes_waiting, wait_s, share),
-            "bulk": ConcurrencyLimit(settings.bulk_in_flight, settings.bulk_waiting, wait_s, share),
-        }
-        turns.others = self.limits["reads"].others
+        self._prefix = prefix
+        self.limits = limits
         self._refused: dict[tuple[Kind, Refusal], Refused] = {}
         for kind in self.limits:
             for reason in ("full", "late"):
@@ -112,7 +132,6 @@ class Shedding:
         self._stopped = Refused(Unavailable("the service stopped before this was done"))
         # Labels are resolved once, because a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
-        metrics.watch(self._readings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -192,19 +211,6 @@ class Shedding:
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
         self._counters[kind, refusal].inc()
         return self._refused[kind, refusal].problem.copy()
-
-    def _readings(self) -> Sequence[Metric]:
-        return [
-            reading
-            for kind, limit in self.limits.items()
-            for reading in (
-                gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a slot", limit.running),
-                gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a slot", limit.waiting),
-            )
-        ] + [
-            gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", self._budget.held),
-            counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", self._budget.taken),
-        ]
 
 
 class _Responder:

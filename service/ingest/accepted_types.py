@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from service.store.rows.row_fields import SHARED_FIELDS
 
 
@@ -13,7 +13,7 @@ class AcceptedTypes:
 
     def __init__(self, types: Sequence[str]) -> None:
         self.types = frozenset(types)
-        self.columns = {column_of(kind): kind for kind in types}
+        self.columns = {counter_column(kind): kind for kind in types}
         self.counters_fields = frozenset((*SHARED_FIELDS, *self.columns))
         """All fields of a counters row."""
         self.types_text = ", ".join(types)

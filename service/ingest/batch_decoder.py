@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
-from service.settings import Settings
+from service.settings import IngestSettings
 from service.store.rows.event_ids import packed_ids
 from service.store.rows.row_batch import COUNTERS_ROW, RowBatch
 from service.store.rows.row_fields import (
@@ -45,7 +45,7 @@ _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError,
 class BatchDecoder:
     """Decodes whole batches, checked against the served types, the clock and the limits."""
 
-    def __init__(self, accepted: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
+    def __init__(self, accepted: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
         self._skew_us = round(settings.future_skew_s * 1_000_000)
         self._clock = clock
         self._types = tuple(sorted(accepted.types))

@@ -16,7 +16,7 @@ from service.ingest.packed_rows import parse_packed, unpack
 from service.ingest.row_parser import Parsed, RowParser
 from service.metrics import Metrics
 from service.problems import Invalid, Malformed, Unavailable
-from service.settings import Settings
+from service.settings import IngestSettings
 from service.store.rows.outcome import Outcome, Rejection
 from service.store.rows.row_batch import RowBatch
 from service.strict_json import parse_line, parse_rows
@@ -51,7 +51,7 @@ class IngestHandler:
         queue: GroupCommitQueue,
         metrics: Metrics,
         turns: Turns,
-        settings: Settings,
+        settings: IngestSettings,
     ) -> None:
         self._parser, self._decoder = parser, decoder
         self._queue = queue

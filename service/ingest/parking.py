@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from model.lru_cache import LRUCache
 from service.store.change_publisher import Change
 
 _CLIENTS: Final = 10_000
@@ -20,12 +21,12 @@ class Parking:
 
     def __init__(self, limit: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
-        self._videos: OrderedDict[bytes, OrderedDict[str, float]] = OrderedDict()
+        self._videos: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
         """By client: each video, and when a row was parked for it last."""
 
     def allows(self, client: bytes) -> bool:
         """Whether rows of this client may be parked."""
-        videos = self._videos.get(client)
+        videos = self._videos.peek(client)
         if not videos:
             return self._limit > 0
         oldest_s = self._clock() - self._ttl_s
@@ -35,14 +36,14 @@ class Parking:
 
     def parked(self, client: bytes, video_ids: Iterable[str]) -> None:
         """Note that rows of this client were parked for these videos."""
-        videos = self._videos.setdefault(client, OrderedDict())
-        self._videos.move_to_end(client)
+        videos = self._videos.peek(client)
+        if videos is None:
+            videos = OrderedDict()
+        self._videos.put(client, videos)
         now_s = self._clock()
         for video_id in video_ids:
             videos[video_id] = now_s
             videos.move_to_end(video_id)
-        while len(self._videos) > _CLIENTS:
-            self._videos.popitem(last=False)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Stop counting these videos: they are registered or deleted, so nothing is parked for them."""

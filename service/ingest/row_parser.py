@@ -10,7 +10,7 @@ from typing import Any, Final
 from model.engagement.history import Mode
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
-from service.settings import Settings
+from service.settings import IngestSettings
 from service.store.rows.outcome import Rejection
 from service.store.rows.row import InputRow
 from service.store.rows.row_fields import (
@@ -83,7 +83,7 @@ class Parsed:
 class RowParser:
     """Validates rows against the served types, the clock and the limits."""
 
-    def __init__(self, accepted: AcceptedTypes, settings: Settings, clock: Callable[[], int] = now_us) -> None:
+    def __init__(self, accepted: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
         self._accepted = accepted
         self._max_id_length = settings.max_id_length
         self._skew_us = round(settings.future_skew_s * 1_000_000)

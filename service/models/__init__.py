@@ -1,1 +1,1 @@
-"""Model versions: loaded, warmed, switched, and shadowed."""
+"""Model versions: loaded, warmed up, activated, and shadowed."""

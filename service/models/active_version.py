@@ -1,4 +1,4 @@
-"""The model that was chosen last, in the event store: it survives a restart, and every replica follows it within seconds."""
+"""The active model version in the event store: it survives a restart, and every replica follows it within seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.problems import Unavailable
 from service.store import keys
 from service.store.redis.connection import RedisConnection
@@ -17,49 +17,53 @@ from service.store.redis.connection import RedisConnection
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 2.0
-"""Seconds between two looks at it."""
+"""Seconds between two polls."""
 AGAIN_S: Final = 60.0
-"""Seconds until a choice that could not be followed is tried again."""
+"""Seconds until a version that could not be activated is tried again."""
 
 
-class ActiveVersion(Running):
-    """The stored choice; ``follow`` is called every few seconds. ``enabled`` False: there is none, and nothing is stored.
+class ActiveVersion(BackgroundTask):
+    """Reads and writes the stored version, and polls it. ``enabled`` False: nothing is stored or polled.
 
-    Methods raise Unavailable when the event store does not answer.
+    Methods raise Unavailable if the event store does not answer.
     """
 
-    def __init__(self, link: RedisConnection, *, enabled: bool) -> None:
+    def __init__(self, redis: RedisConnection, *, enabled: bool) -> None:
         self.enabled = enabled
-        self._link = link
-        self.follow: Callable[[], Awaitable[None]] = _nobody
+        self._redis = redis
+        self._follow: Callable[[], Awaitable[None]] = _ignore
         self._refused, self._again_s = "", 0.0
 
+    def on_poll(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Call ``follow`` every ``EVERY_S``."""
+        self._follow = follow
+
     async def write(self, version: str) -> None:
-        """Choose a version, for this service and all that share its store."""
+        """Make a version the active one, for this service and all that share its store."""
         if self.enabled:
-            await self._link.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
+            await self._redis.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
 
     async def read(self) -> str | None:
-        """The hash that was chosen; None where nothing was, or where it was refused a moment ago."""
-        found = (await self._link.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
+        """The stored hash; None if nothing is stored, or if this version was refused less than ``AGAIN_S`` ago."""
+        found = (await self._redis.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
         if found is None or (found.decode() == self._refused and time.monotonic() < self._again_s):
             return None
         return str(found.decode())
 
     def refuse(self, version: str) -> None:
-        """Do not ask for a version again for a while."""
+        """Do not return this version for ``AGAIN_S``."""
         self._refused, self._again_s = version, time.monotonic() + AGAIN_S
 
     async def _run(self) -> None:
         while self.enabled:
             await asyncio.sleep(EVERY_S)
             try:
-                await self.follow()
+                await self._follow()
             except Unavailable:
                 pass
             except Exception:
-                log.exception("the stored choice of a model could not be followed")
+                log.exception("the stored model version could not be activated")
 
 
-async def _nobody() -> None:
-    """Nobody follows."""
+async def _ignore() -> None:
+    """Follow nothing."""

@@ -1,6 +1,6 @@
-"""Models side by side: which there are, which one answers, and how another takes over without a failed request.
+"""The models in memory, which of them is active, and how another becomes active without a failed request.
 
-load and verify -> warm up -> store the choice -> switch -> drain the model before -> keep or close it
+load and verify -> warm up -> store the version -> switch -> drain the previous model -> keep or close it
      |               |             |
      |               |             +-- Unavailable 503  the event store does not answer: nothing changes
      |               +---------------- Conflict    409  it cannot forecast: nothing changes
@@ -20,49 +20,58 @@ from typing import Any, Final, TypeVar
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from model.content.text import SentenceEncoder
 from model.engagement.bins import HOUR_US
 from model.errors import BundleError, M3TRError
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
-from service.deployment.loading import load_model
 from service.forecasts.engine import Engine
-from service.metrics import Metrics
+from service.metrics import Metrics, counter
 from service.models.active_version import ActiveVersion
 from service.models.shadow import Shadow
 from service.models.versions import Version, Versions, choose, misfit
 from service.models.warmup import warm_up
 from service.problems import Conflict, Problem, Unavailable
-from service.settings import Settings
+from service.settings import ModelSettings
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+Load = Callable[[Path, SentenceEncoder], Deployment]
+"""Loads a bundle from its folder, with the encoder of a model in memory. Blocks: for a thread."""
+
 _COUNTED: Final = ("hits", "misses", "evictions")
 
 
 class ModelRegistry:
-    """Holds every model in memory: the engine's active one, earlier ones that are kept, and the shadow's.
-
-    ``prepare`` is awaited for each model before its first forecast that counts.
-    """
+    """Holds every model in memory: the engine's active one, earlier ones that are kept, and the shadow's."""
 
     def __init__(
-        self, engine: Engine, shadow: Shadow, choice: ActiveVersion, settings: Settings, metrics: Metrics
+        self,
+        engine: Engine,
+        shadow: Shadow,
+        active_version: ActiveVersion,
+        load: Load,
+        settings: ModelSettings,
+        metrics: Metrics,
     ) -> None:
         self.engine, self.shadow = engine, shadow
-        engine.deployments = self.deployments
-        self.prepare: list[Callable[[Deployment], Awaitable[None]]] = []
-        self._choice, self._settings, self._metrics = choice, settings, metrics
-        choice.follow = self.follow
+        self._preparations: list[Callable[[Deployment], Awaitable[None]]] = []
+        self._active_version, self._load_bundle = active_version, load
+        self._settings, self._metrics = settings, metrics
         self._versions = Versions(settings.bundle, settings.bundles)
-        self._promised = engine.active.forecaster.manifest
+        self._served = engine.active.forecaster.manifest
         self._kept: OrderedDict[str, Deployment] = OrderedDict()
-        self._gone: Counter[str] = Counter()
+        self._closed_counts: Counter[str] = Counter()
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="m3tr-loader")
+
+    def before_first_forecast(self, prepare: Callable[[Deployment], Awaitable[None]]) -> None:
+        """Await ``prepare`` for each model before its first forecast that counts."""
+        self._preparations.append(prepare)
 
     async def rows(self) -> list[dict[str, Any]]:
         """Every version as GET /models shows it, the served bundle first."""
@@ -70,42 +79,42 @@ class ModelRegistry:
         return [self._row(version, states) for version in await self._all()]
 
     async def activate(self, name: str) -> dict[str, Any]:
-        """Let a version answer from now on, here and in every replica; the answer tells what was done."""
-        return await self._change(self._activate(name, self._choice.write))
+        """Make a version active, here and in every replica; return what was done."""
+        return await self._change(self._activate(name, self._active_version.write))
 
     async def begin_shadow(self, name: str) -> dict[str, Any]:
-        """Let a version forecast along, here."""
+        """Make a version the shadow, here."""
         return await self._change(self._begin_shadow(name))
 
     async def end_shadow(self) -> None:
-        """Let no version forecast along any more."""
+        """End the shadow."""
         await self._change(self._end_shadow())
 
     async def follow(self) -> None:
-        """Let the stored choice answer; one that cannot is told, and the model that answers goes on.
+        """Activate the stored version. If it cannot be activated, log that, and keep the active model.
 
-        Raises Unavailable when the event store does not answer.
+        Raises Unavailable if the event store does not answer.
         """
         await self._change(self._follow())
 
     @property
-    def running(self) -> Sequence[Running]:
-        """What follows the stored choice, and the shadow."""
-        return (self._choice, self.shadow)
+    def tasks(self) -> Sequence[BackgroundTask]:
+        """The poll of the stored version, and the shadow."""
+        return (self._active_version, self.shadow)
 
     def start(self) -> None:
-        """Begin to follow the stored choice."""
-        self._choice.start()
+        """Begin to poll the stored version."""
+        self._active_version.start()
 
     async def stop(self) -> None:
-        """Follow no more; a change under way is finished, or given up where it has just begun."""
+        """Stop polling, and end a change in progress: it is finished, or abandoned if it is still warming up."""
         self._stopping = True
-        await self._choice.stop()
+        await self._active_version.stop()
         await asyncio.gather(*self._changes, return_exceptions=True)
         await self._end_shadow()
 
     async def close(self) -> None:
-        """Release every model; nothing asks them any more."""
+        """Release every model, once no forecast is in progress."""
         for deployment in self.deployments():
             await self._close(deployment)
         self._loader.shutdown()
@@ -116,25 +125,34 @@ class ModelRegistry:
         shadow = self.shadow.deployment
         return [self.engine.active, *self._kept.values(), *([shadow] if shadow is not None else [])]
 
-    def states(self, name: str) -> int:
-        """What all pools of states, also those that are gone, have counted under ``name``."""
-        return self._gone[name] + sum(int(getattr(deployment.pool, name)) for deployment in self.deployments())
+    def _counted(self, name: str) -> int:
+        """The sum of a counter over all pools of states, including those of closed models."""
+        return self._closed_counts[name] + sum(int(getattr(deployment.pool, name)) for deployment in self.deployments())
 
     def readings(self) -> Sequence[Metric]:
-        """Which models are in memory, and as what."""
+        """Which models are in memory, in which state, and what their state caches counted."""
         info = GaugeMetricFamily("m3tr_model_info", "Models in memory", labels=["model_version", "state"])
         for version, state in self._states().items():
             info.add_metric([version, state], 1)
-        return [info]
+        return [
+            info,
+            counter("m3tr_state_cache_hits", "Forecasts that continued from a cached state", self._counted("hits")),
+            counter(
+                "m3tr_state_cache_misses",
+                "Forecasts that built their state from the histogram",
+                self._counted("misses"),
+            ),
+            counter("m3tr_state_cache_evictions", "Cached states evicted for others", self._counted("evictions")),
+        ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:
-        """One change at a time, and to its end, also when whoever asked for it has gone."""
+        """Make one change at a time, and to its end, even if the caller has gone."""
 
-        async def alone() -> T:
+        async def exclusive() -> T:
             async with self._changing:
                 return await work
 
-        task = asyncio.create_task(alone())
+        task = asyncio.create_task(exclusive())
         self._changes.add(task)
         task.add_done_callback(self._changed)
         return await asyncio.shield(task)
@@ -144,19 +162,19 @@ class ModelRegistry:
         if not task.cancelled():
             task.exception()
 
-    async def _activate(self, name: str, remember: Callable[[str], Awaitable[None]]) -> dict[str, Any]:
+    async def _activate(self, name: str, store: Callable[[str], Awaitable[None]]) -> dict[str, Any]:
         started, before = time.perf_counter(), self.engine.active
         version = choose(name, await self._all())
-        told = {"model_version": version.hash, "previous_version": before.version}
+        summary = {"model_version": version.hash, "previous_version": before.version}
         if version.hash == before.version:
-            await remember(before.version)
-            return {**told, "changed": False, "seconds": 0.0, "warmed": 0}
+            await store(before.version)
+            return {**summary, "changed": False, "seconds": 0.0, "warmed": 0}
         deployment = await self._ready(version)
         try:
             warmed = await self._warm(deployment)
-            await remember(deployment.version)
+            await store(deployment.version)
         except BaseException:
-            await self._leave(deployment)
+            await self._discard(deployment)
             raise
         if deployment is self.shadow.deployment:
             await self.shadow.end()
@@ -165,23 +183,25 @@ class ModelRegistry:
         seconds = time.perf_counter() - started
         self._metrics.model_switches.inc()
         self._metrics.model_switch_seconds.observe(seconds)
-        log.info("another model answers", model_version=deployment.version, before=before.version, warmed=warmed)
+        log.info(
+            "another model is active", model_version=deployment.version, previous_version=before.version, warmed=warmed
+        )
         await self.engine.drained(before)
         await self._keep(before)
-        return {**told, "changed": True, "seconds": round(seconds, 3), "warmed": warmed}
+        return {**summary, "changed": True, "seconds": round(seconds, 3), "warmed": warmed}
 
     async def _begin_shadow(self, name: str) -> dict[str, Any]:
         version = choose(name, await self._all())
         if version.hash == self.engine.active.version:
-            raise Conflict("this model answers; its shadow must be another one", field="version", value=name)
+            raise Conflict("this model is active; the shadow must be another one", field="version", value=name)
         deployment = await self._ready(version)
         if deployment is not self.shadow.deployment:
             try:
                 await self._prepare(deployment)
             except BaseException:
-                await self._leave(deployment)
+                await self._discard(deployment)
                 raise
-            # Out of what is kept first, or ending the shadow before might close it.
+            # Taken out of the kept models first: otherwise ending the previous shadow might close it.
             self._kept.pop(deployment.version, None)
             await self._end_shadow()
             self.shadow.begin(deployment)
@@ -192,60 +212,60 @@ class ModelRegistry:
             await self._keep(deployment)
 
     async def _follow(self) -> None:
-        chosen = await self._choice.read()
-        if chosen is None or chosen == self.engine.active.version:
+        stored = await self._active_version.read()
+        if stored is None or stored == self.engine.active.version:
             return
         try:
-            await self._activate(chosen, _stored)
+            await self._activate(stored, _no_store)
         except Unavailable:
             raise
         except Problem as problem:
-            self._choice.refuse(chosen)
+            self._active_version.refuse(stored)
             self._metrics.model_choice_failures.inc()
-            log.error("the stored choice of a model cannot be followed", chosen=chosen, reason=problem.detail)
+            log.error("the stored model version cannot be activated", stored=stored, reason=problem.detail)
 
     async def _ready(self, version: Version) -> Deployment:
-        """The model of a version that fits, loaded where it is not yet."""
+        """The model of a version, loaded if it is not in memory; raises Conflict if it does not fit."""
         for held in self.deployments():
             if held.version == version.hash:
                 return held
-        if version.manifest is not None and (reason := misfit(version.manifest, self._promised)):
+        if version.manifest is not None and (reason := misfit(version.manifest, self._served)):
             raise Conflict(reason, field="version", value=version.hash)
         try:
             return await self._load(version)
         except Exception as error:
             self._metrics.model_load_failures.inc()
-            unforeseen = not isinstance(error, M3TRError | OSError)
-            log.warning("a model cannot be loaded", model_version=version.hash, error=str(error), exc_info=unforeseen)
+            unexpected = not isinstance(error, M3TRError | OSError)
+            log.warning("a model cannot be loaded", model_version=version.hash, error=str(error), exc_info=unexpected)
             reason = version.without_paths(str(error))
             raise Conflict(f"the model cannot be loaded: {reason}", field="version", value=version.hash) from error
 
     async def _load(self, version: Version) -> Deployment:
         folder: Path | None = version.folder
         if version.broken is not None or folder is None:
-            raise BundleError(version.broken or "it is not on disk any more")
+            raise BundleError(version.broken or "it is no longer on disk")
         encoder = self.engine.active.forecaster.encoder
-        deployment = await self._in_loader(lambda: load_model(self._settings, self._metrics, folder, encoder))
+        deployment = await self._in_loader(lambda: self._load_bundle(folder, encoder))
         if deployment.version != version.hash:
             await self._close(deployment)
             raise BundleError(f"{folder}: the bundle changed while it was loaded")
         return deployment
 
     async def _warm(self, deployment: Deployment) -> int:
-        """Make it ready to take over; how many videos it has forecast."""
+        """Warm a model up; return how many videos it has forecast."""
         horizons_us = (min(HOUR_US, deployment.forecaster.manifest.max_horizon_us),)
-        wanted = self.engine.newest(min(self._settings.warm_videos, deployment.pool.capacity), horizons_us)
-        # The newest last, so that they stay longest.
-        await warm_up(deployment, wanted[::-1], self._loader, lambda: self._stopping)
+        requests = self.engine.newest(min(self._settings.warm_videos, deployment.pool.capacity), horizons_us)
+        # The newest last, so that the cache evicts them last.
+        await warm_up(deployment, requests[::-1], self._loader, lambda: self._stopping)
         await self._prepare(deployment)
-        return len(wanted)
+        return len(requests)
 
     async def _prepare(self, deployment: Deployment) -> None:
-        for prepare in self.prepare:
+        for prepare in self._preparations:
             await prepare(deployment)
 
-    async def _leave(self, deployment: Deployment) -> None:
-        """Close a model that was loaded for a change that failed; one that was there before stays."""
+    async def _discard(self, deployment: Deployment) -> None:
+        """Close a model that was loaded for a change that failed; one that was in memory before stays."""
         if all(deployment is not held for held in self.deployments()):
             await self._close(deployment)
 
@@ -255,7 +275,7 @@ class ModelRegistry:
             await self._close(self._kept.popitem(last=False)[1])
 
     async def _close(self, deployment: Deployment) -> None:
-        self._gone.update({name: getattr(deployment.pool, name) for name in _COUNTED})
+        self._closed_counts.update({name: getattr(deployment.pool, name) for name in _COUNTED})
         try:
             await self._in_loader(deployment.close)
         except M3TRError as error:
@@ -266,7 +286,7 @@ class ModelRegistry:
 
     async def _all(self) -> list[Version]:
         try:
-            found = await self._in_loader(self._versions.look)
+            found = await self._in_loader(self._versions.find)
         except OSError as error:
             log.warning("the folder of models cannot be read", error=str(error))
             raise Unavailable(f"the folder of models cannot be read: {error.strerror}", part="models") from error
@@ -283,8 +303,8 @@ class ModelRegistry:
     def _row(self, version: Version, states: dict[str, str]) -> dict[str, Any]:
         if version.manifest is None:
             return version.row("broken", version.broken)
-        return version.row(states.get(version.manifest.version, "available"), misfit(version.manifest, self._promised))
+        return version.row(states.get(version.manifest.version, "available"), misfit(version.manifest, self._served))
 
 
-async def _stored(version: str) -> None:
-    """The choice is where it came from."""
+async def _no_store(version: str) -> None:
+    """Do not store a version that came from the store."""

@@ -1,4 +1,4 @@
-"""A second model beside the one that answers: it forecasts the same traffic, and nobody gets its forecasts but the scores."""
+"""A second model beside the active one: it forecasts the same traffic, and its forecasts are only compared and scored."""
 
 from __future__ import annotations
 
@@ -13,62 +13,64 @@ import numpy as np
 import structlog
 
 from model.forecast import Forecast, Request
-from service.background import Running
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
-from service.forecasts.answer import Answer
 from service.forecasts.engine import Engine
+from service.forecasts.forecast_result import ForecastResult
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import ModelSettings
 
 log = structlog.get_logger(__name__)
 
 _BATCH: Final = 2
-"""Forecasts made together: few, because one that somebody waits for may come meanwhile."""
+"""Forecasts made together: few, because a client's forecast may have to wait for them."""
 _IDLE_S: Final = 0.01
-"""Seconds without any forecast under way before the shadow makes one: between two batches of a busy service is no rest."""
-_LOOK_S: Final = 0.005
+"""Seconds without a forecast in progress before the shadow makes one: longer than the gap between two batches under load."""
+_POLL_S: Final = 0.005
 
 
-class Shadow(Running):
-    """Forecasts a sample of what was just answered, in a thread of its own, and only while nobody waits for a forecast.
+class Shadow(BackgroundTask):
+    """Repeats a sample of the active model's forecasts, in a thread of its own, while no client waits for a forecast.
 
-    What does not fit the queue is dropped and counted. ``deployment`` is the model, None while there is none;
-    ``observers`` are told its answers as the engine's are told theirs.
+    Forecasts past the limit of the queue are dropped and counted. ``deployment`` is the model; None while there is no shadow.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: ModelSettings, metrics: Metrics) -> None:
         self.deployment: Deployment | None = None
-        self.observers: list[Callable[[Answer], None]] = []
+        self._observers: list[Callable[[ForecastResult], None]] = []
         self._engine, self._metrics = engine, metrics
-        self._share, self._room = settings.shadow_share, settings.shadow_queue
-        self._queue: deque[Answer] = deque()
+        self._share, self._limit = settings.shadow_share, settings.shadow_queue
+        self._queue: deque[ForecastResult] = deque()
         self._some = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-shadow")
-        engine.observers.append(self.observe)
+
+    def on_forecast(self, observer: Callable[[ForecastResult], None]) -> None:
+        """Call ``observer`` with every forecast of the shadow model; it must not block."""
+        self._observers.append(observer)
 
     @property
     def waiting(self) -> int:
-        """Answers that it has not forecast yet."""
+        """Forecasts that wait to be repeated."""
         return len(self._queue)
 
-    def observe(self, answer: Answer) -> None:
-        """Note an answer of the model that answers."""
+    def observe(self, result: ForecastResult) -> None:
+        """Note a forecast of the active model."""
         if self.deployment is None or random.random() >= self._share:
             return
-        if len(self._queue) >= self._room:
+        if len(self._queue) >= self._limit:
             self._metrics.shadow_forecasts.labels("dropped").inc()
             return
-        self._queue.append(answer)
+        self._queue.append(result)
         self._some.set()
 
     def begin(self, deployment: Deployment) -> None:
-        """Let a model forecast along; there must be none."""
+        """Make a model the shadow; there must be none."""
         assert self.deployment is None
         self.deployment = deployment
         self.start()
 
     async def end(self) -> Deployment | None:
-        """Stop; the model, which is at rest from now on."""
+        """Stop; return the model, which makes no forecast from now on."""
         deployment, self.deployment = self.deployment, None
         if self._task is not None:
             await self.stop()
@@ -79,7 +81,7 @@ class Shadow(Running):
         return deployment
 
     def close(self) -> None:
-        """Release the thread, after the end."""
+        """Release the thread, after ``end``."""
         self._thread.shutdown()
 
     async def _run(self) -> None:
@@ -88,41 +90,41 @@ class Shadow(Running):
             self._some.clear()
             while self._queue:
                 while self._engine.idle_s < _IDLE_S:
-                    await asyncio.sleep(_LOOK_S)
-                answers = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                    await asyncio.sleep(_POLL_S)
+                results = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
                 try:
-                    await self._make(deployment, answers)
+                    await self._make(deployment, results)
                     failing = False
                 except Exception:
                     if not failing:
-                        log.exception("the shadow model fails", model_version=deployment.version)
+                        log.exception("the shadow model failed", model_version=deployment.version)
                     failing = True
-                    self._metrics.shadow_forecasts.labels("failed").inc(len(answers))
+                    self._metrics.shadow_forecasts.labels("failed").inc(len(results))
             await self._some.wait()
 
-    async def _make(self, deployment: Deployment, answers: Sequence[Answer]) -> None:
-        # A live answer is made from the whole of its snapshot.
+    async def _make(self, deployment: Deployment, results: Sequence[ForecastResult]) -> None:
+        # Observed forecasts are made from the whole snapshot.
         requests = [
-            Request(a.snapshot.video, a.snapshot.history, a.forecast.now_us, a.forecast.horizons_us, a.snapshot.client)
-            for a in answers
+            Request(r.snapshot.video, r.snapshot.history, r.forecast.now_us, r.forecast.horizons_us, r.snapshot.client)
+            for r in results
         ]
         loop = asyncio.get_running_loop()
         forecasts = await loop.run_in_executor(
             self._thread,
             lambda: deployment.forecaster.forecast(requests, pool=deployment.pool),
         )
-        for answer, forecast in zip(answers, forecasts, strict=True):
+        for result, forecast in zip(results, forecasts, strict=True):
             self._metrics.shadow_forecasts.labels("made").inc()
-            self._compare(answer.forecast, forecast)
-            shadowed = Answer(answer.snapshot, forecast, deployment.version, as_of_bins=False, stale=False)
-            for observer in self.observers:
+            self._compare(result.forecast, forecast)
+            shadowed = ForecastResult(result.snapshot, forecast, deployment.version, as_of_bins=False, stale=False)
+            for observer in self._observers:
                 observer(shadowed)
 
     def _compare(self, active: Forecast, shadow: Forecast) -> None:
-        told, told_shadow = np.log2(1 + active.quantiles), np.log2(1 + shadow.quantiles)
-        for difference in (told_shadow[:, 1] - told[:, 1]).tolist():
+        ours, theirs = np.log2(1 + active.quantiles), np.log2(1 + shadow.quantiles)
+        for difference in (theirs[:, 1] - ours[:, 1]).tolist():
             self._metrics.shadow_difference.observe(difference)
-        widths, widths_shadow = told[:, 2] - told[:, 0], told_shadow[:, 2] - told_shadow[:, 0]
-        some = widths > 0
-        for ratio in (widths_shadow[some] / widths[some]).tolist():
+        widths, widths_shadow = ours[:, 2] - ours[:, 0], theirs[:, 2] - theirs[:, 0]
+        positive = widths > 0
+        for ratio in (widths_shadow[positive] / widths[positive]).tolist():
             self._metrics.shadow_width.observe(ratio)

@@ -1,4 +1,4 @@
-"""Bundles side by side in a folder, and which of them a name means."""
+"""The bundles of a folder, and which of them a name means."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from service.problems import Conflict, NotFound
 from service.times import iso
 
 PREFIX: Final = 8
-"""Characters of a hash that name a version, at least."""
+"""Shortest prefix of a hash that names a version, in characters."""
 
 Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One bundle: its hash, its folder (None: in memory only), and why it cannot be used where it is damaged.
+    """One bundle: its hash, its folder (None: in memory only), and if it is damaged the reason.
 
-    ``hash`` of a damaged bundle is what it says of itself, None where it says nothing.
+    ``hash`` of a damaged bundle is the one in its manifest, None if that cannot be read.
     """
 
     hash: str | None
@@ -34,7 +34,7 @@ class Version:
     broken: str | None = None
 
     def row(self, state: str, reason: str | None) -> dict[str, Any]:
-        """What GET /models shows of it."""
+        """Its row in GET /models."""
         row: dict[str, Any] = {
             "version": self.hash,
             "folder": None if self.folder is None else self.folder.name,
@@ -53,7 +53,7 @@ class Version:
         return row
 
     def without_paths(self, text: str | None) -> str | None:
-        """A reason as clients are told it: where this machine keeps its files is nothing to them."""
+        """A reason for clients, without the paths of this machine."""
         if text is None or self.folder is None:
             return text
         for parent in {str(self.folder.parent), str(self.folder.parent.resolve())}:
@@ -61,35 +61,35 @@ class Version:
         return text
 
 
-def misfit(manifest: Manifest, promised: Manifest) -> str | None:
-    """Why a bundle cannot answer in a service that was started with another one, None if it can.
+def misfit(manifest: Manifest, served: Manifest) -> str | None:
+    """Why a bundle cannot be activated in a service that was started with the bundle ``served``; None if it can.
 
-    What a service accepts is decided once, by the bundle that it starts with: engagement types, the metric, the longest horizon.
-    A model fits if it forecasts the same metric, reads at least these types, and reaches at least as far; what it can do
-    beyond that is served after a start with it.
+    The bundle that a service starts with decides what it accepts: engagement types, the metric, the longest horizon. Another bundle
+    fits if it forecasts the same metric, reads at least these types, and reaches at least as far. What it can do beyond that is
+    served only after a start with it.
     """
-    if manifest.metric != promised.metric:
-        return f"it forecasts {manifest.metric}, this service {promised.metric}: start one with it"
-    if missing := sorted(set(promised.types) - set(manifest.types)):
-        return f"it does not read {', '.join(missing)}, which this service accepts: start one with it"
-    reach_s, needed_s = manifest.max_horizon_us // SECOND_US, promised.max_horizon_us // SECOND_US
+    if manifest.metric != served.metric:
+        return f"it forecasts {manifest.metric}, this service {served.metric}: start a service with it"
+    if missing := sorted(set(served.types) - set(manifest.types)):
+        return f"it does not read {', '.join(missing)}, which this service accepts: start a service with it"
+    reach_s, needed_s = manifest.max_horizon_us // SECOND_US, served.max_horizon_us // SECOND_US
     if reach_s < needed_s:
-        return f"it forecasts {reach_s} s ahead, this service {needed_s} s: start one with it"
+        return f"it forecasts {reach_s} s ahead, this service {needed_s} s: start a service with it"
     return None
 
 
 class Versions:
-    """The served bundle, and all sub-folders of ``bundles`` that are bundles; hidden folders are left out.
+    """The served bundle, and the sub-folders of ``bundles`` that are bundles, without hidden ones.
 
-    Every file is verified; a bundle that was found good, or damaged, is read again only when one of its files changed.
+    Every file is verified. A bundle is verified again only if one of its files has changed.
     """
 
     def __init__(self, served: Path, bundles: Path | None) -> None:
         self._served, self._bundles = served, bundles
         self._known: dict[Path, tuple[Stamp, Version]] = {}
 
-    def look(self) -> list[Version]:
-        """What is there now, by name, the served one first. Blocks: for a thread.
+    def find(self) -> list[Version]:
+        """The present bundles by name, the served one first. Blocks: for a thread.
 
         Raises:
             OSError: the folder cannot be read.
@@ -110,11 +110,11 @@ class Versions:
 
 
 def choose(name: str, versions: Iterable[Version]) -> Version:
-    """The version that a hash, the start of one, or a folder's name means.
+    """The version with this hash, prefix of a hash, or folder name.
 
     Raises:
-        NotFound: none.
-        Conflict: several.
+        NotFound: there is none.
+        Conflict: there are several.
     """
     versions = list(versions)
     meant = [version for version in versions if version.folder is not None and version.folder.name == name]
@@ -124,8 +124,8 @@ def choose(name: str, versions: Iterable[Version]) -> Version:
         allowed = f"a version of GET /models: its hash, at least {PREFIX} characters of it, or its folder"
         raise NotFound("there is no such model", field="version", value=name, allowed=allowed)
     if len({version.hash for version in meant}) > 1:
-        raise Conflict("several models begin like this", field="version", value=name, allowed=_hashes(meant))
-    # Copies of one version: a good one.
+        raise Conflict("several models have this prefix", field="version", value=name, allowed=_hashes(meant))
+    # Copies of one version: prefer one that is not damaged.
     return min(meant, key=lambda version: version.broken is not None)
 
 
@@ -137,8 +137,8 @@ def _stamp(folder: Path) -> Stamp:
     stamps = []
     for name in (MANIFEST, *FILES):
         try:
-            told = (folder / name).stat()
-            stamps.append((told.st_size, told.st_mtime_ns, told.st_ino))
+            status = (folder / name).stat()
+            stamps.append((status.st_size, status.st_mtime_ns, status.st_ino))
         except OSError:
             stamps.append((-1, 0, 0))
     return tuple(stamps)
@@ -148,10 +148,10 @@ def _read(folder: Path) -> Version:
     try:
         manifest = load_bundle(folder).manifest
     except (M3TRError, OSError, ValueError, KeyError, TypeError) as error:
-        said = None
+        stated = None
         with suppress(OSError, ValueError, KeyError, TypeError):
-            said = str(json.loads((folder / MANIFEST).read_bytes())["version"])
+            stated = str(json.loads((folder / MANIFEST).read_bytes())["version"])
         return Version(
-            said, folder, None, f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+            stated, folder, None, f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         )
     return Version(manifest.version, folder, manifest)

@@ -1,4 +1,4 @@
-"""A model's first forecasts, which nobody waits for."""
+"""Warm-up: a model's first forecasts, before any client waits for one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,51 +19,50 @@ from model.forecast import Request
 from model.warm import compile_kernels, forecast_once
 from service.deployment.deployment import Deployment
 from service.problems import Conflict, Unavailable
-from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _BATCH: Final = 4
 _REST: Final = 1.0
-"""Seconds of rest for each second of work, which takes the interpreter and a core from requests."""
-_SILENT_S: Final = 3.0
-"""Seconds after which a start says what takes so long."""
-_TELL_S: Final = 15.0
+"""Seconds of rest after each second of work, because the work takes a core and the interpreter lock from requests."""
+_QUIET_S: Final = 3.0
+"""Seconds after which a start logs why it takes long."""
+_REPEAT_S: Final = 15.0
 
 
-def warm_first(deployment: Deployment, settings: Settings) -> float:
-    """Make all that the service will ask of its first model, before anybody can ask; how many seconds it took.
+def warm_first(deployment: Deployment, bundle: Path) -> float:
+    """Warm up the first model before the service accepts requests; return the seconds it took.
 
-    Kernels are compiled, or loaded from where they were kept, and a forecast of each kind wakes networks, encoder and bank.
+    Kernels are compiled, or loaded from their cache on disk, and a forecast of each kind initializes networks, encoder and bank.
 
     Raises:
         BundleError: the model cannot forecast.
     """
     began = time.perf_counter()
-    with _told():
+    with _log_progress():
         compile_kernels()
         try:
             forecast_once(deployment.forecaster, deployment.forecaster.new_pool(1))
             forecast_once(deployment.forecaster)
         except Exception as error:
-            raise BundleError(f"{settings.bundle}: the model cannot forecast: {error}") from error
+            raise BundleError(f"{bundle}: the model cannot forecast: {error}") from error
     return time.perf_counter() - began
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Say what goes on while it takes long."""
+def _log_progress() -> Iterator[None]:
+    """Log what is being done while it takes long."""
     done = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         began = time.perf_counter()
-        if done.wait(_SILENT_S):
+        if done.wait(_QUIET_S):
             return
         log.info("compiling kernels: about a minute, once; they are kept on disk")
-        while not done.wait(_TELL_S):
+        while not done.wait(_REPEAT_S):
             log.info("still compiling kernels", seconds=round(time.perf_counter() - began))
 
-    threading.Thread(target=tell, name="m3tr-warm-up", daemon=True).start()
+    threading.Thread(target=report, name="m3tr-warm-up", daemon=True).start()
     try:
         yield
     finally:
@@ -72,11 +72,11 @@ def _told() -> Iterator[None]:
 async def warm_up(
     deployment: Deployment, requests: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
 ) -> None:
-    """Forecast made-up videos of each kind, which proves that the model can forecast at all, and then what is asked for.
+    """Forecast made-up videos of each kind, which proves that the model can forecast, and then ``requests``.
 
     Raises:
-        Conflict: it cannot.
-        Unavailable: the service stops meanwhile.
+        Conflict: the model cannot forecast.
+        Unavailable: the service is stopping.
     """
     steps: list[Callable[[], object]] = [lambda: forecast_once(deployment.forecaster)]
     for start in range(0, len(requests), _BATCH):

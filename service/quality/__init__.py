@@ -1,6 +1,6 @@
-"""The life of a label: a forecast is kept, its outcome comes in, it is scored, and intervals adapt.
+"""From a forecast to its score: a forecast is kept as a label, its outcome comes in, it is scored, and intervals adapt.
 
-sampler (forecasts of its own, by its schedule) -> ledger (Redis) -> scorer -> tally         what GET /quality shows
-|
-+--> adaptive state -> adaptation -> forecaster
+sampler (makes forecasts by its schedule) -> label store (Redis) -> scorer -> score sums        shown by GET /quality
+                                                                         |
+                                                                         +--> adaptive state -> adaptation -> forecaster
 """

@@ -1,4 +1,4 @@
-"""Keeps the served model's intervals, and what the metrics say of its quality, up to date with the shared state."""
+"""Keeps the intervals and quality metrics of the active model up to date with the shared adaptive state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from model.quantiles.adaptive import agreed
-from service.background import Running
+from model.quantiles.adaptive import median_logs
+from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.label_store import LabelStore, parse_adaptive
 from service.quality.scores import ScoreSums, horizon_name
-from service.settings import Settings
+from service.settings import QualitySettings
 
 log = structlog.get_logger(__name__)
 
@@ -32,45 +32,45 @@ _SCORES: Final = {
 }
 
 
-class Adaptation(Running):
-    """Reads the shared state every few seconds. ``enabled``: whether intervals follow it."""
+class Adaptation(BackgroundTask):
+    """Reads the shared state every few seconds. ``enabled``: whether intervals adapt to it."""
 
     def __init__(
         self,
-        ledger: LabelStore,
+        label_store: LabelStore,
         active: Callable[[], Deployment],
-        settings: Settings,
+        settings: QualitySettings,
         clock: Callable[[], int],
         shadow: Callable[[], Deployment | None] = lambda: None,
     ) -> None:
         self.enabled = settings.adaptive
-        self._ledger, self._active, self._shadow, self._clock = ledger, active, shadow, clock
+        self._label_store, self._active, self._shadow, self._clock = label_store, active, shadow, clock
         self._applied: dict[Deployment, dict[str, str]] = {}
         self._factors: dict[str, tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
-        self._tallies: dict[str, ScoreSums] = {}
+        self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """The stretch in a model's forecasts of a client's videos, None where there is none."""
+        """The interval stretch that a model applies to a client's videos; None if there is none."""
         common, by_client = self._factors.get(version, (None, {}))
         return by_client.get(client, common)
 
     async def refresh(self) -> None:
-        """Apply the newest state to the model that answers now, and to its shadow."""
-        self._tallies = await self._ledger.tallies(self._clock())
+        """Apply the newest state to the active model and to its shadow."""
+        self._scores_by_model = await self._label_store.scores_by_model(self._clock())
         serving = [deployment for deployment in (self._active(), self._shadow()) if deployment is not None]
         self._applied = {deployment: self._applied[deployment] for deployment in serving if deployment in self._applied}
         for deployment in serving:
             await self.apply(deployment)
 
     async def apply(self, deployment: Deployment) -> None:
-        """Apply the newest state to a model; also before its first forecast."""
+        """Apply the newest state to a model; also called before its first forecast."""
         if not self.enabled:
             return
-        stored = await self._ledger.adaptives(deployment.version)
+        stored = await self._label_store.adaptives(deployment.version)
         if self._applied.get(deployment, {}) == stored:
             return
         states = {client: parse_adaptive(text) for client, text in stored.items()}
-        base = agreed(list(states.values()))
+        base = median_logs(list(states.values()))
         common = np.exp(base) if base.any() else None
         by_client = {client: state.over(base) for client, state in states.items()}
         deployment.forecaster.adapt(common, by_client)
@@ -78,16 +78,16 @@ class Adaptation(Running):
         self._applied[deployment] = stored
 
     def readings(self) -> Sequence[Metric]:
-        """Scores by model and horizon, of the newest models only."""
+        """Scores by model and horizon, for the newest models only."""
         families = {
             name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
         }
-        for version, tally in self._tallies.items():
-            for column in tally.columns():
-                scores = tally.scores([cell for cell in tally.cells if cell[1] == column])
+        for version, sums in self._scores_by_model.items():
+            for bucket in sums.horizon_buckets():
+                scores = sums.scores([cell for cell in sums.cells if cell[1] == bucket])
                 for name, family in families.items():
                     if scores[name] is not None:
-                        family.add_metric([version, horizon_name(column)], scores[name])
+                        family.add_metric([version, horizon_name(bucket)], scores[name])
         return list(families.values())
 
     async def _run(self) -> None:
@@ -97,5 +97,5 @@ class Adaptation(Running):
             except Unavailable:
                 pass
             except Exception:
-                log.exception("intervals could not be adapted")
+                log.exception("intervals could not adapt")
             await asyncio.sleep(EVERY_S)

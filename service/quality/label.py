@@ -1,4 +1,4 @@
-"""One forecast that waits for its outcome."""
+"""A label: one forecast that waits for its outcome."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, TOTAL
-from model.quantiles.calibration import AGE_EDGES_H, COLD, age_bucket_of, horizon_bucket_of
-from service.forecasts.answer import Answer
+from model.quantiles.calibration import AGE_EDGES_H, COLD, calibration_column, calibration_row
+from service.forecasts.forecast_result import ForecastResult
 
 _STEPS_US: Final[tuple[int, ...]] = tuple(
     round(h * HOUR_US) for h in (*AGE_EDGES_H, *(AGE_EDGES_H[-1] * 2**k for k in range(1, 15)))
 )
-"""Ages at which steps end, up to some 300 years."""
+"""Ages at which the steps of age end, up to some 300 years."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
-    """A forecast of one video at one horizon; ``quantiles`` and ``counts`` are what was said and known then.
+    """A forecast of one video at one horizon, with the counts that were known then. Stored as a JSON list in this order.
 
-    ``row`` and ``column`` are the calibration's cell; ``counts`` cumulative, by type, of the types of the metric; ``quantiles`` counts at
-    q0.1, q0.5, q0.9; ``stretch`` the adaptive factors that were in them; ``client`` whose video it is.
+    ``age_bucket`` and ``horizon_bucket`` are the calibration's cell. ``counts`` are cumulative, by engagement type, for the types of
+    the metric. ``quantiles`` are the forecast counts at q0.1, q0.5 and q0.9, ``stretch`` the adaptive factors that they contain.
+    ``client`` is the name of the key that registered the video.
     """
 
     video_id: str
@@ -34,8 +35,8 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     published_us: int
     now_us: int
     horizon_us: int
-    row: int
-    column: int
+    age_bucket: int
+    horizon_bucket: int
     metric: str
     counts: dict[str, int]
     value_now: float
@@ -45,24 +46,24 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def target_us(self) -> int:
-        """When its outcome is there."""
+        """The time whose count is its outcome."""
         return self.now_us + self.horizon_us
 
     @property
     def key(self) -> str:
-        """The same for every forecast of a video by a model at a horizon in one step of age; before its first row, ever."""
-        step = -1 if self.row == COLD else age_step(self.now_us - self.published_us)
+        """Equal for all forecasts of a video by one model at one horizon within one step of age, or before its first row."""
+        step = -1 if self.age_bucket == COLD else age_step(self.now_us - self.published_us)
         parts = (self.video_id, self.model_version, self.horizon_us, step)
         return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=12).hexdigest()
 
     @property
     def key_until_us(self) -> int:
-        """When the next forecast of this kind has another key."""
+        """From when a forecast of this video, model and horizon has another key."""
         return self.published_us + step_end_us(age_step(self.now_us - self.published_us))
 
 
 def age_step(age_us: int) -> int:
-    """Step of an age: the calibration's row, so that a video is one outcome in a cell; past those, one more each doubling."""
+    """Step of an age: the calibration's age bucket, so that a video is one outcome in a cell; past those, a step each doubling."""
     return bisect.bisect_right(_STEPS_US, age_us)
 
 
@@ -72,31 +73,33 @@ def step_end_us(step: int) -> int:
 
 
 def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
-    """Those of the engagement types ``kinds`` whose counts add up to the metric."""
+    """The engagement types among ``kinds`` whose counts add up to the metric."""
     return [kind for kind in kinds if metric in (TOTAL, kind) or COUNTER_COLUMNS.get(metric) == kind]
 
 
-def labels_of(answer: Answer, factors: NDArray[np.float64] | None) -> Iterator[Label]:
-    """The labels of an answer, one a horizon; ``factors`` is the adaptive stretch that is in it."""
-    made, video = answer.forecast, answer.snapshot.video
-    age_s = np.array([(made.now_us - video.published_us) / SECOND_US])
-    row = int(age_bucket_of(age_s, np.array([made.cold_start]))[0])
-    columns = horizon_bucket_of(np.array(made.horizons_us) / SECOND_US).tolist()
-    counts = {kind: made.counts[kind] for kind in metric_kinds(made.metric, made.counts)}
-    for horizon_us, column, quantiles in zip(made.horizons_us, columns, made.quantiles.tolist(), strict=True):
-        low, high = (1.0, 1.0) if factors is None else factors[row, column].tolist()
+def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
+    """The labels of a forecast, one per horizon; ``factors`` is the adaptive stretch that it contains."""
+    forecast, video = result.forecast, result.snapshot.video
+    age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])
+    age_bucket = int(calibration_row(age_s, np.array([forecast.cold_start]))[0])
+    horizon_buckets = calibration_column(np.array(forecast.horizons_us) / SECOND_US).tolist()
+    counts = {kind: forecast.counts[kind] for kind in metric_kinds(forecast.metric, forecast.counts)}
+    for horizon_us, horizon_bucket, quantiles in zip(
+        forecast.horizons_us, horizon_buckets, forecast.quantiles.tolist(), strict=True
+    ):
+        low, high = (1.0, 1.0) if factors is None else factors[age_bucket, horizon_bucket].tolist()
         yield Label(
             video.video_id,
-            answer.model_version,
+            result.model_version,
             video.published_us,
-            made.now_us,
+            forecast.now_us,
             horizon_us,
-            row,
-            column,
-            made.metric,
+            age_bucket,
+            horizon_bucket,
+            forecast.metric,
             counts,
-            made.value_now,
+            forecast.value_now,
             tuple(quantiles),
             (low, high),
-            answer.snapshot.client,
+            result.snapshot.client,
         )

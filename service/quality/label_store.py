@@ -1,17 +1,18 @@
 """Labels, scores and the adaptive state in Redis, shared by all replicas; every key has the hash tag ``{labels}``.
 
-A column is a horizon bucket. Each has room of its own, so that long horizons, which wait for days, leave room to short ones.
+Labels are kept by horizon bucket, each with a capacity of its own, so that long horizons, which wait for days, do not crowd out
+short ones.
 
-    due:<column>       sorted set: label key by the time it is to be looked at (us)
-    of:<column>        sorted set, all of score 0: digest of a video and label key, to find a video's labels by
-    made:<column>      hash: label key to label (JSON); who removes a label from it has scored it
-    done:<column>      sorted set: keys of labels that were scored, until another forecast of their kind may be kept
-    day:<day>:<model>  hash: "<row>:<column>:<sum>" to a sum, of the labels scored on a day
-    models             sorted set: model versions by the day on which a label of theirs was scored last
-    adaptive:<model>   the adaptive state (JSON) of videos that were registered without a key
-    adaptive:<model>:<client>   of those that a key registered
+    due:<bucket>       sorted set: label keys by the time at which to score them (us)
+    of:<bucket>        sorted set, all scores 0: digest of a video + label key, an index of a video's labels
+    made:<bucket>      hash: label key to label (JSON); the replica that removes a label from it has scored it
+    done:<bucket>      sorted set: keys of scored labels by the time from which another forecast of their kind may be kept
+    day:<day>:<model>  hash: "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on a day
+    models             sorted set: model versions by the day on which a label of theirs was last scored
+    adaptive:<model>   adaptive state (JSON) for videos that were registered without a key
+    adaptive:<model>:<client>   the same for videos that a key registered
     clients:<model>    set: names of those keys
-    paced:<column>:<client>   sorted set: label keys of a client's videos by when they are due, of the newest twentieth of the horizon
+    paced:<bucket>:<client>   sorted set: keys of a client's labels by due time, for the last twentieth of the horizon
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ log = structlog.get_logger(__name__)
 
 DAY_S: Final = 86_400
 MODELS: Final = 4
-"""Newest model versions whose scores are shown."""
+"""Number of newest model versions whose scores are shown."""
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
-"""A twentieth of a horizon has a twentieth of its column's room, so that labels come in evenly."""
+"""A twentieth of a horizon may use a twentieth of its bucket's capacity, so that labels come in evenly."""
 _SCANNED: Final = 1000
 _DONE: Final = 2
-"""Keys remembered after scoring, times the room."""
+"""Keys remembered after scoring, as a multiple of the capacity."""
 
 _KEEP: Final = """
 local request = cmsgpack.unpack(ARGV[1])
@@ -67,7 +68,7 @@ for _, label in ipairs(request.labels) do
 end
 return {kept, known}
 """
-# All of it or nothing: another replica may have scored some of these labels, or moved the adaptive state.
+# All or nothing: another replica may have scored some of these labels, or changed the adaptive state.
 _SETTLE: Final = """
 local request = cmsgpack.unpack(ARGV[1])
 for _, done in ipairs(request.done) do
@@ -87,7 +88,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.no
 redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -request.remembered - 1)
 for field, value in pairs(request.sums) do
   local text = string.format('%.17g', value)
-  -- What is no number there begins anew.
+  -- A stored value that is no number is replaced.
   if not pcall(redis.call, 'HINCRBYFLOAT', KEYS[4], field, text) then redis.call('HSET', KEYS[4], field, text) end
 end
 redis.call('EXPIRE', KEYS[4], request.day_s)
@@ -102,9 +103,9 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of some labels of one column, model and client.
+    """Scored labels of one horizon bucket, model and client.
 
-    ``done`` and their ``sums``, and the adaptive state before and after.
+    ``sums`` is what they add to the scores; ``before`` and ``after`` are the stored adaptive state.
     """
 
     done: Sequence[Label]
@@ -114,19 +115,19 @@ class Settlement:
 
 
 class LabelStore:
-    """All that is shared about labels. Every method raises Unavailable when the store does not answer.
+    """Labels, scores and adaptive state. Every method raises Unavailable if the store does not answer.
 
-    ``share``: part of the ``room`` that the videos of one client may take.
+    ``capacity``: limit of pending labels. ``share``: part of it that the videos of one client may use.
     """
 
-    def __init__(self, link: RedisConnection, *, room: int, days: int, share: float = 1.0) -> None:
-        self._link = link
-        self._room = max(1, room // N_COLUMNS)
+    def __init__(self, redis: RedisConnection, *, capacity: int, days: int, share: float = 1.0) -> None:
+        self._redis = redis
+        self._capacity = max(1, capacity // N_COLUMNS)
         self._share = share
         self._days = days
 
-    async def keep(self, column: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
-        """Keep labels of one column and client; how many were kept, and how many there already. The others found no room."""
+    async def keep(self, bucket: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
+        """Keep labels of one bucket and client; return how many were kept and how many existed already. The others exceed the limit."""
         rows = [
             [
                 label.key,
@@ -137,41 +138,41 @@ class LabelStore:
             ]
             for label in labels
         ]
-        pace = -(-self._room // _SHARE)
+        pace = -(-self._capacity // _SHARE)
         request = {
             "labels": rows,
-            "room": self._room,
+            "room": self._capacity,
             "pace": pace,
             "own_pace": max(1, int(pace * self._share)),
             "expire_s": max(label.horizon_us for label in labels) // SECOND_US + DAY_S,
         }
-        paced = label_key(f"paced:{column}:{labels[0].client}")
-        keys = [*_keys(column, "due", "made", "done"), paced, *_keys(column, "of")]
+        paced = label_key(f"paced:{bucket}:{labels[0].client}")
+        keys = [*_keys(bucket, "due", "made", "done"), paced, *_keys(bucket, "of")]
         kept, known = await self._run(_KEEP, keys, request)
         return int(kept), int(known)
 
-    async def due(self, column: int, now_us: int, limit: int) -> list[Label]:
-        """Labels of a column that are to be looked at, those that have been longest first."""
-        due, made, _ = _keys(column, "due", "made", "done")
-        found = (await self._link.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
+    async def due(self, bucket: int, now_us: int, limit: int) -> list[Label]:
+        """Labels of a bucket that are due, the most overdue first."""
+        due, made, _ = _keys(bucket, "due", "made", "done")
+        found = (await self._redis.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
             0
         ]
         if not found:
             return []
-        packed = (await self._link.pipeline("labels", [["HMGET", made, *found]]))[0]
+        packed = (await self._redis.pipeline("labels", [["HMGET", made, *found]]))[0]
         labels = [_parse(value) for value in packed]
         if lost := [key for key, label in zip(found, labels, strict=True) if label is None]:
-            await self._link.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
+            await self._redis.pipeline("labels", [["ZREM", due, *lost], ["HDEL", made, *lost]])
         return [label for label in labels if label is not None]
 
-    async def later(self, column: int, labels: Mapping[str, int]) -> None:
-        """Look at labels again at a time (us), unless they have been scored meanwhile."""
+    async def later(self, bucket: int, labels: Mapping[str, int]) -> None:
+        """Postpone labels, given by key, to a time (us), unless they have been scored meanwhile."""
         if labels:
             flat = [part for key, at_us in labels.items() for part in (at_us, key)]
-            await self._link.pipeline("labels", [["ZADD", _keys(column, "due")[0], "XX", *flat]])
+            await self._redis.pipeline("labels", [["ZADD", _keys(bucket, "due")[0], "XX", *flat]])
 
-    async def settle(self, column: int, settlement: Settlement, now_us: int) -> bool:
-        """Remove labels and add their scores, all at once; False, and nothing done, where another replica was faster."""
+    async def settle(self, bucket: int, settlement: Settlement, now_us: int) -> bool:
+        """Remove labels and add their scores atomically; False, with nothing changed, if another replica was faster."""
         first, day = settlement.done[0], now_us // SECOND_US // DAY_S
         model = first.model_version
         request = {
@@ -180,7 +181,7 @@ class LabelStore:
             "before": settlement.before,
             "after": settlement.after,
             "now_us": now_us,
-            "remembered": _DONE * self._room,
+            "remembered": _DONE * self._capacity,
             "day": day,
             "day_s": (self._days + 1) * DAY_S,
             "adaptive_s": _ADAPTIVE_S,
@@ -188,37 +189,37 @@ class LabelStore:
             "client": first.client,
         }
         keys = [
-            *_keys(column, "due", "made", "done"),
+            *_keys(bucket, "due", "made", "done"),
             _day_key(day, model),
             label_key("models"),
             _adaptive_key(model, first.client),
             _clients_key(model),
-            *_keys(column, "of"),
+            *_keys(bucket, "of"),
         ]
         return bool(await self._run(_SETTLE, keys, request))
 
     async def forget(self, video_id: str) -> None:
         """Remove every label of a video."""
         of = _of(video_id)
-        for column in range(N_COLUMNS):
-            due, made, index = _keys(column, "due", "made", "of")
-            found, labels, indexed = await self._link.pipeline(
+        for bucket in range(N_COLUMNS):
+            due, made, index = _keys(bucket, "due", "made", "of")
+            found, labels, indexed = await self._redis.pipeline(
                 "labels",
                 [["ZRANGE", index, f"[{of}", f"[{of}~", "BYLEX"], ["HLEN", made], ["ZCARD", index]],
             )
             names = [name.decode()[len(of) :] for name in found]
             if labels > indexed:
-                # Some were kept by a release that has no index.
-                names += await self._look_through(made, video_id)
+                # Some were kept by an earlier release, which had no index.
+                names += await self._scan_labels(made, video_id)
             if names:
                 commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
-                await self._link.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
+                await self._redis.pipeline("labels", [*commands, ["ZREM", index, *(of + name for name in names)]])
 
-    async def _look_through(self, made: str, video_id: str) -> list[str]:
+    async def _scan_labels(self, made: str, video_id: str) -> list[str]:
         names: list[str] = []
         cursor = 0
         while True:
-            reply = (await self._link.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
+            reply = (await self._redis.pipeline("labels", [["HSCAN", made, cursor, "COUNT", _SCANNED]]))[0]
             cursor, fields = int(reply[0]), reply[1]
             pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
             for name, packed in pairs:
@@ -229,43 +230,43 @@ class LabelStore:
                 return names
 
     async def adaptive(self, model: str, client: str = "") -> str:
-        """The adaptive state of a model for a client's videos as it is stored, "" before any outcome."""
-        found = (await self._link.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
+        """The stored adaptive state of a model for a client's videos; "" before the first outcome."""
+        found = (await self._redis.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
         return found.decode() if found else ""
 
     async def adaptives(self, model: str) -> dict[str, str]:
-        """The adaptive states of a model by client, of those that have any."""
-        found = (await self._link.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
+        """The stored adaptive states of a model by client, without the empty ones."""
+        found = (await self._redis.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
         clients = ["", *sorted(name.decode() for name in found)]
         keys = [_adaptive_key(model, client) for client in clients]
-        states = (await self._link.pipeline("labels", [["MGET", *keys]]))[0]
+        states = (await self._redis.pipeline("labels", [["MGET", *keys]]))[0]
         return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
 
     async def pending(self) -> int:
-        """Labels that wait."""
-        commands: list[Command] = [["HLEN", _keys(column, "made")[0]] for column in range(N_COLUMNS)]
-        return sum(await self._link.pipeline("labels", commands))
+        """Number of labels that wait for their outcome."""
+        commands: list[Command] = [["HLEN", _keys(bucket, "made")[0]] for bucket in range(N_COLUMNS)]
+        return sum(await self._redis.pipeline("labels", commands))
 
-    async def tallies(self, now_us: int) -> dict[str, ScoreSums]:
+    async def scores_by_model(self, now_us: int) -> dict[str, ScoreSums]:
         """Scores of the last days by model version, the newest first."""
         today = now_us // SECOND_US // DAY_S
-        found = await self._link.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
+        found = await self._redis.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
         models = [name.decode() for name in found[0]]
-        tallies = {model: ScoreSums() for model in models}
+        scores_by_model = {model: ScoreSums() for model in models}
         days = range(today - self._days + 1, today + 1)
         asked = [(model, _day_key(day, model)) for model in models for day in days]
-        replies = await self._link.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
+        replies = await self._redis.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
         for (model, _), flat in zip(asked, replies, strict=True):
-            tallies[model].add(_fields(flat))
-        return {model: tally for model, tally in tallies.items() if tally.cells}
+            scores_by_model[model].add(_fields(flat))
+        return {model: sums for model, sums in scores_by_model.items() if sums.cells}
 
     async def _run(self, script: str, keys: Sequence[str], request: Mapping[str, Any]) -> Any:
         packed = msgspec.msgpack.encode(request)
-        return (await self._link.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
+        return (await self._redis.pipeline("labels", [["EVAL", script, len(keys), *keys, packed]]))[0]
 
 
 def parse_adaptive(text: str) -> Adaptive:
-    """The adaptive state from how it is stored; a new one where that cannot be read."""
+    """Decode a stored adaptive state; a new one if it cannot be read."""
     try:
         state, new = Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new(), Adaptive.new()
         for name in ("overall", "by_horizon", "by_cell", "seen"):
@@ -274,7 +275,7 @@ def parse_adaptive(text: str) -> Adaptive:
                 raise ValueError(name)
         return state
     except (msgspec.MsgspecError, ArithmeticError, KeyError, TypeError, ValueError):
-        log.error("the stored adaptive state cannot be read; it begins anew")
+        log.error("the stored adaptive state cannot be read and is reset")
         return Adaptive.new()
 
 
@@ -284,7 +285,7 @@ def encode_adaptive(state: Adaptive) -> str:
 
 
 def _parse(packed: bytes | None) -> Label | None:
-    """A label; None for one that is gone, or that another release wrote in a form of its own."""
+    """A label; None if it is gone, or was written by a release with another format."""
     try:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
     except (msgspec.MsgspecError, UnicodeError):
@@ -295,8 +296,8 @@ def _of(video_id: str) -> str:
     return hashlib.blake2b(video_id.encode(), digest_size=12).hexdigest()
 
 
-def _keys(column: int, *names: str) -> list[str]:
-    return [label_key(f"{name}:{column}") for name in names]
+def _keys(bucket: int, *names: str) -> list[str]:
+    return [label_key(f"{name}:{bucket}") for name in names]
 
 
 def _day_key(day: int, model: str) -> str:
@@ -312,7 +313,7 @@ def _clients_key(model: str) -> str:
 
 
 def _fields(reply: Any) -> dict[str, float]:
-    """A hash's fields, whichever form the protocol version gives them."""
+    """The numeric fields of a hash, from a RESP2 list or a RESP3 map."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     found: dict[str, float] = {}
     for name, value in pairs:

@@ -1,10 +1,10 @@
-"""What a video's count was at a time, read from its histogram: exactly enough to score a forecast, or not at all.
+"""The outcome of a forecast: a video's count at the target time, read from its histogram.
 
-A time lies between two points at which the count is known; the count is taken to be linear in between. It counts as known
-if the nearer point is no further away than a tenth of the horizon (``NEAR``).
+The target time lies between two times at which the count is known; in between the count is interpolated linearly. The outcome is
+accurate enough to score a forecast if the nearer of them is at most a tenth of the horizon (``NEAR``) away; otherwise there is none.
 
-events    known at the edges of bins, at the forecast, and now: silence means that nothing happened
-counters  known at snapshots: at the end of a bin, and at the newest row
+events    the count is known at the edges of bins, at the forecast, and now: no row means that nothing happened
+counters  the count is known at snapshots: at the end of a bin, and at the newest row
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.store.snapshot import Snapshot
 NEAR: Final = 0.1
 
 Missing = Literal["later", "never"]
-"""No outcome yet, or none at all."""
+"""No outcome yet, or never one."""
 
 
 def outcome(label: Label, snapshot: Snapshot, seen_us: int, silence: bool) -> float | Missing:
@@ -30,8 +30,8 @@ def outcome(label: Label, snapshot: Snapshot, seen_us: int, silence: bool) -> fl
     Args:
         label: the forecast.
         snapshot: the video now.
-        seen_us: until when the store has seen everything; at or after the target.
-        silence: whether a video without a row is one to which nothing happened.
+        seen_us: time up to which the store has all rows; at or after the target.
+        silence: whether a video without rows counts as 0 (as for events), rather than as unknown.
     """
     history, published_us = snapshot.history, label.published_us
     observed = [(kind, history.series[kind]) for kind in metric_kinds(label.metric, history.series)]

@@ -1,4 +1,4 @@
-"""What GET /quality shows."""
+"""The report of GET /quality."""
 
 from __future__ import annotations
 
@@ -10,47 +10,50 @@ import numpy as np
 from model.quantiles.adaptive import Adaptive
 from service.quality.label_store import LabelStore, parse_adaptive
 from service.quality.scores import ScoreSums, age_name, horizon_name
-from service.settings import Settings
+from service.settings import QualitySettings
 
 
-class Report:
+class QualityReport:
     """Scores of the last days, by model, horizon, and age."""
 
-    def __init__(self, ledger: LabelStore, settings: Settings, clock: Callable[[], int]) -> None:
-        self._ledger, self._clock = ledger, clock
+    def __init__(self, label_store: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
+        self._label_store, self._clock = label_store, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
     async def read(self, active: str) -> dict[str, Any]:
-        """The report; raises Unavailable when the store does not answer."""
-        tallies = await self._ledger.tallies(self._clock())
+        """The report, in which ``active`` is the active model; raises Unavailable if the store does not answer."""
+        scores_by_model = await self._label_store.scores_by_model(self._clock())
         return {
             "model_version": active,
             "days": self._days,
             "adaptive": self._adaptive,
-            "pending": await self._ledger.pending(),
-            "models": [await self._model(version, tally) for version, tally in tallies.items()],
+            "pending": await self._label_store.pending(),
+            "models": [await self._model(version, sums) for version, sums in scores_by_model.items()],
         }
 
-    async def _model(self, version: str, tally: ScoreSums) -> dict[str, Any]:
-        states = [parse_adaptive(text) for text in (await self._ledger.adaptives(version)).values()]
-        # Of several clients, each of whom has its own: that in the middle.
+    async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
+        states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
+        # Each client has its own state: show the median.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,
             "adapted_to": sum(state.outcomes for state in states),
             "clients": len(states),
-            **tally.scores(),
+            **sums.scores(),
             "horizons": [
-                {"horizon": horizon_name(column), **tally.scores([c for c in tally.cells if c[1] == column])}
-                for column in tally.columns()
+                {
+                    "horizon": horizon_name(horizon_bucket),
+                    **sums.scores([c for c in sums.cells if c[1] == horizon_bucket]),
+                }
+                for horizon_bucket in sums.horizon_buckets()
             ],
             "cells": [
                 {
-                    "age": age_name(row),
-                    "horizon": horizon_name(column),
-                    **tally.scores([(row, column)]),
-                    "stretch": factors[row, column].tolist(),
+                    "age": age_name(age_bucket),
+                    "horizon": horizon_name(horizon_bucket),
+                    **sums.scores([(age_bucket, horizon_bucket)]),
+                    "stretch": factors[age_bucket, horizon_bucket].tolist(),
                 }
-                for row, column in sorted(tally.cells)
+                for age_bucket, horizon_bucket in sorted(sums.cells)
             ],
         }

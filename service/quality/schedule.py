@@ -1,8 +1,8 @@
-"""When the forecasts of each video are made that are to be scored: nobody outside has a say in it.
+"""When the forecasts to be scored are made; clients cannot influence it.
 
-A video is due within seconds of being met, and then once in each step of its age (``label.age_step``), at a moment drawn from a
-secret that the process makes up at its start; in the first step, once before its first row and once after. Who is followed past
-``most`` videos is drawn from it as well, so that a client with many videos pushes no other's out but by their number.
+A video is due within seconds of its first change seen here, and then once per step of its age (``label.age_step``), at a time drawn
+from a secret of the process; in the first step, once before its first row and once after. Past ``limit`` videos, the secret also
+decides which are in the schedule, so that one client's videos replace another's only in proportion to their number.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Final
 from service.quality.label import age_step, step_end_us
 
 _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
-"""Age past which a video is followed no more."""
+"""Age at which a video leaves the schedule."""
 _SPACE: Final = 2**64
 _LAST: Final = 0.9
-"""Part of a step in which its moment lies: a small delay must not be the next step."""
+"""Part of a step in which its time lies, so that a small delay does not reach the next step."""
 _MET_US: Final = 10 * 1_000_000
-"""A video that is met is due within so long, so that all that are met together are not due at once."""
+"""A new video is due within this time, so that many new videos are not due at once."""
 
 
 class Schedule:
-    """Videos by the time at which a forecast of theirs is due. Times are microseconds."""
+    """Videos by the time at which their next forecast is due, in microseconds."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._secret = secrets.token_bytes(16)
         self._share = 1.0
         self._at: dict[str, int] = {}
@@ -41,36 +41,36 @@ class Schedule:
         return video_id in self._at
 
     def follows(self, video_id: str) -> bool:
-        """Whether a video is among those that are followed."""
+        """Whether a video may be in the schedule."""
         return self._share >= 1 or self._drawn(video_id, "follow") < self._share
 
     def plan(self, video_id: str, published_us: int, now_us: int, *, made: bool) -> None:
-        """Follow a video that was met now, or whose forecast was ``made`` in its step of now: then it is due in the next one."""
+        """Schedule a new video, or one whose forecast was ``made`` in its present step: then it is due in the next one."""
         step = age_step(max(0, now_us - published_us)) + 1
         begin_us, end_us = step_end_us(step - 1), step_end_us(step)
         if begin_us >= _OLDEST_US or not self.follows(video_id):
             self.drop(video_id)
             return
         if made:
-            place = _LAST * self._drawn(video_id, step)
-            self._put(video_id, published_us + begin_us + int(place * (end_us - begin_us)))
+            fraction = _LAST * self._drawn(video_id, step)
+            self._put(video_id, published_us + begin_us + int(fraction * (end_us - begin_us)))
         else:
             self._put(video_id, now_us + int(self._drawn(video_id, "met") * _MET_US))
-        if len(self._at) > self._most:
+        if len(self._at) > self._limit:
             self._share /= 2
             for name in [name for name in self._at if not self.follows(name)]:
                 self.drop(name)
 
     def early(self, video_id: str, published_us: int, now_us: int) -> bool:
-        """Whether a video is in its first step of age, and its moment in that is still to come."""
+        """Whether a video is in its first step of age, before its time in that step."""
         return now_us < published_us + self._first_us(video_id)
 
     def wait(self, video_id: str, published_us: int) -> None:
-        """Try a video again at its moment in the first step."""
+        """Try a video again at its time in the first step."""
         self._put(video_id, published_us + self._first_us(video_id))
 
     def _first_us(self, video_id: str) -> int:
-        # Not in its first minutes, in which most first rows come.
+        # Not in the first minutes, when most first rows come.
         return int((0.2 + (_LAST - 0.2) * self._drawn(video_id, 0)) * step_end_us(0))
 
     def later(self, video_id: str, at_us: int) -> None:
@@ -78,13 +78,13 @@ class Schedule:
         self._put(video_id, at_us)
 
     def drop(self, video_id: str) -> None:
-        """Follow a video no more."""
+        """Remove a video."""
         self._at.pop(video_id, None)
-        if self._share < 1 and len(self._at) < self._most // 4:
+        if self._share < 1 and len(self._at) < self._limit // 4:
             self._share *= 2
 
     def due(self, now_us: int, limit: int) -> Iterator[str]:
-        """Up to ``limit`` videos whose time has come; each must be planned again or dropped, or it is not met again."""
+        """Up to ``limit`` videos that are due. Each must be planned again or dropped, or it is never due again."""
         while limit and self._order and self._order[0][0] <= now_us:
             at_us, video_id = heapq.heappop(self._order)
             if self._at.get(video_id) == at_us:
@@ -95,11 +95,11 @@ class Schedule:
         self._at[video_id] = at_us
         heapq.heappush(self._order, (at_us, video_id))
         if len(self._order) > 4 * len(self._at) + 1000:
-            # Mostly places that are no longer true.
+            # Mostly outdated entries.
             self._order = [(at, name) for name, at in self._at.items()]
             heapq.heapify(self._order)
 
     def _drawn(self, video_id: str, what: int | str) -> float:
-        """A number in [0, 1) that only this process can know."""
+        """A number in [0, 1) that only this process can compute."""
         text = f"{what} {video_id}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=8).digest(), "big") / _SPACE

@@ -18,10 +18,10 @@ from model.quantiles.head import QUANTILES
 from service.quality.label import Label
 
 SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball", "width")
-"""Number of labels; sums of y and its square, of errors of the median, of outcomes below and above the interval, of the mean pinball
-loss of the three quantiles, and of the interval's width."""
+"""Number of labels; sums of y, of its square, of the median's squared and absolute errors, of outcomes below and above the interval,
+of the mean pinball loss of the three quantiles, and of the interval's width."""
 UNSCORED: Final = ("unlabelled", "gone")
-"""Labels without an outcome that is near enough, and those of deleted videos."""
+"""Labels without an outcome, and labels of deleted videos."""
 
 _FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
 
@@ -29,17 +29,17 @@ Cell = tuple[int, int]
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What happened, (n,), and what was forecast, (n, 3), as growth."""
+    """Observed growth (n,) and predicted quantiles of growth (n, 3)."""
     then = 1.0 + np.array([label.value_now for label in labels])
     y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
-    said = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
-    return y, said
+    predicted = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
+    return y, predicted
 
 
-def sums(labels: Sequence[Label], y: NDArray[np.float64], said: NDArray[np.float64]) -> dict[str, float]:
-    """What the labels add: by field ``<row>:<column>:<sum>``."""
-    low, median, high = said.T
-    error = y[:, None] - said
+def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
+    """What the labels add to the sums, by field ``<age bucket>:<horizon bucket>:<name>``."""
+    low, median, high = predicted.T
+    error = y[:, None] - predicted
     level = np.array(QUANTILES)
     parts = np.stack(
         [
@@ -57,24 +57,24 @@ def sums(labels: Sequence[Label], y: NDArray[np.float64], said: NDArray[np.float
     out: dict[str, float] = defaultdict(float)
     for i, label in enumerate(labels):
         for name, value in zip(SUMS, parts[:, i].tolist(), strict=True):
-            out[f"{label.row}:{label.column}:{name}"] += value
+            out[f"{label.age_bucket}:{label.horizon_bucket}:{name}"] += value
     return dict(out)
 
 
 class ScoreSums:
-    """Sums by cell (row, column)."""
+    """Sums by cell (age bucket, horizon bucket)."""
 
     def __init__(self) -> None:
         self.cells: dict[Cell, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def add(self, fields: Mapping[str, float]) -> None:
-        """Add sums by field, as ``sums`` makes them; other fields are passed over."""
+        """Add sums by field, as made by ``sums``; other fields are skipped."""
         for field, value in fields.items():
             if (found := _FIELD.fullmatch(field)) is not None:
                 self.cells[int(found[1]), int(found[2])][found[3]] += value
 
     def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
-        """Scores of these cells together (None: of all); a score that is not defined is None."""
+        """Scores over some cells together (None: all cells); an undefined score is None."""
         total: dict[str, float] = defaultdict(float)
         for cell in self.cells if cells is None else cells:
             for name, value in self.cells[cell].items():
@@ -97,19 +97,19 @@ class ScoreSums:
             "width": total["width"] / n,
         }
 
-    def columns(self) -> list[int]:
-        """Horizons that have any label, ascending."""
-        return sorted({column for _, column in self.cells})
+    def horizon_buckets(self) -> list[int]:
+        """Horizon buckets with labels, ascending."""
+        return sorted({bucket for _, bucket in self.cells})
 
 
-def age_name(row: int) -> str:
-    """A row in words."""
-    return "cold" if row == COLD else _range(AGE_EDGES_H, row)
+def age_name(bucket: int) -> str:
+    """An age bucket as text."""
+    return "cold" if bucket == COLD else _range(AGE_EDGES_H, bucket)
 
 
-def horizon_name(column: int) -> str:
-    """A column in words."""
-    return _range(HORIZON_EDGES_H, column)
+def horizon_name(bucket: int) -> str:
+    """A horizon bucket as text."""
+    return _range(HORIZON_EDGES_H, bucket)
 
 
 def _range(edges: Sequence[float], index: int) -> str:

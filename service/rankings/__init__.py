@@ -1,1 +1,1 @@
-"""Ranked lists of videos, kept in the store."""
+"""Ranked lists of videos: kept in the store, and read in pages."""

@@ -1,8 +1,8 @@
-"""Pages of the lists that ``ranking`` keeps.
+"""Pages of the ranked lists.
 
-A list is ordered by score, then by id, both descending; a cursor is the place (score, id) of the last item given. So a
-walk never gives an item twice, nor leaves one out, while scores stay as they are, however many are equal. A video whose score
-changes during a walk moves in the list: it may be met again further down, or be missed.
+A list is ordered by score, then by id, both descending. A cursor is the position (score, id) of a page's last item. While scores do
+not change, paging returns every item exactly once, however many scores are equal. A video whose score changes meanwhile moves in
+the list: it may be returned again, or be missed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ DEFAULT_LIMIT: Final = 50
 _CURSOR_LENGTH: Final = 8192
 
 
-class Place(NamedTuple):
-    """Where a page ended."""
+class Position(NamedTuple):
+    """Position of a page's last item."""
 
     sort: str
     score: float
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 def parse_sort(text: str | None) -> str:
-    """One of ``SORTS``."""
+    """The order of a list: one of ``SORTS``."""
     if text is None:
         return keys.SORTS[0]
     if text not in keys.SORTS:
@@ -42,7 +42,7 @@ def parse_sort(text: str | None) -> str:
 
 
 def parse_limit(text: str | None) -> int:
-    """Items in a page."""
+    """Number of items in a page."""
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
@@ -50,73 +50,75 @@ def parse_limit(text: str | None) -> int:
     return int(text)
 
 
-def parse_cursor(text: str | None, sort: str) -> Place | None:
-    """The place that a cursor names."""
+def parse_cursor(text: str | None, sort: str) -> Position | None:
+    """The position in a cursor."""
     if text is None:
         return None
     try:
         if len(text) > _CURSOR_LENGTH:
             raise ValueError
-        place = msgspec.json.decode(base64.b64decode(text, b"-_", validate=True), type=Place)
-        place.video_id.encode()
+        position = msgspec.json.decode(base64.b64decode(text, b"-_", validate=True), type=Position)
+        position.video_id.encode()
     except (ValueError, msgspec.MsgspecError):
-        place = None
-    if place is None or place.sort != sort:
+        position = None
+    if position is None or position.sort != sort:
         raise Invalid("cursor", text, f"next_cursor of an earlier page with sort={sort}, unchanged")
-    return place
+    return position
 
 
-class Listing:
-    """Reads pages."""
+class RankingPages:
+    """Reads pages from the store."""
 
-    def __init__(self, link: RedisConnection) -> None:
-        self._link = link
+    def __init__(self, redis: RedisConnection) -> None:
+        self._redis = redis
 
-    async def page(self, sort: str, limit: int, after: Place | None) -> dict[str, Any]:
-        """One page as it is answered."""
+    async def page(self, sort: str, limit: int, after: Position | None) -> dict[str, Any]:
+        """One page, as the body of a response."""
         start = 0 if after is None else await self._rank_after(after)
         key = keys.rank(sort)
         found = scored(
-            (await self._link.pipeline("list", [["ZRANGE", key, start, start + limit - 1, "REV", "WITHSCORES"]]))[0]
+            (await self._redis.pipeline("list", [["ZRANGE", key, start, start + limit - 1, "REV", "WITHSCORES"]]))[0]
         )
         names = [name for name, _ in found]
-        rows = (await self._link.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
+        rows = (await self._redis.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
         cursor = None
         if len(found) == limit:
-            place = Place(sort, found[-1][1], names[-1].decode("utf-8", "replace"))
-            cursor = base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
+            position = Position(sort, found[-1][1], names[-1].decode("utf-8", "reposition"))
+            cursor = base64.urlsafe_b64encode(msgspec.json.encode(position)).decode()
         return {
             "sort": sort,
-            "videos": [told for item, row in zip(found, rows, strict=True) if (told := _row(*item, row)) is not None],
+            "videos": [
+                video for item, row in zip(found, rows, strict=True) if (video := _video(*item, row)) is not None
+            ],
             "next_cursor": cursor,
         }
 
-    async def _rank_after(self, place: Place) -> int:
-        key, name = keys.rank(place.sort), place.video_id.encode()
-        score, rank, above, ties = await self._link.pipeline(
+    async def _rank_after(self, position: Position) -> int:
+        key, name = keys.rank(position.sort), position.video_id.encode()
+        score, rank, above, ties = await self._redis.pipeline(
             "list",
             [
                 ["ZSCORE", key, name],
                 ["ZREVRANK", key, name],
-                ["ZCOUNT", key, f"({place.score!r}", "+inf"],
-                ["ZCOUNT", key, repr(place.score), repr(place.score)],
+                ["ZCOUNT", key, f"({position.score!r}", "+inf"],
+                ["ZCOUNT", key, repr(position.score), repr(position.score)],
             ],
         )
-        if score is not None and float(score) == place.score:
+        if score is not None and float(score) == position.score:
             return int(rank) + 1
-        # The item itself has moved: look for the first smaller id among those of its score.
+        # The item itself has moved: search the items of its score for the first smaller id.
         low, high = int(above), int(above) + int(ties)
         while low < high:
             middle = (low + high) // 2
-            there = (await self._link.pipeline("list", [["ZRANGE", key, middle, middle, "REV"]]))[0]
-            if there and there[0] >= name:
+            item = (await self._redis.pipeline("list", [["ZRANGE", key, middle, middle, "REV"]]))[0]
+            if item and item[0] >= name:
                 low = middle + 1
             else:
                 high = middle
         return low
 
 
-class _Row(msgspec.Struct):
+class _StoredVideo(msgspec.Struct):
     title: str | None
     counts: dict[str, int]
     value_now: float
@@ -125,26 +127,26 @@ class _Row(msgspec.Struct):
     as_of_us: int
 
 
-_decoder: Final = msgspec.json.Decoder(_Row)
+_decoder: Final = msgspec.json.Decoder(_StoredVideo)
 
 
-def _row(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
-    """An item of a page; None where the row is gone (its video was forgotten between the two reads) or cannot be read."""
+def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
+    """An item of a page; None if its row is gone (the video was deleted between the two reads) or cannot be read."""
     video_id = keys.member(name)
     if row is None or video_id is None:
         return None
     try:
-        told = _decoder.decode(row)
-        as_of = iso(told.as_of_us)
+        stored = _decoder.decode(row)
+        as_of = iso(stored.as_of_us)
     except (msgspec.MsgspecError, UnicodeError, ValueError, OverflowError):
         return None
     return {
         "video_id": video_id,
         "score": score,
-        "title": told.title,
-        "counts": told.counts,
-        "value_now": told.value_now,
-        "expected": told.expected,
-        "horizon_s": told.horizon_us / SECOND_US,
+        "title": stored.title,
+        "counts": stored.counts,
+        "value_now": stored.value_now,
+        "expected": stored.expected,
+        "horizon_s": stored.horizon_us / SECOND_US,
         "as_of": as_of,
     }

@@ -1,1 +1,1 @@
-"""HTTP routes: they only translate between requests and handlers."""
+"""HTTP routes, which only translate between requests and handlers."""

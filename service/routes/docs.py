@@ -1,4 +1,4 @@
-"""GET /docs and /redoc: the schema for people, with scripts from here, and with addresses that hold behind any prefix."""
+"""GET /docs and /redoc: the schema as web pages. Scripts come from this service; links are relative, so they work behind any prefix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILES: Final = {
 
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    """Show the schema, to try it out."""
+    """Show the schema in Swagger UI, where requests can be tried out."""
     return get_swagger_ui_html(
         openapi_url="openapi.json",
         title=request.app.title,
@@ -36,7 +36,7 @@ async def docs(request: Request) -> HTMLResponse:
 
 @router.get("/redoc")
 async def redoc(request: Request) -> HTMLResponse:
-    """Show the schema, to read it."""
+    """Show the schema in ReDoc."""
     return get_redoc_html(
         openapi_url="openapi.json",
         title=request.app.title,
@@ -48,7 +48,7 @@ async def redoc(request: Request) -> HTMLResponse:
 
 @router.get("/docs/{name}")
 async def file(name: str) -> Response:
-    """Give a script, a style or a picture of the two."""
+    """Serve a script, style sheet or image of these pages."""
     if name not in _FILES:
         raise NotFound("no such file", field="path", value=name[:100])
     content = resources.files("fastapi_offline").joinpath("static", name).read_bytes()

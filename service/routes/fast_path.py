@@ -1,7 +1,7 @@
-"""The busiest routes, called without the router and FastAPI's dependency machinery.
+"""The busiest routes, called without FastAPI's router and dependency injection.
 
-Their handlers take a request and give a response, so they use none of it, and it costs as much as the rest of a warm
-answer. The same routes are registered with FastAPI too, for the schema, and for what is wrong about a request to them.
+Their handlers take a request and return a response, so they need neither, and both together cost as much as the rest of a cached
+forecast. The same routes are also registered with FastAPI: for the schema, and for the errors of wrong methods.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _EXACT: Final = {
     ("POST", "/predict"): _Route("/predict", predict.post_predict),
     ("POST", "/events"): _Route("/events", rows.post_events),
     ("POST", "/counters"): _Route("/counters", rows.post_counters),
-    # Not busy, but anybody may call them, however often.
+    # Not busy, but open to everybody, as often as they like.
     ("GET", "/health/ready"): _Route("/health/ready", operations.ready),
     ("GET", "/health/live"): _Route("/health/live", operations.live),
 }
 
 
 class FastPath:
-    """Calls the handler of a busy route; everything else goes on to the router."""
+    """Calls the handler of a busy route; passes every other request to the router."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""GET /videos and GET /videos/{id}/forecast/stream: what rises, and forecasts as they change."""
+"""GET /videos/{id}/forecast/stream: a forecast as it changes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.http.visit import Visit
-from service.live.topic import Subscription
-from service.routes.parameters import context, query_numbers, video_id
+from service.routes.parameters import authorize, query_numbers, video_id
 from service.routes.request_schemas import STREAM_QUERY
+from service.streaming.topic import Subscription
 
 router = APIRouter(tags=["live"])
 
@@ -28,21 +28,21 @@ _RETRY: Final = b"retry: 2000\n\n"
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def watch_forecast(request: Request) -> Response:
-    """Forecast a registered video, and again whenever something happens to it, as server-sent events.
+    """Forecast a registered video, and again whenever it changes, as server-sent events.
 
-    Event ``forecast``: its id is the video's version. Event ``end`` is the last one; its reason is deleted, stopping (come
-    back), or failed. A client that reads slowly gets the newest forecast and misses those between.
+    Event ``forecast``: its id is the video's version. Event ``end`` is the last one; its reason is deleted, stopping (connect
+    again), or failed. A slow client gets the newest forecast and misses those in between.
 
-    The key may come as ``?api_key=`` as well, as a browser's EventSource cannot set headers.
+    The key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
     """
-    parts = context(request, "predict", ("horizons_s",))
-    identifier = video_id(request, parts)
-    horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
-    return _Events(await parts.live.subscribe(identifier, horizons_us, Visit.of(request).client))
+    context = authorize(request, "predict", ("horizons_s",))
+    identifier = video_id(request, context)
+    horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
+    return _Events(await context.subscriptions.subscribe(identifier, horizons_us, Visit.of(request).client))
 
 
 class _Events(Response):
-    """A subscription as text/event-stream; ends when either side leaves."""
+    """A subscription as text/event-stream; ends when the client leaves or the subscription ends."""
 
     def __init__(self, subscription: Subscription) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class _Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the end."""
-        watch = asyncio.create_task(self._gone(receive))
+        disconnected = asyncio.create_task(self._until_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if "head" in scope:
@@ -65,10 +65,10 @@ class _Events(Response):
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            watch.cancel()
+            disconnected.cancel()
             self._subscription.leave()
 
-    async def _gone(self, receive: Receive) -> None:
+    async def _until_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._subscription.end()

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.routes import response_schemas
-from service.routes.parameters import context
+from service.routes.parameters import authorize
 from service.routes.request_schemas import VERSION_PATH
 
 router = APIRouter(tags=["models"])
@@ -19,33 +19,33 @@ router = APIRouter(tags=["models"])
 async def list_models(request: Request) -> Response:
     """List every version: the served bundle, and those beside it.
 
-    ``state`` is active (it answers), shadow (it forecasts along), loaded (it answered before, and can again at once), available, or
-    broken; ``reason`` says why it is broken, or why it cannot be activated. ``evaluation`` is the pooled row of its report.
+    ``state`` is active, shadow (repeats forecasts to be compared), loaded (was active, and can be again at once), available, or
+    broken. ``reason`` says why it is broken, or why it cannot be activated. ``evaluation`` is the pooled row of its report.
     """
-    return json_response({"models": await context(request, "predict").models.rows()})
+    return json_response({"models": await authorize(request, "predict").models.rows()})
 
 
 @router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def activate(request: Request) -> Response:
-    """Let a version answer from now on: verified, loaded and warmed up first, then switched to between two batches.
+    """Make a version the active one: it is verified, loaded and warmed up, and takes over between two batches.
 
-    The answer comes when it is done. Nothing changes where the version is damaged or does not fit.
+    The response comes when that is done. Nothing changes if the version is damaged or does not fit.
     """
-    parts = context(request, "admin")
+    context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}
-    return json_response(await parts.models.activate(request.path_params["version"]))
+    return json_response(await context.models.activate(request.path_params["version"]))
 
 
 @router.post("/models/{version}/shadow", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def shadow(request: Request) -> Response:
-    """Let a version forecast along, in this replica: its forecasts are compared, and scored at GET /quality, never given."""
-    parts = context(request, "admin")
+    """Make a version the shadow of this replica: its forecasts are compared, and scored at GET /quality, but never served."""
+    context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}
-    return json_response(await parts.models.begin_shadow(request.path_params["version"]))
+    return json_response(await context.models.begin_shadow(request.path_params["version"]))
 
 
 @router.delete("/models/shadow", response_model=None, status_code=204)
 async def end_shadow(request: Request) -> Response:
-    """Let no version forecast along any more."""
-    await context(request, "admin").models.end_shadow()
+    """End the shadow."""
+    await authorize(request, "admin").models.end_shadow()
     return Response(status_code=204)

@@ -11,16 +11,16 @@ from starlette.responses import Response
 
 from service.http.responses import json_response
 from service.routes import response_schemas
-from service.routes.parameters import context
+from service.routes.parameters import context_of
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/metrics", openapi_extra=response_schemas.METRICS, response_class=Response, response_model=None)
 async def metrics(request: Request) -> Response:
-    """Everything Prometheus reads."""
-    # In a thread: writing out some hundred lines takes milliseconds.
-    body = await asyncio.to_thread(context(request).metrics.exposition)
+    """All metrics, in the Prometheus text format."""
+    # In a thread, because formatting some hundred lines takes milliseconds.
+    body = await asyncio.to_thread(context_of(request).metrics.exposition)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -32,8 +32,8 @@ async def live(request: Request) -> Response:
 
 @router.get("/health/ready", openapi_extra=response_schemas.READY, response_model=None)
 async def ready(request: Request) -> Response:
-    """Rows can be stored and forecasts made; a bank that is down is told, and does not make the service unready.
+    """Whether rows can be stored and forecasts made. A bank that is down is shown, and does not make the service unready.
 
-    All of it was found out in the background: asking costs no part anything.
+    All parts are checked in the background, so that a probe costs nothing.
     """
-    return json_response(context(request).readiness.check())
+    return json_response(context_of(request).readiness.check())

@@ -1,4 +1,4 @@
-"""What routes get out of a request before they call a handler."""
+"""Reads parameters, headers and the API key of a request, before a route calls a handler."""
 
 from __future__ import annotations
 
@@ -19,64 +19,68 @@ _KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 _INDEX: Final = re.compile(r"\[\d{0,6}\]$")
 
 
-def context(request: Request, scope: Scope | None = None, query: Sequence[str] = ()) -> Context:
-    """The service; raises Unauthorized or Forbidden when the request may not use ``scope``.
+def context_of(request: Request) -> Context:
+    """The parts of the service that answers a request."""
+    return cast(Context, request.app.state.context)
 
-    Routes with a scope take the parameters of ``query`` and no others: Invalid names the first one that is not known.
+
+def authorize(request: Request, scope: Scope, query: Sequence[str] = ()) -> Context:
+    """The parts of the service, for a request that may use ``scope`` and has only the query parameters ``query``.
+
+    Raises Unauthorized, Forbidden, or Invalid for the first unknown parameter.
     """
-    parts = cast(Context, request.app.state.context)
-    if scope is not None:
-        parts.keys.check(request, scope)
-        if request.scope["query_string"]:
-            _check_query(request, query)
-    return parts
+    context = context_of(request)
+    context.keys.check(request, scope)
+    if request.scope["query_string"]:
+        _check_query(request, query)
+    return context
 
 
 def _check_query(request: Request, known: Sequence[str]) -> None:
     for name, value in request.query_params.multi_items():
-        if name not in known and _plain(name) not in known:
-            # It may be a secret, sent where none is looked for.
-            told = "a key" if name == "api_key" else value
+        if name not in known and _without_index(name) not in known:
+            # It may be a secret in the wrong position.
+            shown = "a key" if name == "api_key" else value
             allowed = f"the parameters {', '.join(known)}" if known else "no parameter"
-            raise Invalid(name, told, allowed + did_you_mean(_plain(name), known))
+            raise Invalid(name, shown, allowed + did_you_mean(_without_index(name), known))
 
 
-def _plain(name: str) -> str:
-    """The name of a list as others write it: ``horizons_s[]`` and ``horizons_s[0]`` are ``horizons_s``."""
+def _without_index(name: str) -> str:
+    """The name of a list without an index: some clients send ``horizons_s[]`` or ``horizons_s[0]`` for ``horizons_s``."""
     return _INDEX.sub("", name)
 
 
 def key_name(request: Request) -> str:
-    """Name of the API key that a request was sent with, "" without one."""
+    """Name of the request's API key; "" without one."""
     key = Visit.of(request).key
     return "" if key is None else key.name
 
 
-def video_id(request: Request, parts: Context) -> str:
-    """The id in the path, decoded."""
+def video_id(request: Request, context: Context) -> str:
+    """The video id in the path, decoded."""
     raw = unquote_to_bytes(request.path_params["video_id"].encode("latin-1"))
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         raise Invalid("video_id", repr(raw), "percent-encoded UTF-8") from None
-    return parts.videos.identify(text)
+    return context.videos.identify(text)
 
 
 def request_key(request: Request) -> str | None:
-    """The request's ``Idempotency-Key``, by which a repetition is known; None where it has none."""
+    """The request's ``Idempotency-Key``, which identifies a repetition; None without one."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
     key = ",".join(given)
     if not _KEY.fullmatch(key):
         raise Invalid("Idempotency-Key", key, "1 to 255 printable characters of ASCII, without spaces at the ends")
-    # A key is its sender's own: nobody's rows are taken for those of another.
+    # Prefixed by the API key, so that clients that choose the same value do not collide.
     visit = request.scope.get("m3tr")
     return f"{visit.key.name} {key}" if visit is not None and visit.key is not None else key
 
 
 def query_text(request: Request, name: str) -> str | None:
-    """A parameter that may be given once."""
+    """A query parameter that may be given once; None without it."""
     texts = request.query_params.getlist(name)
     if len(texts) > 1:
         raise Invalid(name, ", ".join(texts), "one value")
@@ -88,14 +92,14 @@ def query_time(request: Request, name: str) -> int | None:
     text = query_text(request, name)
     if text is None:
         return None
-    # An unencoded "+" of a zone arrives as a space.
+    # An unencoded "+" of a time zone arrives as a space.
     value: Any = _number(text)
     return parse_time(name, text.replace(" ", "+") if value is None else value)
 
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
-    """Numbers in the query string, repeated, as ``name[]`` or separated by commas; what is no number stays text, to be refused."""
-    given = [value for key, value in request.query_params.multi_items() if key == name or _plain(key) == name]
+    """Numbers in the query string: repeated, as ``name[]``, or separated by commas. Other text is kept, to be refused later."""
+    given = [value for key, value in request.query_params.multi_items() if key == name or _without_index(key) == name]
     texts = [text for part in given for text in part.split(",")]
     return [text if (number := _number(text)) is None else number for text in texts] or None
 

@@ -1,4 +1,4 @@
-"""GET /quality: how good the forecasts were whose outcome is known."""
+"""GET /quality: scores of the forecasts whose outcome is known."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from starlette.responses import Response
 
 from service.http.responses import json_response
 from service.routes import response_schemas
-from service.routes.parameters import context
+from service.routes.parameters import authorize
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/quality", openapi_extra=response_schemas.OBJECT, response_model=None)
 async def quality(request: Request) -> Response:
-    """Scores of the last days by model, horizon and age, in log2 units of growth; null where not defined."""
-    parts = context(request, "predict")
-    return json_response(await parts.quality.read(parts.engine.active.version))
+    """Scores of the last days by model, horizon and age, in log2 units of growth; null if not defined."""
+    context = authorize(request, "predict")
+    return json_response(await context.quality.read(context.engine.active.version))

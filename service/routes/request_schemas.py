@@ -1,16 +1,17 @@
-"""OpenAPI of bodies that are parsed by hand, because they are large or need errors of our own."""
+"""OpenAPI schemas of requests that are parsed by hand, because they are large or need errors of our own."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from model.engagement.history import Mode
-from service.forecasts.request_bodies import CorrectionBody, PredictBody, VideoBody
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
 from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
+from service.videos.metadata import VideoBody
+from service.videos.request_bodies import CorrectionBody, PredictBody
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 _ID: Final = {"type": "string", "minLength": 1}
@@ -28,7 +29,7 @@ _REQUEST_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-    "description": "the same whenever this request is sent again, and no other's, such as a UUID: events without an id count once",
+    "description": "a value of this request only, such as a UUID; if it is repeated with the same value, events without an id count once",
 }
 
 VERSION_PATH: Final[dict[str, Any]] = {
@@ -92,10 +93,10 @@ def rows_body(mode: Mode) -> dict[str, Any]:
         "additionalProperties": mode == "counters",
     }
     rows = {"type": "array", "items": row}
-    either = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
+    either_form = {"anyOf": [rows, {"type": "object", "required": ["rows"], "properties": {"rows": rows}}]}
     return (
         {"parameters": [_REQUEST_KEY]}
-        | _body(("application/json", either), ("application/x-ndjson", row))
+        | _body(("application/json", either_form), ("application/x-ndjson", row))
         | response_schemas.OUTCOME
     )
 

@@ -1,4 +1,4 @@
-"""OpenAPI of answers, which are written as plain JSON by ``service.forecasts.forecast_json``; a test holds every answer against it."""
+"""OpenAPI schemas of responses; a test checks every response against them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _list(item: Schema) -> Schema:
 
 
 def _object(**properties: Schema) -> Schema:
-    """All of these, and nothing else."""
+    """An object with exactly these members."""
     return {
         "type": "object",
         "required": list(properties),
@@ -29,8 +29,8 @@ def _object(**properties: Schema) -> Schema:
     }
 
 
-def _maybe(schema: Schema, **more: Schema) -> Schema:
-    """``schema``, with members that need not be there."""
+def _optional(schema: Schema, **more: Schema) -> Schema:
+    """``schema`` with optional members."""
     return {**schema, "properties": {**schema["properties"], **more}}
 
 
@@ -58,9 +58,9 @@ _REJECTION: Final = _object(index=_WHOLE, reason=_TEXT, field=_TEXT, value=_TEXT
 _IGNORED: Final[Schema] = {
     "type": "object",
     "additionalProperties": _WHOLE,
-    "description": "only where rows had counters that the served bundle does not know: how many rows, by counter",
+    "description": "rows by counter that the served bundle does not know; only if there are any",
 }
-_OUTCOME: Final = _maybe(
+_OUTCOME: Final = _optional(
     _object(
         accepted=_WHOLE,
         duplicate=_WHOLE,
@@ -98,7 +98,7 @@ _FORECAST: Final = _object(
 )
 _PREDICTED: Final = _with(
     _FORECAST,
-    rows=_maybe(
+    rows=_optional(
         _object(accepted=_WHOLE, duplicate=_WHOLE, corrected=_WHOLE, parked_applied=_WHOLE, parked_rejected=_WHOLE),
         ignored=_IGNORED,
     ),
@@ -124,7 +124,7 @@ _VIDEO: Final[Schema] = {
         "newest_row_at": {"anyOf": [_TIME, {"type": "null"}]},
         "stale": _FLAG,
     },
-    "description": "with its metadata, as far as it is known",
+    "description": "with the metadata that is known",
 }
 _LISTED: Final = _object(
     video_id=_TEXT,
@@ -149,23 +149,25 @@ _MODEL: Final[Schema] = {
 _STATE: Final[Schema] = {"enum": ["ok", "down"]}
 
 
-def reply(schema: Schema, kind: str = "application/json") -> Schema:
-    """The part of an operation that says what a 200 holds."""
+def response(schema: Schema, kind: str = "application/json") -> Schema:
+    """The part of an operation that describes its response 200."""
     return {"responses": {"200": {"content": {kind: {"schema": schema}}}}}
 
 
-OUTCOME: Final = reply(_OUTCOME)
-FORECAST: Final = reply(_FORECAST)
-PREDICTED: Final = reply({"anyOf": [_PREDICTED, _list({"anyOf": [_with(_PREDICTED, status={"const": 200}), PROBLEM]})]})
-REGISTERED: Final = reply(_REGISTERED)
-CORRECTED: Final = reply(_object(video_id=_TEXT, type=_TEXT, replaced=_WHOLE, total=_WHOLE, version=_WHOLE))
-VIDEO: Final = reply(_VIDEO)
-LIST: Final = reply(_object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}))
-MODELS: Final = reply(_object(models=_list(_MODEL)))
-OBJECT: Final = reply({"type": "object"})
-METRICS: Final = reply(_TEXT, "text/plain")
-LIVE: Final = reply(_object(status={"const": "live"}))
-READY: Final = reply(
+OUTCOME: Final = response(_OUTCOME)
+FORECAST: Final = response(_FORECAST)
+PREDICTED: Final = response(
+    {"anyOf": [_PREDICTED, _list({"anyOf": [_with(_PREDICTED, status={"const": 200}), PROBLEM]})]}
+)
+REGISTERED: Final = response(_REGISTERED)
+CORRECTED: Final = response(_object(video_id=_TEXT, type=_TEXT, replaced=_WHOLE, total=_WHOLE, version=_WHOLE))
+VIDEO: Final = response(_VIDEO)
+LIST: Final = response(_object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}))
+MODELS: Final = response(_object(models=_list(_MODEL)))
+OBJECT: Final = response({"type": "object"})
+METRICS: Final = response(_TEXT, "text/plain")
+LIVE: Final = response(_object(status={"const": "live"}))
+READY: Final = response(
     _object(
         status={"const": "ready"},
         store=_STATE,
@@ -183,7 +185,7 @@ PROBLEMS: Final[dict[int | str, Schema]] = {
         "content": {"application/problem+json": {"schema": PROBLEM}},
     }
     for status, text in (
-        ("4XX", "Not as it is; 408 and 429 can succeed later"),
-        ("5XX", "A part is down, or there is too much to do (503, with Retry-After), or a fault of ours (500)"),
+        ("4XX", "The request is refused; after 408 and 429 the same request can succeed later"),
+        ("5XX", "A part is down or overloaded (503, with Retry-After), or the service has failed (500)"),
     )
 }

@@ -20,21 +20,21 @@ _LINGER_S: Final = 0.05
 
 @router.websocket("/events/stream")
 async def stream_events(socket: WebSocket) -> None:
-    """Take frames of events or counters and acknowledge each; see ``service.ingest.websocket`` for what is said.
+    """Take frames of events or counters and acknowledge each; ``service.ingest.websocket`` describes the frames.
 
-    Needs the scope ingest, by a header as everywhere, or where a browser cannot set one, by ``?api_key=``.
+    Needs the scope ingest: by a header as elsewhere, or by ``?api_key=``, because a browser cannot set headers.
     """
-    parts: Context = socket.app.state.context
+    context: Context = socket.app.state.context
     visit = Visit.of(socket)
     try:
-        if parts.hosts is not None:
-            parts.hosts.check(visit.host, visit.origin)
-        parts.keys.check(socket, "ingest")
-        parts.producers.check_room(visit.client)
+        if context.hosts is not None:
+            context.hosts.check(visit.host, visit.origin)
+        context.keys.check(socket, "ingest")
+        context.row_sockets.check_room(visit.client)
     except Problem as problem:
         await socket.send_denial_response(problem_response(problem, visit))
-        # The server logs an error for a handler that returns before the connection is gone.
+        # The server logs an error if a handler returns before the connection is closed.
         await asyncio.sleep(_LINGER_S)
         return
     await socket.accept()
-    await parts.producers.serve(socket, visit)
+    await context.row_sockets.serve(socket, visit)

@@ -16,22 +16,22 @@ from service.http.responses import json_response
 from service.http.visit import Visit
 from service.ingest import outcome_json
 from service.problems import DamagedRecord, Invalid, Problem, Unavailable
-from service.routes.parameters import context, request_key
+from service.routes.parameters import authorize, request_key
 from service.routes.request_schemas import rows_body
 from service.store.rows.outcome import Outcome
 
 router = APIRouter(tags=["rows"])
 
 LISTED: Final = 1000
-"""Rejections that the answer to a stream lists, at most; it counts them all."""
+"""Limit of rejections that the response to NDJSON lists; it counts them all."""
 
 
 @router.post("/events", openapi_extra=rows_body("events"), response_model=None)
 async def post_events(request: Request) -> Response:
     """Store a batch of engagement events.
 
-    Sent again with the same ``Idempotency-Key``, events without an id count once. A 503 tells in ``unknown`` of how many rows it
-    is not known whether they were stored, and otherwise what became of the rows.
+    If the request is repeated with the same ``Idempotency-Key``, events without an id count once. In a 503, ``unknown`` is the number
+    of rows that may or may not have been stored; the other members describe the rest.
     """
     return await _post(request, "events")
 
@@ -43,43 +43,43 @@ async def post_counters(request: Request) -> Response:
 
 
 async def _post(request: Request, mode: Mode) -> Response:
-    parts = context(request, "ingest")
+    context = authorize(request, "ingest")
     if is_lines(request):
-        outcome = await _stream(request, parts, mode)
+        outcome = await _stream(request, context, mode)
     else:
-        body = await read_body(request, parts.limits)
-        outcome = await parts.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
+        body = await read_body(request, context.limits)
+        outcome = await context.ingest.take_json(mode, body, Visit.of(request).client, request_key(request))
     Visit.of(request).note = {"accepted": outcome.accepted, "parked": outcome.parked, "rejected": outcome.rejected}
-    told = await outcome_json.long_outcome(outcome, parts.turns, Visit.of(request).client)
+    response = await outcome_json.long_outcome(outcome, context.turns, Visit.of(request).client)
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
-        if all(refused.reason == "damaged" for refused in outcome.rejections):
-            raise DamagedRecord(first.value, "no row of it could be taken").copy(**told)
-        if all(refused.retryable for refused in outcome.rejections):
+        if all(rejected.reason == "damaged" for rejected in outcome.rejections):
+            raise DamagedRecord(first.value, "no row of it could be taken").copy(**response)
+        if all(rejected.retryable for rejected in outcome.rejections):
             raise Unavailable(
-                "no row could be taken", field=first.field, value=first.value, allowed=first.allowed, **told
+                "no row could be taken", field=first.field, value=first.value, allowed=first.allowed, **response
             )
-        raise Invalid(first.field, first.value, first.allowed, reason=first.reason, **told)
-    return json_response(told)
+        raise Invalid(first.field, first.value, first.allowed, reason=first.reason, **response)
+    return json_response(response)
 
 
-async def _stream(request: Request, parts: Context, mode: Mode) -> Outcome:
-    """Each batch is stored before the next is read; a problem on the way tells what became of the rows before it.
+async def _stream(request: Request, context: Context, mode: Mode) -> Outcome:
+    """Store each batch of NDJSON before the next is read; a problem also describes the rows before it.
 
-    ``rows`` is how many they are, ``unknown`` how many after them may have been stored or not.
+    ``rows`` is their number, ``unknown`` the number of rows after them that may or may not have been stored.
     """
     total, before, key, client = Outcome(), 0, request_key(request), Visit.of(request).client
     try:
-        async for lines in read_lines(request, parts.limits, parts.ingest.max_rows):
-            async with parts.limits.turns.batch(client):
+        async for lines in read_lines(request, context.limits, context.ingest.max_rows):
+            async with context.limits.turns.batch(client):
                 listed = len(total.rejections) < LISTED
-                outcome = await parts.ingest.take_lines(mode, lines, client, key, before, listed)
+                outcome = await context.ingest.take_lines(mode, lines, client, key, before, listed)
             total.add(outcome)
             total.list_at_most(LISTED)
             before += len(lines)
     except Problem as problem:
         Visit.of(request).note = {"accepted": total.accepted, "parked": total.parked, "rejected": total.rejected}
-        # What a part of the failing batch brought comes on top.
+        # Add the part of the failing batch that was stored.
         for name in ("accepted", "duplicate", "parked", "corrected"):
             setattr(total, name, getattr(total, name) + problem.extra.get(name, 0))
         raise problem.copy(**{"rows": before, **outcome_json.outcome(total)}) from None

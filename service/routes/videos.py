@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.forecasts import forecast_json
+from service.forecasts.forecast_json import forecast_json
 from service.http.audit import video_digest
 from service.http.bodies import read_json
 from service.http.responses import json_response
@@ -14,7 +14,7 @@ from service.http.visit import Visit
 from service.problems import Invalid
 from service.rankings.pages import parse_cursor, parse_limit, parse_sort
 from service.routes import response_schemas
-from service.routes.parameters import context, key_name, query_numbers, query_text, query_time, video_id
+from service.routes.parameters import authorize, key_name, query_numbers, query_text, query_time, video_id
 from service.routes.request_schemas import (
     FORECAST_QUERY,
     LIST_QUERY,
@@ -22,22 +22,23 @@ from service.routes.request_schemas import (
     correction_body,
     video_body,
 )
+from service.videos.video_json import video_fields
 
 router = APIRouter(tags=["videos"])
 
 
 @router.put("/videos/{video_id}", openapi_extra=video_body(), response_model=None)
 async def put_video(request: Request) -> Response:
-    """Register a video, or replace its metadata; rows that came before it are applied now."""
-    parts = context(request, "ingest")
-    identifier = video_id(request, parts)
+    """Register a video, or replace its metadata. Rows that came before the registration are applied now."""
+    context = authorize(request, "ingest")
+    identifier = video_id(request, context)
     Visit.of(request).note = {"video": video_digest(identifier)}
-    body = await read_json(request, parts.limits)
+    body = await read_json(request, context.limits)
     if not isinstance(body, dict):
         raise Invalid("body", body, "a JSON object")
     if body.pop("video_id", identifier) != identifier:
         raise Invalid("video_id", "another id than the path's", "the path's id, or nothing")
-    applied, unused = await parts.videos.register(identifier, body, key_name(request))
+    applied, unused = await context.videos.register(identifier, body, key_name(request))
     return json_response(
         {
             "video_id": identifier,
@@ -53,17 +54,17 @@ async def put_video(request: Request) -> Response:
 @router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | response_schemas.VIDEO, response_model=None)
 async def get_video(request: Request) -> Response:
     """Read a video back: metadata, counts, version."""
-    parts = context(request, "predict")
-    return json_response(forecast_json.video(*await parts.videos.get(video_id(request, parts))))
+    context = authorize(request, "predict")
+    return json_response(video_fields(*await context.videos.get(video_id(request, context))))
 
 
 @router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
 async def delete_video(request: Request) -> Response:
     """Forget everything about a video."""
-    parts = context(request, "admin")
-    identifier = video_id(request, parts)
+    context = authorize(request, "admin")
+    identifier = video_id(request, context)
     Visit.of(request).note = {"video": video_digest(identifier)}
-    await parts.videos.delete(identifier)
+    await context.videos.delete(identifier)
     return Response(status_code=204)
 
 
@@ -71,21 +72,21 @@ async def delete_video(request: Request) -> Response:
 async def post_correction(request: Request) -> Response:
     """Lower a count that was wrong, such as a counter of 10^15: rows alone never lower one.
 
-    ``replaces`` is the count as it is now (else 409), ``value`` what it should have been. Of a counter, the readings that said
-    ``replaces`` say ``value`` from now on, and the count is the largest reading; with ``from``, all readings from then on that
-    are above ``value`` say ``value``. Of events, what is too much is taken from the bins with the largest sums.
+    ``replaces`` is the count as it is now (otherwise 409), ``value`` what it should have been. For a counter, readings equal to
+    ``replaces`` become ``value``, and the count is the largest reading; with ``from``, all readings from then on that are above
+    ``value`` become ``value``. For events, the excess is taken from the bins with the largest sums.
     """
-    parts = context(request, "admin")
-    identifier = video_id(request, parts)
+    context = authorize(request, "admin")
+    identifier = video_id(request, context)
     Visit.of(request).note = {"video": video_digest(identifier)}
-    correction, done = await parts.videos.correct(identifier, await read_json(request, parts.limits))
-    what = {"type": correction.type, "replaced": correction.replaces, "total": done.total}
-    Visit.of(request).note = {"video": video_digest(identifier), **what}
+    correction, corrected = await context.videos.correct(identifier, await read_json(request, context.limits))
+    summary = {"type": correction.type, "replaced": correction.replaces, "total": corrected.total}
+    Visit.of(request).note = {"video": video_digest(identifier), **summary}
     return json_response(
         {
             "video_id": identifier,
-            **what,
-            "version": done.version,
+            **summary,
+            "version": corrected.version,
         }
     )
 
@@ -93,21 +94,21 @@ async def post_correction(request: Request) -> Response:
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
 async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
-    parts = context(request, "predict", ("at", "horizons_s"))
-    identifier = video_id(request, parts)
-    horizons_us = parts.videos.horizons(query_numbers(request, "horizons_s"))
-    answer = await parts.videos.forecast(identifier, query_time(request, "at"), horizons_us)
-    return Response(forecast_json.forecast_json(answer), media_type="application/json")
+    context = authorize(request, "predict", ("at", "horizons_s"))
+    identifier = video_id(request, context)
+    horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
+    result = await context.predictions.forecast(identifier, query_time(request, "at"), horizons_us)
+    return Response(forecast_json(result), media_type="application/json")
 
 
 @router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
 async def list_videos(request: Request) -> Response:
-    """List videos by what rises, by the expected count, or by the count now.
+    """List videos by growth, by expected count, or by present count.
 
-    Every row says as of when its numbers are. ``next_cursor`` leads to the next page; it is null at the end.
+    ``as_of`` is the time of a row's numbers. ``next_cursor`` gives the next page; it is null at the end.
     """
-    parts = context(request, "predict", ("sort", "limit", "cursor"))
+    context = authorize(request, "predict", ("sort", "limit", "cursor"))
     sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
     order = parse_sort(sort)
-    page = await parts.listing.page(order, parse_limit(limit), parse_cursor(cursor, order))
+    page = await context.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order))
     return json_response(page)

@@ -14,7 +14,7 @@ import msgspec
 
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
@@ -29,7 +29,7 @@ _MEMBERS_PER_COMMAND: Final = 500
 class ChangePublisher:
     """Publishes changes; ``parking_full``: the limit of unregistered videos with parked rows is reached."""
 
-    def __init__(self, connection: RedisConnection, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, connection: RedisConnection, settings: RecordSettings, metrics: Metrics) -> None:
         self._connection = connection
         self._metrics = metrics
         self._park_videos, self._park_ttl_s = settings.park_videos, settings.park_ttl_s

@@ -43,10 +43,14 @@ class ChangeSubscriber(Reading):
 
     def __init__(self, server: Server | str, deadline_s: float) -> None:
         super().__init__(server, deadline_s)
-        self.listeners: list[Listener] = []
+        self._listeners: list[Listener] = []
         self._decoder = msgspec.json.Decoder(list[Change])
         self._position: str | None = None
         """Id of the last entry that was read."""
+
+    def on_change(self, listener: Listener) -> None:
+        """Call a listener about every change from now on."""
+        self._listeners.append(listener)
 
     async def _run(self) -> None:
         while True:
@@ -63,7 +67,7 @@ class ChangeSubscriber(Reading):
             except Exception:
                 # A fault of one listener must not end the stream for the others.
                 log.exception("following the stream of changes failed")
-                for listener in self.listeners:
+                for listener in self._listeners:
                     listener.missed()
                 await asyncio.sleep(PAUSES_S[-1])
 
@@ -79,7 +83,7 @@ class ChangeSubscriber(Reading):
             self._position = last
         elif not oldest or stream_id(oldest[0][0]) <= stream_id(self._position):
             return
-        for listener in self.listeners:
+        for listener in self._listeners:
             listener.missed()
 
     async def _read(self) -> int:
@@ -93,6 +97,6 @@ class ChangeSubscriber(Reading):
             except (msgspec.DecodeError, UnicodeError):
                 log.warning("skipped an unreadable entry of the stream of changes", id=self._position)
                 continue
-            for listener in self.listeners:
+            for listener in self._listeners:
                 listener.changed(changes)
         return len(entries)

@@ -17,7 +17,7 @@ from model.engagement.bins import BINS_VERSION
 from model.errors import M3TRError
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import StoreSettings
 from service.store import keys
 from service.store.functions import connect
 from service.store.redis.connection import RedisConnection
@@ -60,7 +60,7 @@ async def check_format(connection: RedisConnection) -> None:
         )
 
 
-async def check_at_start(url: str, settings: Settings, metrics: Metrics) -> None:
+async def check_at_start(url: str, settings: StoreSettings, metrics: Metrics) -> None:
     """``check_format`` of the store at ``url``; a store that does not answer now is checked later, by ``Health``.
 
     Raises:

@@ -10,13 +10,13 @@ from typing import Any, Final
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.metrics import Metrics, gauge
 from service.problems import Unavailable
-from service.settings import Settings
+from service.settings import StoreSettings
+from service.settings.redis_address import AddressError
 from service.store.format import FormatError, check_format
 from service.store.functions import connect
-from service.store.redis.address import AddressError
 from service.store.redis.connection import RedisConnection
 from service.store.redis.safety import Safety, find_safety
 
@@ -31,7 +31,7 @@ MIN_SKEW_S: Final = 1.0
 """Seconds that two clocks may always differ by, whatever the setting."""
 
 
-async def check_at_start(settings: Settings, metrics: Metrics) -> None:
+async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
     """Refuse a wrong address, and with ``store_safety=refuse`` a store that may lose data.
 
     A server that does not answer now is no reason to refuse: it may answer later. A Sentinel that does not is: its address is
@@ -62,12 +62,12 @@ class StoreRefused(Exception):
     """The service does not start with this event store; the message says why."""
 
 
-class Health(Running):
+class Health(BackgroundTask):
     """The result of the last probe; ``reason`` says why the service is not ready, empty where it is."""
 
-    def __init__(self, connection: RedisConnection, settings: Settings) -> None:
+    def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._connection = connection
-        self._skew_s = max(settings.future_skew_s, MIN_SKEW_S)
+        self._skew_s = max(future_skew_s, MIN_SKEW_S)
         self._refuse = settings.store_safety == "refuse"
         self.safety = Safety()
         self._logged: list[str] = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from model.lru_cache import LRUCache
 from service.metrics import Metrics
 from service.problems import DamagedRecord
 
@@ -33,18 +33,16 @@ class Quarantine:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: LRUCache[str, None] = LRUCache(_REMEMBERED)
 
     def note(self, damaged: Damaged) -> Damaged:
         """Log and count a record that was not known to be damaged; returns ``damaged`` itself."""
         if damaged.video_id not in self._known:
             self._metrics.damaged_records.inc()
             log.error("a stored record cannot be read", video_id=damaged.video_id, why=damaged.why)
-            self._known[damaged.video_id] = None
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            self._known.put(damaged.video_id, None)
         return damaged
 
     def forget(self, video_id: str) -> None:
         """Remove a video that was deleted or registered again."""
-        self._known.pop(video_id, None)
+        self._known.drop(video_id)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
-from itertools import islice
 from typing import Final
 
+from model.lru_cache import LRUCache
 from service.problems import Unavailable, separate
 from service.store.quarantine import Damaged
 from service.store.snapshot import Snapshot
@@ -27,8 +26,7 @@ class SnapshotCache:
 
     def __init__(self, store: Store, capacity: int) -> None:
         self._store = store
-        self._capacity = capacity
-        self._known: OrderedDict[str, Snapshot] = OrderedDict()
+        self._known: LRUCache[str, Snapshot] = LRUCache(capacity)
         self._wanted: dict[str, list[Waiting]] = {}
         self._reads: set[asyncio.Task[None]] = set()
 
@@ -48,15 +46,15 @@ class SnapshotCache:
 
     def newest(self, limit: int) -> list[Snapshot]:
         """The cached snapshots of the ``limit`` most recently used videos, the last used first."""
-        return list(islice(reversed(self._known.values()), limit))
+        return self._known.values()[::-1][:limit]
 
     def names(self) -> list[str]:
         """The id of every cached video."""
-        return list(self._known)
+        return self._known.keys()
 
     def forget(self, video_id: str) -> None:
         """Remove a deleted video."""
-        self._known.pop(video_id, None)
+        self._known.drop(video_id)
 
     def _start_read(self) -> None:
         if self._wanted:
@@ -72,7 +70,7 @@ class SnapshotCache:
     async def _read(self, wanted: dict[str, list[Waiting]]) -> None:
         found: Mapping[str, Snapshot | Damaged | Unavailable | None]
         try:
-            found = await self._store.read_some({video_id: self._known.get(video_id) for video_id in wanted})
+            found = await self._store.read_some({video_id: self._known.peek(video_id) for video_id in wanted})
         except Unavailable as error:
             found = dict.fromkeys(wanted, error)
         except BaseException as error:
@@ -83,7 +81,7 @@ class SnapshotCache:
             raise
         for video_id, waiting in wanted.items():
             snapshot = found[video_id]
-            known = self._known.get(video_id)
+            known = self._known.peek(video_id)
             if not isinstance(snapshot, Unavailable):
                 self._keep(video_id, None if isinstance(snapshot, Damaged) else snapshot)
             for future in waiting:
@@ -102,9 +100,5 @@ class SnapshotCache:
         if snapshot is None:
             self.forget(video_id)
             return
-        known = self._known.get(video_id)
-        if known is None or known.version < snapshot.version:
-            self._known[video_id] = snapshot
-        self._known.move_to_end(video_id)
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        known = self._known.peek(video_id)
+        self._known.put(video_id, snapshot if known is None or known.version < snapshot.version else known)

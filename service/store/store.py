@@ -19,7 +19,7 @@ from model.bank.tombstone import tombstone
 from model.engagement.types import ENGAGEMENT_TYPES, REACH, check_types
 from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
-from service.settings import Settings
+from service.settings import RecordSettings
 from service.store import keys
 from service.store.change_publisher import ChangePublisher, unlist_commands
 from service.store.commit import GroupCommit, empty_chunk
@@ -82,7 +82,7 @@ class Store:
     def __init__(
         self,
         connection: RedisConnection,
-        settings: Settings,
+        settings: RecordSettings,
         metrics: Metrics,
         types: Sequence[str] = ENGAGEMENT_TYPES,
         turns: Turns | None = None,

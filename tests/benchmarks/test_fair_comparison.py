@@ -1,4 +1,4 @@
-"""The benchmarks of bins and of tideh: that they compare like with like."""
+"""The benchmarks of bins, tideh and rates compare like with like."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from benchmarks.forecasts.tideh import TRAINED, WEEK_US, median_error, prepare
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.likelihood import mhp_log_likelihood, tokens_of
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, SECOND_US
 from tests.conftest import Mini
 
 
-def test_fine_bins_are_nested_and_the_grid_is_put_back() -> None:
+def test_fine_bins_are_nested_in_default_bins_and_the_grid_is_restored() -> None:
     fine = split_edges(16)
     assert np.isin(EDGES_US, fine).all() and (np.diff(fine) >= SECOND_US).all()
     wide = np.diff(EDGES_US) >= 16 * SECOND_US
     assert len(fine) > 16 * wide.sum()
     with pytest.raises(RuntimeError), grid(fine):
-        assert model.rows.EDGES_US is fine and model.tokens.EDGES_US is fine
+        assert model.engagement.rows.EDGES_US is fine and model.features.tokens.EDGES_US is fine
         raise RuntimeError
-    assert model.rows.EDGES_US is EDGES_US and model.tokens.EDGES_US is EDGES_US
+    assert model.engagement.rows.EDGES_US is EDGES_US and model.features.tokens.EDGES_US is EDGES_US
 
 
-def test_both_grids_are_asked_the_same(mini: Mini) -> None:
-    seen, bundle = Observed.of(load_dataset(mini.data), "view"), load_bundle(mini.bundle)
+def test_both_grids_are_scored_on_the_same_intervals(mini: Mini) -> None:
+    observed, bundle = Observed.of(load_dataset(mini.data), "view"), load_bundle(mini.bundle)
     videos = np.arange(15)
-    asked = tokens_of(seen, videos, mini.as_of_us)
+    asked = tokens_of(observed, videos, mini.as_of_us)
     same = value(asked, expected(bundle, asked, asked), 1.0, 1.0)
     assert same == pytest.approx(float(np.nanmean(mhp_log_likelihood(bundle, asked))), rel=1e-6)
     with grid(split_edges(64)):
-        own = tokens_of(seen, videos, mini.as_of_us)
+        own = tokens_of(observed, videos, mini.as_of_us)
     assert len(own.counts) > 1.2 * len(asked.counts)
     np.testing.assert_array_equal(own.counts.sum(0), asked.counts.sum(0))
     gap, active, _ = expected(bundle, own, asked)
@@ -49,7 +49,9 @@ def test_both_grids_are_asked_the_same(mini: Mini) -> None:
 
 
 @pytest.mark.parametrize("other", [None, "weibo_ced"])
-def test_the_first_cascades_end_before_the_others_begin(real_data: Path, tmp_path: Path, other: str | None) -> None:
+def test_training_cascades_end_before_the_test_cascades_begin(
+    real_data: Path, tmp_path: Path, other: str | None
+) -> None:
     before = load_dataset(real_data / "tideh")
     start = prepare(real_data / "tideh", real_data / other if other else None, tmp_path / "data")
     after = load_dataset(tmp_path / "data")
@@ -60,14 +62,14 @@ def test_the_first_cascades_end_before_the_others_begin(real_data: Path, tmp_pat
     published = before.published_us + moved
     assert (published[:TRAINED] + 168 * HOUR_US <= start + SECOND_US).all()
     assert (published[TRAINED:] >= start).all() and len(published) == 100
-    seen = Observed.of(after, "total")
-    asked = cut(seen, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
+    observed = Observed.of(after, "total")
+    asked = cut_queries(observed, np.flatnonzero(after.published_us >= start), (6.0,), (24.0,), np.iinfo(np.int64).max)
     exact = median_error(asked, asked.pairs.growth)
     assert exact == {"age6h+24h": pytest.approx((0.0, 0.0, 0.0), abs=1e-9)}
     assert median_error(asked, np.zeros(len(asked.video)))["age6h+24h"] == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_the_interval_of_a_ratio_is_that_of_its_videos() -> None:
+def test_the_interval_of_a_ratio_is_a_bootstrap_over_videos() -> None:
     rng = np.random.default_rng(0)
     video = np.arange(400).repeat(5)
     real = rng.exponential(1.0, 400).repeat(5) * 10
@@ -80,10 +82,10 @@ def test_the_interval_of_a_ratio_is_that_of_its_videos() -> None:
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_hours_that_are_asked_about_are_known_in_whole(mini: Mini, drawn: bool) -> None:
-    seen = Observed.of(load_dataset(mini.data), "view")
-    video, start, end = asked(seen, np.array([3, 7]), mini.as_of_us, 100 * HOUR_US, drawn=drawn)
-    age_h = (start - seen.data.published_us[video]) / HOUR_US
+def test_every_scored_hour_is_completely_observed(mini: Mini, drawn: bool) -> None:
+    observed = Observed.of(load_dataset(mini.data), "view")
+    video, start, end = asked(observed, np.array([3, 7]), mini.as_of_us, 100 * HOUR_US, drawn=drawn)
+    age_h = (start - observed.data.published_us[video]) / HOUR_US
     assert (end - start == HOUR_US).all() and (end <= mini.as_of_us).all() and (age_h <= 100).all()
     assert set(video.tolist()) == {3, 7} and (age_h >= AGES_H[0]).all()
     assert np.isin(age_h, AGES_H).all() != drawn

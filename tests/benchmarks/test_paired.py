@@ -1,4 +1,4 @@
-"""The ablation's paired intervals: of the right scores, and about the difference, not about either model."""
+"""The paired intervals of the ablation: of the right scores, and of the difference, not of either model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.forecasts.paired import KEY, differences
 from index_builder.scoring.metrics import nmse, pinball
 
 
-def test_differences_are_of_the_scores_and_narrow_where_models_err_alike(tmp_path: Path) -> None:
+def test_differences_match_the_scores_and_their_intervals_are_narrow_for_similar_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     n = 600
     now, y = rng.integers(100, 9000, n), rng.normal(2, 1, n)

@@ -1,4 +1,4 @@
-"""The command line: quick help, plain errors, times and hours."""
+"""The command line: fast help, one-line errors, times and hours."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_times_are_utc_without_a_zone(text: str, us: int) -> None:
     assert cli.parse_time(text) == us
 
 
-def test_hours() -> None:
+def test_hours_are_parsed_and_checked() -> None:
     assert cli.parse_hours("--ages", "1,24.5") == [1.0, 24.5]
     for text in ("", "1,,2", "0", "-1", "nan", "inf", "one"):
         with pytest.raises(typer.BadParameter, match=r"--ages: .* allowed: hours above 0"):
             cli.parse_hours("--ages", text)
 
 
-def test_progress_outside_a_terminal_is_lines(
+def test_progress_outside_a_terminal_is_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 6.0, 7.0, 8.0])

@@ -23,7 +23,7 @@ def write(program: Path, body: str) -> None:
     program.chmod(0o755)
 
 
-def test_a_service_is_started_with_its_own_stores_and_stopped(
+def test_a_service_starts_with_its_own_stores_and_stops(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
@@ -50,7 +50,7 @@ def test_a_service_is_started_with_its_own_stores_and_stopped(
         ("time.sleep(60)", r"did not listen within 0\.5 s"),
     ],
 )
-def test_a_service_that_does_not_start(
+def test_a_service_that_does_not_start_is_an_error(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
     monkeypatch.setattr(service_process, "START_S", 0.5 if "sleep" in body else 20.0)
@@ -62,7 +62,7 @@ def test_a_service_that_does_not_start(
         pass
 
 
-def test_a_service_that_dies_or_fails_at_its_end(program: Path, tmp_path: Path) -> None:
+def test_a_service_that_crashes_or_fails_to_stop_is_an_error(program: Path, tmp_path: Path) -> None:
     listening = "print('listens on http://127.0.0.1:1', flush=True)\n"
     write(program, listening + "print('broken', file=sys.stderr); sys.exit(5)")
     with (

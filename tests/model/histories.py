@@ -1,4 +1,4 @@
-"""Artificial histories, most of them unlike anything a model was trained on."""
+"""Artificial histories, most of them far from any training data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.forecast import Request
 NOW_US: Final = 1_780_000_000 * SECOND_US
 _DAY_US: Final = 24 * HOUR_US
 Shape = Callable[[np.random.Generator, int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""From an age (us) and a count to ages of engagements (us) and how many each time."""
+"""From an age (us) and a count to the ages of engagements (us) and the number at each age."""
 
 
 def _split(
@@ -60,18 +60,19 @@ SHAPES: Final[dict[str, Shape]] = {
 
 def series(mode: Mode, ages: NDArray[np.int64], counts: NDArray[np.int64]) -> Series:
     """Engagements at ``ages`` (us) as the cells of one type."""
-    bins, place = np.unique(bin_index(ages), return_inverse=True)
+    bins, index = np.unique(bin_index(ages), return_inverse=True)
     summed = np.zeros(len(bins), np.int64)
-    np.add.at(summed, place, counts)
+    np.add.at(summed, index, counts)
     return Series(mode, bins, summed if mode == "events" else np.cumsum(summed))
 
 
 def artificial(types: tuple[str, ...], n: int, seed: int) -> Iterator[tuple[str, Request]]:
-    """Yield ``n`` questions about made-up videos, each with the name of its kind."""
+    """Yield ``n`` requests for artificial videos, each with the name of its kind."""
     rng = np.random.default_rng(seed)
     names = [*SHAPES, "nothing"]
     for i in range(n):
-        name, mode = names[i % len(names)], ("events", "counters")[i // len(names) % 2]
+        name = names[i % len(names)]
+        mode: Mode = "counters" if i // len(names) % 2 else "events"
         age = int(np.exp(rng.uniform(np.log(5.0), np.log(90 * 86400.0))) * SECOND_US)
         count = int(10 ** rng.uniform(0, 4.5))
         extreme = i % 7

@@ -1,4 +1,4 @@
-"""What a self-exciting cascade expects: the compiled kernel against the fit's own, and what holds of any history."""
+"""The growth that a self-exciting cascade expects: the compiled kernel equals the fit, and holds for any history."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_builder.cascade.fit import PowerLawHawkes, cascade_of
+from index_builder.cascade.fit import PowerLawHawkes, fit_cascade
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import cut
+from index_builder.samples.queries import cut_queries
 from index_builder.samples.samples import read_samples
 from model.bundle import load_bundle
 from model.cascade import CONSTANTS, UNCORRECTED, Cascade, bin_edges, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
-from model.engagement.cells import EVENTS, Cells
+from model.engagement.cells import EVENT_MODE, Cells
 from model.features.tokens import Tokens, tokenize
 from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
@@ -42,14 +42,14 @@ USUAL = dict.fromkeys(CONSTANTS, 0.0) | {
 
 @pytest.fixture(scope="module")
 def seen(mini: Mini) -> Observed:
-    """All that is known of the small data set."""
+    """Everything observed in the small data set."""
     return Observed.of(load_dataset(mini.data), "total")
 
 
-def test_the_kernel_expects_what_the_fit_expects(seen: Observed, mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_equals_the_fit(seen: Observed, mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 20)
     videos = np.flatnonzero(seen.data.published_us < mini.as_of_us)
-    queries = cut(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
+    queries = cut_queries(seen, videos, (3.0, 12.0), (12.0, 72.0), mini.as_of_us)
     fit = PowerLawHawkes(of_increment=True).fit(seen, queries)
     by_fit = fit.predict(seen, queries)
     order = np.lexsort((queries.now_us, queries.video))
@@ -63,16 +63,16 @@ def test_the_kernel_expects_what_the_fit_expects(seen: Observed, mini: Mini, mon
         cascade=fit.fitted(HORIZON_US / SECOND_US),
     )
     by_kernel = on_grid_at(samples.expected, samples.horizon_s, HORIZON_US / SECOND_US)[:, 0]
-    # Tokens are a sixtieth of the age wide, the fit reads single events; and the grid is read between its points.
+    # They differ slightly: tokens are a sixtieth of the age wide and the fit reads single events, and the grid is interpolated.
     assert np.abs(by_kernel - by_fit).mean() < 0.02 * by_fit.mean()
     assert np.corrcoef(by_kernel, by_fit)[0, 1] > 0.999
 
 
-def test_nothing_known_fits_nothing(seen: Observed) -> None:
-    assert cascade_of(seen, int(seen.data.published_us[0]), 720 * HOUR_US, HORIZON_US) is None
+def test_without_observations_no_cascade_is_fitted(seen: Observed) -> None:
+    assert fit_cascade(seen, int(seen.data.published_us[0]), 720 * HOUR_US, HORIZON_US) is None
 
 
-def test_bins_reach_from_publication_over_now_to_the_horizon() -> None:
+def test_bins_cover_the_age_and_the_horizon() -> None:
     for age_s, horizon_s in ((0.0, 60.0), (1.0, 3600.0), (86_400.0, 604_800.0), (2_592_000.0, 604_800.0)):
         edges, past = bin_edges(age_s, horizon_s)
         assert edges[0] == 0 and edges[past] == age_s and edges[-1] == age_s + horizon_s
@@ -86,7 +86,7 @@ def _tokens(bins: list[int], values: list[int], now_s: float) -> Tokens:
         np.array(bins, dtype=np.int64),
         np.zeros(n, np.int64),
         np.array(values, dtype=np.int64),
-        np.full(n, EVENTS),
+        np.full(n, EVENT_MODE),
         np.zeros(n, np.int64),
     )
     return tokenize(cells, np.zeros(1, np.int64), np.array([round(now_s * SECOND_US)]), 1)
@@ -117,7 +117,7 @@ def test_growth_is_finite_and_never_falls(cells: list[tuple[int, int]], after_s:
     assert np.isfinite(growth).all() and (np.diff(growth) >= 0).all()
 
 
-def test_silence_expects_less_and_a_burst_more() -> None:
+def test_silence_lowers_and_a_burst_raises_the_expected_growth() -> None:
     from model.engagement.bins import EDGES_US
 
     at = int(np.searchsorted(EDGES_US, 1800 * SECOND_US)) - 1
@@ -126,29 +126,29 @@ def test_silence_expects_less_and_a_burst_more() -> None:
     assert _grown(early, 3600.0)[-1] > _grown(_tokens([3], [200], 86_400.0), 86_400.0)[-1] > 0
 
 
-def test_followers_of_the_creator_bring_growth() -> None:
-    nothing = _tokens([], [], 60.0)
-    assert _grown(nothing, 60.0, log_post=6.0)[-1] > _grown(nothing, 60.0, log_post=2.0)[-1]
+def test_followers_of_the_creator_raise_the_expected_growth() -> None:
+    no_tokens = _tokens([], [], 60.0)
+    assert _grown(no_tokens, 60.0, log_post=6.0)[-1] > _grown(no_tokens, 60.0, log_post=2.0)[-1]
 
 
-def test_a_correction_moves_the_growth() -> None:
+def test_the_correction_scales_the_growth() -> None:
     tokens = _tokens([10], [50], 3600.0)
     constants = np.array([USUAL[name] for name in CONSTANTS])
     plain = Cascade(constants, UNCORRECTED, HORIZON_US / SECOND_US)
     doubled = replace(plain, correction=2 * UNCORRECTED)
-    told = [c.growth(tokens, np.array([3600.0]), (0,), np.zeros(1), np.zeros(1))[0] for c in (plain, doubled)]
-    np.testing.assert_allclose(told[1], 2 * told[0], rtol=1e-5)
+    growth = [c.growth(tokens, np.array([3600.0]), (0,), np.zeros(1), np.zeros(1))[0] for c in (plain, doubled)]
+    np.testing.assert_allclose(growth[1], 2 * growth[0], rtol=1e-5)
 
 
-def test_values_between_points_of_the_grid() -> None:
+def test_values_are_interpolated_between_grid_points() -> None:
     grid = grid_s(1000.0)
     values = np.log1p(grid / 60.0)[None].astype(np.float32)
-    asked = np.array([[0.0, 17.0, 333.0, 1000.0, 2000.0]])
-    expected = np.log1p(np.minimum(asked, 1000.0) / 60.0)
-    np.testing.assert_allclose(on_grid_at(values, asked, 1000.0), expected, atol=1e-5)
+    horizons_s = np.array([[0.0, 17.0, 333.0, 1000.0, 2000.0]])
+    expected = np.log1p(np.minimum(horizons_s, 1000.0) / 60.0)
+    np.testing.assert_allclose(on_grid_at(values, horizons_s, 1000.0), expected, atol=1e-5)
 
 
-def test_a_bundle_of_events_starts_from_its_cascade(mini_bundle: Path) -> None:
+def test_a_bundle_of_events_has_a_cascade(mini_bundle: Path) -> None:
     loaded = load_bundle(mini_bundle)
     assert loaded.manifest.parts.cascade
     assert loaded.weights["cascade.constants"].shape == (len(CONSTANTS),)

@@ -1,4 +1,4 @@
-"""Forecasts: the same in any batch, monotone without crossing, and blind to what is later than now."""
+"""Forecasts do not depend on their batch, never fall or cross, and use nothing later than now."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def forecaster(mini_bundle: Path) -> Forecaster:
 
 
 def random_requests(forecaster: Forecaster, n: int, seed: int) -> list[Request]:
-    """Histories of every size: none, one event, few, many, ten million in one bin, and counters."""
+    """Requests with histories of every size: empty, one event, few, many, ten million in one bin, and counters."""
     rng = np.random.default_rng(seed)
     longest = forecaster.manifest.max_horizon_us
     videos = [
@@ -79,7 +79,7 @@ def assert_same(a: Forecast, b: Forecast) -> None:
     )
 
 
-def test_any_order_and_any_batch_give_the_same(forecaster: Forecaster) -> None:
+def test_forecasts_do_not_depend_on_order_or_batch(forecaster: Forecaster) -> None:
     requests = random_requests(forecaster, 300, 4)
     alone = [forecaster.forecast([request])[0] for request in requests]
     assert len({float(answer.quantiles[-1, 1]) for answer in alone}) > 200
@@ -92,7 +92,7 @@ def test_any_order_and_any_batch_give_the_same(forecaster: Forecaster) -> None:
                 assert_same(answer, alone[row])
 
 
-def test_growth_is_monotone_and_quantiles_do_not_cross(forecaster: Forecaster) -> None:
+def test_quantiles_never_fall_and_never_cross(forecaster: Forecaster) -> None:
     requests = random_requests(forecaster, 10_000, 5)
     answers = forecaster.forecast(requests)
     cold = 0
@@ -147,16 +147,16 @@ def test_offline_forecasts_do_not_look_ahead(mini: Mini, tmp_path: Path) -> None
     ]
     rows = [row for row in rows if row[2] - now_us <= 3 * DAY_US]
     write_queries(tmp_path / "queries.parquet", rows)
-    whole, blind = (
+    whole, cut_off = (
         quantiles(mini.bundle, data, tmp_path / "queries.parquet", tmp_path / "out.parquet")
         for data in (mini.data, cut)
     )
     assert len(whole) > 100 and (whole[:, 2] > whole[:, 0]).any()
-    np.testing.assert_array_equal(whole, blind)
+    np.testing.assert_array_equal(whole, cut_off)
 
 
 def without_later_rows(data: Path, out: Path, now_us: int) -> int:
-    """Copy a data set without the rows later than now; returns how many those were."""
+    """Copy a data set without the rows later than now; return the number of rows left out."""
     out.mkdir()
     dropped = 0
     for file in data.glob("*.parquet"):
@@ -170,22 +170,22 @@ def without_later_rows(data: Path, out: Path, now_us: int) -> int:
 
 
 def sample_of_videos(data: Path, out: Path, every: int) -> Path:
-    """Copy every so many-th video of a data set."""
+    """Copy every ``every``-th video of a data set."""
     out.mkdir()
     videos = pq.read_table(data / "videos.parquet").sort_by("published_at")
     videos = videos.take(pa.array(np.arange(0, len(videos), every)))
     pq.write_table(videos, out / "videos.parquet")
     counters = pq.read_table(data / "counters.parquet")
-    mine = pc.is_in(counters["video_id"], value_set=videos["video_id"].combine_chunks())
-    pq.write_table(counters.filter(mine), out / "counters.parquet")
+    chosen = pc.is_in(counters["video_id"], value_set=videos["video_id"].combine_chunks())
+    pq.write_table(counters.filter(chosen), out / "counters.parquet")
     return out
 
 
 @pytest.mark.parametrize("source", ["simulated events", "real counters"])
-def test_a_neighbour_is_as_it_was_known_at_now(
+def test_neighbours_are_used_as_they_were_known_at_now(
     source: str, mini: Mini, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """A bank filled later, and one filled later without the rows that neighbours had after now, answer alike."""
+    """A bank filled after now gives the same answers with and without the rows that neighbours had after now."""
     if source == "simulated events":
         data = mini.data
     else:
@@ -221,11 +221,11 @@ def test_a_neighbour_is_as_it_was_known_at_now(
     now, target = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
     without = forecast_at(alone, seen, video, now, target - now)
     assert (without != answers["later"]).any(axis=1).mean() > 0.5, (
-        "neighbours must matter for this test to say anything"
+        "the test means something only if neighbours change the forecasts"
     )
 
 
-def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: Path) -> None:
+def test_forecasts_of_real_data_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: Path) -> None:
     full = real_data / "youtube_trending"
     cut = tmp_path / "cut"
     cut.mkdir()
@@ -240,8 +240,8 @@ def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: P
     video = np.sort(rng.choice(several, 200, replace=False))
     now_us = np.empty(200, np.int64)
     for i, v in enumerate(video.tolist()):
-        moments = np.unique(rows.time_us[rows.offsets[v] : rows.offsets[v + 1]])
-        now_us[i] = moments[rng.integers(0, len(moments) - 1)]
+        times = np.unique(rows.time_us[rows.offsets[v] : rows.offsets[v + 1]])
+        now_us[i] = times[rng.integers(0, len(times) - 1)]
     ids = [data.videos[v].video_id for v in video]
     at = pc.index_in(counters["video_id"].combine_chunks(), pa.array(ids, pa.large_string()))
     at = at.fill_null(200).to_numpy()
@@ -260,14 +260,14 @@ def test_real_queries_do_not_look_ahead(mini: Mini, real_data: Path, tmp_path: P
 
     queries = [(name, now, now + h) for name, now in zip(ids, now_us.tolist(), strict=True) for h in (HOUR_US, DAY_US)]
     write_queries(tmp_path / "queries.parquet", queries)
-    whole, blind = (
+    whole, cut_off = (
         quantiles(mini.bundle, folder, tmp_path / "queries.parquet", tmp_path / "out.parquet") for folder in (full, cut)
     )
     assert np.isfinite(whole).all() and len(np.unique(whole[:, 1])) > 100
-    np.testing.assert_array_equal(whole, blind)
+    np.testing.assert_array_equal(whole, cut_off)
 
 
-def test_each_clients_videos_have_its_own_stretch_in_any_batch(mini_bundle: Path) -> None:
+def test_each_client_has_its_own_stretch_in_any_batch(mini_bundle: Path) -> None:
     forecaster = Forecaster.load(mini_bundle, bank=EmptyBank(), device="cpu")
     requests = [replace(r, client=("", "a", "b")[i % 3]) for i, r in enumerate(random_requests(forecaster, 30, 9))]
     plain = forecaster.forecast(requests)

@@ -1,4 +1,4 @@
-"""Kernels are compiled ahead, and what was compiled is found wherever the install may be read-only."""
+"""Kernels are compiled before serving, and compiled kernels are found even if the install is read-only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
 from model import warm
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from model.engagement.bins import HOUR_US
 from model.forecast import Request
 from model.forecaster import Forecaster
@@ -52,7 +52,7 @@ types = forecaster.manifest.types
 for history in histories[1:]:
     video = data.videos[-1]
     published = np.array([video.published_us])
-    past = Past([video], published, types, *rows_of([history], [video.published_us], [video.published_us + HOUR_US], types))
+    past = ObservedVideos([video], published, types, *rows_of([history], [video.published_us], [video.published_us + HOUR_US], types))
     assert list(entries(forecaster, past, now, content=lambda v: forecaster.content([video])))
 forecaster.close()
 late = compiled() - ahead
@@ -67,10 +67,10 @@ def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subpro
     return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=root, env=env)
 
 
-def test_serving_calls_no_kernel_that_is_not_compiled_ahead(mini: Mini, tmp_path: Path) -> None:
+def test_serving_calls_only_kernels_compiled_before(mini: Mini, tmp_path: Path) -> None:
     bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
-    done = run("-c", SERVING, mini.data, bundle)
-    assert done.returncode == 0, done.stderr
+    process = run("-c", SERVING, mini.data, bundle)
+    assert process.returncode == 0, process.stderr
 
 
 def test_every_folder_with_kernels_is_known() -> None:
@@ -81,19 +81,19 @@ def test_every_folder_with_kernels_is_known() -> None:
 
 @pytest.fixture
 def install(tmp_path: Path) -> Path:
-    """A copy of the core with two stand-ins for compiled kernels; nobody can write to it."""
-    place = tmp_path / "install"
+    """A copy of the packages, with a file that stands for a compiled kernel."""
+    folder = tmp_path / "install"
     ignored = shutil.ignore_patterns("*.nbi", "*.nbc")
     for package in ("model", "index_builder"):
-        shutil.copytree(ROOT / package, place / package, ignore=ignored)
+        shutil.copytree(ROOT / package, folder / package, ignore=ignored)
     for package in kernel_cache._PACKAGES:
-        (place / package / "__pycache__").mkdir(exist_ok=True)
-    (place / "model" / "__pycache__" / "kernel.nbi").write_bytes(b"index")
-    return place
+        (folder / package / "__pycache__").mkdir(exist_ok=True)
+    (folder / "model" / "__pycache__" / "kernel.nbi").write_bytes(b"index")
+    return folder
 
 
 def chosen(install: Path, readonly: list[Path], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Say which folder is chosen, and define a kernel, while some folders are read-only, as a mount makes them."""
+    """Define a kernel and print the chosen folder, while some folders are mounted read-only."""
     mounts = "".join(f"mount -o bind {p} {p} && mount -o remount,bind,ro {p} && " for p in readonly)
     script = "import os, model, model.growth.curve_kernels; print(os.environ.get('NUMBA_CACHE_DIR'))"
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
@@ -111,17 +111,17 @@ needs_mounts = pytest.mark.skipif(not may_mount(), reason="no right to make a mo
 
 @needs_mounts
 def test_a_writable_install_keeps_kernels_beside_the_source(install: Path) -> None:
-    done = chosen(install, [])
-    assert (done.stdout.strip(), done.stderr) == ("None", "")
+    process = chosen(install, [])
+    assert (process.stdout.strip(), process.stderr) == ("None", "")
 
 
 @needs_mounts
-def test_a_read_only_install_takes_its_kernels_to_the_users_cache(install: Path, tmp_path: Path) -> None:
+def test_a_read_only_install_copies_its_kernels_to_the_users_cache(install: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    done = chosen(install, [install], HOME=str(home))
+    process = chosen(install, [install], HOME=str(home))
     folder = home / ".cache" / "m3tr" / "kernels"
-    assert (done.stdout.strip(), done.stderr) == (str(folder), "")
+    assert (process.stdout.strip(), process.stderr) == (str(folder), "")
     assert [path.read_bytes() for path in folder.glob("model_*/kernel.nbi")] == [b"index"]
 
 
@@ -129,16 +129,16 @@ def test_a_read_only_install_takes_its_kernels_to_the_users_cache(install: Path,
 def test_without_a_home_the_temporary_folder_is_used(install: Path, tmp_path: Path) -> None:
     work = tmp_path / "tmp"
     work.mkdir()
-    done = chosen(install, [install], HOME="/proc/none", TMPDIR=str(work))
-    assert (done.stdout.strip(), done.stderr) == (str(work / f"m3tr-kernels-{os.getuid()}"), "")
+    process = chosen(install, [install], HOME="/proc/none", TMPDIR=str(work))
+    assert (process.stdout.strip(), process.stderr) == (str(work / f"m3tr-kernels-{os.getuid()}"), "")
     assert (work / f"m3tr-kernels-{os.getuid()}").stat().st_mode & 0o777 == 0o700
 
 
 @needs_mounts
-def test_a_given_folder_that_cannot_be_written_is_named(install: Path, tmp_path: Path) -> None:
-    done = chosen(install, [install], HOME=str(tmp_path), NUMBA_CACHE_DIR="/proc/none/kernels")
-    assert "NUMBA_CACHE_DIR: '/proc/none/kernels' cannot be written" in done.stderr
-    assert done.stdout.strip() == str(tmp_path / ".cache" / "m3tr" / "kernels")
+def test_a_configured_folder_that_is_not_writable_is_named(install: Path, tmp_path: Path) -> None:
+    process = chosen(install, [install], HOME=str(tmp_path), NUMBA_CACHE_DIR="/proc/none/kernels")
+    assert "NUMBA_CACHE_DIR: '/proc/none/kernels' cannot be written" in process.stderr
+    assert process.stdout.strip() == str(tmp_path / ".cache" / "m3tr" / "kernels")
 
 
 def test_another_users_folder_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +151,10 @@ def test_another_users_folder_is_not_trusted(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_mounts
-def test_where_nothing_can_be_written_kernels_are_compiled_anyway(install: Path, tmp_path: Path) -> None:
+def test_without_a_writable_folder_kernels_are_compiled_at_every_start(install: Path, tmp_path: Path) -> None:
     readonly = [install, Path("/dev/shm"), Path("/tmp"), Path("/var/tmp"), Path("/usr")]
-    done = chosen(install, [p for p in readonly if p.exists()], HOME="/proc/none", TMPDIR="/proc/none")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "None"
-    assert "compiled at every start" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = chosen(install, [p for p in readonly if p.exists()], HOME="/proc/none", TMPDIR="/proc/none")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "None"
+    assert "compiled at every start" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import Patience
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -32,9 +34,9 @@ def tool(name: str) -> str:
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> bool:
-    """Poll until ``ready`` or the timeout; whether it got ready."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    """Poll until ``ready``, or until so many seconds of a quiet machine have passed; whether it got ready."""
+    patience = Patience(timeout_s)
+    while not patience.over():
         if ready():
             return True
         time.sleep(0.1)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import source
+from tests.project import layers, source
+from tests.project.layers import LAYERS, offences
 from tests.project.processes import answers, free_port, running, wait_for
 from tests.project.source import ROOT, imported
 
@@ -32,7 +33,7 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def offences(path: Path, forbidden: set[str]) -> list[str]:
+def forbidden_imports(path: Path, forbidden: set[str]) -> list[str]:
     found = [(line, name) for line, name in imported(path) if name.split(".")[0] in forbidden]
     return [f"{path.relative_to(ROOT)}:{line} imports {name}" for line, name in found]
 
@@ -41,14 +42,59 @@ def offences(path: Path, forbidden: set[str]) -> list[str]:
 def test_packages_keep_to_the_import_rule(package: str) -> None:
     found = modules(package)
     assert found
-    assert [offence for path in found for offence in offences(path, FORBIDDEN[package])] == []
+    assert [offence for path in found for offence in forbidden_imports(path, FORBIDDEN[package])] == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_import_runs_up_and_no_files_import_each_other_in_a_circle(package: str) -> None:
+    assert offences(package, LAYERS[package]) == []
+
+
+SAMPLE = {
+    "p/__init__.py": "",
+    "p/low.py": "",
+    "p/middle/__init__.py": "",
+    "p/middle/one.py": "from p import low",
+    "p/middle/two.py": "import p.middle.one",
+    "p/high.py": "from p.middle.two import x",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("p/low.py", "def f():\n    from p.high import x", "p.low:2 imports p.high: p.low stands below p.high"),
+        ("p/middle/one.py", "from ..high import x", "p.middle.one:1 imports p.high: p.middle stands below p.high"),
+        ("p/middle/one.py", "from p.middle import two", "p.middle.two -> p.middle.one -> p.middle.two"),
+        ("p/other.py", "", "p.other stands in no room"),
+    ],
+)
+def test_an_added_offence_is_found(tmp_path: Path, path: str, text: str, complaint: str) -> None:
+    rooms = ("p", "p.low", "p.middle", "p.high")
+    for name, content in (SAMPLE | {path: text}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert complaint in offences("p", rooms, tmp_path)
+
+
+def test_a_tree_without_offence_passes(tmp_path: Path) -> None:
+    for name, content in SAMPLE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert offences("p", ("p", "p.low", "p.middle", "p.high"), tmp_path) == []
+
+
+def test_the_layers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert layers.main() == 0
+    printed = capsys.readouterr().out
+    assert all(room in printed for rooms in LAYERS.values() for room in rooms)
 
 
 def test_qdrant_stands_behind_the_bank_alone() -> None:
     bank = ROOT / "model" / "bank"
     outside = [path for package in PACKAGES for path in modules(package) if bank not in path.parents]
-    assert [offence for path in outside for offence in offences(path, QDRANT)] == []
-    assert any(offences(path, QDRANT) for path in bank.rglob("*.py"))
+    assert [offence for path in outside for offence in forbidden_imports(path, QDRANT)] == []
+    assert any(forbidden_imports(path, QDRANT) for path in bank.rglob("*.py"))
 
 
 def test_the_rule_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

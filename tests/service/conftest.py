@@ -13,7 +13,7 @@ from tests.service.running import FAKE_COMMAND, Live, Process, live
 from tests.service.servers import cluster
 
 ON_CLUSTER = os.environ.get("M3TR_TEST_STORE") == "cluster"
-"""The tests that use the shared server run against three shards then, with clients that know how to reach those."""
+"""Whether tests use a cluster of three shards as their shared server."""
 
 if ON_CLUSTER:
     redis.Redis.from_url = staticmethod(connected)  # type: ignore[method-assign,assignment]
@@ -37,7 +37,7 @@ Starter = Callable[..., Process]
 
 @pytest.fixture
 def fake_process() -> Iterator[Starter]:
-    """Starts service processes with the fake model; none outlives the test."""
+    """Starts service processes with the fake model; they are killed at the end of the test."""
     started: list[Process] = []
 
     def start(data_dir: Path, **environment: str) -> Process:
@@ -64,7 +64,7 @@ def service(running: Live) -> Live:
 
 @pytest.fixture
 def empty_redis(redis_url: str) -> str:
-    """The server's address, with nothing in it."""
+    """URL of the shared server, emptied."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     return redis_url

@@ -1,4 +1,4 @@
-"""A small deterministic stand-in for the model, for tests of the service alone."""
+"""A small deterministic fake of the model, for tests of the service alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FakeManifest:
 
 
 class FakePool:
-    """Counts like a state pool and keeps nothing."""
+    """A state pool that keeps nothing."""
 
     capacity = 16
     used = hits = misses = evictions = 0
@@ -36,7 +36,7 @@ class FakePool:
 
 
 class FakeForecaster:
-    """Quantiles are multiples of the count, a function of every cell; ``fail`` lists parts that are down."""
+    """Its quantiles are multiples of a sum over all cells; ``fail`` lists parts that are down."""
 
     def __init__(self) -> None:
         self.manifest = FakeManifest()

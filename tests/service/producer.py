@@ -1,4 +1,4 @@
-"""Producers of events that keep to the protocol: every batch has ids, and is sent until it is acknowledged."""
+"""Producers of events that follow the protocol: every row has an id, and a batch is sent until it is acknowledged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import httpx
 from tests.service.running import T0
 
 BATCH = 20
-"""Rows in a batch, each one view; a batch is for one video and so is stored whole or not at all."""
+"""Rows of a batch, each one view. A batch is for one video, so it is stored whole or not at all."""
 _PAUSE_S = 0.01
 
 
 class Producer:
-    """Feeds one video with batches, one after the other.
+    """Sends batches for one video, one after the other.
 
     ``acknowledged_at`` holds the time (``time.monotonic()``) of each batch's acknowledgement; its length is the number
     of the batch under way.
@@ -42,20 +42,20 @@ class Producer:
         ]
 
     def start(self, url: Callable[[], str]) -> None:
-        """Send to where ``url()`` says, in a thread of its own."""
+        """Send to ``url()``, in a thread of its own."""
         self.news.clear()
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(url,))
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the batch under way, acknowledged or not."""
+        """Stop after the present batch, acknowledged or not."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(30)
 
     def repeat(self, http: httpx.Client, first: int) -> None:
-        """Send all batches from ``first`` to the one under way once more, one by one."""
+        """Send all batches from ``first`` to the present one again, one by one."""
         for batch in range(first, self.acknowledged + 1):
             self._send(http, batch)
 

@@ -1,4 +1,4 @@
-"""Clients with which tests look into the store, whatever its URL leads to."""
+"""Redis clients with which tests read the store, for every kind of URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLAIN = redis.Redis.from_url
 
 
 class WholeCluster(RedisCluster):
-    """Asks every shard what the library asks one."""
+    """A cluster client that sends some commands to every shard."""
 
     def keys(self, pattern: Any = "*", **options: Any) -> Any:
         return super().keys(pattern, target_nodes=self.PRIMARIES)
@@ -29,7 +29,9 @@ def connected(url: str) -> Any:
         (host, int(port)) for host, _, port in (place.rpartition(":") for place in hosts.split(",") if ":" in place)
     ]
     if scheme.endswith("+cluster"):
-        tls = {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if scheme.startswith("rediss") else {}
+        tls: dict[str, Any] = (
+            {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False} if scheme.startswith("rediss") else {}
+        )
         return WholeCluster(startup_nodes=[ClusterNode(host, port) for host, port in places], **tls)
     if scheme == "redis+sentinel":
         return Sentinel(places).master_for(path.partition("/")[0])

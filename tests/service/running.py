@@ -16,12 +16,14 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.context import Context, build, new_metrics
+from service.context import Context
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import configuration
 from service.settings import Settings
 from service.times import now_us
+from service.wiring import build, new_metrics
+from tests.patience import Patience
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.redis_clients import connected
 
@@ -33,7 +35,7 @@ T0 = 1_760_000_000
 
 
 class Live:
-    """What a test talks to."""
+    """A running service: its parts, an HTTP client, and a client of its store."""
 
     def __init__(self, context: Context, url: str, redis_url: str) -> None:
         self.context = context
@@ -48,12 +50,14 @@ class Live:
     def register(self, video_id: str, published_at: float | str = T0, **metadata: Any) -> dict[str, Any]:
         answer = self.http.put(f"/videos/{video_id}", json={"published_at": published_at, **metadata})
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        found: dict[str, Any] = answer.json()
+        return found
 
     def post(self, path: str, rows: list[dict[str, Any]], status: int = 200) -> dict[str, Any]:
         answer = self.http.post(path, json=rows)
         assert answer.status_code == status, answer.text
-        return answer.json()
+        found: dict[str, Any] = answer.json()
+        return found
 
 
 @contextmanager
@@ -66,11 +70,13 @@ def live(
     clock: Callable[[], int] = now_us,
     **settings: Any,
 ) -> Iterator[Live]:
-    # What works on in the background is for the tests that are about it.
+    # Background work is off, except in the tests that need it.
     chosen = Settings(bundle=Path("unused"), **(QUIET | {"port": 0} | settings))
     metrics = new_metrics(chosen)
     watched = BankCircuitBreaker(bank or FakeBank(), metrics)
-    deployment = Deployment(forecaster or FakeForecaster(), watched, pool or FakePool())
+    model: Any = forecaster or FakeForecaster()
+    states: Any = pool or FakePool()
+    deployment = Deployment(model, watched, states)
     context = build(chosen, metrics, deployment, redis_url, clock)
     server = uvicorn.Server(configuration(context))
     thread = threading.Thread(target=server.run)
@@ -88,14 +94,15 @@ def live(
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+    """Wait until a condition holds, or fail after so many seconds of a quiet machine."""
+    patience = Patience(seconds)
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert not patience.over(), f"not so within {seconds:g} s"
         time.sleep(0.01)
 
 
 def is_dead(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet counts as dead."""
+    """Whether a process has ended; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
@@ -103,7 +110,7 @@ def is_dead(pid: int) -> bool:
 
 
 class Process:
-    """``m3tr-serve`` as a process of its own, or the same with the fake model."""
+    """``m3tr-serve`` as a process, with a bundle or with the fake model."""
 
     def __init__(self, command: list[str], data_dir: Path, **environment: str) -> None:
         self.data_dir = data_dir
@@ -116,7 +123,7 @@ class Process:
                 "OMP_NUM_THREADS": "1",
                 "M3TR_DATA_DIR": str(data_dir),
                 "M3TR_PORT": "0",
-                # The bundle is shared by tests, and so is its bank.
+                # Tests share the bundle, and so its bank.
                 "M3TR_BANK_AFTER_S": "0",
                 **environment,
             },
@@ -138,7 +145,7 @@ class Process:
         return int((self.data_dir / "store" / "server.lock").read_text())
 
     def kill(self, *, server: bool) -> None:
-        """kill -9 of the service, and of its embedded server where asked; what is dead already counts as killed."""
+        """Kill the service with SIGKILL, and if asked its embedded server; a dead process is no error."""
         pids = [self.server_pid] if server else []
         os.killpg(self.popen.pid, signal.SIGKILL)
         for pid in pids:
@@ -151,7 +158,7 @@ class Process:
         return self._end()
 
     def clean_up(self) -> None:
-        """Kill whatever a failed test has left running."""
+        """Kill what a failed test has left running."""
         if self.popen.returncode is None:
             with suppress(ProcessLookupError, OSError, ValueError):
                 os.kill(self.server_pid, signal.SIGKILL)

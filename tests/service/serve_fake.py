@@ -1,15 +1,15 @@
-"""``m3tr-serve`` with the fake model: the same process in everything but the forecasts, and quick to start."""
+"""``m3tr-serve`` with the fake model: quick to start, and equal in everything but the forecasts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-from service.context import new_metrics
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import serve
 from service.settings import Settings
+from service.wiring import new_metrics
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 
 

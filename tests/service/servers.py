@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class RedisProcess:
-    """A server on a port of its own."""
+    """A Redis server on a port of its own."""
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -80,7 +80,7 @@ def server(folder: Path, *options: str) -> Iterator[RedisProcess]:
 
 @contextmanager
 def pair(folder: Path) -> Iterator[tuple[RedisProcess, RedisProcess]]:
-    """A primary, and a replica that is in step."""
+    """A primary and a replica that is in sync."""
     quick = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
     with server(folder / "a", *quick) as first, server(folder / "b", *quick) as second:
         with second.client() as client:
@@ -92,13 +92,13 @@ def follow(client: redis.Redis, primary: RedisProcess) -> None:
     client.replicaof("127.0.0.1", str(primary.port))
     wait_until(lambda: client.info("replication")["master_link_status"] == "up")
     with primary.client() as writer:
-        # The first command after the link is up may be one that a replica of Redis 7.0 passes over.
+        # A replica of Redis 7.0 may skip the first command after the link is up.
         writer.set("first", 1)
         assert writer.wait(1, 5000) == 1
 
 
 class Address:
-    """One address for a changing server: forwards new connections to ``target``, old ones stay where they are."""
+    """One address for a changing server: forwards new connections to ``target``; existing ones stay."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -141,7 +141,7 @@ class Address:
 
 @contextmanager
 def sentinels(folder: Path, primary: RedisProcess, *, down_ms: int = 500) -> Iterator[list[RedisProcess]]:
-    """Three Sentinels that call ``primary`` mymaster and know its replica."""
+    """Three Sentinels that monitor ``primary`` as mymaster, and its replica."""
     with ExitStack() as stack:
         started = []
         for number in range(3):
@@ -184,7 +184,7 @@ def _in_step(client: redis.Redis) -> bool:
 
 
 class Cluster:
-    """Three shards, the primaries first, then as many replicas as asked for."""
+    """Three shards: first the primaries, then the replicas, if any."""
 
     def __init__(self, nodes: list[RedisProcess]) -> None:
         self.nodes = nodes

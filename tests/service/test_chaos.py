@@ -1,4 +1,4 @@
-"""10,000 good, malformed, failing and early-disconnecting requests mixed; then a good one is answered right."""
+"""10,000 good, malformed, failing and early-disconnecting requests; afterwards a good one gets the right response."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MALFORMED: list[bytes] = [
 
 
 class Client(threading.Thread):
-    """One client's share of the chaos; ``told`` counts (what was sent, status), 0 where the line just ended."""
+    """One client of many; ``responses`` counts (kind of request, status), with status 0 if the connection ended."""
 
     def __init__(self, url: str, number: int, requests: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Client(threading.Thread):
         self._chance = random.Random(SEED + number)
         self._number, self._requests = number, requests
         self._line: socket.socket | None = None
-        self.told: Counter[tuple[str, int]] = Counter()
+        self.responses: Counter[tuple[str, int]] = Counter()
         self.rows: Rows = []
         self.uncertain: Rows = []
         self.error: BaseException | None = None
@@ -119,7 +119,7 @@ class Client(threading.Thread):
         self._ask("poison", request("GET", f"/videos/{POISON}/forecast"))
 
     def _leave(self, i: int) -> None:
-        """Send a part of a request, or all of it, and go without reading, politely or not."""
+        """Send part or all of a request, and disconnect without reading, with FIN or with RST."""
         batch = self._batch(i)
         self.rows += batch
         self.uncertain += batch
@@ -144,7 +144,7 @@ class Client(threading.Thread):
             status = self._answer(line)
         if status == 0:
             self._hang_up()
-        self.told[what, status] += 1
+        self.responses[what, status] += 1
         return status
 
     def _answer(self, line: socket.socket) -> int:
@@ -194,7 +194,7 @@ def send(url: str, rows: Rows) -> None:
         assert answer.status_code == 200 and answer.json()["rejected"] == 0, answer.text
 
 
-def test_after_chaos_everything_is_right(tmp_path: Path, fake_process: Starter) -> None:
+def test_state_is_right_after_chaos(tmp_path: Path, fake_process: Starter) -> None:
     process = start(fake_process, tmp_path / "chaos")
     clients: list[Client] = []
 
@@ -211,15 +211,18 @@ def test_after_chaos_everything_is_right(tmp_path: Path, fake_process: Starter) 
     files, memory = open_files(process), resident_bytes(process)
     unleash(REQUESTS - REQUESTS // 5)
 
-    told = sum((client.told for client in clients), Counter())
+    responses = sum((client.responses for client in clients), Counter())
     expected = {"store": (200, 503), "read": (200, 503), "malformed": range(400, 500), "poison": (500, 503)}
     odd = {
         key: n
-        for key, n in told.items()
+        for key, n in responses.items()
         if key[1] not in expected[key[0]] and key not in (("malformed", 503), ("malformed", 0))
     }
-    assert not odd, f"seed {SEED}: {told}"
-    assert min(told["store", 200], told["read", 200], told["poison", 500], told["malformed", 422]) > 100, told
+    assert not odd, f"seed {SEED}: {responses}"
+    assert (
+        min(responses["store", 200], responses["read", 200], responses["poison", 500], responses["malformed", 422])
+        > 100
+    ), responses
 
     rows = [row for client in clients for row in client.rows]
     send(process.url, [row for client in clients for row in client.uncertain])
@@ -237,7 +240,7 @@ def test_after_chaos_everything_is_right(tmp_path: Path, fake_process: Starter) 
         forecasts = [httpx.get(f"{url}/videos/{video}/forecast", params=asked) for url in (process.url, fresh.url)]
         assert forecasts[0].status_code == 200 and forecasts[0].json() == forecasts[1].json(), f"seed {SEED}"
 
-    # Nothing is left behind: no place, no connection, no memory.
+    # No slot, connection or memory is leaked.
     text = httpx.get(f"{process.url}/metrics").text
     for kind in ("reads", "writes", "bulk"):
         assert f"m3tr_{kind}_in_flight_requests 0.0" in text and f"m3tr_{kind}_waiting_requests 0.0" in text

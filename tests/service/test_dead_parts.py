@@ -1,4 +1,4 @@
-"""A bank or a store that is dead, hangs or is late costs one deadline, once; a stop breaks no request."""
+"""A bank or store that is dead, hangs or is slow costs one deadline, once; a stop breaks no request."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from model.bank.server import ServerBank
 from model.errors import BankError
 from model.forecast import Forecast, Request
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
 from service.server import Server
 from service.settings import Settings
 from service.store.redis.embedded_server import EmbeddedServer
+from service.wiring import build, new_metrics
 from tests.service.conftest import Starter
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.running import QUIET, T0, Live, live, wait_until
@@ -37,7 +37,7 @@ DIM = 4
 
 
 class AskingForecaster(FakeForecaster):
-    """Asks its bank before each batch, as the real one does."""
+    """Queries its bank before each batch, like the real one."""
 
     def __init__(self, bank: Bank) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class AskingForecaster(FakeForecaster):
 
 
 class Impostor(threading.Thread):
-    """Stands where Qdrant would: takes connections, and answers each request after ``delay_s``; None never does."""
+    """A fake Qdrant server: accepts connections and answers each request after ``delay_s``; None: never."""
 
     def __init__(self, delay_s: float | None) -> None:
         super().__init__(daemon=True)
@@ -100,7 +100,7 @@ def dead_port() -> str:
 
 @contextmanager
 def served_by(redis_url: str, bank: Bank, **settings: Any) -> Iterator[Live]:
-    """A service whose forecasts ask this bank."""
+    """A service whose forecasts query this bank."""
     forecaster = AskingForecaster(bank)
     chosen = {"forecast_reuse_ms": 0, "bank_deadline_ms": round(DEADLINE_S * 1000)} | settings
     with live(redis_url, forecaster=forecaster, bank=bank, **chosen) as service:
@@ -117,7 +117,7 @@ def timed(call: Callable[[], httpx.Response]) -> tuple[float, httpx.Response]:
 
 
 @pytest.mark.parametrize("fault", ["hung", "late", "dead"])
-def test_a_bank_that_does_not_answer_costs_one_deadline_once(empty_redis: str, fault: str) -> None:
+def test_bank_without_answer_costs_one_deadline(empty_redis: str, fault: str) -> None:
     server = Impostor({"hung": None, "late": 3 * DEADLINE_S, "dead": None}[fault])
     server.start()
     bank = ServerBank(dead_port() if fault == "dead" else server.url, "p", DIM, DIM, DEADLINE_S)
@@ -136,7 +136,7 @@ def test_a_bank_that_does_not_answer_costs_one_deadline_once(empty_redis: str, f
 
 
 class MoodyBank(FakeBank):
-    """Fails while it is told to, and counts what it was asked."""
+    """Fails while ``failing`` is set, and counts its queries."""
 
     failing = False
     asked = 0
@@ -148,7 +148,7 @@ class MoodyBank(FakeBank):
         return super().search(queries)
 
 
-def test_a_bank_that_comes_back_is_asked_again() -> None:
+def test_circuit_closes_when_the_bank_answers_again() -> None:
     bank = MoodyBank()
     watched = BankCircuitBreaker(bank, new_metrics(Settings(bundle=Path("unused"))), retry_s=0.02)
     try:
@@ -173,7 +173,7 @@ def test_a_bank_that_comes_back_is_asked_again() -> None:
         assert watched.counts() == {"videos": 0, "trajectories": 0}
     finally:
         watched.close()
-    # And nobody goes on asking a bank that is closed.
+    # A closed bank is not retried.
     bank.failing, asked = True, bank.asked
     with pytest.raises(BankError, match="mood"):
         watched.search([])
@@ -181,7 +181,7 @@ def test_a_bank_that_comes_back_is_asked_again() -> None:
     assert bank.asked == asked + 1
 
 
-def test_a_store_that_hangs_costs_one_deadline_once(tmp_path: Path) -> None:
+def test_hanging_store_costs_one_deadline(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path, appendfsync="everysec")
     server.start()
     row = {"video_id": "v", "time": T0 + 5, "type": "view", "id": "a"}
@@ -209,7 +209,7 @@ def test_a_store_that_hangs_costs_one_deadline_once(tmp_path: Path) -> None:
 
 
 class Traffic(threading.Thread):
-    """Keeps one connection busy with rows and reads until the service is gone; remembers what was acknowledged."""
+    """Sends rows and reads over one connection until the service is gone; counts what was acknowledged."""
 
     def __init__(self, url: str, number: int) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Traffic(threading.Thread):
                     self.refused.append(answer.status_code)
 
 
-def test_a_stop_under_load_breaks_nothing_and_loses_nothing(tmp_path: Path, fake_process: Starter) -> None:
+def test_stop_under_load_breaks_no_request_and_loses_no_row(tmp_path: Path, fake_process: Starter) -> None:
     process = fake_process(tmp_path / "data", M3TR_DRAIN_S="0.6")
     with httpx.Client(base_url=process.url) as http, httpx.Client(base_url=process.url) as probe:
         http.put("/videos/v", json={"published_at": T0}).raise_for_status()
@@ -260,7 +260,7 @@ def test_a_stop_under_load_breaks_nothing_and_loses_nothing(tmp_path: Path, fake
                 assert (not_ready.json()["store"], not_ready.json()["detail"]) == ("ok", "the service is stopping")
                 told = list(lines)
             assert "event: end" in told and 'data: {"reason":"stopping"}' in told
-            # What had begun is finished, even after new connections are no longer taken.
+            # Requests in progress are finished, even after new connections are refused.
             slow.sendall(body[10:])
             answer = b"".join(iter(lambda: slow.recv(65536), b""))
             assert answer.startswith(b"HTTP/1.1 200") and b'"accepted":1' in answer, answer
@@ -284,7 +284,7 @@ class StuckForecaster(FakeForecaster):
         return super().forecast(requests, **how)
 
 
-def test_what_outlasts_the_stop_is_told(empty_redis: str) -> None:
+def test_request_cut_by_the_stop_gets_a_response(empty_redis: str) -> None:
     settings = Settings(bundle=Path("unused"), drain_s=0, shutdown_s=1, **QUIET)
     metrics = new_metrics(settings)
     forecaster = StuckForecaster()

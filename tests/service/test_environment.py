@@ -1,4 +1,4 @@
-"""Settings as deployments set them."""
+"""Settings from the environment variables of deployments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_what_kubernetes_sets_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KUBERNETES.items():
         monkeypatch.setenv(name, value)
     assert Settings(bundle=Path("b")).port == 8000
@@ -62,14 +62,14 @@ def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert empty == Settings(bundle=Path("b"))
 
 
-def test_names_that_are_no_settings_are_told() -> None:
+def test_unknown_variables_are_reported() -> None:
     lines = unknown(
         {"M3TR_FUTURE_SKEW": "300", "M3TR_RQUEST_DEADLINE_MS": "1", "M3TR_PORT": "1", "OTHER": "x"},
         Settings.model_fields,
     )
     assert lines == [
-        "M3TR_FUTURE_SKEW is no setting and changes nothing; did you mean M3TR_FUTURE_SKEW_S?",
-        "M3TR_RQUEST_DEADLINE_MS is no setting and changes nothing; did you mean M3TR_REQUEST_DEADLINE_MS?",
+        "M3TR_FUTURE_SKEW is not a setting and has no effect; did you mean M3TR_FUTURE_SKEW_S?",
+        "M3TR_RQUEST_DEADLINE_MS is not a setting and has no effect; did you mean M3TR_REQUEST_DEADLINE_MS?",
     ]
 
 
@@ -113,7 +113,7 @@ def started(**environment: str) -> subprocess.CompletedProcess[str]:
         {"M3TR_ADAPTIVE": "perhaps"},
     ],
 )
-def test_wrong_settings_are_told_in_a_line_without_their_secrets(environment: dict[str, str]) -> None:
+def test_invalid_settings_give_one_line_without_secrets(environment: dict[str, str]) -> None:
     ended = started(M3TR_BUNDLE="/nowhere", **environment)
     assert ended.returncode in (1, 2)
     assert "Traceback" not in ended.stderr and "hidden-7" not in ended.stderr
@@ -122,8 +122,8 @@ def test_wrong_settings_are_told_in_a_line_without_their_secrets(environment: di
     assert named or "/nowhere/hidden" in ended.stderr, ended.stderr
 
 
-def test_what_is_ignored_is_told_at_the_start() -> None:
+def test_ignored_variables_are_reported_at_the_start() -> None:
     ended = started(M3TR_BUNDLE="/nowhere", M3TR_FUTURE_SKEW="1", **KUBERNETES)
     first, second, *_ = ended.stderr.splitlines()
     assert "Kubernetes" in first and "M3TR_PORT" in first
-    assert "M3TR_FUTURE_SKEW is no setting" in second and "did you mean M3TR_FUTURE_SKEW_S?" in second
+    assert "M3TR_FUTURE_SKEW is not a setting" in second and "did you mean M3TR_FUTURE_SKEW_S?" in second

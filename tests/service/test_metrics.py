@@ -53,14 +53,14 @@ def exercised(service: Live) -> str:
     return service.http.get("/metrics").text
 
 
-def test_everything_is_covered_and_no_label_is_without_bound(service: Live) -> None:
+def test_every_metric_is_present_and_labels_are_bounded(service: Live) -> None:
     text = exercised(service)
     assert [sample for sample in EXPECTED if sample not in text] == []
     assert "secret" not in text and "PROPFIND" not in text
 
 
 def promtool_complaints(text: str) -> str:
-    """What ``promtool check metrics`` says; a machine without it skips the test, CI fails it."""
+    """The output of ``promtool check metrics``; without promtool the test is skipped, and fails in CI."""
     promtool = shutil.which("promtool")
     if promtool is None:
         if os.environ.get("CI") == "true":
@@ -70,5 +70,5 @@ def promtool_complaints(text: str) -> str:
     return checked.stdout + checked.stderr + (f"status {checked.returncode}" if checked.returncode else "")
 
 
-def test_promtool_has_no_complaint(service: Live) -> None:
+def test_promtool_accepts_the_metrics(service: Live) -> None:
     assert promtool_complaints(exercised(service)) == ""

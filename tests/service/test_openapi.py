@@ -1,4 +1,4 @@
-"""Requests made from the published schema: nothing fails, and every answer is as the schema says."""
+"""Requests generated from the published schema: none fails, and every response matches the schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.service.running import T0, Live, live
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 25
-"""Requests of each operation that keep to the schema, and as many that do not."""
+"""Number of valid requests for each operation, and of invalid ones."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ GOOD: list[tuple[str, str, Any]] = [
     ("GET", "/health/ready", None),
     ("DELETE", "/videos/1", None),
 ]
-"""One good call of every operation that a single model can answer."""
+"""One valid call of every operation that needs only one model."""
 
 
 @pytest.fixture(scope="module")
 def schema(served: Live) -> BaseSchema:
-    # Streams have no end.
+    # A stream does not end.
     return schemathesis.openapi.from_url(f"{served.http.base_url}/openapi.json").exclude(path_regex="/stream$")
 
 
@@ -74,7 +74,7 @@ def operation_of(schema: BaseSchema, method: str, path: str) -> APIOperation:
 
 
 @pytest.mark.parametrize(("method", "path", "body"), GOOD)
-def test_good_answers_are_as_the_schema_says(
+def test_responses_to_valid_calls_match_the_schema(
     served: Live, schema: BaseSchema, method: str, path: str, body: Any
 ) -> None:
     answer = served.http.request(method, path, json=body)
@@ -82,7 +82,7 @@ def test_good_answers_are_as_the_schema_says(
     operation_of(schema, method, path).validate_response(answer)
 
 
-def test_the_schema_says_enough_to_be_wrong(served: Live, schema: BaseSchema) -> None:
+def test_the_schema_rejects_a_wrong_response(served: Live, schema: BaseSchema) -> None:
     operation = operation_of(schema, "GET", "/videos/v/forecast")
     good = served.http.get("/videos/v/forecast")
     for change in ({"value_now": "3"}, {"further": 1}, {"forecasts": [{}]}, {"at": None}):
@@ -92,14 +92,14 @@ def test_the_schema_says_enough_to_be_wrong(served: Live, schema: BaseSchema) ->
             operation.validate_response(wrong)
 
 
-def test_whatever_is_asked_the_answer_is_as_the_schema_says(
+def test_responses_to_generated_requests_match_the_schema(
     served: Live, schema: BaseSchema, subtests: pytest.Subtests
 ) -> None:
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 16
     with requests.Session() as session:
         for operation in operations:
-            # Every text is a path; only bodies and queries can be wrong.
+            # Every text is a valid path; only bodies and queries can be invalid.
             wrong = [GenerationMode.NEGATIVE] if len(operation.body) + len(operation.query) else []
             for mode in (GenerationMode.POSITIVE, *wrong):
 

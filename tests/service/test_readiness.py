@@ -1,4 +1,4 @@
-"""Readiness says what each part is like, and asking it asks nothing of them."""
+"""Readiness shows the state of each part; a probe does not call the parts."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def ready(service: Live) -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-def test_each_part_is_named(redis_url: str) -> None:
+def test_each_part_is_shown(redis_url: str) -> None:
     with live(redis_url) as service:
-        status, told = ready(service)
+        status, body = ready(service)
         assert status == 200
-        assert told | {"clock_offset_s": 0, "store_warnings": []} == {
+        assert body | {"clock_offset_s": 0, "store_warnings": []} == {
             "status": "ready",
             "store": "ok",
             "store_warnings": [],
@@ -55,16 +55,16 @@ def test_each_part_is_named(redis_url: str) -> None:
         assert head.status_code == 200 and head.content == b""
 
 
-def test_a_model_that_hangs(empty_redis: str) -> None:
+def test_hanging_model_makes_unready(empty_redis: str) -> None:
     model = Moody()
     with live(empty_redis, forecaster=model, request_deadline_ms=500, bank_deadline_ms=100) as service:
         service.register("v")
         assert service.http.get("/videos/v/forecast").status_code == 200 and ready(service)[0] == 200
         model.let.clear()
-        # Nobody asks for a forecast: it is found out all the same.
+        # Noticed without any forecast request.
         wait_until(lambda: ready(service)[0] == 503)
-        _, told = ready(service)
-        assert told["model"] == "down" and told["detail"] == "the model cannot forecast: it does not answer"
+        _, body = ready(service)
+        assert body["model"] == "down" and body["detail"] == "the model cannot forecast: it does not answer"
         assert service.http.head("/health/ready").status_code == 503
         assert service.http.get("/health/live").status_code == 200
         assert "m3tr_model_works 0.0" in service.http.get("/metrics").text
@@ -73,14 +73,14 @@ def test_a_model_that_hangs(empty_redis: str) -> None:
         assert "m3tr_model_works 1.0" in service.http.get("/metrics").text
 
 
-def test_a_model_that_fails_and_a_video_that_fails(empty_redis: str) -> None:
+def test_failing_model_makes_unready_and_a_failing_video_does_not(empty_redis: str) -> None:
     model = Moody()
     with live(empty_redis, forecaster=model) as service:
         service.register("bad", title="poison")
         for _ in range(3):
             assert service.http.get("/videos/bad/forecast").status_code == 500
         threading.Event().wait(2.5 * EVERY_S)
-        assert ready(service)[0] == 200, "one video is not the model"
+        assert ready(service)[0] == 200, "one failing video is not a failing model"
         model.fails = True
         wait_until(lambda: ready(service)[0] == 503)
         assert ready(service)[1]["detail"] == "the model cannot forecast: no such tensor"
@@ -88,7 +88,7 @@ def test_a_model_that_fails_and_a_video_that_fails(empty_redis: str) -> None:
         wait_until(lambda: ready(service)[0] == 200)
 
 
-def test_a_bank_that_is_down_is_told_and_probes_do_not_ask_it(empty_redis: str) -> None:
+def test_bank_that_is_down_is_shown_and_probes_do_not_query_it(empty_redis: str) -> None:
     bank = CountedBank()
     with live(empty_redis, bank=bank) as service:
         wait_until(lambda: bank.asked > 0)
@@ -96,7 +96,7 @@ def test_a_bank_that_is_down_is_told_and_probes_do_not_ask_it(empty_redis: str) 
         for _ in range(300):
             service.http.get("/health/ready")
             service.http.get("/metrics")
-        assert bank.asked - before < 60, "once a second, whoever asks"
+        assert bank.asked - before < 60, "once a second, however many probes"
         bank.down = True
         wait_until(lambda: ready(service)[1]["bank"] == "down")
         assert ready(service)[0] == 200

@@ -1,4 +1,4 @@
-"""``m3tr-serve`` with a real bundle: it answers what the builder computes offline for the same rows and ``now``."""
+"""``m3tr-serve`` with a real bundle: its forecasts equal the builder's offline ones for the same rows and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from model.engagement.bins import HOUR_US
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from model.forecaster import Forecaster
 from service.times import iso
 from tests.conftest import Mini
@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "service.cli"]
 
 @dataclass(frozen=True)
 class Case:
-    """A video at a moment, its rows until then, and the offline forecast (H, 3)."""
+    """A video at a time, its rows until then, and the offline forecast (H, 3)."""
 
     video: dict[str, Any]
     now_us: int
@@ -62,7 +62,7 @@ def rows_until(data: DataSet, index: int, now_us: int) -> tuple[list[dict[str, A
             if out is found[0]:
                 out.append({**row, "type": kind, "count": value, "reach": int(rows.reach[i])})
             else:
-                out.append({**row, "id": f"c{len(out)}", column_of(kind): value})
+                out.append({**row, "id": f"c{len(out)}", counter_column(kind): value})
     return found
 
 
@@ -139,14 +139,14 @@ def forgotten(request: pytest.FixtureRequest) -> None:
             client.delete(f"/videos/{case.id}")
 
 
-def test_fed_in_order(http: httpx.Client, cases: list[Case]) -> None:
+def test_rows_in_order(http: httpx.Client, cases: list[Case]) -> None:
     for case in cases:
         assert http.put(f"/videos/{case.id}", json=case.video).status_code == 200
         send(http, case, case.events, case.counters)
         check(case, ask(http, case))
 
 
-def test_fed_by_predict(http: httpx.Client, cases: list[Case]) -> None:
+def test_rows_in_predict(http: httpx.Client, cases: list[Case]) -> None:
     for case in cases:
         body = {"video": case.video, "events": case.events, "counters": case.counters}
         check(case, http.post("/predict", json={**body, "at": iso(case.now_us), "horizons_s": HORIZONS_S}))
@@ -160,8 +160,8 @@ def test_rows_before_the_registration(http: httpx.Client, cases: list[Case]) -> 
         check(case, ask(http, case))
 
 
-def test_shuffled_split_doubled_and_asked_on_the_way(http: httpx.Client, cases: list[Case]) -> None:
-    """Late rows roll the cached state back, and the forecast is that of the rows in order."""
+def test_rows_shuffled_split_and_repeated_between_forecasts(http: httpx.Client, cases: list[Case]) -> None:
+    """Late rows roll the cached state back, and the forecast equals that of the rows in order."""
     chance = random.Random(3)
     for case in cases:
         assert http.put(f"/videos/{case.id}", json=case.video).status_code == 200
@@ -205,7 +205,7 @@ def test_a_bank_that_is_down_does_not_stop_forecasts(mini: Mini, cases: list[Cas
         assert sample(http.get("/metrics").text, "bank_failures_total") >= 1
 
 
-def test_a_flipped_byte_stops_the_start(mini: Mini, tmp_path: Path) -> None:
+def test_flipped_byte_in_the_bundle_stops_the_start(mini: Mini, tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(mini.bundle, copy)
     target = copy / "head.onnx"

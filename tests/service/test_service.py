@@ -1,4 +1,4 @@
-"""What the service does with good input."""
+"""The service with valid input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def forecast(service: Live, video_id: str = "v", **query: Any) -> dict[str, Any]
     return answer.json()
 
 
-def test_register_feed_forecast(service: Live) -> None:
+def test_register_send_rows_forecast(service: Live) -> None:
     told = service.register("v", title="A title", tags=["a", "b"], audio_language="te")
     assert told["unused_fields"] == ["audio_language"]
     assert service.post("/events", EVENTS) == {
@@ -56,11 +56,11 @@ def test_register_feed_forecast(service: Live) -> None:
     assert [f["horizon_s"] for f in forecast(service)["forecasts"]] == [3600, 21600, 86400, 259200, 604800, 2592000]
     assert service.http.delete("/videos/v").status_code == 204
     assert service.http.get("/videos/v").status_code == 404
-    # A digest of the id says for good that it was deleted.
+    # Only the tombstone, a digest of the id, stays.
     assert {key for key in service.dump() if b"{" in key and b"{forgotten}" not in key} == set()
 
 
-def test_predict_is_register_feed_forecast(service: Live) -> None:
+def test_predict_equals_register_send_rows_forecast(service: Live) -> None:
     service.register("v", title="t")
     service.post("/events", EVENTS)
     expected = forecast(service, horizons_s=3600)
@@ -81,7 +81,7 @@ def test_predict_is_register_feed_forecast(service: Live) -> None:
         "parked_rejected": 0,
     }
     assert made == expected
-    # A registered video needs no metadata; rows of known ids change nothing.
+    # A registered video needs no metadata; rows with known ids change nothing.
     again = service.http.post(
         "/predict", json={"video": {"video_id": "v"}, "events": rows[2:], "at": T0 + 5000, "horizons_s": [3600]}
     )
@@ -122,7 +122,7 @@ def test_any_id(service: Live, video_id: str) -> None:
     assert service.http.get(f"{path}/forecast").json()["video_id"] == video_id
 
 
-def test_rows_ahead_of_their_video(service: Live) -> None:
+def test_rows_before_their_registration(service: Live) -> None:
     service.register("v")
     service.post("/events", EVENTS)
     expected = forecast(service)
@@ -177,7 +177,7 @@ def test_many_videos_in_one_batch(service: Live) -> None:
     assert {service.http.get(f"/videos/v{i}").json()["counts"]["view"] for i in range(50)} == {100}
 
 
-def test_forecasts_are_computed_together(redis_url: str) -> None:
+def test_forecasts_are_batched(redis_url: str) -> None:
     model = FakeForecaster()
     plain = model.forecast
 
@@ -200,7 +200,7 @@ def test_forecasts_are_computed_together(redis_url: str) -> None:
     assert sum(model.batches) == 20 and max(model.batches) > 5
 
 
-def test_a_late_forecast_is_503(redis_url: str) -> None:
+def test_forecast_past_its_deadline_is_503(redis_url: str) -> None:
     model = FakeForecaster()
     model.forecast = lambda *args, **options: time.sleep(1) or []  # type: ignore[method-assign, assignment]
     with live(redis_url, forecaster=model, request_deadline_ms=100, bank_deadline_ms=50) as service:
@@ -210,7 +210,7 @@ def test_a_late_forecast_is_503(redis_url: str) -> None:
         assert answer.status_code == 503 and answer.json()["retryable"] and answer.headers["retry-after"]
 
 
-def test_a_fault_is_500_without_its_inside(redis_url: str) -> None:
+def test_internal_error_is_500_without_internals(redis_url: str) -> None:
     model = FakeForecaster()
 
     def fail(*args: Any, **options: Any) -> Any:
@@ -226,7 +226,7 @@ def test_a_fault_is_500_without_its_inside(redis_url: str) -> None:
         assert service.http.get("/videos/v").status_code == 200
 
 
-def test_without_the_bank(redis_url: str) -> None:
+def test_forecast_without_the_bank(redis_url: str) -> None:
     model, bank = FakeForecaster(), FakeBank()
     with live(redis_url, forecaster=model, bank=bank) as service:
         service.redis.flushall()

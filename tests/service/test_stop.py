@@ -1,4 +1,4 @@
-"""The service always stops, whoever is connected and whatever died."""
+"""The service always stops, whatever is connected and whatever has failed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 
 from model.bank import EmptyBank
 from model.errors import BankError
-from service.background import Running
-from service.context import new_metrics
+from service.background import BackgroundTask
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.models.shadow import Shadow
 from service.settings import Settings
+from service.wiring import new_metrics
 from tests.service.conftest import Starter
-from tests.service.deployment.test_deployment import Along, until
+from tests.service.deployment.test_deployment import ShadowKit, until
 from tests.service.running import T0, Process, is_dead, live, wait_until
 
 HANDSHAKE = (
@@ -45,7 +45,7 @@ CLIENTS = {
 
 @contextmanager
 def client(url: str, sent: bytes) -> Iterator[socket.socket]:
-    """A connection whose other end never does anything more, and never closes."""
+    """A connection whose client neither sends, reads nor closes any more."""
     there = httpx.URL(url)
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -65,7 +65,7 @@ def stop_within(process: Process, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("who", [*CLIENTS, "all of them"])
-def test_nobody_holds_up_a_stop(tmp_path: Path, fake_process: Starter, who: str) -> None:
+def test_no_client_holds_up_a_stop(tmp_path: Path, fake_process: Starter, who: str) -> None:
     process = fake_process(tmp_path / "data", M3TR_DRAIN_S="0", M3TR_SHUTDOWN_S="2")
     with httpx.Client(base_url=process.url) as http:
         assert http.put("/videos/v", json={"published_at": T0, "description": "x" * 40_000}).status_code == 200
@@ -97,7 +97,7 @@ def test_the_store_ends_with_a_service_that_was_killed(tmp_path: Path, fake_proc
     wait_until(lambda: is_dead(pid), 10)
 
 
-def test_the_store_ends_also_when_it_was_started_again(tmp_path: Path, fake_process: Starter) -> None:
+def test_a_restarted_store_ends_too(tmp_path: Path, fake_process: Starter) -> None:
     process = fake_process(tmp_path / "data")
     first = process.server_pid
     os.kill(first, signal.SIGKILL)
@@ -109,25 +109,25 @@ def test_the_store_ends_also_when_it_was_started_again(tmp_path: Path, fake_proc
 
 
 @pytest.mark.parametrize("fault", [ValueError("odd"), asyncio.CancelledError(), BaseException("odd"), MemoryError()])
-def test_work_that_dies_is_counted_and_begun_again(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_task_is_counted_and_restarted(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.background.REST_S", 0.01)
     died: list[str] = []
 
-    class Work(Running):
-        begun = 0
+    class Work(BackgroundTask):
+        started = 0
 
         async def _run(self) -> None:
-            self.begun += 1
-            if self.begun < 3:
+            self.started += 1
+            if self.started < 3:
                 raise fault
             await asyncio.sleep(100)
 
     async def body() -> None:
         work = Work()
-        work.died = died.append
+        work.on_death = died.append
         work.start()
         async with asyncio.timeout(5):
-            while work.begun < 3:
+            while work.started < 3:
                 await asyncio.sleep(0.01)
         await work.stop()
         assert work._task is not None and work._task.done()
@@ -136,18 +136,20 @@ def test_work_that_dies_is_counted_and_begun_again(fault: BaseException, monkeyp
     assert died == ["Work", "Work"]
 
 
-def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each task of a service with all its parts on, but a shadow, which runs only with a second model."""
+def test_every_task_death_is_counted_in_the_metrics(
+    empty_redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks of a service with all parts on, except the shadow, which needs a second model."""
     monkeypatch.setattr("service.background.REST_S", 0.01)
     everything = {"labels": 100, "bank_after_s": 60, "ranking_forecasts": 5, "ingest_stream": True}
     with live(empty_redis, **everything, bundles=tmp_path) as service:
-        tasks = [task for work in service.context.background for task in work.running if not isinstance(task, Shadow)]
+        tasks = [task for work in service.context.background for task in work.tasks if not isinstance(task, Shadow)]
         names = {type(task).__name__ for task in tasks}
         assert names >= {
             "Health",
             "Readiness",
             "ChangeSubscriber",
-            "Ranking",
+            "RankingUpdater",
             "Adaptation",
             "Sampler",
             "Scorer",
@@ -164,33 +166,33 @@ def test_every_death_is_seen_in_the_metrics(empty_redis: str, tmp_path: Path, mo
             return {name for name in names if f'm3tr_task_deaths_total{{task="{name}"}}' in text}
 
         wait_until(lambda: counted() == names)
-        assert not any(task._task is None or task._task.done() for task in tasks), "begun again"
+        assert not any(task._task is None or task._task.done() for task in tasks), "restarted"
         assert "m3tr_loop_lag_seconds_bucket" in service.http.get("/metrics").text
 
 
-def test_a_shadow_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_shadow_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.background.REST_S", 0.01)
 
     async def body() -> None:
-        along, died = Along(), list[str]()
-        along.shadow.died = died.append
+        kit, died = ShadowKit(), list[str]()
+        kit.shadow.on_death = died.append
         for _ in range(2):
-            along.shadow.begin(along.deployment)
+            kit.shadow.begin(kit.deployment)
             await asyncio.sleep(0)
-            assert along.shadow._task is not None
-            along.shadow._task.cancel()
+            assert kit.shadow._task is not None
+            kit.shadow._task.cancel()
             await until(lambda: bool(died))
-            along.answer()
-            await until(lambda: bool(along.told))
-            assert died == ["Shadow"] and await along.shadow.end() is along.deployment
+            kit.answer()
+            await until(lambda: bool(kit.results))
+            assert died == ["Shadow"] and await kit.shadow.end() is kit.deployment
             died.clear()
-            along.told.clear()
-        along.shadow.close()
+            kit.results.clear()
+        kit.shadow.close()
 
     asyncio.run(body())
 
 
-def test_what_asks_a_bank_again_does_not_die() -> None:
+def test_failed_retry_of_the_bank_is_restarted() -> None:
     class Failing(EmptyBank):
         asked = 0
 

@@ -1,4 +1,4 @@
-"""Whose work goes on: no client's many requests or long bodies hold up another's."""
+"""Turns: many requests or long bodies of one client do not hold up another's."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Work = Callable[[bytes], Awaitable[None]]
 
 
 def busy(seconds: float = 2 * SLICE_S) -> None:
-    """Keep the loop, as work does."""
+    """Block the loop, as work does."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
 class Floor:
-    """Turns, and who had them in which order."""
+    """Turns, and the order in which clients had them."""
 
     def __init__(self) -> None:
         self.turns, self.order = Turns(), list[bytes]()
@@ -40,14 +40,14 @@ class Floor:
             busy()
 
     async def crowd(self) -> None:
-        """Two clients are there."""
+        """Make two clients active."""
         for client in (FEW, MANY):
             await self.request(client)
         await asyncio.sleep(0.01)
         self.order.clear()
 
 
-def test_a_request_is_not_behind_those_of_another() -> None:
+def test_request_does_not_wait_behind_all_of_another_client() -> None:
     async def work() -> None:
         floor = Floor()
         await floor.crowd()
@@ -75,7 +75,7 @@ def test_slices_of_a_long_body_let_others_in_between() -> None:
     asyncio.run(work())
 
 
-def test_two_long_bodies_go_on_in_turns() -> None:
+def test_two_long_bodies_alternate() -> None:
     async def work() -> None:
         floor = Floor()
         await asyncio.gather(floor.body(MANY, 10), floor.body(FEW, 10))
@@ -84,7 +84,7 @@ def test_two_long_bodies_go_on_in_turns() -> None:
     asyncio.run(work())
 
 
-def test_a_client_that_is_alone_waits_for_no_turn() -> None:
+def test_single_client_does_not_wait() -> None:
     async def work() -> None:
         turns = Turns()
         for _ in range(20):
@@ -94,7 +94,7 @@ def test_a_client_that_is_alone_waits_for_no_turn() -> None:
     asyncio.run(work())
 
 
-def test_a_long_body_rests_while_another_is_answered_and_not_for_ever() -> None:
+def test_long_body_rests_while_another_client_waits_and_not_forever() -> None:
     async def work() -> None:
         floor = Floor()
         under_way = True
@@ -114,7 +114,7 @@ def test_a_long_body_rests_while_another_is_answered_and_not_for_ever() -> None:
     asyncio.run(work())
 
 
-def test_who_has_one_request_only_does_not_rest() -> None:
+def test_client_with_one_request_does_not_rest() -> None:
     async def work() -> None:
         floor = Floor()
         await floor.crowd()
@@ -129,7 +129,7 @@ def test_who_has_one_request_only_does_not_rest() -> None:
 
 
 @pytest.mark.parametrize("kind", ["request", "slice"])
-def test_a_waiter_that_is_cancelled_holds_up_nobody(kind: str) -> None:
+def test_cancelled_waiter_holds_up_no_other(kind: str) -> None:
     async def work() -> None:
         floor = Floor()
         await floor.crowd()
@@ -145,7 +145,7 @@ def test_a_waiter_that_is_cancelled_holds_up_nobody(kind: str) -> None:
     asyncio.run(work())
 
 
-def test_few_batches_of_a_client_are_under_way() -> None:
+def test_batches_in_progress_per_client_are_limited() -> None:
     async def work() -> None:
         turns, inside, most = Turns(), 0, 0
 

@@ -1,4 +1,4 @@
-"""Before a service listens, all that its forecasts need is compiled."""
+"""All kernels are compiled before the service listens."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import httpx
 import pytest
 
 from model.errors import BundleError
-from service.context import new_metrics
 from service.models.warmup import warm_first
 from service.settings import Settings
+from service.wiring import new_metrics
 from tests.conftest import Mini
 from tests.service.deployment.test_deployment import deployed
 from tests.service.fakes import FakeForecaster
 from tests.service.running import ROOT, Process
 
 
-def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once(mini: Mini, tmp_path: Path) -> None:
+def test_first_forecast_is_fast_with_an_empty_kernel_cache(mini: Mini, tmp_path: Path) -> None:
     bundle, root = shutil.copytree(mini.bundle, tmp_path / "bundle"), tmp_path / "install"
-    # Without the kernels that this checkout has compiled.
+    # With an empty kernel cache.
     for package in ("model", "service"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     command = [
@@ -45,11 +45,11 @@ def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once
     )
     assert early.stderr is not None
     try:
-        # Whatever comes first: a start that compiled nothing would never say the other.
+        # Read until either line: a start that compiles nothing never logs the second.
         line = next(line for line in early.stderr if "ready to forecast" in line or "compiling kernels" in line)
-        assert "compiling kernels" in line, "it says what takes so long"
+        assert "compiling kernels" in line, "the log says why the start takes long"
         early.send_signal(signal.SIGTERM)
-        assert early.wait(15) == 0, "a stop is heard meanwhile"
+        assert early.wait(15) == 0, "a stop works meanwhile"
     finally:
         early.kill()
         early.stderr.close()
@@ -75,11 +75,11 @@ def test_with_an_empty_cache_the_first_forecast_after_the_start_is_there_at_once
         process.clean_up()
 
 
-def test_a_model_that_cannot_forecast_stops_the_start() -> None:
+def test_model_that_cannot_forecast_stops_the_start() -> None:
     class Broken(FakeForecaster):
         def forecast(self, *args: object, **kwargs: object) -> list[object]:  # type: ignore[override]
             raise ValueError("wrong shape")
 
     settings = Settings(bundle=Path("unused"))
     with pytest.raises(BundleError, match="unused: the model cannot forecast: wrong shape"):
-        warm_first(deployed(Broken(), new_metrics(settings)), settings)
+        warm_first(deployed(Broken(), new_metrics(settings)), settings.bundle)

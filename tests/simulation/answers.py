@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from model.forecast import Request
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.store.snapshot import Snapshot
 from tests.simulation import oracle
 from tests.simulation.books import Book, Books
@@ -25,13 +25,13 @@ class Judge:
         self._models = models
         self._seen = seen
 
-    def from_now_on(self, replica: Replica, video: int) -> Callable[[Answer], None]:
+    def from_now_on(self, replica: Replica, video: int) -> Callable[[ForecastResult], None]:
         """A function that judges the response to a request that is sent now."""
         book = self._books[video]
         version, needed = book.version, set(book.acknowledged)
         excused, deployed = self._stage.excuse(replica), len(replica.deployed)
 
-        def judge(answer: Answer) -> None:
+        def judge(answer: ForecastResult) -> None:
             possible = [deployment.version for deployment in replica.deployed[deployed - 1 :]]
             demand(answer.model_version in possible, f"model {answer.model_version}, not of {possible}")
             self._seen["switched"] += len(possible) > 1
@@ -47,7 +47,7 @@ class Judge:
 
         return judge
 
-    def computed(self, answer: Answer) -> None:
+    def computed(self, answer: ForecastResult) -> None:
         """A forecast is a function of the snapshot, the time and the model."""
         snapshot, made = answer.snapshot, answer.forecast
         history = snapshot.history

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from service.context import Context
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.problems import Conflict
 from service.times import iso
 from tests.simulation import oracle
@@ -105,8 +105,8 @@ class Ending:
         answers: Told = []
         for video in self._plan.videos:
             for at_us in (video.published[-1] + HOUR_US, NOW_US):
-                work = _context(replica).videos.forecast(video.id, at_us, HORIZONS_US)
-                answer: Answer = await self._stage.alone(replica, work)
+                work = _context(replica).predictions.forecast(video.id, at_us, HORIZONS_US)
+                answer: ForecastResult = await self._stage.alone(replica, work)
                 self._judge.computed(answer)
                 answers.append((video.id, answer.as_of_bins, answer.model_version, *comparable(answer.forecast)))
         return answers

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from service.times import iso
 from tests.simulation.faults import Cut, Delivery
 
@@ -66,7 +66,7 @@ class PlannedRow:
         else:
             # Beside known counters, an unknown one would be ignored and the row accepted.
             known = {} if self.flaw == "type" else dict(self.values)
-            item |= {column_of(kind): -1 if self.flaw == "count" else value for kind, value in known.items()}
+            item |= {counter_column(kind): -1 if self.flaw == "count" else value for kind, value in known.items()}
             if self.flaw == "type":
                 item["waves"] = 1
         if self.flaw == "field":

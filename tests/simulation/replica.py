@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from service.context import Context, build, new_metrics
+from service.context import Context
 from service.deployment.deployment import Deployment
 from service.settings import Settings
+from service.wiring import build, new_metrics
 from tests.simulation.faults import Client, Network, connect
 from tests.simulation.models import Models
 from tests.simulation.plan import NOW_US
@@ -59,7 +60,7 @@ class Replica:
         metrics = new_metrics(self._settings)
         deployment = self._models.deploy(self.model, self._settings.cache_videos, metrics)
         self.context = build(self._settings, metrics, deployment, "redis://simulated", self.clock)
-        connect(self.context.link.server.backend, Client(self._network, self.number))
+        connect(self.context.redis.server.backend, Client(self._network, self.number))
         self.deployed.append(deployment)
         self._as_owner(self.context.engine.batcher.start)
 

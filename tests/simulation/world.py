@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from service.context import Context
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.problems import Conflict, NotFound, Unavailable
 from service.store.store import AppliedRows
 from service.times import iso
@@ -166,15 +166,15 @@ class World:
             body[self._books.mode(batch)] = self._books.items(batch)
         check = self._judge.from_now_on(replica, video)
 
-        def judge(response: tuple[Answer, AppliedRows]) -> None:
+        def judge(response: tuple[ForecastResult, AppliedRows]) -> None:
             answer, applied = response
             taken = applied.outcome.accepted + applied.outcome.duplicate
             demand(taken == len(rows), f"{len(rows)} rows, but the prediction tells of {taken}")
             book.acknowledged.update(rows)
             check(answer)
 
-        async def work() -> tuple[Answer, AppliedRows]:
-            return await context.videos.predict(await context.videos.parse_prediction(body))
+        async def work() -> tuple[ForecastResult, AppliedRows]:
+            return await context.predictions.predict(await context.predictions.parse(body))
 
         self._stage.begin(f"POST /predict {video}", replica, work(), judge)
 
@@ -198,13 +198,13 @@ class World:
         check = self._judge.from_now_on(replica, video)
         known = self._books[video].published_us is not None
 
-        def judge(response: Answer | NotFound) -> None:
+        def judge(response: ForecastResult | NotFound) -> None:
             if isinstance(response, NotFound):
                 demand(not known, "a registered video was not found:", video)
             else:
                 check(response)
 
-        work = _or(NotFound, context.videos.forecast(self._plan.videos[video].id, at_us, HORIZONS_US))
+        work = _or(NotFound, context.predictions.forecast(self._plan.videos[video].id, at_us, HORIZONS_US))
         self._stage.begin(f"forecast {video}", replica, work, judge)
 
 

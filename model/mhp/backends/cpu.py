@@ -1,7 +1,7 @@
-"""The serving backend on a CPU: one compiled kernel, in place on the slot slabs.
+"""The serving backend on a CPU: one compiled kernel that updates the slots in place.
 
-The kernel takes one token of one slot at a time, always in the same order of operations. Its result therefore depends
-neither on the batch nor on how the tokens were divided among calls: stepping equals scanning to the bit.
+The kernel reads one token of one slot at a time, always in the same order of operations. So its result depends neither on the
+batch nor on how tokens are divided among calls: stepping equals scanning to the bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.fast_math import exp32, silu32, softplus32
 from model.mhp.shape import MHPShape
 
@@ -32,7 +32,7 @@ def _norm(x, weight, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _matvec(x, matrix, out):  # type: ignore[no-untyped-def]
-    # matrix (in, out): the inner loop runs over outputs, so it vectorises without reordering any sum.
+    # matrix (in, out): the inner loop runs over outputs, so it vectorises without changing the order of any sum.
     out[:] = np.float32(0.0)
     for i in range(len(x)):
         xi = x[i]
@@ -176,7 +176,7 @@ class CPUBackend:
         )
 
     def new_states(self, slots: int) -> States:
-        """Zeroed slabs for ``slots`` videos."""
+        """Zeroed states for ``slots`` videos."""
         s = self.shape
         return States(
             np.zeros((slots, s.n_layers, s.d_state, s.d_inner), np.float32),

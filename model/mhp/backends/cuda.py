@@ -1,13 +1,13 @@
-"""The serving backend on CUDA, by mamba-ssm's kernels.
+"""The serving backend on CUDA, with mamba-ssm's kernels.
 
-mamba-ssm computes z <- exp(dt A) z + dt B x. Ours decays by D and jumps by w B, so its kernels are given dt = D
-and x = w / D: the same equation, any D > 0. States live in slots; a step updates them in place by slot index.
+mamba-ssm computes z <- exp(dt A) z + dt B x. Our state decays by D and jumps by w B. So the kernels get dt = D and x = w / D, which is the
+same equation for any D > 0. States are stored in slots; a step updates them in place by slot index.
 
-A slot with many pending tokens is caught up by one scan. mamba-ssm's scan begins at zero, so the state it is to begin at
-comes as tokens before the first: d_state of them, each of which jumps to one component of the state and decays by nothing.
+A slot with many unread tokens is updated by one scan. mamba-ssm's scan starts at zero, so the state to start from is given as d_state
+tokens before the first: each jumps to one component of the state and does not decay.
 
-A step is some sixty small kernels, whose launches take far longer than their work. So the steps of a wave are recorded once,
-as a CUDA graph, and replayed by one launch.
+A step consists of about sixty small kernels, whose launches take far longer than their work. So a step for a wave of slots is recorded
+once as a CUDA graph, and replayed with one launch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 
 SCAN_FROM: Final = 8
-"""Tokens from which a slot is scanned, and not stepped."""
-_LEAST_GAP: Final = 1e-6
+"""Number of tokens from which a slot is scanned instead of stepped."""
+_MIN_GAP: Final = 1e-6
 """Keeps x = w / D finite; a decay of exp(-1e-6 |A|) is 1 in float32."""
 _NO_GAP: Final = 1e-8
-"""Gap of the tokens that bring a state: sixteen of them decay it by less than float32 can tell."""
+"""Gap of the tokens that set the initial state: sixteen of them decay it by less than float32 resolves."""
 _WAVES: Final = (1, 8, 32, 128, 512)
-"""Rows of the waves that are recorded; a wave of fewer rows is padded."""
+"""Sizes of recorded waves, in rows; a smaller wave is padded."""
 
 
 class Kernels(NamedTuple):
@@ -44,7 +44,7 @@ class Kernels(NamedTuple):
 
     @classmethod
     def of_mamba_ssm(cls) -> Kernels:
-        """The installed package's."""
+        """The kernels of the installed mamba-ssm; ImportError if it is not installed."""
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
@@ -52,7 +52,7 @@ class Kernels(NamedTuple):
 
 
 class Wave:
-    """One token of each of at most ``rows`` slots, read by work that is recorded once. Rows that are not used read into a spare slot."""
+    """One token for each of up to ``rows`` slots, read by a recorded step. Unused rows read into a spare slot."""
 
     def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
         self.slots = torch.full((rows,), spare, device=device)
@@ -72,11 +72,11 @@ class Wave:
         return self.tokens[:, self._n_features :]
 
     def record(self, work: Callable[[Wave], None]) -> None:
-        """Prepare ``work``, which reads slots, features and clock and writes hidden, for its runs."""
+        """Record ``work``, which reads slots, features and clock and writes hidden."""
         self._work = work
         if self.slots.device.type != "cuda":
             return
-        # Kernels are compiled and libraries take their memory before the recording, in a stream of its own, as PyTorch asks.
+        # Before the recording, kernels are compiled and libraries allocate memory, in a separate stream as PyTorch requires.
         side, here = torch.cuda.Stream(self.slots.device), torch.cuda.current_stream(self.slots.device)
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -84,14 +84,14 @@ class Wave:
                 work(self)
         here.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the card meanwhile.
+        # Other threads may use the GPU during the recording.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             work(self)
 
     def run(
         self, slots: NDArray[np.int64], features: NDArray[np.float32], clock: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Hidden (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots, valid until the next run."""
+        """Hidden state (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots, valid until the next run."""
         n = len(slots)
         every = np.full(len(self.slots), self._spare)
         every[:n] = slots
@@ -107,7 +107,7 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class TensorStates(States):
-    """Slots of tensors: ``whole`` has one spare slot behind those that ``state`` and ``window`` show."""
+    """States as tensors. ``whole`` is ``state`` and ``window`` with one spare slot more."""
 
     whole: tuple[Tensor, Tensor]
     waves: dict[int, Wave] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class TensorStates(States):
 
 
 class CUDABackend:
-    """Steps and scans on a card; a wave of steps holds at most one token a slot.
+    """Steps and scans on a GPU; a wave reads at most one token of each slot.
 
     States are ``(slots, layers, d_inner, d_state)`` and ``(slots, layers, d_inner, d_conv - 1)`` float32.
     """
@@ -156,7 +156,7 @@ class CUDABackend:
         self._zeros = torch.zeros(shape.d_inner, device=self._device)
 
     def new_states(self, slots: int) -> States:
-        """Zeroed slabs for ``slots`` videos."""
+        """Zeroed states for ``slots`` videos."""
         s = self.shape
         state = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_state, device=self._device)
         window = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device)
@@ -177,7 +177,7 @@ class CUDABackend:
         lengths, starts = np.diff(offsets), offsets[:-1]
         long = np.flatnonzero(lengths >= SCAN_FROM)
         if len(long):
-            # Padded at the end: what a row reads there is no token of its own, and is masked.
+            # Rows are padded at their end with their last token; the padding is masked.
             at = starts[long, None] + np.minimum(np.arange(lengths[long].max()), lengths[long, None] - 1)
             scanned = self._scan(
                 states, self._put(slots[long]), self._put(features[at]), self._put(clock[at]), self._put(lengths[long])
@@ -195,7 +195,7 @@ class CUDABackend:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _wave(self, states: TensorStates, rows: int) -> Wave:
-        """The recorded wave for so many rows."""
+        """The smallest recorded wave with at least ``rows`` rows."""
         size = next(size for size in _WAVES if size >= rows)
         if size not in states.waves:
             wave = Wave(size, self.shape, len(states.state), self._device)
@@ -212,7 +212,7 @@ class CUDABackend:
             raw, gate, u = block.convolve(x, window[slots])
             window[slots] = torch.cat([window[slots][..., 1:], raw.unsqueeze(-1)], dim=-1)
             gap, jump, b, c = block.selective(u, wave.clock)
-            dt = gap.clamp(min=_LEAST_GAP)
+            dt = gap.clamp(min=_MIN_GAP)
             y = self._kernels.update(
                 state,
                 jump / dt,
@@ -222,17 +222,17 @@ class CUDABackend:
                 c,
                 D=self._zeros,
                 dt_bias=self._zeros,
-                # As int64: the kernel multiplies them by the size of a state.
+                # int64, because the kernel multiplies them by the size of a state.
                 state_batch_indices=slots,
             )
             x = block.emit(x, u, gate, y)
         wave.hidden.copy_(self._net.norm_f(x))
 
     def _scan(self, states: States, slots: Tensor, features: Tensor, clock: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (N, L, F), (N, L, 2) of which each slot has ``lengths`` (N,) >= 1 -> hidden after the last (N, d_model)."""
+        """Read tokens (N, L, F), (N, L, 2), of which slot i has ``lengths[i]`` >= 1; return hidden after the last (N, d_model)."""
         length = features.shape[1]
         every = torch.arange(len(slots), device=self._device)
-        mine = (torch.arange(length, device=self._device) < lengths[:, None]).unsqueeze(-1)
+        is_token = (torch.arange(length, device=self._device) < lengths[:, None]).unsqueeze(-1)
         x = self._net.embed(features)
         for layer, block in enumerate(self._blocks):
             raw, gate = block.in_proj(block.norm(x)).chunk(2, dim=-1)
@@ -243,9 +243,14 @@ class CUDABackend:
                 mixed = mixed + padded[:, k : k + length] * taps[:, k]
             u = F.silu(mixed)
             gap, jump, b, c = block.selective(u, clock)
-            dt = gap.clamp(min=_LEAST_GAP)
+            dt = gap.clamp(min=_MIN_GAP)
             y, states.state[slots, layer] = self._resume(
-                states.state[slots, layer], torch.where(mine, jump / dt, 0), torch.where(mine, dt, 0), block, b, c
+                states.state[slots, layer],
+                torch.where(is_token, jump / dt, 0),
+                torch.where(is_token, dt, 0),
+                block,
+                b,
+                c,
             )
             newest = lengths[:, None] + torch.arange(padded.shape[1] - length, device=self._device)
             states.window[slots, layer] = padded[every[:, None], newest].transpose(1, 2)
@@ -256,15 +261,15 @@ class CUDABackend:
     def _resume(
         self, state: Tensor, x: Tensor, dt: Tensor, block: MambaBlock, b: Tensor, c: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The scan of x, dt (N, L, d_inner), b, c (N, L, n) that begins at state (N, d_inner, n) -> y (N, L, d_inner), state."""
+        """Scan x, dt (N, L, d_inner), b, c (N, L, n) from state (N, d_inner, n); return y (N, L, d_inner) and the new state."""
         rows, _, n = state.shape
-        bring = torch.eye(n, device=self._device).expand(rows, n, n)
+        identity = torch.eye(n, device=self._device).expand(rows, n, n)
         y, after = self._kernels.scan(
             torch.cat([state / _NO_GAP, x.transpose(1, 2)], dim=-1),
             torch.cat([torch.full_like(state, _NO_GAP), dt.transpose(1, 2)], dim=-1),
             -torch.exp(block.A_log),
-            torch.cat([bring, b.transpose(1, 2)], dim=-1),
-            torch.cat([torch.zeros_like(bring), c.transpose(1, 2)], dim=-1),
+            torch.cat([identity, b.transpose(1, 2)], dim=-1),
+            torch.cat([torch.zeros_like(identity), c.transpose(1, 2)], dim=-1),
             return_last_state=True,
         )
         return y[..., n:].transpose(1, 2), after

@@ -1,4 +1,4 @@
-"""Which backend a device gets."""
+"""Selects the backend for a device."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import M3TRError
-from model.mhp.backends.base import Backend
+from model.mhp.backend import Backend
 from model.mhp.shape import MHPShape
 
 log = logging.getLogger(__name__)
 
 
 def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> Backend:
-    """Backend for ``device``: "cpu", "cuda", or "auto", CUDA where PyTorch finds a card and mamba-ssm is installed.
+    """The backend for ``device``: "cpu", "cuda" or "auto", which means CUDA if PyTorch finds a GPU and mamba-ssm is installed.
 
     Raises:
-        M3TRError: "cuda" was asked for and the card or mamba-ssm is missing.
+        M3TRError: ``device`` is "cuda" and the GPU or mamba-ssm is missing, or it is none of the three.
     """
     if device not in {"auto", "cpu", "cuda"}:
         raise M3TRError(f"device: {device!r}; allowed: auto, cpu, cuda")
@@ -32,7 +32,10 @@ def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[n
             problem = f"mamba-ssm cannot be imported: {error}"
             if device == "cuda":
                 raise M3TRError(f"device: 'cuda', but {problem}; install the extra [gpu]") from error
-            log.warning("there is a CUDA device, but %s; the CPU is used; install the extra [gpu] to use it", problem)
+            log.warning(
+                "a CUDA device was found, but %s; the CPU is used instead; install the extra [gpu] to use the GPU",
+                problem,
+            )
     elif device == "cuda":
         raise M3TRError("device: 'cuda', but no CUDA device and driver were found; allowed here: auto, cpu")
     from model.mhp.backends.cpu import CPUBackend
@@ -41,7 +44,7 @@ def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[n
 
 
 def _cuda_present() -> bool:
-    # The driver's library is asked first: importing torch takes a second and 0.7 GB, which a CPU server need not pay.
+    # Ask the driver's library first: importing torch takes a second and 0.7 GB, which a server without a GPU does not need.
     import ctypes
 
     try:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import structlog
 
-from service.background import Running
+from service.background import BackgroundTask
 from service.store.redis.deployment import Server
 
 log = structlog.get_logger(__name__)
@@ -17,7 +17,7 @@ PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Waits between attempts while the store is out of reach."""
 
 
-class Reading(Running):
+class Reading(BackgroundTask):
     """Background work with a client for blocking reads, ``_redis``, which is there after the first ``_connect``."""
 
     _what: str

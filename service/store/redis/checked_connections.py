@@ -21,7 +21,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnec
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.store.redis.address import Address
+from service.settings.redis_address import Address
 from service.store.redis.failures import CLOSED, TIMEOUT, Unreached, kind_of
 
 IDLE_S: Final = 30.0

@@ -19,7 +19,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
-from service.store.redis.address import Address
+from service.settings.redis_address import Address
 from service.store.redis.checked_connections import ConnectionGeneration, connection_class
 from service.store.redis.failures import CLOSED, NO_ANSWER, kind_of
 from service.store.redis.single_server import Command, RedisSilent, connection_options, no_retry, reader_options

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
-from service.store.redis.address import Address, AddressError, parse_address
+from service.settings.redis_address import Address, AddressError, parse_address
 from service.store.redis.checked_connections import ConnectionGeneration
 from service.store.redis.cluster import Cluster
 from service.store.redis.failures import ELSEWHERE, NO_ANSWER, kind_of

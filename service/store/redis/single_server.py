@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from service.store.redis.address import Address
+from service.settings.redis_address import Address
 from service.store.redis.checked_connections import ConnectionGeneration, SentinelPool, connection_class
 from service.store.redis.failures import NO_ANSWER, kind_of
 

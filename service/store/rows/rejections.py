@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.engagement.types import column_of
+from model.engagement.types import counter_column
 from service.store.rows.outcome import Rejection
 from service.store.rows.row import InputRow
 from service.store.rows.row_fields import COUNT, MAX_COUNT, REACH, TIME, TYPE, VIDEO_ID
@@ -17,14 +17,14 @@ def rejection(row: InputRow, reason: str, subject: str, published_us: int | None
     if reason == "mode_conflict":
         other = "counters" if row.mode == "events" else "events"
         allowed = f"{other} only: this video's type {subject!r} is fed by {other}"
-        field = TYPE if row.mode == "events" else column_of(subject)
+        field = TYPE if row.mode == "events" else counter_column(subject)
         value = subject if row.mode == "events" else str(dict(row.cells)[subject])
         return Rejection(row.mode, row.index, reason, field, value, allowed)
     if reason == "overflow":
         if subject == REACH.name:
             field, value = REACH.name, str(row.reach)
         else:
-            field = COUNT.name if row.mode == "events" else column_of(subject)
+            field = COUNT.name if row.mode == "events" else counter_column(subject)
             value = str(dict(row.cells)[subject])
         return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} a video")
     if reason == "parking_full":

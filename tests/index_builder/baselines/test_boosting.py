@@ -1,4 +1,4 @@
-"""Gradient boosting as a baseline: it learns what can be learned, and nothing from later."""
+"""The gradient boosting baseline learns what can be learned, and reads nothing later than it may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from index_builder.baselines.boosting import boosted
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from index_builder.scoring.metrics import nmse
 from model.bundle import load_bundle
 from model.errors import DataError
@@ -23,7 +23,7 @@ HORIZONS_H = (6.0, 24.0)
 
 @pytest.fixture(scope="module", autouse=True)
 def lightgbm() -> None:
-    """A machine without the OpenMP library skips; CI has it."""
+    """Skips on a machine without the OpenMP library; CI has it."""
     try:
         import lightgbm  # noqa: F401
     except OSError as error:
@@ -34,25 +34,27 @@ def lightgbm() -> None:
 
 @pytest.fixture(scope="module")
 def task(mini: Mini) -> tuple[Observed, Observed, Queries, Schema]:
-    """What was known at the bundle's as-of time, all that is known, and queries of younger videos."""
+    """The data known at the bundle's as-of time, all data, and queries of videos published later."""
     past = Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
-    seen = Observed.of(load_dataset(mini.data), "view")
-    young = np.flatnonzero(seen.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
-    queries = cut(seen, young, (3.0, 12.0), HORIZONS_H, seen.data.last_us() or 0)
-    return past, seen, queries, load_bundle(mini.bundle).manifest.schema
+    observed = Observed.of(load_dataset(mini.data), "view")
+    young = np.flatnonzero(observed.data.published_us >= mini.as_of_us - 5 * 86_400_000_000)
+    queries = cut_queries(observed, young, (3.0, 12.0), HORIZONS_H, observed.data.last_us() or 0)
+    return past, observed, queries, load_bundle(mini.bundle).manifest.schema
 
 
-def test_it_beats_the_mean_and_keeps_order(mini: Mini, task: tuple[Observed, Observed, Queries, Schema]) -> None:
-    past, seen, queries, schema = task
-    growth = boosted(past, seen, queries, schema, mini.as_of_us)
+def test_boosting_beats_the_mean_and_its_quantiles_are_ordered(
+    mini: Mini, task: tuple[Observed, Observed, Queries, Schema]
+) -> None:
+    past, observed, queries, schema = task
+    growth = boosted(past, observed, queries, schema, mini.as_of_us)
     assert growth.shape == (len(queries.video), 3) and len(queries.video) > 40
     assert (growth[:, 0] <= growth[:, 1]).all() and (growth[:, 1] <= growth[:, 2]).all()
     assert nmse(queries.pairs.growth, growth[:, 1]) < 0.8
-    again = boosted(past, seen, queries, schema, mini.as_of_us)
+    again = boosted(past, observed, queries, schema, mini.as_of_us)
     np.testing.assert_array_equal(again, growth)
 
 
-def test_without_the_package_it_says_how_to_get_it(
+def test_without_lightgbm_the_error_says_how_to_install_it(
     mini: Mini, task: tuple[Observed, Observed, Queries, Schema], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)

@@ -1,4 +1,4 @@
-"""Log-likelihood baselines: right on processes whose truth is known, and on the same tokens as the model."""
+"""Log-likelihood baselines are right on processes whose truth is known, and are scored on the same tokens as the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.conftest import Mini
 
 
 @pytest.fixture(scope="module")
-def seen(mini: Mini) -> Observed:
+def observed(mini: Mini) -> Observed:
     """The miniature data set."""
     return Observed.of(load_dataset(mini.data), "view")
 
@@ -58,7 +58,7 @@ def counted(videos: int, width_s: float, steps: int, mean: np.ndarray, seed: int
     )
 
 
-def test_a_mean_in_gap_and_interval() -> None:
+def test_the_likelihood_counts_the_gap_and_the_interval() -> None:
     tokens = counted(1, 10.0, 3, np.ones((1, 3)), 0)
     tokens.interval_s[1:, 1] += 4.0
     means = Means(np.full(3, 0.5), np.full(3, 2.0))
@@ -71,7 +71,7 @@ def test_a_mean_in_gap_and_interval() -> None:
     assert np.isnan(log_likelihood(tokens, 0, means, POISSON)[0])
 
 
-def test_pace_finds_each_videos_own_rate() -> None:
+def test_the_pace_process_finds_each_videos_rate() -> None:
     own = np.random.default_rng(3).gamma(3.0, 3.0, (150, 1))
     mean = own / (1 + np.arange(30))
     learned, held = counted(150, 600.0, 30, mean, 1), counted(150, 600.0, 30, mean, 2)
@@ -79,11 +79,11 @@ def test_pace_finds_each_videos_own_rate() -> None:
     found = Pace(0, overdispersed=False).fit(learned).log_likelihood(held).mean()
     flat = log_likelihood(held, 0, Means(np.zeros(held.counts.size), np.full(held.counts.size, mean.mean())), POISSON)
     assert flat.mean() < found <= truth + 0.01
-    # Half the log of the counts that a video's pace is learned from, over its tokens, is lost at best.
+    # A video's pace is learned from its own counts: half the log of their number, over its tokens, is lost at best.
     assert truth - found < 0.1
 
 
-def test_hawkes_finds_its_own_process() -> None:
+def test_the_hawkes_process_is_recovered_from_its_own_events() -> None:
     rng = np.random.default_rng(5)
     width, decay, base, branching = 60.0, 1 / 900, 0.02, 0.6
     steps, videos = 120, 60
@@ -113,8 +113,8 @@ def test_overdispersion_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_token_is_scored_by_earlier_ones_only(name: str, mini: Mini, seen: Observed) -> None:
-    tokens = tokens_of(seen, np.arange(20), mini.as_of_us)
+def test_a_token_is_scored_from_earlier_tokens_only(name: str, mini: Mini, observed: Observed) -> None:
+    tokens = tokens_of(observed, np.arange(20), mini.as_of_us)
     process = BASELINES[name](0).fit(tokens)
     before = process.log_likelihood(tokens)
     changed = replace(tokens, counts=tokens.counts.copy())
@@ -137,10 +137,10 @@ def tokens_until(tokens: Tokens, video: int, stop: int) -> Tokens:
     )
 
 
-def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Observed) -> None:
-    """By batched scan, and token by token with the serving kernel."""
+def test_the_batched_likelihood_equals_the_serving_steps(mini: Mini, observed: Observed) -> None:
+    """The batched scan and the serving kernel, one token at a time, agree."""
     bundle = load_bundle(mini.bundle)
-    tokens = tokens_of(seen, np.arange(12), mini.as_of_us)
+    tokens = tokens_of(observed, np.arange(12), mini.as_of_us)
     found = mhp_log_likelihood(bundle, tokens)
     backend, shape = CPUBackend(bundle.manifest.shape, bundle.weights), bundle.manifest.shape
     head = IntensityHead(shape.d_model, shape.n_types)
@@ -168,16 +168,16 @@ def test_the_models_likelihood_is_that_of_its_serving_steps(mini: Mini, seen: Ob
             )
 
 
-def test_a_table_of_all(mini: Mini, seen: Observed) -> None:
+def test_likelihoods_scores_the_model_and_every_baseline(mini: Mini, observed: Observed) -> None:
     bundle = load_bundle(mini.bundle)
     done: list[int] = []
-    table = likelihoods(bundle, seen, published_from_us=mini.as_of_us, advance=done.append)
+    table = likelihoods(bundle, observed, published_from_us=mini.as_of_us, advance=done.append)
     assert list(table) == ["M3TR", *BASELINES] and len(done) == len(table)
     assert len({row.tokens for row in table.values()}) == 1
     assert all(row.low <= row.mean <= row.high for row in table.values())
     for published_from_us, side in ((0, "before"), (2**61, "from")):
         with pytest.raises(DataError, match=f"no video published {side} it"):
-            likelihoods(bundle, seen, published_from_us=published_from_us)
+            likelihoods(bundle, observed, published_from_us=published_from_us)
     without = replace(bundle, manifest=replace(bundle.manifest, parts=Ablation(mhp=False)))
     with pytest.raises(DataError, match="use_mhp"):
-        likelihoods(without, seen, published_from_us=mini.as_of_us)
+        likelihoods(without, observed, published_from_us=mini.as_of_us)

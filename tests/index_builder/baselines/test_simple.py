@@ -11,7 +11,7 @@ ALL = [Persistence, MeanGrowth, GrowthFactor, LogLinear]
 
 
 def some_pairs(n: int = 4000, seed: int = 0) -> Pairs:
-    """Growth is a known function of count, age and horizon, plus noise."""
+    """Pairs whose growth is a known function of count, age and horizon, plus noise."""
     rng = np.random.default_rng(seed)
     age = 2.0 ** rng.uniform(10, 18, n)
     horizon = 2.0 ** rng.uniform(10, 18, n)
@@ -25,7 +25,7 @@ def error(baseline: Baseline, pairs: Pairs) -> float:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_common_ground(kind: type[Baseline]) -> None:
+def test_every_baseline_fits_and_predicts_finite_growth(kind: type[Baseline]) -> None:
     pairs = some_pairs()
     baseline = kind().fit(pairs)
     assert baseline.name
@@ -57,13 +57,13 @@ def test_nothing_to_fit_on_is_an_error(kind: type[Baseline]) -> None:
         kind().fit(Pairs(one, one, one, one * np.nan))
 
 
-def test_better_ideas_forecast_better() -> None:
+def test_better_baselines_have_smaller_errors() -> None:
     train, test = some_pairs(), some_pairs(seed=1)
     errors = [error(kind().fit(train), test) for kind in ALL]
     assert errors == sorted(errors, reverse=True)
 
 
-def test_persistence_and_mean() -> None:
+def test_persistence_is_zero_and_mean_growth_is_the_mean() -> None:
     one = np.ones(4)
     train = Pairs(one, one, one, np.array([1.0, 2.0, 6.0, np.nan]))
     assert Persistence().fit(train).predict(train).tolist() == [0, 0, 0, 0]
@@ -96,7 +96,7 @@ def test_growth_factor_beyond_its_range_uses_the_nearest_cell() -> None:
     assert GrowthFactor().fit(train).predict(far).tolist() == [3, 1]
 
 
-def test_log_linear_finds_the_coefficients_of_its_own_form() -> None:
+def test_log_linear_recovers_its_own_coefficients() -> None:
     pairs = some_pairs(300)
     v, a, h = (np.log2(1 + x) for x in (pairs.value_now, pairs.age_s, pairs.horizon_s))
     growth = 0.5 - 0.1 * v - 0.4 * a + 0.6 * h + 0.01 * v * a - 0.02 * v * h + 0.003 * a * h
@@ -104,7 +104,7 @@ def test_log_linear_finds_the_coefficients_of_its_own_form() -> None:
     np.testing.assert_allclose(LogLinear().fit(exact).predict(exact), growth, atol=1e-9)
 
 
-def test_log_linear_with_terms_that_do_not_vary() -> None:
+def test_log_linear_ignores_terms_that_do_not_vary() -> None:
     value = 2.0 ** np.arange(10)
     same = np.full(10, HOUR)
     pairs = Pairs(same, same, value, np.log2(1 + value) * -0.1 + 2)
@@ -114,7 +114,7 @@ def test_log_linear_with_terms_that_do_not_vary() -> None:
     np.testing.assert_allclose(fitted.predict(elsewhere), pairs.growth, atol=1e-9)
 
 
-def test_arrays_must_be_of_one_length() -> None:
+def test_arrays_of_pairs_must_have_the_same_length() -> None:
     with pytest.raises(ValueError, match="one length"):
         Pairs(np.ones(2), np.ones(2), np.ones(3), np.ones(2))
     with pytest.raises(ValueError, match="at least 1"):

@@ -1,4 +1,4 @@
-"""What goes into a bank, and from when it may be used."""
+"""What goes into a bank, and the time from which it may be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One odd video or query ends nothing: it is counted and named, and the rest is answered as ever."""
+"""One bad video or query does not end a run: it is counted and reported, and the rest is answered as usual."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ def test_a_query_that_cannot_be_answered_has_no_numbers(
     found = quantiles(tmp_path / "out.parquet")
     assert [found[0], found[-1]] == quantiles(tmp_path / "expected.parquet")
     assert found[1:-1] == [(None, None, None)] * len(odd)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
         "both.parquet: 2 queries not answered: video_id is not in the data set's videos.parquet, the first in row 1: 'nobody'"
-        in said
+        in printed
     )
-    assert said.count("1 queries not answered") == 5
+    assert printed.count("1 queries not answered") == 5
     with pytest.raises(DataError, match=r"7 queries|queries not answered: .*; odd\.parquet: "):
         forecast(bundle, mini.data, asked(tmp_path / "odd.parquet", odd), tmp_path / "none.parquet")
     assert not (tmp_path / "none.parquet").exists()
 
 
-def test_an_evaluation_with_odd_videos_is_that_of_the_others(
+def test_an_evaluation_with_bad_videos_equals_one_without_them(
     mini: Mini, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = shutil.copytree(mini.data, tmp_path / "odd")
@@ -108,11 +108,11 @@ def test_an_evaluation_with_odd_videos_is_that_of_the_others(
     assert tables[0].keys() == tables[1].keys()
     assert tables[0]["M3TR"]["pooled"]["n"] == tables[1]["M3TR"]["pooled"]["n"]
     assert tables[0]["M3TR"]["pooled"]["nmse"] == pytest.approx(tables[1]["M3TR"]["pooled"]["nmse"])
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for reason in (
         "no id: 1 row left out",
         "no time of publication: 1 row",
-        "id is there already",
+        "id is not unique",
         "unknown video: 1 row",
     ):
-        assert reason in said
+        assert reason in printed

@@ -1,4 +1,4 @@
-"""A bundle can be read while a service holds its bank."""
+"""A bundle can be opened while a service uses its bank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _queries(chosen: Sequence[Video], path: Path) -> Path:
     return path
 
 
-def test_forecasts_are_the_same_while_the_bank_is_open_elsewhere(mini: Mini, tmp_path: Path) -> None:
+def test_forecasts_are_the_same_while_another_process_has_the_bank_open(mini: Mini, tmp_path: Path) -> None:
     data = load_dataset(mini.data)
     chosen = [v for v in data.videos if v.published_us < mini.as_of_us][-20:]
     queries = _queries(chosen, tmp_path / "queries.parquet")
@@ -63,7 +63,7 @@ def test_a_growing_bank_learns_from_later_videos_but_never_from_later_rows(mini:
     assert growing["q0.5"] != frozen["q0.5"]
 
 
-def test_an_evaluation_with_a_growing_bank_scores_those_forecasts(mini: Mini, tmp_path: Path) -> None:
+def test_an_evaluation_with_a_growing_bank_scores_its_forecasts(mini: Mini, tmp_path: Path) -> None:
     asked = {"published_from_us": mini.as_of_us, "ages_h": (6.0,), "horizons_h": (24.0,)}
     frozen, growing = (evaluate(mini.bundle, mini.data, **asked, growing_bank=on) for on in (False, True))
     assert growing["M3TR"]["pooled"]["nmse"] != frozen["M3TR"]["pooled"]["nmse"]

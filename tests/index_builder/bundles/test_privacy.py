@@ -1,4 +1,4 @@
-"""What leaves the machine with a bundle."""
+"""A bundle reveals nothing about the machine that made it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Mini
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_tells_where_its_sources_lie(mini: Mini, name: str) -> None:
+def test_no_file_contains_the_path_of_the_source_code(mini: Mini, name: str) -> None:
     content = (mini.bundle / name).read_bytes()
     for source in (str(Path(__file__).parents[3]), "site-packages", 'File "'):
         assert source.encode() not in content

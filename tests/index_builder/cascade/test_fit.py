@@ -1,4 +1,4 @@
-"""The parametric Hawkes baseline: its kernel, what it may read, and that it forecasts self-exciting cascades."""
+"""The power-law Hawkes baseline: its kernel, what it may read, and its forecasts of self-exciting cascades."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from index_builder.cascade.fit import PowerLawHawkes, hawkes_growth, kernel_matr
 from index_builder.cascade.observations import cascades
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.queries import Queries, cut
+from index_builder.samples.queries import Queries, cut_queries
 from index_builder.scoring.metrics import nmse
 from model.engagement.bins import HOUR_US
 from tests.conftest import Mini
@@ -24,9 +24,9 @@ AGES_H, HORIZONS_H = (3.0, 12.0), (12.0, 48.0)
 
 @dataclass(frozen=True)
 class Task:
-    """All that is known, queries of videos with answers before the as-of time, queries of younger ones, and a fit."""
+    """All data, queries with answers before the as-of time, queries of younger videos, and a fit."""
 
-    seen: Observed
+    observed: Observed
     past: Queries
     young: Queries
     fitted: PowerLawHawkes
@@ -34,14 +34,16 @@ class Task:
 
 @pytest.fixture(scope="module")
 def task(mini: Mini) -> Task:
-    """The fit is a short one."""
-    seen = Observed.of(load_dataset(mini.data), "total")
-    published = seen.data.published_us
-    past = cut(seen, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
-    young = cut(seen, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, seen.data.last_us() or 0)
+    """Make the fit short."""
+    observed = Observed.of(load_dataset(mini.data), "total")
+    published = observed.data.published_us
+    past = cut_queries(observed, np.flatnonzero(published < mini.as_of_us), AGES_H, HORIZONS_H, mini.as_of_us)
+    young = cut_queries(
+        observed, np.flatnonzero(published >= mini.as_of_us), AGES_H, HORIZONS_H, observed.data.last_us() or 0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("index_builder.cascade.fit.STEPS", 40)
-        return Task(seen, past, young, PowerLawHawkes().fit(seen, past))
+        return Task(observed, past, young, PowerLawHawkes().fit(observed, past))
 
 
 def test_the_kernel_conserves_children() -> None:
@@ -49,66 +51,70 @@ def test_the_kernel_conserves_children() -> None:
     c, theta = torch.tensor(300.0).double(), torch.tensor(0.242).double()
     kernel = kernel_matrix(edges, c, theta)
     assert (kernel.triu(1) == 0).all() and (kernel >= 0).all()
-    # Sum over all bins of an event in the first: its children by the last edge, averaged over where in the bin it is.
+    # Sum over all bins for an event in the first bin: its children by the last edge, averaged over where it is in the bin.
     at = torch.linspace(0.005, 9.995, 1000, dtype=torch.float64)
     by_end = (1 - (1 + (edges[-1] - at) / c) ** -theta).mean()
     torch.testing.assert_close(kernel[:, 0].sum(), by_end, rtol=1e-5, atol=0)
 
 
-def test_counts_up_to_now_only(task: Task) -> None:
-    seen, young = task.seen, task.young
-    for part in cascades(seen, young, 7):
+def test_only_counts_up_to_now_are_read(task: Task) -> None:
+    observed, young = task.observed, task.young
+    for part in cascades(observed, young, 7):
         now = part.published_s * 1e6 + part.edges[part.past] * 1e6
         videos = np.unique(young.video[part.rows])
-        want = seen.count_at(videos, now.round().long().numpy())
+        want = observed.count_at(videos, now.round().long().numpy())
         np.testing.assert_array_equal(part.counts.sum(1).numpy(), want)
         assert len(part.counts) <= 7
 
 
 def test_forecasts_beat_a_growth_factor(task: Task) -> None:
     past, young = task.past, task.young
-    growth = task.fitted.predict(task.seen, young)
+    growth = task.fitted.predict(task.observed, young)
     assert growth.shape == (len(young.video),) and (growth >= 0).all()
     y = young.pairs.growth
     assert nmse(y, growth) < 0.9 * nmse(y, GrowthFactor().fit(past.pairs).predict(young.pairs))
     assert 0.05 <= task.fitted.constants["theta"] <= 0.8
 
 
-def test_longer_horizons_grow_more(task: Task) -> None:
+def test_growth_increases_with_the_horizon(task: Task) -> None:
     one = task.young.take(np.flatnonzero(task.young.horizon_us == 12 * HOUR_US))
     longer = replace(one, pairs=replace(one.pairs, horizon_s=one.pairs.horizon_s * 4))
-    assert (task.fitted.predict(task.seen, longer) > task.fitted.predict(task.seen, one)).all()
+    assert (task.fitted.predict(task.observed, longer) > task.fitted.predict(task.observed, one)).all()
 
 
-def test_nothing_later_than_now_moves_a_forecast(task: Task, mini: Mini) -> None:
+def test_rows_after_now_do_not_change_a_forecast(task: Task, mini: Mini) -> None:
     newest = int(task.young.now_us.max())
     cut_off = Observed.of(load_dataset(mini.data, before_us=newest), "total")
-    np.testing.assert_array_equal(task.fitted.predict(cut_off, task.young), task.fitted.predict(task.seen, task.young))
+    np.testing.assert_array_equal(
+        task.fitted.predict(cut_off, task.young), task.fitted.predict(task.observed, task.young)
+    )
 
 
 def test_many_cascades_correct_the_forecast(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 1)
-    plain = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
-    monkeypatch.setattr("index_builder.cascade.fit._FEW_CASCADES", 20)
-    corrected = PowerLawHawkes().fit(task.seen, task.past).predict(task.seen, task.past)
+    plain = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
+    monkeypatch.setattr("index_builder.cascade.fit._MIN_CORRECTED_CASCADES", 20)
+    corrected = PowerLawHawkes().fit(task.observed, task.past).predict(task.observed, task.past)
     assert nmse(task.past.pairs.growth, corrected) < 0.9 * nmse(task.past.pairs.growth, plain)
     assert (corrected >= 0).all()
 
 
 def test_without_training_videos_there_is_no_forecast(task: Task, mini: Mini) -> None:
     nobody = np.zeros(0, np.int64)
-    assert np.isnan(hawkes_growth(task.seen, task.young, nobody, AGES_H, HORIZONS_H, mini.as_of_us)).all()
+    assert np.isnan(hawkes_growth(task.observed, task.young, nobody, AGES_H, HORIZONS_H, mini.as_of_us)).all()
 
 
-def test_real_cascades(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first 60, half forecast the other half better than the median factor does."""
+def test_real_cascades_are_forecast_better_than_by_the_median_factor(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the first 60 cascades are forecast from the other half."""
     monkeypatch.setattr("index_builder.cascade.fit.STEPS", 60)
-    seen = Observed.of(load_dataset(real_data / "tideh"), "total")
+    observed = Observed.of(load_dataset(real_data / "tideh"), "total")
     never = np.iinfo(np.int64).max
     even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    asked = cut(seen, odd, (6.0,), (24.0, 120.0), never)
-    growth = hawkes_growth(seen, asked, even, (6.0,), (24.0, 120.0), never, of_increment=True)
-    past = cut(seen, even, (6.0,), (24.0, 120.0), never)
+    asked = cut_queries(observed, odd, (6.0,), (24.0, 120.0), never)
+    growth = hawkes_growth(observed, asked, even, (6.0,), (24.0, 120.0), never, of_increment=True)
+    past = cut_queries(observed, even, (6.0,), (24.0, 120.0), never)
     now = 1 + asked.pairs.value_now
     truth = now * (np.exp2(asked.pairs.growth) - 1)
     factor = np.zeros(len(truth))

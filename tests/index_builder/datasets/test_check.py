@@ -1,4 +1,4 @@
-"""Every fault planted in a data set is found, with its file, column and row."""
+"""The check finds every planted fault and names its file, column and row."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
     naive = "1970-01-01T00:%s.000000Z"
     assert found == {
         ("error", "videos", "video_id", "empty; left out", 2, 2),
-        ("error", "videos", "video_id", "there more than once; the first row stands, first: a", 3, 1),
+        ("error", "videos", "video_id", "not unique; the first row is used, first: a", 3, 1),
         ("error", "videos", "published_at", "no time", 5, 1),
         ("warning", "videos", "published_at", f"in the future, first: {naive % '33:20'}", 6, 1),
         ("warning", "videos", "duration_s", "negative; read as missing, first: -2.0", 1, 1),
@@ -84,7 +84,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
         ("error", "events", "count", "negative, first: -3.0", 6, 1),
         ("error", "events", "count", "fractional, first: 1.5", 7, 1),
         ("error", "events", "count", "empty or NaN, first: None", 8, 1),
-        ("info", "events", "type", "types besides view, like, comment, share: gift", 9, 1),
+        ("info", "events", "type", "types other than view, like, comment, share: gift", 9, 1),
         ("warning", "events", "reach", "not a number >= 0; read as unknown, first: -2", 9, 1),
         ("warning", "events", "time", f"in the future, first: {naive % '50:00'}", 10, 1),
         ("warning", "events", "count", "0; left out, first: 0.0", 11, 1),
@@ -92,20 +92,20 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
         ("error", "counte", "likes", "negative, first: -2.0", 1, 1),
         ("error", "counte", "likes", "fractional, first: 2.5", 3, 1),
         ("warning", "counte", "likes", "NaN; read as not observed, first: nan", 2, 1),
-        ("warning", "counte", "views", "falls; the larger value stands", 0, 1),
-        ("warning", "counte", "video_id, time", "observed twice; the larger value stands", 4, 1),
+        ("warning", "counte", "views", "falls; the larger value is used", 0, 1),
+        ("warning", "counte", "video_id, time", "observed twice; the larger value is used", 4, 1),
         (
             "error",
             "counte",
             "views",
-            "has events of type 'view' too; one type of one video has either, so events are left out",
+            "has events of type 'view' too; a type of a video may have only one of them, so the events are left out",
             0,
             3,
         ),
     }
 
 
-def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_numbers_continue_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_builder.datasets.parquet_files.BATCH_ROWS", 2)
     events = {
         "video_id": ["a", "a", "a", "a", "x", "a", "x"],
@@ -120,11 +120,11 @@ def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.Monk
     assert found == {
         ("warning", "events", "time", "before publication; left out, first: 1970-01-01T00:01:30.000000Z", 3, 1),
         ("warning", "events", "video_id", "not in videos.parquet; left out, first: x", 4, 2),
-        ("info", "events", "type", "types besides view, like, comment, share: gift", 5, 1),
+        ("info", "events", "type", "types other than view, like, comment, share: gift", 5, 1),
     }
 
 
-def test_missing_and_wrong_columns_and_files(tmp_path: Path) -> None:
+def test_missing_and_wrong_columns_and_files_are_found(tmp_path: Path) -> None:
     write(tmp_path, videos={"video_id": [1], "title": [1.5]}, events={"video_id": ["a"], "time": ["now"]})
     (tmp_path / "counters.parquet").write_bytes(b"")
     found = where(check_dataset(tmp_path, now_us=NOW))
@@ -146,7 +146,7 @@ def test_missing_and_wrong_columns_and_files(tmp_path: Path) -> None:
     }
 
 
-def test_report_prints_errors_first_and_tells_whether_there_were_any() -> None:
+def test_report_prints_errors_first_and_returns_whether_there_were_none() -> None:
     out = io.StringIO()
     console = Console(file=out, width=120)
     assert report([], console)
@@ -159,5 +159,5 @@ def test_report_prints_errors_first_and_tells_whether_there_were_any() -> None:
 
 
 @pytest.mark.parametrize("name", ["youtube_trending", "weibo_ced", "tideh"])
-def test_real_sets_have_no_errors(real_data: Path, name: str) -> None:
+def test_real_data_sets_have_no_errors(real_data: Path, name: str) -> None:
     assert [f for f in check_dataset(real_data / name) if f.severity == "error"] == []

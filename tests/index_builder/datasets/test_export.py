@@ -1,4 +1,4 @@
-"""What comes out of a store is a data set, and gives the forecasts that the store gave."""
+"""An exported store is a data set that gives the same forecasts as the store."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from model.engagement.history import Mode
 from model.engagement.rows import cells_at
 from model.errors import DataError
 from model.features.tokens import Tokens, tokenize
-from service.context import new_metrics
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("view", "like", "comment", "share")
@@ -109,7 +109,7 @@ def tokens_of_data(data: DataSet, now_us: np.ndarray) -> Tokens:
 
 
 @pytest.mark.parametrize("counters", [False, True])
-def test_what_was_stored_gives_the_same_tokens(counters: bool, tmp_path: Path, url: str) -> None:
+def test_an_exported_store_gives_the_same_tokens(counters: bool, tmp_path: Path, url: str) -> None:
     simulate(tmp_path / "data", videos=25, seed=5, days=8, counters=counters)
     data = load_dataset(tmp_path / "data")
     snapshots = fed(url, data)
@@ -128,7 +128,7 @@ def test_what_was_stored_gives_the_same_tokens(counters: bool, tmp_path: Path, u
         np.testing.assert_array_equal(getattr(exported, name), getattr(stored, name), err_msg=name)
 
 
-def test_nothing_is_later_than_what_was_observed(tmp_path: Path, url: str) -> None:
+def test_no_exported_row_is_later_than_what_was_observed(tmp_path: Path, url: str) -> None:
     simulate(tmp_path / "data", videos=12, seed=6, days=3)
     data = load_dataset(tmp_path / "data")
     fed(url, data)
@@ -137,16 +137,16 @@ def test_nothing_is_later_than_what_was_observed(tmp_path: Path, url: str) -> No
     assert data.events is not None and again.events is not None
     for v in range(len(data.videos)):
         true = data.events.time_us[data.events.offsets[v] : data.events.offsets[v + 1]]
-        told = again.events.time_us[again.events.offsets[v] : again.events.offsets[v + 1]]
-        assert (told.max(initial=0), len(true) > 0) == (true.max(initial=0), len(told) > 0)
-    # At no time does the data set know more than had happened.
+        times_us = again.events.time_us[again.events.offsets[v] : again.events.offsets[v + 1]]
+        assert (times_us.max(initial=0), len(true) > 0) == (true.max(initial=0), len(times_us) > 0)
+    # At no time does the data set have more rows than had happened.
     for at in np.quantile(data.events.time_us, [0.1, 0.5, 0.9]).astype(np.int64).tolist():
         assert (
             again.events.value[again.events.time_us <= at].sum() <= data.events.value[data.events.time_us <= at].sum()
         )
 
 
-def test_odd_ids_videos_without_rows_and_types_without_a_column(tmp_path: Path, url: str) -> None:
+def test_unusual_ids_videos_without_rows_and_types_without_a_column_are_exported(tmp_path: Path, url: str) -> None:
     simulate(tmp_path / "data", videos=3, seed=7, days=1)
     data = load_dataset(tmp_path / "data")
     published = data.videos[0].published_us
@@ -167,7 +167,7 @@ def test_odd_ids_videos_without_rows_and_types_without_a_column(tmp_path: Path, 
     assert again.counters.value.tolist() == [7]
 
 
-def test_a_store_without_rows_is_a_data_set_still(tmp_path: Path, url: str) -> None:
+def test_a_store_without_rows_is_exported_as_a_data_set(tmp_path: Path, url: str) -> None:
     simulate(tmp_path / "data", videos=3, seed=7, days=1)
     data = load_dataset(tmp_path / "data")
     fed(url, DataSet(data.videos, data.published_us, (), None, None))
@@ -175,7 +175,7 @@ def test_a_store_without_rows_is_a_data_set_still(tmp_path: Path, url: str) -> N
     assert len(load_dataset(tmp_path / "out").videos) == 3
 
 
-def test_what_cannot_be_exported_leaves_nothing_behind(tmp_path: Path, url: str) -> None:
+def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, url: str) -> None:
     out = tmp_path / "out"
     for arguments, reason in (
         ({"redis_url": url}, "no registered video"),

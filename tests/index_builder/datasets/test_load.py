@@ -1,4 +1,4 @@
-"""Reading a canonical data set: what is refused, what is dropped, and what an as-of time hides."""
+"""Loading a canonical data set: what is refused, what is dropped, and what an as-of time hides."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_events_are_sorted_by_video_and_time_with_the_file_order_kept(tmp_path: 
     assert data.last_us() == 300 * s
 
 
-def test_counters_become_one_row_a_type_and_null_is_not_observed(tmp_path: Path) -> None:
+def test_counters_become_one_row_for_each_type_and_null_is_not_observed(tmp_path: Path) -> None:
     counters = {
         "video_id": ["a", "a"],
         "time": times(150, 120),
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 ODD: dict[str, tuple[dict[str, Any], str, str]] = {
     "two rows": (
         {"video_id": ["a", "b", "a"], "published_at": times(1, 2, 3)},
-        "videos.parquet: id is there already, the first row stands",
+        "videos.parquet: id is not unique, the first row is used",
         "row 2, 'a'",
     ),
     "no id": (
@@ -197,7 +197,7 @@ ODD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_an_odd_video_is_left_out_counted_and_named(tmp_path: Path, case: str) -> None:
+def test_a_bad_video_is_left_out_and_reported(tmp_path: Path, case: str) -> None:
     videos, reason, first = ODD[case]
     data = load_dataset(write(tmp_path, videos=videos, events=EVENTS))
     assert [v.video_id for v in data.videos] == ["a", "b"]
@@ -205,18 +205,18 @@ def test_an_odd_video_is_left_out_counted_and_named(tmp_path: Path, case: str) -
     assert data.left_out() == [f"{reason}: 1 row left out, the first is {first}"]
 
 
-def test_counters_stand_where_a_type_of_a_video_has_events_too(tmp_path: Path) -> None:
+def test_counters_win_where_a_type_of_a_video_also_has_events(tmp_path: Path) -> None:
     counters = {"video_id": ["a"], "time": times(103), "likes": [3]}
     data = load_dataset(write(tmp_path, videos=VIDEOS, events=EVENTS, counters=counters))
     assert (listed(data.events), listed(data.counters)) == ([(0, 101 * SECOND, 0, 1)], [(0, 103 * SECOND, 1, 3)])
     assert data.left_out() == [
-        "events.parquet: the type has counters.parquet of the video too, which stand: 1 row left out, "
+        "events.parquet: the video has this type in counters.parquet too, which is used: 1 row left out, "
         "the first is of video 'a', type 'like'"
     ]
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_with_file_column_and_what_is_allowed(tmp_path: Path, case: str) -> None:
+def test_a_refusal_names_file_column_and_what_is_allowed(tmp_path: Path, case: str) -> None:
     make, message = REFUSED[case]
     make(tmp_path / "data")
     with pytest.raises(DataError, match=message):
@@ -230,7 +230,7 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
-def test_a_set_without_rows(tmp_path: Path) -> None:
+def test_a_data_set_without_rows_loads(tmp_path: Path) -> None:
     empty = {"video_id": pa.array([], pa.string()), "published_at": pa.array([], UTC_US)}
     nothing = {
         "video_id": pa.array([], pa.string()),
@@ -255,7 +255,7 @@ def equal(one: DataSet, two: DataSet) -> bool:
     )
 
 
-def test_as_of_equals_a_set_without_what_is_later(tmp_path: Path) -> None:
+def test_an_as_of_load_equals_a_data_set_without_later_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     n = 4000
     published = rng.integers(0, 1000, 50)
@@ -281,7 +281,7 @@ def test_as_of_equals_a_set_without_what_is_later(tmp_path: Path) -> None:
     assert "later" not in seen.types
 
 
-def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_size_does_not_change_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     counters = {
         "video_id": rng.choice(["a", "b", "c"], 500),
@@ -299,7 +299,9 @@ def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "n_videos", "n_rows", "limit_s"),
     [("youtube_trending", 77_043, 382_747 * 3, 6), ("weibo_ced", 3_387, 1_274_382, 4)],
 )
-def test_real_sets_load_whole_and_fast(real_data: Path, name: str, n_videos: int, n_rows: int, limit_s: float) -> None:
+def test_real_data_sets_load_completely_and_fast(
+    real_data: Path, name: str, n_videos: int, n_rows: int, limit_s: float
+) -> None:
     start = time.perf_counter()
     data = load_dataset(real_data / name)
     took_s = time.perf_counter() - start

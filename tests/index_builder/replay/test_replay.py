@@ -1,4 +1,4 @@
-"""The replay against a stand-in service: order, ids, batches, retries, pace."""
+"""The replay against a stand-in service: order, ids, batches, retries, rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
-from index_builder.replay import client as client_module
 from index_builder.replay.client import Client, ServiceError
 from index_builder.replay.replay import Replay
 from model.engagement.video import Video
@@ -34,7 +33,7 @@ def account(*rejections: dict[str, Any], accepted: int = 0, duplicate: int = 0) 
 
 
 class Service:
-    """Remembers what it is sent, drops rows with known ids, and fails when told to."""
+    """Records what it receives, drops rows with known ids, and fails when the test wants it to."""
 
     def __init__(self, *failures: Callable[[httpx.Request], httpx.Response]) -> None:
         self.videos: dict[str, dict[str, Any]] = {}
@@ -95,7 +94,7 @@ def data(tmp_path: Path) -> DataSet:
 def test_rows_go_out_in_time_order_after_their_videos(data: DataSet) -> None:
     service = Service()
     with service.client() as client:
-        tally = Replay(data, client).play()
+        counts = Replay(data, client).play()
     assert service.videos == {
         "a": {"published_at": "1970-01-01T00:01:40Z", "title": "A", "duration_s": 9.5},
         "b/ü": {"published_at": "1970-01-01T00:03:20Z"},
@@ -112,10 +111,10 @@ def test_rows_go_out_in_time_order_after_their_videos(data: DataSet) -> None:
         {"video_id": "a", "time": "1970-01-01T00:03:25.000000Z", "comments": 2, "shares": 3},
         {"video_id": "b/ü", "time": "1970-01-01T00:03:30.000000Z", "type": "view", "count": 4},
     ]
-    assert (tally.videos, tally.sent, tally.accepted, tally.duplicate, tally.rejected) == (2, 7, 7, 0, 0)
+    assert (counts.videos, counts.sent, counts.accepted, counts.duplicate, counts.rejected) == (2, 7, 7, 0, 0)
 
 
-def test_a_repeated_replay_is_a_no_op_however_it_is_cut(data: DataSet) -> None:
+def test_a_repeated_replay_changes_nothing_at_any_batch_size(data: DataSet) -> None:
     service = Service()
     with service.client() as client:
         Replay(data, client, batch_rows=2).play()
@@ -126,7 +125,7 @@ def test_a_repeated_replay_is_a_no_op_however_it_is_cut(data: DataSet) -> None:
     assert [(part.sent, part.duplicate) for part in parts] == [(4, 4), (0, 0), (3, 3)]
 
 
-def test_play_stops_at_the_asked_time_and_goes_on(data: DataSet) -> None:
+def test_play_stops_at_a_time_and_continues(data: DataSet) -> None:
     service = Service()
     with service.client() as client:
         stream = Replay(data, client, videos=np.array([True, False]))
@@ -139,9 +138,9 @@ def test_play_stops_at_the_asked_time_and_goes_on(data: DataSet) -> None:
     assert set(service.videos) == {"a"}
 
 
-def test_busy_and_broken_calls_are_tried_again(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_and_broken_calls_are_retried(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
 
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
@@ -157,7 +156,7 @@ def test_busy_and_broken_calls_are_tried_again(data: DataSet, monkeypatch: pytes
     assert list(service.videos) == ["a"]
 
 
-def test_what_cannot_be_mended_is_an_error(data: DataSet) -> None:
+def test_a_refused_or_hopeless_call_is_an_error(data: DataSet) -> None:
     problem = {"title": "Conflict", "detail": "published_at is fixed"}
     service = Service(lambda request: httpx.Response(409, json=problem))
     with service.client() as client, pytest.raises(ServiceError, match="409 Conflict: published_at is fixed"):
@@ -189,14 +188,14 @@ def test_rejected_rows_are_counted_with_an_example(data: DataSet) -> None:
     assert (every.sent, every.accepted, every.rejected) == (1, 0, 1)
 
 
-def test_a_refused_video_is_counted_and_named_and_the_rest_goes_on(data: DataSet) -> None:
+def test_a_refused_video_is_reported_and_the_replay_continues(data: DataSet) -> None:
     problem = {"title": "Value not allowed", "detail": "published_at: is in the future"}
     service = Service(lambda request: httpx.Response(422, json=problem))
     with service.client() as client:
-        tally = Replay(data, client, videos=np.array([True, False])).play(110 * SECOND)
-        assert (tally.videos, tally.refused, tally.sent) == (0, 1, 0)
-        assert "1 videos refused and their rows left out, first: 'a': " in str(tally)
-        assert "422 Value not allowed: published_at: is in the future" in str(tally)
+        counts = Replay(data, client, videos=np.array([True, False])).play(110 * SECOND)
+        assert (counts.videos, counts.refused, counts.sent) == (0, 1, 0)
+        assert "1 videos refused and their rows left out, first: 'a': " in str(counts)
+        assert "422 Value not allowed: published_at: is in the future" in str(counts)
         stream = Replay(data, client)
         service._failures.append(lambda request: httpx.Response(409, json=problem))
         rest = stream.play()
@@ -205,21 +204,21 @@ def test_a_refused_video_is_counted_and_named_and_the_rest_goes_on(data: DataSet
     assert rest.sent == len(service.rows) == stream.remaining() + rest.sent
 
 
-def test_a_key_that_is_refused_ends_a_replay(data: DataSet) -> None:
+def test_a_refused_api_key_ends_the_replay(data: DataSet) -> None:
     service = Service(lambda request: httpx.Response(403, json={"title": "Forbidden", "detail": "scope"}))
     with service.client() as client, pytest.raises(ServiceError, match="403 Forbidden"):
         Replay(data, client).play()
 
 
 @pytest.mark.parametrize("video_id", [".", "..", "a/..", "%2E", "ü ?#"])
-def test_any_id_reaches_the_service_as_it_is(video_id: str) -> None:
+def test_any_video_id_reaches_the_service_unchanged(video_id: str) -> None:
     service = Service()
     with service.client() as client:
         client.register(Video(video_id, 0))
     assert list(service.videos) == [video_id]
 
 
-def test_the_rate_is_kept(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_sent_at_the_given_rate(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("index_builder.replay.replay.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("index_builder.replay.replay.time.sleep", lambda s: clock.__setitem__(0, clock[0] + s))

@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, whatever the data are called, with figures that agree with the scores."""
+"""The report is one self-contained page, whatever the titles contain, and its figures agree with the scores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ import pytest
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
-from index_builder.report import MODEL, POOLED, validation
+from index_builder.evaluation.holdout_evaluation import holdout_evaluation
+from index_builder.report import MODEL
+from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.charts import dots, reliability
 from index_builder.report.evaluation import cell_name
 from index_builder.report.examples import choose
-from index_builder.report.groups import LEAST, by_hours, by_name
-from index_builder.report.spread import Spread
+from index_builder.report.forecast_groups import MIN_FORECASTS, by_hours, by_name
 from index_builder.report.svg import Scale, count, count_ticks, factor, factor_ticks, hours, short, ticks
 from index_builder.samples.queries import Pairs, Queries
-from index_builder.samples.samples import draw
+from index_builder.samples.samples import draw_samples
+from index_builder.scoring.cell_scores import POOLED
 from index_builder.scoring.metrics import intervals
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -36,7 +38,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags must close in order; what would run or be fetched is noted."""
+    """Checks that tags close in order, and records everything that would run or be fetched."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature's data with titles and categories that try to break the page."""
+    """The mini data set with titles and categories that try to break the page."""
     data = tmp_path_factory.mktemp("hostile") / "data"
     shutil.copytree(mini.data, data)
     table = pq.read_table(data / "videos.parquet")
@@ -82,7 +84,7 @@ def hostile(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def test_evaluate_writes_a_page_that_stands_alone_and_escapes_titles(
+def test_evaluate_writes_a_self_contained_page_and_escapes_titles(
     mini: Mini, hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "page.html"
@@ -103,27 +105,27 @@ def test_evaluate_writes_a_page_that_stands_alone_and_escapes_titles(
     assert "6 h old, +24 h" in text
 
 
-def test_evaluate_refuses_a_report_that_cannot_be_written_before_it_works(tmp_path: Path) -> None:
+def test_evaluate_refuses_an_impossible_report_path_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"report: .*none/page\.html'; allowed: a file in a folder that exists"):
         evaluate(tmp_path, tmp_path, published_from_us=0, report=tmp_path / "none" / "page.html")
 
 
-def test_the_bundle_has_a_report_of_its_held_back_videos(mini: Mini) -> None:
+def test_a_bundle_has_a_report_on_its_holdout_videos(mini: Mini) -> None:
     load_bundle(mini.bundle)  # its hash is the one that the manifest names
     page = Page((mini.bundle / "report.html").read_text(encoding="utf-8"))
     text = " ".join(page.text)
     assert page.foreign == []
     for arm in ("mean growth", "persistence", "growth factor", "log-linear", MODEL, f"{MODEL} without retrieval"):
         assert arm in text
-    assert "which training held back" in text
-    assert "Forecasts of single videos" in text and "Which past videos were asked" in text
+    assert "which training held out" in text
+    assert "Forecasts of single videos" in text and "Which past videos the model used" in text
 
 
-def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
+def test_the_holdout_evaluation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     data = load_dataset(mini.data, before_us=mini.as_of_us)
-    seen = Observed.of(data, "view")
-    samples = draw(
-        seen,
+    observed = Observed.of(data, "view")
+    samples = draw_samples(
+        observed,
         until_us=mini.as_of_us,
         max_age_us=20 * 24 * HOUR_US,
         max_horizon_us=48 * HOUR_US,
@@ -133,18 +135,18 @@ def test_validation_scores_only_videos_that_decided_nothing(mini: Mini) -> None:
     )
     decides = samples.video % 3 == 0
     perfect = (samples.growth[..., None] + np.array([-0.1, 0, 0.1])).astype(np.float32)
-    found = validation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
+    found = holdout_evaluation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
     assert not (found.queries.video % 3 == 0).any()
     assert len(found.queries.video) == int((np.isfinite(samples.growth) & ~(samples.cold | decides)[:, None]).sum())
     assert found.table[MODEL][POOLED]["nmse"] < 1e-6
     assert found.rival() == min((a for a in found.table if a != MODEL), key=lambda a: found.table[a][POOLED]["nmse"])
-    nothing = validation(
+    nothing = holdout_evaluation(
         load_bundle(mini.bundle).manifest, data, samples, samples, np.ones_like(decides), {MODEL: perfect}
     )
     assert (len(nothing.queries.video), nothing.table) == (0, {})
 
 
-def test_examples_are_chosen_by_growth_whatever_the_order_of_rows_and_videos() -> None:
+def test_examples_are_chosen_by_growth_independent_of_the_order_of_rows_and_videos() -> None:
     n = 60
     rank = np.random.default_rng(5).permutation(n // 2)
     growth = np.repeat(rank / 10.0, 2)
@@ -163,37 +165,40 @@ def test_examples_are_chosen_by_growth_whatever_the_order_of_rows_and_videos() -
     assert len(choose(queries.take(np.zeros(0, np.int64)), ids)) == 0
 
 
-def test_spread_agrees_with_the_bootstrap_of_the_scores() -> None:
+def test_the_bootstrap_of_means_agrees_with_the_bootstrap_of_the_scores() -> None:
     rng = np.random.default_rng(3)
     video = np.repeat(np.arange(80), 5)
     y = np.repeat(rng.normal(size=80), 5) + rng.normal(size=400) * 0.1
-    mean = Spread(video, draws=2000).mean(np.abs(y))
+    mean = VideoBootstrap(video, draws=2000).mean(np.abs(y))
     low, high = intervals(video, y, np.zeros(400), draws=2000)["mae"]
     assert mean.value == pytest.approx(np.abs(y).mean())
     assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.02)
-    alone = Spread(np.arange(400), draws=2000).mean(np.abs(y))
+    alone = VideoBootstrap(np.arange(400), draws=2000).mean(np.abs(y))
     assert mean.high - mean.low > 1.7 * (alone.high - alone.low)
-    some = Spread(video).mean(y, video < 40)
+    some = VideoBootstrap(video).mean(y, video < 40)
     assert (some.n, some.value) == (200, pytest.approx(y[:200].mean()))
-    assert Spread(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
+    assert VideoBootstrap(video).quotient(2 * np.abs(y), np.abs(y)).low == pytest.approx(2)
 
 
-def test_groups_leave_out_what_is_too_small() -> None:
-    hours = np.concatenate([np.zeros(LEAST), np.full(LEAST - 1, 5.0), np.full(LEAST, 1000.0)])
+def test_small_groups_are_left_out() -> None:
+    hours = np.concatenate([np.zeros(MIN_FORECASTS), np.full(MIN_FORECASTS - 1, 5.0), np.full(MIN_FORECASTS, 1000.0)])
     groups = by_hours(hours * 3600, (0, 6, 24))
-    assert {name: int(rows.sum()) for name, rows in groups.items()} == {"0 to 6 h": 2 * LEAST - 1, "above 24 h": LEAST}
+    assert {name: int(rows.sum()) for name, rows in groups.items()} == {
+        "0 to 6 h": 2 * MIN_FORECASTS - 1,
+        "above 24 h": MIN_FORECASTS,
+    }
     videos = [Video("a", 0, category="Music"), Video("b", 0, category="News"), Video("c", 0)]
-    n = np.array([LEAST, 10, LEAST])
+    n = np.array([MIN_FORECASTS, 10, MIN_FORECASTS])
     video = np.repeat(np.arange(3), n)
     pairs = Pairs(*(np.ones(len(video)) for _ in range(4)))
     queries = Queries(video, video, video, np.full(len(video), ""), pairs)
     assert {k: int(v.sum()) for k, v in by_name(queries, videos, lambda v: v.category).items()} == {
-        "Music": LEAST,
-        "(unknown)": LEAST,
+        "Music": MIN_FORECASTS,
+        "(unknown)": MIN_FORECASTS,
     }
 
 
-def test_numbers_read_as_people_write_them() -> None:
+def test_numbers_are_formatted_for_people() -> None:
     assert [factor(x) for x in (1, 1.18, 2.5, 12.3, 1234, 0.5, 0.012, np.nan)] == [
         "\N{MULTIPLICATION SIGN}" + t for t in ("1", "1.18", "2.5", "12", "1,234", "0.5", "0.012")
     ] + ["-"]
@@ -203,7 +208,7 @@ def test_numbers_read_as_people_write_them() -> None:
     assert (cell_name("age24h+72h"), cell_name("others"), cell_name(POOLED)) == ("24 h old, +72 h", "others", "all")
 
 
-def test_axes_have_ticks_inside_and_apart() -> None:
+def test_ticks_are_inside_the_axis_and_apart() -> None:
     assert ticks(0.69, 0.86) == pytest.approx([0.7, 0.75, 0.8, 0.85])
     assert [label for _, label in factor_ticks(-1.2, 5)][1] == "\N{MULTIPLICATION SIGN}1"
     for low, high in ((0.0, 20.0), (16.2, 16.9), (10.0, 10.05)):
@@ -213,8 +218,8 @@ def test_axes_have_ticks_inside_and_apart() -> None:
     assert (scale(-5), scale(2.5), scale(99), scale(float("nan"))) == (100, 75, 0, 100)
 
 
-def test_charts_survive_what_is_not_defined() -> None:
-    spread = Spread(np.zeros(3, np.int64))
-    mean = spread.mean(np.ones(3))
+def test_charts_draw_empty_and_hostile_input() -> None:
+    bootstrap = VideoBootstrap(np.zeros(3, np.int64))
+    mean = bootstrap.mean(np.ones(3))
     Page(str(dots("a <b>", [], factors=True)))
     Page(str(reliability("none", (0.1, 0.5, 0.9), [mean] * 3, None, {HOSTILE: [mean] * 3})))

@@ -1,4 +1,4 @@
-"""The verdict: against the best other method, on videos that still grow, with the videos that certainty takes."""
+"""The verdict compares with the best other method, on videos that still grow, and says how many videos certainty needs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_builder.report import MODEL, Evaluation, Spread, Verdict, verdict
-from index_builder.report.verdict import _CHANCE, growing_rows
+from index_builder.report import MODEL, Evaluation, Verdict, VideoBootstrap, verdict
+from index_builder.report.verdict import _POWER, growing_rows
 from index_builder.samples.queries import Pairs, Queries
 
 
-def evaluation(y: np.ndarray, cell: np.ndarray, share_of: int | None = None, **growths: np.ndarray) -> Evaluation:
+def evaluation(y: np.ndarray, cell: np.ndarray, sampled_from: int | None = None, **growths: np.ndarray) -> Evaluation:
     n = len(y)
     pairs = Pairs(np.ones(n), np.ones(n), np.ones(n), y)
     queries = Queries(np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), cell, pairs)
     named: dict[str, Any] = {name.replace("_", " "): g[:, None] for name, g in growths.items()}
-    return Evaluation(None, [], queries, named, {}, "", share_of=share_of)  # type: ignore[arg-type]
+    return Evaluation(None, [], queries, named, {}, "", sampled_from=sampled_from)  # type: ignore[arg-type]
 
 
 def noisy(n: int, seed: int, better: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outcomes, the model's forecasts and a baseline's, whose errors are larger by ``better``."""
+    """Outcomes, the model's forecasts, and a baseline's forecasts whose errors are larger by ``better``."""
     rng = np.random.default_rng(seed)
     y = 1 + rng.normal(size=n)
     return y, y + rng.normal(size=n), y + (1 + better) * rng.normal(size=n)
 
 
 def judged(of: Evaluation) -> Verdict:
-    found = verdict(of, Spread(of.queries.video))
+    found = verdict(of, VideoBootstrap(of.queries.video))
     assert found is not None
     return found
 
@@ -42,15 +42,15 @@ def test_a_clear_gain_is_certain_and_against_the_best_other_method() -> None:
     assert found.low < found.gain < found.high
     assert found.gain == pytest.approx(1 - 1 / 1.2**2, abs=0.05)
     assert found.more() is None
-    said = found.sentence(of)
-    assert said.startswith("better than growth factor by 3")
-    assert "% (95 % interval 2" in said
+    sentence = found.sentence(of)
+    assert sentence.startswith("better than growth factor by 3")
+    assert "% (95 % interval 2" in sentence
     turned = evaluation(y, np.full(4000, "young"), **{MODEL: theirs, "growth_factor": ours})
     assert judged(turned).sentence(turned).startswith("worse than growth factor by 4")
 
 
-def test_old_videos_do_not_carry_the_verdict() -> None:
-    """Where nothing grows any forecast of none is right: more of them must change nothing."""
+def test_videos_that_do_not_grow_do_not_change_the_verdict() -> None:
+    """Where nothing grows, every method that forecasts no growth is right: more such forecasts must change nothing."""
     y, ours, theirs = noisy(400, 2, 0.5)
     young = evaluation(y, np.full(400, "young"), **{MODEL: ours, "growth_factor": theirs})
     old = np.zeros(5000)
@@ -66,8 +66,8 @@ def test_old_videos_do_not_carry_the_verdict() -> None:
     assert growing_rows(still)[0].all(), "where nothing grows all are scored"
 
 
-def test_so_many_more_videos_make_it_certain() -> None:
-    """The number that is named is enough in about four of five trials, and the number there is is not."""
+def test_the_reported_number_of_further_videos_makes_the_gain_certain() -> None:
+    """The reported number suffices in about four of five trials, and the present number does not."""
     y, ours, theirs = noisy(60, 3, 0.15)
     of = evaluation(y, np.full(60, "young"), 600, **{MODEL: ours, "growth_factor": theirs})
     true = 1 - 1 / 1.15**2
@@ -85,7 +85,7 @@ def test_so_many_more_videos_make_it_certain() -> None:
     for seed in range(40):
         small = judged(_of(noisy(200, 100 + seed, 0.15)))
         half = (small.high - small.low) / 2
-        needed = _CHANCE * (half / true) ** 2
+        needed = _POWER * (half / true) ** 2
         certain += judged(_of(noisy(int(200 * needed), 500 + seed, 0.15))).certain
     assert 26 <= certain <= 38
 
@@ -95,7 +95,7 @@ def _of(found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Evaluation:
     return evaluation(y, np.full(len(y), "young"), **{MODEL: ours, "growth_factor": theirs})
 
 
-def test_no_gain_and_a_tiny_one_are_not_promised_more_videos() -> None:
+def test_no_gain_or_a_tiny_one_reports_no_number_of_videos() -> None:
     of = evaluation(np.ones(3), np.full(3, "a"), **{MODEL: np.ones(3), "b": np.zeros(3)})
     none = Verdict("b", -0.02, -0.2, 0.1, 3, False)
     assert (

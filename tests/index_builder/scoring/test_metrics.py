@@ -17,7 +17,7 @@ from index_builder.scoring.metrics import average_ranks, cover, intervals, mae, 
 NAMES = {"nmse": "nMSE", "mae": "MAE", "src": "SRC", "cover": "cover", "width": "width", "pinball": "pinball"}
 
 
-def test_by_hand() -> None:
+def test_scores_equal_a_hand_computation() -> None:
     y = np.array([0.0, 1.0, 2.0, 3.0])
     f = np.array([0.0, 1.0, 2.0, 5.0])
     assert nmse(y, f) == pytest.approx((4 / 4) / 1.25)
@@ -31,13 +31,13 @@ def test_by_hand() -> None:
     assert width(f - 0.5, f) == 0.5
 
 
-def test_the_mean_scores_one() -> None:
+def test_forecasting_the_mean_has_an_nmse_of_one() -> None:
     y = np.random.default_rng(0).normal(size=100)
     assert nmse(y, np.full(100, y.mean())) == pytest.approx(1)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_average_ranks_are_those_of_pandas(values: list[int]) -> None:
+def test_average_ranks_equal_pandas(values: list[int]) -> None:
     x = np.array(values, dtype=float)
     assert average_ranks(x).tolist() == pd.Series(x).rank().tolist()
 
@@ -69,7 +69,7 @@ def growth(frame: pd.DataFrame, column: str) -> np.ndarray:
     return np.log2((1 + frame[column]) / (1 + frame.value_now)).to_numpy(float)
 
 
-def test_equal_to_the_benchmark_script(real_data: Path, tmp_path: Path) -> None:
+def test_scores_equal_the_benchmark_script(real_data: Path, tmp_path: Path) -> None:
     script = real_data.parent / "benchmark" / "score.py"
     if not script.is_file():
         pytest.fail(f"no {script}") if os.environ.get("CI") == "true" else pytest.skip(f"no {script}")
@@ -87,7 +87,7 @@ def test_equal_to_the_benchmark_script(real_data: Path, tmp_path: Path) -> None:
             assert getattr(ours, name) == pytest.approx(cells[cell][theirs], rel=1e-12), (cell, name)
 
 
-def test_intervals_hold_the_score_and_repeat_by_seed() -> None:
+def test_intervals_contain_the_score_and_depend_only_on_the_seed() -> None:
     frame = forecasts(400)
     y, m, lo, hi = (growth(frame, c) for c in ("value_target", "q0.5", "q0.1", "q0.9"))
     video = np.arange(400)
@@ -110,11 +110,11 @@ def test_rows_of_one_video_are_drawn_together() -> None:
         low, high = intervals(owner[order], y[order], m[order], draws=300)["mae"]
         return high - low
 
-    # 20 equal rows a video: the honest interval is sqrt(20) = 4.5 times that of independent rows.
+    # 20 equal rows for each video: the right interval is sqrt(20) = 4.5 times that of independent rows.
     assert 3 < spread(video) / spread(np.arange(600)) < 6
 
 
-def test_without_an_interval_only_point_scores() -> None:
+def test_a_point_forecast_has_only_point_scores() -> None:
     y = np.random.default_rng(0).normal(size=50)
     found = intervals(np.arange(50), y, y + 1, draws=20)
     assert np.isfinite(found["nmse"]).all() and np.isnan(found["cover"]).all()

@@ -1,4 +1,4 @@
-"""The simulator: the same seed gives the same data, sizes are heavy-tailed, content carries signal."""
+"""The simulator: the same seed gives the same data, sizes are heavy-tailed, and content determines engagement."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Simulation, fl
     return out, simulation, time.perf_counter() - start
 
 
-def test_it_is_a_faultless_data_set_and_fast(made: tuple[Path, Simulation, float]) -> None:
+def test_a_simulated_data_set_passes_the_check_and_is_fast(made: tuple[Path, Simulation, float]) -> None:
     out, simulation, took_s = made
     assert check_dataset(out) == []
     assert took_s < 20
@@ -56,7 +56,7 @@ def test_sizes_are_heavy_tailed_and_bounded(made: tuple[Path, Simulation, float]
     assert 2_000 < counts.max() <= MAX_EVENTS
 
 
-def test_content_tells_of_the_final_count(made: tuple[Path, Simulation, float]) -> None:
+def test_content_correlates_with_the_final_count(made: tuple[Path, Simulation, float]) -> None:
     content, counts = made[1].content, made[1].counts
     assert np.corrcoef(ranks(content.shown), ranks(np.log1p(counts)))[0, 1] > 0.4
     table = {name: column.to_pylist() for name, column in content.columns.items()}
@@ -79,13 +79,13 @@ def test_engagement_excites_engagement(made: tuple[Path, Simulation, float]) -> 
     assert np.median(dispersion) > 1.5, "hourly counts vary more than a Poisson process would"
 
 
-def test_titles_of_many_scripts(made: tuple[Path, Simulation, float]) -> None:
+def test_titles_have_many_scripts(made: tuple[Path, Simulation, float]) -> None:
     titles = " ".join(made[1].content.columns["title"].to_pylist())
     for low, high in (("a", "z"), ("а", "я"), ("一", "鿿"), ("\u0621", "\u064a"), ("अ", "ह")):  # noqa: RUF001
         assert any(low <= letter <= high for letter in titles)
 
 
-def test_it_is_called_synthetic(made: tuple[Path, Simulation, float]) -> None:
+def test_the_files_say_that_the_data_is_synthetic(made: tuple[Path, Simulation, float]) -> None:
     for file in ("videos.parquet", "events.parquet"):
         assert pq.read_schema(made[0] / file).metadata[b"m3tr.synthetic"] == b"true"
     assert (made[0] / "README.txt").read_text("utf-8").startswith("SYNTHETIC DATA")
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_columns(tmp_path: Path, counters: bool) ->
         assert not one.equals(other)
 
 
-def test_counters_are_the_running_totals_of_the_events(tmp_path: Path) -> None:
+def test_counters_are_cumulative_counts_of_the_events(tmp_path: Path) -> None:
     simulate(tmp_path / "events", videos=80, seed=3, days=5)
     simulate(tmp_path / "counters", videos=80, seed=3, days=5, counters=True)
     assert check_dataset(tmp_path / "counters") == []
@@ -114,7 +114,7 @@ def test_counters_are_the_running_totals_of_the_events(tmp_path: Path) -> None:
         assert counters.value[row] == (mine & (events.time_us <= counters.time_us[row])).sum()
 
 
-def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
+def test_errors_name_the_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="in the future"):
         simulate(tmp_path, videos=1, seed=0, start_us=time.time_ns() // 1000)
     with pytest.raises(DataError, match="videos: 0 is not allowed"):

@@ -1,4 +1,4 @@
-"""A part that is switched off does not matter in the served model: change what it reads, and no bit of a forecast moves."""
+"""A part that is switched off has no effect in the served model: if its inputs change, no bit of a forecast changes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def arm(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def asked(mini: Mini) -> list[Request]:
-    """Real questions about videos without creator, whose earlier videos would be read from the bank as well."""
+    """Real requests for videos without creator, so that the bank is asked only for neighbours."""
     data = load_dataset(mini.data, before_us=mini.as_of_us)
-    seen = Observed.of(data, "view")
+    observed = Observed.of(data, "view")
     rows = np.arange(len(data.videos) - 30, len(data.videos))
     now = np.full(len(rows), mini.as_of_us)
-    cells = cells_at(seen.events, seen.counters, rows, now, data.published_us[rows], len(data.types))
+    cells = cells_at(observed.events, observed.counters, rows, now, data.published_us[rows], len(data.types))
     return [
         Request(replace(data.videos[v], creator_id=None), history, mini.as_of_us, (HOUR_US, 24 * HOUR_US))
         for v, history in zip(rows, histories(cells, data.types), strict=True)
@@ -59,7 +59,7 @@ def asked(mini: Mini) -> list[Request]:
 
 
 def answers(bundle: Bundle, asked: list[Request], bank: Bank | None = None) -> list[Forecast]:
-    """Of a bundle in memory, with its own bank or another."""
+    """A forecaster on a bundle in memory, with its own bank or another."""
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     forecaster = Forecaster(bundle, bank or EmbeddedBank.open(bundle.path / BANK, *dims), device="cpu")
     try:
@@ -69,21 +69,21 @@ def answers(bundle: Bundle, asked: list[Request], bank: Bank | None = None) -> l
 
 
 def scaled(bundle: Bundle, wanted: Callable[[str], bool]) -> Bundle:
-    """The bundle with other weights."""
+    """The bundle with changed weights."""
     return replace(
         bundle, weights={name: value * 3 if wanted(name) else value for name, value in bundle.weights.items()}
     )
 
 
 class HungBank(EmptyBank):
-    """Knows creators, and fails when neighbours are asked for."""
+    """A bank that knows creators and fails when it is asked for neighbours."""
 
     def search(self, queries: list[BankQuery]) -> list[list[Candidate]]:  # type: ignore[override]
         raise BankError("search: no answer")
 
 
 def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Forecast]]:
-    """Forecasts after what the part reads, or is, was changed."""
+    """Forecasts after the part, or what it reads, was changed."""
     if name == "mhp":
         yield answers(scaled(bundle, lambda w: w.startswith(("mhp.", "intensity.", "trajectory"))), asked)
     elif name == "trajectory":
@@ -100,7 +100,7 @@ def same(a: list[Forecast], b: list[Forecast]) -> bool:
     return all(np.array_equal(x.quantiles, y.quantiles) for x, y in zip(a, b, strict=True))
 
 
-def test_what_is_switched_off_does_not_matter(arm: tuple[str, Path], asked: list[Request]) -> None:
+def test_a_part_that_is_switched_off_has_no_effect(arm: tuple[str, Path], asked: list[Request]) -> None:
     name, folder = arm
     bundle = load_bundle(folder)
     assert bundle.manifest.parts == Ablation(**{name: False})
@@ -113,13 +113,13 @@ def test_what_is_switched_off_does_not_matter(arm: tuple[str, Path], asked: list
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_the_whole_model_is_moved_by_each_change(name: str, mini_bundle: Path, asked: list[Request]) -> None:
+def test_each_change_affects_the_whole_model(name: str, mini_bundle: Path, asked: list[Request]) -> None:
     bundle = load_bundle(mini_bundle)
     made = answers(bundle, asked)
     assert not any(same(made, changed) for changed in changes(name, bundle, asked))
 
 
-def test_neighbours_come_from_the_parts_that_are_left(arm: tuple[str, Path], asked: list[Request]) -> None:
+def test_neighbours_are_found_with_the_remaining_vectors(arm: tuple[str, Path], asked: list[Request]) -> None:
     name, folder = arm
     bundle = load_bundle(folder)
     bank = EmbeddedBank.open(folder / BANK, int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model)
@@ -135,7 +135,7 @@ def test_neighbours_come_from_the_parts_that_are_left(arm: tuple[str, Path], ask
     assert answers(bundle, asked)[-1].intensity.keys() == {"view", "like", "comment", "share"}
 
 
-def test_a_bundle_from_before_the_switches_has_every_part(mini_bundle: Path) -> None:
+def test_a_bundle_without_recorded_switches_has_every_part(mini_bundle: Path) -> None:
     import json
 
     from model import bundle as module
@@ -159,7 +159,7 @@ def test_a_bundle_from_before_the_switches_has_every_part(mini_bundle: Path) -> 
         ("patience = -1", "patience: -1; allowed: a whole number from 0 to 1000"),
     ],
 )
-def test_a_setting_out_of_range_is_named(setting: str, message: str, mini: Mini, tmp_path: Path) -> None:
+def test_a_switch_with_a_wrong_value_is_named(setting: str, message: str, mini: Mini, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(setting, encoding="utf-8")
     with pytest.raises(DataError, match=message):

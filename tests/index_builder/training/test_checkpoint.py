@@ -1,4 +1,4 @@
-"""A training that was killed goes on, and ends at the same weights to the bit as one that was not."""
+"""A killed training resumes, and ends with the same weights to the bit as one that was not killed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import nn
 from index_builder.simulation.simulate import simulate
 from index_builder.training import checkpoint
 from index_builder.training.checkpoint import Checkpoints, Training, run_key
-from index_builder.training.distributed import join
+from index_builder.training.distributed import join_process_group
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.staging import workplace, workplace_of
+from index_builder.training.staging import staging_folder, staging_path
 from index_builder.training.train import train
 from model.errors import DataError
 
@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_after(process: subprocess.Popen[str], file: Path) -> None:
-    """Kill -9 as soon as ``file`` is there."""
+    """kill -9 as soon as ``file`` exists."""
     while not file.exists() and process.poll() is None:
         time.sleep(0.002)
     process.kill()
@@ -73,17 +73,17 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_killed_in_any_stage_of_either_model_it_ends_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
+def test_a_training_killed_in_any_stage_ends_with_the_same_bundle(data: Path, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole"))
     out = tmp_path / "killed"
-    place = workplace_of(out)
+    place = staging_path(out)
     kill_after(start(data, out), place / "stage-1.safetensors")
     assert not (place / "stage-2.safetensors").exists()
     kill_after(start(data, out), place / "stage-2.safetensors")
     assert not (place / "stage-all-1.safetensors").exists()
     kill_after(start(data, out), place / "stage-all-1.safetensors")
-    told = finish(start(data, out))
-    assert "training starts anew" not in told
+    printed = finish(start(data, out))
+    assert "training starts from the beginning" not in printed
     assert hashes(out) == hashes(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
@@ -106,9 +106,9 @@ def a_pass(training: Training) -> float:
     return loss.item()
 
 
-def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
-    with join("cpu") as ranks:
-        checkpoints, first, again = Checkpoints(tmp_path, "key", ranks), small_training(), small_training()
+def test_a_checkpoint_restores_the_whole_state(tmp_path: Path) -> None:
+    with join_process_group("cpu") as process_group:
+        checkpoints, first, again = Checkpoints(tmp_path, "key", process_group), small_training(), small_training()
         a_pass(first)
         checkpoints.save(1, first)
         expected = [a_pass(first), a_pass(first)]
@@ -119,30 +119,33 @@ def test_a_checkpoint_brings_back_everything_that_moves(tmp_path: Path) -> None:
     assert again.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"]
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_left_aside_and_said_so(
+def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with join("cpu") as ranks:
+    with join_process_group("cpu") as process_group:
         training = small_training()
         a_pass(training)
-        Checkpoints(tmp_path, "of seed 3", ranks).save(1, training)
+        Checkpoints(tmp_path, "of seed 3", process_group).save(1, training)
         before = training.net.weight.clone()
-        other = Checkpoints(tmp_path, "of seed 4", ranks)
+        other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
-        assert "is of other data, settings, seed, versions or code; training starts anew" in capsys.readouterr().err
+        assert (
+            "has other data, settings, seed, versions or code; training starts from the beginning"
+            in capsys.readouterr().err
+        )
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
         assert other.load(1, training) == 0
     assert "stage-1.safetensors cannot be read" in capsys.readouterr().err
     assert torch.equal(training.net.weight, before)
 
 
-def test_what_a_run_is_made_of_tells_it_from_others() -> None:
+def test_the_key_of_a_run_depends_on_all_its_parts() -> None:
     array = np.arange(3)
     assert run_key({"a": 1, "b": 2}, array) == run_key({"b": 2, "a": 1}, array.copy())
     assert len({run_key({"a": 1}, array), run_key({"a": 2}, array), run_key({"a": 1}, array + 1)}) == 3
 
 
-def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_the_code_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "part").mkdir()
     files = [tmp_path / "__init__.py", tmp_path / "part" / "module.py"]
     keys = [checkpoint.code_key()]
@@ -153,10 +156,10 @@ def test_changed_code_makes_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert len({*keys}) == 3 and checkpoint.code_key() == keys[-1]
 
 
-def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> None:
+def test_a_second_training_of_the_same_bundle_is_refused(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
-        workplace(out),
+        staging_folder(out),
         pytest.raises(DataError, match="is being made by another training"),
     ):
         train(data, as_of_us=1_757_462_400_000_000, metric="views", out=out, device="cpu")
@@ -164,7 +167,7 @@ def test_two_trainings_of_one_bundle_are_refused(data: Path, tmp_path: Path) -> 
 
 
 def test_a_failed_training_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="on purpose"), workplace(tmp_path / "out") as bundle:
+    with pytest.raises(RuntimeError, match="on purpose"), staging_folder(tmp_path / "out") as bundle:
         (bundle / "file").write_text("half")
         raise RuntimeError("on purpose")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Settings that follow the size of the data set."""
+"""Settings of training: those that depend on the size of the data set, and their ranges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from index_builder.training.config import TrainConfig
 from model.errors import DataError
 
 
-def test_few_videos_are_learned_more_carefully() -> None:
+def test_settings_for_few_videos_differ() -> None:
     few, many = (TrainConfig().suited_to(videos) for videos in (2_000, 70_000))
     assert few.head_dropout > many.head_dropout and few.weight_decay > many.weight_decay
     assert few.cuts_per_video > many.cuts_per_video
@@ -18,13 +18,13 @@ def test_few_videos_are_learned_more_carefully() -> None:
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.1])
-def test_what_is_set_stays(amount: float) -> None:
+def test_explicit_settings_are_kept(amount: float) -> None:
     mine = TrainConfig(head_dropout=amount, weight_decay=amount, cuts_per_video=5, fusion_epochs=0)
     assert mine.suited_to(2_000) == mine.suited_to(70_000) == mine
     assert not mine.parts.retrieval
 
 
-def test_passes_are_many_where_batches_are_few() -> None:
+def test_few_batches_get_more_passes() -> None:
     config = TrainConfig()
     assert config.passes(56, 2_000) == 2 and config.passes(5, 60) == 23 and config.passes(1, 60) == 30
     assert config.passes(152, 70_000) == 3

@@ -1,4 +1,4 @@
-"""Two processes under torchrun train one model, close to what one process trains."""
+"""Two processes under torchrun train one model, and the result is close to that of one process."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ batch_tokens = 500
 SPY = """
 import os, sys
 from safetensors.torch import save_file
-from index_builder import fit
+from index_builder.training.trainer import Trainer
 from index_builder.cli import main
 
-real = fit.Trainer.stage_two
+real = Trainer.stage_two
 
 def spied(self, *args):
     out = real(self, *args)
-    save_file(self.forward.net.state_dict(), os.environ["SPIED"] + os.environ["RANK"])
+    save_file(self.objective.net.state_dict(), os.environ["SPIED"] + os.environ["RANK"])
     return out
 
-fit.Trainer.stage_two = spied
+Trainer.stage_two = spied
 main()
 """
 
 
-def test_two_ranks_train_the_same_weights_and_one_bundle(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_and_write_one_bundle(tmp_path: Path) -> None:
     simulate(tmp_path / "data", videos=90, seed=5, days=10, counters=True)
     (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
     (tmp_path / "spy.py").write_text(SPY, encoding="utf-8")
@@ -92,7 +92,7 @@ def test_two_ranks_train_the_same_weights_and_one_bundle(tmp_path: Path) -> None
     assert not np.array_equal(two.weights["mhp.embed.weight"], one.weights["mhp.embed.weight"])
 
 
-def test_a_batch_is_shared_out_whole() -> None:
+def test_the_parts_of_a_batch_make_the_whole_batch() -> None:
     rows = np.arange(10).reshape(5, 2)
     batch = Batch(np.arange(5), rows, rows >= 0, 7)
     shares = [batch.share(rank, 3) for rank in range(3)]

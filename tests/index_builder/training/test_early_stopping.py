@@ -1,4 +1,4 @@
-"""Early stopping: the best pass's weights, and no more passes than patience allows."""
+"""Early stopping restores the weights of the best pass, and makes no more passes than patience allows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def net_of(value: float) -> nn.Module:
 
 
 def passes(patience: int, losses: list[float]) -> tuple[int, float]:
-    """Passes made before it is exhausted, and which pass's weights are restored (its number)."""
+    """Number of passes until the stage is exhausted, and which pass's weights are restored."""
     best, net = EarlyStopping(patience), net_of(0)
     for made, loss in enumerate(losses, 1):
         nn.init.constant_(net.weight, made)
@@ -50,15 +50,15 @@ def test_the_best_pass_is_kept(patience: int, losses: list[float], expected: tup
     assert passes(patience, losses) == expected
 
 
-def test_weights_seen_do_not_move_with_the_network() -> None:
+def test_kept_weights_do_not_change_with_the_network() -> None:
     best, net = EarlyStopping(3), net_of(1)
     best.see(1.0, net)
     nn.init.constant_(net.get_parameter("weight"), 9)
     assert torch.equal(best.weights["weight"], torch.ones(1, 1))
 
 
-def test_a_rate_that_is_too_high_is_stopped_and_undone(mini: Mini, tmp_path: Path) -> None:
-    """Real training: from some pass on the held-back loss only rises."""
+def test_a_learning_rate_that_is_too_high_is_stopped_and_undone(mini: Mini, tmp_path: Path) -> None:
+    """Real training: from some pass on the holdout loss only rises."""
     config = tmp_path / "config.toml"
     settings = MINI_CONFIG.replace("epochs = 1\n", "epochs = 12\n", 1) + "patience = 1\nlearning_rate = 0.2\n"
     config.write_text(settings, encoding="utf-8")
@@ -69,7 +69,7 @@ def test_a_rate_that_is_too_high_is_stopped_and_undone(mini: Mini, tmp_path: Pat
     assert losses[best - 1] == min(losses)
 
 
-def test_the_videos_that_decide_are_a_stable_half(mini: Mini) -> None:
+def test_the_stopping_half_is_stable(mini: Mini) -> None:
     data = load_dataset(mini.data)
     every = np.arange(len(data.videos))
     half = stopping_half(data, every)

@@ -1,4 +1,4 @@
-"""Lower precision in training: the linear layers in bfloat16, everything else float32, and a model close to the float32 one."""
+"""Training in lower precision: linear layers in bfloat16, everything else float32, and a model close to the float32 one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trained(data: Path, folder: Path, precision: str) -> Bundle:
     return load_bundle(folder / precision)
 
 
-def test_training_in_bfloat16_ends_near_float32(data: Path, tmp_path: Path) -> None:
+def test_training_in_bfloat16_is_close_to_float32(data: Path, tmp_path: Path) -> None:
     low, full = (trained(data, tmp_path, precision) for precision in ("bfloat16", "float32"))
     assert all(np.isfinite(value).all() for value in low.weights.values())
     assert {value.dtype for name, value in low.weights.items() if name.startswith("mhp.")} == {np.dtype("float32")}
@@ -47,7 +47,7 @@ def test_training_in_bfloat16_ends_near_float32(data: Path, tmp_path: Path) -> N
         assert a == pytest.approx(b, rel=0.05)
 
 
-def test_the_state_is_float32_under_autocast() -> None:
+def test_the_state_stays_float32_under_autocast() -> None:
     torch.manual_seed(0)
     net, length, rows, cuts = MambaHawkes(SHAPE), 20, 3, 2
     features, clock = torch.randn(length, rows, SHAPE.n_features), torch.rand(length, rows, 2)

@@ -1,4 +1,4 @@
-"""Rates are fitted to what spans brought: on simulated growth of a known rate they find it, by age and type."""
+"""Rates are fitted to spans: on simulated growth of a known rate they find it, by age and type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index_builder.training.rate_fit import Spans, fit
-from model.rates import HOUR_S, N_WAVES, Moments, Rates, slope_horizon_s, waves
+from model.rates import HOUR_S, N_WAVES, RateInputs, Rates, slope_horizon_s, waves
 
 DAY_S = 24 * HOUR_S
 AGES_H = (1.0, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 168.0)
@@ -16,7 +16,7 @@ SHARE = 0.1
 
 
 def truth(age_s: np.ndarray, now_s: np.ndarray, *, daily: float = 0.0) -> np.ndarray:
-    """What the expectation really is of the forecast's slope, (..., 2): more while young, few likes late, a daily wave."""
+    """True expectation relative to the forecast's slope, (..., 2): more while young, few likes late, a daily wave."""
     old = np.log1p(age_s / DAY_S)
     views, likes = 1.8 * np.exp(-0.5 * old), 1.8 * np.exp(-1.3 * old)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))[..., 1]
@@ -33,9 +33,10 @@ def spans(
     daily: float = 0.0,
     drift: float = 1.0,
 ) -> Spans:
-    """Videos of which a forecast sees the slope but neither its spread (of mean 1, exponential to the ``tail``) nor its bias.
+    """Spans of videos whose forecast knows the slope, but neither its random factor (mean 1, exponential to the ``tail``) nor its bias.
 
-    ``gap_h`` 0: the next hour at an age each; else a day's gap or so, asked at three moments. ``size``: log10 of the largest slope.
+    ``gap_h`` 0: the next hour at one age of each video; otherwise a gap of about a day, forecast at three times. ``size``: log10 of the
+    largest slope.
     """
     rng = np.random.default_rng(seed)
     m = 3 if gap_h else 1
@@ -49,7 +50,7 @@ def spans(
         share = np.arange(m + 1) / m
         edges = start_s[:, None] * ((start_s + gap_h * HOUR_S) / start_s)[:, None] ** share
         age_s = np.diff(edges) / np.diff(np.log(edges)) if gap_h else start_s[:, None]
-        # What is forecast falls as 1 / age.
+        # The forecast falls as 1 / age.
         slope = first[:, None] * start_s[:, None] / age_s
         return age_s, slope, published_s[:, None] + age_s, np.diff(edges) / HOUR_S if gap_h else np.ones((n, 1))
 
@@ -60,7 +61,7 @@ def spans(
     mean = ((fine * parts)[..., None] * truth(fine_s, fine_now, daily=daily)).sum(1) * drift
     grown = rng.poisson(mean * np.array([1.0, SHARE]) * spread[:, None]).astype(float)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
-    each = Moments(
+    each = RateInputs(
         age_s.ravel(),
         np.zeros(n * m, bool),
         slope.ravel(),
@@ -76,14 +77,14 @@ def nothing() -> Spans:
     return spans(3, 0).take(np.zeros(3, bool))
 
 
-def asked(hour: float = 0.0) -> tuple[Moments, np.ndarray]:
-    """A question at each age, of a video published at so many hours of the day, and the true rates a slope of 1000."""
+def asked(hour: float = 0.0) -> tuple[RateInputs, np.ndarray]:
+    """A forecast at each age, for a video published at each of several hours of the day, and the true rates for a slope of 1000."""
     age_s, n = np.array(AGES_H) * HOUR_S, len(AGES_H)
     now_s = age_s + hour * HOUR_S
     slope, views = np.full(n, 1000.0), np.full(n, 1e6)
     wave = waves(now_s, age_s, HOUR_S, slope_horizon_s(age_s, 7 * DAY_S))
     counts = np.stack([views, views * SHARE], 1)
-    return Moments(age_s, np.zeros(n, bool), slope, slope, wave, views, counts), now_s
+    return RateInputs(age_s, np.zeros(n, bool), slope, slope, wave, views, counts), now_s
 
 
 def check(
@@ -98,12 +99,12 @@ def check(
 
 @pytest.mark.parametrize("gap_h", [0.0, 24.0])
 def test_the_rate_is_found_by_age_and_type(gap_h: float) -> None:
-    """Within a day's gap, too, over which it falls; of the first hours few such gaps tell."""
+    """Also from gaps of a day, over which the rate falls; few such gaps say anything about the first hours."""
     check(fit(spans(30_000, 1, gap_h=gap_h, size=4.0), nothing(), (0,)), from_h=3.0 if gap_h else 1.0)
 
 
-def test_the_rate_is_found_where_hardly_anything_comes() -> None:
-    """A tenth of a like an hour and less: the median is 0."""
+def test_the_rate_is_found_where_engagement_is_rare() -> None:
+    """A tenth of a like per hour and less: the median is 0."""
     found = spans(60_000, 2, size=1.0)
     assert np.median(found.grown[:, 1]) == 0
     check(fit(found, nothing(), (0,)), within=0.2)
@@ -115,17 +116,17 @@ def test_the_hour_of_the_day_is_found() -> None:
     check(rates, daily=0.8, within=0.12)
 
 
-def test_gaps_of_a_day_tell_nothing_of_the_hour() -> None:
+def test_gaps_of_a_day_give_no_daily_wave() -> None:
     assert not fit(spans(5000, 3, gap_h=24.0, daily=0.8), nothing(), (0,)).day.any()
 
 
-def test_held_back_videos_correct_the_level() -> None:
+def test_holdout_videos_correct_the_level() -> None:
     rates = fit(spans(30_000, 4, size=4.0), spans(20_000, 5, size=4.0, drift=1.3), (0,))
     check(rates, drift=1.3, within=0.12)
 
 
-def test_a_few_held_back_videos_hardly_move_what_many_told() -> None:
-    """Forty of them, heavy-tailed, by which the factor would be off by half."""
+def test_a_few_holdout_videos_hardly_change_the_fit_to_many() -> None:
+    """Forty heavy-tailed videos, by which alone the factor would be off by half."""
     many, few = spans(30_000, 6, size=4.0, tail=2.5), spans(40, 7, size=4.0, tail=2.5)
     before, after = fit(many, nothing(), (0,)), fit(many, few, (0,))
     own = few.grown[:, 0].sum() / few.expected(before)[:, 0].sum()
@@ -149,7 +150,7 @@ def test_one_video_that_outweighs_all_others_does_not_make_a_rate() -> None:
     assert np.abs(np.log(ratio[far])).max() < 0.25
 
 
-def test_sums_of_later_videos_come_true_within_bounds() -> None:
+def test_expected_and_real_sums_of_later_videos_agree() -> None:
     rates = fit(spans(30_000, 9, gap_h=24.0, size=4.0), spans(3000, 10, gap_h=24.0, size=4.0), (0,))
     later = spans(30_000, 11, gap_h=24.0, size=4.0)
     age_h = later.moments.age_s.reshape(-1, 3)[:, 0] / HOUR_S
@@ -162,11 +163,11 @@ def test_sums_of_later_videos_come_true_within_bounds() -> None:
     assert ((ratio >= least) & (ratio <= most)).mean() > 0.99
 
 
-def test_shares_of_a_total_add_up() -> None:
+def test_shares_of_a_total_add_up_to_one() -> None:
     assert np.isclose(fit(spans(2000, 12), nothing(), (0, 1)).share.sum(), 1)
 
 
-def test_what_nobody_observed_leaves_finite_rates() -> None:
+def test_unobserved_types_have_finite_rates() -> None:
     found = spans(50, 13)
     found.grown[:, 1] = np.nan
     cold = replace(found, moments=replace(found.moments, cold=np.ones(50, bool)))
@@ -176,7 +177,7 @@ def test_what_nobody_observed_leaves_finite_rates() -> None:
         assert np.isfinite(rates.expected(found.moments)).all()
 
 
-def test_before_anything_is_observed_factors_are_their_own() -> None:
+def test_cold_starts_have_factors_of_their_own() -> None:
     found = spans(4000, 14, size=3.0)
     grown = found.grown.copy()
     cold = np.arange(4000) % 2 == 0

@@ -1,4 +1,4 @@
-"""Videos, queries and the brute-force answer, shared by the bank's tests."""
+"""Videos, queries and brute-force answers, shared by the bank's tests."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def brute_force(videos: list[BankVideo], q: BankQuery) -> list[str]:
 
 
 def facts(found: list[Candidate]) -> list[tuple[Any, ...]]:
-    """Everything in an answer, comparable."""
+    """All facts of an answer, in a form that can be compared."""
     return [
         (
             c.video_id,
@@ -124,7 +124,7 @@ def facts(found: list[Candidate]) -> list[tuple[Any, ...]]:
 
 
 def generation(g: int, n: int = 400) -> list[BankVideo]:
-    """All of a video says which generation it is of: vectors, times, curve, creator."""
+    """Videos whose vectors, times, curve and creator all tell their generation ``g``."""
     return [
         video(
             f"v{i}",

@@ -1,4 +1,4 @@
-"""What only the embedded bank promises: one opener, crashes that lose nothing, graphs, threads."""
+"""What only the embedded bank guarantees: one process at a time, no loss in crashes, graphs, threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.model.bank.bank_cases import (
 
 
 def run(code: str, *args: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Python in a process of its own, with the cases as ``t``."""
+    """Run Python code in another process, with ``bank_cases`` as ``t``."""
     head = (
         "import sys; sys.path.insert(0, sys.argv[1]); args = sys.argv[2:]\n"
         "from pathlib import Path; import tests.model.bank.bank_cases as t\n"
@@ -51,13 +51,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bank"
 
 
-def edge(path: Path, videos: Sequence[BankVideo]) -> EmbeddedBank:
+def filled_bank(path: Path, videos: Sequence[BankVideo]) -> EmbeddedBank:
     with EmbeddedBank.build(path, DC, DT) as bank:
         bank.upsert(videos)
     return EmbeddedBank.open(path, DC, DT)
 
 
-def test_edge_persists_and_grows_after_reopening(path: Path) -> None:
+def test_videos_persist_and_can_be_added_after_reopening(path: Path) -> None:
     with EmbeddedBank.open(path, DC, DT, create=True) as bank:
         assert bank.counts() == {"videos": 0, "trajectories": 0}
         assert one(bank) == []
@@ -72,17 +72,17 @@ def test_edge_persists_and_grows_after_reopening(path: Path) -> None:
         assert [past.video_id for past in bank.creator(["ann"])["ann"]] == ["a", "b"]
 
 
-def test_edge_has_one_opener(path: Path) -> None:
-    bank = edge(path, [video("a")])
-    with pytest.raises(BankError, match="one opener"):
+def test_one_process_at_a_time_opens_a_bank(path: Path) -> None:
+    bank = filled_bank(path, [video("a")])
+    with pytest.raises(BankError, match="already open"):
         EmbeddedBank.open(path, DC, DT)
     code = """
 try: EmbeddedBank.open(Path(args[0]), t.DC, t.DT)
 except BankError as error: print(error)
 """
     out, err = run(code, path).communicate()
-    assert "one opener" in out, err
-    with pytest.raises(BankError, match="one opener"), EmbeddedBank.build(path, DC, DT):
+    assert "already open" in out, err
+    with pytest.raises(BankError, match="already open"), EmbeddedBank.build(path, DC, DT):
         pytest.fail("a bank that is open must not be replaced")
     assert ids(one(bank)) == ["a"]
     bank.close()
@@ -91,11 +91,11 @@ except BankError as error: print(error)
         one(bank)
 
 
-def test_edge_on_a_read_only_file_system_is_a_copy(path: Path) -> None:
-    """Any number may open it, each sees the whole of it, and nothing is left behind."""
+def test_a_bank_on_a_read_only_file_system_is_copied(path: Path) -> None:
+    """Any number of processes can open it, each has all of it, and the copies are removed."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no right to make a mount namespace")
-    edge(path, [video("a"), video("b")]).close()
+    filled_bank(path, [video("a"), video("b")]).close()
     code = (
         "import subprocess; path = Path(args[0])\n"
         "subprocess.run(['mount', '-o', 'bind', path, path], check=True)\n"
@@ -111,33 +111,33 @@ def test_edge_on_a_read_only_file_system_is_a_copy(path: Path) -> None:
     assert process.returncode == 0, errors
 
 
-def test_edge_opens_only_what_is_a_whole_bank_of_these_dimensions(path: Path) -> None:
+def test_only_a_complete_bank_with_these_dimensions_is_opened(path: Path) -> None:
     with pytest.raises(BankError, match="no such folder"):
         EmbeddedBank.open(path, DC, DT)
-    edge(path, [video("a")]).close()
+    filled_bank(path, [video("a")]).close()
     with pytest.raises(BankError, match="content_dim"):
         EmbeddedBank.open(path, DC + 1, DT)
     with pytest.raises(BankError, match="trajectory_dim"):
         EmbeddedBank.open(path, DC, DT + 1)
     (path / "bank.json").unlink()
     for create in (False, True):
-        with pytest.raises(BankError, match="never finished"):
+        with pytest.raises(BankError, match="did not finish"):
             EmbeddedBank.open(path, DC, DT, create=create)
-    with pytest.raises(BankError, match="will not be replaced"), EmbeddedBank.build(path, DC, DT):
+    with pytest.raises(BankError, match="not replaced"), EmbeddedBank.build(path, DC, DT):
         pytest.fail("a folder that is no bank must not be replaced")
 
 
-def test_edge_damage_is_a_bank_error(path: Path) -> None:
-    edge(path, [video("a")]).close()
+def test_damaged_files_are_a_bank_error(path: Path) -> None:
+    filled_bank(path, [video("a")]).close()
     for file in (path / "shard").rglob("*.json"):
         file.write_bytes(b"\0")
     with pytest.raises(BankError, match=str(path)):
         EmbeddedBank.open(path, DC, DT)
-    with pytest.raises(BankError, match=str(path)):  # and not "one opener": the lock was given up
+    with pytest.raises(BankError, match=str(path)):  # and not "already open": the lock was released
         EmbeddedBank.open(path, DC, DT)
 
 
-def test_edge_killed_while_building_leaves_no_bank(path: Path) -> None:
+def test_a_kill_while_building_leaves_no_bank(path: Path) -> None:
     code = """
 with EmbeddedBank.build(Path(args[0]), t.DC, t.DT) as bank:
     bank.upsert([t.video("half")]); print("half", flush=True); sys.stdin.read(); import time; time.sleep(60)
@@ -148,13 +148,13 @@ with EmbeddedBank.build(Path(args[0]), t.DC, t.DT) as bank:
     process.communicate()
     with pytest.raises(BankError):
         EmbeddedBank.open(path, DC, DT)
-    with edge(path, [video("whole")]) as bank:
+    with filled_bank(path, [video("whole")]) as bank:
         assert ids(one(bank)) == ["whole"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["bank"]
 
 
-def test_edge_killed_while_writing_keeps_every_video_whole(path: Path) -> None:
-    edge(path, generation(0)).close()
+def test_a_kill_while_writing_keeps_every_video_complete(path: Path) -> None:
+    filled_bank(path, generation(0)).close()
     code = """
 bank = EmbeddedBank.open(Path(args[0]), t.DC, t.DT)
 for g in range(int(args[1]) + 1, 10**6):
@@ -187,8 +187,8 @@ for g in range(int(args[1]) + 1, 10**6):
 
 
 @pytest.mark.parametrize("segments_know", [True, False])
-def test_edge_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool) -> None:
-    edge(path, [video("a", trajectories={1: (vec(DT, 1), T0)})]).close()
+def test_a_bank_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool) -> None:
+    filled_bank(path, [video("a", trajectories={1: (vec(DT, 1), T0)})]).close()
     config = path / "shard" / "edge_config.json"
     before = config.read_text()
     with EmbeddedBank.open(path, DC, DT) as bank:
@@ -211,12 +211,12 @@ def test_edge_killed_while_adding_a_bucket_opens(path: Path, segments_know: bool
         assert found == [["a"], ["c", "b"], ["c"]]
 
 
-def test_edge_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_engine, "EXACT_UP_TO", 500)
     rng = np.random.default_rng(2)
     videos = random_videos(rng, 4000)
     queries = [replace(q, limit=16) for q in random_queries(rng, 100)]
-    bank = edge(path, videos)
+    bank = filled_bank(path, videos)
     bank.optimize()
     graphs = bank.search(queries)
     monkeypatch.setattr(embedded_engine, "EXACT_UP_TO", 10**9)
@@ -224,17 +224,17 @@ def test_edge_large_spaces_use_a_graph_with_high_recall(path: Path, monkeypatch:
     for found, exact in zip(graphs, bank.search(queries), strict=True):
         if exact:
             recalls.append(len(set(ids(found)) & set(ids(exact))) / len(exact))
-    assert bank._shard._engine.info().indexed_vectors_count > 3000  # type: ignore[attr-defined]
+    assert bank._engine._engine.info().indexed_vectors_count > 3000  # type: ignore[attr-defined]
     assert np.mean(recalls) >= 0.98
-    # A space made after the graphs, and videos replaced after them.
+    # A space that is added, and a video that is replaced, after the graphs were built.
     bank.upsert([video("new", trajectories={9: (vec(DT, 1), T0)}), replace(videos[0], content=vec(DC, 1))])
     assert ids(one(bank, age_bucket=9, content=None)) == ["new"]
     assert ids(one(bank, age_bucket=9, trajectory=None, limit=1)) == [videos[0].video_id]
     bank.close()
 
 
-def test_edge_shows_threads_whole_writes_only(path: Path) -> None:
-    bank = edge(path, generation(0, 40))
+def test_threads_see_only_complete_writes(path: Path) -> None:
+    bank = filled_bank(path, generation(0, 40))
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -266,27 +266,27 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
     bank.upsert([video("later")])
     bank.forget([tombstone(name)])
     if way == "kill":
-        # What a kill -9 leaves: the files as they are, and no clean end.
+        # The files as a kill -9 leaves them, without a clean close.
         copy = Path(shutil.copytree(path, tmp_path / "copy"))
         bank.close()
         path = copy
     else:
         if way == "late":
-            monkeypatch.setattr("model.bank.embedded.PATIENCE_S", 0.0)
+            monkeypatch.setattr("model.bank.embedded.CLOSE_WAIT_S", 0.0)
         bank.close()
         if way == "close":
             assert not _files_with(path, name.encode())
-    # Whoever opens it meanwhile waits for the vacuum.
+    # Opening waits for the vacuum.
     with EmbeddedBank.open(path, DC, DT) as again:
         assert again.counts()["videos"] == 3
         assert name not in ids(one(again, limit=9))
         assert not _files_with(path, name.encode())
 
 
-def test_a_lock_that_a_vacuum_is_about_to_give_up_is_waited_for(path: Path) -> None:
-    edge(path, []).close()
+def test_opening_waits_for_a_lock_that_a_finished_vacuum_still_holds(path: Path) -> None:
+    filled_bank(path, []).close()
     held = embedded_folder.Lock(path)
-    # The folder is clean, as when a vacuum has done its work and its process has not ended yet.
+    # The folder needs no vacuum, as if a vacuum had finished but its process had not ended yet.
     threading.Timer(0.3, held.release).start()
     with EmbeddedBank.open(path, DC, DT) as again:
         assert again.counts()["videos"] == 0

@@ -1,4 +1,4 @@
-"""One suite for every bank: embedded, qdrant-client's local mode, and a real server where QDRANT_URL is set."""
+"""One suite for every bank: embedded, qdrant-client's local mode, and a real server if QDRANT_URL is set."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytestmark = [
 
 @dataclass
 class Kit:
-    """How to fill and to open one kind of bank."""
+    """Fills and opens one kind of bank."""
 
     build: Callable[[], AbstractContextManager[Any]]
     open: Callable[[], Any]
@@ -55,17 +55,17 @@ class Kit:
         return self.open()
 
 
-@pytest.fixture(params=["edge", "local", "server"])
+@pytest.fixture(params=["embedded", "local", "server"])
 def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
     opened: list[Bank] = []
 
-    def opening(bank: Bank) -> Bank:
+    def recorded(bank: Bank) -> Bank:
         opened.append(bank)
         return bank
 
-    if request.param == "edge":
+    if request.param == "embedded":
         path = tmp_path / "bank"
-        yield Kit(lambda: EmbeddedBank.build(path, DC, DT), lambda: opening(EmbeddedBank.open(path, DC, DT)))
+        yield Kit(lambda: EmbeddedBank.build(path, DC, DT), lambda: recorded(EmbeddedBank.open(path, DC, DT)))
     else:
         url = os.environ.get("QDRANT_URL", "")
         if request.param == "server" and not url:
@@ -73,7 +73,7 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
         client = QdrantClient(url=url) if url and request.param == "server" else QdrantClient(location=":memory:")
         prefix = f"test_{uuid4().hex}"
         args = (url, prefix, DC, DT, 30.0)
-        yield Kit(lambda: ServerBank.build(*args, client=client), lambda: opening(ServerBank(*args, client=client)))
+        yield Kit(lambda: ServerBank.build(*args, client=client), lambda: recorded(ServerBank(*args, client=client)))
         for collection in client.get_collections().collections:
             if collection.name.startswith(prefix):
                 client.delete_collection(collection.name)
@@ -81,10 +81,10 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
         bank.close()
 
 
-def test_forgetting_needs_no_id(kit: Kit) -> None:
+def test_videos_are_forgotten_by_their_tombstones(kit: Kit) -> None:
     made = [video(f"v{i}", creator_id="c") for i in range(4)]
     bank = kit.filled(made)
-    bank.remember(10)
+    bank.cache_searches(10)
     assert len(one(bank, limit=9)) == 4 and len(bank.creator(["c"])["c"]) == 4
     bank.forget([tombstone("v1"), tombstone("v3"), tombstone("never there")])
     assert ids(one(bank, limit=9)) == ["v0", "v2"]
@@ -123,13 +123,13 @@ def test_search_equals_brute_force(kit: Kit) -> None:
                 else:
                     assert got is not None and got.dtype == np.float32
                     np.testing.assert_allclose(got, stored / np.linalg.norm(stored), atol=1e-6)
-    # Nothing depends on the batch, nor on what was asked (and cached) before.
+    # Answers depend neither on the batch nor on earlier (cached) searches.
     assert [facts(found) for found in answers] == [facts(bank.search([q])[0]) for q in queries]
 
 
 @pytest.mark.parametrize("late_us", [0, 1])
 @pytest.mark.parametrize("afterwards", [False, True])
-def test_a_point_is_admitted_at_its_microsecond_and_not_before(kit: Kit, late_us: int, afterwards: bool) -> None:
+def test_a_video_is_found_from_the_microsecond_at_which_it_is_usable(kit: Kit, late_us: int, afterwards: bool) -> None:
     usable = 1_764_000_000_000_001
 
     def row(name: str, since: int, turn: float) -> list[BankVideo]:
@@ -138,9 +138,9 @@ def test_a_point_is_admitted_at_its_microsecond_and_not_before(kit: Kit, late_us
             video(f"t{name}", content=None, trajectories={2: (vec(DT, 1, turn), since)}),
         ]
 
-    # More of the near ones than a search for one neighbour fetches: those that are late must not take its place.
+    # More near videos than a search for one neighbour fetches: the late ones must not displace the right one.
     near = [late for i in range(6) for late in row(f"near{i}", usable + late_us, i / 100)]
-    # One that is later still, so that the bank cannot do without a filter.
+    # One video that becomes usable even later, so that the bank needs a filter.
     rest = row("far", T0, 2) + row("later", usable + HOUR, 0)
     bank = kit.filled(row("far", T0, 2) if afterwards else near + rest)
     if afterwards:
@@ -159,14 +159,14 @@ def test_trajectories_are_searched_in_the_age_bucket_only(kit: Kit) -> None:
     assert ids(one(bank, age_bucket=3)) == []
 
 
-def test_the_target_never_comes_back_and_takes_nobodys_place(kit: Kit) -> None:
+def test_the_target_is_never_returned_and_displaces_no_neighbour(kit: Kit) -> None:
     bank = kit.filled([video(f"v{i}", content=vec(DC, 1, i), trajectories={2: (vec(DT, 1, i), T0)}) for i in range(6)])
     assert ids(one(bank, exclude="v0", limit=2)) == ["v1", "v2"]
     assert ids(one(bank, exclude="v1", limit=2)) == ["v0", "v2"]
     assert ids(one(bank, exclude="unknown", limit=2)) == ["v0", "v1"]
 
 
-def test_both_kinds_of_neighbours_come_with_both_vectors(kit: Kit) -> None:
+def test_neighbours_of_both_kinds_have_both_vectors(kit: Kit) -> None:
     alike = video("alike", content=vec(DC, 2), trajectories={2: (vec(DT, 0, 5), T0)})
     moving = video("moving", content=vec(DC, 0, 3), trajectories={2: (vec(DT, 9), T0)})
     found = one(kit.filled([alike, moving]), limit=1)
@@ -178,7 +178,7 @@ def test_both_kinds_of_neighbours_come_with_both_vectors(kit: Kit) -> None:
         assert not candidate.content.flags.writeable and not candidate.trajectory.flags.writeable
 
 
-def test_a_neighbour_found_one_way_hides_what_is_not_usable_the_other_way(kit: Kit) -> None:
+def test_a_vector_that_is_not_usable_yet_is_hidden(kit: Kit) -> None:
     young = video("young", trajectories={2: (vec(DT, 1), T0 + 9 * HOUR)})
     quick = video("quick", usable_from_us=T0 + 9 * HOUR, trajectories={2: (vec(DT, 1), T0 + HOUR)})
     bank = kit.filled([young, quick])
@@ -196,7 +196,7 @@ def test_curves_end_at_now(kit: Kit) -> None:
         assert found.curve.values.tolist() == [1, 2**40, 2**41][:n]
 
 
-def test_missing_vectors_ask_nothing_and_are_found_by_nothing(kit: Kit) -> None:
+def test_missing_vectors_search_nothing_and_are_not_found(kit: Kit) -> None:
     zero = video("zero", content=vec(DC), trajectories={2: (vec(DT), T0)})
     bank = kit.filled([video("full"), video("bare", content=None, trajectories={}), zero])
     assert ids(one(bank)) == ["full"]
@@ -206,7 +206,7 @@ def test_missing_vectors_ask_nothing_and_are_found_by_nothing(kit: Kit) -> None:
     assert bank.counts() == {"videos": 3, "trajectories": 1}
 
 
-def test_what_is_never_usable_is_known_to_its_creator_only(kit: Kit) -> None:
+def test_a_video_that_is_never_usable_is_found_only_by_its_creator(kit: Kit) -> None:
     hidden = video("hidden", usable_from_us=NEVER_US, trajectories={2: (vec(DT, 1), NEVER_US)})
     half = video("half", usable_from_us=NEVER_US)
     bank = kit.filled([hidden, half])
@@ -216,7 +216,7 @@ def test_what_is_never_usable_is_known_to_its_creator_only(kit: Kit) -> None:
     assert bank.counts() == {"videos": 2, "trajectories": 1}
 
 
-def test_ties_are_ordered_by_id_beyond_the_last_place(kit: Kit) -> None:
+def test_ties_are_ordered_by_id_even_at_the_last_position(kit: Kit) -> None:
     rng = np.random.default_rng(3)
     names = [f"v{i:03d}" for i in rng.permutation(200)]
     twins = [video(name, content=vec(DC, 1, 2, 3), trajectories={2: (vec(DT, 4, 5, 6), T0)}) for name in names]
@@ -255,10 +255,10 @@ def test_upsert_replaces_everything(kit: Kit) -> None:
     assert bank.counts() == {"videos": 2, "trajectories": 2}
 
 
-def test_removed_videos_are_gone_for_good(kit: Kit) -> None:
+def test_removed_videos_stay_removed(kit: Kit) -> None:
     videos = [video(f"v{i}", creator_id="ann") for i in range(5)]
     bank = kit.filled(videos)
-    bank.remember(10)
+    bank.cache_searches(10)
     assert ids(one(bank)) == ["v0", "v1", "v2", "v3", "v4"]
     bank.remove(["v1", "v3", "never there"])
     assert ids(one(bank)) == ["v0", "v2", "v4"]
@@ -269,7 +269,7 @@ def test_removed_videos_are_gone_for_good(kit: Kit) -> None:
     assert again.counts() == {"videos": 3, "trajectories": 3}
 
 
-def test_what_becomes_known_after_now_changes_nothing_at_now(kit: Kit) -> None:
+def test_facts_known_only_after_now_do_not_change_a_search_at_now(kit: Kit) -> None:
     rng = np.random.default_rng(11)
     videos = random_videos(rng, 200)
     now = T0 + 300 * HOUR
@@ -291,7 +291,7 @@ def test_what_becomes_known_after_now_changes_nothing_at_now(kit: Kit) -> None:
     assert sum(map(len, before)) > 100
 
 
-def test_creators_have_their_videos_in_order_with_whole_curves(kit: Kit) -> None:
+def test_a_creators_videos_are_in_order_and_have_complete_curves(kit: Kit) -> None:
     bank = kit.filled(
         [
             video("b", published_us=T0 + 5, curve=curve((HOUR, 1), (9000 * HOUR, 2))),
@@ -312,7 +312,7 @@ def test_creators_have_their_videos_in_order_with_whole_curves(kit: Kit) -> None
     assert bank.creator([]) == {}
 
 
-def test_optimize_keeps_the_answers(kit: Kit) -> None:
+def test_optimize_does_not_change_answers(kit: Kit) -> None:
     rng = np.random.default_rng(5)
     bank = kit.filled(random_videos(rng, 200))
     queries = random_queries(rng, 30)
@@ -359,7 +359,7 @@ def test_bad_queries_are_refused_by_name(kit: Kit, field: str, change: dict[str,
         one(kit.filled([video("good")]), **change)
 
 
-def test_an_unfinished_fill_is_not_readable_and_spoils_nothing(kit: Kit) -> None:
+def test_an_unfinished_fill_is_not_readable_and_keeps_the_old_bank(kit: Kit) -> None:
     def fail() -> None:
         with kit.build() as bank:
             bank.upsert([video("half")])
@@ -376,12 +376,12 @@ def test_an_unfinished_fill_is_not_readable_and_spoils_nothing(kit: Kit) -> None
     assert ids(one(kit.open())) == ["whole"]
 
 
-def test_a_fill_replaces_the_bank_before_it(kit: Kit) -> None:
+def test_a_fill_replaces_the_old_bank(kit: Kit) -> None:
     kit.filled([video("old"), video("older")]).close()
     assert ids(one(kit.filled([video("new")]))) == ["new"]
 
 
-def test_no_bank_answers_with_nothing() -> None:
+def test_the_empty_bank_finds_nothing() -> None:
     bank: Bank = EmptyBank()
     bank.upsert([video("v")])
     bank.optimize()

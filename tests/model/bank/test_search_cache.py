@@ -1,4 +1,4 @@
-"""A bank that remembers answers exactly as one that does not, and asks its engine less."""
+"""A bank that caches searches gives the same answers as one that does not, with fewer calls of its engine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.model.bank.bank_cases import DC, DT, LATE, T0, facts, ids, random_vid
 
 @pytest.fixture
 def banks(tmp_path: Path) -> tuple[EmbeddedBank, EmbeddedBank]:
-    """The same 600 videos twice; the second bank remembers."""
+    """Two banks of the same 600 videos; the second one caches searches."""
     videos = random_videos(np.random.default_rng(3), 600)
     made = []
-    for name in ("plain", "remembering"):
+    for name in ("plain", "caching"):
         with EmbeddedBank.build(tmp_path / name, DC, DT) as bank:
             bank.upsert(videos)
         made.append(EmbeddedBank.open(tmp_path / name, DC, DT))
-    made[1].remember(100)
+    made[1].cache_searches(100)
     return made[0], made[1]
 
 
@@ -32,7 +32,7 @@ def moved(rng: np.random.Generator, query: BankQuery, by: float) -> BankQuery:
 
 
 def test_moving_queries_get_the_same_answers(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
-    plain, remembering = banks
+    plain, caching = banks
     rng = np.random.default_rng(4)
     queries = [
         BankQuery(
@@ -40,15 +40,15 @@ def test_moving_queries_get_the_same_answers(banks: tuple[EmbeddedBank, Embedded
         )
         for i in range(40)
     ]
-    asked = []
+    misses = []
     for by in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 1e-3):
         queries = [moved(rng, query, by) for query in queries]
-        for a, b in zip(plain.search(queries), remembering.search(queries), strict=True):
+        for a, b in zip(plain.search(queries), caching.search(queries), strict=True):
             assert facts(a) == facts(b)
-        assert remembering._nearby is not None
-        asked.append(remembering._nearby.misses)
-    assert asked[0] == 80 and asked[1] - asked[0] < 10, "a small step needs no engine"
-    assert asked[5] - asked[4] == 40, "a large one does, for trajectories only"
+        assert caching._searches is not None
+        misses.append(caching._searches.misses)
+    assert misses[0] == 80 and misses[1] - misses[0] < 10, "after a small step the cache answers"
+    assert misses[5] - misses[4] == 40, "after a large step only the trajectories are searched again"
 
 
 def test_a_new_video_is_found_at_once(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
@@ -59,7 +59,7 @@ def test_a_new_video_is_found_at_once(banks: tuple[EmbeddedBank, EmbeddedBank]) 
     assert ids(bank.search([query])[0])[0] == "new"
 
 
-def test_what_becomes_usable_later_is_found_then(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
+def test_a_video_is_found_as_soon_as_it_is_usable(banks: tuple[EmbeddedBank, EmbeddedBank]) -> None:
     _, bank = banks
     bank.upsert([video("later", content=vec(DC, 1), trajectories={}, usable_from_us=LATE + 10)])
     query = BankQuery(vec(DC, 1), None, 2, LATE, "asks", 5)

@@ -1,4 +1,4 @@
-"""What only the bank on a server promises: deadlines, named failures, aliases."""
+"""What only the bank on a server guarantees: deadlines, errors that name it, aliases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def failing(method: str, action: Callable[[], None]) -> QdrantClient:
-    """A client in memory, one method of which does ``action`` first."""
+    """An in-memory client. Once armed, one of its methods first runs ``action``."""
     client = QdrantClient(location=":memory:")
     original = getattr(client, method)
 
@@ -38,7 +38,7 @@ def failing(method: str, action: Callable[[], None]) -> QdrantClient:
     return client
 
 
-def served(client: QdrantClient, videos: Sequence[BankVideo], deadline_s: float) -> ServerBank:
+def filled_bank(client: QdrantClient, videos: Sequence[BankVideo], deadline_s: float) -> ServerBank:
     with ServerBank.build("", "m3tr_ab", DC, DT, 30.0, client=client) as bank:
         bank.upsert(videos)
     bank = ServerBank("", "m3tr_ab", DC, DT, deadline_s, write_deadline_s=deadline_s, client=client)
@@ -50,7 +50,7 @@ def served(client: QdrantClient, videos: Sequence[BankVideo], deadline_s: float)
 @pytest.mark.parametrize("method", ["query_batch_points", "retrieve", "scroll", "count", "upsert", "get_collection"])
 def test_a_slow_server_is_a_bank_error_within_the_deadline(method: str) -> None:
     hang = Event()
-    bank = served(failing(method, lambda: hang.wait(20) and None), [video("a")], 0.1)
+    bank = filled_bank(failing(method, lambda: hang.wait(20) and None), [video("a")], 0.1)
     calls: dict[str, Callable[[], object]] = {
         "query_batch_points": lambda: one(bank),
         "retrieve": lambda: one(bank),
@@ -59,7 +59,7 @@ def test_a_slow_server_is_a_bank_error_within_the_deadline(method: str) -> None:
         "upsert": lambda: bank.upsert([video("b")]),
         "get_collection": bank.optimize,
     }
-    for _ in range(10):  # more often than calls may be in flight
+    for _ in range(10):  # more calls than may run at once
         start = time.monotonic()
         with pytest.raises(BankError, match=r"no answer within 0\.1 s|earlier calls"):
             calls[method]()
@@ -67,7 +67,7 @@ def test_a_slow_server_is_a_bank_error_within_the_deadline(method: str) -> None:
     assert active_count() < 20
     hang.set()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:  # it recovers once the server answers again
+    while time.monotonic() < deadline:  # it recovers when the server answers again
         with suppress(BankError):
             calls[method]()
             return
@@ -78,14 +78,14 @@ def test_a_failing_server_is_a_bank_error_that_names_it() -> None:
     def refuse() -> None:
         raise ConnectionError("refused")
 
-    bank = served(failing("query_batch_points", refuse), [video("a")], 1.0)
-    for _ in range(20):  # more often than calls may be in flight
+    bank = filled_bank(failing("query_batch_points", refuse), [video("a")], 1.0)
+    for _ in range(20):  # more calls than may run at once
         with pytest.raises(BankError, match=r"m3tr_ab.*ConnectionError: refused"):
             one(bank)
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
-def test_a_server_that_is_down_fails_calls_and_not_the_start() -> None:
+def test_a_server_that_is_down_fails_the_calls_but_not_the_start() -> None:
     bank = ServerBank("http://127.0.0.1:9", "m3tr_ab", DC, DT, 2.0, "secret-key")
     with pytest.raises(BankError) as caught:
         one(bank)
@@ -93,19 +93,19 @@ def test_a_server_that_is_down_fails_calls_and_not_the_start() -> None:
     bank.close()
 
 
-def test_a_served_bank_of_other_dimensions_is_refused() -> None:
+def test_a_bank_with_other_dimensions_is_refused() -> None:
     client = failing("query_batch_points", lambda: None)
-    served(client, [video("a")], 1.0)
+    filled_bank(client, [video("a")], 1.0)
     for dims in ((DC + 1, DT), (DC, DT + 1)):
         with pytest.raises(BankError, match="size"):
             ServerBank("", "m3tr_ab", *dims, 1.0, client=client).counts()
 
 
-def test_fills_on_a_server_leave_nothing_behind() -> None:
+def test_a_fill_deletes_the_collections_of_older_fills() -> None:
     client = failing("query_batch_points", lambda: None)
     for name in ("old", "new"):
-        served(client, [video(name)], 1.0)
-    client.create_collection("m3tr_abc_content_1f", vectors_config={})  # another bundle's: not ours to drop
-    served(client, [video("newest")], 1.0)
+        filled_bank(client, [video(name)], 1.0)
+    client.create_collection("m3tr_abc_content_1f", vectors_config={})  # another bundle's collection, which must stay
+    filled_bank(client, [video("newest")], 1.0)
     names = sorted(collection.name for collection in client.get_collections().collections)
     assert [name.rsplit("_", 1)[0] for name in names] == ["m3tr_ab_content", "m3tr_ab_trajectory", "m3tr_abc_content"]

@@ -1,3 +1,5 @@
+"""Hashed n-grams of texts in any language, and their mean embeddings."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -10,7 +12,7 @@ from model.content.ngrams import BUCKETS, bag_mean, bags, ngram_ids, video_bags,
 from model.engagement.video import Video
 
 WIDE = 2**31 - 1
-"""So many buckets that features of a short text do not collide."""
+"""Enough buckets that the features of a short text do not collide."""
 
 
 def similarity(a: str, b: str) -> float:
@@ -18,7 +20,7 @@ def similarity(a: str, b: str) -> float:
     return len(x & y) / len(x | y)
 
 
-def test_a_word_gives_itself_and_its_marked_ngrams() -> None:
+def test_a_word_gives_the_word_and_its_ngrams_with_boundary_marks() -> None:
     assert len(ngram_ids("cat", WIDE)) == 1 + 4 + 3 + 2
     assert len(ngram_ids("a", WIDE)) == 1 + 2 + 1
     assert len(ngram_ids("cat cat, CAT!", WIDE)) == 10
@@ -30,24 +32,24 @@ def test_scripts_without_spaces_give_one_to_three_grams() -> None:
     assert len(ngram_ids("แมว", WIDE)) == 3 + 2 + 1
 
 
-def test_emoji_are_features_whatever_their_variant() -> None:
+def test_variants_of_an_emoji_are_one_feature() -> None:
     assert len(ngram_ids("🎉🎉😀", WIDE)) == 2
     assert np.array_equal(ngram_ids("👍🏽"), ngram_ids("👍"))
     assert np.array_equal(ngram_ids("❤️"), ngram_ids("❤"))
 
 
-def test_forms_of_one_text_are_equal() -> None:
+def test_unicode_forms_of_one_text_are_equal() -> None:
     for other in ("ＣＡＦÉ", "cafe\u0301", "Café", "-café-"):
         assert np.array_equal(ngram_ids(other), ngram_ids("café"))
     assert np.array_equal(ngram_ids("STRASSE"), ngram_ids("straße"))
 
 
 @pytest.mark.parametrize("text", ["", " ", "...", "\n", "\u200d", "\x00"])
-def test_nothing_to_read(text: str) -> None:
+def test_a_text_without_words_has_no_features(text: str) -> None:
     assert ngram_ids(text).shape == (0,)
 
 
-def test_alike_texts_share_features() -> None:
+def test_similar_texts_share_features() -> None:
     for a, b, c in [
         ("funny cats compilation", "funny cat compilations", "stock market news"),
         ("बिल्ली का वीडियो", "बिल्ली की वीडियो", "आज का समाचार"),
@@ -58,7 +60,7 @@ def test_alike_texts_share_features() -> None:
         assert similarity(a, b) > 0.3 > similarity(a, c)
 
 
-def test_buckets_mean_the_same_in_every_process() -> None:
+def test_buckets_are_the_same_in_every_process() -> None:
     assert ngram_ids("cat 日本").tolist() == [
         3732,
         4868,
@@ -91,7 +93,7 @@ def test_buckets_mean_the_same_in_every_process() -> None:
     ]
 
 
-def test_hostile_texts() -> None:
+def test_hostile_texts_are_bounded() -> None:
     assert len(ngram_ids("\ud83d lone \udc00")) > 0
     assert np.array_equal(ngram_ids("\ud83d\ude00"), ngram_ids("😀"))
     assert 0 < len(ngram_ids("x" * 10_000)) < 20
@@ -100,7 +102,7 @@ def test_hostile_texts() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=[]), max_size=30), max_size=12))
-def test_a_bag_depends_on_its_own_text_only(texts: list[str]) -> None:
+def test_a_bag_depends_only_on_its_own_text(texts: list[str]) -> None:
     ids, offsets = bags(texts, buckets=997)
     assert ids.dtype == np.int32 and offsets.dtype == np.int64
     assert len(offsets) == len(texts) + 1
@@ -111,14 +113,14 @@ def test_a_bag_depends_on_its_own_text_only(texts: list[str]) -> None:
         assert not len(bag) or (bag[0] >= 0 and bag[-1] < 997)
 
 
-def test_many_texts_cross_chunks() -> None:
+def test_texts_in_several_chunks_keep_their_features() -> None:
     texts = [f"video {i} about topic {i % 7} " * (i % 40) for i in range(1000)]
     ids, offsets = bags(texts)
     for i in range(0, 1000, 37):
         assert np.array_equal(ids[offsets[i] : offsets[i + 1]], ngram_ids(texts[i]))
 
 
-def test_a_creator_has_features_of_its_own() -> None:
+def test_a_creators_name_has_features_of_its_own_kind() -> None:
     alone, _ = bags([""], ["Cat TV"], buckets=WIDE)
     assert len(alone) == 3
     assert not set(alone) & set(ngram_ids("Cat TV", WIDE))
@@ -128,7 +130,7 @@ def test_a_creator_has_features_of_its_own() -> None:
     assert set(both) == set(alone) | set(ngram_ids("news", WIDE))
 
 
-def test_bags_of_videos() -> None:
+def test_a_videos_bag_has_title_tags_and_creator() -> None:
     videos = [Video("a", 0, title="Cats", tags="cute", creator_name="Cat TV"), Video("b", 0)]
     ids, offsets = video_bags(videos)
     assert offsets.tolist() == [0, len(ids), len(ids)]
@@ -152,7 +154,7 @@ def naive_mean(table: NDArray[np.float32], ids: NDArray[np.int32], offsets: NDAr
 
 
 @pytest.mark.parametrize("dim", [1, 8, 33])
-def test_bag_mean(dim: int) -> None:
+def test_bag_mean_equals_the_mean_of_the_rows(dim: int) -> None:
     rng = np.random.default_rng(0)
     table = rng.normal(size=(500, dim)).astype(np.float32)
     sizes = rng.integers(0, 60, 2000)
@@ -168,7 +170,7 @@ def test_bag_mean(dim: int) -> None:
         assert np.array_equal(means[i], alone[0]), "a row must not depend on the others"
 
 
-def test_bag_mean_of_nothing() -> None:
+def test_the_mean_of_an_empty_bag_is_zero() -> None:
     table = np.ones((4, 3), dtype=np.float32)
     empty = np.zeros(0, dtype=np.int32)
     assert bag_mean(table, empty, np.array([0])).shape == (0, 3)
@@ -176,7 +178,7 @@ def test_bag_mean_of_nothing() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_well_formed(text: str) -> None:
+def test_a_well_formed_text_can_be_encoded(text: str) -> None:
     out = well_formed(text)
     out.encode()
     if not any("\ud800" <= c <= "\udfff" for c in text):

@@ -1,3 +1,5 @@
+"""The sentence encoder: any text has a vector, which depends on nothing else."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -38,11 +40,11 @@ def test_any_string_has_a_unit_vector(encoder: SentenceEncoder) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_no_texts(encoder: SentenceEncoder) -> None:
+def test_no_texts_give_no_vectors(encoder: SentenceEncoder) -> None:
     assert encoder.encode([]).shape == (0, TEXT_DIM)
 
 
-def test_a_vector_depends_on_its_own_text_only(encoder: SentenceEncoder) -> None:
+def test_a_vector_depends_only_on_its_own_text(encoder: SentenceEncoder) -> None:
     texts = [*STRANGE, *(f"title number {i} " + "and more " * (i % 9) for i in range(40))]
     alone = np.concatenate([encoder.encode([text]) for text in texts])
     order = np.random.default_rng(0).permutation(len(texts))
@@ -58,12 +60,12 @@ def test_equal_texts_have_equal_rows(encoder: SentenceEncoder) -> None:
     assert not np.array_equal(a, b)
 
 
-def test_meaning(encoder: SentenceEncoder) -> None:
+def test_similar_texts_have_similar_vectors(encoder: SentenceEncoder) -> None:
     cat, kitten, market = encoder.encode(["A cute cat video", "funny kitten clip", "the stock market fell today"])
     assert cat @ kitten > 0.5 > 0.3 > max(cat @ market, kitten @ market)
 
 
-def test_agrees_with_the_packaged_graph(encoder: SentenceEncoder) -> None:
+def test_vectors_agree_with_the_packaged_graph(encoder: SentenceEncoder) -> None:
     ort = pytest.importorskip("onnxruntime")
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer.from_buffer(minilm.tokenizer_bytes())

@@ -1,4 +1,4 @@
-"""The summary of a history: equal to a plain reading of its counts, and blind to the bins' batching."""
+"""The summary of a history equals what its counts say."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _counters(ages_h: list[float], views: list[int], likes: list[int]) -> Histor
     )
 
 
-def test_nothing_known_gives_only_the_age() -> None:
+def test_an_empty_history_gives_only_the_age() -> None:
     row = _summary(History({}), 2 * HOUR_S)
     assert row[0] == pytest.approx(np.log2(2 * HOUR_S + 60))
     assert not row[1:].any()
     assert len(row) == n_summary(2)
 
 
-def test_steps_say_how_fast_the_last_snapshots_grew() -> None:
+def test_steps_measure_the_growth_between_the_newest_snapshots() -> None:
     row = _summary(_counters([10, 20, 40], [999, 1999, 3999], [99, 99, 199]), 41 * HOUR_S)
     assert row[1] == pytest.approx(np.log2(4000))
     assert row[2] == pytest.approx(np.log2(4))
@@ -47,7 +47,7 @@ def test_steps_say_how_fast_the_last_snapshots_grew() -> None:
     newest = row[8:15]
     assert newest[0] == 1
     assert newest[1] == pytest.approx(1.0)
-    # The bins' ends, where tokens end, lie up to 1.6 % of the age after the snapshots.
+    # Tokens end at the ends of bins, which lie up to 1.6 % of the age after the snapshots.
     assert newest[2] == pytest.approx(1.0, abs=0.05)
     assert newest[3] == pytest.approx(1.0, abs=0.06)
     assert newest[4] == pytest.approx(np.log2(1 + 2000 / 20) - np.log2(4000), abs=0.05)
@@ -56,10 +56,10 @@ def test_steps_say_how_fast_the_last_snapshots_grew() -> None:
     assert before[0] == 1
     assert before[1] == pytest.approx(1.0)
     assert before[6] == pytest.approx(0.0)
-    assert not row[22:29].any(), "the first snapshot has none before it"
+    assert not row[22:29].any(), "there is no snapshot before the first one"
 
 
-def test_shares_and_spans_count_events_back_from_now() -> None:
+def test_shares_and_spans_are_counted_back_from_now() -> None:
     ages_s = np.sort(np.random.default_rng(3).uniform(0, 16 * HOUR_S, 5000))
     bins, counts = np.unique(bin_index((ages_s * SECOND_US).astype(np.int64)), return_counts=True)
     history = History({"view": Series("events", bins.astype(np.int64), counts.astype(np.int64))})

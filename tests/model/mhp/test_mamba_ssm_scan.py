@@ -1,4 +1,4 @@
-"""The training scan by mamba-ssm's kernel equals ours in values and gradients: a kernel written out, and the real one on a card."""
+"""The training scan by mamba-ssm's kernel equals the CPU scan in values and gradients, with a reference kernel and with the real one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from model.mhp.scan import SelectiveScan
 N, INNER = 16, 6
 
 
-def written_out(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """u, delta (B, D, L), A (D, n), B, C (B, n, L): mamba-ssm's scan from zero, as documented."""
+def reference_kernel(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """u, delta (B, D, L), A (D, n), B, C (B, n, L): the scan from zero as mamba-ssm documents it."""
     state, out = torch.zeros(*u.shape[:2], A.shape[1]), []
     for t in range(u.shape[2]):
         state = torch.exp(delta[..., t, None] * A) * state + (delta[..., t] * u[..., t])[..., None] * B[:, None, :, t]
@@ -24,7 +24,7 @@ def written_out(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
 @pytest.fixture(params=["documented kernel", "mamba-ssm"])
 def kernel(request: pytest.FixtureRequest) -> tuple[ScanKernel, str]:
     if request.param == "documented kernel":
-        return written_out, "cpu"
+        return reference_kernel, "cpu"
     found = kernel_of_mamba_ssm()
     if found is None or not torch.cuda.is_available():
         pytest.skip("no CUDA device with mamba-ssm")
@@ -37,14 +37,16 @@ def inputs(length: int, batch: int, cuts: int, seed: int) -> tuple[list[Tensor],
     gap[0] = 0
     jump, b, c = (torch.randn(length, batch, width, generator=random) for width in (INNER, N, N))
     a = -torch.exp(torch.randn(N, INNER, generator=random))
-    # In no order, several at one place, before the first token and behind the last.
+    # Unordered cuts, several at one position, before the first token and behind the last.
     position = torch.randint(0, length + 1, (batch, cuts), generator=random)
     position[0] = torch.tensor([0, length, 0, length, *range(1, cuts - 3)])[:cuts].clamp(max=length)
     return [gap, jump, b, c, a], position
 
 
 @pytest.mark.parametrize(("length", "batch", "cuts"), [(1, 1, 1), (5, 3, 4), (60, 2, 8)])
-def test_values_and_gradients_equal_ours(length: int, batch: int, cuts: int, kernel: tuple[ScanKernel, str]) -> None:
+def test_values_and_gradients_equal_the_cpu_scan(
+    length: int, batch: int, cuts: int, kernel: tuple[ScanKernel, str]
+) -> None:
     results = []
     scan, device = kernel
     for ours in (True, False):
@@ -57,9 +59,9 @@ def test_values_and_gradients_equal_ours(length: int, batch: int, cuts: int, ker
         weights = [torch.randn(out.shape, generator=random).to(out.device) for out in (y, cut)]
         ((y * weights[0]).sum() + (cut * weights[1]).sum()).backward()
         results.append([y, cut, *(leaf.grad for leaf in leaves)])
-    for mine, theirs in zip(*results, strict=True):
-        assert mine is not None and theirs is not None
-        assert mine.shape == theirs.shape
-        difference = (mine - theirs.cpu()).abs().max() / mine.abs().max().clamp(min=1e-6)
+    for ours_value, theirs_value in zip(*results, strict=True):
+        assert ours_value is not None and theirs_value is not None
+        assert ours_value.shape == theirs_value.shape
+        difference = (ours_value - theirs_value.cpu()).abs().max() / ours_value.abs().max().clamp(min=1e-6)
         assert difference < 1e-4
     assert results[0][0].abs().max() > 0.1

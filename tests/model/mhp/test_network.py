@@ -1,4 +1,4 @@
-"""The Mamba-Hawkes process: kernel against network, gradients, integrals, and the cache of states."""
+"""The Mamba-Hawkes process: serving kernel against training network, gradients, integrals, and the cache of states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.features.tokens import Tokens, n_features
-from model.mhp.backends.base import States
+from model.mhp.backend import States
 from model.mhp.backends.cpu import CPUBackend
 from model.mhp.likelihood import softplus_integral
 from model.mhp.network import MambaHawkes
@@ -46,7 +46,7 @@ def random_tokens(n: int, seed: int) -> tuple[Floats, Floats]:
 
 
 def prefix(features: Floats, clock: Floats) -> np.ndarray:
-    """A hash of each token and those before it."""
+    """A hash of each token and all tokens before it."""
     digests, digest = [], 0
     for row in np.concatenate([features, clock], axis=1):
         digest = hash((digest, row.tobytes())) & (2**64 - 1)
@@ -55,7 +55,7 @@ def prefix(features: Floats, clock: Floats) -> np.ndarray:
 
 
 def of_features(sequences: list[tuple[Floats, Floats]], pending: list[bool] | None = None) -> Tokens:
-    """Tokens with what a StatePool reads; the read token is the same for all."""
+    """Tokens with the fields that a StatePool reads; all sequences have the same read token."""
     s = len(sequences)
     features, clock = (np.concatenate([x[i] for x in sequences]) for i in (0, 1))
     n = len(features)
@@ -175,7 +175,7 @@ def test_softplus_integral_equals_quadrature() -> None:
     got = softplus_integral(*(torch.from_numpy(x) for x in (alpha, c, start, end))).numpy()
     nodes, weights = np.polynomial.legendre.leggauss(20)
     for i in range(n):
-        # Twenty nodes on each of 400 pieces: without scipy, and exact to rounding.
+        # Twenty nodes on each of 400 pieces: exact to rounding, and needs no scipy.
         edges = np.linspace(start[i], end[i], 401)
         half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
         x = middle[:, None] + half[:, None] * nodes
@@ -184,7 +184,7 @@ def test_softplus_integral_equals_quadrature() -> None:
 
 
 @pytest.mark.parametrize("changed", [0, 3, 63, 64, 100, 128, 199])
-def test_a_late_row_gives_the_same_as_from_scratch(changed: int, backend: CPUBackend) -> None:
+def test_a_state_after_a_late_row_equals_one_from_scratch(changed: int, backend: CPUBackend) -> None:
     features, clock = random_tokens(200, 1)
     late = features.copy()
     late[changed, 0] += 1
@@ -203,7 +203,7 @@ def test_a_late_row_gives_the_same_as_from_scratch(changed: int, backend: CPUBac
 
 
 @pytest.mark.parametrize("shorter", [0, 1, 63, 64, 65, 128, 150])
-def test_an_earlier_now_gives_the_same_as_from_scratch(shorter: int, backend: CPUBackend) -> None:
+def test_a_state_at_an_earlier_now_equals_one_from_scratch(shorter: int, backend: CPUBackend) -> None:
     features, clock = random_tokens(200, 1)
     pool = StatePool(backend, 4)
     pool.read(["a"], of_features([(features, clock)]))
@@ -230,17 +230,17 @@ def test_eviction_changes_nothing(backend: CPUBackend) -> None:
     assert none.used == none.hits == none.evictions == 0
 
 
-def test_a_state_that_failed_half_way_is_not_kept(backend: CPUBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_failed_halfway_is_dropped(backend: CPUBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     features, clock = random_tokens(20, 1)
     pool = StatePool(backend, 2)
     pool.read(["a"], of_features([(features[:10], clock[:10])]))
     plain = backend.advance
 
-    def half(states: States, *args: Any) -> Floats:
+    def advance_and_fail(states: States, *args: Any) -> Floats:
         plain(states, *args)
         raise MemoryError
 
-    monkeypatch.setattr(backend, "advance", half)
+    monkeypatch.setattr(backend, "advance", advance_and_fail)
     tokens = of_features([(features, clock)])
     with pytest.raises(MemoryError):
         pool.read(["a"], tokens)

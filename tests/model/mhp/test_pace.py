@@ -41,7 +41,7 @@ def tokens_of(rng: np.random.Generator, lengths: tuple[int, ...] = LENGTHS, n_ty
 
 
 def summed(tokens: Tokens, video: int, stop: int, kind: int, memory: float) -> NDArray[np.float64]:
-    """Counts and log-age observed up to token ``stop``, by the integral of what is left of each moment."""
+    """Decayed sums of counts and of observed log-age up to token ``stop``, by numerical integration."""
     at = np.log(tokens.interval_s[stop, 2] + LOG_AGE_OFFSET_S)
     n = m = 0.0
     for i in range(tokens.offsets[video], stop + 1):
@@ -55,7 +55,7 @@ def summed(tokens: Tokens, video: int, stop: int, kind: int, memory: float) -> N
     return np.array([n, m])
 
 
-def test_what_is_left_of_every_count() -> None:
+def test_sums_decay_with_the_memory() -> None:
     tokens = tokens_of(np.random.default_rng(0))
     after = pace_after(tokens)
     for video, n in enumerate(LENGTHS):
@@ -67,7 +67,7 @@ def test_what_is_left_of_every_count() -> None:
                     )
 
 
-def test_a_token_does_not_know_itself() -> None:
+def test_the_pace_before_a_token_does_not_include_it() -> None:
     tokens = tokens_of(np.random.default_rng(1))
     before, after = pace_before(tokens), pace_after(tokens)
     first = tokens.offsets[:-1][np.diff(tokens.offsets) > 0]
@@ -88,8 +88,8 @@ def head_for(tokens: Tokens) -> IntensityHead:
     return head
 
 
-def test_before_any_training_a_video_goes_on_as_it_went() -> None:
-    """Videos of very different paces: expected counts follow each one's own, without a state."""
+def test_before_training_a_video_keeps_its_pace() -> None:
+    """Videos have very different paces. Without a state, the expected counts follow each video's own pace."""
     rng = np.random.default_rng(4)
     lengths = (40,) * 30
     tokens = tokens_of(rng, lengths, n_types=1)
@@ -107,7 +107,7 @@ def test_before_any_training_a_video_goes_on_as_it_went() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_types_that_were_never_seen_keep_their_start(rows: int) -> None:
+def test_types_that_were_never_seen_keep_their_initial_values(rows: int) -> None:
     tokens = tokens_of(np.random.default_rng(5), (rows,))
     tokens.observed[:] = False
     head = head_for(tokens)

@@ -1,4 +1,4 @@
-"""Intervals return to their coverage after the world has changed, in any order of outcomes and however late they come."""
+"""Intervals regain their coverage after the data have changed, even if outcomes arrive late."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model.growth.curve_kernels import N_AGE_BUCKETS
-from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, agreed, reaches
-from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, age_bucket_of, horizon_bucket_of
+from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
+from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
 from model.quantiles.head import N_BASIS, grid_growth
 
 Z = 1.2816
@@ -18,7 +18,7 @@ Z = 1.2816
 
 
 def world(n: int, seed: int, spread: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Outcomes around a median of 0 in cells of very unequal traffic, for intervals that were right at a spread of 1."""
+    """Outcomes around a median of 0 in cells of very unequal traffic. The unstretched intervals are right for a spread of 1."""
     rng = np.random.default_rng(seed)
     cell = rng.zipf(1.3, n) % (N_ROWS * N_COLUMNS)
     return cell // N_COLUMNS, cell % N_COLUMNS, rng.normal(size=n) * spread
@@ -28,8 +28,8 @@ def reach(y: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([-y, y], axis=1) / Z
 
 
-def followed(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tuple[Adaptive, NDArray[np.bool_]]:
-    """Forecast n outcomes, each made known ``late`` forecasts after; which of them were covered when forecast."""
+def tracked(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tuple[Adaptive, NDArray[np.bool_]]:
+    """Forecast n outcomes, each of which is learned ``late`` forecasts later; return the state, and which outcomes were covered."""
     rows, columns, y = world(n, seed, spread)
     covered = np.zeros(n, np.bool_)
     for start in range(0, n, 50):
@@ -49,16 +49,16 @@ def test_without_outcomes_nothing_changes() -> None:
 @pytest.mark.parametrize("late", [0, 1000])
 @pytest.mark.parametrize("spread", [2.0, 0.5])
 def test_coverage_returns_after_a_shift(spread: float, late: int) -> None:
-    state, before = followed(Adaptive.new(), 6000, 1, 1.0, late)
+    state, before = tracked(Adaptive.new(), 6000, 1, 1.0, late)
     assert before.mean() == pytest.approx(0.80, abs=0.03)
-    _, after = followed(state, 9000, 2, spread, late)
-    assert abs(after[:500].mean() - 0.80) > 0.08, "the shift must hurt, or nothing is shown"
+    _, after = tracked(state, 9000, 2, spread, late)
+    assert abs(after[:500].mean() - 0.80) > 0.08, "the test means something only if the shift hurts the coverage"
     for start in range(4000, 9000, 2500):
         assert after[start : start + 2500].mean() == pytest.approx(0.80, abs=0.03)
 
 
 def test_every_cell_has_its_own_coverage() -> None:
-    """Half the horizons became twice as uncertain, half of them half as uncertain."""
+    """Half of the horizons become twice as uncertain, the other half only half as uncertain."""
     rng = np.random.default_rng(3)
     n = 60_000
     rows, columns = rng.integers(0, N_ROWS, n), rng.integers(0, N_COLUMNS, n)
@@ -73,21 +73,21 @@ def test_every_cell_has_its_own_coverage() -> None:
         assert covered[late & (columns == column)].mean() == pytest.approx(0.80, abs=0.03)
 
 
-def test_a_cell_without_outcomes_has_what_is_common_to_all() -> None:
+def test_a_cell_without_outcomes_uses_the_common_terms() -> None:
     rows, columns, y = world(5000, 4, 3.0)
     rows, columns = np.where((rows == 2) & (columns == 5), 3, rows), columns
     factors = Adaptive.new().learned(rows, columns, reach(y)).factors()
     assert (factors[2, 5] > 1.2).all()
 
 
-def test_one_side_moves_alone() -> None:
+def test_misses_on_one_side_widen_only_that_side() -> None:
     n = 500
     upwards = np.stack([np.zeros(n), np.full(n, 9.0)], axis=1)
     factors = Adaptive.new().learned(np.full(n, 1), np.full(n, 1), upwards).factors()
     assert factors[1, 1, 0] < 1 < factors[1, 1, 1]
 
 
-def test_the_stretch_is_bounded_and_comes_back_at_once() -> None:
+def test_the_stretch_is_bounded_and_leaves_its_bound_at_once() -> None:
     n = 3000
     cell = np.zeros(n, np.int64)
     wide = Adaptive.new().learned(cell, cell, np.full((n, 2), np.inf))
@@ -95,7 +95,7 @@ def test_the_stretch_is_bounded_and_comes_back_at_once() -> None:
     assert (wide.learned(cell[:200], cell[:200], np.zeros((200, 2))).factors()[0, 0] < 0.7 * np.exp(LIMIT)).all()
 
 
-def test_json_and_back() -> None:
+def test_a_state_is_restored_from_json() -> None:
     rows, columns, y = world(300, 5, 1.5)
     state = Adaptive.new().learned(rows, columns, reach(y))
     again = Adaptive.from_json(json.loads(json.dumps(state.to_json())))
@@ -103,7 +103,7 @@ def test_json_and_back() -> None:
     assert again.outcomes == 300
 
 
-def test_how_far_an_outcome_lay_does_not_depend_on_the_stretch() -> None:
+def test_reaches_do_not_depend_on_the_stretch() -> None:
     growth = np.array([0.2, 3.0, 1.0, 2.0])
     plain = np.array([[0.5, 1.0, 2.0]] * 3 + [[1.0, 1.0, 1.0]])
     stretch = np.array([[0.5, 2.0]] * 4)
@@ -116,7 +116,7 @@ def test_how_far_an_outcome_lay_does_not_depend_on_the_stretch() -> None:
     np.testing.assert_allclose(reaches(growth, stretched, stretch), expected)
 
 
-def test_stretched_quantiles_stay_ordered_and_monotone() -> None:
+def test_stretched_quantiles_never_fall_and_never_cross() -> None:
     rng = np.random.default_rng(6)
     rows, columns = rng.integers(0, N_ROWS, 4000), rng.integers(0, N_COLUMNS, 4000)
     state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, 2)))
@@ -130,9 +130,13 @@ def test_stretched_quantiles_stay_ordered_and_monotone() -> None:
     assert (growth[:, 0] == 0).all()
 
 
-def test_cells_are_the_calibrations() -> None:
-    assert age_bucket_of(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [COLD, 1, N_ROWS - 2]
-    assert horizon_bucket_of(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
+def test_cells_are_those_of_the_calibration() -> None:
+    assert calibration_row(np.array([0.0, 3600.0, 1e9]), np.array([True, False, False])).tolist() == [
+        COLD,
+        1,
+        N_ROWS - 2,
+    ]
+    assert calibration_column(np.array([60.0, 1e9])).tolist() == [0, N_COLUMNS - 1]
 
 
 def all_missed_above(n: int) -> Adaptive:
@@ -140,7 +144,7 @@ def all_missed_above(n: int) -> Adaptive:
     return Adaptive.new().learned(cell, cell, np.stack([np.zeros(n), np.full(n, 9.0)], axis=1))
 
 
-def test_few_outcomes_move_little() -> None:
+def test_the_first_outcomes_move_the_stretch_less() -> None:
     first = all_missed_above(1).logs()[1, 1, 1]
     assert first == pytest.approx(0.9 * sum(STEPS) / RAMP)
     assert all_missed_above(10).logs()[1, 1, 1] < 0.2 * 10 * 0.9 * sum(STEPS)
@@ -150,20 +154,22 @@ def test_few_outcomes_move_little() -> None:
 
 def test_a_state_of_an_earlier_release_is_read() -> None:
     state = all_missed_above(60)
-    told = state.to_json()
-    del told["seen"]
-    again = Adaptive.from_json(told)
+    data = state.to_json()
+    del data["seen"]
+    again = Adaptive.from_json(data)
     np.testing.assert_array_equal(again.factors(), state.factors())
     assert again.outcomes == 60 and again.seen.sum() == 0
 
 
-def test_what_is_agreed_lies_between_honest_states() -> None:
+def test_a_dishonest_client_does_not_move_the_median_past_honest_ones() -> None:
     honest = [all_missed_above(RAMP + i) for i in range(VOTERS)]
-    assert (agreed(honest[1:]) == 0).all(), "too few"
-    assert (agreed([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), "one has seen too little to count"
+    assert (median_logs(honest[1:]) == 0).all(), "too few"
+    assert (median_logs([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), (
+        "one of them has too few outcomes to count"
+    )
     logs = [float(state.logs()[1, 1, 1]) for state in honest]
     for liar in (all_missed_above(5000), Adaptive(-9 * np.ones(2), *_nothing(), 5000)):
-        between = float(agreed([*honest, liar])[1, 1, 1])
+        between = float(median_logs([*honest, liar])[1, 1, 1])
         assert min(logs) <= between <= max(logs)
 
 
@@ -171,7 +177,7 @@ def _nothing() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2))
 
 
-def test_a_start_fades_as_outcomes_come_in() -> None:
+def test_the_starting_stretch_fades_as_outcomes_arrive() -> None:
     base = np.full((N_ROWS, N_COLUMNS, 2), 0.4)
     np.testing.assert_allclose(Adaptive.new().over(base), np.exp(0.4))
     state = all_missed_above(3 * RAMP)

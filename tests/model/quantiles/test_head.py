@@ -1,4 +1,4 @@
-"""The quantile head's mathematics, with and without the ramp of a cascade."""
+"""The forecast head's mathematics, with and without the ramp of a cascade."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model.network import HeadNet
 from model.quantiles.head import N_BASIS, N_GRID, basis, counts_at, grid_growth, grid_s
 
-MOST_S = 604_800.0
+MAX_HORIZON_S = 604_800.0
 
 
 @settings(max_examples=100, deadline=None)
@@ -21,24 +21,24 @@ def test_quantiles_are_ordered_and_never_fall(seed: int, signed: bool, age_s: fl
     coefficients = rng.exponential(0.3, (4, 3, N_BASIS)).astype(np.float32)
     expected = np.cumsum(rng.exponential(0.1, (4, N_GRID + 1)), axis=1)
     expected -= expected[:, :1]
-    if signed:  # Beside a cascade its growth may be taken back.
+    if signed:  # With a cascade the median's coefficients may be negative.
         coefficients[:, 1] = rng.normal(0, 0.5, (4, N_BASIS))
-    growth = grid_growth(coefficients, np.full(4, age_s), MOST_S, None, expected)
+    growth = grid_growth(coefficients, np.full(4, age_s), MAX_HORIZON_S, None, expected)
     assert (growth >= 0).all() and (growth[:, 0] == 0).all()
     assert (np.diff(growth, axis=1) >= 0).all() and (np.diff(growth, axis=2) >= 0).all()
 
 
-def test_the_last_ramp_is_what_a_cascade_expects() -> None:
+def test_the_last_ramp_is_the_growth_that_a_cascade_expects() -> None:
     age_s, expected = np.array([[3600.0]]), np.linspace(0, 2, N_GRID + 1)[None]
-    phi = basis(age_s, grid_s(MOST_S)[None], MOST_S, expected)
+    phi = basis(age_s, grid_s(MAX_HORIZON_S)[None], MAX_HORIZON_S, expected)
     np.testing.assert_array_equal(phi[0, :, -1], expected[0])
-    assert (basis(age_s, grid_s(MOST_S)[None], MOST_S)[..., -1] == 0).all()
+    assert (basis(age_s, grid_s(MAX_HORIZON_S)[None], MAX_HORIZON_S)[..., -1] == 0).all()
 
 
-def test_counts_are_finite_and_never_below_the_present() -> None:
+def test_counts_are_finite_and_never_below_the_current_count() -> None:
     np.testing.assert_array_equal(counts_at(3.0, np.array([0.0, 1.0, 2.0])), [3.0, 7.0, 15.0])
-    told = counts_at(1e15, np.array([0.0, 1e-20, 1e6, np.inf]))
-    assert np.isfinite(told).all() and (told >= 1e15).all() and (np.diff(told) >= 0).all()
+    values = counts_at(1e15, np.array([0.0, 1e-20, 1e6, np.inf]))
+    assert np.isfinite(values).all() and (values >= 1e15).all() and (np.diff(values) >= 0).all()
 
 
 @pytest.mark.parametrize("small", [False, True])
@@ -47,10 +47,10 @@ def test_steps_to_the_outer_quantiles_are_never_negative(small: bool, from_casca
     torch.manual_seed(0)
     head = HeadNet(20, 0.5, small=small, from_cascade=from_cascade).eval()
     with torch.no_grad():
-        told = head(100 * torch.randn(64, 20), torch.randn(64, 48))
-    assert told.shape == (64, 3, N_BASIS)
-    assert (told[:, [0, 2]] >= 0).all()
-    assert bool((told[:, 1] >= 0).all()) != from_cascade
+        values = head(100 * torch.randn(64, 20), torch.randn(64, 48))
+    assert values.shape == (64, 3, N_BASIS)
+    assert (values[:, [0, 2]] >= 0).all()
+    assert bool((values[:, 1] >= 0).all()) != from_cascade
 
 
 def test_before_training_a_forecast_is_near_its_cascade() -> None:
@@ -59,6 +59,6 @@ def test_before_training_a_forecast_is_near_its_cascade() -> None:
     with torch.no_grad():
         coefficients = head(torch.randn(8, 20), torch.zeros(8, 48)).numpy()
     expected = np.broadcast_to(np.linspace(0, 3, N_GRID + 1), (8, N_GRID + 1))
-    growth = grid_growth(coefficients, np.full(8, 3600.0), MOST_S, None, expected)
+    growth = grid_growth(coefficients, np.full(8, 3600.0), MAX_HORIZON_S, None, expected)
     assert np.abs(growth[..., 1] - expected).max() < 1.0
     assert (growth[:, -1, 0] < growth[:, -1, 1]).all() and (growth[:, -1, 1] < growth[:, -1, 2]).all()

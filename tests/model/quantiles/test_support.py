@@ -1,4 +1,4 @@
-"""Forecasts stay within what training saw, whatever a history looks like."""
+"""Forecasts stay within the growth seen in training, for any history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
 from model.quantiles.head import N_GRID, grid_s
-from model.quantiles.support import N_AGES, N_LEVELS, Support, age_row
+from model.quantiles.support import N_AGES, N_LEVELS, Support, support_row
 from tests.conftest import Mini
 from tests.model.histories import NOW_US, artificial, series
 
@@ -37,7 +37,7 @@ def seen(mini: Mini) -> Observed:
     return Observed.of(load_dataset(mini.data, before_us=mini.as_of_us), "view")
 
 
-def ask(forecaster: Forecaster, age_us: int, **found: Series) -> Forecast:
+def forecast_of(forecaster: Forecaster, age_us: int, **found: Series) -> Forecast:
     longest = forecaster.manifest.max_horizon_us
     request = Request(
         Video("v", NOW_US - age_us), History(found), NOW_US, (HOUR_US, min(24 * HOUR_US, longest), longest)
@@ -53,13 +53,15 @@ def growth_of(answer: Forecast) -> np.ndarray:
     return np.log2((1 + answer.quantiles) / (1 + answer.value_now))
 
 
-def test_no_median_of_a_made_up_history_leaves_what_training_supports(forecaster: Forecaster, seen: Observed) -> None:
+def test_medians_of_artificial_histories_stay_within_the_support(forecaster: Forecaster, seen: Observed) -> None:
     found, worst = breaches(forecaster, seen, list(artificial(forecaster.manifest.types, 1400, seed=3)))
     assert not found, found[:3]
     assert worst <= 1
 
 
-def test_the_bound_is_what_holds(forecaster: Forecaster, seen: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_bound_medians_leave_the_support(
+    forecaster: Forecaster, seen: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Support, "bound", lambda self, growth, *_: growth)
     monkeypatch.setattr(
         Support, "largest", lambda self, age_s, count: np.full((len(age_s), N_GRID + 1), 99, np.float32)
@@ -69,10 +71,10 @@ def test_the_bound_is_what_holds(forecaster: Forecaster, seen: Observed, monkeyp
     assert worst > 1
 
 
-def test_evenly_spread_views_are_believed_to_go_on_and_not_to_explode(forecaster: Forecaster) -> None:
+def test_steady_views_continue_without_exploding(forecaster: Forecaster) -> None:
     spread = np.linspace(1, 3600, 120).tolist()
-    by_events = ask(forecaster, 65 * 60 * SECOND_US, view=cells("events", spread, [1] * 120))
-    by_counter = ask(forecaster, 65 * 60 * SECOND_US, view=cells("counters", [3600], [120]))
+    by_events = forecast_of(forecaster, 65 * 60 * SECOND_US, view=cells("events", spread, [1] * 120))
+    by_counter = forecast_of(forecaster, 65 * 60 * SECOND_US, view=cells("counters", [3600], [120]))
     for answer in (by_events, by_counter):
         assert 120 <= answer.quantiles[1, 1] < 12_000
         assert answer.quantiles[2, 2] < 120_000
@@ -80,35 +82,35 @@ def test_evenly_spread_views_are_believed_to_go_on_and_not_to_explode(forecaster
     assert "counters:view" not in by_events.extrapolated
 
 
-def test_twelve_hours_of_silence_are_heard(forecaster: Forecaster) -> None:
+def test_twelve_hours_of_silence_lower_the_growth(forecaster: Forecaster) -> None:
     spread = np.linspace(1, 3600, 120).tolist()
-    answer = ask(forecaster, 13 * HOUR_US, view=cells("events", spread, [1] * 120))
+    answer = forecast_of(forecaster, 13 * HOUR_US, view=cells("events", spread, [1] * 120))
     assert growth_of(answer)[0, 1] < 0.5
     assert growth_of(answer)[1, 1] < 1.5
 
 
-def test_a_burst_is_named_and_answered_with_a_wide_interval(forecaster: Forecaster) -> None:
-    answer = ask(forecaster, HOUR_US, view=cells("events", np.linspace(3500, 3590, 50).tolist(), [2000] * 50))
+def test_a_burst_is_extrapolated_and_gets_a_wide_interval(forecaster: Forecaster) -> None:
+    answer = forecast_of(forecaster, HOUR_US, view=cells("events", np.linspace(3500, 3590, 50).tolist(), [2000] * 50))
     assert {"counts", "pace"} <= set(answer.extrapolated)
     low, _, high = growth_of(answer)[1]
     support = Support.of(forecaster._weights)
     day = int(np.searchsorted(grid_s(forecaster.manifest.max_horizon_us / SECOND_US), 86_400.0)) - 1
-    usual = support.usual[age_row(np.array([3600.0]))[0], day]
-    most = support.most[age_row(np.array([3600.0]))[0], 16, day]
+    usual = support.usual[support_row(np.array([3600.0]))[0], day]
+    most = support.most[support_row(np.array([3600.0]))[0], 16, day]
     assert low <= usual[0] + 0.05
     assert high >= min(usual[1], most) - 0.05
 
 
-def test_what_was_never_seen_is_named(forecaster: Forecaster) -> None:
+def test_inputs_outside_the_training_range_are_named(forecaster: Forecaster) -> None:
     views = cells("events", [60, 600], [3, 4])
-    old = ask(forecaster, 6 * 365 * 24 * HOUR_US, view=cells("events", [60, 6e7], [3, 4]))
+    old = forecast_of(forecaster, 6 * 365 * 24 * HOUR_US, view=cells("events", [60, 6e7], [3, 4]))
     assert "age" in old.extrapolated
-    likes = ask(forecaster, HOUR_US, view=views, like=cells("events", [60], [10**9]))
+    likes = forecast_of(forecaster, HOUR_US, view=views, like=cells("events", [60], [10**9]))
     assert "counts:like" in likes.extrapolated
-    assert ask(forecaster, HOUR_US).extrapolated == []
+    assert forecast_of(forecaster, HOUR_US).extrapolated == []
 
 
-def test_few_training_histories_are_called_extrapolated(forecaster: Forecaster, seen: Observed) -> None:
+def test_few_training_histories_are_extrapolated(forecaster: Forecaster, seen: Observed) -> None:
     from index_builder.bundles.forecast import histories
     from model.engagement.rows import cells_at
 
@@ -151,7 +153,7 @@ def test_quantiles_stay_ordered_within_the_bound() -> None:
         assert (bounded[..., 2] <= support.largest(age_s, count) + support.margin + 1e-6).all()
 
 
-def test_what_lies_within_the_bound_is_left_alone() -> None:
+def test_growth_within_the_bound_is_not_changed() -> None:
     support = samples(2000, 3.0)
     growth = np.zeros((5, N_GRID + 1, 3)) + np.linspace(0, 1e-4, N_GRID + 1)[None, :, None]
     growth = growth * np.array([0.5, 1.0, 1.5])
@@ -160,7 +162,7 @@ def test_what_lies_within_the_bound_is_left_alone() -> None:
     )
 
 
-def test_growth_up_to_the_shortest_horizon_that_was_learned_is_spread_by_age() -> None:
+def test_growth_below_the_shortest_trained_horizon_is_spread_by_log_age() -> None:
     support = replace(samples(2000, 3.0), shortest=20 * 3600.0)
     growth = np.zeros((1, N_GRID + 1, 3)) + np.minimum(np.arange(N_GRID + 1) / 8, 1.0)[None, :, None] * 0.1
     bounded = support.bound(growth, np.array([86_400.0]), np.array([10.0]), np.zeros(1, bool), _WEEK_S)
@@ -172,7 +174,7 @@ def test_growth_up_to_the_shortest_horizon_that_was_learned_is_spread_by_age() -
     assert np.allclose(shares, older / older[-1])
 
 
-def test_it_survives_a_bundle() -> None:
+def test_the_support_is_restored_from_a_bundle() -> None:
     support = samples(400, 2.0)
     again = Support.of(support.arrays())  # type: ignore[arg-type]
     assert again.most.shape == (N_AGES, N_LEVELS, N_GRID + 1)
@@ -181,5 +183,5 @@ def test_it_survives_a_bundle() -> None:
     assert again.margin == pytest.approx(support.margin)
 
 
-def test_the_same_with_few_or_no_outcomes() -> None:
+def test_the_support_is_finite_with_few_samples() -> None:
     assert np.isfinite(samples(3, 1.0).most).all()

@@ -1,4 +1,4 @@
-"""Videos that lived through the service become neighbours of new ones, as if the builder had put them into the bank."""
+"""Videos of the service become neighbours of new ones, with the entries that the builder would make."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model.engagement.video import Video
 from model.errors import BankError
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import age_bucket
-from model.indexing import Past, entries
+from model.indexing import ObservedVideos, entries
 from service.bank.entries import bank_entries
 from service.store import keys
 from service.times import iso
@@ -50,7 +50,7 @@ def data(mini: Mini) -> DataSet:
 
 @pytest.fixture
 def bundle(mini: Mini, tmp_path: Path) -> Path:
-    """A copy, because its bank has one opener and is written to."""
+    """A copy, because a bank can be opened once only and is written to."""
     return Path(shutil.copytree(mini.bundle, tmp_path / "bundle"))
 
 
@@ -78,7 +78,7 @@ def metadata(video: Video) -> dict[str, Any]:
 
 
 def lived(service: Live, data: DataSet, chosen: Sequence[int], until_us: int) -> list[str]:
-    """Register videos and send their rows; their names, which are new ones so that the bank cannot know them."""
+    """Register videos and send their rows; return their new names, which the bank does not contain yet."""
     names = []
     for v in chosen:
         video = data.videos[v]
@@ -92,7 +92,7 @@ def lived(service: Live, data: DataSet, chosen: Sequence[int], until_us: int) ->
 
 
 def pulse(service: Live, now_us: int) -> None:
-    """Something happens somewhere: the traffic has come up to now."""
+    """Send one row of another video, so that the traffic has reached the present time."""
     service.register("pulse", iso(now_us - HOUR_US // 4))
     service.post("/events", [{"video_id": "pulse", "time": iso(now_us), "type": "view"}])
 
@@ -101,7 +101,7 @@ def entered(service: Live, outcome: str = "entered") -> float:
     return service.context.metrics.bank_entries.labels(outcome)._value.get()
 
 
-def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
+def test_admitted_video_is_a_neighbour_and_equals_the_builders_entry(
     mini: Mini, data: DataSet, bundle: Path, empty_redis: str, tmp_path: Path
 ) -> None:
     chosen = [v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us - 3 * DAY_US][:8]
@@ -124,9 +124,9 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
         }
         export_store(tmp_path / "exported", redis_url=empty_redis)
         exported = load_dataset(tmp_path / "exported", before_us=now_us)
-        assert exported.last_us() == now_us, "else the data set's curves end earlier than the service's"
+        assert exported.last_us() == now_us, "otherwise the data set's curves end earlier than the service's"
         seen = Observed.of(exported, forecaster.manifest.metric)
-        past = Past(exported.videos, exported.published_us, exported.types, seen.events, seen.counters)
+        past = ObservedVideos(exported.videos, exported.published_us, exported.types, seen.events, seen.counters)
         built = {
             entry.video_id: entry
             for batch in entries(
@@ -147,10 +147,10 @@ def test_it_comes_back_as_a_neighbour_and_equals_what_the_builder_makes(
 
 
 async def _snapshots(service: Live, names: list[str]) -> Any:
-    # Through a store of its own: the service's belongs to another loop.
-    from service.context import new_metrics
+    # With a store of its own, because the service's belongs to another loop.
     from service.store.functions import connect
     from service.store.store import Store
+    from service.wiring import new_metrics
 
     url = service.redis.connection_pool.connection_kwargs["path"]
     link = connect(f"unix://{url}", new_metrics(service.context.settings), deadline_s=5, connections=1)
@@ -174,7 +174,7 @@ def assert_equal(a: BankVideo, b: BankVideo) -> None:
 
 
 def assert_banks_agree(forecaster: Forecaster, built: Path, made: list[BankVideo], now_us: int) -> None:
-    """What the service's bank and the builder's answer about the same videos."""
+    """The neighbours that the service's bank and the builder's return for the same videos."""
     dims = (len(made[0].content if made[0].content is not None else ()), forecaster.backend.shape.d_model)
     with EmbeddedBank.open(built, *dims) as other:
         for entry in made:
@@ -190,7 +190,7 @@ def assert_banks_agree(forecaster: Forecaster, built: Path, made: list[BankVideo
             np.testing.assert_array_equal(ours.curve.values, theirs.curve.values)
 
 
-def test_a_video_enters_at_an_age_and_again_at_its_doubles(
+def test_video_is_admitted_at_an_age_and_again_at_its_doubles(
     mini: Mini, data: DataSet, bundle: Path, empty_redis: str
 ) -> None:
     v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
@@ -222,7 +222,7 @@ def test_a_video_enters_at_an_age_and_again_at_its_doubles(
         assert entered(service) == 3
 
 
-def test_what_was_there_before_the_service_enters_too_and_what_is_gone_does_not(
+def test_videos_from_before_the_start_are_admitted_and_deleted_ones_are_not(
     mini: Mini, data: DataSet, bundle: Path, empty_redis: str
 ) -> None:
     chosen = [v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us][:4]
@@ -241,7 +241,7 @@ def test_what_was_there_before_the_service_enters_too_and_what_is_gone_does_not(
         wait_until(lambda: service.redis.zscore(keys.maturing(_scope(service)), names[0]) is None)
 
 
-def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path, empty_redis: str) -> None:
+def test_full_bank_and_failing_bank(mini: Mini, data: DataSet, bundle: Path, empty_redis: str) -> None:
     v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
     now_us = int(data.published_us[v]) + 2 * DAY_US
     with real(empty_redis, bundle, Clock(now_us), bank_after_s=3600, bank_videos=1) as (service, forecaster):
@@ -267,15 +267,15 @@ def test_a_full_bank_and_one_that_fails(mini: Mini, data: DataSet, bundle: Path,
 
 
 def _scope(service: Live) -> str:
-    from service.bank.admission import _place
+    from service.bank.admission import bank_name
 
-    return f"{_place(service.context.settings)}-{service.context.engine.active.version[:16]}"
+    return f"{bank_name(service.context.settings, service.context.settings.bundle)}-{service.context.engine.active.version[:16]}"
 
 
-def test_while_the_past_is_sent_again_now_is_where_that_has_come(
+def test_during_a_replay_now_is_the_time_that_the_replay_has_reached(
     mini: Mini, data: DataSet, bundle: Path, empty_redis: str
 ) -> None:
-    """By this machine's clock the videos are a year old; what is not sent yet is no silence."""
+    """By this machine's clock the videos are a year old; rows that are not sent yet must not count as silence."""
     v = next(v for v in range(len(data.videos)) if data.published_us[v] > mini.as_of_us)
     published_us = int(data.published_us[v])
     with real(empty_redis, bundle, Clock(published_us + 365 * DAY_US), bank_after_s=86_400) as (service, forecaster):

@@ -1,4 +1,4 @@
-"""A request stays with its deployment, and a shadow steps aside: the parts in this process, with fakes for models."""
+"""A request stays with its deployment, and the shadow yields to requests; with fake models."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from model.engagement.history import History
 from model.engagement.video import Video
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.circuit_breaker import BankCircuitBreaker
 from service.deployment.deployment import Deployment
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.models.shadow import Shadow
 from service.settings import Settings
 from service.store.snapshot import Snapshot
+from service.wiring import build, new_metrics
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.running import QUIET, T0
 
 
 class Blocking(FakeForecaster):
-    """Answers when it is let."""
+    """Answers once ``let`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def deployed(forecaster: FakeForecaster, metrics: Any) -> Deployment:
     return Deployment(made, BankCircuitBreaker(FakeBank(), metrics), pool)
 
 
-def test_a_request_stays_with_the_model_that_it_met_and_the_drain_waits_for_it(empty_redis: str) -> None:
+def test_request_stays_with_its_model_and_the_drain_waits_for_it(empty_redis: str) -> None:
     settings = Settings(bundle=Path("unused"), **QUIET)
     metrics = new_metrics(settings)
     slow, quick = Blocking(), FakeForecaster()
@@ -71,27 +71,26 @@ def test_a_request_stays_with_the_model_that_it_met_and_the_drain_waits_for_it(e
     asyncio.run(body())
 
 
-class Along:
-    """A shadow of fakes on an engine that is busy when told."""
+class ShadowKit:
+    """A shadow with a fake model, on a fake engine whose ``idle_s`` a test sets."""
 
     def __init__(self, forecaster: FakeForecaster | None = None, **options: Any) -> None:
         self.settings = Settings(bundle=Path("unused"), **options)
         self.metrics = new_metrics(self.settings)
-        self.engine: Any = SimpleNamespace(observers=[], idle_s=1.0)
+        self.engine: Any = SimpleNamespace(idle_s=1.0)
         self.shadow = Shadow(self.engine, self.settings, self.metrics)
         self.forecaster = forecaster or FakeForecaster()
         self.deployment = deployed(self.forecaster, self.metrics)
-        self.told: list[Answer] = []
-        self.shadow.observers.append(self.told.append)
+        self.results: list[ForecastResult] = []
+        self.shadow.on_forecast(self.results.append)
 
     def answer(self) -> None:
         snapshot = Snapshot(1, Video("v", T0 * 1_000_000), History({}), None)
         request: Any = SimpleNamespace(
             video=snapshot.video, history=snapshot.history, now_us=T0 * 1_000_000, horizons_us=(1_000_000,)
         )
-        made = Answer(snapshot, FakeForecaster()._one(request), "active", False, False)
-        for observer in self.engine.observers:
-            observer(made)
+        made = ForecastResult(snapshot, FakeForecaster()._one(request), "active", False, False)
+        self.shadow.observe(made)
 
     def outcomes(self) -> dict[str, float]:
         (family,) = self.metrics.shadow_forecasts.collect()
@@ -104,30 +103,30 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_a_shadow_waits_while_the_engine_is_busy_and_drops_what_it_has_no_room_for() -> None:
+def test_shadow_waits_while_the_engine_is_busy_and_drops_past_its_queue() -> None:
     async def body() -> None:
-        along = Along(shadow_queue=3)
-        along.answer()
-        assert along.shadow.waiting == 0, "without a model it notes nothing"
-        along.engine.idle_s = 0.0
-        along.shadow.begin(along.deployment)
+        kit = ShadowKit(shadow_queue=3)
+        kit.answer()
+        assert kit.shadow.waiting == 0, "without a shadow model nothing is queued"
+        kit.engine.idle_s = 0.0
+        kit.shadow.begin(kit.deployment)
         for _ in range(5):
-            along.answer()
+            kit.answer()
         await asyncio.sleep(0.1)
-        assert along.outcomes() == {"dropped": 2} and along.forecaster.batches == []
-        along.engine.idle_s = 1.0
-        await until(lambda: len(along.told) == 3)
-        assert along.outcomes() == {"dropped": 2, "made": 3}
-        assert {answer.model_version for answer in along.told} == {"fa4e"}
-        assert await along.shadow.end() is along.deployment
-        along.answer()
-        assert along.shadow.waiting == 0
-        along.shadow.close()
+        assert kit.outcomes() == {"dropped": 2} and kit.forecaster.batches == []
+        kit.engine.idle_s = 1.0
+        await until(lambda: len(kit.results) == 3)
+        assert kit.outcomes() == {"dropped": 2, "made": 3}
+        assert {answer.model_version for answer in kit.results} == {"fa4e"}
+        assert await kit.shadow.end() is kit.deployment
+        kit.answer()
+        assert kit.shadow.waiting == 0
+        kit.shadow.close()
 
     asyncio.run(body())
 
 
-def test_a_shadow_that_fails_goes_on() -> None:
+def test_shadow_continues_after_a_failure() -> None:
     class Failing(FakeForecaster):
         failures = 1
 
@@ -138,27 +137,27 @@ def test_a_shadow_that_fails_goes_on() -> None:
             return super().forecast(*args, **kwargs)
 
     async def body() -> None:
-        along = Along(Failing())
-        along.shadow.begin(along.deployment)
-        along.answer()
-        await until(lambda: along.outcomes().get("failed") == 1)
-        along.answer()
-        await until(lambda: along.outcomes().get("made") == 1)
-        await along.shadow.end()
-        along.shadow.close()
+        kit = ShadowKit(Failing())
+        kit.shadow.begin(kit.deployment)
+        kit.answer()
+        await until(lambda: kit.outcomes().get("failed") == 1)
+        kit.answer()
+        await until(lambda: kit.outcomes().get("made") == 1)
+        await kit.shadow.end()
+        kit.shadow.close()
 
     asyncio.run(body())
 
 
-def test_a_share_of_the_answers() -> None:
+def test_shadow_takes_a_share_of_the_forecasts() -> None:
     async def body() -> None:
-        along = Along(shadow_share=0.25, shadow_queue=10_000)
-        along.engine.idle_s = 0.0
-        along.shadow.begin(along.deployment)
+        kit = ShadowKit(shadow_share=0.25, shadow_queue=10_000)
+        kit.engine.idle_s = 0.0
+        kit.shadow.begin(kit.deployment)
         for _ in range(2000):
-            along.answer()
-        assert 400 < along.shadow.waiting < 600
-        await along.shadow.end()
-        along.shadow.close()
+            kit.answer()
+        assert 400 < kit.shadow.waiting < 600
+        await kit.shadow.end()
+        kit.shadow.close()
 
     asyncio.run(body())

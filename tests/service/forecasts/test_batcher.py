@@ -28,7 +28,7 @@ def run(
     asyncio.run(body())
 
 
-def test_answers_belong_to_their_questions_and_batches_are_bounded() -> None:
+def test_results_belong_to_their_items_and_batches_are_bounded() -> None:
     sizes: list[int] = []
 
     def compute(items: Sequence[int]) -> Sequence[int]:
@@ -56,7 +56,7 @@ def test_one_bad_item_fails_alone() -> None:
     run(compute, work)
 
 
-def test_a_full_queue_refuses_and_a_gone_caller_is_dropped() -> None:
+def test_full_queue_refuses_and_item_of_a_gone_caller_is_dropped() -> None:
     free = threading.Event()
     seen: list[int] = []
 
@@ -81,7 +81,7 @@ def test_a_full_queue_refuses_and_a_gone_caller_is_dropped() -> None:
     run(compute, work, size=1, queue=2)
 
 
-def test_a_stop_finishes_what_waits_and_takes_no_more() -> None:
+def test_stop_finishes_the_queue_and_accepts_no_more() -> None:
     free = threading.Event()
 
     def compute(items: Sequence[int]) -> Sequence[int]:
@@ -102,7 +102,7 @@ def test_a_stop_finishes_what_waits_and_takes_no_more() -> None:
     run(compute, work, size=1)
 
 
-def test_a_stop_out_of_patience_tells_those_who_wait() -> None:
+def test_cancelled_stop_fails_the_queued_items() -> None:
     free = threading.Event()
 
     def compute(items: Sequence[int]) -> Sequence[int]:
@@ -122,7 +122,7 @@ def test_a_stop_out_of_patience_tells_those_who_wait() -> None:
     run(compute, work, size=1)
 
 
-def test_why_batches_were_released() -> None:
+def test_reasons_of_release() -> None:
     reasons: list[str] = []
 
     async def body() -> None:

@@ -1,4 +1,4 @@
-"""Forecasts given again: only while nothing has changed, and one computation for all who ask at once."""
+"""Cached forecasts: served only while nothing has changed; simultaneous requests are coalesced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.service.running import Live, live
 
 
 class Counting(FakeForecaster):
-    """Counts what it computes; ``delay_s`` slows it, ``failures`` makes the next batches fail."""
+    """Counts its forecasts; ``delay_s`` delays each batch, ``failures`` is how many of the next batches fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ def row(name: str) -> list[dict[str, Any]]:
     return [{"video_id": "v", "time": time.time() - 50, "type": "view", "id": name}]
 
 
-def test_an_unchanged_video_is_not_forecast_again(service: Live, model: Counting) -> None:
+def test_forecast_of_an_unchanged_video_is_cached(service: Live, model: Counting) -> None:
     first = ask(service)
     assert ask(service) == first and model.made == 1
     assert ask(service, horizons_s=7200) != first and model.made == 2
     assert "m3tr_forecasts_reused_total 1.0" in service.http.get("/metrics").text
 
 
-def test_a_new_row_always_gets_a_new_forecast(service: Live, model: Counting) -> None:
+def test_new_row_gives_a_new_forecast(service: Live, model: Counting) -> None:
     for i in range(20):
         service.post("/events", row(str(i)))
         assert ask(service)["counts"] == {"view": i + 1}
@@ -70,7 +70,7 @@ def test_a_new_row_always_gets_a_new_forecast(service: Live, model: Counting) ->
     assert model.made == 20
 
 
-def test_an_answer_grows_old(empty_redis: str, model: Counting) -> None:
+def test_cached_forecast_expires(empty_redis: str, model: Counting) -> None:
     now = [1_760_000_000_000_000]
     with live(empty_redis, forecaster=model, clock=lambda: now[0]) as service:
         service.register("v", 1_760_000_000 - 86_400)
@@ -80,14 +80,14 @@ def test_an_answer_grows_old(empty_redis: str, model: Counting) -> None:
         assert ask(service) == first
         now[0] += 2_000
         assert ask(service)["at"] != first["at"] and model.made == 2
-        # A thousandth of its fifteen seconds.
+        # Cached for a thousandth of its age of fifteen seconds.
         service.http.get("/videos/young/forecast")
         now[0] += 16_000
         service.http.get("/videos/young/forecast")
         assert model.made == 4
 
 
-def test_it_can_be_turned_off(empty_redis: str, model: Counting) -> None:
+def test_cache_can_be_turned_off(empty_redis: str, model: Counting) -> None:
     with live(empty_redis, forecaster=model, forecast_reuse_ms=0) as service:
         service.register("v", time.time() - 90_000)
         ask(service)
@@ -95,7 +95,7 @@ def test_it_can_be_turned_off(empty_redis: str, model: Counting) -> None:
     assert model.made == 2
 
 
-def test_who_asks_at_once_shares_one_computation(service: Live, model: Counting) -> None:
+def test_simultaneous_requests_are_coalesced(service: Live, model: Counting) -> None:
     model.delay_s = 0.2
     answers: list[dict[str, Any]] = []
     threads = [threading.Thread(target=lambda: answers.append(ask(service))) for _ in range(10)]
@@ -106,7 +106,7 @@ def test_who_asks_at_once_shares_one_computation(service: Live, model: Counting)
     assert model.made == 1 and len(answers) == 10 and all(answer == answers[0] for answer in answers)
 
 
-def test_a_failure_is_not_given_again(service: Live, model: Counting) -> None:
+def test_failure_is_not_cached(service: Live, model: Counting) -> None:
     model.failures = 1
     assert service.http.get("/videos/v/forecast?horizons_s=3600").status_code == 500
     assert ask(service)["metric"] == "total"

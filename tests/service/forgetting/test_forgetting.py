@@ -1,4 +1,4 @@
-"""A deleted video leaves every bank, key and file, whenever and wherever it may still be."""
+"""A deleted video leaves every bank, key, stream and file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def files_with(path: Path, text: str) -> list[str]:
 
 
 def everything(client: Any) -> dict[bytes, bytes]:
-    """All that the store holds: each key with what is in it, as text."""
+    """The content of the store: each key with its value, as text."""
     found = {}
     for key in client.scan_iter():
         kind = client.type(key).decode()
@@ -77,7 +77,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def fill(service: Live) -> None:
-    """Let both videos be wherever a video can be."""
+    """Store both videos in every structure that can hold a video."""
     for name in (NAME, OTHER):
         service.post("/events", [{"video_id": name, "time": T0 + 1, "type": "view", "id": f"{name}-parked"}])
         service.register(name, T0, title=f"title of {name}")
@@ -100,7 +100,9 @@ def fill(service: Live) -> None:
 BUSY = {"labels": 1000, "ranking_forecasts": 100, "ingest_stream": True, "ingest_claim_s": 0.2}
 
 
-def test_no_key_and_no_file_holds_it(server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_and_no_file_holds_a_deleted_video(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forgetting, "REWRITE_S", 1.0)
     bank = open_bank(make_bank(tmp_path / "bank", NAME, OTHER))
     with live(server.url, bank=bank, **BUSY) as service:
@@ -110,7 +112,7 @@ def test_no_key_and_no_file_holds_it(server: EmbeddedServer, tmp_path: Path, mon
         assert keys_with(service.redis, NAME) == []
         assert service.http.get(f"/videos/{NAME}").status_code == 404
         assert bank.counts()["videos"] == 1
-        # What is known of the other is untouched.
+        # The other video is not affected.
         assert service.http.get(f"/videos/{OTHER}").json()["counts"] == {"view": 4, "like": 3}
         [dead] = [f for _, f in service.redis.xrange(keys.INGEST_DEAD) if b"rows" in f]
         assert [row["video_id"] for row in json.loads(dead[b"rows"])] == [OTHER]
@@ -125,7 +127,7 @@ def test_no_key_and_no_file_holds_it(server: EmbeddedServer, tmp_path: Path, mon
         assert keys_with(service.redis, NAME) == []
 
 
-def test_every_replica_and_every_later_opening_obeys(empty_redis: str, tmp_path: Path) -> None:
+def test_every_replica_and_every_later_opened_bank_applies_the_deletion(empty_redis: str, tmp_path: Path) -> None:
     here, there, down = (open_bank(make_bank(tmp_path / name, NAME, OTHER)) for name in ("here", "there", "down"))
     down.close()
     with live(empty_redis, bank=here) as first, live(empty_redis, bank=there) as second:
@@ -135,7 +137,7 @@ def test_every_replica_and_every_later_opening_obeys(empty_redis: str, tmp_path:
         assert here.counts()["videos"] == 1
         wait_until(lambda: there.counts()["videos"] == 1, 5)
         wait_until(lambda: NAME not in second.context.engine.cached(), 5)
-        # A model that is loaded later, and one that the next replica opens.
+        # A model that is loaded later, and a model of the next replica.
         later = open_bank(make_bank(tmp_path / "later", NAME, OTHER))
         deployment = Deployment(FakeForecaster(), BankCircuitBreaker(later, second.context.metrics), FakePool())
         kept = second.context.models._kept
@@ -151,7 +153,7 @@ def test_every_replica_and_every_later_opening_obeys(empty_redis: str, tmp_path:
         bank.close()
 
 
-def test_a_video_that_only_a_bank_knew_is_forgotten_too(empty_redis: str, tmp_path: Path) -> None:
+def test_video_known_only_to_a_bank_is_forgotten(empty_redis: str, tmp_path: Path) -> None:
     bank = open_bank(make_bank(tmp_path / "bank", NAME, OTHER))
     with live(empty_redis, bank=bank) as service:
         assert service.http.delete(f"/videos/{NAME}").status_code == 404
@@ -163,7 +165,7 @@ def test_a_video_that_only_a_bank_knew_is_forgotten_too(empty_redis: str, tmp_pa
     again.close()
 
 
-def test_registered_again_it_is_a_new_video(empty_redis: str, tmp_path: Path) -> None:
+def test_video_registered_again_is_a_new_video(empty_redis: str, tmp_path: Path) -> None:
     path = make_bank(tmp_path / "bank", NAME, OTHER)
     old = Path(shutil.copytree(path, tmp_path / "old"))
     bank = open_bank(path)
@@ -175,13 +177,13 @@ def test_registered_again_it_is_a_new_video(empty_redis: str, tmp_path: Path) ->
         service.register(NAME)
         service.post("/events", [{"video_id": NAME, "time": T0 + 1, "type": "view", "id": "one"}])
         assert service.http.get(f"/videos/{NAME}").json()["counts"] == {"view": 1}
-        # It is scheduled for the bank anew, also where its first life was known.
+        # It is scheduled for the bank again, also in a replica that knew the first one.
         assert service.redis.zrange(keys.maturing("some-bank"), 0, -1) == [NAME.encode()]
         bank.upsert([bank_video(NAME)])
         time.sleep(1.5)
         assert bank.counts()["videos"] == 2
     bank.close()
-    # The bank that had obeyed keeps its new life; one that still has the first one loses that.
+    # A bank that applied the deletion keeps the new video; one that still has the first drops that.
     for folder, videos in ((path, 2), (old, 1)):
         bank = open_bank(folder)
         with live(empty_redis, bank=bank) as service:
@@ -191,7 +193,7 @@ def test_registered_again_it_is_a_new_video(empty_redis: str, tmp_path: Path) ->
         bank.close()
 
 
-def test_it_goes_at_maxmemory_too(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_deletion_works_at_maxmemory(server: EmbeddedServer, tmp_path: Path) -> None:
     bank = open_bank(make_bank(tmp_path / "bank", NAME, OTHER))
     with live(server.url, bank=bank, **BUSY) as service:
         fill(service)
@@ -206,7 +208,7 @@ def test_it_goes_at_maxmemory_too(server: EmbeddedServer, tmp_path: Path) -> Non
     bank.close()
 
 
-def test_rows_that_wait_in_the_stream_go_with_their_video(server: EmbeddedServer) -> None:
+def test_rows_waiting_in_the_stream_are_deleted_with_their_video(server: EmbeddedServer) -> None:
     row = {"time": T0 + 5, "type": "view"}
     with live(server.url) as service:
         for name in (NAME, OTHER):
@@ -220,11 +222,11 @@ def test_rows_that_wait_in_the_stream_go_with_their_video(server: EmbeddedServer
         service.redis.xadd(keys.INGEST, {"kind": "events", "rows": json.dumps(both)})
     with live(server.url, ingest_stream=True, ingest_claim_s=0.2) as service:
         wait_until(lambda: service.http.get(f"/videos/{OTHER}").json()["counts"] == {"view": 2})
-        # Only what came after the deletion waits for a registration.
+        # Only rows from after the deletion are parked.
         assert service.redis.llen(keys.video_prefix(NAME) + "parked") == 1
 
 
-def test_many_deletions_share_the_work(empty_redis: str) -> None:
+def test_many_deletions_share_one_sweep(empty_redis: str) -> None:
     with live(empty_redis) as service:
         names = [f"{NAME}-{i}" for i in range(200)]
         for name in names:
@@ -238,7 +240,7 @@ def test_many_deletions_share_the_work(empty_redis: str) -> None:
         assert service.redis.zscore(keys.FORGOTTEN, tombstone(names[0])) is not None
 
 
-def test_labels_of_a_release_without_an_index_are_found(empty_redis: str) -> None:
+def test_labels_of_a_release_without_an_index_are_deleted(empty_redis: str) -> None:
     with live(empty_redis, labels=1000, label_horizons_s="3600") as service:
         for name in (NAME, OTHER):
             service.register(name, time.time() - 60)
@@ -249,7 +251,7 @@ def test_labels_of_a_release_without_an_index_are_found(empty_redis: str) -> Non
         assert keys_with(service.redis, NAME) == [] and sum(n for _, n in made()) == 1
 
 
-def test_a_bank_that_is_down_forgets_when_it_answers(empty_redis: str, tmp_path: Path) -> None:
+def test_bank_that_is_down_forgets_when_it_answers_again(empty_redis: str, tmp_path: Path) -> None:
     bank = open_bank(make_bank(tmp_path / "bank", NAME, OTHER))
     with live(empty_redis, bank=bank) as service:
         service.register(NAME)

@@ -1,4 +1,4 @@
-"""Videos to which nothing happens end after the retention's days, and nothing else does."""
+"""Videos without an engagement are deleted after the retention's days, and no others."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def ended(service: Live) -> float:
     return service.context.metrics.videos_ended._value.get()
 
 
-def test_what_is_silent_ends_and_what_lives_stays(empty_redis: str, tmp_path: Path) -> None:
-    """The clock is ahead by the days, and the store's registrations are of now."""
+def test_silent_videos_are_deleted_and_active_ones_stay(empty_redis: str, tmp_path: Path) -> None:
+    """The service's clock is ahead by the retention's days; the store's registration times are real."""
     now = time.time()
     names = ("silent-xQ7", "empty-xQ7", "alive-xQ7")
     busy = {"labels": 1000, "ranking_forecasts": 100}
     with live(empty_redis, **busy) as service:
-        # Registered while there was no retention.
+        # Registered while no retention was set.
         for name in names:
             service.register(name, now - 100 * DAY_S, title=name)
             if name != names[1]:
@@ -53,15 +53,15 @@ def test_what_is_silent_ends_and_what_lives_stays(empty_redis: str, tmp_path: Pa
         )
         for name in names[:2]:
             assert [key for key in keys_with(service.redis, name) if key != keys.CHANGES.encode()] == []
-        # A bank keeps what it has learned, and nothing says that the videos were deleted.
+        # Its entries in the bank stay, and there is no tombstone.
         assert bank.counts()["videos"] == 3 and not service.redis.exists(keys.FORGOTTEN)
-        # It can come again.
+        # It can be registered again.
         service.register(names[0], now)
         assert service.http.get(f"/videos/{names[0]}").json()["counts"] == {}
     bank.close()
 
 
-def test_a_row_that_comes_meanwhile_keeps_its_video(empty_redis: str) -> None:
+def test_row_that_arrives_meanwhile_keeps_its_video(empty_redis: str) -> None:
     async def work(store: Store) -> None:
         await store.register("v", REGISTRATION)
         await store.apply({"v": [event(10)]})
@@ -77,7 +77,7 @@ def test_a_row_that_comes_meanwhile_keeps_its_video(empty_redis: str) -> None:
     with_store(empty_redis, work)
 
 
-def test_without_it_nothing_is_kept_for_it(empty_redis: str) -> None:
+def test_without_retention_no_schedule_is_kept(empty_redis: str) -> None:
     with live(empty_redis) as service:
         service.register("v")
         assert service.redis.keys("m3tr:{retention}*") == []

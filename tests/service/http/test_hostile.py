@@ -78,7 +78,7 @@ def test_the_stream_of_changes_continues_after_broken_entries_and_listeners(redi
 
     async def follow() -> None:
         changes = ChangeSubscriber(redis_url, 2.0)
-        changes.listeners.append(Listener())
+        changes.on_change(Listener())
         changes.start()
         await asyncio.sleep(0.2)
         for entry in (b'[["\xff",1]]', msgspec.json.encode([["poison", 1]]), msgspec.json.encode([["fine", 2]])):

@@ -52,7 +52,7 @@ def test_head_responds_like_get_without_the_body(service: Live, path: str) -> No
     refused = service.http.head("/events")
     assert refused.status_code == 405
     assert service.http.delete("/metrics").headers["allow"] == "GET, HEAD"
-    wait_until(lambda: service.context.live.subscribers == 0)
+    wait_until(lambda: service.context.subscriptions.subscribers == 0)
 
 
 def test_a_browser_watches_with_its_key_in_the_query(empty_redis: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -364,7 +364,7 @@ def test_one_key_cannot_take_all_streams(empty_redis: str) -> None:
             assert refused.status_code == 429 and refused.headers["retry-after"] == "5"
             with service.http.stream("GET", path, headers={"x-api-key": "two"}) as other:
                 assert other.status_code == 200
-        wait_until(lambda: service.context.live.subscribers == 0)
+        wait_until(lambda: service.context.subscriptions.subscribers == 0)
         one, two = ({"x-api-key": name} for name in ("one", "two"))
         with connect(url, additional_headers=one), connect(url, additional_headers=one):
             with pytest.raises(InvalidStatus) as raised:

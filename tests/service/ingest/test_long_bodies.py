@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from service.ingest.handler import SLICE_BYTES, SLICE_ROWS
 from service.ingest.json_slices import is_cut, row_end, rows_within
-from service.ingest.outcome_json import ENCODED_AT_ONCE
+from service.ingest.outcome_json import LISTED_AT_ONCE
 from service.problems import Malformed
 from service.routes.rows import LISTED
 from tests.service.running import T0, Live, live, wait_until
@@ -122,7 +122,7 @@ def test_rows_keep_their_position_and_so_their_id(service: Live, lines: bool) ->
 
 
 def test_a_long_list_of_rejections_is_complete(service: Live) -> None:
-    rows = [row(i, type="?") for i in range(3 * ENCODED_AT_ONCE + 5)]
+    rows = [row(i, type="?") for i in range(3 * LISTED_AT_ONCE + 5)]
     response = service.http.post("/events", json=rows).json()
     assert [refused["index"] for refused in response["rejections"]] == list(range(len(rows)))
     assert response["rejected"] == len(rows) and set(response["rejections"][-1]) == set(response["rejections"][0])

@@ -14,12 +14,12 @@ import httpx
 import pytest
 import redis
 
-from service.context import new_metrics
 from service.ingest.stream_consumer import GROUP, Consumer
 from service.settings import Settings
 from service.store import keys
 from service.store.redis.embedded_server import EmbeddedServer
 from service.store.rows.outcome import Outcome
+from service.wiring import new_metrics
 from tests.service.running import T0, Live, Process, live, wait_until
 
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}

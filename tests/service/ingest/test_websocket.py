@@ -75,7 +75,7 @@ def test_every_frame_is_answered_in_order(service: Live) -> None:
         assert receive(made)["accepted"] == 1 and receive(made)["parked"] == 1
         assert receive(made) == empty_ack(10)
     assert service.http.get("/videos/v").json()["counts"] == {"view": 100, "like": 4}
-    wait_until(lambda: service.context.producers.connections == 0)
+    wait_until(lambda: service.context.row_sockets.connections == 0)
 
 
 def empty_ack(seq: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_an_invalid_frame_is_named_and_closes_the_connection(
             answer = receive(made)
             assert answer["error"]["status"] == status and answer["error"].get("field") == field
             assert closing(made) == code
-        wait_until(lambda: service.context.producers.connections == 0)
+        wait_until(lambda: service.context.row_sockets.connections == 0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -260,7 +260,7 @@ def test_connections_are_limited(empty_redis: str) -> None:
             with pytest.raises(InvalidStatus) as refused, open_socket(service):
                 pass
             assert refused.value.response.status_code == 503 and refused.value.response.headers["retry-after"]
-        wait_until(lambda: service.context.producers.connections == 0)
+        wait_until(lambda: service.context.row_sockets.connections == 0)
         with open_socket(service):
             pass
 

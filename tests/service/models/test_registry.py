@@ -1,4 +1,4 @@
-"""Models side by side over HTTP, with real bundles: listed, switched between, followed, and shadowed."""
+"""The model registry over HTTP, with real bundles: listed, activated, followed, and shadowed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from safetensors.numpy import load_file, save_file
 
 from model.bundle import load_bundle, write_manifest
 from service.app import create_app
-from service.context import build, new_metrics
 from service.deployment.loading import load_model
 from service.settings import Settings
+from service.wiring import build, new_metrics
 from tests.service.running import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 from tests.service.test_real_bundle import COMMAND, closing_process
@@ -34,7 +34,7 @@ AT = T0 + 30 * 3600
 
 
 def other(bundle: Path, out: Path, seed: int = 2) -> Path:
-    """A copy with other weights, sealed anew: another version, with other answers."""
+    """A copy with other weights and a new hash: another version, with other forecasts."""
     shutil.copytree(bundle, out)
     rng, weights = np.random.default_rng(seed), load_file(out / "weights.safetensors")
     changed = {
@@ -47,7 +47,7 @@ def other(bundle: Path, out: Path, seed: int = 2) -> Path:
 
 
 def narrower(bundle: Path, out: Path) -> Path:
-    """A copy that forecasts less far ahead."""
+    """A copy with a shorter longest horizon."""
     shutil.copytree(bundle, out)
     manifest = load_bundle(bundle).manifest
     schema = replace(manifest.schema, max_horizon_us=manifest.schema.max_horizon_us // 2)
@@ -80,10 +80,10 @@ def shelf(mini: Path, folder: Path) -> Shelf:
 
 @contextmanager
 def inside(shelf: Shelf, redis_url: str, served: str = "a") -> Iterator[httpx.Client]:
-    """A service in this process, on a bundle of a shelf of its own (a bank has one opener)."""
+    """A service in this process, with a shelf of its own, because a bank can be opened once only."""
     settings = Settings(bundle=shelf.folder / served, bundles=shelf.folder, device="cpu", drain_s=0, **QUIET)
     metrics = new_metrics(settings)
-    context = build(settings, metrics, load_model(settings, metrics), redis_url)
+    context = build(settings, metrics, load_model(settings, settings, metrics), redis_url)
     server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -122,7 +122,7 @@ def http(shelved: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
 
 @pytest.fixture(autouse=True)
 def served_first(request: pytest.FixtureRequest) -> None:
-    """Every test of the shared service begins with ``a`` answering and no shadow."""
+    """Every test of the shared service starts with ``a`` active and no shadow."""
     if "http" in request.fixturenames:
         client: httpx.Client = request.getfixturevalue("http")
         client.delete("/models/shadow")
@@ -174,13 +174,13 @@ def test_listing(http: httpx.Client, shelved: Shelf) -> None:
     assert rows["narrow"]["state"] == "available" and "ahead" in rows["narrow"]["reason"]
 
 
-def test_a_switch_gives_the_answers_of_a_service_started_with_that_bundle(
+def test_switch_gives_the_forecasts_of_a_service_started_with_that_bundle(
     http: httpx.Client, shelved: Shelf, tmp_path: Path, empty_redis: str
 ) -> None:
     before = forecasts(http)
-    told = http.post("/models/b/activate").json()
-    assert told["changed"] and told["model_version"] == shelved.hash("b")
-    assert told["previous_version"] == shelved.hash("a") and told["warmed"] >= len(VIDEOS)
+    response = http.post("/models/b/activate").json()
+    assert response["changed"] and response["model_version"] == shelved.hash("b")
+    assert response["previous_version"] == shelved.hash("a") and response["warmed"] >= len(VIDEOS)
     switched = forecasts(http)
     assert {made["model_version"] for made in switched} == {shelved.hash("b")}
     assert all(x["forecasts"] != y["forecasts"] for x, y in zip(before, switched, strict=True))
@@ -188,17 +188,17 @@ def test_a_switch_gives_the_answers_of_a_service_started_with_that_bundle(
     with inside(Shelf(tmp_path), empty_redis, served="b") as fresh:
         feed(fresh)
         assert forecasts(fresh) == switched
-    # Back: kept in memory, so there at once, with the answers of before.
+    # Back again: kept in memory, with the same forecasts as before.
     assert rows_by_folder(http)["a"]["state"] == "loaded"
     assert http.post(f"/models/{shelved.hash('a')[:8]}/activate").json()["changed"]
     assert forecasts(http) == before
 
 
-def test_activating_what_answers_changes_nothing(http: httpx.Client, shelved: Shelf) -> None:
+def test_activating_the_active_model_changes_nothing(http: httpx.Client, shelved: Shelf) -> None:
     switches = sample(http, "model_switches_total")
     for name in ("a", shelved.hash("a"), shelved.hash("a")[:12]):
-        told = http.post(f"/models/{name}/activate")
-        assert told.status_code == 200 and told.json()["changed"] is False
+        response = http.post(f"/models/{name}/activate")
+        assert response.status_code == 200 and response.json()["changed"] is False
     assert sample(http, "model_switches_total") == switches
 
 
@@ -206,7 +206,7 @@ def test_activating_what_answers_changes_nothing(http: httpx.Client, shelved: Sh
     ("name", "status", "text"),
     [("broken", 409, "head.onnx"), ("narrow", 409, "ahead"), ("nothing", 404, "GET /models"), ("../a", 404, "")],
 )
-def test_what_cannot_be_activated_changes_nothing(
+def test_failed_activation_changes_nothing(
     http: httpx.Client, shelved: Shelf, name: str, status: int, text: str
 ) -> None:
     before, failures = forecasts(http), sample(http, "model_load_failures_total")
@@ -218,11 +218,11 @@ def test_what_cannot_be_activated_changes_nothing(
     assert sample(http, "model_load_failures_total") - failures == (2 if name == "broken" else 0)
 
 
-def test_a_short_prefix_names_nothing(http: httpx.Client, shelved: Shelf) -> None:
+def test_prefix_that_is_too_short_is_not_found(http: httpx.Client, shelved: Shelf) -> None:
     assert http.post(f"/models/{shelved.hash('b')[:7]}/activate").status_code == 404
 
 
-def test_a_byte_flipped_after_the_start_is_refused_and_a_kept_model_needs_no_files(
+def test_byte_flipped_after_the_start_is_refused_and_a_kept_model_needs_no_files(
     http: httpx.Client, shelved: Shelf
 ) -> None:
     """The hash is checked when a model is loaded, not when it was first seen."""
@@ -263,9 +263,9 @@ def test_no_request_fails_while_models_switch(http: httpx.Client, shelved: Shelf
     with ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(ask, 1000 * n) for n in range(4)]
         try:
-            # Two orders at once: one after the other.
+            # Two simultaneous requests are handled one after the other.
             both = [pool.submit(http.post, f"/models/{name}/activate") for name in ("b", "a")]
-            assert [order.result().status_code for order in both] == [200, 200]
+            assert [request.result().status_code for request in both] == [200, 200]
             for name in ("a", "b", "a", "b"):
                 assert http.post(f"/models/{name}/activate").status_code == 200
         finally:
@@ -276,7 +276,7 @@ def test_no_request_fails_while_models_switch(http: httpx.Client, shelved: Shelf
     assert sample(http, "forecasts_degraded_total") == 0
 
 
-def test_metrics_follow(http: httpx.Client, shelved: Shelf) -> None:
+def test_metrics_show_the_active_model(http: httpx.Client, shelved: Shelf) -> None:
     a, b = shelved.hash("a"), shelved.hash("b")
     hits = sample(http, "state_cache_hits_total")
     assert http.post("/models/b/activate").status_code == 200
@@ -289,10 +289,10 @@ def test_metrics_follow(http: httpx.Client, shelved: Shelf) -> None:
     assert promtool_complaints(text) == ""
 
 
-def test_a_shadow_is_compared_and_scored_and_changes_nothing(http: httpx.Client, shelved: Shelf) -> None:
+def test_shadow_is_compared_and_scored_and_changes_nothing(http: httpx.Client, shelved: Shelf) -> None:
     before = forecasts(http)
-    told = http.post("/models/b/shadow")
-    assert told.status_code == 200 and told.json() == {"model_version": shelved.hash("b"), "share": 1.0}
+    response = http.post("/models/b/shadow")
+    assert response.status_code == 200 and response.json() == {"model_version": shelved.hash("b"), "share": 1.0}
     assert http.post("/models/a/shadow").status_code == 409
     assert rows_by_folder(http)["b"]["state"] == "shadow"
     made = sample(http, 'shadow_forecasts_total{outcome="made"}')
@@ -314,14 +314,16 @@ def test_a_shadow_is_compared_and_scored_and_changes_nothing(http: httpx.Client,
         return {each["model_version"] for each in http.get("/quality").json()["models"] if each["labels"] >= 6}
 
     wait_until(lambda: scored() >= {shelved.hash("a"), shelved.hash("b")}, 60)
-    # The shadow takes over without being loaded again.
+    # The shadow becomes active without being loaded again.
     assert http.post("/models/b/activate").json()["changed"]
     assert rows_by_folder(http)["b"]["state"] == "active"
     assert sample(http, 'model_info{model_version="' + shelved.hash("b")) == 1
     assert http.delete("/models/shadow").status_code == 204
 
 
-def test_a_restart_keeps_the_choice_and_replicas_follow(mini_bundle: Path, tmp_path: Path, empty_redis: str) -> None:
+def test_active_version_survives_a_restart_and_replicas_follow(
+    mini_bundle: Path, tmp_path: Path, empty_redis: str
+) -> None:
     shelves = [shelf(mini_bundle, tmp_path / f"bundles{i}") for i in range(2)]
     a, b = shelves[0].hash("a"), shelves[0].hash("b")
     with inside(shelves[0], empty_redis) as first:
@@ -331,7 +333,7 @@ def test_a_restart_keeps_the_choice_and_replicas_follow(mini_bundle: Path, tmp_p
             wait_until(lambda: active(second) == b)
         with inside(shelves[1], empty_redis) as second:
             assert active(second) == b and sample(second, "model_choice_failures_total") == 0
-    # What was chosen is damaged meanwhile: the served bundle answers, and the metrics say so.
+    # The stored version is damaged meanwhile: the served bundle is active, and a metric counts that.
     flip(shelves[1].folder / "b" / "head.onnx")
     with inside(shelves[1], empty_redis) as second:
         assert active(second) == a
@@ -357,7 +359,7 @@ def test_scopes(empty_redis: str) -> None:
                 assert (status != 403) == (scope in allowed), (path, scope, status)
 
 
-def test_without_a_folder_only_the_served_model_is_there(empty_redis: str) -> None:
+def test_without_a_folder_only_the_served_model_is_listed(empty_redis: str) -> None:
     with live(empty_redis) as service:
         (row,) = service.http.get("/models").json()["models"]
         assert (row["version"], row["state"], row["folder"]) == ("fa4e", "active", None)

@@ -1,4 +1,4 @@
-"""No client moves another's intervals: not by what it asks, not by the videos that it makes up."""
+"""A client cannot change another's intervals: neither by its requests nor by invented videos."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def interval(service: Live, video_id: str) -> tuple[float, float]:
     return made["q0.1"], made["q0.9"]
 
 
-def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp_path: Path) -> None:
-    """And 60 questions with horizons of 1 to 60 s, of the other's video."""
+def test_two_hundred_invented_videos_do_not_change_anothers_intervals(
+    mini: Mini, empty_redis: str, tmp_path: Path
+) -> None:
+    """With 60 requests for the other's video, with horizons of 1 to 60 s."""
     forecaster = Forecaster.load(Path(shutil.copytree(mini.bundle, tmp_path / "bundle")), device="cpu")
     clock, kind = Clock(P0 + 600 * S), forecaster.manifest.types[0]
-    # The clock stands still, and no answer would ever be made anew.
+    # The test's clock stands still, so that a cached forecast would never expire.
     options: dict[str, Any] = {
         "forecast_reuse_ms": 0,
         "labels": 200_000,
@@ -78,7 +80,7 @@ def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp
                 store("attacker", f"fake{i}", 60, 50)
             before = interval(service, "mine")
             shaped = interval(service, "fake0")
-            # Everybody's forecasts are made; then the made-up videos explode, and the other's does not.
+            # All forecasts are made; then the invented videos grow steeply, and the other does not.
             (sampler,) = (work for work in service.context.background if isinstance(work, Sampler))
             wait_until(lambda: len(sampler._schedule) == 201, 60)
             clock.now_us = P0 + 1800 * S - 1
@@ -92,7 +94,7 @@ def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp
                 service.http.post("/events", json=[row], headers={"x-api-key": "attacker"}).raise_for_status()
             clock.now_us = P0 + 3600 * S
             wait_until(lambda: sum(m["labels"] for m in told(service, "/quality")["models"]) >= 201, 60)
-            # The upper end stands where training has seen no more.
+            # The upper end is at the limit of the training data.
             wait_until(lambda: interval(service, "fake0")[0] > 1.02 * shaped[0], 60)
             np.testing.assert_allclose(interval(service, "mine"), before, rtol=0.01)
             assert told(service, "/quality")["models"][0]["clients"] == 2
@@ -101,7 +103,7 @@ def test_two_hundred_videos_with_shaped_counts(mini: Mini, empty_redis: str, tmp
 
 
 async def missed(world: World, n: int, client: str) -> None:
-    """n videos of a client that end far above their interval."""
+    """Make n videos of a client that end far above their interval."""
     for i in range(n):
         name = f"{client}{i}"
         await given(world, name, events(name, P0 + S, 100), events(name, P0 + H + 60 * S, 900), client=client)
@@ -111,7 +113,7 @@ async def missed(world: World, n: int, client: str) -> None:
     await world.scorer.sweep()
 
 
-def test_each_client_has_its_own_outcomes_and_a_new_one_what_most_agree_on(empty_redis: str) -> None:
+def test_each_client_has_its_own_state_and_a_new_one_the_common_state(empty_redis: str) -> None:
     async def work(world: World) -> None:
         cell = (1, 1, 1)
         for n in range(1, 5):
@@ -119,12 +121,12 @@ def test_each_client_has_its_own_outcomes_and_a_new_one_what_most_agree_on(empty
             await world.adaptation.refresh()
             own = world.adaptation.factors("m1", f"a{n}")
             assert own is not None and own[cell] > 1.5
-            assert world.adaptation.factors("m1", "new") is None, "four are too few to speak for others"
+            assert world.adaptation.factors("m1", "new") is None, "four are too few for a common state"
         await missed(world, RAMP, "a5")
         await world.adaptation.refresh()
         others = world.adaptation.factors("m1", "new")
         assert others is not None and own is not None and 1.5 < others[cell] <= own[cell] * 1.001
-        # One who has seen a thousand more does not move what they agree on.
+        # A client with a thousand more outcomes does not change the common state.
         await missed(world, 4 * RAMP, "a6")
         await world.adaptation.refresh()
         own, now = world.adaptation.factors("m1", "a6"), world.adaptation.factors("m1", "new")
@@ -134,7 +136,7 @@ def test_each_client_has_its_own_outcomes_and_a_new_one_what_most_agree_on(empty
     with_world(empty_redis, work, label_share=1.0)
 
 
-def test_who_registers_a_video_first_stays_its_client(empty_redis: str) -> None:
+def test_first_client_of_a_video_stays_its_client(empty_redis: str) -> None:
     async def work(world: World) -> None:
         async def put(client: str, metadata: str = "{}", video_id: str = "v") -> tuple[bool, str]:
             applied = await world.store.register(video_id, Registration(P0, signed(metadata, client)))
@@ -143,13 +145,15 @@ def test_who_registers_a_video_first_stays_its_client(empty_redis: str) -> None:
             return applied.changed, snapshot.client
 
         assert await put("aa11") == (True, "aa11")
-        assert await put("bb22") == (False, "aa11"), "nothing of it is new"
+        assert await put("bb22") == (False, "aa11"), "nothing has changed"
         assert await put("bb22", '{"title":"t"}') == (True, "aa11")
         assert await put("", '{"title":"t"}') == (False, "aa11")
         forged = '{"title":"x\\",\\"registered_by\\":\\"cc33\\"}"}'
         assert await put("bb22", forged) == (True, "aa11")
         assert await put("", forged, "w") == (True, "")
-        assert await put("bb22", forged, "w") == (False, ""), "nor does it get what was nobody's"
+        assert await put("bb22", forged, "w") == (False, ""), (
+            "it does not get a video that was registered without a key"
+        )
         snapshot = await world.store.read("w")
         assert snapshot is not None and snapshot.video.title == 'x","registered_by":"cc33"}'
         await world.store.forget("v")
@@ -158,7 +162,7 @@ def test_who_registers_a_video_first_stays_its_client(empty_redis: str) -> None:
     with_world(empty_redis, work)
 
 
-def test_nobody_is_told_who_registered_a_video(empty_redis: str) -> None:
+def test_no_response_shows_the_client_of_a_video(empty_redis: str) -> None:
     with live(empty_redis, api_keys=HASHED) as service:
         name = hashlib.sha256(b"victim").hexdigest()[:8]
         body = {"published_at": T0, "registered_by": "aaaaaaaa"}

@@ -1,4 +1,4 @@
-"""What becomes of labels: scored once, told, and what they do to intervals."""
+"""Labels are scored once and shown, and stretch intervals."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from model.quantiles.adaptive import RAMP, STEPS, Adaptive
-from model.quantiles.calibration import N_COLUMNS, horizon_bucket_of
+from model.quantiles.calibration import N_COLUMNS, calibration_column
 from service.quality.label import labels_of
 from service.quality.label_store import Settlement, parse_adaptive
-from service.quality.report import Report
+from service.quality.report import QualityReport
 from service.store.keys import SAMPLING_LEASE
 from service.store.redis.lease import Lease
 from service.store.rows.row import InputRow
@@ -25,8 +25,8 @@ from tests.service.running import T0, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 
 
-def test_scores_are_what_they_say(empty_redis: str) -> None:
-    """From 99 to 399 is two doublings; 199 was the median, and 299 the upper end."""
+def test_scores_of_two_labels(empty_redis: str) -> None:
+    """From 99 to 399 is two doublings; the median was 199, and the upper end 299."""
 
     async def work(world: World) -> None:
         await given(world, "v", events("v", P0 + 10 * S, 99), events("v", P0 + H + 60 * S, 300))
@@ -36,11 +36,11 @@ def test_scores_are_what_they_say(empty_redis: str) -> None:
         await keep(world, *(answer(name, at_us=P0 + H, value=99, quantiles=(said,)) for name in "vw"))
         world.clock.now_us = P0 + 2 * H + 59 * S
         await world.scorer.sweep()
-        assert await world.ledger.pending() == 2, "the grace is not over"
+        assert await world.label_store.pending() == 2, "the grace period is not over"
         world.clock.now_us = P0 + 2 * H + 60 * S
         await world.scorer.sweep()
-        assert world.outcomes() == {"kept": 2, "scored": 2} and await world.ledger.pending() == 0
-        scores = (await world.tally()).scores()
+        assert world.outcomes() == {"kept": 2, "scored": 2} and await world.label_store.pending() == 0
+        scores = (await world.score_sums()).scores()
         upper = np.log2(3)
         loss = [
             (0.1 * 2 + 0.5 * 1 + 0.9 * (2 - upper)) / 3,
@@ -72,14 +72,14 @@ def test_two_replicas_score_each_label_once(empty_redis: str) -> None:
         world.clock.now_us = P0 + 3 * H
         replicas = [world, *(World(empty_redis, world.clock) for _ in range(2))]
         for replica in replicas:
-            # Each believes that it holds the lease: that is to save work, not to be right.
+            # Both believe that they hold the lease, which saves work and is not needed for correctness.
             replica.scorer._lease = cast(Any, SimpleNamespace(take=_always))
         await asyncio.gather(*(replica.scorer.sweep() for replica in replicas))
         counts = Counter[str]()
         for replica in replicas:
             counts.update(replica.outcomes())
-        assert counts["scored"] == 150 and (await world.tally()).scores()["labels"] == 150
-        assert parse_adaptive(await world.ledger.adaptive("m1")).outcomes == 150
+        assert counts["scored"] == 150 and (await world.score_sums()).scores()["labels"] == 150
+        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 150
         for replica in replicas[1:]:
             await replica.link.close()
 
@@ -90,26 +90,26 @@ async def _always() -> bool:
     return True
 
 
-def test_a_settlement_is_all_or_nothing(empty_redis: str) -> None:
+def test_settlement_is_atomic(empty_redis: str) -> None:
     async def work(world: World) -> None:
         world.clock.now_us = P0 + H
         await keep(world, answer("a", at_us=P0 + H), answer("b", at_us=P0 + H))
-        column = int(horizon_bucket_of(np.array([3600.0]))[0])
-        one, two = await world.ledger.due(column, P0 + 9 * H, 10)
-        assert await world.ledger.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
+        column = int(calibration_column(np.array([3600.0]))[0])
+        one, two = await world.label_store.due(column, P0 + 9 * H, 10)
+        assert await world.label_store.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
         for stale in (
             Settlement([one, two], {"1:1:n": 2.0}, "{}", "{1}"),
             Settlement([two], {"1:1:n": 1.0}, "", "{1}"),
         ):
-            assert not await world.ledger.settle(column, stale, P0)
-        assert (await world.tally()).cells == {(1, 1): {"n": 1.0}} and await world.ledger.pending() == 1
-        assert await world.ledger.settle(column, Settlement([two], {"1:1:n": 1.0}, "{}", "{}"), P0)
-        assert (await world.tally()).cells == {(1, 1): {"n": 2.0}}
+            assert not await world.label_store.settle(column, stale, P0)
+        assert (await world.score_sums()).cells == {(1, 1): {"n": 1.0}} and await world.label_store.pending() == 1
+        assert await world.label_store.settle(column, Settlement([two], {"1:1:n": 1.0}, "{}", "{}"), P0)
+        assert (await world.score_sums()).cells == {(1, 1): {"n": 2.0}}
 
     with_world(empty_redis, work)
 
 
-def test_labels_outlive_the_process_and_are_not_taken_twice(empty_redis: str) -> None:
+def test_labels_survive_a_restart_and_are_not_kept_twice(empty_redis: str) -> None:
     clock = Clock(P0 + 13 * H)
 
     async def before(world: World) -> None:
@@ -131,7 +131,7 @@ def test_labels_outlive_the_process_and_are_not_taken_twice(empty_redis: str) ->
     with_world(empty_redis, after, clock)
 
 
-def test_deleted_and_replaced_videos_drop_out(empty_redis: str) -> None:
+def test_labels_of_deleted_and_replaced_videos_are_dropped(empty_redis: str) -> None:
     async def work(world: World) -> None:
         for name in "ab":
             await given(world, name, events(name, P0 + S, 100))
@@ -142,15 +142,15 @@ def test_deleted_and_replaced_videos_drop_out(empty_redis: str) -> None:
         await world.store.register("b", Registration(P0 + S, "{}"))
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
-        scores = (await world.tally()).scores()
+        scores = (await world.score_sums()).scores()
         assert (scores["labels"], scores["gone"]) == (0, 2) and scores["nmse"] is None
         assert world.outcomes() == {"kept": 2, "gone": 2}
-        assert await world.ledger.adaptive("m1") == ""
+        assert await world.label_store.adaptive("m1") == ""
 
     with_world(empty_redis, work)
 
 
-def test_a_counter_is_waited_for_and_then_given_up(empty_redis: str) -> None:
+def test_missing_counter_is_awaited_and_then_unlabelled(empty_redis: str) -> None:
     def counted(video_id: str, at_us: int, views: int) -> InputRow:
         return InputRow(0, video_id, at_us, "counters", (("view", views),))
 
@@ -161,10 +161,10 @@ def test_a_counter_is_waited_for_and_then_given_up(empty_redis: str) -> None:
         await keep(world, *(answer(name, at_us=P0 + 10 * H, horizons_us=(10 * H,)) for name in ("late", "never")))
         world.clock.now_us = P0 + 20 * H + 60 * S
         await world.scorer.sweep()
-        assert world.outcomes() == {"kept": 2} and await world.ledger.pending() == 2
+        assert world.outcomes() == {"kept": 2} and await world.label_store.pending() == 2
         await world.store.apply({"late": [counted("late", P0 + 20 * H + 50 * S, 200)]})
         await world.scorer.sweep()
-        assert await world.ledger.pending() == 2, "looked at again after a fiftieth of the horizon"
+        assert await world.label_store.pending() == 2, "checked again after a fiftieth of the horizon"
         world.clock.now_us = P0 + 20 * H + 15 * 60 * S
         await world.scorer.sweep()
         assert world.outcomes() == {"kept": 2, "scored": 1}
@@ -175,7 +175,7 @@ def test_a_counter_is_waited_for_and_then_given_up(empty_redis: str) -> None:
     with_world(empty_redis, work)
 
 
-def test_days_that_are_past_are_shown_no_more(empty_redis: str) -> None:
+def test_scores_of_past_days_are_not_shown(empty_redis: str) -> None:
     async def work(world: World) -> None:
         await given(world, "v", events("v", P0 + S, 100))
         world.clock.now_us = P0 + H
@@ -184,8 +184,8 @@ def test_days_that_are_past_are_shown_no_more(empty_redis: str) -> None:
         await world.scorer.sweep()
         for days, labels in ((0, 1), (1, 1), (2, 0)):
             world.clock.now_us = P0 + 3 * H + days * DAY
-            assert (await world.tally()).scores()["labels"] == labels
-        assert await Report(world.ledger, world.settings, world.clock).read("m1") == {
+            assert (await world.score_sums()).scores()["labels"] == labels
+        assert await QualityReport(world.label_store, world.settings, world.clock).read("m1") == {
             "model_version": "m1",
             "days": 2,
             "adaptive": True,
@@ -196,9 +196,6 @@ def test_days_that_are_past_are_shown_no_more(empty_redis: str) -> None:
     with_world(empty_redis, work, quality_days=2)
 
 
-# What it does.
-
-
 async def missed_above(world: World, n: int, round_: int) -> None:
     names = [f"{round_}-{i}" for i in range(n)]
     for name in names:
@@ -206,7 +203,7 @@ async def missed_above(world: World, n: int, round_: int) -> None:
     await keep(world, *(answer(name, at_us=world.clock.now_us) for name in names))
 
 
-def test_outcomes_stretch_the_served_models_intervals(empty_redis: str) -> None:
+def test_outcomes_stretch_the_active_models_intervals(empty_redis: str) -> None:
     async def work(world: World) -> None:
         await world.adaptation.refresh()
         assert world.forecaster.factors is None and world.adaptation.factors("m1") is None
@@ -216,11 +213,11 @@ def test_outcomes_stretch_the_served_models_intervals(empty_redis: str) -> None:
         await world.scorer.sweep()
         await world.adaptation.refresh()
         factors = cast(Any, world.forecaster.factors)
-        column = int(horizon_bucket_of(np.array([3600.0]))[0])
-        # Each of the first outcomes counts less.
+        column = int(calibration_column(np.array([3600.0]))[0])
+        # Each further outcome counts less.
         expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.1, 0.9]))
         np.testing.assert_allclose(factors[1, column], expected)
-        # The next label knows what was in its interval.
+        # The next label holds the stretch of its interval.
         (one,) = labels_of(answer(at_us=P0 + H), world.adaptation.factors("m1"))
         assert one.stretch == pytest.approx(tuple(expected))
         assert world.adaptation.factors("m2") is None
@@ -228,7 +225,7 @@ def test_outcomes_stretch_the_served_models_intervals(empty_redis: str) -> None:
     with_world(empty_redis, work)
 
 
-def test_intervals_stay_where_they_are_when_that_is_switched_off(empty_redis: str) -> None:
+def test_intervals_do_not_adapt_when_switched_off(empty_redis: str) -> None:
     async def work(world: World) -> None:
         world.clock.now_us = P0 + H
         await missed_above(world, 3, 0)
@@ -236,27 +233,27 @@ def test_intervals_stay_where_they_are_when_that_is_switched_off(empty_redis: st
         await world.scorer.sweep()
         await world.adaptation.refresh()
         assert world.forecaster.factors is None and world.adaptation.factors("m1") is None
-        assert parse_adaptive(await world.ledger.adaptive("m1")).outcomes == 3
+        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 3
 
     with_world(empty_redis, work, adaptive=False)
 
 
-def test_a_lease_has_one_holder(empty_redis: str) -> None:
+def test_lease_has_one_holder(empty_redis: str) -> None:
     async def work(world: World) -> None:
         one, two = (Lease(world.link, "lease", 0.2) for _ in range(2))
-        assert [await one.take(), await two.take(), await one.take()] == [True, False, True]
-        await two.give()
-        assert not await two.take()
-        await one.give()
-        assert await two.take()
+        assert [await one.acquire(), await two.acquire(), await one.acquire()] == [True, False, True]
+        await two.release()
+        assert not await two.acquire()
+        await one.release()
+        assert await two.acquire()
         await asyncio.sleep(0.25)
-        assert await one.take()
+        assert await one.acquire()
 
     with_world(empty_redis, work)
 
 
-def test_over_http(empty_redis: str) -> None:
-    """A forecast by HTTP, its outcome by HTTP, and what GET /quality and the metrics then say."""
+def test_label_is_scored_over_http(empty_redis: str) -> None:
+    """A video and its rows by HTTP, and then the scores in GET /quality and in the metrics."""
     clock = Clock(P0 + 2 * H)
     with live(empty_redis, clock=clock, labels=1000, ranking_forecasts=0, label_horizons_s="3600") as service:
 
@@ -269,8 +266,8 @@ def test_over_http(empty_redis: str) -> None:
         time.sleep(2)
         for horizon_s in range(1, 61):
             service.http.get("/videos/v/forecast", params={"horizons_s": str(horizon_s)}).raise_for_status()
-        assert quality()["pending"] == 0, "what is asked for makes no label"
-        # At the end of the step it is made at the latest.
+        assert quality()["pending"] == 0, "a requested forecast makes no label"
+        # The sampler forecasts the video before the end of its step.
         clock.now_us = P0 + 8 * H - 1
         wait_until(lambda: quality()["pending"] == 1)
         (forecast,) = service.http.get("/videos/v/forecast", params={"horizons_s": "3600"}).json()["forecasts"]
@@ -292,15 +289,15 @@ def test_over_http(empty_redis: str) -> None:
         assert 'm3tr_labels_total{outcome="scored"} 1.0' in text and promtool_complaints(text) == ""
 
 
-def test_adaptive_states_are_told_apart_by_model(empty_redis: str) -> None:
+def test_each_model_has_its_own_adaptive_state(empty_redis: str) -> None:
     async def work(world: World) -> None:
         await given(world, "v", events("v", P0 + S, 100))
         world.clock.now_us = P0 + H
         await keep(world, answer(at_us=P0 + H), answer(at_us=P0 + H, model="m2"))
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
-        assert list(await world.ledger.tallies(P0 + 3 * H)) == ["m2", "m1"]
-        assert [parse_adaptive(await world.ledger.adaptive(m)).outcomes for m in ("m1", "m2", "m3")] == [1, 1, 0]
+        assert list(await world.label_store.scores_by_model(P0 + 3 * H)) == ["m2", "m1"]
+        assert [parse_adaptive(await world.label_store.adaptive(m)).outcomes for m in ("m1", "m2", "m3")] == [1, 1, 0]
         assert (parse_adaptive("").factors() == Adaptive.new().factors()).all()
         assert N_COLUMNS == 8
 

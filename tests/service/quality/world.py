@@ -1,4 +1,4 @@
-"""A store with videos, and the parts that keep and score labels, on a clock that a test sets."""
+"""The parts that keep and score labels, on a real store and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from model.engagement.bins import HOUR_US
 from model.engagement.history import History
 from model.engagement.video import Video
 from model.forecast import Forecast, Request
-from service.context import new_metrics
-from service.forecasts.answer import Answer
+from service.forecasts.forecast_result import ForecastResult
 from service.problems import NotFound
 from service.quality.adaptation import Adaptation
 from service.quality.label_store import LabelStore
@@ -29,6 +28,7 @@ from service.store.redis.lease import Lease
 from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot, signed
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 from tests.service.fakes import FakeForecaster
 from tests.service.running import T0
 
@@ -56,24 +56,23 @@ class Deployed:
 
 
 class World:
-    """The parts behind labels on a real server, with a clock of their own and no background."""
+    """The parts that keep and score labels, without background work."""
 
     def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
         self.metrics, self.clock = new_metrics(self.settings), clock
         self.link = connect(url, self.metrics, deadline_s=5, connections=8)
         self.store = Store(self.link, self.settings, self.metrics)
-        self.ledger = LabelStore(
-            self.link, room=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
+        self.label_store = LabelStore(
+            self.link, capacity=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
         )
         self.forecaster = FakeForecaster()
         deployment: Any = Deployed("m1", self.forecaster)
-        self.adaptation = Adaptation(self.ledger, lambda: deployment, self.settings, clock)
+        self.adaptation = Adaptation(self.label_store, lambda: deployment, self.settings, clock)
         engine: Any = SimpleNamespace(active=deployment, forecast=self.forecast)
         self.store_lease = Lease(self.link, "m3tr:{labels}:sampling", 60)
         self.sampler = Sampler(
-            self.ledger,
-            self.store.forgotten,
+            self.label_store,
             self.adaptation,
             engine,
             self.store,
@@ -83,21 +82,21 @@ class World:
             clock,
         )
         lease = Lease(self.link, "m3tr:{labels}:lease", 60)
-        self.scorer = Scorer(self.ledger, self.store, lease, self.settings, self.metrics, clock)
+        self.scorer = Scorer(self.label_store, self.store, lease, self.settings, self.metrics, clock)
 
-    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> Answer:
+    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> ForecastResult:
         snapshot = await self.store.read(video_id)
         if snapshot is None:
             raise NotFound("gone")
         request = Request(snapshot.video, snapshot.history, self.clock.now_us, horizons_us, snapshot.client)
-        return Answer(snapshot, self.forecaster._one(request), "m1", as_of_bins=False, stale=False)
+        return ForecastResult(snapshot, self.forecaster._one(request), "m1", as_of_bins=False, stale=False)
 
     def outcomes(self) -> dict[str, int]:
         (family,) = self.metrics.labels.collect()
         return {s.labels["outcome"]: int(s.value) for s in family.samples if s.name.endswith("_total") and s.value}
 
-    async def tally(self, model: str = "m1") -> ScoreSums:
-        return (await self.ledger.tallies(self.clock.now_us)).get(model, ScoreSums())
+    async def score_sums(self, model: str = "m1") -> ScoreSums:
+        return (await self.label_store.scores_by_model(self.clock.now_us)).get(model, ScoreSums())
 
 
 def with_world(url: str, work: Callable[[World], Awaitable[T]], clock: Clock | None = None, **options: Any) -> T:
@@ -123,11 +122,11 @@ def answer(
     metric: str = "view",
     client: str = "",
     cold: bool = False,
-) -> Answer:
+) -> ForecastResult:
     counts = {"view": round(value)}
     made = Forecast(at_us, metric, value, counts, horizons_us, np.array(quantiles, float), {}, [], cold, [], 0.0)
     snapshot = Snapshot(1, Video(video_id, P0), History(), None, client=client)
-    return Answer(snapshot, made, model, as_of_bins=False, stale=False)
+    return ForecastResult(snapshot, made, model, as_of_bins=False, stale=False)
 
 
 def events(video_id: str, at_us: int, count: int, kind: str = "view") -> InputRow:
@@ -140,8 +139,5 @@ async def given(world: World, video_id: str, *rows: InputRow, client: str = "") 
         await world.store.apply({video_id: list(rows)})
 
 
-async def keep(world: World, *answers: Answer) -> None:
+async def keep(world: World, *answers: ForecastResult) -> None:
     await world.sampler.keep(answers)
-
-
-# What is kept.

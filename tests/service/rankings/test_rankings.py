@@ -1,4 +1,4 @@
-"""Lists of what rises: kept in the background, read in pages."""
+"""Ranked lists: kept in the background, read in pages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def walk(service: Live, sort: str, limit: int, between: Callable[[list[str]], No
         between(seen)
 
 
-def test_every_order_and_every_number(ranked: Live) -> None:
+def test_every_order_and_every_field(ranked: Live) -> None:
     views = {f"v{i}": (i * 37) % 101 + 1 for i in range(12)}
     fill(ranked, views)
     wait_listed(ranked, views)
@@ -87,7 +87,7 @@ def test_lists_follow_changes_and_deletions(ranked: Live) -> None:
     assert ranked.redis.hkeys(keys.RANK_ROWS) == [b"b"]
 
 
-def test_what_is_silent_for_long_no_longer_rises_and_costs_nothing(ranked: Live) -> None:
+def test_silent_videos_leave_the_rising_list_and_cost_nothing(ranked: Live) -> None:
     fill(ranked, {"old": 5}, published_at=T0)
     fill(ranked, {"new": 3})
     wait_listed(ranked, {"old": 5, "new": 3})
@@ -97,7 +97,7 @@ def test_what_is_silent_for_long_no_longer_rises_and_costs_nothing(ranked: Live)
     assert due.keys() == {b"new"} and due[b"new"] > time.time() + 30
 
 
-def test_a_walk_sees_everything_once_however_many_are_equal(ranked: Live) -> None:
+def test_paging_returns_every_video_once_with_equal_scores(ranked: Live) -> None:
     views = {f"v{i:02}": 7 if i % 5 else 9 for i in range(60)}
     fill(ranked, views)
     wait_listed(ranked, views)
@@ -108,7 +108,7 @@ def test_a_walk_sees_everything_once_however_many_are_equal(ranked: Live) -> Non
 
 
 @pytest.mark.parametrize("goes", [True, False], ids=["deleted", "risen"])
-def test_a_walk_goes_on_where_it_was_though_its_last_item_moved(ranked: Live, goes: bool) -> None:
+def test_paging_continues_after_its_last_item_moved(ranked: Live, goes: bool) -> None:
     views = dict.fromkeys((f"v{i:02}" for i in range(30)), 7)
     fill(ranked, views)
     wait_listed(ranked, views)
@@ -135,7 +135,7 @@ def test_a_walk_goes_on_where_it_was_though_its_last_item_moved(ranked: Live, go
         ({"sort": "views", "cursor": "WyJ2aWV3cyIsIngiLCJhIl0="}, "cursor"),
     ],
 )
-def test_bad_queries(service: Live, query: dict[str, str], field: str) -> None:
+def test_invalid_queries(service: Live, query: dict[str, str], field: str) -> None:
     answer = service.http.get("/videos", params=query)
     assert answer.status_code == 422 and answer.json()["field"] == field
 
@@ -155,7 +155,7 @@ def test_lists_are_bounded(empty_redis: str) -> None:
         assert service.redis.zcard(keys.RANK_DUE) <= 50
 
 
-def test_what_waits_is_bounded(empty_redis: str) -> None:
+def test_queue_of_due_videos_is_bounded(empty_redis: str) -> None:
     with live(empty_redis, ranking_forecasts=1000, ranking_videos=1) as service:
         service.redis.zadd(keys.RANK_DUE, {f"far{i}": time.time() + 1000 + i for i in range(50)})
         service.redis.zadd(keys.rank("rising"), {"far49": 99})
@@ -178,11 +178,11 @@ def test_work_is_bounded_and_shared(empty_redis: str) -> None:
         wait_listed(one, views)
         assert time.monotonic() - began > 1
     done = [sum(model.batches) for model in models]
-    # A video that changed twice (registered, then fed) may have been looked at twice.
+    # A video that changed twice (registered, then rows) may be ranked twice.
     assert 60 <= sum(done) <= 120 and min(done) >= 10
 
 
-def test_a_bundle_with_a_short_horizon(empty_redis: str) -> None:
+def test_bundle_with_a_shorter_horizon(empty_redis: str) -> None:
     model = FakeForecaster()
     object.__setattr__(model.manifest, "max_horizon_us", 3_600_000_000)
     with live(empty_redis, forecaster=model, ranking_forecasts=1000) as service:
@@ -191,7 +191,7 @@ def test_a_bundle_with_a_short_horizon(empty_redis: str) -> None:
         assert page(service)["videos"][0]["horizon_s"] == 3600
 
 
-def test_the_work_outlives_a_fault(empty_redis: str) -> None:
+def test_ranking_continues_after_a_failure(empty_redis: str) -> None:
     model = FakeForecaster()
     plain = model.forecast
     failing = [True]
@@ -219,6 +219,6 @@ def test_the_age_of_the_lists_is_in_the_metrics(ranked: Live) -> None:
     wait_listed(ranked, {"v": 3})
     wait_until(lambda: 0 <= told("m3tr_list_age_seconds") < 5)
     assert told("m3tr_list_overdue_seconds") < 5
-    # Another replica kept the lists, an hour ago, and nobody does now.
+    # Another replica kept the lists an hour ago, and none does now.
     ranked.redis.set(keys.RANK_AT, time.time() - 3600)
     wait_until(lambda: told("m3tr_list_age_seconds") >= 3600)

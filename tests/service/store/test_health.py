@@ -16,13 +16,13 @@ import pytest
 import redis
 from redis._parsers.base import BaseParser
 
-from service.context import new_metrics
 from service.problems import Unavailable
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.health import StoreRefused, check_at_start
 from service.store.redis import checked_connections
 from service.store.redis.failures import NO_ANSWER, detail_of, kind_of
+from service.wiring import new_metrics
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import RedisProcess, server
 
@@ -193,7 +193,7 @@ def test_a_slow_script_is_not_taken_for_silence(tmp_path: Path) -> None:
         looping.start()
         try:
             wait_until(lambda: service.http.post("/events", json=[ROW]).json().get("reason") == "BUSY")
-            assert not service.context.link.server.silent and "BUSY" in ready(service).json()["detail"]
+            assert not service.context.redis.server.silent and "BUSY" in ready(service).json()["detail"]
         finally:
             wait_until(lambda: suppressed(client.script_kill))
             looping.join()
@@ -297,7 +297,7 @@ def test_without_config_the_policy_is_still_known(tmp_path: Path) -> None:
 
 
 def test_the_embedded_store_loses_nothing(service: Live) -> None:
-    if "cluster" not in service.context.link.server.address.kind:
+    if "cluster" not in service.context.redis.server.address.kind:
         assert ready(service).json()["store_warnings"] == []
 
 

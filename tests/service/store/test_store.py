@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from model.bank.tombstone import tombstone
 from model.engagement.bins import EDGES_US, N_BINS, bin_index
-from service.context import new_metrics
 from service.problems import Conflict
 from service.settings import Settings
 from service.store import keys
@@ -26,6 +25,7 @@ from service.store.functions import connect
 from service.store.rows.row import InputRow
 from service.store.rows.row_fields import MAX_COUNT
 from service.store.store import Registration, Store
+from service.wiring import new_metrics
 
 T = TypeVar("T")
 P0 = 1_760_000_000_000_000

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service.context import new_metrics
 from service.settings import Settings
 from service.store import keys
 from service.store.functions import connect
+from service.wiring import new_metrics
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import Address, Cluster, RedisProcess, cluster, free_port, pair, sentinels, server
 

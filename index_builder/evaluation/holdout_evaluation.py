@@ -1,0 +1,104 @@
+"""The evaluation that training makes of its own model, on holdout videos."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
+from index_builder.datasets.dataset import DataSet
+from index_builder.report.evaluation import Evaluation
+from index_builder.report.forecast_groups import MIN_FORECASTS
+from index_builder.report.summary import utc_minutes
+from index_builder.samples.queries import Pairs, Queries
+from index_builder.samples.samples import Samples
+from index_builder.scoring.calibrate import calibrate
+from index_builder.scoring.cell_scores import scores_by_cell
+from model.bundle import Manifest
+from model.engagement.bins import SECOND_US
+
+_MAX_ROWS: Final = 20_000
+"""Largest number of forecasts in a report; its bootstrap then takes seconds."""
+_AGES_H: Final = (6, 24, 72)
+_HORIZONS_H: Final = (24, 72)
+
+
+def holdout_evaluation(
+    manifest: Manifest,
+    data: DataSet,
+    fit: Samples,
+    holdout: Samples,
+    stopping: NDArray[np.bool_],
+    quantiles: dict[str, NDArray[np.float32]],
+) -> Evaluation:
+    """Score growth ``quantiles`` (N, J, 3) of each method on the ``holdout`` samples, with baselines fitted on ``fit``.
+
+    The samples that ``stopping`` (N,) flags calibrate each method, the others are scored. Cold samples are left out: a baseline has
+    nothing to forecast from.
+    """
+    scored = holdout.take(~stopping)
+    rows = _labelled(scored)
+    rows[rows] = _some_videos(np.broadcast_to(scored.video[:, None], rows.shape)[rows])
+    pairs, sample = _pairs(scored, rows), np.nonzero(rows)[0]
+    code, names = _cells(pairs)
+    horizon_us = np.rint(pairs.horizon_s * SECOND_US).astype(np.int64)
+    queries = Queries(scored.video[sample], scored.now_us[sample], horizon_us, names[code], pairs)
+    past, growths = _pairs(fit, _labelled(fit)), {}
+    if len(past) and len(pairs):
+        for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
+            growths[baseline.name] = baseline.fit(past).predict(pairs)[:, None]
+    for name, raw in quantiles.items():
+        calibration = calibrate(holdout.take(stopping), raw[stopping])
+        stretched = calibration.apply(scored.age_s, scored.horizon_s, scored.cold, raw[~stopping].astype(np.float64))
+        growths[name] = stretched[rows]
+    order = np.argsort(code, kind="stable")
+    queries, growths = queries.take(order), {name: growth[order] for name, growth in growths.items()}
+    about = "nothing: too few videos were held out"
+    if len(pairs):
+        published = data.published_us[queries.video]
+        first, last = utc_minutes(int(published.min())), utc_minutes(int(published.max()))
+        about = (
+            f"{len(np.unique(queries.video)):,} videos published from {first} to {last}, the newest ones, which training held out; "
+            "other videos of that time decided when to stop and set the intervals"
+        )
+    table = scores_by_cell(queries, growths) if len(pairs) else {}
+    return Evaluation(manifest, data.videos, queries, growths, table, about, sampled_from=len(data.videos))
+
+
+def _labelled(samples: Samples) -> NDArray[np.bool_]:
+    return np.isfinite(samples.growth) & ~samples.cold[:, None]
+
+
+def _some_videos(video: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of whole videos drawn at random, until there are _MAX_MAX_ROWS rows."""
+    which, owner = np.unique(video, return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(which))
+    before = np.cumsum(np.bincount(owner, minlength=len(which))[order])
+    taken = np.zeros(len(which), dtype=bool)
+    taken[order[: 1 + int(np.searchsorted(before, _MAX_ROWS))]] = True
+    return taken[owner]
+
+
+def _pairs(samples: Samples, rows: NDArray[np.bool_]) -> Pairs:
+    sample = np.nonzero(rows)[0]
+    return Pairs(samples.age_s[sample], samples.horizon_s[rows], samples.value_now[sample], samples.growth[rows])
+
+
+def _cells(pairs: Pairs) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Cell of age and horizon of each pair (n,), and the names of the cells; cells with few pairs become one."""
+    age, horizon = (
+        np.searchsorted(np.array(limits) * 3600.0, seconds)
+        for limits, seconds in ((_AGES_H, pairs.age_s), (_HORIZONS_H, pairs.horizon_s))
+    )
+    ages, horizons = _classes(_AGES_H), _classes(_HORIZONS_H)
+    names = [*(f"{a} old, +{h}" for a in ages for h in horizons), "others"]
+    code = age * len(horizons) + horizon
+    few = np.bincount(code, minlength=len(names)) < MIN_FORECASTS
+    return np.where(few[code], len(names) - 1, code), np.array(names)
+
+
+def _classes(limits_h: tuple[int, ...]) -> list[str]:
+    edges = (0, *limits_h)
+    return [f"{low}-{high} h" for low, high in zip(edges, limits_h, strict=False)] + [f"over {edges[-1]} h"]

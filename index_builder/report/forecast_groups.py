@@ -1,0 +1,51 @@
+"""Groups of forecasts that a report shows separately: by age, horizon, category and language."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.queries import Queries
+from model.engagement.video import Video
+
+MIN_FORECASTS: Final = 50
+"""Smallest group that is shown."""
+_MAX_NAMES: Final = 12
+AGES_H: Final = (0, 1, 3, 6, 12, 24, 48, 96, 168, 336, 720)
+HORIZONS_H: Final = (0, 1, 3, 6, 12, 18, 36, 60, 96, 144, 336)
+"""Limits in hours; 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are hours off."""
+
+Groups = dict[str, NDArray[np.bool_]]
+"""Label -> rows (n,) bool."""
+
+
+def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
+    """Groups of a duration: above one limit, up to the next."""
+    hours = seconds / 3600
+    edges = [*limits_h, np.inf]
+    out: Groups = {}
+    for low, high in pairwise(edges):
+        rows = (hours > low if low else hours >= 0) & (hours <= high)
+        if rows.sum() >= MIN_FORECASTS:
+            out[f"above {low:g} h" if high == np.inf else f"{low:g} to {high:g} h"] = rows
+    return out
+
+
+def by_name(queries: Queries, videos: Sequence[Video], name: Callable[[Video], str | None]) -> Groups:
+    """Groups of the most frequent values of a property of the video, of all other values, and of unknown ones."""
+    which, inverse = np.unique(queries.video, return_inverse=True)
+    values = np.array([name(videos[v]) or "" for v in which.tolist()], dtype=object)[inverse]
+    counted = Counter(values.tolist())
+    shown = [value for value, n in counted.most_common(_MAX_NAMES) if value and n >= MIN_FORECASTS]
+    out: Groups = {value: values == value for value in shown}
+    nothing = values == ""
+    rest = ~nothing & ~np.isin(values, np.array([*shown], dtype=object)) if shown else ~nothing
+    out |= {
+        label: rows for label, rows in (("(all others)", rest), ("(unknown)", nothing)) if rows.sum() >= MIN_FORECASTS
+    }
+    return out

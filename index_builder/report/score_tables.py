@@ -1,0 +1,107 @@
+"""Rows of the score tables of a report, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from index_builder.report.evaluation import MODEL, cell_name
+from index_builder.report.svg import number
+from index_builder.scoring.cell_scores import POOLED, ScoreTable
+
+_TO: Final = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """A score: its key in the table, its heading, its decimal places, and which of two values is better, if any."""
+
+    key: str
+    heading: str
+    places: int
+    better: Callable[[Iterable[float]], float] | None
+
+
+_SCORES: Final = (
+    _Score("nmse", "nMSE", 4, min),
+    _Score("mae", "MAE", 4, min),
+    _Score("src", "SRC", 4, max),
+    _Score("pinball", "pinball", 4, min),
+    _Score("cover", "cover", 3, None),
+    _Score("width", "width", 3, None),
+)
+_NMSE: Final = _Score("nmse", "nMSE", 3, min)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCell:
+    """A score as text, its 95 % interval as text (empty if there is none), and whether it is the best."""
+
+    value: str
+    interval: str
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """The scores of one method."""
+
+    method: str
+    is_model: bool
+    cells: list[ScoreCell]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The heading of a column; ``note`` stands below it."""
+
+    title: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresOfCell:
+    """A table with all scores of all methods in one cell."""
+
+    cell: str
+    headings: list[Heading]
+    rows: list[ScoreRow]
+
+
+def all_scores(table: ScoreTable, cell: str) -> ScoresOfCell:
+    """All scores of all methods in one cell."""
+    columns = [(score, {method: cells[cell] for method, cells in table.items()}) for score in _SCORES]
+    headings = [Heading("model"), *(Heading(score.heading) for score in _SCORES)]
+    return ScoresOfCell(cell_name(cell), headings, _rows(table, columns))
+
+
+def nmse_by_cell(table: ScoreTable) -> ScoresOfCell:
+    """The nMSE of all methods in every cell, the pooled one first."""
+    first = next(iter(table.values()))
+    cells = sorted(first, key=lambda cell: cell != POOLED)
+    columns = [(_NMSE, {method: scored[cell] for method, scored in table.items()}) for cell in cells]
+    headings = [Heading("model"), *(Heading(cell_name(cell), f"n={first[cell]['n']:,}") for cell in cells)]
+    return ScoresOfCell("", headings, _rows(table, columns))
+
+
+def _rows(table: ScoreTable, columns: list[tuple[_Score, dict[str, Any]]]) -> list[ScoreRow]:
+    """One row for each method; a column is a score with the scores of each method."""
+    cells: dict[str, list[ScoreCell]] = {method: [] for method in table}
+    for score, by_method in columns:
+        values = [scores[score.key] for scores in by_method.values() if np.isfinite(scores[score.key])]
+        best = score.better(values) if score.better and values else None
+        for method, scores in by_method.items():
+            cells[method].append(_cell(scores, score, best))
+    return [ScoreRow(method, method == MODEL, row) for method, row in cells.items()]
+
+
+def _cell(scores: dict[str, Any], score: _Score, best: float | None) -> ScoreCell:
+    value = scores[score.key]
+    if not np.isfinite(value):
+        return ScoreCell("-", "", False)
+    low, high = scores["intervals"][score.key]
+    interval = f"{number(low, 3)}{_TO}{number(high, 3)}" if np.isfinite([low, high]).all() else ""
+    return ScoreCell(number(value, score.places), interval, value == best)

@@ -1,0 +1,44 @@
+"""Scores of several methods on the same queries, by cell of age and horizon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.queries import Queries
+from index_builder.scoring.metrics import intervals, score
+
+POOLED: Final = "pooled"
+"""Name of the cell that holds all queries."""
+ScoreTable = dict[str, dict[str, Any]]
+"""Method -> cell -> scores, with their ``intervals``; the last cell is POOLED."""
+
+
+def scores_by_cell(
+    queries: Queries, growths: dict[str, NDArray[np.float64]], advance: Callable[[int], None] | None = None
+) -> ScoreTable:
+    """Scores of each method by cell and pooled, with bootstrap intervals over videos.
+
+    ``growths`` maps a method to its log2 growth of each query: (n, 3) for quantiles, (n, 1) for a point forecast. After each
+    method ``advance`` is called with 1.
+    """
+    table: ScoreTable = {}
+    for name, growth in growths.items():
+        cells: dict[str, Any] = {}
+        for cell in [*dict.fromkeys(queries.cell.tolist()), POOLED]:
+            rows = queries.cell == cell if cell != POOLED else np.ones(len(queries.cell), dtype=bool)
+            y, g = queries.pairs.growth[rows], growth[rows]
+            bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
+            median = g[:, g.shape[1] // 2]
+            # A score that is infinite in one bootstrap draw has no interval.
+            with np.errstate(invalid="ignore"):
+                drawn = intervals(queries.video[rows], y, median, *bounds)
+            cells[cell] = asdict(score(y, median, *bounds)) | {"intervals": drawn}
+        table[name] = cells
+        if advance:
+            advance(1)
+    return table

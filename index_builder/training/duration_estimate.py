@@ -1,0 +1,50 @@
+"""Estimates how long a training will take, from the size of its data; printed before the training starts.
+
+The constants were measured on two idle cores of a server without a GPU. Other cores take half or twice as long.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from index_builder.datasets.observed import Observed
+from index_builder.training.config import TrainConfig
+from index_builder.training.trainer import FUSION_ROWS
+
+_MAX_TOKENS: Final = 200
+"""Largest number of tokens of a video: rows in the same bin of its age make one token."""
+_BATCH_VIDEOS: Final = 400
+_START_S: Final = 25.0
+"""Seconds at any size: compilers, the export of the networks, the report."""
+_TEXT_S: Final = 2.5e-3
+"""Seconds for a video's title and tags."""
+_BATCH_S: Final = 2.0
+"""Seconds for a batch of 6,000 tokens with its samples, in training."""
+_FUSION_S: Final = 0.05
+"""Seconds for a batch of stage two."""
+_SAMPLE_S: Final = 6e-4
+"""Seconds for a sample: drawing, encoding, finding its neighbours."""
+
+
+def estimate_s(observed: Observed, config: TrainConfig) -> float:
+    """Seconds that a training on ``observed`` takes on a CPU."""
+    videos = len(observed.data.videos)
+    rows = np.diff(observed.events.offsets) + np.diff(observed.counters.offsets)
+    tokens = int(np.minimum(rows, _MAX_TOKENS).sum())
+    batches = max(-(-tokens // config.batch_tokens), -(-videos // _BATCH_VIDEOS), 1)
+    cuts = config.cuts_per_video * videos if observed.continuous else len(observed.totals)
+    fusion = config.fusion_epochs * -(-min(cuts, config.fusion_samples) // FUSION_ROWS)
+    once = config.passes(batches, videos) * batches * _BATCH_S + fusion * _FUSION_S + cuts * _SAMPLE_S
+    models = 2 if config.refit and videos < config.few_videos else 1
+    return _START_S + videos * _TEXT_S + models * once
+
+
+def duration_in_words(seconds: float) -> str:
+    """A duration in words, as exact as the estimate is."""
+    if seconds < 90:
+        return f"about {max(round(seconds / 10) * 10, 10)} s"
+    if seconds < 90 * 60:
+        return f"about {round(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,265 @@
+"""The fit of one model: samples, both stages of training, and forecasts of the holdout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
+from index_builder.samples.samples import draw_samples
+from index_builder.scoring.holdout import stopping_half, warm_pinball
+from index_builder.training.checkpoint import Checkpoints, code_key, run_key
+from index_builder.training.config import TrainConfig
+from index_builder.training.early_stopping import EarlyStopping
+from index_builder.training.objective import Encoded, NeighbourInputs, Objective
+from index_builder.training.plan import Plan
+from index_builder.training.point_in_time_bank import PointInTimeBank
+from index_builder.training.trainer import FUSION_ROWS, Trainer
+from model.cascade import Cascade
+from model.engagement.bins import SECOND_US
+from model.features.tokens import Tokens
+from model.growth.curves import Curves, curves, usual_pace
+from model.network import M3TR
+
+NGRAM_BUCKETS: Final = 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingInputs:
+    """What all models of a run read, over all videos.
+
+    ``curves`` are the growth curves up to the as-of time; ``pace_before`` (n, K, M, 2) float32 is the pace before each token.
+    """
+
+    curves: Curves
+    content: ContentInputs
+    tokens: Tokens
+    pace_before: NDArray[np.float32]
+    checkpoints: Path
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutForecasts:
+    """A model's forecasts of the holdout: growth quantiles (N, J, 3), and the ``plain`` ones without neighbours, if any."""
+
+    holdout: SampleSet
+    quantiles: NDArray[np.float32]
+    plain: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A trained network with what belongs to it.
+
+    ``pace`` is the usual pace of growth. ``content_weight`` is the weight of content in similarity. ``centre`` (d_model,) is
+    subtracted from states to make trajectory vectors. ``samples`` is the number of samples it learned from. ``stages`` holds
+    the losses and the best pass of each stage.
+    """
+
+    objective: Objective
+    pace: NDArray[np.float64]
+    cascade: Cascade | None
+    content_weight: float
+    centre: NDArray[np.float32]
+    samples: int
+    stages: dict[str, EarlyStopping]
+
+
+class ModelFit:
+    """Fits one model to what was known by ``until_us``; ``samples`` are its training samples."""
+
+    def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
+        self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
+        observed, published = plan.observed, plan.data.published_us
+        self.pace = usual_pace(
+            curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
+        )
+        self._curves = replace(inputs.curves, pace=self.pace)
+        self.cascade = self._fit_cascade()
+        with plan.step("draw samples", 1) as advance:
+            self.samples = self.draw(until_us, plan.seed)
+            advance()
+
+    def draw(self, until_us: int, seed: int) -> SampleSet:
+        """Samples with labels up to ``until_us``."""
+        plan, config = self._plan, self._config
+        samples = draw_samples(
+            plan.observed,
+            until_us=until_us,
+            max_age_us=plan.max_age_us,
+            max_horizon_us=plan.max_horizon_us,
+            n_labels=config.labels_per_cut,
+            cuts_per_video=config.cuts_per_video,
+            seed=seed,
+            cascade=self.cascade,
+        )
+        return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
+
+    def train(self, holdout: SampleSet) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Train both stages and forecast the holdout.
+
+        Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last one is
+        kept.
+        """
+        plan, config, inputs = self._plan, self._config, self._inputs
+        corpus = Corpus(inputs.tokens, inputs.pace_before, self.samples.samples, self.samples.creator, inputs.content)
+        objective = Objective(
+            self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
+        )
+        objective.fit_scales(self.samples)
+        file_prefix = "" if len(holdout) else "all-"
+        checkpoints = Checkpoints(inputs.checkpoints, self._key(corpus), plan.process_group, file_prefix)
+        trainer = Trainer(objective, config, plan.process_group, checkpoints, plan.seed)
+        stopping = stopping_half(plan.data, holdout.samples.video)
+        with plan.step(f"train{_suffix(holdout)}", trainer.n_batches() * trainer.passes()) as advance:
+            first = trainer.stage_one(holdout.take(stopping), lambda n, note: advance(n, note=note))
+        if config.fusion_epochs:
+            return self._train_fusion(trainer, holdout, stopping, first)
+        with plan.step("read states", 1) as advance:
+            quantiles = objective.encode(holdout).quantiles
+            advance()
+        return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, quantiles, None)
+
+    def _train_fusion(
+        self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
+    ) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Stage two: find neighbours with the vectors of stage one, then train fusion and head on states and neighbours."""
+        plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
+        rng = np.random.default_rng(plan.seed)
+        warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
+        fit = fit.take(np.sort(rng.choice(warm, min(config.fusion_samples, len(warm)), replace=False)))
+        with plan.step("read states", 2) as advance:
+            fit_states = objective.encode(fit)
+            advance()
+            holdout_states = objective.encode(holdout)
+            advance()
+        similarity = None
+        fit_neighbours, holdout_neighbours = NeighbourInputs.none(len(fit)), NeighbourInputs.none(len(holdout))
+        if config.parts.neighbours:
+            similarity, fit_neighbours, holdout_neighbours = self._find_neighbours(
+                objective, (fit, fit_states), (holdout, holdout_states)
+            )
+        judged, states, found = (
+            holdout.take(stopping),
+            holdout_states.hidden[stopping],
+            holdout_neighbours.take(stopping),
+        )
+        steps = config.fusion_epochs * -(-len(fit) // FUSION_ROWS)
+        with plan.step(f"train fusion{_suffix(holdout)}", steps) as advance:
+            second = trainer.stage_two(
+                fit,
+                fit_states.hidden,
+                fit_neighbours,
+                lambda: warm_pinball(judged.samples, objective.predict(judged, states, found)),
+                lambda n, note: advance(n, note=note),
+            )
+        quantiles, plain = objective.predict(holdout, holdout_states.hidden, holdout_neighbours), None
+        if similarity:
+            plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
+        model = self._trained(objective, similarity, {"forecast": first, "fusion": second})
+        return model, HoldoutForecasts(holdout, quantiles, plain)
+
+    def _find_neighbours(
+        self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
+    ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
+        """Content weight and trajectory centre, chosen on the first set, and the neighbours of the samples of both sets."""
+        plan = self._plan
+        with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
+            bank = PointInTimeBank.of(
+                plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
+            )
+            candidates = [
+                bank.candidates(sample_set, states, lambda n: advance(n)) for sample_set, states in sample_sets
+            ]
+        (fit, _), (holdout, _) = sample_sets
+        weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
+        return (
+            (weight, bank.centre),
+            bank.nearest(fit, candidates[0], weight),
+            bank.nearest(holdout, candidates[1], weight),
+        )
+
+    def _trained(
+        self,
+        objective: Objective,
+        similarity: tuple[float, NDArray[np.float32]] | None,
+        stages: dict[str, EarlyStopping],
+    ) -> TrainedModel:
+        without = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
+        weight, centre = similarity or without
+        return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
+
+    def _fit_cascade(self) -> Cascade | None:
+        """The cascade fitted to the events, None for counters. The first process fits it for all processes."""
+        plan = self._plan
+        if not (plan.observed.continuous and self._config.parts.cascade):
+            return None
+        with plan.step("fit cascade", STEPS) as advance:
+            fitted = fit_cascade(
+                plan.observed,
+                self._until_us,
+                plan.max_age_us,
+                plan.max_horizon_us,
+                seed=plan.seed,
+                advance=lambda n: advance(n),
+            )
+        if fitted is None:
+            return None
+        broadcast = plan.process_group.broadcast
+        return replace(fitted, constants=broadcast(fitted.constants), correction=broadcast(fitted.correction))
+
+    def _network(self) -> M3TR:
+        """The untrained network, the same on every process; only the random numbers of dropout differ between processes."""
+        plan, config, group = self._plan, self._config, self._plan.process_group
+        torch.manual_seed(plan.seed)
+        net = M3TR(
+            plan.shape,
+            len(plan.schema.categories),
+            len(plan.schema.languages),
+            NGRAM_BUCKETS,
+            text_dropout=config.text_dropout,
+            head_dropout=config.head_dropout,
+            parts=config.parts,
+            cascade=self.cascade is not None,
+            small_head=plan.few,
+        )
+        if group.size > 1:
+            torch.manual_seed(plan.seed * group.size + group.rank)
+        return net
+
+    def _key(self, corpus: Corpus) -> str:
+        """A hash of the settings and of everything that the fit reads."""
+        plan = self._plan
+        arrays = [
+            getattr(part, field.name)
+            for part in (corpus.tokens, corpus.samples, corpus.content)
+            for field in fields(part)
+        ]
+        return run_key(
+            asdict(self._config),
+            plan.seed,
+            plan.as_of_us,
+            plan.observed.name,
+            str(plan.process_group.device.type),
+            plan.process_group.size,
+            versions(),
+            code_key(),
+            corpus.creator,
+            *arrays,
+        )
+
+
+def _suffix(holdout: SampleSet) -> str:
+    """Distinguishes the steps of the second model from those of the first."""
+    return "" if len(holdout) else " again, on all videos"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that the result of a training depends on."""
+    return {"torch": torch.__version__, "numpy": np.__version__}

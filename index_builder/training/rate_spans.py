@@ -1,0 +1,203 @@
+"""Spans of time that rates are fitted to: what past forecasts would have expected of them, and what really happened.
+
+Counters: a span is the gap between two readings, or from publication to the first reading. The forecaster is asked at several
+times spread over the span, each time with what was known at its start. Events: spans start at ages drawn evenly in
+log(age + 1 h); their length is a 24th of the age and at least an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.bundles.forecast import histories
+from index_builder.datasets.observed import Observed, snapshot_rows
+from index_builder.training.rate_fit import Spans, fit
+from model.engagement.bins import HOUR_US, SECOND_US
+from model.engagement.rows import VideoRows, cells_at, rows_until
+from model.engagement.types import metric_types
+from model.features.tokens import LOG_AGE_OFFSET_S
+from model.forecast import Request
+from model.forecaster import Forecaster
+from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
+
+MAX_GAPS: Final = 8000
+MAX_HOURS: Final = 6000
+"""Largest number of spans, each of the training videos and of the holdout: with counters, and with events, which cost more."""
+_TIMES_PER_SPAN: Final = 3
+_AGES: Final = 12
+"""Spans of each video with events."""
+_SPAN: Final = 24
+_TIMED_US: Final = 6 * HOUR_US
+"""Longest span that gives information about the time of day."""
+_YOUNGEST_US: Final = 60 * SECOND_US
+_BATCH: Final = 256
+
+Ints = NDArray[np.int64]
+
+
+def rates_of(
+    forecaster: Forecaster,
+    observed: Observed,
+    split_us: int,
+    until_us: int,
+    *,
+    seed: int = 0,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Rates:
+    """Rates from the forecasts of a forecaster that learned from what was known at ``split_us``.
+
+    They are fitted to spans before ``split_us`` and corrected by spans from there to ``until_us``. ``sentence`` (V, 384) saves
+    encoding the texts again. ``advance`` is called with the number of forecasts just made.
+    """
+    rng = np.random.default_rng(seed)
+    max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if observed.continuous else MAX_GAPS
+    drawn = [spans(observed, *times, max_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
+    learned, held = (
+        forecast_spans(forecaster, observed, *_some(found, limit, rng), sentence=sentence, advance=advance)
+        for found in drawn
+    )
+    return fit(learned, held, metric_types(observed.name, observed.data.types))
+
+
+def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+    rows = np.sort(rng.permutation(len(found[0]))[:limit])
+    video, start, end = (column[rows] for column in found)
+    return video, start, end
+
+
+def spans(
+    observed: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
+) -> tuple[Ints, Ints, Ints]:
+    """Video, start and end, (N,) int64 each, of spans within ``from_us`` to ``until_us`` that start at an age up to ``max_age_us``."""
+    published = observed.data.published_us
+    if observed.continuous:
+        low = np.maximum(from_us - published, _YOUNGEST_US)
+        high = np.minimum(until_us - published - HOUR_US, max_age_us)
+        video = np.flatnonzero(high > low).repeat(_AGES)
+        share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
+        # Even in log(age + 1 h): an early hour has much engagement, of late hours it takes many to learn from.
+        first, last = low[video] + HOUR_US, high[video] + HOUR_US
+        age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
+        start = published[video] + age
+        end = start + np.maximum(HOUR_US, age // _SPAN)
+    else:
+        rows = snapshot_rows(observed.metric)
+        video = np.searchsorted(observed.metric.offsets, rows, side="right") - 1
+        end = observed.metric.time_us[rows]
+        same = np.diff(video, prepend=-1) == 0
+        start = np.where(same, np.roll(end, 1), published[video])
+    fine = (start >= from_us) & (end > start) & (end <= until_us) & (start - published[video] <= max_age_us)
+    return video[fine], start[fine], end[fine]
+
+
+def forecast_spans(
+    forecaster: Forecaster,
+    observed: Observed,
+    video: Ints,
+    start_us: Ints,
+    end_us: Ints,
+    *,
+    n_times: int | None = None,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Spans:
+    """What the forecaster expects of N spans, and what really happened, with ``n_times`` forecasts for each span.
+
+    A span is cut into parts of equal length in log(age + 1 minute). The forecast of each part is made at the time at which a rate
+    that falls as 1 / age equals its mean over the part. Without ``n_times``, spans of events are forecast at their start only:
+    after the next hour, growth is even in log age.
+    """
+    data, types = observed.data, forecaster.manifest.types
+    m = n_times or (1 if observed.continuous else _TIMES_PER_SPAN)
+    max_horizon_us = forecaster.manifest.max_horizon_us
+    n = len(video)
+    at_start = observed.continuous and n_times is None
+    published_us = data.published_us[video][:, None]
+    now = start_us[:, None]
+    hours = np.ones((n, 1))
+    if not at_start:
+        youngest, oldest = ((at[:, None] - published_us) / SECOND_US + LOG_AGE_OFFSET_S for at in (start_us, end_us))
+        edges = youngest * (oldest / youngest) ** (np.arange(m + 1) / m)
+        length = np.diff(edges, axis=1)
+        middle = length / np.diff(np.log(edges), axis=1) - LOG_AGE_OFFSET_S
+        now, hours = published_us + (middle * SECOND_US).astype(np.int64), length / HOUR_S
+    age_s = (now - published_us) / SECOND_US
+    slope_us = (slope_horizon_s(age_s, max_horizon_us / SECOND_US) * SECOND_US).astype(np.int64)
+    hour_us = min(HOUR_US, max_horizon_us)
+    counts, increments = np.zeros((n, len(types))), np.zeros((n, m, 2))
+    value_now, cold, served = np.zeros(n), np.zeros(n, np.bool_), np.zeros((n, m, len(types)))
+    for first in range(0, n, _BATCH):
+        part = slice(first, first + _BATCH)
+        v = video[part]
+        if sentence is not None:
+            forecaster.content([data.videos[a] for a in v], sentence[v])
+        known = histories(
+            cells_at(observed.events, observed.counters, v, start_us[part], data.published_us[v], len(types)), types
+        )
+        for i in range(m):
+            requests = [
+                Request(data.videos[a], history, int(at), (hour_us, int(ahead)))
+                for a, history, at, ahead in zip(v, known, now[part, i], slope_us[part, i], strict=True)
+            ]
+            answers = forecaster.forecast(requests, explain=False)
+            increments[part, i] = [answer.quantiles[:, 1] - answer.value_now for answer in answers]
+            served[part, i] = [[answer.intensity[kind] for kind in types] for answer in answers]
+            if advance:
+                advance(len(requests))
+        value_now[part] = [answer.value_now for answer in answers]
+        cold[part] = [answer.cold_start for answer in answers]
+        counts[part] = [[answer.counts.get(kind, 0) for kind in types] for answer in answers]
+    span_s = (end_us - start_us)[:, None] / SECOND_US
+    horizon_s = slope_us / SECOND_US
+    each = RateInputs(
+        age_s.ravel(),
+        cold.repeat(m),
+        in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
+        in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
+        waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
+        value_now.repeat(m),
+        counts.repeat(m, axis=0),
+    )
+    if at_start:
+        hours = 1 / in_next_hour(hours, age_s, span_s)
+    timed = (end_us - start_us <= _TIMED_US) | at_start
+    return Spans(video, hours, timed, each, served, growth_of_spans(observed, video, start_us, end_us))
+
+
+def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
+    """Growth of each type over N spans, (N, K) float64; NaN where its counter was not read at both ends.
+
+    A reading counts for an end if it is older by no more than a tenth of the span. At publication every count is 0.
+    """
+    at_publication = start_us == observed.data.published_us[video]
+    slack_us = (end_us - start_us) // 10
+    out = np.full((len(video), len(observed.data.types)), np.nan)
+    for kind, name in enumerate(observed.data.types):
+        one = Observed.of(observed.data, name)
+        known = np.ones(len(video), np.bool_)
+        if not one.continuous:
+            own = _of_type(one.metric, kind)
+            first, last = (
+                rows_until(own, video, at) > rows_until(own, video, at - slack_us - 1) for at in (start_us, end_us)
+            )
+            known = (first | at_publication) & last
+        out[known, kind] = (one.count_at(video, end_us) - one.count_at(video, start_us))[known]
+    return out
+
+
+def _of_type(source: VideoRows, kind: int) -> VideoRows:
+    rows = np.flatnonzero(source.type == kind)
+    return replace(
+        source,
+        offsets=np.searchsorted(rows, source.offsets),
+        time_us=source.time_us[rows],
+        type=source.type[rows],
+        value=source.value[rows],
+        reach=source.reach[rows],
+    )

@@ -1,0 +1,74 @@
+"""The models of a training run: one that did not see the newest videos, and for few videos one that learned from all.
+
+The newest videos are the holdout. They decide which pass of each stage was the best, calibrate the intervals and are scored.
+Where videos are few, the holdout is too large a share to lose, and its videos are the ones most like those to come. Then a
+second model learns from all videos, from the same initial weights and for as many passes as were best, and takes over the
+calibration of the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.network_inputs import content_inputs, token_sequences
+from index_builder.training.model_fit import HoldoutForecasts, ModelFit, TrainedModel, TrainingInputs
+from index_builder.training.plan import Plan
+from model.errors import DataError
+from model.growth.curves import curves
+from model.mhp.pace import pace_before
+
+
+class TrainingRun:
+    """Trains the models of a plan, in the same way on every process.
+
+    Args:
+        plan: what to train on and how.
+        sentence: (V, 384) sentence vectors of all videos.
+        checkpoints: folder for the checkpoints.
+    """
+
+    def __init__(self, plan: Plan, sentence: NDArray[np.float32], checkpoints: Path) -> None:
+        observed, until_us, published_us = plan.observed, plan.until_us, plan.data.published_us
+        tokens = token_sequences(observed, until_us)
+        self.plan = plan
+        self._inputs = TrainingInputs(
+            curves=curves(observed.metric, observed.totals, published_us, until_us, continuous=observed.continuous),
+            content=content_inputs(plan.data.videos, plan.schema, sentence),
+            tokens=tokens,
+            pace_before=pace_before(tokens),
+            checkpoints=checkpoints,
+        )
+
+    def fit_with_holdout(self) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Learn from what was known before the newest videos were published, and forecast those.
+
+        Raises:
+            DataError: nothing is left to learn from, or the holdout is empty.
+        """
+        plan = self.plan
+        fit = ModelFit(plan, self._inputs, plan.split_us, plan.config)
+        holdout = fit.draw(plan.until_us, plan.seed + 1)
+        after_split = holdout.samples.now_us > plan.split_us
+        holdout = holdout.take(after_split & (plan.data.published_us[holdout.samples.video] > plan.split_us))
+        if not len(fit.samples) or not len(holdout):
+            raise DataError(
+                "data: no video has both an observation and a later one on each side of the split; more data or a later "
+                "--as-of is needed"
+            )
+        return fit.train(holdout)
+
+    def refit_on_all(self, first: TrainedModel) -> TrainedModel:
+        """Learn from everything known, for as many passes as were best in the stages of ``first``."""
+        passes = {name: stage.epoch + 1 for name, stage in first.stages.items()}
+        config = replace(
+            self.plan.config,
+            epochs=passes["forecast"],
+            patience=0,
+            fusion_epochs=passes.get("fusion", self.plan.config.fusion_epochs),
+        )
+        fit = ModelFit(self.plan, self._inputs, self.plan.until_us, config)
+        return fit.train(fit.samples.take(np.zeros(0, np.int64)))[0]

@@ -1,0 +1,122 @@
+"""What every bank does the same way over its engine: search, and caches of videos, of creators and of searches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final, Generic, TypeVar
+
+from model.bank.interface import BankQuery, Candidate, PastVideo
+from model.bank.search import Lookup, search
+from model.bank.search_cache import SearchCache
+from model.bank.stored_video import StoredVideo
+from model.lru_cache import LRUCache
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+CACHED_VIDEOS: Final = 32_768
+"""Decoded videos kept in memory, 1 to 4 KB each."""
+CACHED_CREATORS: Final = 4_096
+"""Creators whose videos are kept in memory as a list."""
+
+
+class CachedEngine(ABC, Generic[K]):
+    """An engine behind caches. A bank derives from it and implements the calls of its engine.
+
+    A key of type K names a video inside the engine.
+
+    Args:
+        dims: dimensions of content and of trajectory vectors.
+        ttl_s: seconds that cached answers are trusted. None means until this process changes a video, which is right only if no other
+            process writes to the bank.
+    """
+
+    def __init__(self, dims: tuple[int, int], ttl_s: float | None) -> None:
+        self._dims = dims
+        self._ttl_s = ttl_s
+        self._videos: LRUCache[K, StoredVideo] = LRUCache(CACHED_VIDEOS, ttl_s)
+        self._creators: LRUCache[str, list[PastVideo]] = LRUCache(CACHED_CREATORS, ttl_s)
+        self._searches: SearchCache[K] | None = None
+
+    def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
+        """Neighbours of each query; see Bank. One call with many queries is faster than many calls."""
+        return self._call("search", lambda: search(queries, self._dims, self._key, self._nearest, self._rows))
+
+    def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
+        """All videos of each creator; see Bank."""
+        known = {creator_id: self._creators.get(creator_id) for creator_id in creator_ids}
+        found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id, past in known.items() if past is None}
+        if found:
+            self._call("creator", lambda: self._read_creators(found))
+        return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
+
+    def cache_searches(self, videos: int) -> None:
+        """Cache what is near the ``videos`` that searched last; see Bank."""
+        self._searches = SearchCache(videos, self._ttl_s)
+
+    def _invalidate(self, changed: Sequence[K]) -> None:
+        """Drop changed videos from the caches, and every cached answer that they may change."""
+        for key in changed:
+            self._videos.drop(key)
+        self._creators.clear()
+        if self._searches is not None:
+            self._searches.clear()
+
+    def _read_creators(self, found: dict[str, list[PastVideo]]) -> None:
+        """Fill the lists of ``found`` from the engine, oldest video first, and cache them."""
+        rows = self._of_creators(list(found))
+        for row in sorted(rows, key=lambda row: (row.published_us, row.video_id)):
+            if row.creator_id is not None:
+                found[row.creator_id].append(row.past())
+        for creator_id, past in found.items():
+            self._creators.put(creator_id, past)
+
+    def _nearest(self, lookups: Sequence[Lookup]) -> list[list[tuple[K, float]]]:
+        if self._searches is None:
+            return self._nearest_in_engine(lookups)
+        return self._searches.nearest(lookups, self._all_usable, self._nearest_in_engine, self._rows)
+
+    def _rows(self, wanted: Sequence[tuple[K, int]]) -> dict[K, StoredVideo]:
+        """The videos of pairs of key and age bucket, with their trajectories in these buckets; videos that are gone are left out."""
+        rows: dict[K, StoredVideo] = {}
+        missing: list[K] = []
+        for key in dict.fromkeys(key for key, _ in wanted):
+            row = self._videos.get(key)
+            if row is None:
+                missing.append(key)
+            else:
+                rows[key] = row
+        if missing:
+            for key, row in self._read(missing).items():
+                self._videos.put(key, row)
+                rows[key] = row
+        self._add_trajectories(rows, wanted)
+        return rows
+
+    @abstractmethod
+    def _call(self, what: str, function: Callable[[], T]) -> T:
+        """Call a function that uses the engine, under the bank's lock or deadline. Every failure is raised as a BankError."""
+
+    @abstractmethod
+    def _key(self, video_id: str) -> K:
+        """The engine's key of a video."""
+
+    @abstractmethod
+    def _nearest_in_engine(self, lookups: Sequence[Lookup]) -> list[list[tuple[K, float]]]:
+        """(key, cosine) of the points nearest to each lookup, best first, from the engine."""
+
+    @abstractmethod
+    def _all_usable(self, lookup: Lookup) -> bool:
+        """Whether every point of the lookup's space is usable at its time, so that a later search finds the same points."""
+
+    @abstractmethod
+    def _read(self, keys: Sequence[K]) -> dict[K, StoredVideo]:
+        """The videos of those keys that exist, from the engine."""
+
+    @abstractmethod
+    def _of_creators(self, creator_ids: Sequence[str]) -> Iterable[StoredVideo]:
+        """All videos of these creators, in any order."""
+
+    def _add_trajectories(self, rows: dict[K, StoredVideo], wanted: Sequence[tuple[K, int]]) -> None:
+        """Add the trajectories that ``_read`` did not return with the videos: none, unless a bank keeps them apart."""

@@ -1,0 +1,140 @@
+"""The inputs of the forecast head: what is known of each request, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bank import PastVideo
+from model.bank.neighbours import N_NEIGHBOUR, Ranked, fill_features
+from model.features.creator import N_CREATOR, N_GROWTH, creator_features
+from model.features.schema import Schema
+from model.features.tokens import Tokens
+from model.forecast import Request
+from model.growth.curve_kernels import N_CURVE
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInputs:
+    """Builds the inputs of one bundle's head.
+
+    ``neighbours`` is the number K of neighbours; ``growth_us`` (N_GROWTH,) int64 the horizons at which growth of other videos is read;
+    ``pace`` (N_CURVE,) float64 the usual growth by age.
+    """
+
+    schema: Schema
+    neighbours: int
+    growth_us: NDArray[np.int64]
+    pace: NDArray[np.floating]
+
+    def build(
+        self,
+        requests: Sequence[Request],
+        tokens: Tokens,
+        hidden: NDArray[np.float32],
+        content: NDArray[np.float32],
+        summary: NDArray[np.float32],
+        ages_us: NDArray[np.int64],
+        values: NDArray[np.float64],
+        ranked: Sequence[Sequence[Ranked]],
+        past: Mapping[str, Sequence[PastVideo]],
+    ) -> dict[str, NDArray[np.generic]]:
+        """The graph's inputs by name, each with N rows.
+
+        Args:
+            requests: N requests.
+            tokens: their tokens.
+            hidden: (N, d_model) the state as read at ``now``.
+            content: (N, content_dim).
+            summary: (N, n_summary + n_cascade).
+            ages_us: (N,) ages at ``now``, microseconds.
+            values: (N,) the metric's counts at ``now``.
+            ranked: the neighbours of each request, at most K.
+            past: the videos of each creator, by creator id.
+        """
+        videos = [request.video for request in requests]
+        creator = np.zeros((len(requests), N_CREATOR), dtype=np.float32)
+        for row, request, age_us in zip(creator, requests, ages_us.tolist(), strict=True):
+            self._fill_creator(request, past.get(request.video.creator_id or "", ()), age_us, row)
+        neighbours, mask = self._neighbours(requests, ages_us, values, ranked)
+        return {
+            "hidden": hidden,
+            "read": tokens.read_features,
+            "last": _last_features(tokens),
+            "summary": summary,
+            "content": content,
+            "creator": creator,
+            "static": self.schema.static(videos),
+            "category": np.array([self.schema.category(v) for v in videos], dtype=np.int64),
+            "language": np.array([self.schema.language(v) for v in videos], dtype=np.int64),
+            "neighbours": neighbours,
+            "mask": mask,
+        }
+
+    def _neighbours(
+        self,
+        requests: Sequence[Request],
+        ages_us: NDArray[np.int64],
+        values: NDArray[np.float64],
+        ranked: Sequence[Sequence[Ranked]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features of the neighbours (N, K, N_NEIGHBOUR), and 1 where there is a neighbour (N, K)."""
+        n, k = len(requests), self.neighbours
+        features, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
+        scratch = np.empty(N_GROWTH + 1)
+        for i, request in enumerate(requests):
+            level = np.log2(1 + values[i])
+            for j, item in enumerate(ranked[i]):
+                candidate = item.candidate
+                cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
+                same_creator = candidate.creator_id is not None and candidate.creator_id == request.video.creator_id
+                fill_features(
+                    candidate.curve.ages_us,
+                    candidate.curve.values,
+                    len(candidate.curve.ages_us),
+                    ages_us[i],
+                    self.growth_us,
+                    level,
+                    cosines,
+                    item.similarity,
+                    same_creator,
+                    self.pace,
+                    scratch,
+                    features[i, j],
+                )
+                mask[i, j] = 1
+        return features, mask
+
+    def _fill_creator(self, request: Request, past: Sequence[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
+        """Write the features of the creator to ``out`` (N_CREATOR,), from the creator's videos published before this one."""
+        video = request.video
+        past = [p for p in past if p.video_id != video.video_id and p.published_us < video.published_us]
+        if not past:
+            return
+        ages, values = np.zeros((len(past), N_CURVE), np.int64), np.zeros((len(past), N_CURVE), np.int64)
+        for row, p in enumerate(past):
+            ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
+            values[row, : len(p.curve.values)] = p.curve.values
+        creator_features(
+            np.arange(len(past)),
+            ages,
+            values,
+            np.array([len(p.curve.ages_us) for p in past]),
+            np.array([p.published_us for p in past]),
+            request.now_us,
+            age_us,
+            self.growth_us,
+            self.pace,
+            out,
+        )
+
+
+def _last_features(tokens: Tokens) -> NDArray[np.float32]:
+    """Features of each sequence's newest token (S, F), zeros where there is none."""
+    last = np.zeros_like(tokens.read_features)
+    some = tokens.offsets[1:] > tokens.offsets[:-1]
+    last[some] = tokens.features[tokens.offsets[1:][some] - 1]
+    return last

@@ -1,0 +1,1 @@
+"""Forecasts that are sent to subscribers as they change."""

@@ -1,0 +1,1 @@
+"""The handlers behind /videos and /predict, and what their requests and responses hold."""

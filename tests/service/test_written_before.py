@@ -1,0 +1,96 @@
+"""A bundle and an event store that an earlier version wrote: this version reads both and gives the same forecasts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.service.running import Process
+from tests.service.test_real_bundle import COMMAND
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CLOSE = 1e-4
+"""Allowed relative difference of a number: one machine computes it to the bit, another rounds otherwise."""
+
+
+@pytest.fixture(scope="module", params=[path.name for path in sorted(FIXTURES.glob("format_*"))])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked files of one earlier version."""
+    unpacked = tmp_path_factory.mktemp(request.param)
+    for name in ("bundle", "store"):
+        with tarfile.open(FIXTURES / request.param / f"{name}.tar.xz") as archive:
+            archive.extractall(unpacked, filter="data")
+    shutil.copy(FIXTURES / request.param / "expected.json", unpacked)
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, Any]:
+    """What that version answered."""
+    answers: dict[str, Any] = json.loads((folder / "expected.json").read_text("utf-8"))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[httpx.Client]:
+    """A client of the real service on those files."""
+    process = Process([*COMMAND, "--bundle", str(folder / "bundle")], folder / "store", M3TR_LABELS="0")
+    try:
+        with httpx.Client(base_url=process.url, timeout=60) as http:
+            yield http
+    finally:
+        process.stop()
+
+
+def differences(found: Any, wanted: Any, path: str = "") -> list[str]:
+    """Where two answers differ; numbers may differ by ``CLOSE``."""
+    if isinstance(wanted, dict) and isinstance(found, dict) and wanted.keys() == found.keys():
+        return [line for key in wanted for line in differences(found[key], wanted[key], f"{path}.{key}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        return [
+            line
+            for i, pair in enumerate(zip(found, wanted, strict=True))
+            for line in differences(*pair, f"{path}[{i}]")
+        ]
+    same = found == pytest.approx(wanted, rel=CLOSE) if isinstance(wanted, float) else found == wanted
+    return [] if same else [f"{path}: {found!r} was {wanted!r}"]
+
+
+def test_records_are_read_as_they_were_written(client: httpx.Client, expected: dict[str, Any]) -> None:
+    assert expected["videos"]
+    for video_id, answers in expected["videos"].items():
+        found = client.get(f"/videos/{quote(video_id, safe='')}").json()
+        assert differences(found, answers["record"]) == []
+
+
+def test_forecasts_are_the_same(client: httpx.Client, expected: dict[str, Any]) -> None:
+    for video_id, answers in expected["videos"].items():
+        for at, wanted in answers["forecasts"].items():
+            question = {"video": {"video_id": video_id}, "at": int(at), "horizons_s": expected["horizons_s"]}
+            found = client.post("/predict", json=question).json()
+            assert differences({key: found[key] for key in wanted}, wanted, video_id) == []
+
+
+def test_rows_are_added_to_records_written_before(client: httpx.Client, expected: dict[str, Any]) -> None:
+    record = expected["videos"]["events"]["record"]
+    row = {"video_id": "events", "time": expected["published_at"] + 200_000, "type": "view", "count": 5}
+    assert client.post("/events", json=[row]).status_code == 200
+    assert client.get("/videos/events").json()["counts"]["view"] == record["counts"]["view"] + 5
+
+
+def test_a_deleted_video_stays_deleted(client: httpx.Client) -> None:
+    assert client.get("/videos/deleted").status_code == 404
+
+
+def test_a_difference_is_found() -> None:
+    """The comparison itself can fail."""
+    assert differences({"a": [1.0, 2]}, {"a": [1.001, 2]}) == [".a[0]: 1.0 was 1.001"]
+    assert differences({"a": 1}, {"b": 1}) != []
