@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -16,8 +15,7 @@ MODES: Final[dict[int, Mode]] = {1: "events", CUMULATIVE: "counters"}
 _TYPE_FIELDS: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class TypeMeta:
+class TypeMeta(msgspec.Struct, frozen=True, gc=False):
     """What the head says about one engagement type, or about reach; ``total`` is a sum of events or the largest counter."""
 
     name: str
@@ -25,8 +23,7 @@ class TypeMeta:
     total: float
 
 
-@dataclass(frozen=True, slots=True)
-class RecordMeta:
+class RecordMeta(msgspec.Struct, frozen=True):
     """Times in us, ``newest_us`` -1 before the first row."""
 
     published_us: int

@@ -7,12 +7,9 @@ the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
-
-R = TypeVar("R")
 
 
 class RefusedRow(msgspec.Struct, array_like=True, frozen=True):
@@ -129,8 +126,7 @@ CorrectReply = Corrected | Unknown | TotalConflict | NotCounted | DamagedReply |
 """The reply of ``correct``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """The reply of ``read`` with a whole video: packed meta, metadata (JSON), and (type, {bin, value, ...}) pairs."""
 
     meta: bytes

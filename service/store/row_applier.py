@@ -28,7 +28,7 @@ other client between calls that are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class RowRetention:
     """How long the store keeps ids and parked rows, and how many parked rows for each video."""
 
     dedup_ttl_s: int
@@ -40,7 +40,7 @@ class RowApplier:
     """Applies batches of rows, and remembers the publication times that the replies contain."""
 
     def __init__(
-        self, connection: RedisConnection, retention: Retention, publisher: ChangePublisher, turns: Turns
+        self, connection: RedisConnection, retention: RowRetention, publisher: ChangePublisher, turns: Turns
     ) -> None:
         self._connection, self._retention, self._publisher, self._turns = connection, retention, publisher, turns
         self._published_us: dict[str, int] = {}

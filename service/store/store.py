@@ -43,7 +43,7 @@ from service.store.replies import (
     decode_correct,
     parse_read,
 )
-from service.store.row_applier import Retention, RowApplier
+from service.store.row_applier import RowApplier, RowRetention
 from service.store.rows.outcome import Outcome
 from service.store.rows.row import InputRow
 from service.store.rows.row_batch import RowBatch
@@ -92,7 +92,7 @@ class Store:
         self._publisher = ChangePublisher(connection, settings, metrics)
         self._applier = RowApplier(
             connection,
-            Retention(settings.dedup_ttl_s, settings.park_rows, settings.park_ttl_s),
+            RowRetention(settings.dedup_ttl_s, settings.park_rows, settings.park_ttl_s),
             self._publisher,
             turns or Turns(),
         )

@@ -61,7 +61,7 @@ class Judge:
 
     def _rows(self, snapshot: Snapshot, book: Book, needed: set[int]) -> None:
         published_us = snapshot.video.published_us
-        demand(published_us in book.candidates, f"published at {published_us}, which nobody said")
+        demand(published_us in book.candidates, f"published at {published_us}, a time that was never sent")
         bounds = [oracle.expected(self._books.good(rows), published_us).cells for rows in (needed, book.sent)]
         wrong = oracle.outside(oracle.observed(snapshot).cells, *bounds)
         demand(not wrong, f"{snapshot.video.video_id}:", *wrong)

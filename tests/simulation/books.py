@@ -108,8 +108,8 @@ class Books:
             self._seen[name] += getattr(outcome, name)
         self._seen.update(rejection.reason for rejection in outcome.rejections)
         settled = []
-        for place, i in enumerate(rows):
-            row, rejection = self._plan.rows[i], refused.get(place)
+        for position, i in enumerate(rows):
+            row, rejection = self._plan.rows[i], refused.get(position)
             if row.flaw:
                 demand(row.flaw == "early" or rejection is not None, "a bad row was taken:", row)
             elif rejection is not None:

@@ -67,18 +67,18 @@ def _video(chance: random.Random, index: int) -> PlannedVideo:
     return PlannedVideo(name, tuple(published), modes)
 
 
-def _rows(chance: random.Random, videos: tuple[PlannedVideo, ...], most: int) -> list[PlannedRow]:
+def _rows(chance: random.Random, videos: tuple[PlannedVideo, ...], limit: int) -> list[PlannedRow]:
     rows = []
     # Rows without ids may be merged; rows with ids may be sent again.
     identified = chance.choice((0.3, 0.8, 1.0))
     for index, video in enumerate(videos):
         # Few different times, so that rows share bins; one at publication, some days later.
-        places = [0, *(int(10 ** chance.uniform(0, 6.2)) * SECOND_US for _ in range(chance.randint(1, 12)))]
-        for number in range(chance.randint(1, most)):
+        ages = [0, *(int(10 ** chance.uniform(0, 6.2)) * SECOND_US for _ in range(chance.randint(1, 12)))]
+        for number in range(chance.randint(1, limit)):
             kind = chance.choice(KINDS)
             mode = video.modes[kind]
-            place = chance.choice(places)
-            time_us = video.published[-1] + place + chance.randint(0, place // 50 + SECOND_US)
+            age_us = chance.choice(ages)
+            time_us = video.published[-1] + age_us + chance.randint(0, age_us // 50 + SECOND_US)
             # Videos share ids, which must count for each video separately.
             with_id = chance.random() < (identified if mode == "events" else 0.3)
             values = [(kind, chance.choice((1, 2, chance.randint(1, 1000), chance.randint(1, 10**12))))]

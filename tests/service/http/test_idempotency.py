@@ -95,12 +95,12 @@ def test_a_503_reports_how_many_rows_are_unknown(service: Live, monkeypatch: pyt
         return await ingest(batches)
 
     monkeypatch.setattr(store, "ingest", failing)
-    most = BATCH_LINES
-    response = send(service, [VIEW] * (most + 3), lines=True, status=503)
-    assert (response["rows"], response["accepted"], response["unknown"]) == (most, most, 3)
-    assert send(service, [VIEW] * (most + 3), lines=True) | {"rejections": []} == {
+    limit = BATCH_LINES
+    response = send(service, [VIEW] * (limit + 3), lines=True, status=503)
+    assert (response["rows"], response["accepted"], response["unknown"]) == (limit, limit, 3)
+    assert send(service, [VIEW] * (limit + 3), lines=True) | {"rejections": []} == {
         "accepted": 3,
-        "duplicate": most,
+        "duplicate": limit,
         "parked": 0,
         "rejected": 0,
         "corrected": 0,

@@ -90,17 +90,17 @@ def test_no_slot_is_lost(seed: int) -> None:
     """Clients leave, are cancelled, or wait in vain at any time: the limit holds, and all slots are released."""
 
     async def body() -> None:
-        chance, gate, most, late = random.Random(seed), ConcurrencyLimit(3, 8, 0.004, 0.6), 0, 0
+        chance, gate, highest, late = random.Random(seed), ConcurrencyLimit(3, 8, 0.004, 0.6), 0, 0
 
         async def visit(client: bytes) -> None:
-            nonlocal most, late
+            nonlocal highest, late
             if gate.refusal(client) is not None:
                 return
             if not await gate.enter(client):
                 late += 1
                 return
             try:
-                most = max(most, gate.running)
+                highest = max(highest, gate.running)
                 await asyncio.sleep(chance.choice((0, 0.001, 0.004)))
             finally:
                 gate.leave(client)
@@ -112,7 +112,7 @@ def test_no_slot_is_lost(seed: int) -> None:
             if chance.random() < 0.2:
                 chance.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert most == 3 and late > 0
+        assert highest == 3 and late > 0
         assert (gate.running, gate.waiting) == (0, 0)
         assert all(gate.refusal(client) is None for client in (b"a", b"b", b"c"))
         assert not gate._held
@@ -152,9 +152,9 @@ def busy(redis_url: str, **settings: Any) -> Iterator[tuple[Live, SlowForecaster
         service.register("v")
         try:
             under_way = []
-            for place in range(1 + chosen["reads_waiting"]):
+            for position in range(1 + chosen["reads_waiting"]):
                 under_way.append(pool.submit(service.http.get, "/videos/v/forecast"))
-                wait_until(lambda place=place: held(service) > place)  # type: ignore[misc]
+                wait_until(lambda position=position: held(service) > position)  # type: ignore[misc]
             yield service, forecaster, under_way
         finally:
             forecaster.free.set()

@@ -168,9 +168,7 @@ def test_text_that_utf_8_cannot_encode() -> None:
 ROWS = st.fixed_dictionaries(
     {
         "video_id": st.text(max_size=26),
-        "time": st.floats(0, 1.8e9)
-        | st.integers(0, 2**40)
-        | st.datetimes().map(lambda moment: moment.isoformat() + "Z"),
+        "time": st.floats(0, 1.8e9) | st.integers(0, 2**40) | st.datetimes().map(lambda time: time.isoformat() + "Z"),
         "type": st.sampled_from(["view", "like", "views"]),
     },
     optional={

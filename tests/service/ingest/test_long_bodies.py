@@ -74,10 +74,10 @@ def test_a_long_body_is_reported_row_by_row(service: Live, named: bool) -> None:
     service.register("a")
     rows: list[Any] = [row(i, id=f"{i}{TRICKY[i % len(TRICKY)]}") for i in range(4000)]
     bad = [0, 7, SLICE_ROWS, 2500, 3999]
-    for place in bad:
-        rows[place] = rows[place] | {"type": "},{"}
-    for place in range(2000, 2100):
-        rows[place] = {"nested": [{"a": 1}, {"b": place}]}
+    for index in bad:
+        rows[index] = rows[index] | {"type": "},{"}
+    for index in range(2000, 2100):
+        rows[index] = {"nested": [{"a": 1}, {"b": index}]}
     rows[9] = {"nested": [{"a": 1}, {"b": "},{"}]}
     rows[11] = 5
     body = json.dumps({"rows": rows} if named else rows).encode()

@@ -129,8 +129,8 @@ def test_an_invalid_frame_is_named_and_closes_the_connection(
 def test_a_long_frame_is_reported_row_by_row(service: Live, packed: bool) -> None:
     service.register("v")
     rows: list[Any] = [{**VIEW, "id": f'{i}"}},{{"'} for i in range(6000)]
-    for place in (0, 3000, 5999):
-        rows[place] = rows[place] | {"type": "?"}
+    for i in (0, 3000, 5999):
+        rows[i] = rows[i] | {"type": "?"}
     frame = {"seq": 1, "kind": "events", "rows": rows}
     with open_socket(service) as made:
         made.send(msgspec.msgpack.encode(frame) if packed else json.dumps(frame))

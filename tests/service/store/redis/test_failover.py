@@ -315,11 +315,11 @@ def test_a_scan_covers_every_shard(shards: Cluster) -> None:
         link = connect(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
         try:
             await link.pipeline("test", [["SET", f"{keys.video_prefix(f'v{i}')}meta", "x"] for i in range(500)])
-            names, place = [], ""
+            names, cursor = [], ""
             while True:
-                place, found = await link.scan("test", place, keys.EVERY_META, 50)
+                cursor, found = await link.scan("test", cursor, keys.EVERY_META, 50)
                 names += [keys.video_id_of(name) for name in found]
-                if not place:
+                if not cursor:
                     return names  # type: ignore[return-value]
         finally:
             await link.close()
