@@ -85,7 +85,7 @@ class EmbeddedBank(CachedEngine[int]):
 
         Until then it is in a hidden folder beside ``path``. After a crash the next ``build`` removes that folder.
         """
-        part = embedded_folder.building(path)
+        part = embedded_folder.new_folder_beside(path)
         bank = cls._open_folder(part, content_dim, trajectory_dim, create=True)
         try:
             yield bank

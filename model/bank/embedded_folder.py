@@ -148,7 +148,7 @@ def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
     _sync(folder)
 
 
-def building(folder: Path) -> Path:
+def new_folder_beside(folder: Path) -> Path:
     """Make an empty folder beside ``folder`` to fill, and remove the remains of an unfinished fill. It is not locked.
 
     Refuses at once what ``install`` would refuse: to replace a bank that is open, or a folder that is no bank.

@@ -209,7 +209,10 @@ class Support:
 
 
 def _samples_near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, min_reach: int = 0) -> NDArray[np.int64]:
-    """Indices (n,) of the samples in an age bucket and its neighbours on each side: ``min_reach``, or as many as MIN_VIDEOS need."""
+    """Indices (n,) of the samples in an age bucket and the buckets next to it.
+
+    These are ``min_reach`` buckets on each side, or more if they hold fewer than MIN_VIDEOS videos.
+    """
     away = np.abs(rows - row)
     for reach in range(min_reach, N_AGES):
         chosen = np.flatnonzero(away <= reach)
