@@ -1,4 +1,4 @@
-"""Rows over a WebSocket: frames in, acknowledgements out, in the order the frames came.
+"""Rows over a WebSocket: frames in, acknowledgements out, in the order of the frames.
 
     client                                  service
     {"seq": 1, "kind": "events", "rows"} ->

@@ -476,15 +476,20 @@ local function fault_of(fault)
 end
 
 -- Applies rows to many videos, each independently: a failure of one video is only that video's reply.
--- ARGV: head, times, ids, kinds, counts, reaches. head (MessagePack): lengths (rows of each video, which follow one
--- another), names, cells, expected (published_us that a video's rows were merged by, 0: not merged; or absent),
--- register
--- {published_us, metadata} (for one video only) or absent, types (with register: all that a video may have), strict (all rows of a
--- video or none), dedup_ttl_s, park_rows, park_ttl_s.
--- Replies (MessagePack) for each video {'changed' or 'unchanged', version, published_us}, and where any of these is not empty:
--- duplicates, rejected, corrected, and after register: parked rows applied, parked rows rejected, created. Or {'parked', kept,
--- duplicates, rejected}, {'full'} (its only row is refused), {'stale'}, {'conflict', published_us}, {'refused', published_us,
--- rejected}, {'damaged', why}, {'error', message}. Python decodes them in replies.py.
+-- ARGV: head, times, ids, kinds, counts, reaches. head is a MessagePack map:
+--   lengths    the number of rows of each video; rows of a video follow one another
+--   names      the types that codes in kinds are indices of
+--   cells      the cells of the counters rows, where there are any
+--   expected   for each video the published_us that its rows were merged by, 0: not merged; or absent
+--   register   {published_us, metadata} (for one video only), or absent
+--   types      with register: all types that the video may have
+--   strict     whether all rows of a video are refused when one is
+--   dedup_ttl_s, park_rows, park_ttl_s
+-- Replies (MessagePack) for each video, which Python decodes in replies.py, one of:
+--   {'changed' or 'unchanged', version, published_us}, and where there are any: duplicates, rejected, corrected;
+--     after register also: parked rows applied, parked rows rejected, created
+--   {'parked', kept, duplicates, rejected}, {'full'} (its only row is refused), {'stale'}, {'conflict', published_us},
+--   {'refused', published_us, rejected}, {'damaged', why}, {'error', message}
 local function apply(keys, args)
   local head = cmsgpack.unpack(args[1])
   local clock = redis.call('TIME')
