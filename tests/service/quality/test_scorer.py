@@ -73,7 +73,7 @@ def test_two_replicas_score_each_label_once(empty_redis: str) -> None:
         replicas = [world, *(World(empty_redis, world.clock) for _ in range(2))]
         for replica in replicas:
             # Both believe that they hold the lease, which saves work and is not needed for correctness.
-            replica.scorer._lease = cast(Any, SimpleNamespace(take=_always))
+            replica.scorer._lease = cast(Any, SimpleNamespace(acquire=_always))
         await asyncio.gather(*(replica.scorer.sweep() for replica in replicas))
         counts = Counter[str]()
         for replica in replicas:
