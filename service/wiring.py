@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,12 @@ def build(
     redis_url: str,
     clock: Callable[[], int] = now_us,
     server: EmbeddedServer | None = None,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Context:
     """Put a service together around the deployment that is active first.
 
-    ``server`` is the embedded event store, which is restarted when it dies.
+    ``clock`` is the time of day in microseconds since 1970. ``timer`` measures turns, in seconds. ``server`` is the embedded
+    event store, which is restarted when it dies.
     """
     manifest = deployment.forecaster.manifest
     store_deadline_s = settings.store_deadline_ms / 1000
@@ -96,7 +99,7 @@ def build(
     # Access and load.
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     concurrency = concurrency_limits(settings)
-    turns = Turns(others=concurrency["reads"].others)
+    turns = Turns(timer, others=concurrency["reads"].others)
     limits = Limits(
         settings.max_body_bytes,
         settings.max_line_bytes,

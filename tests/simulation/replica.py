@@ -34,6 +34,11 @@ def own_tasks(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_task_factory(factory)
 
 
+def _loop_s() -> float:
+    """The simulated loop's own time, so that turns do not depend on how busy the machine is."""
+    return asyncio.get_running_loop().time()
+
+
 class Replica:
     """State that survives a crash is here; the other state is in ``context``, which is None while the replica is down.
 
@@ -59,7 +64,7 @@ class Replica:
         """Start with empty caches."""
         metrics = new_metrics(self._settings)
         deployment = self._models.deploy(self.model, self._settings.cache_videos, metrics)
-        self.context = build(self._settings, metrics, deployment, "redis://simulated", self.clock)
+        self.context = build(self._settings, metrics, deployment, "redis://simulated", self.clock, timer=_loop_s)
         connect(self.context.redis.server.backend, Client(self._network, self.number))
         self.deployed.append(deployment)
         self._as_owner(self.context.engine.batcher.start)
