@@ -11,11 +11,12 @@ import typer
 
 from index_builder import cli
 from index_builder.progress import progress
+from tests import patience
 
 
 def run(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from index_builder.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    return patience.run(command, capture_output=True, text=True, seconds=60, cwd=Path(__file__).parents[2])
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:

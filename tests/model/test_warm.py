@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from model import kernel_cache
+from tests import patience
 from tests.conftest import Mini
 from tests.project.source import ROOT
 
@@ -64,7 +65,7 @@ def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subpro
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
     env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=root, env=env)
+    return patience.run(command, capture_output=True, text=True, seconds=280, cwd=root, env=env)
 
 
 def test_serving_calls_only_kernels_compiled_before(mini: Mini, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def chosen(install: Path, readonly: list[Path], **environment: str) -> subproces
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
     env |= {"PYTHONPATH": str(install)} | environment
     command = ["unshare", "-m", "sh", "-c", f'{mounts} exec "$@"', "sh", sys.executable, "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=install, env=env)
+    return patience.run(command, capture_output=True, text=True, seconds=120, cwd=install, env=env)
 
 
 def may_mount() -> bool:

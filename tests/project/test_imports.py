@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import patience
 from tests.project import layers, source
 from tests.project.layers import LAYERS, offences
 from tests.project.processes import answers, free_port, running, wait_for
@@ -108,7 +108,7 @@ def test_the_rule_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.
 
 def test_importing_the_service_loads_nothing_of_training() -> None:
     code = f"import sys, service.app, service.cli; print(*[name for name in {HEAVY} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = patience.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, seconds=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import entry_points, packages_distributions
@@ -13,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests import patience
 from tests.project.source import imported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ def test_commands_start(command: str) -> None:
     (script,) = entry_points(group="console_scripts", name=command)
     assert script.value == PROJECT["project"]["scripts"][command]
     path = Path(sys.executable).parent / command
-    result = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=60)
+    result = patience.run([path, "--help"], capture_output=True, text=True, seconds=60)
     assert result.returncode == 0, result.stderr
     assert "Usage" in result.stdout
 

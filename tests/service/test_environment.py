@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from service.environment import service_links, unknown
 from service.settings import Settings
+from tests import patience
 from tests.service.running import ROOT
 
 KUBERNETES = {
@@ -92,13 +93,13 @@ def test_a_keys_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 def started(**environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("M3TR_")}
-    return subprocess.run(
+    return patience.run(
         [sys.executable, "-m", "service.cli"],
         cwd=ROOT,
         env={**clean, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        seconds=60,
     )
 
 

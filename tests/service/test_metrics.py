@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
+from tests import patience
 from tests.service.running import T0, Live
 
 EXPECTED = [
@@ -66,7 +66,7 @@ def promtool_complaints(text: str) -> str:
         if os.environ.get("CI") == "true":
             pytest.fail("promtool is missing: apt-get install prometheus")
         pytest.skip("promtool is missing: apt-get install prometheus")
-    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    checked = patience.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, seconds=30)
     return checked.stdout + checked.stderr + (f"status {checked.returncode}" if checked.returncode else "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from model.engagement.bins import HOUR_US
 from model.engagement.types import counter_column
 from model.forecaster import Forecaster
 from service.times import iso
+from tests import patience
 from tests.conftest import Mini
 from tests.service.running import Process
 from tests.service.test_metrics import promtool_complaints
@@ -213,7 +213,7 @@ def test_flipped_byte_in_the_bundle_stops_the_start(mini: Mini, tmp_path: Path) 
     content[len(content) // 2] ^= 1
     target.write_bytes(content)
     command = [*COMMAND, "--bundle", str(copy), "--data-dir", str(tmp_path / "data"), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = patience.run(command, capture_output=True, text=True, seconds=60)
     assert done.returncode == 1
     assert "head.onnx" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
@@ -221,6 +221,6 @@ def test_flipped_byte_in_the_bundle_stops_the_start(mini: Mini, tmp_path: Path) 
 
 def test_unusable_settings_stop_the_start(mini: Mini, tmp_path: Path) -> None:
     command = [*COMMAND, "--bundle", str(mini.bundle), "--data-dir", str(tmp_path), "--host", "0.0.0.0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = patience.run(command, capture_output=True, text=True, seconds=60)
     assert done.returncode == 2
     assert "api_keys" in done.stderr and "Traceback" not in done.stderr

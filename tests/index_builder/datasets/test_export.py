@@ -35,6 +35,7 @@ from service.store.rows.row import InputRow
 from service.store.snapshot import Snapshot
 from service.store.store import Registration, Store
 from service.wiring import new_metrics
+from tests import patience
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("view", "like", "comment", "share")
@@ -201,8 +202,8 @@ def test_the_command_reads_the_folder_of_a_stopped_service(tmp_path: Path) -> No
 
     def run(out: str) -> subprocess.CompletedProcess[str]:
         code = f"from index_builder.cli import main; import sys; sys.argv[1:] = {[*command[3:], '--out', str(tmp_path / out)]}; main()"
-        return subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        return patience.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, seconds=60
         )
 
     try:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index_builder.scoring.metrics import average_ranks, cover, intervals, mae, nmse, pinball, score, spearman, width
+from tests import patience
 
 NAMES = {"nmse": "nMSE", "mae": "MAE", "src": "SRC", "cover": "cover", "width": "width", "pinball": "pinball"}
 
@@ -78,7 +78,7 @@ def test_scores_equal_the_benchmark_script(real_data: Path, tmp_path: Path) -> N
     frame.drop(columns=["cell", "value_target", "value_now"]).to_parquet(tmp_path / "forecasts.parquet")
     out = tmp_path / "out.json"
     command = [sys.executable, str(script), "answers.parquet", "forecasts.parquet", "--json", str(out)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    patience.run(command, cwd=tmp_path, check=True, capture_output=True, seconds=120)
     cells = json.loads(out.read_text())["cells"]
     for cell, rows in {"a": frame[frame.cell == "a"], "b": frame[frame.cell == "b"], "pooled": frame}.items():
         ours = score(*(growth(rows, c) for c in ("value_target", "q0.5", "q0.1", "q0.9")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from index_builder.simulation.simulate import simulate
 from index_builder.training.batches import Batch
 from index_builder.training.train import train
 from model.bundle import load_bundle
+from tests import patience
 from tests.project.processes import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -60,12 +60,12 @@ def test_two_processes_train_the_same_weights_and_write_one_bundle(tmp_path: Pat
     ]
     place = ["--out", tmp_path / "two", "--config", tmp_path / "config.toml"]
     command = [tmp_path / "spy.py", "train", tmp_path / "data", "--as-of", AS_OF, "--metric", "views", *place]
-    done = subprocess.run(
+    done = patience.run(
         [sys.executable, *map(str, launch + command), "--device", "cpu"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "SPIED": str(tmp_path / "rank"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        seconds=120,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from index_builder.datasets.export import export_store
 from model.errors import DataError
 from service.store import keys
 from service.store.store import Store
+from tests import patience
 from tests.service.running import FAKE_COMMAND, ROOT, Process, live, wait_until
 from tests.service.store.test_store import REGISTRATION, event, with_store
 
@@ -63,8 +63,8 @@ def test_another_format_is_refused(
 def test_the_command_fails_with_one_line(empty_redis: str, tmp_path: Path) -> None:
     with redis.Redis.from_url(empty_redis) as client:
         client.set(keys.FORMAT, '{"format":9,"bins":1}')
-    done = subprocess.run(
-        FAKE_COMMAND, cwd=ROOT, capture_output=True, text=True, timeout=60, env=_environment(empty_redis)
+    done = patience.run(
+        FAKE_COMMAND, cwd=ROOT, capture_output=True, text=True, seconds=60, env=_environment(empty_redis)
     )
     assert done.returncode != 0 and '"format":9' in done.stderr
 

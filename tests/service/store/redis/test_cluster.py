@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
+from tests import patience
 from tests.service.running import ROOT
 
 SUITES = (
@@ -19,12 +19,12 @@ SUITES = (
 
 def test_the_suites_pass_on_a_cluster() -> None:
     files = [f"tests/service/{name}.py" for name in SUITES]
-    done = subprocess.run(
+    done = patience.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=ROOT,
         env={**os.environ, "M3TR_TEST_STORE": "cluster"},
         capture_output=True,
         text=True,
-        timeout=280,
+        seconds=280,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

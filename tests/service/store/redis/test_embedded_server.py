@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import redis
 
 from service.store.redis.embedded_server import EmbeddedError, EmbeddedServer
+from tests import patience
 from tests.service.conftest import Starter
 from tests.service.running import ROOT, T0, is_dead, live, wait_until
 
@@ -99,7 +99,7 @@ def test_a_server_left_behind_is_stopped_by_the_next_service(tmp_path: Path, fak
         "server = e.EmbeddedServer(pathlib.Path(sys.argv[1]), appendfsync='everysec')\n"
         "server.start(); os._exit(0)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True, cwd=ROOT, timeout=60)
+    patience.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True, cwd=ROOT, seconds=60)
     orphan = int((tmp_path / "data" / "store" / "server.lock").read_text())
     assert not is_dead(orphan)
     second = fake_process(tmp_path / "data")
