@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-input $(PIP_FLAGS) -c constraints.txt
 # Compiled ahead, so that no first forecast waits for it: half a minute, kept beside the source.
-COMPILE := $(BIN)/python -m model.warm
+COMPILE := $(BIN)/python -m model.warmup
 PROJECT := pyproject.toml constraints.txt
 
 # `--no-compile` halves the time of an install; Python then compiles, once, the few modules that are imported.

@@ -14,7 +14,7 @@ COPY model model
 COPY service service
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[cpu]"
 # Kernels compiled here are found by numba in an image for the same kind of processor; elsewhere a start compiles them.
-RUN cd / && /opt/m3tr/bin/python -m model.warm
+RUN cd / && /opt/m3tr/bin/python -m model.warmup
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/m3tr m3tr \

@@ -29,7 +29,7 @@ COPY model model
 COPY service service
 RUN /opt/m3tr/bin/pip install ${PIP_FLAGS} -c constraints.txt ".[gpu]"
 # Kernels compiled here are found by numba in an image for the same kind of processor; elsewhere a start compiles them.
-RUN cd / && /opt/m3tr/bin/python -m model.warm
+RUN cd / && /opt/m3tr/bin/python -m model.warmup
 
 FROM ${CUDA_IMAGE}-runtime-ubuntu24.04
 # Triton compiles its kernels on first use: it needs a C compiler and Python's headers at run time.

@@ -2,7 +2,7 @@
 
 numba chooses when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py`` calls ``choose`` before any
 kernel is defined. An install is often read-only, or belongs to another user. Then the kernels that were compiled at install
-(``model.warm``) are copied to the first writable folder of
+(``model.warmup``) are copied to the first writable folder of
 
     NUMBA_CACHE_DIR                  if it is set
     $XDG_CACHE_HOME or ~/.cache, in m3tr/kernels

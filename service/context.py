@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from service.background import Background
+from service.fair_turns import Turns
 from service.forecasts.engine import Engine
 from service.forgetting.forgetting import Forgetting
 from service.http.audit import Audit
@@ -29,7 +30,6 @@ from service.store.health import Health
 from service.store.redis.connection import RedisConnection
 from service.store.store import Store
 from service.streaming.subscriptions import ForecastSubscriptions
-from service.turns import Turns
 from service.videos.handler import VideoHandler
 from service.videos.predictions import ForecastHandler
 

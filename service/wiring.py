@@ -13,6 +13,9 @@ from service.bank.admission import BankAdmission
 from service.context import Context
 from service.deployment.deployment import Deployment
 from service.deployment.loading import load_model
+from service.embedded_store_monitor import EmbeddedStoreMonitor
+from service.event_loop_lag import EventLoopLag
+from service.fair_turns import Turns
 from service.forecasts.engine import Engine
 from service.forecasts.forecast_cache import ForecastCache
 from service.forecasts.forecast_json import forecast_json
@@ -34,7 +37,6 @@ from service.ingest.parking import Parking
 from service.ingest.row_parser import RowParser
 from service.ingest.stream_consumer import Consumer
 from service.ingest.websocket import RowSockets
-from service.lag import Lag
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge, info
 from service.models.active_version import ActiveVersion
@@ -58,10 +60,8 @@ from service.store.redis.embedded_server import EmbeddedServer
 from service.store.redis.lease import Lease
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import Store
-from service.store_keeper import StoreKeeper
 from service.streaming.subscriptions import ForecastSubscriptions
 from service.times import now_us
-from service.turns import Turns
 from service.version import service_version
 from service.videos.handler import VideoHandler
 from service.videos.predictions import ForecastHandler
@@ -191,11 +191,11 @@ def build(
     optional += [quality.adaptation, quality.sampler, quality.scorer] if quality is not None else []
     optional += [admission, retention, consumer]
     # Stopped in reverse order.
-    background: list[Background] = [Lag(metrics), health, readiness, changes, forgetting]
+    background: list[Background] = [EventLoopLag(metrics), health, readiness, changes, forgetting]
     background += [part for part in optional if part is not None]
     background.append(models)
     if server is not None:
-        background.append(StoreKeeper(server, metrics))
+        background.append(EmbeddedStoreMonitor(server, metrics))
 
     # Events and their observers.
     sampler = quality.sampler if quality is not None else None

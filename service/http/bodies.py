@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 
+from service.fair_turns import Turns
 from service.http.gzip_stream import Gunzip
 from service.http.media import JSON, check_media, is_gzip
 from service.http.value_limit import UNCOUNTED_BYTES, VALUE_BYTES, check_values, count_values
 from service.http.visit import CYCLE, GONE, Visit
 from service.problems import Malformed, TooLarge, TooSlow
 from service.strict_json import BYTE_ORDER_MARK, parse_json
-from service.turns import Turns
 
 BATCH_LINES: Final = 2048
 """Lines of NDJSON that are stored together. They take some milliseconds of this process and of the store."""

@@ -20,6 +20,7 @@ import orjson
 from prometheus_client.core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.fair_turns import Turns
 from service.http.auth import Keys
 from service.http.budget import Budget
 from service.http.concurrency import ConcurrencyLimit, Refusal
@@ -30,7 +31,6 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics, counter, gauge
 from service.problems import Overloaded, OverShare, Problem, Unavailable
 from service.settings import LoadSettings
-from service.turns import Turns
 
 Kind = Literal["reads", "writes", "bulk"]
 

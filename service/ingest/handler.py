@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from model.engagement.history import Mode
+from service.fair_turns import Turns
 from service.ingest.batch_decoder import BatchDecoder
 from service.ingest.group_commit import GroupCommitQueue
 from service.ingest.json_slices import is_cut, row_end, row_too_long, rows_within
@@ -20,7 +21,6 @@ from service.settings import IngestSettings
 from service.store.rows.outcome import Outcome, Rejection
 from service.store.rows.row_batch import RowBatch
 from service.strict_json import parse_line, parse_rows
-from service.turns import Turns
 
 SLICE_ROWS: Final = 512
 """Valid rows that are decoded in one turn: about 0.3 ms."""

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import orjson
 
+from service.fair_turns import Turns
 from service.store.rows.outcome import Outcome, Rejection
-from service.turns import Turns
 
 LISTED_AT_ONCE: Final = 256
 """Rejected rows that are encoded in one turn: some tenths of a millisecond."""

@@ -30,7 +30,7 @@ from service.problems import Malformed, Unavailable
 from service.store import keys
 from service.store.forgotten import Forgotten
 from service.store.redis.blocking_reads import BLOCK_S, Reading, stream_id
-from service.store.redis.deployment import Server
+from service.store.redis.server import Server
 from service.store.rows.row_fields import VIDEO_ID
 
 log = structlog.get_logger(__name__)

@@ -24,6 +24,7 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model.engagement.history import Mode
+from service.fair_turns import Turns
 from service.http.audit import Audit
 from service.http.budget import Budget
 from service.http.value_limit import UNCOUNTED_BYTES, check_values, count_values
@@ -33,7 +34,6 @@ from service.ingest.handler import IngestHandler
 from service.metrics import Metrics
 from service.problems import Internal, Invalid, Malformed, OverShare, Problem, TooLarge, Unavailable
 from service.strict_json import parse_json
-from service.turns import Turns
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ import structlog
 
 from model.errors import BundleError
 from model.forecast import Request
-from model.warm import compile_kernels, forecast_once
+from model.warmup import compile_kernels, forecast_once
 from service.deployment.deployment import Deployment
 from service.problems import Conflict, Unavailable
 

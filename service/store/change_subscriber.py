@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from service.store import keys
 from service.store.change_publisher import Change
 from service.store.redis.blocking_reads import BLOCK_S, PAUSES_S, Reading, stream_id
-from service.store.redis.deployment import Server
+from service.store.redis.server import Server
 
 log = structlog.get_logger(__name__)
 

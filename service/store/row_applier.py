@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from service.fair_turns import ROWS, Turns
 from service.problems import Unavailable
 from service.store.change_publisher import ChangePublisher
 from service.store.commit import CommitChunk, GroupCommit
@@ -16,7 +17,6 @@ from service.store.keys import video_prefix
 from service.store.redis.connection import RedisConnection
 from service.store.replies import Applied, ApplyReply, decode_apply
 from service.store.rows.row_batch import RowBatch
-from service.turns import ROWS, Turns
 
 REMEMBERED_VIDEOS: Final = 250_000
 """Videos whose publication time is kept in memory, to merge rows by."""

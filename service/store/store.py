@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from model.bank.tombstone import tombstone
 from model.engagement.types import ENGAGEMENT_TYPES, REACH, check_types
+from service.fair_turns import Turns
 from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
 from service.settings import RecordSettings
@@ -49,7 +50,6 @@ from service.store.rows.row import InputRow
 from service.store.rows.row_batch import RowBatch
 from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
-from service.turns import Turns
 
 READS_PER_CALL: Final = 32
 """Videos that are read in one call of the function."""

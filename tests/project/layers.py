@@ -18,14 +18,14 @@ from tests.project.source import ROOT
 _ROOMS = {
     "model": """
         errors kernel_cache __init__ lru_cache ablation onnx_graph engagement growth features content quantiles
-        mhp mhp.backends rates cascade forecast bank network bundle head_inputs forecaster indexing warm
+        mhp mhp.backends rates cascade forecast bank network bundle head_inputs forecaster indexing warmup
     """,
     "index_builder": """
         __init__ progress datasets simulation samples cascade scoring baselines bundles report evaluation training replay demo cli
     """,
     "service": """
-        __init__ problems environment times strict_json version metrics background lifecycle turns lag settings
-        http logs store.redis store.rows store store_keeper deployment forecasts ingest streaming models bank quality
+        __init__ problems environment times strict_json version metrics background lifecycle fair_turns event_loop_lag settings
+        http logs store.redis store.rows store embedded_store_monitor deployment forecasts ingest streaming models bank quality
         forgetting rankings readiness videos context routes app wiring server dump cli
     """,
 }

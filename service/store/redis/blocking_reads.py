@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 
 from service.background import BackgroundTask
-from service.store.redis.deployment import Server
+from service.store.redis.server import Server
 
 log = structlog.get_logger(__name__)
 

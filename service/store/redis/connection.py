@@ -23,7 +23,6 @@ from redis.exceptions import RedisError
 
 from service.metrics import Metrics
 from service.problems import Unavailable
-from service.store.redis.deployment import Server
 from service.store.redis.failures import (
     ELSEWHERE,
     ERR,
@@ -36,6 +35,7 @@ from service.store.redis.failures import (
     kind_of,
 )
 from service.store.redis.function_library import FunctionLibrary
+from service.store.redis.server import Server
 from service.store.redis.single_server import Command, RedisSilent
 from service.store.redis.state import State, state_of
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.settings import Settings
 from service.settings.redis_address import AddressError, parse_address
-from service.store.redis.deployment import Server
+from service.store.redis.server import Server
 from tests.service.servers import free_port
 
 

@@ -11,7 +11,7 @@ from service.metrics import Metrics
 _EVERY_S: Final = 0.1
 
 
-class Lag(BackgroundTask):
+class EventLoopLag(BackgroundTask):
     """Measures how late a timer fires."""
 
     def __init__(self, metrics: Metrics) -> None:

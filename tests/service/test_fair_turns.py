@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.turns import REST, SLICE_S, Turns
+from service.fair_turns import REST, SLICE_S, Turns
 
 MANY, FEW = b"many", b"few"
 Work = Callable[[bytes], Awaitable[None]]

@@ -1,9 +1,9 @@
-"""Warm-up: ``python -m model.warm`` compiles every kernel that serving calls, so that no forecast waits for the compiler.
+"""Warm-up: ``python -m model.warmup`` compiles every kernel that serving calls, so that no forecast waits for the compiler.
 
     compile_kernels()     at install (Makefile, Docker images) and before a service listens; a minute, or tens of ms from the cache
     forecast_once(...)    after that: one forecast of each kind, which also warms up the networks, the encoder and the bank
 
-Kernels are compiled for the types that serving calls them with; ``tests/model/test_warm.py`` checks that there are no others.
+Kernels are compiled for the types that serving calls them with; ``tests/model/test_warmup.py`` checks that there are no others.
 """
 
 from __future__ import annotations

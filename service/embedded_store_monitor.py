@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 _CHECK_S: Final = 0.5
 
 
-class StoreKeeper(BackgroundTask):
+class EmbeddedStoreMonitor(BackgroundTask):
     """Checks the embedded store's process every half second."""
 
     def __init__(self, server: EmbeddedServer, metrics: Metrics) -> None:
