@@ -1,28 +1,34 @@
 """Every error that a client can get, as RFC 9457 problem details.
 
+The diagram shows the step of a request at which each problem is raised.
+
 request -> body -> rows -> store -> engine -> response
   |         |       |       |        |
   |         |       |       |        +-- Unavailable  503  the forecast missed its deadline, or the queue is full
   |         |       |       +----------- Unavailable  503  the event store does not answer
-  |         |       +------------------- Conflict     409  published_at of a video that already has rows
+  |         |       +------------------- Conflict     409  a different published_at for a video that already has rows
   |         +--------------------------- Invalid      422  a value that is not allowed: field, value, allowed
   |         +--------------------------- Malformed    400  bytes that are not what the headers declare
-  |         +--------------------------- TooLarge     413  body (as sent or unpacked) over its limit
+  |         +--------------------------- TooLarge     413  body over its limit, either as sent or decompressed
   |         +--------------------------- TooSlow      408  the body did not arrive in time
   |         +--------------------------- WrongMedia   415  content type or encoding
   +------------------------------------- Unauthorized 401, Forbidden 403, NotFound 404, WrongMethod 405
-  +------------------------------------- HeadersTooLarge 431, TooSlow 408: a head over its limit
+  +------------------------------------- HeadersTooLarge 431: the request's head is over its size limit
+  +------------------------------------- TooSlow 408: the request's head did not arrive in time
   +------------------------------------- Overloaded 503, OverShare 429: too many requests at once, checked before anything else
+
+Class hierarchy:
 
 Problem
 +-- Malformed, Unauthorized, Forbidden, NotFound, WrongMethod, Conflict, TooLarge, HeadersTooLarge, TooSlow, WrongMedia, Invalid
-+-- Unavailable            a retry can help: carries Retry-After
++-- Unavailable            a retry can help; the response has Retry-After
 |   +-- Overloaded
 |       +-- OverShare
 +-- DamagedRecord     500  the stored record of this video cannot be read
-+-- Internal          500  the service failed; the detail shows nothing internal
++-- Internal          500  the service failed; the detail reveals nothing internal
 
-A problem is immutable. If several callers wait for what failed, each gets a copy (``Problem.copy``, ``separate``).
+A problem is immutable. If several callers wait for an operation that fails, each caller gets its own copy
+(``Problem.copy``, ``separate``).
 """
 
 from __future__ import annotations
@@ -37,22 +43,23 @@ VALUE_LIMIT = 100
 
 
 def shown(value: object) -> str:
-    """An invalid value as text of at most ``VALUE_LIMIT`` characters that is safe in JSON."""
+    """Convert an invalid value to text of at most ``VALUE_LIMIT`` characters that can be encoded as JSON."""
     text = value if isinstance(value, str) else repr(value) if not isinstance(value, float) else str(value)
     text = text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean title?`` if a known name is close to this one, otherwise nothing."""
+    """Return ``; did you mean title?`` if a known name resembles ``name``, otherwise an empty string."""
     close = get_close_matches(shown(name).lower(), known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 class Problem(Exception):
-    """Base class. ``slug`` names the type; ``retryable`` says whether the same request can succeed later.
+    """Base class of all problems.
 
-    ``extra`` holds further members of the response, ``headers`` its headers; both are read-only.
+    ``slug``: names the problem's type. ``retryable``: whether the same request can succeed later. ``extra``: further members of the
+    response body, read-only. ``headers``: headers of the response, read-only.
     """
 
     slug: ClassVar[str] = "problem"
@@ -69,7 +76,7 @@ class Problem(Exception):
         self._set(detail=detail, extra=MappingProxyType(extra), headers=MappingProxyType(dict(headers or {})))
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Python itself sets ``__traceback__`` and the like.
+        # Python itself sets attributes that begin with two underscores, such as ``__traceback__``.
         if not name.startswith("__"):
             raise AttributeError(f"a problem is immutable: {name} cannot be set")
         super().__setattr__(name, value)
@@ -79,14 +86,14 @@ class Problem(Exception):
             super().__setattr__(name, value)
 
     def copy(self, *, headers: Mapping[str, str] | None = None, **extra: Any) -> Self:
-        """A copy with further members and headers."""
+        """Return a copy with additional members and headers."""
         other = type(self).__new__(type(self), *self.args)
         members = {**self.__dict__, "extra": MappingProxyType({**self.extra, **extra})}
         other._set(**members | {"headers": MappingProxyType({**self.headers, **(headers or {})})})
         return other
 
     def body(self) -> dict[str, Any]:
-        """The problem+json members."""
+        """Return the members of the problem+json response body."""
         return {
             "type": f"urn:m3tr:problem:{self.slug}",
             "title": self.title,
@@ -98,13 +105,13 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
-    """Broken JSON, broken gzip, a body that ends early."""
+    """The body cannot be decoded: it is invalid JSON or gzip, or it ends early."""
 
     slug, title, status = "malformed", "Malformed request", 400
 
 
 class Unauthorized(Problem):
-    """No API key, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
     slug, title, status = "unauthorized", "API key needed", 401
 
@@ -113,49 +120,49 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The key lacks a scope."""
+    """The API key lacks the scope that the route needs."""
 
     slug, title, status = "forbidden", "Scope missing", 403
 
 
 class NotFound(Problem):
-    """An unknown route or video."""
+    """The route or the video is unknown."""
 
     slug, title, status = "not-found", "Not found", 404
 
 
 class WrongMethod(Problem):
-    """A known route with another method."""
+    """The route exists, but not with this method."""
 
     slug, title, status = "method-not-allowed", "Method not allowed", 405
 
 
 class Conflict(Problem):
-    """The request contradicts what is stored."""
+    """The request contradicts the stored data."""
 
     slug, title, status = "conflict", "Conflict", 409
 
 
 class TooLarge(Problem):
-    """The body is over the limit, as sent or after unpacking."""
+    """The body is over the size limit, either as sent or after decompression."""
 
     slug, title, status = "too-large", "Body too large", 413
 
 
 class HeadersTooLarge(Problem):
-    """The head of a request is over the limit."""
+    """The head of the request is over the size limit."""
 
     slug, title, status = "headers-too-large", "Head too large", 431
 
 
 class WrongMedia(Problem):
-    """A content type or content encoding that is not served."""
+    """The content type or content encoding is not supported."""
 
     slug, title, status = "unsupported-media-type", "Unsupported media type", 415
 
 
 class Invalid(Problem):
-    """A value that is not allowed; names the field, the value, and what is allowed."""
+    """A value is not allowed. The problem names the field, the value, and the allowed values."""
 
     slug, title, status = "invalid-value", "Value not allowed", 422
     field: str
@@ -170,13 +177,13 @@ class Invalid(Problem):
 
 
 class TooSlow(Problem):
-    """The body did not arrive in time."""
+    """The head or the body of the request did not arrive in time."""
 
     slug, title, status, retryable = "timeout", "Body too slow", 408, True
 
 
 class Unavailable(Problem):
-    """A part is down or too slow; the same request can succeed later."""
+    """A component is down or too slow. The same request can succeed later."""
 
     slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
 
@@ -187,25 +194,25 @@ class Unavailable(Problem):
 
 
 class Overloaded(Unavailable):
-    """More requests than can be served; refused before the request is read."""
+    """There are more requests than the service can handle. This one is refused before it is read."""
 
     slug, title = "overloaded", "Too busy"
 
 
 class OverShare(Overloaded):
-    """This client already uses its share of what is served at once."""
+    """The client already uses its full share of the requests that may be in progress at once."""
 
     slug, title, status = "over-share", "Too many requests at once", 429
 
 
 class DamagedRecord(Problem):
-    """The stored record of one video cannot be read; other videos are not affected."""
+    """The stored record of one video cannot be read. Other videos are not affected."""
 
     slug, title, status = "damaged-record", "Damaged record", 500
 
     def __init__(self, video_id: str, why: str) -> None:
         super().__init__(
-            f"what is stored of this video cannot be read ({why}); DELETE /videos/{{video_id}} forgets it,"
+            f"the stored record of this video cannot be read ({why}); DELETE /videos/{{video_id}} deletes it,"
             " and then it can be registered again",
             field="video_id",
             value=shown(video_id),
@@ -220,13 +227,13 @@ class Internal(Problem):
 
 
 def separate(error: BaseException) -> BaseException:
-    """A copy of an exception for one more caller, so that callers do not share its traceback."""
+    """Return a copy of an exception for one more caller, so that callers do not share a traceback."""
     if isinstance(error, Problem):
         return error.copy()
     try:
         other = copy.copy(error)
     except Exception:
-        # It cannot be copied: keep it as the cause.
+        # The exception cannot be copied: attach the original as the cause.
         other = RuntimeError(f"{type(error).__name__}: {error}")
     other.__cause__ = error
     return other

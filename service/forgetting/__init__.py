@@ -1,1 +1,1 @@
-"""Deleted videos leave everything: banks, caches, lists, labels, streams and logs."""
+"""Removes deleted videos from every place that holds them: banks, caches, ranked lists, labels, streams and logs."""

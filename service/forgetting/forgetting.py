@@ -1,10 +1,11 @@
-"""Forgets deleted videos, here and in every replica.
+"""Removes deleted videos from this process, from every replica, and from the store.
 
-    DELETE -> tombstone -> banks in memory -> the video's keys, lists, labels -> streams -> the log of the embedded store
+    DELETE -> tombstone -> banks in memory -> the video's keys, ranked lists, labels -> streams -> the log of the embedded store
                  |
-                 +-> every replica within a second, and every bank when it is next opened, applies new tombstones
+                 +-> every replica applies new tombstones within a second, and every bank when it is next opened
 
-Tombstones are durable. So a deletion depends neither on a message that may be lost nor on a process that may be killed.
+A tombstone records that a video was deleted. Tombstones are durable. Therefore a deletion is completed even if a message is lost or a
+process is killed.
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two checks for tombstones."""
+"""Seconds between two checks for new tombstones."""
 SWEEP_WAIT_S: Final = 2.0
-"""Seconds that a deletion waits for the sweep of the streams, which continues after that."""
+"""Maximum time in seconds that a deletion waits for the sweep of the streams. The sweep continues after that."""
 REWRITE_S: Final = 60.0
-"""Shortest time between two rewrites of the embedded store's log, in seconds."""
+"""Minimum time in seconds between two rewrites of the embedded store's log."""
 LAST_REWRITE_S: Final = 2.0
-"""Seconds that a stopping service waits for the last rewrite."""
+"""Maximum time in seconds that a stopping service waits for the last rewrite."""
 SETTLED_S: Final = 10
-"""Seconds after a deletion by which writes that were in progress have ended."""
+"""Time in seconds after a deletion within which all writes that were in progress have ended."""
 _PAUSE_FACTOR: Final = 20
-"""A slow rewrite is made less often: the pause after it is this many times as long."""
+"""Pause after a rewrite, as a multiple of the rewrite's duration. It makes slow rewrites rarer."""
 _POLL_S: Final = 0.05
 _OVERLAP_US: Final = 60_000_000
-"""How far the clock of a new primary may be behind."""
+"""Maximum time in microseconds by which the clock of a new Redis primary may be behind the previous one."""
 _LEASE_S: Final = 30.0
 _CHUNK: Final = 1000
 
 
 class Forgetting(BackgroundTask):
-    """Deletes videos, and applies the tombstones of deletions by other replicas."""
+    """Deletes videos, and applies the tombstones of videos that other replicas deleted."""
 
     def __init__(
         self,
@@ -82,19 +83,19 @@ class Forgetting(BackgroundTask):
         self._failing = False
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Check the tombstones at once if a video was deleted."""
+        """Wake the check for tombstones if a video was deleted."""
         if any(version == 0 for _, version in changes):
             self._wake.set()
 
     def missed(self) -> None:
-        """Check the tombstones at once."""
+        """Wake the check for tombstones, because changes may have been missed."""
         self._wake.set()
 
     async def delete(self, video_id: str) -> bool:
-        """Forget everything about a video; return whether the store had it.
+        """Delete everything about a video. Return whether the store had the video.
 
         Raises:
-            BankError: a bank in memory does not answer. The tombstone is stored, so it forgets the video when it answers again.
+            BankError: a bank in memory does not answer. The tombstone is stored, so the video is removed once the bank answers again.
             Unavailable: the store does not answer.
         """
         at_us = await self._forgotten.bury(video_id)
@@ -110,18 +111,24 @@ class Forgetting(BackgroundTask):
         return existed
 
     async def prepare(self, deployment: Deployment) -> None:
-        """Apply tombstones before a model's first forecast. A bank that does not answer is no error: it gives no neighbours either."""
+        """Apply tombstones before a model's first forecast.
+
+        A bank that does not answer is only logged, because such a bank cannot return deleted videos as neighbours either.
+        """
         try:
             await self.apply_tombstones(deployment)
         except BankError as error:
-            log.warning("a bank does not answer and may hold deleted videos", reason=str(error))
+            log.warning("a bank does not answer and may still hold deleted videos", reason=str(error))
 
     async def apply_tombstones(self, deployment: Deployment) -> None:
-        """Remove from a model's bank what was deleted since it was last open; raises Unavailable, or BankError."""
+        """Remove the videos from a model's bank that were deleted since the bank was last open.
+
+        Raises Unavailable if the store does not answer, or BankError if the bank does not answer.
+        """
         before = self._applied_us.get(deployment)
         if before is None:
             before = await self._forgotten.obeyed(bank_identity(deployment))
-        # All tombstones if it was not open here yet: its videos may come from elsewhere, such as a copy.
+        # If the bank is open in this process for the first time, apply all tombstones: its videos may come from a copied bank.
         first = deployment not in self._applied_us
         found = await self._forgotten.since(-1 if first else before - _OVERLAP_US)
         due = found if first else [mark for mark in found if mark[1] > before - _OVERLAP_US]
@@ -138,7 +145,7 @@ class Forgetting(BackgroundTask):
         self._applied_us[deployment] = max(before, newest_us)
 
     async def run_once(self) -> None:
-        """Apply new tombstones everywhere, once."""
+        """Apply new tombstones once: to banks, caches, streams, and the embedded store's log."""
         deployments = self._deployments()
         for closed in [held for held in self._applied_us if held not in deployments]:
             del self._applied_us[closed]
@@ -155,7 +162,7 @@ class Forgetting(BackgroundTask):
             raise fault
 
     async def _drop(self) -> None:
-        """Drop from the caches of this process what was deleted by other replicas."""
+        """Remove the videos that other replicas deleted from the caches of this process."""
         if self._forgotten.newest_us <= self._dropped_us:
             return
         newest_us = int(self._forgotten.newest_us)
@@ -179,16 +186,17 @@ class Forgetting(BackgroundTask):
             swept_us = max(at_us for _, at_us in due)
             await self._forgotten.sweep(swept_us)
         else:
-            # No newer tombstone is stored: the newer time that is known here is from before the store was emptied.
+            # No newer tombstone is stored. ``newest_us`` is newer because it was read before the store was emptied.
             swept_us = max(swept_us, newest_us)
         async with self._swept:
             self._swept_us = swept_us
             self._swept.notify_all()
 
     async def _rewrite(self) -> None:
-        """Let the embedded store rewrite its log, which otherwise keeps every command that named a deleted video.
+        """Start a rewrite of the embedded store's log if it is due. Without it, the log keeps every command that named a deleted video.
 
-        Once at once, and again later, when writes that were in progress at the deletion have ended and are undone.
+        The first rewrite starts at once. A second one follows later, because writes in progress at the deletion may have named the video again.
+        By the time of the second rewrite, those writes have ended and have been undone.
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return
@@ -213,7 +221,7 @@ class Forgetting(BackgroundTask):
         with suppress(Unavailable):
             await self._lease.release()
             if self._embedded and self._rewritten_us < self._swept_us:
-                # A deleted video must be gone from the files when the service has stopped.
+                # Once the service has stopped, its files must not contain deleted videos.
                 await self._begin_rewrite()
                 for _ in range(round(LAST_REWRITE_S / _POLL_S)):
                     await asyncio.sleep(_POLL_S)
@@ -229,7 +237,7 @@ class Forgetting(BackgroundTask):
                 self._failing = False
             except (Problem, BankError) as error:
                 if not self._failing:
-                    log.warning("the removal of deleted videos waits", reason=str(error))
+                    log.warning("the removal of deleted videos is delayed", reason=str(error))
                 self._failing = True
             except Exception:
                 log.exception("the removal of deleted videos failed")
@@ -239,7 +247,10 @@ class Forgetting(BackgroundTask):
 
 
 def bank_identity(deployment: Deployment) -> str:
-    """Name of a model's bank: a digest of an embedded one's folder and of when it was filled; the name of a server's."""
+    """Return a name that identifies a model's bank.
+
+    Embedded bank: a digest of its folder and of the time when it was filled. Server: the word ``server``. The model version follows.
+    """
     folder: Path | None = deployment.bank.folder
     if folder is None:
         return f"server-{deployment.version[:16]}"

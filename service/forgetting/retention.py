@@ -1,11 +1,12 @@
-"""Deletes the record of videos without an engagement for ``retention_days``, with their ids, labels and positions in lists.
+"""Deletes the record of each video that had no engagement for ``retention_days``.
 
-A video's entries in the bank stay: they are past knowledge, like the data that a bundle was trained on. To remove them too, delete
-the video. Parked rows and event ids expire by themselves.
+The record includes the video's ids, labels and positions in ranked lists. The video's entries in the bank stay, because they are past
+knowledge, like the data that a bundle was trained on. To remove them too, delete the video. Parked rows and event ids expire by
+themselves.
 
-A sorted set holds when each video is to be checked, from its registration on. A row does not change that: a video that is due is
-checked, and if it had rows meanwhile, it is due again ``retention_days`` after the newest. The store is not scanned, except for one
-slow walk every ``_WALK_EVERY_S``, which finds videos that were registered while no retention was set.
+A sorted set holds the time at which each video is to be checked, starting with its registration. New rows do not change that time. If
+a video is due but had rows since, it becomes due again ``retention_days`` after its newest row. The store is not scanned for due
+videos. Only one slow scan runs every ``_WALK_EVERY_S``. It finds videos that were registered while no retention was configured.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _WALK_EVERY_S: Final = 7 * DAY_S
 
 
 class Retention(BackgroundTask):
-    """Works in one replica at a time, by a lease."""
+    """Runs the retention. A lease ensures that only one replica at a time does so."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Retention(BackgroundTask):
         self._cursor: str | None = None
 
     async def run_once(self) -> int:
-        """Check some videos that are due; return how many."""
+        """Check a batch of videos that are due. Return their number."""
         if not await self._lease.acquire():
             return 0
         await self._walk()
@@ -72,11 +73,11 @@ class Retention(BackgroundTask):
         commands: list[Command] = [["ZREM", keys.RETENTION, member] for member in found if keys.member(member) is None]
         for name, snapshot in (await self._store.read_many(dict.fromkeys(due))).items() if due else ():
             if snapshot is None:
-                # Deleted, or its end was interrupted.
+                # The video was deleted, or its removal by retention was interrupted.
                 await self._store.unlist(name)
                 await self._label_store.forget(name)
                 continue
-            # A damaged record is checked again: it may be repaired.
+            # A damaged record is checked again after a day, because it may have been repaired.
             again_us = now_us + DAY_S * SECOND_US
             if isinstance(snapshot, Snapshot):
                 again_us = max(snapshot.newest_us or 0, snapshot.registered_us) + self._kept_us
@@ -89,14 +90,14 @@ class Retention(BackgroundTask):
         return len(found)
 
     async def _end(self, video_id: str, before_us: int) -> None:
-        # A row that comes meanwhile keeps the video: the store checks again when it deletes, and the video stays due.
+        # If a row arrives in the meantime, the video is kept: the store checks again before it deletes, and the video stays due.
         if await self._store.forget(video_id, idle_since_us=before_us):
             await self._label_store.forget(video_id)
             await self._engine.forget(video_id)
             self._metrics.videos_ended.inc()
 
     async def _walk(self) -> None:
-        """Continue the walk through the whole store, if it is due."""
+        """Continue the scan of the whole store, if one is due or in progress."""
         if self._cursor is None:
             if (await self._redis.pipeline("retention", [["EXISTS", keys.RETENTION_SEEDED]]))[0]:
                 return
@@ -120,7 +121,7 @@ class Retention(BackgroundTask):
             try:
                 checked = await self.run_once()
             except Problem as problem:
-                log.warning("retention waits", reason=problem.detail)
+                log.warning("retention is delayed", reason=problem.detail)
             except Exception:
                 log.exception("retention failed")
             walking = self._cursor is not None

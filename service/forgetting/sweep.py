@@ -1,8 +1,8 @@
 """Removes deleted videos from the Redis streams, whose entries hold ids and rows.
 
-The bytes of a deleted entry stay until the last entry of its node (up to ``_NODE`` entries) is deleted. So the neighbours of a
-deleted entry are deleted as well, and added again at the stream's end. Only the stream of rows is not rewritten: its entries must
-keep their ids, and are deleted when they are acknowledged.
+Redis stores the entries of a stream in nodes of up to ``_NODE`` entries. It frees the bytes of a deleted entry only when all entries of
+the node are deleted. Therefore the neighbours of a deleted entry are deleted too, and added again at the stream's end. The stream of
+incoming rows is the exception, because its entries must keep their ids. Those entries are deleted once they are acknowledged.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from service.store.redis.connection import Command, RedisConnection
 _PAGE: Final = 500
 _NODE: Final = 100
 _RECENT_S: Final = 10
-"""Seconds for which a change is useful to a reader that is behind."""
+"""Time in seconds for which a change stays useful to a reader that is behind."""
 _CHUNK: Final = 1000
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields]
 
-# Deletes entries, then adds others; also at maxmemory. ARGV: the number of names, the names; then for each entry the number of its
-# fields and values, and these.
+# Deletes entries, then adds others. It works even when Redis has reached maxmemory. ARGV holds the number of names and the names,
+# and then for each added entry the number of its fields and values, followed by the fields and values.
 _REPLACE: Final = """#!lua flags=allow-oom
 local last = 1 + tonumber(ARGV[1])
 for first = 2, last, 1000 do redis.call('XDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, last))) end
@@ -41,7 +41,7 @@ end
 
 
 class Sweep:
-    """Reads every stream once, for any number of deleted videos (time of deletion by tombstone)."""
+    """Reads every stream once and removes any number of deleted videos. ``deleted_us`` maps each tombstone to its time of deletion."""
 
     def __init__(self, redis: RedisConnection, deleted_us: Mapping[str, int]) -> None:
         self._redis = redis
@@ -49,9 +49,10 @@ class Sweep:
         self._last_ms = max(deleted_us.values()) // 1000
 
     async def run(self) -> None:
-        """Remove what concerns a deleted video and is older than its deletion; keep the rest of each entry.
+        """Remove all data that concerns a deleted video and is older than its deletion. Keep the other data of each entry.
 
-        Rows that no consumer has taken yet stay if their entry also holds rows of other videos: the consumer checks for tombstones.
+        If no consumer has taken an entry yet and the entry also holds rows of other videos, the whole entry stays. The consumer then checks
+        its rows for tombstones.
         """
         await self._changes()
         await self._rows()
@@ -61,7 +62,7 @@ class Sweep:
         return isinstance(video_id, str) and self._deleted_us.get(tombstone(video_id), -1) >= entry_us
 
     async def _entries(self, key: str) -> list[Entry]:
-        """All entries up to the newest deletion, and the others of their nodes."""
+        """Return all entries up to the newest deletion, and the later entries that share a node with them."""
         found: list[Entry] = []
         start = "-"
         while True:
@@ -72,7 +73,7 @@ class Sweep:
             start = f"({page[-1][0].decode()}"
 
     async def _changes(self) -> None:
-        """If any entry is affected, replace the whole stream by its recent entries."""
+        """If any entry is affected, replace the whole stream with its recent entries."""
         entries = await self._entries(keys.CHANGES)
         recent_ms = round((time.time() - _RECENT_S) * 1000)
         affected, kept = False, []
@@ -132,7 +133,7 @@ def _entries(reply: Sequence[Any]) -> list[Entry]:
 
 
 def _parsed(fields: Fields) -> list[Any]:
-    """The rows of an entry; none if they cannot be read."""
+    """Return the rows of an entry, or no rows if they cannot be read."""
     one, many = fields.get(b"row"), fields.get(b"rows")
     try:
         value = json.loads(one if one is not None else many or b"[]")

@@ -1,18 +1,18 @@
-"""Labels, scores and the adaptive state in Redis, shared by all replicas; every key has the hash tag ``{labels}``.
+"""Stores labels, scores and the adaptive state in Redis, where all replicas share them.
 
-Labels are kept by horizon bucket, each with a capacity of its own, so that long horizons, which wait for days, do not crowd out
-short ones.
+Labels are grouped by horizon bucket. Each bucket has its own capacity: labels of long horizons wait for days, and must not take the
+space of short ones. Every key has the hash tag ``{labels}``. Times are in microseconds (us).
 
-    due:<bucket>       sorted set: label keys by the time at which to score them (us)
-    of:<bucket>        sorted set, all scores 0: digest of a video + label key, an index of a video's labels
-    made:<bucket>      hash: label key to label (JSON); the replica that removes a label from it has scored it
-    done:<bucket>      sorted set: keys of scored labels by the time from which another forecast of their kind may be kept
-    day:<day>:<model>  hash: "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on a day
-    models             sorted set: model versions by the day on which a label of theirs was last scored
-    adaptive:<model>   adaptive state (JSON) for videos that were registered without a key
-    adaptive:<model>:<client>   the same for videos that a key registered
-    clients:<model>    set: names of those keys
-    paced:<bucket>:<client>   sorted set: keys of a client's labels by due time, for the last twentieth of the horizon
+    due:<bucket>       sorted set: label keys, scored by the time at which to score the label
+    of:<bucket>        sorted set with all scores 0: video digest + label key; finds the labels of a video
+    made:<bucket>      hash: label key to label (JSON); the replica that removes a label from here has scored it
+    done:<bucket>      sorted set: keys of scored labels; until the time in the score, no label with this key is accepted again
+    day:<day>:<model>  hash: "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
+    models             sorted set: model versions, scored by the day on which one of their labels was last scored
+    adaptive:<model>   adaptive state (JSON) for videos that were registered without an API key
+    adaptive:<model>:<client>   adaptive state (JSON) for videos that were registered with this client's API key
+    clients:<model>    set: names of the clients that have an adaptive state
+    paced:<bucket>:<client>   sorted set: keys of the client's recent labels, scored by due time; limits the client's rate
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ log = structlog.get_logger(__name__)
 
 DAY_S: Final = 86_400
 MODELS: Final = 4
-"""Number of newest model versions whose scores are shown."""
+"""Number of model versions whose scores are shown, the newest first."""
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
-"""A twentieth of a horizon may use a twentieth of its bucket's capacity, so that labels come in evenly."""
+"""Labels whose due times lie within 1/20 of a horizon may fill at most 1/20 of their bucket's capacity.
+
+So labels arrive evenly over time.
+"""
 _SCANNED: Final = 1000
 _DONE: Final = 2
-"""Keys remembered after scoring, as a multiple of the capacity."""
+"""Maximum number of scored label keys remembered per bucket, as a multiple of the bucket's capacity."""
 
 _KEEP: Final = """
 local request = cmsgpack.unpack(ARGV[1])
@@ -68,7 +71,7 @@ for _, label in ipairs(request.labels) do
 end
 return {kept, known}
 """
-# All or nothing: another replica may have scored some of these labels, or changed the adaptive state.
+# Change everything or nothing: another replica may have scored some of these labels, or changed the adaptive state.
 _SETTLE: Final = """
 local request = cmsgpack.unpack(ARGV[1])
 for _, done in ipairs(request.done) do
@@ -88,7 +91,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', request.no
 redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -request.remembered - 1)
 for field, value in pairs(request.sums) do
   local text = string.format('%.17g', value)
-  -- A stored value that is no number is replaced.
+  -- A stored value that is not a number is replaced.
   if not pcall(redis.call, 'HINCRBYFLOAT', KEYS[4], field, text) then redis.call('HSET', KEYS[4], field, text) end
 end
 redis.call('EXPIRE', KEYS[4], request.day_s)
@@ -105,7 +108,8 @@ return 1
 class Settlement:
     """Scored labels of one horizon bucket, model and client.
 
-    ``sums`` is what they add to the scores; ``before`` and ``after`` are the stored adaptive state.
+    ``sums``: what the labels add to the score sums. ``before``: stored adaptive state that the scorer read. ``after``: adaptive state to
+    store.
     """
 
     done: Sequence[Label]
@@ -115,9 +119,10 @@ class Settlement:
 
 
 class LabelStore:
-    """Labels, scores and adaptive state. Every method raises Unavailable if the store does not answer.
+    """Labels, scores and adaptive state. Every method raises Unavailable if Redis does not answer.
 
-    ``capacity``: limit of pending labels. ``share``: part of it that the videos of one client may use.
+    ``capacity``: maximum number of pending labels, over all buckets. ``share``: fraction of the rate limit for new labels that the videos
+    of one client may use. ``days``: number of days over which scores are summed.
     """
 
     def __init__(self, redis: RedisConnection, *, capacity: int, days: int, share: float = 1.0) -> None:
@@ -127,7 +132,10 @@ class LabelStore:
         self._days = days
 
     async def keep(self, bucket: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
-        """Keep labels of one bucket and client; return how many were kept and how many existed already. The others exceed the limit."""
+        """Store labels of one bucket and one client. Return the number stored and the number that existed already.
+
+        The remaining labels exceed a limit and are dropped.
+        """
         rows = [
             [
                 label.key,
@@ -152,7 +160,7 @@ class LabelStore:
         return int(kept), int(known)
 
     async def due(self, bucket: int, now_us: int, limit: int) -> list[Label]:
-        """Labels of a bucket that are due, the most overdue first."""
+        """Return up to ``limit`` labels of a bucket that are due, the most overdue first."""
         due, made, _ = _keys(bucket, "due", "made", "done")
         found = (await self._redis.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
             0
@@ -166,13 +174,16 @@ class LabelStore:
         return [label for label in labels if label is not None]
 
     async def later(self, bucket: int, labels: Mapping[str, int]) -> None:
-        """Postpone labels, given by key, to a time (us), unless they have been scored meanwhile."""
+        """Postpone labels. ``labels`` maps each label key to its new due time (us). Labels that are already scored stay removed."""
         if labels:
             flat = [part for key, at_us in labels.items() for part in (at_us, key)]
             await self._redis.pipeline("labels", [["ZADD", _keys(bucket, "due")[0], "XX", *flat]])
 
     async def settle(self, bucket: int, settlement: Settlement, now_us: int) -> bool:
-        """Remove labels and add their scores atomically; False, with nothing changed, if another replica was faster."""
+        """Remove scored labels and add their scores, atomically.
+
+        Return False, with nothing changed, if another replica has scored one of the labels or changed the adaptive state.
+        """
         first, day = settlement.done[0], now_us // SECOND_US // DAY_S
         model = first.model_version
         request = {
@@ -209,7 +220,7 @@ class LabelStore:
             )
             names = [name.decode()[len(of) :] for name in found]
             if labels > indexed:
-                # Some were kept by an earlier release, which had no index.
+                # Some labels were stored by an earlier release, which had no index.
                 names += await self._scan_labels(made, video_id)
             if names:
                 commands: list[Command] = [["HDEL", made, *names], ["ZREM", due, *names]]
@@ -230,12 +241,12 @@ class LabelStore:
                 return names
 
     async def adaptive(self, model: str, client: str = "") -> str:
-        """The stored adaptive state of a model for a client's videos; "" before the first outcome."""
+        """Return the stored adaptive state of a model for a client's videos, or "" before the first outcome."""
         found = (await self._redis.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
         return found.decode() if found else ""
 
     async def adaptives(self, model: str) -> dict[str, str]:
-        """The stored adaptive states of a model by client, without the empty ones."""
+        """Return the stored adaptive states of a model, keyed by client. Clients without a state are left out."""
         found = (await self._redis.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
         clients = ["", *sorted(name.decode() for name in found)]
         keys = [_adaptive_key(model, client) for client in clients]
@@ -243,12 +254,12 @@ class LabelStore:
         return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
 
     async def pending(self) -> int:
-        """Number of labels that wait for their outcome."""
+        """Return the number of labels that wait for their outcome."""
         commands: list[Command] = [["HLEN", _keys(bucket, "made")[0]] for bucket in range(N_COLUMNS)]
         return sum(await self._redis.pipeline("labels", commands))
 
     async def scores_by_model(self, now_us: int) -> dict[str, ScoreSums]:
-        """Scores of the last days by model version, the newest first."""
+        """Return the scores of the last ``days`` days, keyed by model version, the newest version first."""
         today = now_us // SECOND_US // DAY_S
         found = await self._redis.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
         models = [name.decode() for name in found[0]]
@@ -266,7 +277,7 @@ class LabelStore:
 
 
 def parse_adaptive(text: str) -> Adaptive:
-    """Decode a stored adaptive state; a new one if it cannot be read."""
+    """Decode a stored adaptive state. Return a new state if the text is empty or cannot be read."""
     try:
         state, new = Adaptive.from_json(msgspec.json.decode(text)) if text else Adaptive.new(), Adaptive.new()
         for name in ("overall", "by_horizon", "by_cell", "seen"):
@@ -280,12 +291,12 @@ def parse_adaptive(text: str) -> Adaptive:
 
 
 def encode_adaptive(state: Adaptive) -> str:
-    """Inverse of ``parse_adaptive``."""
+    """Encode an adaptive state as text. This is the inverse of ``parse_adaptive``."""
     return msgspec.json.encode(state.to_json()).decode()
 
 
 def _parse(packed: bytes | None) -> Label | None:
-    """A label; None if it is gone, or was written by a release with another format."""
+    """Decode a label. Return None if it no longer exists, or if a release with a different format wrote it."""
     try:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
     except (msgspec.MsgspecError, UnicodeError):
@@ -313,7 +324,7 @@ def _clients_key(model: str) -> str:
 
 
 def _fields(reply: Any) -> dict[str, float]:
-    """The numeric fields of a hash, from a RESP2 list or a RESP3 map."""
+    """Return the numeric fields of a hash reply, which is a list in RESP2 and a map in RESP3."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     found: dict[str, float] = {}
     for name, value in pairs:
