@@ -1,1 +1,1 @@
-"""The online service: rows in over HTTP, forecasts out."""
+"""The online service. It receives rows over HTTP and returns forecasts."""

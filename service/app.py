@@ -1,4 +1,4 @@
-"""The ASGI application around a context."""
+"""Creates the ASGI application of a service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(context: Context) -> FastAPI:
-    """The application; its lifespan starts and stops the background work."""
+    """Return the application. Its lifespan starts and stops the background work."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +41,7 @@ def create_app(context: Context) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        # Relative to the schema's own address, and so correct behind any prefix.
+        # The URL is relative to the schema's address, so it is correct behind any path prefix.
         servers=[{"url": "."}],
         root_path_in_servers=False,
         responses=PROBLEMS,
@@ -86,7 +86,7 @@ async def _stop(context: Context) -> None:
         try:
             await part.stop()
         except Exception:
-            # The others must be stopped all the same.
+            # Log the error and continue, because the other background work must be stopped too.
             log.exception("background work did not stop cleanly", task=type(part).__name__)
     await context.engine.batcher.stop()
     await context.models.close()

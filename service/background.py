@@ -1,4 +1,4 @@
-"""Tasks that run beside requests for as long as the service does."""
+"""Tasks that run beside requests for as long as the service runs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ REST_S: Final = 1.0
 
 
 class Background(Protocol):
-    """Work that is started with the application's event loop and stopped before the store's connections close."""
+    """Work that starts with the application's event loop, and stops before the store's connections close."""
 
     @property
     def tasks(self) -> Sequence[BackgroundTask]:
-        """The tasks it consists of; each is restarted when it fails."""
+        """The tasks of this work. Each one is restarted when it fails."""
 
     def start(self) -> None:
-        """Begin. Called inside a running loop."""
+        """Start. Call this inside a running event loop."""
 
     async def stop(self) -> None:
-        """End cleanly. Called once, also if the start of another part failed."""
+        """Stop cleanly. This is called once, even if other background work failed to start."""
 
 
 def _ignore(name: str) -> None:
-    """Report a failure to nobody."""
+    """Do nothing when a task fails."""
 
 
 class BackgroundTask(ABC):
-    """A Background of one task: ``_run`` loops until it is cancelled, ``_ended`` cleans up.
+    """Background work with one task. ``_run`` loops until it is cancelled, and ``_ended`` cleans up.
 
-    If ``_run`` fails, for whatever reason, ``on_death`` is called with the class name, and ``_run`` is restarted after
-    ``REST_S``.
+    If ``_run`` fails for any reason, ``on_death`` is called with the class name. ``_run`` is restarted after ``REST_S`` seconds.
     """
 
     on_death: Callable[[str], None] = staticmethod(_ignore)
@@ -47,19 +46,19 @@ class BackgroundTask(ABC):
 
     @property
     def tasks(self) -> Sequence[BackgroundTask]:
-        """Only this task."""
+        """This task only."""
         return (self,)
 
     def start(self) -> None:
-        """Begin, also again after a stop. Called inside a running loop."""
+        """Start, or restart after ``stop``. Call this inside a running event loop."""
         self._stopping = False
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        """End, and clean up."""
+        """Stop, and clean up."""
         self._stopping = True
         while self._task is not None and not self._task.done():
-            # Repeated, because a library in between may take a cancellation for a failure of its connection.
+            # Repeat this, because a library may mistake the cancellation for a failure of its connection and continue.
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_CANCEL_AGAIN_S)
         await self._ended()
@@ -71,7 +70,7 @@ class BackgroundTask(ABC):
                 await self._run()
                 return
             except BaseException as error:
-                # A cancellation that does not come from ``stop`` came out of a library: it counts as a failure.
+                # A cancellation that does not come from ``stop`` comes from a library and counts as a failure.
                 if self._stopping or isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
                 log.error("a background task failed and is restarted", task=name, exc_info=error)

@@ -1,4 +1,4 @@
-"""``m3tr-serve``: the service as one process."""
+"""Defines the command ``m3tr-serve``, which runs the service as one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.store.redis.embedded_server import EmbeddedError
 from service.wiring import new_metrics
 
 _KNOWN_VARIABLES = ("M3TR_TEST_DATA",)
-"""Variables with our prefix that are not settings of the service."""
+"""Variables that have the prefix M3TR_ but are not settings of the service."""
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,9 +31,11 @@ def run(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to serve.")] = None,
     bundles: Annotated[Path | None, typer.Option(help="Folder of bundles that can be activated.")] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to bind; addresses other than loopback need API keys.")
+        str | None, typer.Option(help="Address to bind. Addresses other than loopback require API keys.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one and prints it.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on. With 0, a free port is chosen and printed.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for the embedded event store.")] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="URL of the event store to use instead of the embedded one.")
@@ -47,7 +49,7 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where the model runs: auto, cpu or cuda.")] = None,
 ) -> None:
-    """Serve forecasts. Every setting can also be given by an environment variable M3TR_<NAME>."""
+    """Serve forecasts. Every setting can also be given as an environment variable M3TR_<NAME>."""
     given = {name: value for name, value in locals().items() if value is not None}
     try:
         settings = Settings(**given)
@@ -65,7 +67,7 @@ def run(
             )
         raise typer.Exit(2) from None
     except SettingsError as error:
-        # Only the first line: the rest may show the value.
+        # Print only the first line, because the other lines may show the value.
         typer.echo(f"m3tr-serve: {str(error).partition(chr(10))[0]}", err=True)
         raise typer.Exit(2) from None
     except (M3TRError, EmbeddedError, StoreRefused, OSError) as error:
@@ -74,7 +76,7 @@ def run(
 
 
 def _source(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
-    """The setting that an error concerns, as an option or a variable, depending on where it was set."""
+    """Return the name of the setting that an error concerns, as an option or as a variable, depending on where it was set."""
     if not location:
         return ""
     name = str(location[0])
@@ -83,7 +85,7 @@ def _source(location: tuple[int | str, ...], given: Mapping[str, object]) -> str
 
 
 def _warn_of_variables() -> None:
-    """Print which variables are ignored or unknown."""
+    """Print the names of variables that are ignored or unknown."""
     if links := service_links(os.environ):
         names = ", ".join(links)
         typer.echo(f"m3tr-serve: ignored, because Kubernetes set them for a Service of this name: {names}", err=True)
@@ -92,7 +94,7 @@ def _warn_of_variables() -> None:
 
 
 def main() -> None:
-    """Entry point of ``m3tr-serve``."""
+    """Run ``m3tr-serve``."""
     cli()
 
 

@@ -1,4 +1,4 @@
-"""The parts of one running service that routes, the application and the server use."""
+"""Holds the components of one running service, for routes, the application and the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from service.videos.predictions import ForecastHandler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Made by ``service.wiring.build``."""
+    """The components of one service. ``service.wiring.build`` makes it."""
 
     settings: Settings
     metrics: Metrics
@@ -46,7 +46,7 @@ class Context:
     # Access and load.
     keys: Keys
     hosts: Hosts | None
-    """The allowed hosts of a service without keys; None where keys decide."""
+    """Allowed hosts of a service without API keys, or None for a service with API keys."""
     audit: Audit
     turns: Turns
     concurrency: Mapping[Kind, ConcurrencyLimit]
@@ -75,6 +75,6 @@ class Context:
     quality: QualityReport
 
     async def close_streams(self) -> None:
-        """Close the connections that never end by themselves; a server must do so before it waits for its connections."""
+        """Close the connections that never end by themselves. A server must call this before it waits for its connections."""
         await self.subscriptions.close()
         await self.row_sockets.close()

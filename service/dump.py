@@ -1,8 +1,10 @@
-"""``python -m service.dump``: the content of the event store as lines of JSON on standard output.
+"""Write the content of the event store to standard output, as lines of JSON.
 
-For programs that do not know the store's format (``m3tr-build export``). The store is ``REDIS_URL``, or the embedded one in
-``--data-dir``, which no service may be using. First line: ``{"videos": n}``; then one line per video; last line: ``{"end": m}``,
-so that truncated output can be recognized. A damaged record has the line ``{"video_id": ..., "why": ...}``.
+Run it as ``python -m service.dump``. It is for programs that do not know the store's format, such as ``m3tr-build export``. It reads the
+store at ``REDIS_URL``, or the embedded store in ``--data-dir``, which no running service may be using.
+
+The first line is ``{"videos": n}``. One line per video follows. The last line is ``{"end": m}``, so that truncated output can be
+recognized. The line of a damaged record is ``{"video_id": ..., "why": ...}``.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     redis = connect(url, metrics, deadline_s=_DEADLINE_S, connections=2)
     try:
         with suppress(Unavailable):
-            # A store that accepts no writes can be dumped too; its format is then not stamped.
+            # A store that accepts no writes can be dumped too. Its format is then not marked in the store.
             await check_format(redis)
         # A set, because a scan may return a key twice.
         names = sorted({name async for name in _registered(redis)})
@@ -99,7 +101,7 @@ async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
 
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
-    """A video as one JSON object: metadata, time of the newest row, (bin, value) cells by type, and reach by bin."""
+    """Return a video as one JSON object: metadata, time of the newest row, (bin, value) pairs by type, and reach by bin."""
     history = snapshot.history
     return {
         "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},

@@ -1,7 +1,8 @@
-"""Environment variables that are not settings: mistyped names, and those that Kubernetes adds.
+"""Finds environment variables that are not settings: mistyped names, and variables that Kubernetes adds.
 
-For each Service of a namespace, the kubelet sets variables in every pod, named after the Service: one called ``m3tr`` gives
-``M3TR_PORT=tcp://10.96.0.12:8000``, ``M3TR_SERVICE_HOST``, ``M3TR_SERVICE_PORT``, ``M3TR_PORT_8000_TCP_ADDR`` and more.
+For each Service of a namespace, the kubelet sets variables in every pod. Their names begin with the Service's name. For example, a
+Service called ``m3tr`` causes ``M3TR_PORT=tcp://10.96.0.12:8000``, ``M3TR_SERVICE_HOST``, ``M3TR_SERVICE_PORT``,
+``M3TR_PORT_8000_TCP_ADDR`` and more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 def service_links(environment: Mapping[str, str]) -> list[str]:
-    """Names of variables that Kubernetes set for a Service whose name begins with m3tr."""
+    """Return the names of variables that Kubernetes set for a Service whose name begins with m3tr."""
     return sorted(
         name
         for name, value in environment.items()
@@ -30,7 +31,10 @@ def service_links(environment: Mapping[str, str]) -> list[str]:
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """One line for each variable with our prefix that is not a setting; ``others`` are known variables besides the settings."""
+    """Return one line of text for each variable that has the prefix M3TR_ but is not a setting.
+
+    ``others`` are known variables that are not settings.
+    """
     names = {PREFIX + name.upper() for name in settings}
     ignored = {*names, *service_links(environment), *others}
     lines = []

@@ -1,4 +1,4 @@
-"""Measures how far the event loop is behind: the time that every request waits besides its own work."""
+"""Measures how late the event loop runs. Every request waits that long in addition to its own work."""
 
 from __future__ import annotations
 

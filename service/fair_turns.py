@@ -1,15 +1,18 @@
-"""Fair sharing of the event loop between clients.
+"""Shares the event loop fairly between clients.
 
-Work asks for a turn before each piece of it: a request before it begins, a long body before each slice.
+A client's work asks for a turn before it runs: a request asks once at its start, and a long body asks before each slice.
+A "pass" is one iteration of the event loop.
 
-    first turn of a client in a pass of the loop   at once
-    its further turns in the same pass             at once, until this client has worked for ``SLICE_S`` in it
-    after that                                     queued by client; each client's next turn comes in the next pass
+    first turn of a client in a pass   granted at once
+    further turns in the same pass     granted at once, until the client has worked for ``SLICE_S`` in this pass
+    turns after that                   put in the client's queue; each client's next turn is granted in the next pass
 
-While only one client is active, its requests do not wait. Slices of long bodies do, so that a new request is not behind all of them.
+While only one client is active, its requests do not wait. Slices of long bodies do wait, so that a new request is not queued behind
+all of them.
 
-A client with a queue, of requests or of a long body, rests while another client's forecast is in progress, for at most ``REST`` times as
-long as it worked. Otherwise the queued work would share the processor with the thread that computes that forecast, and with the store.
+A client with a queue is paused while a forecast of a different client is in progress. The pause lasts at most ``REST`` times as long as
+the client worked. Without the pause, the queued work would compete for the processor with the thread that computes the forecast, and
+with the store.
 """
 
 from __future__ import annotations
@@ -23,21 +26,24 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 SLICE_S: Final = 0.001
-"""Seconds for which one client may use the loop in one pass."""
+"""Time in seconds for which one client may use the loop in one pass."""
 REST: Final = 4.0
-"""Longest rest, in seconds per second of work; so a client with a queue still gets a fifth of the loop."""
+"""Maximum pause in seconds per second of work. At 4, a client with a queue still gets a fifth of the loop."""
 LATELY_S: Final = 5.0
-"""Seconds after its last turn for which a client counts as active."""
+"""Time in seconds after its last turn for which a client counts as active."""
 ROWS: Final = b"\0rows"
-"""The client of group commits, which store rows of several clients."""
+"""Client name used by group commits, because a group commit stores rows of several clients."""
 _BATCHES: Final = 2
-"""Limit of batches of long bodies in progress for one client, over all its connections."""
+"""Maximum number of long-body batches in progress per client, over all its connections."""
 _POLL_S: Final = 0.001
-"""Seconds between two checks whether a rest is over; timers are no finer."""
+"""Seconds between two checks whether a pause is over. Timers have no finer resolution."""
 
 
 class Turns:
-    """Queues of waiting work, by client. ``others`` says whether a forecast of another client is in progress."""
+    """Queues of waiting work, one per client.
+
+    ``others(client)`` returns whether a forecast of a different client is in progress.
+    """
 
     def __init__(
         self,
@@ -49,13 +55,13 @@ class Turns:
         self._began: dict[bytes, float] = {}
         """Time of each client's first turn in this pass."""
         self._resting: dict[bytes, float] = {}
-        """Latest end of each client's rest."""
+        """Latest end of each paused client's pause."""
         self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._last = ROWS
         self._last_s = self._crowded_until_s = float("-inf")
         self._long: Counter[bytes] = Counter()
-        """Waiting slices of long bodies, by client."""
+        """Number of waiting slices of long bodies, keyed by client."""
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,7 +71,7 @@ class Turns:
         return self._clock() < self._crowded_until_s
 
     def free(self, client: bytes) -> bool:
-        """Take a turn for a request; False if it must wait, which never happens while no other client is active."""
+        """Take a turn for a request. Return False if the request must wait, which only happens while a different client is active."""
         now_s = self._clock()
         if client != self._last:
             if now_s < self._last_s + LATELY_S:
@@ -81,7 +87,7 @@ class Turns:
         await turn
 
     async def take(self, client: bytes) -> None:
-        """Take a turn for a slice of long work, and wait for it if necessary."""
+        """Take a turn for a slice of a long body. Wait for the turn if necessary."""
         if self._at_once(client):
             return
         self._long[client] += 1
@@ -105,7 +111,7 @@ class Turns:
 
     @asynccontextmanager
     async def batch(self, client: bytes) -> AsyncIterator[None]:
-        """Process one batch of a long body, once it is this client's turn."""
+        """Run the body of this context manager, one batch of a long body, when it is this client's turn."""
         slots = self._batches.setdefault(client, asyncio.Semaphore(_BATCHES))
         async with slots:
             await self.take(client)
@@ -119,11 +125,11 @@ class Turns:
         asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Begin the next pass of the loop: wake the longest waiter of each client that does not rest."""
+        """Begin the next pass: grant one turn, the oldest in the queue, to each client that is not paused."""
         self._soon, self._timer = False, None
         now_s = self._clock()
         for client, began in self._began.items() if self._queues else ():
-            # A client with only one queued request does not rest.
+            # A client with only one queued request is not paused.
             queued = len(self._queues.get(client, ()))
             if queued > (client not in self._long) and self.others(client):
                 self._resting[client] = now_s + REST * (now_s - began)

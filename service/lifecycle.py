@@ -1,4 +1,4 @@
-"""Whether the service is serving or draining."""
+"""Holds whether the service is running normally or draining before its stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Lifecycle:
-    """The state that all parts of a stopping service share."""
+    """State that all components of a stopping service share."""
 
     draining: bool = False
-    """The stop has begun: the service is not ready, each response is the last of its connection, and requests in progress are finished."""
+    """Whether the stop has begun.
+
+    While the service is draining, it reports that it is not ready, closes each connection after the next response, and finishes the
+    requests in progress.
+    """

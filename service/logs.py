@@ -1,4 +1,4 @@
-"""Logs: one line per event on stderr, as JSON unless stderr is a terminal. Standard output carries only the address."""
+"""Configures logging: one line per event on stderr. Lines are JSON unless stderr is a terminal. Standard output has only the address."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from service.http.visit import REQUEST_ID
 
 
 def _with_request(logger: object, method: str, event: EventDict) -> EventDict:
-    """Add the request's id to lines that concern a request."""
+    """Add the request's id to log lines that concern a request."""
     if (request_id := REQUEST_ID.get()) is not None:
         event.setdefault("request_id", request_id)
     return event
 
 
 def configure_logs() -> None:
-    """Set up structlog for the process."""
+    """Configure structlog for the process."""
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[

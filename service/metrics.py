@@ -1,6 +1,7 @@
-"""Metrics for Prometheus, in base units. Every label has a bounded set of values; a video id is never one.
+"""Metrics for Prometheus, in base units.
 
-The top finite bucket of a histogram is the deadline of what it measures, so late calls are in ``+Inf``.
+Every label has a bounded set of values. A video id is never a label value. The top finite bucket of a duration histogram is the deadline
+of the measured call, so late calls are counted in ``+Inf``.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ _FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def buckets(deadline_s: float) -> list[float]:
-    """Histogram buckets in seconds, ending at the deadline."""
+    """Return histogram buckets in seconds. The last one is the deadline."""
     return [fraction * deadline_s for fraction in _FRACTIONS]
 
 
 class Metrics:
-    """All instruments of one service, in a registry of their own."""
+    """All metrics of one service, in a separate registry."""
 
     def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
         self.registry = CollectorRegistry()
         r, request, store = self.registry, buckets(request_deadline_s), buckets(store_deadline_s)
         self.requests = Counter(
-            "m3tr_requests", "HTTP requests by route template", ["route", "method", "status"], registry=r
+            "m3tr_requests", "HTTP requests, by route template", ["route", "method", "status"], registry=r
         )
         self.shed = Counter(
             "m3tr_shed_requests",
-            "Requests refused unread: concurrency limit and queue full (full), waited too long (late), client over its share (share)",
+            "Requests refused before reading: limit and queue are full (full), waited too long (late), client is over its share (share)",
             ["kind", "reason"],
             registry=r,
         )
@@ -59,13 +60,13 @@ class Metrics:
         )
         self.frames = Counter(
             "m3tr_stream_frames",
-            "Frames of WebSockets by their answer: ack, nack or error",
+            "WebSocket frames received, by reply: ack, nack or error",
             ["answer"],
             registry=r,
         )
         self.refused_keys = Counter(
             "m3tr_refused_keys",
-            "Requests refused for their API key: missing, unknown, or without the scope",
+            "Requests refused because their API key is missing, unknown, or lacks the scope",
             ["reason"],
             registry=r,
         )
@@ -83,27 +84,30 @@ class Metrics:
             "m3tr_count_corrections", "Counts that were lowered by a correction", registry=r
         )
         self.unparked = Counter(
-            "m3tr_unparked_rows", "Parked rows at the registration of their video, by outcome", ["outcome"], registry=r
+            "m3tr_unparked_rows",
+            "Parked rows applied or rejected when their video was registered, by outcome",
+            ["outcome"],
+            registry=r,
         )
         self.parked_videos = Gauge("m3tr_parked_videos", "Unregistered videos with parked rows", registry=r)
         self.stream_dead = Counter(
             "m3tr_ingest_stream_dead_rows",
-            "Rows and entries of the Redis stream that were moved to the dead letters",
+            "Rows and entries of the Redis stream that were moved to the dead-letter stream",
             registry=r,
         )
-        self.stream_lag = Gauge("m3tr_ingest_stream_lag_entries", "Entries of the stream not delivered yet", registry=r)
+        self.stream_lag = Gauge("m3tr_ingest_stream_lag_entries", "Stream entries not delivered yet", registry=r)
         self.stream_pending = Gauge(
-            "m3tr_ingest_stream_pending_entries", "Entries of the stream delivered and not acknowledged", registry=r
+            "m3tr_ingest_stream_pending_entries", "Stream entries delivered but not acknowledged", registry=r
         )
         self.store_seconds = Histogram(
-            "m3tr_store_call_duration_seconds", "Time of event store calls", ["call"], registry=r, buckets=store
+            "m3tr_store_call_duration_seconds", "Duration of event store calls", ["call"], registry=r, buckets=store
         )
         self.store_failures = Counter(
             "m3tr_store_failures", "Event store calls that failed or were late", ["call"], registry=r
         )
         self.store_errors = Counter(
             "m3tr_store_errors",
-            "Failures of the event store by kind (OOM, READONLY, TIMEOUT, ...)",
+            "Failures of the event store, by kind (OOM, READONLY, TIMEOUT, ...)",
             ["kind"],
             registry=r,
         )
@@ -115,11 +119,11 @@ class Metrics:
         self.store_restarts = Counter("m3tr_store_restarts", "Restarts of the embedded event store", registry=r)
         self.forecasts = Counter("m3tr_forecasts", "Forecasts made", ["kind"], registry=r)
         self.degraded = Counter(
-            "m3tr_forecasts_degraded", "Forecasts made without a part, by part", ["part"], registry=r
+            "m3tr_forecasts_degraded", "Forecasts made without a component, by component", ["part"], registry=r
         )
         self.labels = Counter(
             "m3tr_labels",
-            "Labels: kept, known (an equal one exists), over the limit (full) or dropped; and the outcome of those kept",
+            "Labels, by outcome. New: kept, known (exists already), full (over the limit), dropped. Later: scored, unlabelled, gone",
             ["outcome"],
             registry=r,
         )
@@ -128,7 +132,7 @@ class Metrics:
         )
         self.model_seconds = Histogram(
             "m3tr_model_stage_duration_seconds",
-            "Model time by stage of a batch",
+            "Duration of each stage of a batch in the model",
             ["stage"],
             registry=r,
             buckets=request,
@@ -142,7 +146,9 @@ class Metrics:
             registry=r,
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
         )
-        self.model_switches = Counter("m3tr_model_switches", "Times another model became active", registry=r)
+        self.model_switches = Counter(
+            "m3tr_model_switches", "Number of times a different model became active", registry=r
+        )
         self.model_switch_seconds = Histogram(
             "m3tr_model_switch_duration_seconds",
             "Time from the request to the switch: loading and warm-up",
@@ -151,7 +157,7 @@ class Metrics:
         )
         self.model_load_failures = Counter("m3tr_model_load_failures", "Models that could not be loaded", registry=r)
         self.model_choice_failures = Counter(
-            "m3tr_model_choice_failures", "Times the stored model version could not be activated", registry=r
+            "m3tr_model_choice_failures", "Number of times the stored model version could not be activated", registry=r
         )
         self.shadow_forecasts = Counter(
             "m3tr_shadow_forecasts",
@@ -161,30 +167,30 @@ class Metrics:
         )
         self.shadow_difference = Histogram(
             "m3tr_shadow_median_log2_ratio",
-            "Shadow's median over the active model's, doublings",
+            "Shadow's median divided by the active model's, in doublings",
             registry=r,
             buckets=[-2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2],
         )
         self.shadow_width = Histogram(
             "m3tr_shadow_width_ratio",
-            "Width of the shadow's interval, in doublings, over the active model's",
+            "Width of the shadow's interval divided by that of the active model, both in doublings",
             registry=r,
             buckets=[0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4],
         )
         self.bank_seconds = Histogram(
-            "m3tr_bank_query_duration_seconds", "Time of bank queries", registry=r, buckets=buckets(bank_deadline_s)
+            "m3tr_bank_query_duration_seconds", "Duration of bank queries", registry=r, buckets=buckets(bank_deadline_s)
         )
         self.bank_failures = Counter("m3tr_bank_failures", "Bank queries that failed or were late", registry=r)
         self.bank_skipped = Counter(
-            "m3tr_bank_skipped", "Bank queries not sent, because the circuit breaker was open", registry=r
+            "m3tr_bank_skipped", "Bank queries not sent because the circuit breaker was open", registry=r
         )
 
     def watch(self, collect: Callable[[], Sequence[Metric]]) -> None:
-        """Call ``collect`` at each scrape for further metrics."""
+        """Call ``collect`` at each scrape to get further metrics."""
         self.registry.register(_Reader(collect))
 
     def exposition(self) -> bytes:
-        """Everything in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
@@ -200,15 +206,15 @@ class _Reader(Collector):
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge read at scrape time."""
+    """Return a gauge whose value is read at scrape time."""
     return GaugeMetricFamily(name, text, value=value)
 
 
 def counter(name: str, text: str, value: float) -> Metric:
-    """A counter read at scrape time."""
+    """Return a counter whose value is read at scrape time."""
     return CounterMetricFamily(name, text, value=value)
 
 
 def info(name: str, text: str, **labels: str) -> Metric:
-    """Labels read at scrape time."""
+    """Return an info metric whose labels are read at scrape time."""
     return InfoMetricFamily(name, text, labels)

@@ -1,8 +1,8 @@
-"""Readiness: every part is checked in the background, so that probes cost nothing.
+"""Checks whether the service is ready. The checks run in the background, so that probes are cheap.
 
-store   whether it accepts writes, and its clock agrees with ours (service/store/health.py)
-model   whether its thread made a forecast in the last second: a requested one, or else a test forecast
-bank    whether it answers; forecasts are made without it too, so it does not make the service unready
+store   checks that the store accepts writes, and that its clock agrees with this machine's (service/store/health.py)
+model   checks that the model's thread made a forecast in the last second; without a requested forecast, it makes a test forecast
+bank    checks that the bank answers; the service is ready without it, because forecasts are made without it too
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from service.store.health import Health
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two checks, and for which a forecast proves that the model works."""
+"""Seconds between two checks. For the same time, a finished forecast proves that the model works."""
 
 Word = Literal["ok", "down"]
 
 
 class PartCheck:
-    """A check of one part, repeated and never run twice at a time. It fails if it takes longer than ``patience_s``."""
+    """A repeated check of one component, never run twice at a time. It fails if it takes longer than ``patience_s`` seconds."""
 
     def __init__(self, check: Callable[[], Awaitable[object]], patience_s: float) -> None:
         self._check, self._patience_s = check, patience_s
@@ -43,7 +43,7 @@ class PartCheck:
 
     @property
     def error(self) -> str | None:
-        """Why the last check failed, or that it takes too long; None if the part works."""
+        """Reason why the last check failed or takes too long, or None if the component works."""
         if self._task is not None and time.monotonic() - self._since_s > self._patience_s:
             return "it does not answer"
         return None if self._failed is None else str(self._failed) or type(self._failed).__name__
@@ -56,7 +56,7 @@ class PartCheck:
             self._task.add_done_callback(self._done)
 
     def mark_ok(self) -> None:
-        """Note that the part was seen to work."""
+        """Record that the component works."""
         self._failed = None
 
     def cancel(self) -> None:
@@ -70,7 +70,7 @@ class PartCheck:
 
 
 class Readiness(BackgroundTask):
-    """Checks model and bank; the event store is checked by ``Health``."""
+    """Checks the model and the bank. ``Health`` checks the event store."""
 
     def __init__(self, health: Health, engine: Engine, lifecycle: Lifecycle, settings: ForecastSettings) -> None:
         self._health, self._engine, self._lifecycle = health, engine, lifecycle
@@ -80,7 +80,7 @@ class Readiness(BackgroundTask):
         self._logged: str | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The state of each part."""
+        """Return the state of store, model and bank."""
         active = self._engine.active
         bank: Word = "down" if active.bank.down or self._bank.error else "ok"
         model: Word = "down" if self.model_error else "ok"
@@ -88,11 +88,11 @@ class Readiness(BackgroundTask):
 
     @property
     def model_error(self) -> str | None:
-        """Why the model cannot forecast; None if it can."""
+        """Reason why the model cannot forecast, or None if it can."""
         return "its queue has ended" if not self._engine.batcher.alive else self._model.error
 
     def check(self) -> dict[str, Any]:
-        """The summary of a ready service; raises Unavailable, with the summary, if it is not ready."""
+        """Return the summary if the service is ready. Otherwise raise Unavailable, which holds the summary."""
         found = self.summary()
         if self._lifecycle.draining:
             raise Unavailable("the service is stopping", **found)
@@ -103,14 +103,14 @@ class Readiness(BackgroundTask):
         return {"status": "ready", **found}
 
     def readings(self) -> Sequence[Metric]:
-        """Gauges."""
+        """Return the gauges of the model and the bank."""
         working = gauge("m3tr_model_works", "Whether the model makes forecasts", float(not self.model_error))
         if self._points is None or self._bank.error or self._engine.active.bank.down:
             return [working]
         return [working, gauge("m3tr_bank_points", "Points of the bank", self._points)]
 
     def check_parts(self) -> None:
-        """Start the checks that are needed, and log a change of the model."""
+        """Start the checks that are needed, and log if the model's state has changed."""
         self._bank.start()
         if self._engine.made_s is not None and time.monotonic() - self._engine.made_s < EVERY_S:
             self._model.mark_ok()

@@ -1,4 +1,4 @@
-"""The process: starts the embedded store and HTTP, and stops them in reverse order."""
+"""Runs the process: starts the embedded store and the HTTP server, and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -36,27 +36,29 @@ from service.wiring import build
 log = structlog.get_logger(__name__)
 
 _LIFESPAN_S: Final = 10.0
-"""Seconds in which background work must end, and models and the store's connections must close."""
+"""Time limit in seconds for ending background work and closing models and store connections."""
 _AFTER_REQUESTS_S: Final = _LIFESPAN_S + 5
-"""Seconds after the end of the requests in which everything else must end."""
+"""Time limit in seconds for ending everything else after the last request has ended."""
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
-"""Seconds in which a connection that was accepted last can send its request."""
+"""Time in seconds in which the last accepted connections can still send a request."""
 
 GC_THRESHOLDS: Final = (10_000, 10, 100)
 """Thresholds of the garbage collector for its three generations (see ``gc.set_threshold``)."""
 UNSENT_BYTES: Final = 64 * 1024
-"""Unsent bytes that the kernel buffers per connection; its default is megabytes."""
+"""Maximum number of unsent bytes that the kernel buffers per connection. The kernel's default is megabytes."""
 SWITCH_S: Final = 0.0005
-"""Seconds for which a thread may hold the interpreter lock while another waits."""
+"""Time in seconds for which a thread may hold the interpreter lock while a different thread waits for it."""
 
 
 class Server(uvicorn.Server):
-    """Prints its address once it listens (port 0 is known only then), and stops without breaking a request.
+    """HTTP server that prints its address once it listens, and that stops without breaking a request.
 
-    After SIGTERM it is not ready, but answers for ``drain_s`` more seconds; each response is the last of its connection. Then it
-    accepts no new connection, ends streams, and finishes the requests in progress, all within ``shutdown_s``. What is left is
-    cancelled. SIGINT skips ``drain_s``.
+    The address is printed late because with port 0 the actual port is known only then.
+
+    After SIGTERM, the service reports that it is not ready but accepts requests for ``drain_s`` more seconds. It closes each connection
+    after the next response. Then it accepts no new connection, ends streams, and finishes the requests in progress. This must end within
+    ``shutdown_s``. Requests that are still in progress after that are cancelled. SIGINT skips ``drain_s``.
     """
 
     def __init__(self, config: uvicorn.Config, context: Context, stopping: Callable[[], None] = lambda: None) -> None:
@@ -64,23 +66,23 @@ class Server(uvicorn.Server):
         self._context, self._stopping = context, stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Bind, then print the address."""
+        """Bind the sockets, then print the address."""
         await super().startup(sockets)
-        # Code and model stay until the end: a full collection over them would stop all requests for 0.1 s.
+        # Code and model live until the end. A full garbage collection over them would stop all requests for 0.1 s.
         gc.collect()
         gc.freeze()
-        # The other long-lived objects are caches, so a full collection runs only once in ten million new objects.
+        # The other long-lived objects are caches. A full collection of them is rare: once in ten million new objects.
         gc.set_threshold(*GC_THRESHOLDS)
         for server in self.servers if self.started else ():
             for bound in server.sockets:
-                # Connections inherit this from the listening socket.
+                # Connections inherit this option from the listening socket.
                 if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 host, port = bound.getsockname()[:2]
                 print(f"m3tr-serve listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, end streams, finish the requests in progress, and cancel what is left at the deadline."""
+        """Drain, end streams, finish the requests in progress, and cancel the remaining requests at the deadline."""
         self._context.lifecycle.draining = True
         settings, loop = self._context.settings, asyncio.get_running_loop()
         self._stopping()
@@ -99,7 +101,7 @@ class Server(uvicorn.Server):
         except TimeoutError:
             log.warning("requests did not end in time and are cancelled", requests=len(self.server_state.tasks))
         except Exception:
-            log.exception("an error while stopping")
+            log.exception("an error occurred while the service was stopping")
         await self._cut()
         if not self.force_exit:
             try:
@@ -113,13 +115,13 @@ class Server(uvicorn.Server):
         for task in list(self.server_state.tasks):
             task.cancel()
         if self.server_state.tasks:
-            # Time for a response: without one, a client does not know whether to retry.
+            # Leave time to send a response. Without one, a client does not know whether to retry.
             await asyncio.wait(list(self.server_state.tasks), timeout=_SETTLE_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
     async def _accept_the_last(self) -> None:
-        """Stop listening. Accept the connections in the kernel's queue, which would be reset otherwise."""
+        """Stop listening. First accept the connections in the kernel's queue, because they would be reset otherwise."""
         bound = [socket.socket(fileno=os.dup(bound.fileno())) for server in self.servers for bound in server.sockets]
         for server in self.servers:
             server.close()
@@ -140,17 +142,17 @@ class Server(uvicorn.Server):
 
 
 class Watchdog(threading.Thread):
-    """Kills the process, and first the embedded store, if the stop takes longer than ``seconds``."""
+    """Kills the embedded store and then the process if the stop takes longer than ``seconds``."""
 
     def __init__(self, seconds: float, store: EmbeddedServer | None) -> None:
         super().__init__(name="m3tr-watchdog", daemon=True)
         self._seconds, self._store = seconds, store
 
     def run(self) -> None:
-        """Wait, then kill. As a daemon thread it ends with the process."""
+        """Wait, then kill. This is a daemon thread, so it ends early if the process ends."""
         time.sleep(self._seconds)
         print(
-            f"m3tr-serve: the stop took longer than {self._seconds:g} s; the threads are at:",
+            f"m3tr-serve: stopping took longer than {self._seconds:g} s; stack traces of the threads:",
             file=sys.stderr,
             flush=True,
         )
@@ -161,7 +163,7 @@ class Watchdog(threading.Thread):
 
 
 def configuration(context: Context) -> uvicorn.Config:
-    """The configuration of the HTTP server."""
+    """Return the configuration of the HTTP server."""
     settings = context.settings
     http, websocket = protocols(
         ConnectionLimits(
@@ -183,13 +185,13 @@ def configuration(context: Context) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
         timeout_graceful_shutdown=settings.shutdown_s,
-        # A frame over the limit gets an error; one of twice the size is not even read.
+        # A frame over ``max_body_bytes`` gets an error. A frame over twice that size is not even read.
         ws_max_size=2 * settings.max_body_bytes,
     )
 
 
 def _count_deaths(metrics: Metrics) -> None:
-    """Log and count every thread that ends with an exception."""
+    """Install a hook that logs and counts every thread that ends with an exception."""
 
     def on_death(failure: threading.ExceptHookArgs) -> None:
         name = failure.thread.name if failure.thread is not None else "thread"
@@ -200,12 +202,12 @@ def _count_deaths(metrics: Metrics) -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    # uvicorn raises the signal again after its graceful stop; the default action would end the process before the store has stopped.
+    # uvicorn raises the signal again after its graceful stop. The default action would end the process before the store has stopped.
     raise SystemExit(0)
 
 
 def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
-    """Run until SIGTERM or SIGINT; requests in progress are finished first, and the store stops last.
+    """Run the service until SIGTERM or SIGINT. Requests in progress are finished first, and the store stops last.
 
     Raises:
         EmbeddedError: the embedded store does not start.
@@ -215,7 +217,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     """
     configure_logs()
     _count_deaths(metrics)
-    # The thread that computes forecasts yields to the loop after this time, instead of Python's 5 ms.
+    # The thread that computes forecasts hands the interpreter lock to the event loop after this time. Python's default is 5 ms.
     sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)

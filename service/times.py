@@ -1,4 +1,7 @@
-"""Times in requests and responses (ISO 8601 with a zone, or seconds since 1970 UTC); the service uses microseconds."""
+"""Parses and formats times in requests and responses.
+
+They are ISO 8601 with a zone, or seconds since 1970 UTC. Inside the service, times are microseconds since 1970 UTC.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ ALLOWED: Final = "an ISO 8601 time with a zone, or a number of seconds since 197
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LAST_S: Final = 253_402_300_799
-"""The end of the year 9999."""
+"""Last second of the year 9999, in seconds since 1970 UTC."""
 
 
 def now_us() -> int:
-    """The wall clock, microseconds since 1970 UTC."""
+    """Return the wall clock's time in microseconds since 1970 UTC."""
     return time.time_ns() // 1000
 
 
 def parse_time(field: str, value: object) -> int:
-    """Microseconds since 1970 UTC; raises Invalid naming ``field``."""
+    """Return a time in microseconds since 1970 UTC. Raises Invalid, which names ``field``."""
     if isinstance(value, str):
         try:
             parsed = datetime.fromisoformat(value)
@@ -32,7 +35,7 @@ def parse_time(field: str, value: object) -> int:
             as_text = "; a number of seconds is a JSON number and not text" if _is_number(value) else ""
             raise Invalid(field, value, ALLOWED + as_text) from None
     elif isinstance(value, int | float) and not isinstance(value, bool) and -_LAST_S <= value <= _LAST_S:
-        # NaN, infinities and values that would overflow are outside the range.
+        # The range excludes NaN, infinities and values that would overflow.
         result = round(value * 1_000_000)
     else:
         raise Invalid(field, value, ALLOWED)
@@ -50,5 +53,5 @@ def _is_number(text: str) -> bool:
 
 
 def iso(us: int) -> str:
-    """A time as ISO 8601 in UTC; fractions of a second only if there are any."""
+    """Format a time as ISO 8601 in UTC. Fractions of a second are shown only if there are any."""
     return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The version of the service."""
+"""Finds the version of the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def service_version() -> str:
-    """The installed package's version."""
+    """Return the version of the installed package."""
     try:
         return version("m3tr-online")
     except PackageNotFoundError:

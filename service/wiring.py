@@ -1,4 +1,4 @@
-"""Puts one service together: ``build`` makes every part; the functions below it connect events to observers, one function a subject."""
+"""Builds one service. ``build`` makes every component. The functions below it connect events to observers, one function per subject."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _QUALITY_LEASE_S = 15
 
 
 def new_metrics(settings: Settings) -> Metrics:
-    """Instruments whose top buckets are the deadlines of these settings."""
+    """Return metrics whose histograms have the deadlines of these settings as top buckets."""
     return Metrics(
         request_deadline_s=settings.request_deadline_ms / 1000,
         store_deadline_s=settings.store_deadline_ms / 1000,
@@ -87,10 +87,10 @@ def build(
     server: EmbeddedServer | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> Context:
-    """Put a service together around the deployment that is active first.
+    """Build a service around the deployment that is active first.
 
-    ``clock`` is the time of day in microseconds since 1970. ``timer`` measures turns, in seconds. ``server`` is the embedded
-    event store, which is restarted when it dies.
+    ``clock`` returns the time of day in microseconds since 1970. ``timer`` returns a time in seconds and measures turns. ``server`` is
+    the embedded event store, which is restarted when it dies.
     """
     manifest = deployment.forecaster.manifest
     store_deadline_s = settings.store_deadline_ms / 1000
@@ -126,7 +126,7 @@ def build(
     models = ModelRegistry(engine, shadow, active_version, _loader(settings, metrics), settings, metrics)
     readiness = Readiness(health, engine, lifecycle, settings)
 
-    # Without keys all requests are one client, which may use all of a limit.
+    # Without keys, all requests count as one client, which may use the whole of each limit.
     labels_share = settings.label_share if keys else 1.0
     stream_share = settings.stream_share if keys else 1.0
     label_store = LabelStore(redis, capacity=settings.labels, days=settings.quality_days, share=labels_share)
@@ -167,7 +167,7 @@ def build(
         share=stream_share,
     )
 
-    # Background work; what a setting turns off is None.
+    # Background work. Work that a setting turns off is None.
     quality = _quality(settings, label_store, store, redis, engine, shadow, metrics, clock) if settings.labels else None
     ranking = RankingUpdater(engine, redis, settings) if settings.ranking_forecasts else None
     admission = None
@@ -190,7 +190,7 @@ def build(
     optional: list[Background | None] = [ranking]
     optional += [quality.adaptation, quality.sampler, quality.scorer] if quality is not None else []
     optional += [admission, retention, consumer]
-    # Stopped in reverse order.
+    # Background work is stopped in reverse order.
     background: list[Background] = [EventLoopLag(metrics), health, readiness, changes, forgetting]
     background += [part for part in optional if part is not None]
     background.append(models)
@@ -239,7 +239,7 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Quality:
-    """The parts that keep, score and adapt."""
+    """The tasks that store and score labels, and that adapt the intervals."""
 
     adaptation: Adaptation
     sampler: Sampler
@@ -279,13 +279,13 @@ def _observe_changes(
     sampler: Sampler | None,
     admission: BankAdmission | None,
 ) -> None:
-    """The stream of changes says which videos have a new version, or were deleted."""
+    """Register the observers of the change stream. It reports videos that have a new version or were deleted."""
     # Subscribers get a new forecast.
     changes.on_change(subscriptions)
     if parking is not None:
-        # Registered and deleted videos no longer count for their client's share.
+        # Parked rows of registered and deleted videos no longer count towards their client's share.
         changes.on_change(parking)
-    # A deletion by another replica is obeyed at once.
+    # A deletion by a different replica is applied at once.
     changes.on_change(forgetting)
     if ranking is not None:
         # The video is ranked again.
@@ -299,7 +299,7 @@ def _observe_changes(
 
 
 def _observe_forecasts(engine: Engine, shadow: Shadow, sampler: Sampler | None) -> None:
-    """Forecasts made from a video's newest history."""
+    """Register the observers of forecasts that are made from a video's newest history."""
     # The shadow model makes the same forecast.
     engine.on_forecast(shadow.observe)
     if sampler is not None:
@@ -308,8 +308,8 @@ def _observe_forecasts(engine: Engine, shadow: Shadow, sampler: Sampler | None) 
 
 
 def _prepare_models(models: ModelRegistry, forgetting: Forgetting, quality: _Quality | None) -> None:
-    """What a model needs before its first forecast that counts."""
-    # Deleted videos leave its bank.
+    """Register the preparations that a model needs before its first forecast that is served, compared or scored."""
+    # Deleted videos are removed from its bank.
     models.before_first_forecast(forgetting.prepare)
     if quality is not None:
         # Its intervals get their adaptive stretch.
@@ -317,12 +317,12 @@ def _prepare_models(models: ModelRegistry, forgetting: Forgetting, quality: _Qua
 
 
 def _follow_active_version(active_version: ActiveVersion, models: ModelRegistry) -> None:
-    """The stored version is polled, and the registry switches to it."""
+    """Let the registry follow the stored active version, which is polled."""
     active_version.on_poll(models.follow)
 
 
 def _count_deaths(background: list[Background], engine: Engine, metrics: Metrics) -> None:
-    """Every task that fails is counted."""
+    """Count every failure of a background task."""
 
     def count(name: str) -> None:
         metrics.task_deaths.labels(name).inc()
@@ -342,8 +342,8 @@ def _watch_parts(
     ranking: RankingUpdater | None,
     quality: _Quality | None,
 ) -> None:
-    """Metrics that are read from the store, models and background work when Prometheus scrapes."""
-    build_text = "Version of the service and of the active model"
+    """Register metrics of the store, the models and background work. They are read when Prometheus scrapes."""
+    build_text = "Versions of the service and of the active model"
     metrics.watch(
         lambda: [info("m3tr_build", build_text, version=service_version(), model_version=engine.active.version)]
     )
@@ -366,7 +366,7 @@ def _watch_load(
     subscriptions: ForecastSubscriptions,
     row_sockets: RowSockets,
 ) -> None:
-    """Metrics of connections, requests and queues that are read when Prometheus scrapes."""
+    """Register metrics of connections, requests and queues. They are read when Prometheus scrapes."""
     metrics.watch(connections.readings)
     metrics.watch(lambda: load_readings(concurrency, budget))
     metrics.watch(
@@ -374,6 +374,6 @@ def _watch_load(
             gauge("m3tr_ingest_queue_rows", "Rows waiting for the event store", queue.waiting_rows),
             gauge("m3tr_stream_subscribers", "Clients subscribed to a forecast", subscriptions.subscribers),
             counter("m3tr_stream_forecasts", "Forecasts made for subscribers", subscriptions.forecasts),
-            gauge("m3tr_stream_producers", "WebSocket connections that bring rows", row_sockets.connections),
+            gauge("m3tr_stream_producers", "WebSocket connections that send rows", row_sockets.connections),
         ]
     )

@@ -1,1 +1,1 @@
-"""Admission to the bank: videos of the traffic enter it as they grow older."""
+"""Admits videos to the bank, so that the bank grows with the traffic."""

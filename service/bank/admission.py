@@ -1,11 +1,13 @@
-"""Admission to the bank: the bank grows with the traffic.
+"""Admits videos to the bank as they grow older, so that the bank grows with the traffic.
 
-A video is admitted at an age (``bank_after_s``) and again whenever its age has doubled, each time with all that is known of it by
-then, until it is older than the longest curve. The event store holds a schedule for each bank, a sorted set. An embedded bank belongs
-to one service, which alone fills it; a server's bank is shared, and one replica at a time fills it, by a lease.
+A video is first admitted at the age ``bank_after_s``, and again whenever its age has doubled. Each time, its entries hold all that is
+known of the video at that time. This ends when the video is older than the longest growth curve.
 
-"Now" is the time that the traffic has reached, at most ``SILENCE_US`` past its newest row. Without this limit, a replay of the past,
-or a pause of all traffic, would look like videos to which nothing happens.
+The event store holds a schedule for each bank, as a sorted set. An embedded bank belongs to one service, and only that service fills
+it. A bank on a server is shared by all replicas. A lease ensures that only one replica at a time fills it.
+
+"Now" is the time that the traffic has reached: the clock's time, but at most ``SILENCE_US`` after the newest row. Without this limit,
+during a replay of the past or a pause of all traffic, videos would seem to get no engagement.
 """
 
 from __future__ import annotations
@@ -47,20 +49,20 @@ _EVERY_S: Final = 1.0
 _BATCH: Final = 8
 _CHUNK: Final = 1000
 _SCANS: Final = 10
-"""Scans of ``_CHUNK`` keys in one pass, while the whole store is walked."""
+"""Maximum number of scans of ``_CHUNK`` keys in one pass, while the whole store is being scanned."""
 _REMEMBERED: Final = 100_000
 _AGAIN_S: Final = 60
 """Seconds until a failed admission is tried again."""
 _LEASE_S: Final = 30
 _KEPT_S: Final = 30 * 86_400
-"""Seconds for which the schedule of an unused bank is kept."""
+"""Time in seconds for which the schedule of an unused bank is kept."""
 _RENEW_EVERY_S: Final = 600
 SILENCE_US: Final = HOUR_US
 _OLDEST_US: Final = int(CURVE_EDGES_US[-1])
 
 
 class BankAdmission(BackgroundTask):
-    """Observes changes to schedule new videos, and admits those that are due."""
+    """Watches the change stream, schedules new videos, and admits the videos that are due."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class BankAdmission(BackgroundTask):
         self._renewed = ("", 0.0)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Note new videos. Deleted ones are noticed when they are due."""
+        """Record new videos. Deleted videos are noticed when they are due."""
         for video_id, version in changes:
             if not version:
                 continue
@@ -96,16 +98,16 @@ class BankAdmission(BackgroundTask):
                 self._new.add(video_id)
 
     def missed(self) -> None:
-        """Walk the whole store again."""
+        """Scan the whole store again, because changes may have been missed."""
         self._walked = ""
 
     async def _ended(self) -> None:
-        # Let another replica continue at once.
+        # Release the leases, so that a different replica can continue at once.
         for lease in self._leases.values():
             await lease.release()
 
     async def run_once(self) -> int:
-        """Schedule new videos and admit some that are due; return how many were due."""
+        """Schedule new videos, and admit a batch of videos that are due. Return the number that were due."""
         deployment = self._engine.active
         key = keys.maturing(f"{self._bank_name}-{deployment.version[:16]}")
         await self._renew(key)
@@ -125,7 +127,7 @@ class BankAdmission(BackgroundTask):
         return len(due)
 
     async def _renew(self, key: str) -> None:
-        """Every ten minutes, note that this bank is in use; the schedule of an unused one expires."""
+        """Record every ten minutes that this bank is in use. The schedule of an unused bank expires."""
         if key == self._renewed[0] and time.monotonic() < self._renewed[1] + _RENEW_EVERY_S:
             return
         now_s = int(time.time())
@@ -140,7 +142,7 @@ class BankAdmission(BackgroundTask):
         self._renewed = key, time.monotonic()
 
     async def _find_banks(self, now_s: int) -> None:
-        """Note the schedules of an earlier release, which noted none, so that unused ones expire."""
+        """Register schedules that an earlier release left unregistered, so that they expire when unused."""
         cursor: str | None = ""
         while cursor is not None:
             following, found = await self._redis.scan("maturing", cursor, keys.maturing("*"), _CHUNK)
@@ -157,7 +159,7 @@ class BankAdmission(BackgroundTask):
         return min(self._clock(), self._front_us + SILENCE_US)
 
     async def _walk(self, key: str) -> None:
-        """Continue a walk through the whole store, if one is in progress."""
+        """Continue the scan of the whole store, if one is in progress."""
         if self._walked != key:
             self._walked, self._cursor = key, ""
         for _ in range(_SCANS):
@@ -188,7 +190,7 @@ class BankAdmission(BackgroundTask):
         gone: list[str] = []
         for name, snapshot in snapshots.items():
             if not isinstance(snapshot, Snapshot):
-                # A damaged record is scheduled again when it is registered again.
+                # A video with a damaged record is scheduled again when it is registered again.
                 gone.append(name)
                 continue
             age_s = (now_us - snapshot.video.published_us) // SECOND_US
@@ -199,7 +201,7 @@ class BankAdmission(BackgroundTask):
             else:
                 next_age_s = self._after_s if age_s < self._after_s else 2 * age_s
                 next_s[name] = snapshot.video.published_us // SECOND_US + next_age_s
-        # Without a row it is unknown whether silence means that nothing happened.
+        # A video without rows is skipped: it may have had no engagement, or its engagements may not have been sent.
         admitted = [snapshot for snapshot in ready if snapshot.newest_us is not None]
         self._metrics.bank_entries.labels("empty").inc(len(ready) - len(admitted))
         try:
@@ -224,7 +226,7 @@ class BankAdmission(BackgroundTask):
         await self._redis.pipeline("maturing", commands)
 
     async def _one_by_one(self, deployment: Deployment, snapshots: Sequence[Snapshot], now_us: int) -> Sequence[str]:
-        """Admit each on its own; return those that cannot be admitted."""
+        """Admit the videos one at a time. Return the ids of those that cannot be admitted."""
         refused: list[str] = []
         for snapshot in snapshots:
             try:
@@ -247,12 +249,12 @@ class BankAdmission(BackgroundTask):
             return
         forecaster, videos = deployment.forecaster, [snapshot.video for snapshot in snapshots]
         found: list[NDArray[np.float32]] = []
-        # Only the thread of the model may use the content cache.
+        # Only the model's thread may use the content cache.
         await self._engine.batcher.between(lambda: found.append(forecaster.content(videos)))
         entries = await asyncio.to_thread(bank_entries, forecaster, snapshots, found[0], now_us)
         await asyncio.to_thread(deployment.bank.upsert, entries)
         self._metrics.bank_entries.labels("entered").inc(len(entries))
-        # A video that was deleted meanwhile must not stay.
+        # A video that was deleted in the meantime must not stay in the bank.
         still = await self._store.read_many({snapshot.video.video_id: snapshot for snapshot in snapshots})
         since = {snapshot.video.video_id: snapshot.registered_us for snapshot in snapshots}
         if gone := [
@@ -271,14 +273,17 @@ class BankAdmission(BackgroundTask):
             try:
                 due = await self.run_once()
             except Problem as problem:
-                log.warning("admission to the bank waits", reason=problem.detail)
+                log.warning("admission to the bank is delayed", reason=problem.detail)
             except Exception:
                 log.exception("videos could not be admitted to the bank")
             await asyncio.sleep(max(_EVERY_S if not due else 0.0, due / self._rate))
 
 
 def bank_name(settings: BankSettings, bundle: Path) -> str:
-    """Name of a bank: "server" for a shared one; a digest of an embedded one's folder and of when it was filled."""
+    """Return the name of a bank.
+
+    Shared bank: the word "server". Embedded bank: a digest of its folder and of the time when it was filled.
+    """
     if settings.qdrant_url is not None:
         return "server"
     marker = bundle.resolve() / BANK / "bank.json"

@@ -1,4 +1,4 @@
-"""Bank entries of stored videos."""
+"""Makes bank entries from stored videos."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from service.store.snapshot import Snapshot
 def bank_entries(
     forecaster: Forecaster, snapshots: Sequence[Snapshot], content: NDArray[np.float32], now_us: int
 ) -> list[BankVideo]:
-    """Entries of videos that have rows, as observed up to ``now_us``; ``content`` (n, Dc) float32 holds their content vectors."""
+    """Return the bank entries of videos that have rows, from data up to ``now_us``.
+
+    ``content`` (n, Dc) float32: content vectors of the n videos, each with Dc dimensions.
+    """
     types = forecaster.manifest.types
     built: list[BankVideo] = []
-    # One at a time: each may be fed by events or by counters.
+    # One video at a time, because some videos are fed by events and others by counters.
     for snapshot, vector in zip(snapshots, content, strict=True):
         video, newest_us = snapshot.video, snapshot.newest_us or snapshot.video.published_us
         rows = rows_of([snapshot.history], [video.published_us], [newest_us], types)

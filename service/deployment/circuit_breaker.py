@@ -1,7 +1,7 @@
-"""Circuit breaker around the bank: its queries are measured, and none is sent while the bank does not answer.
+"""Circuit breaker around the bank. It measures the bank's queries, and sends none while the bank does not answer.
 
-A bank that hangs costs one batch of forecasts its deadline, not every batch: after a failure the circuit opens, and the failed query
-is repeated in the background until it is answered. The deadline is the bank's own.
+After a query fails, the circuit opens. The failed query is then repeated in the background until the bank answers it. So a bank that
+hangs delays one batch of forecasts by the deadline, and not every batch. The bank itself enforces the deadline.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _SILENT: Final = "the bank failed and has not answered since"
 
 
 class BankCircuitBreaker:
-    """A bank behind a circuit breaker, with the time and failures of its queries in the metrics. Thread-safe if the bank is."""
+    """A bank behind a circuit breaker. The duration and the failures of its queries are recorded as metrics.
+
+    It is thread-safe if the bank is.
+    """
 
     def __init__(self, bank: Bank, metrics: Metrics, retry_s: float = RETRY_S) -> None:
         self._bank = bank
@@ -41,24 +44,24 @@ class BankCircuitBreaker:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of an embedded bank; None for a server's."""
+        """Folder of an embedded bank, or None for a bank on a server."""
         return getattr(self._bank, "path", None)
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
-        """Neighbours of each query."""
+        """Return the neighbours of each query."""
         return self._timed(lambda: self._bank.search(queries))
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
-        """Earlier videos of each creator."""
+        """Return the earlier videos of each creator."""
         return self._timed(lambda: self._bank.creator(creator_ids))
 
     @property
     def down(self) -> bool:
-        """Whether the circuit is open: a query failed, and none was answered since."""
+        """Whether the circuit is open: a query failed, and no query was answered since."""
         return self._down
 
     def counts(self) -> dict[str, int]:
-        """Number of videos and trajectories."""
+        """Return the number of videos and of trajectories."""
         if self._down:
             raise BankError(_SILENT)
         return self._bank.counts()
@@ -68,19 +71,19 @@ class BankCircuitBreaker:
         self._bank.upsert(videos)
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Forget videos."""
+        """Remove videos."""
         self._bank.remove(video_ids)
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Forget videos that are known by their tombstones only."""
+        """Remove videos of which only the tombstones are known."""
         self._bank.forget(tombstones)
 
     def cache_searches(self, videos: int) -> None:
-        """Cache the neighbours of up to so many videos that are queried repeatedly."""
+        """Cache the neighbours of up to ``videos`` videos that are queried repeatedly."""
         self._bank.cache_searches(videos)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Build the index."""
+        """Build the bank's index."""
         self._bank.optimize(progress)
 
     def close(self) -> None:
@@ -118,7 +121,7 @@ class BankCircuitBreaker:
             try:
                 self._retry(query)
             except BaseException:
-                # Without this thread the circuit would stay open forever.
+                # Keep this thread alive: without it, the circuit would stay open forever.
                 self._metrics.task_deaths.labels("BankRetry").inc()
                 log.exception("the retry of the bank failed and is restarted")
                 self._closed.wait(self._retry_s)
@@ -130,7 +133,7 @@ class BankCircuitBreaker:
             except BankError:
                 continue
             except Exception:
-                # The bank answers, though not this query.
+                # The bank answers, although it refuses this query.
                 log.exception("the bank refused a query")
             self._down = False
             log.info("the bank answers again")

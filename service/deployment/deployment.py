@@ -1,4 +1,4 @@
-"""A deployment: a model version that is ready to forecast."""
+"""Defines a deployment: a model version that is ready to forecast."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ def load_model(
     """Load a bundle, with a circuit breaker around its bank.
 
     Args:
-        models: which device, how many states, and which bundle without ``folder``.
-        bank: which bank.
-        metrics: receives the bank's times and failures.
-        folder: the bundle; None takes the one of the settings.
-        encoder: the sentence encoder of a model in memory, to be shared.
+        models: settings for the device, the number of cached states, and the default bundle.
+        bank: settings of the bank.
+        metrics: receives the durations and failures of bank queries.
+        folder: the bundle's folder, or None for the bundle in ``models``.
+        encoder: a loaded model's sentence encoder, which is shared. If None, the encoder is loaded.
 
     Raises:
-        BundleError: the bundle is damaged or of another format.
-        BankError: its embedded bank cannot be opened. A Qdrant server that is down is no error.
+        BundleError: the bundle is damaged or has a different format.
+        BankError: the embedded bank cannot be opened. A Qdrant server that is down is ignored.
     """
     bundle = load_bundle(folder or models.bundle)
     opened = _open_bank(bank, bundle)
@@ -50,7 +50,7 @@ def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)
-    # Imported only if needed: its client takes a second to import.
+    # Import this only if needed, because the client takes a second to import.
     from model.bank.server import ServerBank
 
     return ServerBank(

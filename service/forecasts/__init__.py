@@ -1,1 +1,1 @@
-"""From a stored video to a forecast: cache, batches, engine."""
+"""Forecasts stored videos: the engine, its batches and its cache."""

@@ -1,4 +1,4 @@
-"""Batches single requests: a queue in front of one worker thread."""
+"""Collects single items into batches, which one worker thread computes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Reason = Literal["size", "deadline", "stop"]
-"""Why a batch was released: it was full, its first item had waited long enough, or the service stops."""
+"""Reason why a batch was released.
+
+``size``: the batch was full. ``deadline``: its first item had waited long enough. ``stop``: the service is stopping.
+"""
 
 
 class Batcher(Generic[T, R]):
-    """Runs ``compute`` on up to ``size`` items; the first item of a batch waits at most ``wait_s`` for others.
+    """Runs ``compute`` on batches of up to ``size`` items. The first item of a batch waits at most ``wait_s`` for others.
 
-    While a batch is computed the next one fills up, so batches grow with the load. An item whose caller has gone is dropped
-    before it is computed. If a batch fails, its items are computed one by one, so that one item cannot fail others. ``released``
-    is called with the reason for which each batch was released.
+    While one batch is computed, the next one fills up. So batches grow with the load. An item whose caller has gone is dropped before it is
+    computed. If a batch fails, its items are computed one by one, so that one item cannot make the others fail. ``queue`` is the maximum
+    number of waiting items. ``released`` is called for each batch with the reason of its release.
     """
 
     def __init__(
@@ -49,11 +52,14 @@ class Batcher(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to take items. Called inside a running loop."""
+        """Start to process items. Call this inside a running event loop."""
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        """Compute the queued items, accept no more, and end. If it is cancelled, queued items raise Unavailable."""
+        """Accept no more items, compute the queued ones, and end.
+
+        If ``stop`` is cancelled, the queued items raise Unavailable.
+        """
         self._stopping = True
         self._some.set()
         self._full.set()
@@ -69,7 +75,7 @@ class Batcher(Generic[T, R]):
 
     @property
     def alive(self) -> bool:
-        """Whether items are taken and computed."""
+        """Whether items are being processed."""
         return self._task is not None and not self._task.done()
 
     async def between(self, action: Callable[[], object]) -> None:
@@ -78,11 +84,11 @@ class Batcher(Generic[T, R]):
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
+        """Number of items in the queue."""
         return len(self._pending)
 
     async def submit(self, item: T) -> R:
-        """The item's result; raises Unavailable if the queue is full or the service stops."""
+        """Queue an item and return its result. Raises Unavailable if the queue is full or the service is stopping."""
         if self._stopping:
             raise Unavailable("the service is stopping")
         if len(self._pending) >= self._queue:
@@ -120,7 +126,7 @@ class Batcher(Generic[T, R]):
                         future.set_exception(Unavailable("the service is stopping"))
 
     async def _until_release(self) -> Reason:
-        """Wait until the batch should be released."""
+        """Wait until the batch should be released. Return the reason."""
         if len(self._pending) < self._size and not self._stopping:
             self._full.clear()
             left_s = self._pending[0][0] + self._wait_s - time.monotonic()

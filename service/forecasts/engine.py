@@ -1,4 +1,4 @@
-"""Computes forecasts: a video's snapshot, cut to the requested time, through the model."""
+"""Computes forecasts: takes a video's snapshot, cuts it at the requested time, and runs the model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _POLL_S: Final = 0.01
 class _Job:
     request: Request
     newest: bool
-    """Whether the history is the video's newest: only then may the forecast update the video's cached state."""
+    """Whether the history is the video's newest. Only then may the forecast update the video's cached state."""
     deployment: Deployment
-    """The deployment that makes the forecast, even if another becomes active meanwhile."""
+    """Deployment that makes the forecast, even if a different one becomes active in the meantime."""
 
 
 def ended_by(history: History, age_us: int) -> History:
-    """The part of a history in bins that had ended at an age."""
+    """Return the part of a history whose bins had ended when the video had the age ``age_us``."""
 
     def cut(series: Series) -> Series:
         kept = bin_end_us(series.bins) <= age_us
@@ -51,10 +51,10 @@ def ended_by(history: History, age_us: int) -> History:
 
 
 class Engine:
-    """Makes forecasts from histories in one worker thread, the only one that uses the pool's states.
+    """Makes forecasts from histories in one worker thread. No other thread uses the states of the deployment's pool.
 
-    ``active`` makes the forecasts. ``switch`` may replace it at any time; a request stays with the deployment that was active
-    when it came.
+    ``active`` is the deployment that makes forecasts for new requests. ``switch`` may replace it at any time. A request keeps the
+    deployment that was active when the request arrived.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Engine:
         self._in_progress: Counter[Deployment] = Counter()
         self._idle_since_s = time.monotonic()
         self.made_s: float | None = None
-        """When the newest forecast was made, on the monotonic clock; None before the first."""
+        """Time of the newest forecast on the monotonic clock, or None before the first forecast."""
         self._test_video = Video("", clock())
         self._metrics = metrics
         self._clock = clock
@@ -86,7 +86,7 @@ class Engine:
         )
 
     def on_forecast(self, observer: Callable[[ForecastResult], None]) -> None:
-        """Call ``observer`` with every forecast made from a video's newest history; it must not block."""
+        """Call ``observer`` with every forecast that is made from a video's newest history. The observer must not block."""
         self._observers.append(observer)
 
     async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> ForecastResult:
@@ -99,7 +99,7 @@ class Engine:
         task = None if stale else self.cache.find(key, snapshot, deployment, clock_us)
         if task is None:
             job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us)
-            # A task of its own: it continues for others if the first caller has gone.
+            # Run in a separate task, which continues for the other callers if the first caller has gone.
             task = asyncio.get_running_loop().create_task(self._make(job, snapshot, as_of_bins, stale))
             self._in_progress[deployment] += 1
             task.add_done_callback(partial(self._made, deployment))
@@ -108,23 +108,23 @@ class Engine:
         try:
             return task.result() if task.done() else await asyncio.shield(task)
         except Exception as error:
-            # Others may wait for the same forecast.
+            # Other callers may wait for the same forecast, so each raises its own copy.
             raise separate(error) from error
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last forecast ended; 0 while one is in progress."""
+        """Seconds since the last forecast ended, or 0 while a forecast is in progress."""
         return 0.0 if self._in_progress else time.monotonic() - self._idle_since_s
 
     def switch(self, deployment: Deployment) -> Deployment:
-        """Make another deployment active for every request from now on; return the one before."""
+        """Make a different deployment active for all new requests. Return the previous one."""
         before, self.active = self.active, deployment
-        # The cached forecasts could not be served any more, and keep the previous model in memory.
+        # The cached forecasts can no longer be served, and they keep the previous model in memory.
         self.cache.clear()
         return before
 
     async def try_model(self) -> None:
-        """Make a forecast for a made-up video, in the model's thread and in its turn; raises what the model raises."""
+        """Make a forecast for an artificial video in the model's thread. Raises what the model raises."""
         forecaster, now_us = self.active.forecaster, max(self._clock(), self._test_video.published_us)
         horizons_us = (min(HOUR_US, forecaster.manifest.max_horizon_us),)
         request = Request(self._test_video, History({}), now_us, horizons_us)
@@ -138,7 +138,7 @@ class Engine:
         await self.batcher.between(lambda: None)
 
     def newest(self, limit: int, horizons_us: tuple[int, ...]) -> list[Request]:
-        """Requests, as of now, for the ``limit`` videos that were requested last, the newest first."""
+        """Return forecast requests, as of now, for the ``limit`` most recently requested videos, the most recent first."""
         now_us, active = self._clock(), self.active
         return [
             self._job(snapshot, active, now_us, None, horizons_us)[0].request
@@ -146,24 +146,24 @@ class Engine:
         ]
 
     async def exists(self, video_id: str) -> bool:
-        """Whether the video is registered; True if the store does not answer."""
+        """Return whether the video is registered. Return True if the store does not answer."""
         try:
             return (await self._snapshots.get(video_id))[0] is not None
         except Problem:
             return True
 
     async def forget(self, video_id: str) -> None:
-        """Drop what is cached of a deleted video, and all cached forecasts, which may name it as a neighbour."""
+        """Remove a deleted video from the caches, and drop all cached forecasts, because they may name it as a neighbour."""
         self._snapshots.forget(video_id)
         self.cache.clear()
         await self.batcher.between(lambda: self.active.pool.forget(video_id))
 
     def cached(self) -> list[str]:
-        """Videos with a cached snapshot."""
+        """Return the ids of videos with a cached snapshot."""
         return self._snapshots.names()
 
     def readings(self) -> Sequence[Metric]:
-        """Metrics of the caches and the queue."""
+        """Return metrics of the caches and the queue."""
         pool = self.active.pool
         return [
             gauge("m3tr_state_cache_used_slots", "Videos with a cached state", pool.used),
@@ -185,7 +185,7 @@ class Engine:
         if now < published_us:
             if at_us is not None:
                 raise Invalid("at", iso(now), f"published_at ({iso(published_us)}) or later")
-            # Our clock is behind the client's, by less than the skew: use the publication time as now.
+            # This machine's clock is behind the client's, by less than the allowed skew. Use the publication time as now.
             now = published_us
         history, as_of_bins = snapshot.history, False
         if snapshot.newest_us is not None and now < snapshot.newest_us:
@@ -216,7 +216,7 @@ class Engine:
         if not self._in_progress[deployment]:
             del self._in_progress[deployment]
             self._idle_since_s = time.monotonic()
-        # Mark an error as retrieved: callers have it already, and without callers nobody needs it.
+        # Mark an error as retrieved, so that asyncio does not log it. Callers, if any, have already received it.
         if not task.cancelled():
             task.exception()
 

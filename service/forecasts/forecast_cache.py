@@ -1,4 +1,4 @@
-"""Cache of recent forecasts, finished or in progress."""
+"""Cache of recent forecasts, both finished and in progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from service.forecasts.forecast_result import ForecastResult
 from service.store.snapshot import Snapshot
 
 SHARE_OF_AGE: Final = 1e-3
-"""A forecast is served from the cache until its video has aged by this share of its age."""
+"""A forecast is served from the cache until its video has aged by this fraction of its age."""
 
 Key = tuple[str, tuple[int, ...], int | None]
-"""Video id, horizons in microseconds, and the requested time (None: now)."""
+"""Video id, horizons in microseconds, and requested time (None: now)."""
 
 
 class _Entry(NamedTuple):
@@ -26,10 +26,10 @@ class _Entry(NamedTuple):
 
 
 class ForecastCache:
-    """The newest ``capacity`` forecasts, each for at most ``reuse_us``. Requests for a forecast in progress are coalesced.
+    """Holds at most ``capacity`` recent forecasts, each for at most ``reuse_us``. Equal requests share a forecast that is in progress.
 
-    A cached forecast is served only for the version of the video and the deployment that it was made from. So a new row, a new
-    model or another horizon always gets a new forecast.
+    A cached forecast is valid only for the video's version and the deployment that it was made with. So a new row, a different model or a
+    different horizon always causes a new forecast.
     """
 
     def __init__(self, capacity: int, reuse_us: int) -> None:
@@ -40,7 +40,7 @@ class ForecastCache:
     def find(
         self, key: Key, snapshot: Snapshot, deployment: Deployment, clock_us: int
     ) -> asyncio.Task[ForecastResult] | None:
-        """The cached forecast, finished or in progress; None if there is none that is still valid."""
+        """Return the cached forecast, finished or in progress, or None if there is no valid one."""
         entry = self._entries.peek(key)
         if (
             entry is None

@@ -1,4 +1,4 @@
-"""A forecast as JSON."""
+"""Encodes a forecast as JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from service.times import iso
 
 
 def forecast_json(result: ForecastResult) -> bytes:
-    """The encoded response, encoded once per result."""
+    """Return the encoded response. It is encoded only once per result."""
     if result.json is None:
         result.json = orjson.dumps(forecast_fields(result))
     return result.json
 
 
 def forecast_fields(result: ForecastResult) -> dict[str, Any]:
-    """The response: quantiles are cumulative counts at ``time``; ``growth`` by horizon_s, as a multiple of the count."""
+    """Return the members of the response.
+
+    Quantiles are cumulative counts at ``time``. A neighbour's ``growth`` maps a horizon in seconds to the factor by which the neighbour's
+    count grew over that horizon, from the age that the video has now.
+    """
     forecast = result.forecast
     return {
         "video_id": result.snapshot.video.video_id,
@@ -62,7 +66,7 @@ def _neighbour(neighbour: Neighbour) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | None:
-    """A finite number; JSON has no other."""
+    """Return a finite number, or None for any other value, because JSON cannot express infinity and NaN."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 

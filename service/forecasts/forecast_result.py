@@ -1,4 +1,4 @@
-"""What the engine returns."""
+"""Defines the result that the engine returns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from service.store.snapshot import Snapshot
 
 @dataclass(slots=True, eq=False)
 class ForecastResult:
-    """A forecast, the version of the model that made it, and the snapshot it was made from.
+    """A forecast, the version of the model that made it, and the snapshot that it was made from.
 
-    ``as_of_bins``: the requested time lies before the newest row, so only bins that had ended by then were used. ``stale``: the
-    store did not answer, and the snapshot is the one read last. ``json``: the encoded response, once it was needed.
+    ``as_of_bins``: the requested time is before the newest row. Therefore only bins that had ended at that time were used.
+    ``stale``: the store did not answer. The snapshot is the last one that was read.
+    ``json``: the encoded response, or None before it was first needed.
     """
 
     snapshot: Snapshot

@@ -195,8 +195,8 @@ class Forgetting(BackgroundTask):
     async def _rewrite(self) -> None:
         """Start a rewrite of the embedded store's log if it is due. Without it, the log keeps every command that named a deleted video.
 
-        The first rewrite starts at once. A second one follows later, because writes in progress at the deletion may have named the video again.
-        By the time of the second rewrite, those writes have ended and have been undone.
+        The first rewrite starts at once. A second one follows later, because writes in progress at the deletion may have named the video
+        again. By the time of the second rewrite, those writes have ended and have been undone.
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return

@@ -1,1 +1,1 @@
-"""Model versions: loaded, warmed up, activated, and shadowed."""
+"""Loads, warms up, activates and shadows model versions."""

@@ -1,4 +1,4 @@
-"""The active model version in the event store: it survives a restart, and every replica follows it within seconds."""
+"""Keeps the active model version in the event store. So it survives a restart, and every replica follows it within seconds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from service.store.redis.connection import RedisConnection
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 2.0
-"""Seconds between two polls."""
+"""Seconds between two polls of the stored version."""
 AGAIN_S: Final = 60.0
 """Seconds until a version that could not be activated is tried again."""
 
 
 class ActiveVersion(BackgroundTask):
-    """Reads and writes the stored version, and polls it. ``enabled`` False: nothing is stored or polled.
+    """Reads, writes and polls the stored version. If ``enabled`` is False, nothing is stored or polled.
 
     Methods raise Unavailable if the event store does not answer.
     """
@@ -35,23 +35,23 @@ class ActiveVersion(BackgroundTask):
         self._refused, self._again_s = "", 0.0
 
     def on_poll(self, follow: Callable[[], Awaitable[None]]) -> None:
-        """Call ``follow`` every ``EVERY_S``."""
+        """Call ``follow`` every ``EVERY_S`` seconds."""
         self._follow = follow
 
     async def write(self, version: str) -> None:
-        """Make a version the active one, for this service and all that share its store."""
+        """Store the active version for this service and all replicas that share its store."""
         if self.enabled:
             await self._redis.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
 
     async def read(self) -> str | None:
-        """The stored hash; None if nothing is stored, or if this version was refused less than ``AGAIN_S`` ago."""
+        """Return the stored hash. Return None if nothing is stored, or if this version was refused less than ``AGAIN_S`` ago."""
         found = (await self._redis.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
         if found is None or (found.decode() == self._refused and time.monotonic() < self._again_s):
             return None
         return str(found.decode())
 
     def refuse(self, version: str) -> None:
-        """Do not return this version for ``AGAIN_S``."""
+        """Ignore this stored version for ``AGAIN_S`` seconds."""
         self._refused, self._again_s = version, time.monotonic() + AGAIN_S
 
     async def _run(self) -> None:
@@ -66,4 +66,4 @@ class ActiveVersion(BackgroundTask):
 
 
 async def _ignore() -> None:
-    """Follow nothing."""
+    """Do nothing."""

@@ -1,10 +1,10 @@
-"""The models in memory, which of them is active, and how another becomes active without a failed request.
+"""Holds the models in memory, and makes a different model active without a failed request.
 
 load and verify -> warm up -> store the version -> switch -> drain the previous model -> keep or close it
      |               |             |
      |               |             +-- Unavailable 503  the event store does not answer: nothing changes
-     |               +---------------- Conflict    409  it cannot forecast: nothing changes
-     +-------------------------------- Conflict    409  damaged, its bank is in use, or it does not fit: nothing changes
+     |               +---------------- Conflict    409  the model cannot forecast: nothing changes
+     +-------------------------------- Conflict    409  bundle is damaged, its bank is in use, or it does not fit: nothing changes
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 Load = Callable[[Path, SentenceEncoder], Deployment]
-"""Loads a bundle from its folder, with the encoder of a model in memory. Blocks: for a thread."""
+"""Function that loads a bundle from its folder and shares the sentence encoder of a loaded model. It blocks, so call it in a thread."""
 
 _COUNTED: Final = ("hits", "misses", "evictions")
 
 
 class ModelRegistry:
-    """Holds every model in memory: the engine's active one, earlier ones that are kept, and the shadow's."""
+    """Holds every model in memory: the active one, earlier ones that are kept, and the shadow's."""
 
     def __init__(
         self,
@@ -70,28 +70,28 @@ class ModelRegistry:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="m3tr-loader")
 
     def before_first_forecast(self, prepare: Callable[[Deployment], Awaitable[None]]) -> None:
-        """Await ``prepare`` for each model before its first forecast that counts."""
+        """Await ``prepare`` for each model before its first forecast that is served, compared or scored."""
         self._preparations.append(prepare)
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Every version as GET /models shows it, the served bundle first."""
+        """Return every version as GET /models shows it, the served bundle first."""
         states = self._states()
         return [self._row(version, states) for version in await self._all()]
 
     async def activate(self, name: str) -> dict[str, Any]:
-        """Make a version active, here and in every replica; return what was done."""
+        """Make a version active in every replica. Return a summary of what was done."""
         return await self._change(self._activate(name, self._active_version.write))
 
     async def begin_shadow(self, name: str) -> dict[str, Any]:
-        """Make a version the shadow, here."""
+        """Make a version the shadow of this replica."""
         return await self._change(self._begin_shadow(name))
 
     async def end_shadow(self) -> None:
-        """End the shadow."""
+        """Stop the shadow."""
         await self._change(self._end_shadow())
 
     async def follow(self) -> None:
-        """Activate the stored version. If it cannot be activated, log that, and keep the active model.
+        """Activate the stored version. If it cannot be activated, log an error and keep the active model.
 
         Raises Unavailable if the event store does not answer.
         """
@@ -99,38 +99,38 @@ class ModelRegistry:
 
     @property
     def tasks(self) -> Sequence[BackgroundTask]:
-        """The poll of the stored version, and the shadow."""
+        """The background tasks: the poll of the stored version, and the shadow."""
         return (self._active_version, self.shadow)
 
     def start(self) -> None:
-        """Begin to poll the stored version."""
+        """Start to poll the stored version."""
         self._active_version.start()
 
     async def stop(self) -> None:
-        """Stop polling, and end a change in progress: it is finished, or abandoned if it is still warming up."""
+        """Stop polling, and wait for a change in progress. A change that is still warming up is abandoned. Any other change is finished."""
         self._stopping = True
         await self._active_version.stop()
         await asyncio.gather(*self._changes, return_exceptions=True)
         await self._end_shadow()
 
     async def close(self) -> None:
-        """Release every model, once no forecast is in progress."""
+        """Release every model. Call this only when no forecast is in progress."""
         for deployment in self.deployments():
             await self._close(deployment)
         self._loader.shutdown()
         self.shadow.close()
 
     def deployments(self) -> list[Deployment]:
-        """Every model in memory."""
+        """Return every model in memory."""
         shadow = self.shadow.deployment
         return [self.engine.active, *self._kept.values(), *([shadow] if shadow is not None else [])]
 
     def _counted(self, name: str) -> int:
-        """The sum of a counter over all pools of states, including those of closed models."""
+        """Return a counter's sum over all state pools, including the pools of closed models."""
         return self._closed_counts[name] + sum(int(getattr(deployment.pool, name)) for deployment in self.deployments())
 
     def readings(self) -> Sequence[Metric]:
-        """Which models are in memory, in which state, and what their state caches counted."""
+        """Return metrics of the models in memory, their states, and the hits and misses of their state caches."""
         info = GaugeMetricFamily("m3tr_model_info", "Models in memory", labels=["model_version", "state"])
         for version, state in self._states().items():
             info.add_metric([version, state], 1)
@@ -146,7 +146,7 @@ class ModelRegistry:
         ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:
-        """Make one change at a time, and to its end, even if the caller has gone."""
+        """Run one change at a time. Finish it even if the caller has gone."""
 
         async def exclusive() -> T:
             async with self._changing:
@@ -184,7 +184,10 @@ class ModelRegistry:
         self._metrics.model_switches.inc()
         self._metrics.model_switch_seconds.observe(seconds)
         log.info(
-            "another model is active", model_version=deployment.version, previous_version=before.version, warmed=warmed
+            "a different model is active",
+            model_version=deployment.version,
+            previous_version=before.version,
+            warmed=warmed,
         )
         await self.engine.drained(before)
         await self._keep(before)
@@ -193,7 +196,7 @@ class ModelRegistry:
     async def _begin_shadow(self, name: str) -> dict[str, Any]:
         version = choose(name, await self._all())
         if version.hash == self.engine.active.version:
-            raise Conflict("this model is active; the shadow must be another one", field="version", value=name)
+            raise Conflict("this model is active; the shadow must be a different one", field="version", value=name)
         deployment = await self._ready(version)
         if deployment is not self.shadow.deployment:
             try:
@@ -201,7 +204,7 @@ class ModelRegistry:
             except BaseException:
                 await self._discard(deployment)
                 raise
-            # Taken out of the kept models first: otherwise ending the previous shadow might close it.
+            # Remove it from the kept models first. Otherwise, ending the previous shadow might close it.
             self._kept.pop(deployment.version, None)
             await self._end_shadow()
             self.shadow.begin(deployment)
@@ -225,7 +228,10 @@ class ModelRegistry:
             log.error("the stored model version cannot be activated", stored=stored, reason=problem.detail)
 
     async def _ready(self, version: Version) -> Deployment:
-        """The model of a version, loaded if it is not in memory; raises Conflict if it does not fit."""
+        """Return the model of a version. Load it if it is not in memory.
+
+        Raises Conflict if the version does not fit or cannot be loaded.
+        """
         for held in self.deployments():
             if held.version == version.hash:
                 return held
@@ -252,10 +258,10 @@ class ModelRegistry:
         return deployment
 
     async def _warm(self, deployment: Deployment) -> int:
-        """Warm a model up; return how many videos it has forecast."""
+        """Warm up a model. Return the number of videos that it has forecast."""
         horizons_us = (min(HOUR_US, deployment.forecaster.manifest.max_horizon_us),)
         requests = self.engine.newest(min(self._settings.warm_videos, deployment.pool.capacity), horizons_us)
-        # The newest last, so that the cache evicts them last.
+        # The newest come last, so that the cache evicts them last.
         await warm_up(deployment, requests[::-1], self._loader, lambda: self._stopping)
         await self._prepare(deployment)
         return len(requests)
@@ -265,7 +271,7 @@ class ModelRegistry:
             await prepare(deployment)
 
     async def _discard(self, deployment: Deployment) -> None:
-        """Close a model that was loaded for a change that failed; one that was in memory before stays."""
+        """Close a model that was loaded for a failed change. Keep it open if it was already in memory before the change."""
         if all(deployment is not held for held in self.deployments()):
             await self._close(deployment)
 
@@ -307,4 +313,4 @@ class ModelRegistry:
 
 
 async def _no_store(version: str) -> None:
-    """Do not store a version that came from the store."""
+    """Store nothing, because the version was read from the store."""

@@ -1,4 +1,4 @@
-"""A second model beside the active one: it forecasts the same traffic, and its forecasts are only compared and scored."""
+"""Runs a second model beside the active one. It repeats forecasts of the active model, which are compared and scored but never served."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ from service.settings import ModelSettings
 log = structlog.get_logger(__name__)
 
 _BATCH: Final = 2
-"""Forecasts made together: few, because a client's forecast may have to wait for them."""
+"""Maximum number of forecasts made together. It is small because a client's forecast may have to wait for them."""
 _IDLE_S: Final = 0.01
-"""Seconds without a forecast in progress before the shadow makes one: longer than the gap between two batches under load."""
+"""Time in seconds without a forecast in progress after which the shadow makes one.
+
+It is longer than the gap between two batches under load.
+"""
 _POLL_S: Final = 0.005
 
 
 class Shadow(BackgroundTask):
-    """Repeats a sample of the active model's forecasts, in a thread of its own, while no client waits for a forecast.
+    """Repeats a sample of the active model's forecasts in a separate thread, while no client waits for a forecast.
 
-    Forecasts past the limit of the queue are dropped and counted. ``deployment`` is the model; None while there is no shadow.
+    Forecasts that exceed the queue's limit are dropped and counted. ``deployment`` is the shadow model, or None if there is no shadow.
     """
 
     def __init__(self, engine: Engine, settings: ModelSettings, metrics: Metrics) -> None:
@@ -45,16 +48,16 @@ class Shadow(BackgroundTask):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3tr-shadow")
 
     def on_forecast(self, observer: Callable[[ForecastResult], None]) -> None:
-        """Call ``observer`` with every forecast of the shadow model; it must not block."""
+        """Call ``observer`` with every forecast of the shadow model. The observer must not block."""
         self._observers.append(observer)
 
     @property
     def waiting(self) -> int:
-        """Forecasts that wait to be repeated."""
+        """Number of forecasts that wait to be repeated."""
         return len(self._queue)
 
     def observe(self, result: ForecastResult) -> None:
-        """Note a forecast of the active model."""
+        """Queue a forecast of the active model to be repeated, if it is drawn for the sample."""
         if self.deployment is None or random.random() >= self._share:
             return
         if len(self._queue) >= self._limit:
@@ -64,24 +67,24 @@ class Shadow(BackgroundTask):
         self._some.set()
 
     def begin(self, deployment: Deployment) -> None:
-        """Make a model the shadow; there must be none."""
+        """Make a model the shadow. There must be no shadow yet."""
         assert self.deployment is None
         self.deployment = deployment
         self.start()
 
     async def end(self) -> Deployment | None:
-        """Stop; return the model, which makes no forecast from now on."""
+        """Stop the shadow. Return its model, which makes no more forecasts, or None if there was no shadow."""
         deployment, self.deployment = self.deployment, None
         if self._task is not None:
             await self.stop()
-            # Its thread cannot be cancelled.
+            # The thread's work cannot be cancelled, so wait for it.
             await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
             self._task = None
         self._queue.clear()
         return deployment
 
     def close(self) -> None:
-        """Release the thread, after ``end``."""
+        """Release the thread. Call this after ``end``."""
         self._thread.shutdown()
 
     async def _run(self) -> None:
@@ -103,7 +106,7 @@ class Shadow(BackgroundTask):
             await self._some.wait()
 
     async def _make(self, deployment: Deployment, results: Sequence[ForecastResult]) -> None:
-        # Observed forecasts are made from the whole snapshot.
+        # The observed forecasts were made from the whole snapshot, so the shadow uses the whole history too.
         requests = [
             Request(r.snapshot.video, r.snapshot.history, r.forecast.now_us, r.forecast.horizons_us, r.snapshot.client)
             for r in results

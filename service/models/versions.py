@@ -1,4 +1,4 @@
-"""The bundles of a folder, and which of them a name means."""
+"""Finds the bundles in a folder, and finds the version that a name refers to."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from service.problems import Conflict, NotFound
 from service.times import iso
 
 PREFIX: Final = 8
-"""Shortest prefix of a hash that names a version, in characters."""
+"""Minimum length of a hash prefix that identifies a version, in characters."""
 
 Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One bundle: its hash, its folder (None: in memory only), and if it is damaged the reason.
+    """One bundle.
 
-    ``hash`` of a damaged bundle is the one in its manifest, None if that cannot be read.
+    ``hash``: the bundle's hash. For a damaged bundle it is the hash in its manifest, or None if that cannot be read.
+    ``folder``: the bundle's folder, or None if the bundle is only in memory.
+    ``manifest``: the bundle's manifest, or None if the bundle is damaged.
+    ``broken``: the reason why the bundle is damaged, or None if it is intact.
     """
 
     hash: str | None
@@ -34,7 +37,7 @@ class Version:
     broken: str | None = None
 
     def row(self, state: str, reason: str | None) -> dict[str, Any]:
-        """Its row in GET /models."""
+        """Return the version's row in GET /models."""
         row: dict[str, Any] = {
             "version": self.hash,
             "folder": None if self.folder is None else self.folder.name,
@@ -53,7 +56,7 @@ class Version:
         return row
 
     def without_paths(self, text: str | None) -> str | None:
-        """A reason for clients, without the paths of this machine."""
+        """Remove the paths of this machine from a reason, so that clients do not see them."""
         if text is None or self.folder is None:
             return text
         for parent in {str(self.folder.parent), str(self.folder.parent.resolve())}:
@@ -62,26 +65,26 @@ class Version:
 
 
 def misfit(manifest: Manifest, served: Manifest) -> str | None:
-    """Why a bundle cannot be activated in a service that was started with the bundle ``served``; None if it can.
+    """Return the reason why a bundle cannot be activated in this service, or None if it can.
 
-    The bundle that a service starts with decides what it accepts: engagement types, the metric, the longest horizon. Another bundle
-    fits if it forecasts the same metric, reads at least these types, and reaches at least as far. What it can do beyond that is
-    served only after a start with it.
+    The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metric, and longest horizon. A
+    different bundle fits if it forecasts the same metric, reads at least these types, and has at least this longest horizon. To use
+    further abilities of that bundle, start a service with it.
     """
     if manifest.metric != served.metric:
-        return f"it forecasts {manifest.metric}, this service {served.metric}: start a service with it"
+        return f"it forecasts {manifest.metric} but this service forecasts {served.metric}: start a service with it"
     if missing := sorted(set(served.types) - set(manifest.types)):
         return f"it does not read {', '.join(missing)}, which this service accepts: start a service with it"
     reach_s, needed_s = manifest.max_horizon_us // SECOND_US, served.max_horizon_us // SECOND_US
     if reach_s < needed_s:
-        return f"it forecasts {reach_s} s ahead, this service {needed_s} s: start a service with it"
+        return f"it forecasts at most {reach_s} s ahead but this service needs {needed_s} s: start a service with it"
     return None
 
 
 class Versions:
-    """The served bundle, and the sub-folders of ``bundles`` that are bundles, without hidden ones.
+    """Finds the served bundle, and the bundles in sub-folders of ``bundles``. Hidden sub-folders are skipped.
 
-    Every file is verified. A bundle is verified again only if one of its files has changed.
+    Every file of a bundle is verified. A bundle is verified again only if one of its files has changed.
     """
 
     def __init__(self, served: Path, bundles: Path | None) -> None:
@@ -89,7 +92,7 @@ class Versions:
         self._known: dict[Path, tuple[Stamp, Version]] = {}
 
     def find(self) -> list[Version]:
-        """The present bundles by name, the served one first. Blocks: for a thread.
+        """Return the bundles that exist now, the served one first and the others by folder name. This blocks, so call it in a thread.
 
         Raises:
             OSError: the folder cannot be read.
@@ -110,11 +113,11 @@ class Versions:
 
 
 def choose(name: str, versions: Iterable[Version]) -> Version:
-    """The version with this hash, prefix of a hash, or folder name.
+    """Return the version with this folder name, hash, or prefix of a hash.
 
     Raises:
-        NotFound: there is none.
-        Conflict: there are several.
+        NotFound: no version has this name.
+        Conflict: several versions have this prefix.
     """
     versions = list(versions)
     meant = [version for version in versions if version.folder is not None and version.folder.name == name]
@@ -125,7 +128,7 @@ def choose(name: str, versions: Iterable[Version]) -> Version:
         raise NotFound("there is no such model", field="version", value=name, allowed=allowed)
     if len({version.hash for version in meant}) > 1:
         raise Conflict("several models have this prefix", field="version", value=name, allowed=_hashes(meant))
-    # Copies of one version: prefer one that is not damaged.
+    # Several folders may hold copies of one version. Prefer a copy that is not damaged.
     return min(meant, key=lambda version: version.broken is not None)
 
 

@@ -1,4 +1,4 @@
-"""Warm-up: a model's first forecasts, before any client waits for one."""
+"""Warms up a model: makes its first forecasts before any client waits for one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = structlog.get_logger(__name__)
 
 _BATCH: Final = 4
 _REST: Final = 1.0
-"""Seconds of rest after each second of work, because the work takes a core and the interpreter lock from requests."""
+"""Pause in seconds per second of work. During work, warm-up takes one core and the interpreter lock from requests."""
 _QUIET_S: Final = 3.0
-"""Seconds after which a start logs why it takes long."""
+"""Seconds after which a slow start begins to log its progress."""
 _REPEAT_S: Final = 15.0
 
 
 def warm_first(deployment: Deployment, bundle: Path) -> float:
-    """Warm up the first model before the service accepts requests; return the seconds it took.
+    """Warm up the first model before the service accepts requests. Return the number of seconds it took.
 
-    Kernels are compiled, or loaded from their cache on disk, and a forecast of each kind initializes networks, encoder and bank.
+    Kernels are compiled, or loaded from their cache on disk. A forecast of each kind initializes networks, encoder and bank.
 
     Raises:
         BundleError: the model cannot forecast.
@@ -51,14 +51,14 @@ def warm_first(deployment: Deployment, bundle: Path) -> float:
 
 @contextmanager
 def _log_progress() -> Iterator[None]:
-    """Log what is being done while it takes long."""
+    """Log what is being done if the body of this context manager takes long."""
     done = threading.Event()
 
     def report() -> None:
         began = time.perf_counter()
         if done.wait(_QUIET_S):
             return
-        log.info("compiling kernels: about a minute, once; they are kept on disk")
+        log.info("compiling kernels: this takes about a minute, and is done once because the result is cached on disk")
         while not done.wait(_REPEAT_S):
             log.info("still compiling kernels", seconds=round(time.perf_counter() - began))
 
@@ -72,7 +72,7 @@ def _log_progress() -> Iterator[None]:
 async def warm_up(
     deployment: Deployment, requests: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
 ) -> None:
-    """Forecast made-up videos of each kind, which proves that the model can forecast, and then ``requests``.
+    """Forecast artificial videos of each kind, which proves that the model can forecast, and then ``requests``.
 
     Raises:
         Conflict: the model cannot forecast.

@@ -1,4 +1,6 @@
-"""From a forecast to its score: a forecast is kept as a label, its outcome comes in, it is scored, and intervals adapt.
+"""Scores forecasts, and adapts the intervals of later forecasts to the outcomes.
+
+A forecast is kept as a label. When its outcome is known, the label is scored.
 
 sampler (makes forecasts by its schedule) -> label store (Redis) -> scorer -> score sums        shown by GET /quality
                                                                          |

@@ -23,17 +23,17 @@ log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 5.0
 _SCORES: Final = {
-    "labels": ("m3tr_quality_labels", "Forecasts scored in the last days"),
-    "nmse": ("m3tr_quality_nmse_ratio", "Squared error of the median over the variance of log2 growth"),
-    "mae": ("m3tr_quality_mae_log2", "Absolute error of the median, doublings"),
-    "coverage": ("m3tr_quality_coverage_ratio", "Share of outcomes within q0.1 to q0.9; should be 0.80"),
-    "pinball": ("m3tr_quality_pinball_log2", "Mean pinball loss of the three quantiles, doublings"),
-    "width": ("m3tr_quality_width_log2", "Width of the interval, doublings"),
+    "labels": ("m3tr_quality_labels", "Number of forecasts scored in the last days"),
+    "nmse": ("m3tr_quality_nmse_ratio", "Mean squared error of the median, divided by the variance of log2 growth"),
+    "mae": ("m3tr_quality_mae_log2", "Mean absolute error of the median, in doublings"),
+    "coverage": ("m3tr_quality_coverage_ratio", "Fraction of outcomes between q0.1 and q0.9. The target is 0.80"),
+    "pinball": ("m3tr_quality_pinball_log2", "Mean pinball loss of the three quantiles, in doublings"),
+    "width": ("m3tr_quality_width_log2", "Mean width of the interval, in doublings"),
 }
 
 
 class Adaptation(BackgroundTask):
-    """Reads the shared state every few seconds. ``enabled``: whether intervals adapt to it."""
+    """Reads the shared adaptive state every few seconds. ``enabled`` says whether intervals adapt to it."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class Adaptation(BackgroundTask):
         self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """The interval stretch that a model applies to a client's videos; None if there is none."""
+        """Return the interval stretch that a model applies to a client's videos, or None if it applies none."""
         common, by_client = self._factors.get(version, (None, {}))
         return by_client.get(client, common)
 
     async def refresh(self) -> None:
-        """Apply the newest state to the active model and to its shadow."""
+        """Apply the newest adaptive state to the active model and to the shadow model."""
         self._scores_by_model = await self._label_store.scores_by_model(self._clock())
         serving = [deployment for deployment in (self._active(), self._shadow()) if deployment is not None]
         self._applied = {deployment: self._applied[deployment] for deployment in serving if deployment in self._applied}
@@ -63,7 +63,7 @@ class Adaptation(BackgroundTask):
             await self.apply(deployment)
 
     async def apply(self, deployment: Deployment) -> None:
-        """Apply the newest state to a model; also called before its first forecast."""
+        """Apply the newest adaptive state to a model. This is also called before the model's first forecast."""
         if not self.enabled:
             return
         stored = await self._label_store.adaptives(deployment.version)
@@ -78,7 +78,7 @@ class Adaptation(BackgroundTask):
         self._applied[deployment] = stored
 
     def readings(self) -> Sequence[Metric]:
-        """Scores by model and horizon, for the newest models only."""
+        """Return scores by model and horizon, for the newest models only."""
         families = {
             name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
         }

@@ -1,4 +1,4 @@
-"""A label: one forecast that waits for its outcome."""
+"""Defines a label: one forecast that waits for its outcome."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from service.forecasts.forecast_result import ForecastResult
 _STEPS_US: Final[tuple[int, ...]] = tuple(
     round(h * HOUR_US) for h in (*AGE_EDGES_H, *(AGE_EDGES_H[-1] * 2**k for k in range(1, 15)))
 )
-"""Ages at which the steps of age end, up to some 300 years."""
+"""Ages in microseconds at which the steps of age end, up to about 300 years."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
-    """A forecast of one video at one horizon, with the counts that were known then. Stored as a JSON list in this order.
+    """A forecast of one video at one horizon, with the counts that were known at its time. It is stored as a JSON list in this order.
 
-    ``age_bucket`` and ``horizon_bucket`` are the calibration's cell. ``counts`` are cumulative, by engagement type, for the types of
-    the metric. ``quantiles`` are the forecast counts at q0.1, q0.5 and q0.9, ``stretch`` the adaptive factors that they contain.
-    ``client`` is the name of the key that registered the video.
+    ``age_bucket`` and ``horizon_bucket``: the calibration's cell for this forecast.
+    ``counts``: cumulative counts by engagement type, for the types that make up the metric.
+    ``quantiles``: forecast counts at q0.1, q0.5 and q0.9.
+    ``stretch``: adaptive factors that are included in the quantiles.
+    ``client``: name of the API key that registered the video.
     """
 
     video_id: str
@@ -46,39 +48,47 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def target_us(self) -> int:
-        """The time whose count is its outcome."""
+        """The time at which the outcome is counted."""
         return self.now_us + self.horizon_us
 
     @property
     def key(self) -> str:
-        """Equal for all forecasts of a video by one model at one horizon within one step of age, or before its first row."""
+        """Key that identifies the label.
+
+        It is the same for all forecasts of a video by one model at one horizon within one step of age. The time before the video's first
+        row counts as a separate step.
+        """
         step = -1 if self.age_bucket == COLD else age_step(self.now_us - self.published_us)
         parts = (self.video_id, self.model_version, self.horizon_us, step)
         return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=12).hexdigest()
 
     @property
     def key_until_us(self) -> int:
-        """From when a forecast of this video, model and horizon has another key."""
+        """Time from which a forecast with the same video, model and horizon has a different key."""
         return self.published_us + step_end_us(age_step(self.now_us - self.published_us))
 
 
 def age_step(age_us: int) -> int:
-    """Step of an age: the calibration's age bucket, so that a video is one outcome in a cell; past those, a step each doubling."""
+    """Return the step number of an age.
+
+    The first steps are the calibration's age buckets, so that a video gives one outcome per cell. Each later step ends at twice the age at
+    which the previous one ends.
+    """
     return bisect.bisect_right(_STEPS_US, age_us)
 
 
 def step_end_us(step: int) -> int:
-    """Age at which a step ends."""
+    """Return the age at which a step ends."""
     return _STEPS_US[min(step, len(_STEPS_US) - 1)]
 
 
 def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
-    """The engagement types among ``kinds`` whose counts add up to the metric."""
+    """Return the engagement types among ``kinds`` whose counts add up to the metric."""
     return [kind for kind in kinds if metric in (TOTAL, kind) or COUNTER_COLUMNS.get(metric) == kind]
 
 
 def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
-    """The labels of a forecast, one per horizon; ``factors`` is the adaptive stretch that it contains."""
+    """Yield one label per horizon of a forecast. ``factors`` is the adaptive stretch that the forecast includes."""
     forecast, video = result.forecast, result.snapshot.video
     age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])
     age_bucket = int(calibration_row(age_s, np.array([forecast.cold_start]))[0])

@@ -1,10 +1,10 @@
-"""The outcome of a forecast: a video's count at the target time, read from its histogram.
+"""Finds the outcome of a forecast: a video's count at the target time, read from its histogram.
 
-The target time lies between two times at which the count is known; in between the count is interpolated linearly. The outcome is
-accurate enough to score a forecast if the nearer of them is at most a tenth of the horizon (``NEAR``) away; otherwise there is none.
+The count is known only at certain times. Between two of them, it is interpolated linearly. The outcome is accurate enough if the nearer
+of the two times is at most a tenth of the horizon (``NEAR``) from the target time. Otherwise the forecast has no outcome.
 
-events    the count is known at the edges of bins, at the forecast, and now: no row means that nothing happened
-counters  the count is known at snapshots: at the end of a bin, and at the newest row
+events    the count is known at the edges of bins, at the forecast, and now, because no row means no engagement
+counters  the count is known at the snapshots: at the end of a bin, and at the newest row
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from service.store.snapshot import Snapshot
 NEAR: Final = 0.1
 
 Missing = Literal["later", "never"]
-"""No outcome yet, or never one."""
+"""``later``: there is no outcome yet. ``never``: there will never be one."""
 
 
 def outcome(label: Label, snapshot: Snapshot, seen_us: int, silence: bool) -> float | Missing:
-    """The metric's count at the label's target time.
+    """Return the metric's count at the label's target time.
 
     Args:
         label: the forecast.
-        snapshot: the video now.
-        seen_us: time up to which the store has all rows; at or after the target.
-        silence: whether a video without rows counts as 0 (as for events), rather than as unknown.
+        snapshot: the video's present data.
+        seen_us: time up to which the store has all rows. It is at or after the target time.
+        silence: whether a video without rows has the outcome 0 (as with events). If False, its outcome is unknown.
     """
     history, published_us = snapshot.history, label.published_us
     observed = [(kind, history.series[kind]) for kind in metric_kinds(label.metric, history.series)]
@@ -69,7 +69,7 @@ def _of_events(series: Series, label: Label, count_then: int, seen_age: int) -> 
 def _of_counters(series: Series, label: Label, newest_age: int) -> float | Missing:
     at, near = label.target_us - label.published_us, NEAR * label.horizon_us
     ends, starts, values = bin_end_us(series.bins), EDGES_US[series.bins].copy(), series.cumulative()
-    # The newest row's time is known to the microsecond, and it has the largest value of its bin.
+    # The newest row's time is known to the microsecond, and the row has the largest value of its bin.
     exact = (starts <= newest_age) & (newest_age < ends)
     times = np.where(exact, newest_age, ends)
     starts[exact] = newest_age

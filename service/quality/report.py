@@ -1,4 +1,4 @@
-"""The report of GET /quality."""
+"""Builds the report of GET /quality."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.settings import QualitySettings
 
 
 class QualityReport:
-    """Scores of the last days, by model, horizon, and age."""
+    """Reports the scores of the last days by model, horizon, and age."""
 
     def __init__(self, label_store: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
         self._label_store, self._clock = label_store, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
     async def read(self, active: str) -> dict[str, Any]:
-        """The report, in which ``active`` is the active model; raises Unavailable if the store does not answer."""
+        """Return the report. ``active`` is the version of the active model. Raises Unavailable if the store does not answer."""
         scores_by_model = await self._label_store.scores_by_model(self._clock())
         return {
             "model_version": active,
@@ -33,7 +33,7 @@ class QualityReport:
 
     async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
         states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
-        # Each client has its own state: show the median.
+        # Each client has its own state. Show the median over clients.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,

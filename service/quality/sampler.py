@@ -1,7 +1,7 @@
-"""Makes the forecasts that are scored, and keeps them as labels until their outcome is known.
+"""Makes the forecasts that are scored, and stores them as labels until their outcome is known.
 
-The service makes these forecasts itself: for videos that change, at times and horizons of its own choice, each video once per step of
-its age. So requests of clients do not influence the intervals.
+The service makes these forecasts itself. It chooses the times and horizons, and forecasts each changing video once per step of its age.
+So clients cannot influence the intervals by their requests.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 QUEUE: Final = 10_000
-"""Limit of new videos that wait to be scheduled, and of shadow forecasts that wait to be written; more are dropped."""
+"""Maximum number of new videos that wait to be scheduled, and of shadow forecasts that wait to be stored. Excess ones are dropped."""
 FOLLOWED: Final = 100_000
-"""Limit of videos in the schedule, about 0.3 KB each."""
+"""Maximum number of videos in the schedule. Each takes about 0.3 KB."""
 _EVERY_S: Final = 1.0
 _READS: Final = 64
-"""New videos read in one pass."""
+"""Maximum number of new videos read in one pass."""
 _BATCH: Final = 8
 _AGAIN_US: Final = 60 * SECOND_US
 _LATE_US: Final = 60 * SECOND_US
-"""A forecast as of a time further from now than this does not stand for current traffic."""
+"""Maximum distance in microseconds between a forecast's time and now. A forecast further away does not represent current traffic."""
 
 
 class Sampler(BackgroundTask):
-    """Observes changes, makes forecasts and writes labels; in one replica at a time, by a lease."""
+    """Watches the change stream, makes forecasts and stores labels. A lease ensures that only one replica at a time forecasts."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Sampler(BackgroundTask):
         self._shadowed: deque[ForecastResult] = deque(maxlen=QUEUE)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Note new videos, and drop deleted ones."""
+        """Record new videos, and drop deleted ones."""
         for video_id, version in changes:
             if not version:
                 self._new.pop(video_id, None)
@@ -84,10 +84,10 @@ class Sampler(BackgroundTask):
                     self._new.popitem(last=False)
 
     def missed(self) -> None:
-        """Do nothing: a video is noted at its next change."""
+        """Do nothing, because a missed video is recorded at its next change."""
 
     def shadowed(self, result: ForecastResult) -> None:
-        """Note a forecast of the shadow model, if the active model's forecast was made here."""
+        """Queue a forecast of the shadow model for storage, if this sampler made the active model's forecast that it repeats."""
         forecast = result.forecast
         if self._made.get((result.snapshot.video.video_id, forecast.now_us)) == forecast.horizons_us:
             if len(self._shadowed) == QUEUE:
@@ -95,7 +95,7 @@ class Sampler(BackgroundTask):
             self._shadowed.append(result)
 
     async def run_once(self) -> int:
-        """Schedule new videos, forecast some that are due, and write their labels; return how many were forecast."""
+        """Schedule new videos, forecast some that are due, and store their labels. Return the number of videos that were due."""
         while self._shadowed:
             await self.keep([self._shadowed[0]])
             self._shadowed.popleft()
@@ -103,7 +103,7 @@ class Sampler(BackgroundTask):
         now_us = self._clock()
         due = list(self._schedule.due(now_us, min(_BATCH, max(1, int(self._rate)))))
         for video_id in due:
-            # Tried again later if anything fails.
+            # If anything fails below, the video is tried again at this time.
             self._schedule.later(video_id, now_us + _AGAIN_US)
         max_us = self._engine.active.forecaster.manifest.max_horizon_us
         horizons_us = tuple(h for h in self._horizons_us if h <= max_us) or (max_us,)
@@ -120,7 +120,7 @@ class Sampler(BackgroundTask):
                 good.append(result)
         videos = [result.snapshot.video for result in good]
         early = [self._schedule.early(video.video_id, video.published_us, now_us) for video in videos]
-        # In its first seconds a video is typical only of videos without rows.
+        # In its first seconds, a video represents only videos without rows.
         await self.keep([r for r, soon in zip(good, early, strict=True) if r.forecast.cold_start or not soon])
         for video, soon in zip(videos, early, strict=True):
             if soon:
@@ -130,7 +130,7 @@ class Sampler(BackgroundTask):
         return len(due)
 
     async def keep(self, results: Sequence[ForecastResult]) -> None:
-        """Write the labels of forecasts."""
+        """Store the labels of forecasts."""
         by_bucket: dict[tuple[int, str], list[Label]] = defaultdict(list)
         for result in results:
             client = result.snapshot.client
@@ -139,11 +139,11 @@ class Sampler(BackgroundTask):
                 by_bucket[label.horizon_bucket, client].append(label)
         failed: list[Unavailable] = []
         for (bucket, _), labels in by_bucket.items():
-            # Idempotent: a second try after a partial failure keeps nothing twice.
+            # Storing is idempotent: a second try after a partial failure stores no label twice.
             try:
                 kept, known = await self._label_store.keep(bucket, labels, self._grace_us)
             except Unavailable as error:
-                # Unusable keys of one bucket must not hold up the others.
+                # If the keys of one bucket are unusable, the labels of the other buckets must still be stored.
                 failed.append(error)
                 continue
             for outcome, n in (("kept", kept), ("known", known), ("full", len(labels) - kept - known)):
@@ -157,7 +157,7 @@ class Sampler(BackgroundTask):
             await self._label_store.forget(video_id)
 
     async def _schedule_new(self) -> None:
-        """Plan the first forecast of each new video."""
+        """Schedule the first forecast of each new video."""
         names = [name for name, _ in zip(self._new, range(_READS), strict=False)]
         if not names:
             return
@@ -169,7 +169,7 @@ class Sampler(BackgroundTask):
                 self._schedule.plan(name, snapshot.video.published_us, now_us, made=False)
 
     async def _ended(self) -> None:
-        # Let another replica continue at once.
+        # Release the lease, so that a different replica can continue at once.
         if self._task is not None:
             await self._lease.release()
 
@@ -180,9 +180,9 @@ class Sampler(BackgroundTask):
                 if await self._lease.acquire() and self._engine.batcher.waiting == 0:
                     made = await self.run_once()
             except Unavailable:
-                log.warning("the sampling of forecasts waits")
+                log.warning("the sampling of forecasts is delayed")
             except Problem as problem:
-                log.warning("the sampling of forecasts waits", reason=problem.detail)
+                log.warning("the sampling of forecasts is delayed", reason=problem.detail)
             except Exception:
                 log.exception("the sampling of forecasts failed")
             await asyncio.sleep(max(made / self._rate, _EVERY_S if not made else 0.0))

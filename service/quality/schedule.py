@@ -1,8 +1,9 @@
-"""When the forecasts to be scored are made; clients cannot influence it.
+"""Decides when the forecasts to be scored are made. Clients cannot influence it.
 
-A video is due within seconds of its first change seen here, and then once per step of its age (``label.age_step``), at a time drawn
-from a secret of the process; in the first step, once before its first row and once after. Past ``limit`` videos, the secret also
-decides which are in the schedule, so that one client's videos replace another's only in proportion to their number.
+A new video is due within seconds of the first change that this process sees. After that, it is due once per step of its age
+(``label.age_step``), at a time derived from a secret of the process. In the first step it is due once before its first row and once
+after it. If there are more than ``limit`` videos, the secret also decides which of them are in the schedule. So one client's videos can
+displace other clients' videos only in proportion to their number.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import Final
 from service.quality.label import age_step, step_end_us
 
 _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
-"""Age at which a video leaves the schedule."""
+"""Age in microseconds at which a video leaves the schedule."""
 _SPACE: Final = 2**64
 _LAST: Final = 0.9
-"""Part of a step in which its time lies, so that a small delay does not reach the next step."""
+"""Latest due time within a step, as a fraction of the step. A small delay then does not reach the next step."""
 _MET_US: Final = 10 * 1_000_000
-"""A new video is due within this time, so that many new videos are not due at once."""
+"""Time in microseconds within which a new video is due. It spreads the due times of many new videos."""
 
 
 class Schedule:
-    """Videos by the time at which their next forecast is due, in microseconds."""
+    """Times at which the next forecast of each video is due, in microseconds."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -41,11 +42,15 @@ class Schedule:
         return video_id in self._at
 
     def follows(self, video_id: str) -> bool:
-        """Whether a video may be in the schedule."""
+        """Return whether a video may be in the schedule."""
         return self._share >= 1 or self._drawn(video_id, "follow") < self._share
 
     def plan(self, video_id: str, published_us: int, now_us: int, *, made: bool) -> None:
-        """Schedule a new video, or one whose forecast was ``made`` in its present step: then it is due in the next one."""
+        """Schedule a video's next forecast.
+
+        If ``made`` is False, the video is new and is due soon. If it is True, the forecast of the present step was made. The video is
+        then due in the next step.
+        """
         step = age_step(max(0, now_us - published_us)) + 1
         begin_us, end_us = step_end_us(step - 1), step_end_us(step)
         if begin_us >= _OLDEST_US or not self.follows(video_id):
@@ -62,29 +67,29 @@ class Schedule:
                 self.drop(name)
 
     def early(self, video_id: str, published_us: int, now_us: int) -> bool:
-        """Whether a video is in its first step of age, before its time in that step."""
+        """Return whether a video is in its first step of age and not yet at its due time in that step."""
         return now_us < published_us + self._first_us(video_id)
 
     def wait(self, video_id: str, published_us: int) -> None:
-        """Try a video again at its time in the first step."""
+        """Schedule a video at its due time in the first step."""
         self._put(video_id, published_us + self._first_us(video_id))
 
     def _first_us(self, video_id: str) -> int:
-        # Not in the first minutes, when most first rows come.
+        # Avoid the first minutes, because most first rows come then.
         return int((0.2 + (_LAST - 0.2) * self._drawn(video_id, 0)) * step_end_us(0))
 
     def later(self, video_id: str, at_us: int) -> None:
-        """Try a video again at a time."""
+        """Schedule a video at the given time."""
         self._put(video_id, at_us)
 
     def drop(self, video_id: str) -> None:
-        """Remove a video."""
+        """Remove a video from the schedule."""
         self._at.pop(video_id, None)
         if self._share < 1 and len(self._at) < self._limit // 4:
             self._share *= 2
 
     def due(self, now_us: int, limit: int) -> Iterator[str]:
-        """Up to ``limit`` videos that are due. Each must be planned again or dropped, or it is never due again."""
+        """Yield up to ``limit`` videos that are due. A yielded video is never due again unless it is scheduled again."""
         while limit and self._order and self._order[0][0] <= now_us:
             at_us, video_id = heapq.heappop(self._order)
             if self._at.get(video_id) == at_us:
@@ -95,11 +100,11 @@ class Schedule:
         self._at[video_id] = at_us
         heapq.heappush(self._order, (at_us, video_id))
         if len(self._order) > 4 * len(self._at) + 1000:
-            # Mostly outdated entries.
+            # Most entries are outdated. Keep only the current ones.
             self._order = [(at, name) for name, at in self._at.items()]
             heapq.heapify(self._order)
 
     def _drawn(self, video_id: str, what: int | str) -> float:
-        """A number in [0, 1) that only this process can compute."""
+        """Return a number in [0, 1) that only this process can compute."""
         text = f"{what} {video_id}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=8).digest(), "big") / _SPACE

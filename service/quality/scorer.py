@@ -1,4 +1,4 @@
-"""Scores forecasts whose outcome is known, each exactly once over all replicas."""
+"""Scores forecasts whose outcome is known. Each forecast is scored exactly once over all replicas."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ log = structlog.get_logger(__name__)
 
 _EVERY_S: Final = 2.0
 _BATCH: Final = 16
-"""Labels scored together: reading their videos blocks the loop for a few milliseconds."""
+"""Number of labels that are scored together. Reading their videos blocks the event loop for a few milliseconds."""
 _AGAIN: Final = 50
-"""A label without an outcome yet is checked again after a fiftieth of its horizon."""
+"""A label that has no outcome yet is checked again after 1/50 of its horizon."""
 
 Verdict = float | str
-"""The outcome, a count, or one of ``scores.UNSCORED``."""
+"""The outcome as a count, or one of ``scores.UNSCORED``, or ``later``."""
 
 
 class Scorer(BackgroundTask):
-    """Works in one replica at a time, by a lease. If two replicas ever do, the label store still counts each label once."""
+    """Scores labels. A lease ensures that only one replica at a time does so.
+
+    Even if two replicas ever score at once, the label store counts each label only once.
+    """
 
     def __init__(
         self,
@@ -57,14 +60,14 @@ class Scorer(BackgroundTask):
         self._silence = False
 
     async def _ended(self) -> None:
-        # Let another replica continue at once.
+        # Release the lease, so that a different replica can continue at once.
         if self._task is not None:
             await self._lease.release()
 
     async def sweep(self) -> None:
         """Score all labels that are due."""
         for bucket in range(N_COLUMNS):
-            # Unusable keys of one bucket must not hold up the others.
+            # If the keys of one bucket are unusable, the other buckets must still be scored.
             with suppress(Unavailable):
                 while labels := await self._label_store.due(bucket, self._clock(), _BATCH):
                     await self._score(bucket, labels)
@@ -72,7 +75,7 @@ class Scorer(BackgroundTask):
                         return
 
     async def _score(self, bucket: int, labels: Sequence[Label]) -> None:
-        # Taken before the store is read, which then holds everything up to this time.
+        # Take the time before the store is read. The store then holds everything up to this time.
         now_us = self._clock()
         snapshots = await self._store.read_many(dict.fromkeys(label.video_id for label in labels))
         done: dict[tuple[str, str], list[tuple[Label, Verdict]]] = defaultdict(list)
@@ -96,7 +99,7 @@ class Scorer(BackgroundTask):
             return "gone"
         series = snapshot.history.series
         if kinds := metric_kinds(label.metric, series):
-            # Assume that a video without rows is fed like the others.
+            # Remember how this video is fed. A video without rows is assumed to be fed in the same way.
             self._silence = all(series[kind].mode == "events" for kind in kinds)
         found = outcome(label, snapshot, now_us, self._silence)
         if found == "later" and now_us <= label.target_us + NEAR * label.horizon_us + self._grace_us:

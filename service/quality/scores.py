@@ -1,6 +1,7 @@
-"""Scores of forecasts as sums, so that they add up over labels, days and replicas; all in log2 units of growth.
+"""Computes scores of forecasts as sums, which can be added over labels, days and replicas.
 
-y = log2((1 + count at the target) / (1 + count at the forecast))
+All values are in log2 units of growth:
+y = log2((1 + count at the target time) / (1 + count at the time of the forecast))
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from model.quantiles.head import QUANTILES
 from service.quality.label import Label
 
 SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball", "width")
-"""Number of labels; sums of y, of its square, of the median's squared and absolute errors, of outcomes below and above the interval,
-of the mean pinball loss of the three quantiles, and of the interval's width."""
+"""Names of the sums.
+
+``n``: number of labels. ``y``, ``yy``: sums of y and of its square. ``squared``, ``absolute``: sums of the median's squared and absolute
+error. ``below``, ``above``: number of outcomes below and above the interval. ``pinball``: sum of the mean pinball loss of the three
+quantiles. ``width``: sum of the interval's width.
+"""
 UNSCORED: Final = ("unlabelled", "gone")
-"""Labels without an outcome, and labels of deleted videos."""
+"""``unlabelled``: labels without an outcome. ``gone``: labels of deleted videos."""
 
 _FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
 
@@ -29,7 +34,7 @@ Cell = tuple[int, int]
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Observed growth (n,) and predicted quantiles of growth (n, 3)."""
+    """Return the observed growth (n,) and the predicted quantiles of growth (n, 3) of n labels."""
     then = 1.0 + np.array([label.value_now for label in labels])
     y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
     predicted = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
@@ -37,7 +42,7 @@ def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np
 
 
 def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """What the labels add to the sums, by field ``<age bucket>:<horizon bucket>:<name>``."""
+    """Return the amounts that the labels add to the sums, keyed by ``<age bucket>:<horizon bucket>:<name>``."""
     low, median, high = predicted.T
     error = y[:, None] - predicted
     level = np.array(QUANTILES)
@@ -62,19 +67,19 @@ def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.
 
 
 class ScoreSums:
-    """Sums by cell (age bucket, horizon bucket)."""
+    """Sums per cell. A cell is a pair of age bucket and horizon bucket."""
 
     def __init__(self) -> None:
         self.cells: dict[Cell, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def add(self, fields: Mapping[str, float]) -> None:
-        """Add sums by field, as made by ``sums``; other fields are skipped."""
+        """Add sums that ``sums`` returned. Fields with a different format are skipped."""
         for field, value in fields.items():
             if (found := _FIELD.fullmatch(field)) is not None:
                 self.cells[int(found[1]), int(found[2])][found[3]] += value
 
     def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
-        """Scores over some cells together (None: all cells); an undefined score is None."""
+        """Return the scores over some cells together (None: all cells). An undefined score is None."""
         total: dict[str, float] = defaultdict(float)
         for cell in self.cells if cells is None else cells:
             for name, value in self.cells[cell].items():
@@ -98,17 +103,17 @@ class ScoreSums:
         }
 
     def horizon_buckets(self) -> list[int]:
-        """Horizon buckets with labels, ascending."""
+        """Return the horizon buckets that have labels, in ascending order."""
         return sorted({bucket for _, bucket in self.cells})
 
 
 def age_name(bucket: int) -> str:
-    """An age bucket as text."""
+    """Return an age bucket as text."""
     return "cold" if bucket == COLD else _range(AGE_EDGES_H, bucket)
 
 
 def horizon_name(bucket: int) -> str:
-    """A horizon bucket as text."""
+    """Return a horizon bucket as text."""
     return _range(HORIZON_EDGES_H, bucket)
 
 

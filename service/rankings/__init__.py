@@ -1,1 +1,1 @@
-"""Ranked lists of videos: kept in the store, and read in pages."""
+"""Keeps ranked lists of videos in the store, and reads them in pages."""

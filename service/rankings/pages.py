@@ -1,7 +1,7 @@
-"""Pages of the ranked lists.
+"""Reads pages of the ranked lists.
 
-A list is ordered by score, then by id, both descending. A cursor is the position (score, id) of a page's last item. While scores do
-not change, paging returns every item exactly once, however many scores are equal. A video whose score changes meanwhile moves in
+A list is sorted by score, then by id, both descending. A cursor is the position (score, id) of a page's last item. While scores do not
+change, paging returns every item exactly once, even if many scores are equal. A video whose score changes between two pages moves in
 the list: it may be returned again, or be missed.
 """
 
@@ -33,7 +33,7 @@ class Position(NamedTuple):
 
 
 def parse_sort(text: str | None) -> str:
-    """The order of a list: one of ``SORTS``."""
+    """Return the requested order of a list, which is one of ``SORTS``."""
     if text is None:
         return keys.SORTS[0]
     if text not in keys.SORTS:
@@ -42,7 +42,7 @@ def parse_sort(text: str | None) -> str:
 
 
 def parse_limit(text: str | None) -> int:
-    """Number of items in a page."""
+    """Return the requested number of items per page."""
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
@@ -51,7 +51,7 @@ def parse_limit(text: str | None) -> int:
 
 
 def parse_cursor(text: str | None, sort: str) -> Position | None:
-    """The position in a cursor."""
+    """Return the position that a cursor encodes, or None without a cursor."""
     if text is None:
         return None
     try:
@@ -73,7 +73,7 @@ class RankingPages:
         self._redis = redis
 
     async def page(self, sort: str, limit: int, after: Position | None) -> dict[str, Any]:
-        """One page, as the body of a response."""
+        """Return one page as the body of a response."""
         start = 0 if after is None else await self._rank_after(after)
         key = keys.rank(sort)
         found = scored(
@@ -106,7 +106,7 @@ class RankingPages:
         )
         if score is not None and float(score) == position.score:
             return int(rank) + 1
-        # The item itself has moved: search the items of its score for the first smaller id.
+        # The item has moved or is gone. Among the items with its old score, search for the first one with a smaller id.
         low, high = int(above), int(above) + int(ties)
         while low < high:
             middle = (low + high) // 2
@@ -131,7 +131,10 @@ _decoder: Final = msgspec.json.Decoder(_StoredVideo)
 
 
 def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
-    """An item of a page; None if its row is gone (the video was deleted between the two reads) or cannot be read."""
+    """Return an item of a page.
+
+    Return None if its row is gone, because the video was deleted between the two reads, or if the row cannot be read.
+    """
     video_id = keys.member(name)
     if row is None or video_id is None:
         return None

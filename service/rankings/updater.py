@@ -1,12 +1,12 @@
-"""Keeps the ranked lists in the store, by forecasts that yield to those of clients.
+"""Keeps the ranked lists in the store. It makes forecasts only while no client's forecast is queued.
 
-A video is ranked again when it has changed, and after a tenth of the time since its newest row. So a video costs less the longer it
-is silent, and nothing once it has left the rising list. Any number of replicas share the work through one sorted set of due videos:
-the replica that takes a video postpones it, so a replica that dies only delays its videos.
+A video is ranked again when it has changed, and also after a tenth of the time since its newest row. So a video costs less the longer
+it has no rows, and nothing once it has left the rising list. Any number of replicas share the work through one sorted set of due videos.
+A replica that takes a video postpones it in the set. So if the replica dies, its videos are only delayed.
 
-    views      count of the metric now
+    views      present count of the metric
     expected   median forecast of that count at the horizon
-    rising     log2 of (expected + 100) / (views + 100): growth in doublings; the 100 keeps very small counts from leading
+    rising     log2 of (expected + 100) / (views + 100), which is the growth in doublings; the 100 keeps very small counts off the top
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from service.store.redis.connection import Command, RedisConnection
 log = structlog.get_logger(__name__)
 
 PRIOR: Final = 100
-"""Engagements added on both sides of the growth."""
+"""Number of engagements that is added to both counts when growth is computed."""
 REFRESH_S: Final = 60
-"""Shortest time until a video is ranked again without a change, in seconds."""
+"""Minimum time in seconds until a video without a change is ranked again."""
 TITLE_LENGTH: Final = 200
-"""Characters of a title that a list shows."""
+"""Maximum length of a title in a list, in characters."""
 _SHARE_OF_SILENCE: Final = 0.1
 _CLAIM_S: Final = 30
 _BATCH: Final = 8
 _DUE_PER_LISTED: Final = 10
-"""Limit of videos that wait to be ranked, for each position in a list."""
+"""Maximum number of videos that wait to be ranked, per position in a list."""
 _CHUNK: Final = 1000
 _REMEMBERED: Final = 100_000
 _US: Final = 1_000_000
 
 
 class RankingUpdater(BackgroundTask):
-    """Observes changes and keeps the lists."""
+    """Watches the change stream and keeps the lists."""
 
     def __init__(self, engine: Engine, redis: RedisConnection, settings: RankingSettings) -> None:
         self._engine, self._redis = engine, redis
@@ -63,7 +63,7 @@ class RankingUpdater(BackgroundTask):
         self._due_s: float | None = None
 
     def readings(self) -> Sequence[Metric]:
-        """Age of the lists; nothing until it is known."""
+        """Return the age of the lists and the delay of the ranking. Unknown values are left out."""
         now_s, found = time.time(), []
         if self._refreshed_s is not None:
             text = "Time since any replica ranked a video"
@@ -75,13 +75,13 @@ class RankingUpdater(BackgroundTask):
         return found
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Note changed videos. Past the limit, a video waits for its next change."""
+        """Record changed videos. If too many are recorded already, a video waits for its next change."""
         for video_id, version in changes:
             if version and (video_id in self._changed or len(self._changed) < _REMEMBERED):
                 self._changed[video_id] = version
 
     def missed(self) -> None:
-        """Do nothing: a video is noted at its next change, and listed videos are ranked again in their turn."""
+        """Do nothing: a missed video is recorded at its next change, and listed videos are ranked again when they are due."""
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ class RankingUpdater(BackgroundTask):
                 if self._engine.batcher.waiting == 0:
                     done = await self._run_once()
             except Problem as problem:
-                log.warning("the ranking of videos waits", reason=problem.detail)
+                log.warning("the ranking of videos is delayed", reason=problem.detail)
             except Exception:
                 log.exception("the ranking of videos failed")
                 await asyncio.sleep(1)
@@ -106,7 +106,7 @@ class RankingUpdater(BackgroundTask):
             due, now_s = list(changed), time.time()
             commands: list[Command] = []
             for start in range(0, len(due), _CHUNK):
-                # LT: keep an earlier due time.
+                # LT keeps the earlier of two due times.
                 flat = [part for video_id in due[start : start + _CHUNK] for part in (now_s, video_id)]
                 commands.append(["ZADD", keys.RANK_DUE, "LT", *flat])
             commands += [["GET", keys.RANK_AT], ["ZRANGE", keys.RANK_DUE, 0, 0, "WITHSCORES"]]
@@ -118,7 +118,7 @@ class RankingUpdater(BackgroundTask):
             raise
 
     async def _run_once(self) -> int:
-        """Rank the most overdue videos; return how many."""
+        """Rank the most overdue videos. Return their number."""
         now_s = time.time()
         limit = min(_BATCH, self._rate)
         due = (
@@ -137,13 +137,13 @@ class RankingUpdater(BackgroundTask):
             *(self._engine.forecast(name.decode(), None, horizons_us) for name in due), return_exceptions=True
         )
         commands: list[Command] = []
-        # A video whose due time was lowered meanwhile has changed again, and stays due.
+        # If a video's due time was lowered in the meantime, the video has changed again. It stays due.
         still = (await self._redis.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, result in zip(due, still, results, strict=True):
             if isinstance(result, NotFound | DamagedRecord):
                 commands += unlist_commands([name])
             elif isinstance(result, BaseException):
-                # Its claim expires, and it is due again.
+                # The claim expires, and then the video is due again.
                 log.warning("a listed video could not be forecast", error=repr(result))
             elif not result.stale:
                 commands += self._rank(name, result, unchanged=score is not None and float(score) >= claim)
@@ -155,7 +155,7 @@ class RankingUpdater(BackgroundTask):
         return len(due)
 
     async def _deleted(self, names: Sequence[bytes]) -> list[bytes]:
-        """The videos that were deleted while they were ranked, and must not stay listed."""
+        """Return the videos that were deleted while they were ranked. They must not stay in the lists."""
         found = await asyncio.gather(*(self._engine.exists(name.decode()) for name in names))
         return [name for name, exists in zip(names, found, strict=True) if not exists]
 
@@ -200,7 +200,7 @@ class RankingUpdater(BackgroundTask):
             return
         replies = await self._redis.pipeline("rank", over)
         if excess > 0 and (unwatched := members(replies[-1])):
-            # These are not ranked again before they change, so they must not stay on top with an old score.
+            # The dropped videos are ranked again only when they change. They must not stay on top with an old score.
             await self._redis.pipeline("rank", [["ZREM", keys.rank("rising"), *unwatched]])
         dropped = sorted({name for reply in replies for name in members(reply)})
         found = await self._redis.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
@@ -210,12 +210,12 @@ class RankingUpdater(BackgroundTask):
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:
-    """Members of a reply with scores."""
+    """Return the members of a reply that has members and scores."""
     return [member for member, _ in scored(reply)]
 
 
 def scored(reply: Sequence[Any]) -> list[tuple[bytes, float]]:
-    """(member, score) of a reply with scores, flat or in pairs."""
+    """Return (member, score) pairs from a reply, which may be flat or hold pairs."""
     if reply and isinstance(reply[0], bytes):
         return [(reply[i], float(reply[i + 1])) for i in range(0, len(reply), 2)]
     return [(member, float(score)) for member, score in reply]

@@ -1,1 +1,1 @@
-"""HTTP routes, which only translate between requests and handlers."""
+"""HTTP routes. They only translate between HTTP and the handlers."""

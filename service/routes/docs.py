@@ -1,4 +1,7 @@
-"""GET /docs and /redoc: the schema as web pages. Scripts come from this service; links are relative, so they work behind any prefix."""
+"""GET /docs and /redoc: show the API's schema as web pages.
+
+The service itself serves the scripts. Links are relative, so they work behind any path prefix.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ async def redoc(request: Request) -> HTMLResponse:
 
 @router.get("/docs/{name}")
 async def file(name: str) -> Response:
-    """Serve a script, style sheet or image of these pages."""
+    """Return a script, style sheet or image of these pages."""
     if name not in _FILES:
         raise NotFound("no such file", field="path", value=name[:100])
     content = resources.files("fastapi_offline").joinpath("static", name).read_bytes()

@@ -1,7 +1,8 @@
-"""The busiest routes, called without FastAPI's router and dependency injection.
+"""Calls the busiest routes without FastAPI's router and dependency injection.
 
-Their handlers take a request and return a response, so they need neither, and both together cost as much as the rest of a cached
-forecast. The same routes are also registered with FastAPI: for the schema, and for the errors of wrong methods.
+The handlers of these routes take a request and return a response, so they need neither. Router and injection together cost as much as all
+other work for a cached forecast. The routes are also registered with FastAPI, which needs them for the schema and for the errors of wrong
+methods.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ _EXACT: Final = {
     ("POST", "/predict"): _Route("/predict", predict.post_predict),
     ("POST", "/events"): _Route("/events", rows.post_events),
     ("POST", "/counters"): _Route("/counters", rows.post_counters),
-    # Not busy, but open to everybody, as often as they like.
+    # These are not busy, but anybody may call them without a key and without a limit.
     ("GET", "/health/ready"): _Route("/health/ready", operations.ready),
     ("GET", "/health/live"): _Route("/health/live", operations.live),
 }
 
 
 class FastPath:
-    """Calls the handler of a busy route; passes every other request to the router."""
+    """Calls the handler of a busy route, and passes every other request to the router."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one request, or pass the connection on."""
         route = _find(scope) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)

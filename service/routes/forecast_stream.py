@@ -1,4 +1,4 @@
-"""GET /videos/{id}/forecast/stream: a forecast as it changes."""
+"""GET /videos/{id}/forecast/stream: sends a forecast whenever it changes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _RETRY: Final = b"retry: 2000\n\n"
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def watch_forecast(request: Request) -> Response:
-    """Forecast a registered video, and again whenever it changes, as server-sent events.
+    """Send a forecast of a registered video now and whenever the video changes, as server-sent events.
 
-    Event ``forecast``: its id is the video's version. Event ``end`` is the last one; its reason is deleted, stopping (connect
-    again), or failed. A slow client gets the newest forecast and misses those in between.
+    The id of an event ``forecast`` is the video's version. The event ``end`` is the last one. Its reason is deleted, stopping (connect
+    again), or failed. A slow client gets only the newest forecast and misses earlier ones.
 
-    The key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
+    The API key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
     """
     context = authorize(request, "predict", ("horizons_s",))
     identifier = video_id(request, context)
@@ -42,7 +42,7 @@ async def watch_forecast(request: Request) -> Response:
 
 
 class _Events(Response):
-    """A subscription as text/event-stream; ends when the client leaves or the subscription ends."""
+    """A response that sends a subscription as text/event-stream. It ends when the client leaves or the subscription ends."""
 
     def __init__(self, subscription: Subscription) -> None:
         super().__init__(

@@ -17,19 +17,20 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models", openapi_extra=response_schemas.MODELS, response_model=None)
 async def list_models(request: Request) -> Response:
-    """List every version: the served bundle, and those beside it.
+    """List every version: the served bundle, and the bundles that can be activated.
 
-    ``state`` is active, shadow (repeats forecasts to be compared), loaded (was active, and can be again at once), available, or
-    broken. ``reason`` says why it is broken, or why it cannot be activated. ``evaluation`` is the pooled row of its report.
+    ``state`` is one of: active, shadow (repeats forecasts for comparison), loaded (was active, and can be activated again at once),
+    available, or broken. ``reason`` says why a version is broken or cannot be activated. ``evaluation`` is the pooled row of the
+    version's evaluation report.
     """
     return json_response({"models": await authorize(request, "predict").models.rows()})
 
 
 @router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def activate(request: Request) -> Response:
-    """Make a version the active one: it is verified, loaded and warmed up, and takes over between two batches.
+    """Make a version active. It is verified, loaded and warmed up, and replaces the active model between two batches.
 
-    The response comes when that is done. Nothing changes if the version is damaged or does not fit.
+    The response is sent when this is complete. If the version is damaged or does not fit, nothing changes.
     """
     context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}
@@ -38,7 +39,10 @@ async def activate(request: Request) -> Response:
 
 @router.post("/models/{version}/shadow", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def shadow(request: Request) -> Response:
-    """Make a version the shadow of this replica: its forecasts are compared, and scored at GET /quality, but never served."""
+    """Make a version the shadow of this replica.
+
+    Its forecasts are compared with those of the active model and scored at GET /quality, but never served.
+    """
     context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}
     return json_response(await context.models.begin_shadow(request.path_params["version"]))
@@ -46,6 +50,6 @@ async def shadow(request: Request) -> Response:
 
 @router.delete("/models/shadow", response_model=None, status_code=204)
 async def end_shadow(request: Request) -> Response:
-    """End the shadow."""
+    """Stop the shadow."""
     await authorize(request, "admin").models.end_shadow()
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""GET /metrics, /health/live and /health/ready: open to probes, without a key."""
+"""GET /metrics, /health/live and /health/ready. Probes can call them without an API key."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/metrics", openapi_extra=response_schemas.METRICS, response_class=Response, response_model=None)
 async def metrics(request: Request) -> Response:
-    """All metrics, in the Prometheus text format."""
-    # In a thread, because formatting some hundred lines takes milliseconds.
+    """Return all metrics in the Prometheus text format."""
+    # Run in a thread, because formatting several hundred lines takes milliseconds.
     body = await asyncio.to_thread(context_of(request).metrics.exposition)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/health/live", openapi_extra=response_schemas.LIVE, response_model=None)
 async def live(request: Request) -> Response:
-    """The process answers."""
+    """Return 200, which shows that the process responds."""
     return json_response({"status": "live"})
 
 
 @router.get("/health/ready", openapi_extra=response_schemas.READY, response_model=None)
 async def ready(request: Request) -> Response:
-    """Whether rows can be stored and forecasts made. A bank that is down is shown, and does not make the service unready.
+    """Return 200 if rows can be stored and forecasts can be made, otherwise 503.
 
-    All parts are checked in the background, so that a probe costs nothing.
+    A bank that is down is shown in the response, but the service stays ready. Everything is checked in the background, so that a probe is
+    cheap.
     """
     return json_response(context_of(request).readiness.check())

@@ -1,4 +1,4 @@
-"""Reads parameters, headers and the API key of a request, before a route calls a handler."""
+"""Reads the parameters, headers and API key of a request, before a route calls a handler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _INDEX: Final = re.compile(r"\[\d{0,6}\]$")
 
 
 def context_of(request: Request) -> Context:
-    """The parts of the service that answers a request."""
+    """Return the context of the service that handles a request."""
     return cast(Context, request.app.state.context)
 
 
 def authorize(request: Request, scope: Scope, query: Sequence[str] = ()) -> Context:
-    """The parts of the service, for a request that may use ``scope`` and has only the query parameters ``query``.
+    """Check that a request may use ``scope`` and has only the query parameters ``query``. Return the service's context.
 
     Raises Unauthorized, Forbidden, or Invalid for the first unknown parameter.
     """
@@ -39,25 +39,25 @@ def authorize(request: Request, scope: Scope, query: Sequence[str] = ()) -> Cont
 def _check_query(request: Request, known: Sequence[str]) -> None:
     for name, value in request.query_params.multi_items():
         if name not in known and _without_index(name) not in known:
-            # It may be a secret in the wrong position.
+            # The value may be a secret in the wrong place, so do not show it.
             shown = "a key" if name == "api_key" else value
             allowed = f"the parameters {', '.join(known)}" if known else "no parameter"
             raise Invalid(name, shown, allowed + did_you_mean(_without_index(name), known))
 
 
 def _without_index(name: str) -> str:
-    """The name of a list without an index: some clients send ``horizons_s[]`` or ``horizons_s[0]`` for ``horizons_s``."""
+    """Return the name of a list without an index. Some clients send ``horizons_s[]`` or ``horizons_s[0]`` for ``horizons_s``."""
     return _INDEX.sub("", name)
 
 
 def key_name(request: Request) -> str:
-    """Name of the request's API key; "" without one."""
+    """Return the name of the request's API key, or "" without a key."""
     key = Visit.of(request).key
     return "" if key is None else key.name
 
 
 def video_id(request: Request, context: Context) -> str:
-    """The video id in the path, decoded."""
+    """Return the decoded video id from the path."""
     raw = unquote_to_bytes(request.path_params["video_id"].encode("latin-1"))
     try:
         text = raw.decode()
@@ -67,20 +67,20 @@ def video_id(request: Request, context: Context) -> str:
 
 
 def request_key(request: Request) -> str | None:
-    """The request's ``Idempotency-Key``, which identifies a repetition; None without one."""
+    """Return the request's ``Idempotency-Key``, which identifies repetitions of the request, or None without one."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
     key = ",".join(given)
     if not _KEY.fullmatch(key):
         raise Invalid("Idempotency-Key", key, "1 to 255 printable characters of ASCII, without spaces at the ends")
-    # Prefixed by the API key, so that clients that choose the same value do not collide.
+    # Prefix it with the API key's name, so that clients that choose the same value do not collide.
     visit = request.scope.get("m3tr")
     return f"{visit.key.name} {key}" if visit is not None and visit.key is not None else key
 
 
 def query_text(request: Request, name: str) -> str | None:
-    """A query parameter that may be given once; None without it."""
+    """Return a query parameter that may be given at most once, or None without it."""
     texts = request.query_params.getlist(name)
     if len(texts) > 1:
         raise Invalid(name, ", ".join(texts), "one value")
@@ -88,7 +88,10 @@ def query_text(request: Request, name: str) -> str | None:
 
 
 def query_time(request: Request, name: str) -> int | None:
-    """A time in the query string, as ISO 8601 or as seconds since 1970."""
+    """Return a time from the query string in microseconds since 1970 UTC, or None without it.
+
+    The time is given as ISO 8601 or as seconds since 1970.
+    """
     text = query_text(request, name)
     if text is None:
         return None
@@ -98,7 +101,10 @@ def query_time(request: Request, name: str) -> int | None:
 
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
-    """Numbers in the query string: repeated, as ``name[]``, or separated by commas. Other text is kept, to be refused later."""
+    """Return a list of numbers from the query string, or None without one.
+
+    They are given by repeating the parameter, as ``name[]``, or separated by commas. Other text is kept as text and refused later.
+    """
     given = [value for key, value in request.query_params.multi_items() if key == name or _without_index(key) == name]
     texts = [text for part in given for text in part.split(",")]
     return [text if (number := _number(text)) is None else number for text in texts] or None

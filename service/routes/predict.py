@@ -1,4 +1,4 @@
-"""POST /predict: a video, its new rows, and its forecast in one call."""
+"""POST /predict: registers a video, stores its new rows, and returns its forecast in one call."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ router = APIRouter(tags=["forecasts"])
 
 @router.post("/predict", openapi_extra=predict_body(), response_model=None)
 async def post_predict(request: Request) -> Response:
-    """Register the video, store its rows, and forecast. An invalid body stores nothing.
+    """Register a video, store its rows, and forecast. An invalid body stores nothing.
 
-    A list of bodies is answered with a list in the same order. Each item has its own ``status``: a forecast if that is 200,
-    otherwise a problem. An invalid item stores nothing and does not affect the others.
+    The response to a list of bodies is a list in the same order. Each item has its own ``status``. If it is 200, the item is a forecast.
+    Otherwise, the item is a problem. An invalid item stores nothing and does not affect the others.
 
     If the request is repeated with the same ``Idempotency-Key``, events without an id count once.
 
-    Needs the scope predict, and also ingest if it registers a video or brings rows.
+    The API key needs the scope predict. It also needs the scope ingest if the request registers a video or has rows.
     """
     context = authorize(request, "predict")
     key = request_key(request)

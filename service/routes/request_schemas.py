@@ -1,4 +1,4 @@
-"""OpenAPI schemas of requests that are parsed by hand, because they are large or need errors of our own."""
+"""OpenAPI schemas of requests that are parsed by hand, because they are large or need custom errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIELDS: Final[dict[Mode, dict[str, Any]]] = {
     "events": {
         "type": {"type": "string", "description": "an engagement type of the served bundle"},
         COUNT.name: {**_COUNTER, "minimum": COUNT.minimum, "default": COUNT.default},
-        REACH.name: {**_COUNTER, "minimum": REACH.minimum, "description": "audience of the acting account"},
+        REACH.name: {**_COUNTER, "minimum": REACH.minimum, "description": "size of the acting account's audience"},
     },
     "counters": {name: _COUNTER for name in ("views", "likes", "comments", "shares")},
 }
@@ -29,7 +29,7 @@ _REQUEST_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-    "description": "a value of this request only, such as a UUID; if it is repeated with the same value, events without an id count once",
+    "description": "a unique value per request, such as a UUID. If a request is repeated with its value, events without an id count once",
 }
 
 VERSION_PATH: Final[dict[str, Any]] = {
@@ -39,7 +39,7 @@ VERSION_PATH: Final[dict[str, Any]] = {
             "in": "path",
             "required": True,
             "schema": {"type": "string", "minLength": 1},
-            "description": "a version's hash, at least 8 characters of it, or its folder",
+            "description": "a version's hash, the first 8 or more characters of its hash, or its folder",
         }
     ]
 }
@@ -67,7 +67,7 @@ LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
             "name": "cursor",
             "in": "query",
             "schema": {"type": "string"},
-            "description": "next_cursor of the page before",
+            "description": "next_cursor of the previous page",
         },
     ]
 }
@@ -85,7 +85,7 @@ def _body(*contents: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows_body(mode: Mode) -> dict[str, Any]:
-    """A batch of rows, as JSON or NDJSON, gzip allowed."""
+    """Return the schema of a batch of rows, sent as JSON or NDJSON. Gzip is allowed."""
     row = {
         "type": "object",
         "required": ["video_id", "time", *(["type"] if mode == "events" else [])],
@@ -102,12 +102,12 @@ def rows_body(mode: Mode) -> dict[str, Any]:
 
 
 def video_body() -> dict[str, Any]:
-    """A video's metadata."""
+    """Return the schema of a video's metadata."""
     return {**VIDEO_PATH, **_body(("application/json", VideoBody.model_json_schema())), **response_schemas.REGISTERED}
 
 
 def correction_body() -> dict[str, Any]:
-    """A count that was wrong."""
+    """Return the schema of a correction of a wrong count."""
     return {
         **VIDEO_PATH,
         **_body(("application/json", CorrectionBody.model_json_schema())),
@@ -116,7 +116,7 @@ def correction_body() -> dict[str, Any]:
 
 
 def predict_body() -> dict[str, Any]:
-    """A prediction, or a list of them."""
+    """Return the schema of a prediction, or of a list of predictions."""
     one = PredictBody.model_json_schema()
     body = _body(("application/json", {"anyOf": [one, {"type": "array", "items": one}]}))
     return {"parameters": [_REQUEST_KEY]} | body | response_schemas.PREDICTED

@@ -1,4 +1,4 @@
-"""OpenAPI schemas of responses; a test checks every response against them."""
+"""OpenAPI schemas of responses. A test checks every response against them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER: Final[Schema] = {"type": "number"}
 _MAYBE_NUMBER: Final[Schema] = {"type": ["number", "null"]}
 _WHOLE: Final[Schema] = {"type": "integer", "minimum": 0}
 _FLAG: Final[Schema] = {"type": "boolean"}
-_COUNTS: Final[Schema] = {"type": "object", "additionalProperties": _WHOLE, "description": "by engagement type"}
+_COUNTS: Final[Schema] = {"type": "object", "additionalProperties": _WHOLE, "description": "counts by engagement type"}
 
 
 def _list(item: Schema) -> Schema:
@@ -20,7 +20,7 @@ def _list(item: Schema) -> Schema:
 
 
 def _object(**properties: Schema) -> Schema:
-    """An object with exactly these members."""
+    """Return the schema of an object with exactly these members."""
     return {
         "type": "object",
         "required": list(properties),
@@ -30,7 +30,7 @@ def _object(**properties: Schema) -> Schema:
 
 
 def _optional(schema: Schema, **more: Schema) -> Schema:
-    """``schema`` with optional members."""
+    """Return ``schema`` with additional optional members."""
     return {**schema, "properties": {**schema["properties"], **more}}
 
 
@@ -40,7 +40,7 @@ def _with(schema: Schema, **more: Schema) -> Schema:
 
 PROBLEM: Final[Schema] = {
     "type": "object",
-    "description": "RFC 9457 problem details; 422 names field, value, and what is allowed",
+    "description": "RFC 9457 problem details. A 422 names the field, its value, and the allowed values",
     "required": ["type", "title", "status", "detail", "retryable"],
     "properties": {
         "type": _TEXT,
@@ -50,7 +50,10 @@ PROBLEM: Final[Schema] = {
         "retryable": {"type": "boolean", "description": "whether the same request can succeed later"},
         "field": _TEXT,
         "value": _TEXT,
-        "request_id": {"type": "string", "description": "as in the header X-Request-ID, and in the service's log"},
+        "request_id": {
+            "type": "string",
+            "description": "the request's id, as in the header X-Request-ID and in the service's log",
+        },
     },
 }
 
@@ -58,7 +61,7 @@ _REJECTION: Final = _object(index=_WHOLE, reason=_TEXT, field=_TEXT, value=_TEXT
 _IGNORED: Final[Schema] = {
     "type": "object",
     "additionalProperties": _WHOLE,
-    "description": "rows by counter that the served bundle does not know; only if there are any",
+    "description": "number of rows for each counter that the served bundle does not know; absent if there are none",
 }
 _OUTCOME: Final = _optional(
     _object(
@@ -77,7 +80,7 @@ _NEIGHBOUR: Final = _object(
     similarity=_MAYBE_NUMBER,
     content_similarity=_MAYBE_NUMBER,
     trajectory_similarity=_MAYBE_NUMBER,
-    growth={"type": "object", "additionalProperties": _MAYBE_NUMBER, "description": "factor by horizon_s"},
+    growth={"type": "object", "additionalProperties": _MAYBE_NUMBER, "description": "growth factor by horizon_s"},
 )
 _FORECAST: Final = _object(
     video_id=_TEXT,
@@ -124,7 +127,7 @@ _VIDEO: Final[Schema] = {
         "newest_row_at": {"anyOf": [_TIME, {"type": "null"}]},
         "stale": _FLAG,
     },
-    "description": "with the metadata that is known",
+    "description": "a stored video, together with those metadata fields that are known",
 }
 _LISTED: Final = _object(
     video_id=_TEXT,
@@ -150,7 +153,7 @@ _STATE: Final[Schema] = {"enum": ["ok", "down"]}
 
 
 def response(schema: Schema, kind: str = "application/json") -> Schema:
-    """The part of an operation that describes its response 200."""
+    """Return the part of an operation that describes its response with status 200."""
     return {"responses": {"200": {"content": {kind: {"schema": schema}}}}}
 
 
@@ -185,7 +188,7 @@ PROBLEMS: Final[dict[int | str, Schema]] = {
         "content": {"application/problem+json": {"schema": PROBLEM}},
     }
     for status, text in (
-        ("4XX", "The request is refused; after 408 and 429 the same request can succeed later"),
-        ("5XX", "A part is down or overloaded (503, with Retry-After), or the service has failed (500)"),
+        ("4XX", "The request is refused. After 408 and 429, the same request can succeed later"),
+        ("5XX", "A component is down or overloaded (503, with Retry-After), or the service has failed (500)"),
     )
 }

@@ -1,4 +1,4 @@
-"""WS /events/stream: rows over one long connection."""
+"""WS /events/stream: receives rows over one long connection."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _LINGER_S: Final = 0.05
 
 @router.websocket("/events/stream")
 async def stream_events(socket: WebSocket) -> None:
-    """Take frames of events or counters and acknowledge each; ``service.ingest.websocket`` describes the frames.
+    """Receive frames of events or counters, and acknowledge each frame. ``service.ingest.websocket`` describes the frames.
 
-    Needs the scope ingest: by a header as elsewhere, or by ``?api_key=``, because a browser cannot set headers.
+    The API key needs the scope ingest. It is sent in a header, as for other routes, or as ``?api_key=``, because a browser cannot set
+    headers.
     """
     context: Context = socket.app.state.context
     visit = Visit.of(socket)

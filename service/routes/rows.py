@@ -23,15 +23,15 @@ from service.store.rows.outcome import Outcome
 router = APIRouter(tags=["rows"])
 
 LISTED: Final = 1000
-"""Limit of rejections that the response to NDJSON lists; it counts them all."""
+"""Maximum number of rejections that the response to NDJSON lists. All rejections are counted."""
 
 
 @router.post("/events", openapi_extra=rows_body("events"), response_model=None)
 async def post_events(request: Request) -> Response:
     """Store a batch of engagement events.
 
-    If the request is repeated with the same ``Idempotency-Key``, events without an id count once. In a 503, ``unknown`` is the number
-    of rows that may or may not have been stored; the other members describe the rest.
+    If the request is repeated with the same ``Idempotency-Key``, events without an id count once. In a 503, ``unknown`` is the number of
+    rows that may or may not have been stored. The other counts describe the remaining rows.
     """
     return await _post(request, "events")
 
@@ -54,19 +54,20 @@ async def _post(request: Request, mode: Mode) -> Response:
     if outcome.rejected and not outcome.accepted + outcome.duplicate + outcome.parked:
         first = outcome.rejections[0]
         if all(rejected.reason == "damaged" for rejected in outcome.rejections):
-            raise DamagedRecord(first.value, "no row of it could be taken").copy(**response)
+            raise DamagedRecord(first.value, "none of its rows could be stored").copy(**response)
         if all(rejected.retryable for rejected in outcome.rejections):
             raise Unavailable(
-                "no row could be taken", field=first.field, value=first.value, allowed=first.allowed, **response
+                "no row could be stored", field=first.field, value=first.value, allowed=first.allowed, **response
             )
         raise Invalid(first.field, first.value, first.allowed, reason=first.reason, **response)
     return json_response(response)
 
 
 async def _stream(request: Request, context: Context, mode: Mode) -> Outcome:
-    """Store each batch of NDJSON before the next is read; a problem also describes the rows before it.
+    """Store each batch of NDJSON lines before the next one is read.
 
-    ``rows`` is their number, ``unknown`` the number of rows after them that may or may not have been stored.
+    If a batch fails, the problem also describes the rows before it. ``rows`` is the number of rows before the batch. ``unknown`` is the
+    number of the batch's rows that may or may not have been stored.
     """
     total, before, key, client = Outcome(), 0, request_key(request), Visit.of(request).client
     try:
@@ -79,7 +80,7 @@ async def _stream(request: Request, context: Context, mode: Mode) -> Outcome:
             before += len(lines)
     except Problem as problem:
         Visit.of(request).note = {"accepted": total.accepted, "parked": total.parked, "rejected": total.rejected}
-        # Add the part of the failing batch that was stored.
+        # Add the rows of the failing batch that were stored.
         for name in ("accepted", "duplicate", "parked", "corrected"):
             setattr(total, name, getattr(total, name) + problem.extra.get(name, 0))
         raise problem.copy(**{"rows": before, **outcome_json.outcome(total)}) from None

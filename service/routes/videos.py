@@ -29,7 +29,7 @@ router = APIRouter(tags=["videos"])
 
 @router.put("/videos/{video_id}", openapi_extra=video_body(), response_model=None)
 async def put_video(request: Request) -> Response:
-    """Register a video, or replace its metadata. Rows that came before the registration are applied now."""
+    """Register a video, or replace its metadata. Rows that arrived before the registration are applied now."""
     context = authorize(request, "ingest")
     identifier = video_id(request, context)
     Visit.of(request).note = {"video": video_digest(identifier)}
@@ -37,7 +37,7 @@ async def put_video(request: Request) -> Response:
     if not isinstance(body, dict):
         raise Invalid("body", body, "a JSON object")
     if body.pop("video_id", identifier) != identifier:
-        raise Invalid("video_id", "another id than the path's", "the path's id, or nothing")
+        raise Invalid("video_id", "an id that differs from the path's", "the path's id, or no id")
     applied, unused = await context.videos.register(identifier, body, key_name(request))
     return json_response(
         {
@@ -53,14 +53,14 @@ async def put_video(request: Request) -> Response:
 
 @router.get("/videos/{video_id}", openapi_extra=VIDEO_PATH | response_schemas.VIDEO, response_model=None)
 async def get_video(request: Request) -> Response:
-    """Read a video back: metadata, counts, version."""
+    """Return a stored video: metadata, counts, version."""
     context = authorize(request, "predict")
     return json_response(video_fields(*await context.videos.get(video_id(request, context))))
 
 
 @router.delete("/videos/{video_id}", openapi_extra=VIDEO_PATH, response_model=None, status_code=204)
 async def delete_video(request: Request) -> Response:
-    """Forget everything about a video."""
+    """Delete everything about a video."""
     context = authorize(request, "admin")
     identifier = video_id(request, context)
     Visit.of(request).note = {"video": video_digest(identifier)}
@@ -70,11 +70,11 @@ async def delete_video(request: Request) -> Response:
 
 @router.post("/videos/{video_id}/corrections", openapi_extra=correction_body(), response_model=None)
 async def post_correction(request: Request) -> Response:
-    """Lower a count that was wrong, such as a counter of 10^15: rows alone never lower one.
+    """Lower a count that was wrong, such as a counter of 10^15. Rows alone never lower a count.
 
-    ``replaces`` is the count as it is now (otherwise 409), ``value`` what it should have been. For a counter, readings equal to
-    ``replaces`` become ``value``, and the count is the largest reading; with ``from``, all readings from then on that are above
-    ``value`` become ``value``. For events, the excess is taken from the bins with the largest sums.
+    ``replaces`` is the present count. If the count is different, the response is 409. ``value`` is what the count should have been. For a
+    counter, readings equal to ``replaces`` become ``value``, and the count is then the largest reading. With ``from``, all readings from
+    that time on that are above ``value`` become ``value``. For events, the excess is taken from the bins with the largest sums.
     """
     context = authorize(request, "admin")
     identifier = video_id(request, context)
@@ -105,7 +105,7 @@ async def get_forecast(request: Request) -> Response:
 async def list_videos(request: Request) -> Response:
     """List videos by growth, by expected count, or by present count.
 
-    ``as_of`` is the time of a row's numbers. ``next_cursor`` gives the next page; it is null at the end.
+    ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. It is null on the last page.
     """
     context = authorize(request, "predict", ("sort", "limit", "cursor"))
     sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))

@@ -1,1 +1,1 @@
-"""Forecasts that are sent to subscribers as they change."""
+"""Sends forecasts to subscribers whenever they change."""

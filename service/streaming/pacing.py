@@ -1,4 +1,4 @@
-"""Limits the forecasts for subscribers, so that they use what is left of the model and never most of it."""
+"""Limits the forecasts for subscribers, so that most of the model's time is left for requests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from types import TracebackType
 from typing import Final
 
 REST: Final = 1.0
-"""Seconds of rest after each second of work, so that requests are not queued behind forecasts for subscribers."""
+"""Pause in seconds per second of work. It keeps requests from being queued behind forecasts for subscribers."""
 _WORK_S: Final = 0.05
-"""Seconds of work after which there is a rest."""
+"""Seconds of work after which a pause begins."""
 
 
 class PacedSlots:
-    """A semaphore of ``slots`` that rests: after ``_WORK_S`` with a slot in use, no slot is given for ``REST`` times as long."""
+    """A semaphore of ``slots`` slots with pauses.
+
+    After slots were in use for ``_WORK_S``, no slot is given for ``REST`` times that time.
+    """
 
     def __init__(self, slots: int) -> None:
         self._slots = asyncio.Semaphore(slots)
@@ -22,7 +25,7 @@ class PacedSlots:
         self._since_s = self._worked_s = self._rest_until_s = 0.0
 
     async def __aenter__(self) -> None:
-        """Wait for a slot, and for the end of the rest."""
+        """Wait for a slot, and for the end of the pause."""
         await self._slots.acquire()
         try:
             while (left_s := self._rest_until_s - time.monotonic()) > 0:

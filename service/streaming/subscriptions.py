@@ -1,4 +1,6 @@
-"""Subscriptions to forecasts: one computation per (video, horizons) for all its subscribers, who get the newest result.
+"""Subscriptions to forecasts.
+
+Each pair (video, horizons) is computed once for all its subscribers. They always get the newest result.
 
 stream of changes -> topic (video, horizons) -> forecast -> event -> one slot per subscriber -> its connection
 """
@@ -23,12 +25,15 @@ from service.streaming.topic import Subscription, Topic, end_event
 log = structlog.get_logger(__name__)
 
 EVENTS_PER_S: Final = 2000
-"""Approximate limit of events a second over all subscribers, however much changes."""
+"""Approximate maximum number of events per second over all subscribers, however many videos change."""
 Key = tuple[str, tuple[int, ...]]
 
 
 class ForecastSubscriptions:
-    """All subscriptions. ``in_progress``: limit of forecasts at once; ``share``: part of the subscribers that one client may be."""
+    """Holds all subscriptions.
+
+    ``in_progress``: maximum number of forecasts in progress. ``share``: fraction of the subscribers that one client may have.
+    """
 
     def __init__(
         self,
@@ -49,15 +54,15 @@ class ForecastSubscriptions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.subscribers = 0
-        """Number of subscribers now."""
+        """Present number of subscribers."""
         self.forecasts = 0
-        """Number of forecasts made for subscribers."""
+        """Number of forecasts made for subscribers so far."""
 
     async def subscribe(self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"") -> Subscription:
-        """Return a subscription that holds its first event; call ``leave`` at its end.
+        """Return a subscription that already holds its first event. Call its ``leave`` when it is no longer needed.
 
-        Raises NotFound or another Problem of the first forecast, Unavailable if there are too many subscribers, and OverShare
-        if this client has too many subscriptions.
+        Raises Unavailable if there are too many subscribers, OverShare if this client has too many subscriptions, and any Problem of the
+        first forecast, such as NotFound.
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
@@ -108,7 +113,7 @@ class ForecastSubscriptions:
                     topic.changed()
 
     def missed(self) -> None:
-        """Wake every topic."""
+        """Wake every topic, because changes may have been missed."""
         for topics in self._topics.values():
             for topic in topics.values():
                 topic.changed()
@@ -136,7 +141,10 @@ class ForecastSubscriptions:
         return topic
 
     def _pause_s(self) -> float:
-        """Seconds between two events of a topic: longer with more subscribers, so that all together get ``EVENTS_PER_S``."""
+        """Return the minimum time in seconds between two events of a topic.
+
+        It grows with the number of subscribers, so that all of them together get at most ``EVENTS_PER_S``.
+        """
         return max(self._interval_s, self.subscribers / EVENTS_PER_S)
 
     def _remove(self, key: Key, topic: Topic) -> None:
@@ -155,7 +163,7 @@ class ForecastSubscriptions:
             problem, reason = error, "failed"
         except Exception:
             log.exception("a forecast for subscribers failed")
-            problem, reason = Internal("the service failed; its log has the reason"), "failed"
+            problem, reason = Internal("the service failed; the reason is in its log"), "failed"
         finally:
             self._remove(key, topic)
             if not topic.first.done():

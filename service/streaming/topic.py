@@ -1,6 +1,6 @@
-"""A topic, which is a forecast with subscribers, and the subscription of one client to it.
+"""Defines a topic, which is a forecast with subscribers, and a subscription of one client to a topic.
 
-A subscription has a slot for one event. A newer event replaces one that was not sent yet, so nothing queues up for a slow client.
+A subscription has a slot for one event. A newer event replaces an unsent one, so nothing queues up for a slow client.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 from service.problems import NotFound, Unavailable
 
 HEARTBEAT_S: Final = 15
-"""Seconds without an event after which a comment is sent, so that client and proxies know that the connection is alive."""
+"""Seconds without an event after which a comment is sent. It shows client and proxies that the connection is alive."""
 _HEARTBEAT: Final = b":\n\n"
 _RETRY_S: Final = 1.0
 
 
 def end_event(reason: str) -> bytes:
-    """The last event of a stream."""
+    """Return the last event of a stream."""
     return b'event: end\ndata: {"reason":"%s"}\n\n' % reason.encode()
 
 
@@ -33,18 +33,18 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: bytes) -> None:
-        """Put an event into the slot; it replaces one that was not sent yet."""
+        """Put an event into the slot. It replaces an event that was not sent yet."""
         self._latest = event
         self._wake.set()
 
     def end(self, last: bytes = b"") -> None:
-        """End after the event in the slot, if any, and then ``last``."""
+        """End the subscription. The event in the slot, if any, is still sent, followed by ``last``."""
         if not self._ended:
             self._ended, self._last = True, last
             self._wake.set()
 
     async def events(self) -> AsyncIterator[bytes]:
-        """The bytes to send, including heartbeats."""
+        """Yield the bytes to send, including heartbeats."""
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
@@ -63,7 +63,10 @@ class Subscription:
 
 
 class Topic:
-    """A forecast with subscribers; ``task`` runs it. ``make`` returns a version of the video and the event that holds its forecast."""
+    """A forecast with subscribers. ``task`` runs it.
+
+    ``make`` returns the video's version and the event that holds the forecast for that version.
+    """
 
     task: asyncio.Task[None]
 
@@ -78,18 +81,21 @@ class Topic:
         self._changed = asyncio.Event()
 
     def join(self, subscription: Subscription) -> None:
-        """Add a subscription; it gets the present event at once, if there is one."""
+        """Add a subscription. It gets the newest event at once if there is one."""
         self.subscriptions.add(subscription)
         if self._event:
             subscription.offer(self._event)
 
     def changed(self, version: int | None = None) -> None:
-        """Note that the video has this version now (0: deleted); None if the version is not known."""
+        """Record that the video changed to this version. 0 means that it was deleted. None means that the version is unknown."""
         if not version or version > self._version:
             self._changed.set()
 
     async def run(self) -> str:
-        """Make events until the video is deleted; return the reason for the end. Raises a Problem if the first event fails."""
+        """Make events until the video is deleted. Return the reason for the end.
+
+        Raises a Problem if the first event fails.
+        """
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()

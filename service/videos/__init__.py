@@ -1,1 +1,1 @@
-"""The handlers behind /videos and /predict, and what their requests and responses hold."""
+"""Handles requests to /videos and /predict, and defines their request and response bodies."""

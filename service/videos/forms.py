@@ -1,4 +1,7 @@
-"""Validates request bodies that are one object; the first mistake is reported by its field, value and what is allowed."""
+"""Validates request bodies that are one JSON object.
+
+The first mistake is reported with the field, its value, and the allowed values.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from service.problems import Invalid, did_you_mean
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FIELDS: Final = 256
-"""Limit of fields of one object, including those that are not used."""
+"""Maximum number of fields in one object, including unused fields."""
 _NUMBERS: Final = frozenset(("float_type", "int_type", "float_parsing", "int_parsing"))
 
 
 def parse_form(form: type[M], value: object, field: str = "body") -> M:
-    """Validate an object; raises Invalid for the first mistake. ``field`` is what the object itself is called."""
+    """Validate an object and return it as ``form``. Raises Invalid for the first mistake.
+
+    ``field`` is the name used for the object itself in the error.
+    """
     if not isinstance(value, dict):
         raise Invalid(field, value, "a JSON object")
     if len(value) > MAX_FIELDS:
@@ -44,9 +50,10 @@ def parse_form(form: type[M], value: object, field: str = "body") -> M:
 
 
 def _check_text(field: str, value: dict[str, Any], *, values: bool) -> None:
-    """Refuse a lone surrogate, which JSON can write and Unicode does not have.
+    """Raise Invalid if a text has a lone surrogate. JSON can write one, but it is not a Unicode character.
 
-    ``values``: look at names and values; otherwise at names only, because the values are rows, which are checked one by one.
+    If ``values`` is True, names and values are checked. Otherwise only names are checked, because the values are rows, which are checked
+    one by one elsewhere.
     """
     try:
         if values:
@@ -63,5 +70,5 @@ def _check_text(field: str, value: dict[str, Any], *, values: bool) -> None:
     except RecursionError:
         raise Invalid(field, "lists in lists", "values nested less deep") from None
     except OverflowError:
-        # A number past 64 bits is refused where its field is validated.
+        # A number of more than 64 bits is refused later, when its field is validated.
         return

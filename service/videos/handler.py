@@ -1,4 +1,4 @@
-"""Videos: registered, read, corrected, deleted."""
+"""Registers, reads, corrects and deletes videos."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ log = structlog.get_logger(__name__)
 
 
 class VideoHandler:
-    """The handlers behind /videos. ``client`` is the name of the API key that a request came with; "" without one."""
+    """Handles requests to /videos.
+
+    ``client`` is the name of the API key that a request came with, or "" without a key.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class VideoHandler:
         self._max_id_length = max_id_length
 
     def identify(self, video_id: object) -> str:
-        """The id itself, if it is a valid one."""
+        """Return the id unchanged if it is valid. Raises Invalid otherwise."""
         return parse_identifier("video_id", video_id, self._max_id_length)
 
     def parse_metadata(self, metadata: dict[str, Any], field: str = "body") -> MetadataBody:
@@ -54,7 +57,7 @@ class VideoHandler:
         return parse_form(VideoBody, metadata, field)
 
     def registration(self, metadata: MetadataBody, client: str) -> Registration:
-        """What the store keeps of valid metadata; raises Invalid if the publication time lies in the future."""
+        """Return what the store keeps of valid metadata. Raises Invalid if the publication time is in the future."""
         registration = metadata.registration(client)
         self._parser.check_future("published_at", registration.published_us)
         return registration
@@ -62,37 +65,40 @@ class VideoHandler:
     async def register(
         self, video_id: str, metadata: dict[str, Any], client: str = ""
     ) -> tuple[AppliedRows, list[str]]:
-        """Register a video, or replace its metadata; also return the names of fields that are not used."""
+        """Register a video, or replace its metadata. Also return the names of fields that are not used."""
         form = self.parse_metadata(metadata)
         return await self.store_registration(video_id, self.registration(form, client)), form.unused()
 
     async def store_registration(
         self, video_id: str, registration: Registration, rows: Sequence[InputRow] = ()
     ) -> AppliedRows:
-        """Register a video and apply its parked rows, and then ``rows``."""
+        """Register a video, then apply its parked rows, and then ``rows``."""
         applied = await self._store.register(video_id, registration, rows)
         self._metrics.unparked.labels("applied").inc(applied.parked_applied)
         self._metrics.unparked.labels("rejected").inc(applied.parked_rejected)
         return applied
 
     async def get(self, video_id: str) -> tuple[Snapshot, bool]:
-        """The video, and whether it is stale."""
+        """Return the video, and whether its data is stale. Raises NotFound if it is not registered."""
         snapshot, stale = await self._snapshots.get(video_id)
         if snapshot is None:
             raise NotFound("this video is not registered", field="video_id", value=video_id)
         return snapshot, stale
 
     async def delete(self, video_id: str) -> None:
-        """Forget everything about a video. The bank comes first, so that the request can be repeated if the bank fails."""
+        """Delete everything about a video.
+
+        The bank comes first, so that the request can be repeated if the bank fails.
+        """
         try:
             existed = await self._forgetting.delete(video_id)
         except BankError:
-            raise Unavailable("the bank does not answer, and may hold this video", part="bank") from None
+            raise Unavailable("the bank does not answer, and may still hold this video", part="bank") from None
         if not existed:
             raise NotFound("nothing is known about this video", field="video_id", value=video_id)
 
     async def correct(self, video_id: str, body: object) -> tuple[Correction, Corrected]:
-        """Lower a count that was wrong; logged and counted."""
+        """Lower a count that was wrong. The correction is logged and counted."""
         form = parse_form(CorrectionBody, body)
         if (form.type is None) == (form.counter is None):
             raise Invalid("type", "missing" if form.type is None else form.type, "either type or counter, and not both")
@@ -102,7 +108,7 @@ class VideoHandler:
                 raise Invalid("type", form.type, f"one of {self._types.types_text}")
             raise Invalid("counter", form.counter, f"one of {self._types.columns_text}")
         if form.value >= form.replaces:
-            raise Invalid("value", form.value, f"less than replaces ({form.replaces}); rows raise a count")
+            raise Invalid("value", form.value, f"less than replaces ({form.replaces}); to raise a count, send rows")
         correction = Correction(kind, form.value, form.replaces, form.from_)
         corrected = await self._store.correct(video_id, correction)
         self._metrics.count_corrections.inc()

@@ -1,4 +1,4 @@
-"""Horizons of a request."""
+"""Parses the horizons of a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ DEFAULT_HORIZONS_S: Final = (3600, 6 * 3600, 24 * 3600, 72 * 3600, 7 * 86400, 30
 
 
 def parse_horizons(values: Sequence[Any] | None, max_horizon_us: int, limit: int) -> tuple[int, ...]:
-    """Horizons in microseconds, ascending, without duplicates; None gives the default ones that the bundle reaches."""
+    """Return horizons in microseconds, ascending and without duplicates.
+
+    None gives those default horizons that do not exceed the bundle's longest horizon.
+    """
     max_s = max_horizon_us / SECOND_US
     if values is None:
         return tuple(s * SECOND_US for s in DEFAULT_HORIZONS_S if s <= max_s) or (max_horizon_us,)

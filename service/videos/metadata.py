@@ -1,4 +1,4 @@
-"""The metadata of a video as a request body; its fields, limits and JSON schema are those of ``METADATA``."""
+"""Defines the metadata of a video as a request body. Its fields, limits and JSON schema come from ``METADATA``."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from service.videos.request_bodies import time_field
 
 
 class MetadataBody(BaseModel):
-    """Base of ``VideoBody``: everything but the optional fields."""
+    """Base class of ``VideoBody``, with everything except the optional fields."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
     published_at: time_field("published_at")  # type: ignore[valid-type]
 
     def registration(self, client: str = "") -> Registration:
-        """What the store keeps; equal metadata gives equal JSON. ``client``: name of the API key that registers the video."""
+        """Return what the store keeps. Equal metadata gives equal JSON.
+
+        ``client`` is the name of the API key that registers the video.
+        """
         known = self.model_dump(exclude={"published_at"} | set(self.unused()), exclude_none=True)
         text = msgspec.json.encode(known, order="sorted").decode()
         return Registration(int(self.published_at), signed(text, client))
 
     def unused(self) -> list[str]:
-        """Names of the fields that were given but are not used."""
+        """Return the names of fields that were given but are not used."""
         return sorted(self.__pydantic_extra__ or ())
 
 
 def _joined(value: object) -> object:
-    """A list of tags as one text."""
+    """Join a list of tags to one text. Return any other value unchanged."""
     return ",".join(value) if isinstance(value, list) and all(isinstance(tag, str) for tag in value) else value
 
 
@@ -52,6 +55,6 @@ _OPTIONAL: Final[dict[str, Any]] = {declared.name: (_type(declared) | None, None
 VideoBody: Final = create_model(
     "VideoBody",
     __base__=MetadataBody,
-    __doc__="Metadata of a video; further fields are accepted, not used, and named in the response.",
+    __doc__="Metadata of a video. Further fields are accepted but not used. The response lists them.",
     **_OPTIONAL,
 )

@@ -1,4 +1,4 @@
-"""Predictions: a video is registered, its rows are stored, and its forecast is made, in one call."""
+"""Handles predictions. One call registers a video, stores its rows, and makes its forecast."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A validated prediction. Nothing is stored before all of it is valid."""
+    """A prediction that is completely valid. Nothing is stored before that."""
 
     video_id: str
     registration: Registration | None
@@ -40,18 +40,18 @@ class Prediction:
     at_us: int | None
     horizons_us: tuple[int, ...]
     ignored: Mapping[str, int]
-    """Rows by counter that the served bundle does not know."""
+    """Number of ignored rows, keyed by a counter that the served bundle does not know."""
 
     @property
     def writes(self) -> bool:
-        """Whether it changes the store."""
+        """Whether the prediction changes the store."""
         return self.registration is not None or bool(self.rows)
 
 
 class ForecastHandler:
-    """The handlers behind /predict and /videos/{id}/forecast.
+    """Handles requests to /predict and /videos/{id}/forecast.
 
-    ``client`` is the name of the API key that a request came with, "" without one; ``request`` its idempotency key.
+    ``client`` is the name of the API key that a request came with, or "" without a key. ``request`` is the request's idempotency key.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class ForecastHandler:
         self._settings, self._max_horizon_us = settings, max_horizon_us
 
     def horizons(self, values: list[Any] | None) -> tuple[int, ...]:
-        """Horizons in microseconds, within what the bundle was trained for."""
+        """Return horizons in microseconds. Raises Invalid if one exceeds the bundle's longest horizon."""
         return parse_horizons(values, self._max_horizon_us, self._settings.max_horizons)
 
     async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> ForecastResult:
-        """The forecast of a registered video."""
+        """Return the forecast of a registered video."""
         if at_us is not None:
             self._parser.check_future("at", at_us)
         return await self._engine.forecast(video_id, at_us, horizons_us)
 
     async def parse(self, body: object, client: str = "", request: str | None = None) -> Prediction:
-        """Validate all of a prediction; one invalid row refuses the whole.
+        """Validate a whole prediction. One invalid row makes the whole prediction invalid.
 
-        Events without an id get one derived from ``request``, if there is one.
+        Events without an id get an id derived from ``request``, if it is given.
         """
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
@@ -108,7 +108,7 @@ class ForecastHandler:
         return Prediction(video_id, registration, rows, at_us, horizons_us, ignored)
 
     async def predict(self, prediction: Prediction) -> tuple[ForecastResult, AppliedRows]:
-        """Register, store the rows, forecast; also return the outcome of the rows."""
+        """Register the video, store its rows, and forecast. Return the forecast and the outcome of the rows."""
         video_id, applied = prediction.video_id, AppliedRows(Outcome())
         if prediction.registration is not None:
             applied = await self._videos.store_registration(video_id, prediction.registration, prediction.rows)
@@ -128,9 +128,10 @@ class ForecastHandler:
     async def predict_all(
         self, bodies: Sequence[object], check_write: Callable[[], None], client: str = "", request: str | None = None
     ) -> list[tuple[ForecastResult, AppliedRows] | Problem]:
-        """Each prediction's result or problem, in order. An invalid one stores nothing of its own and does not affect others.
+        """Return each prediction's result or problem, in order.
 
-        Predictions of one video are made in their order. ``check_write`` raises if the client may not write.
+        An invalid prediction stores nothing and does not affect the others. Predictions of the same video are made in order.
+        ``check_write`` raises if the client may not write.
         """
         if not 1 <= len(bodies) <= self._settings.max_batch_predictions:
             allowed = f"1 to {self._settings.max_batch_predictions} predictions in one request"
@@ -158,14 +159,14 @@ class ForecastHandler:
                         results[index] = problem
                     except Exception:
                         log.exception("a prediction failed")
-                        results[index] = Internal("the service failed; its log has the reason")
+                        results[index] = Internal("the service failed; the reason is in its log")
 
         await asyncio.gather(*map(predict_in_order, by_video.values()))
         return [results[index] for index in range(len(bodies))]
 
 
 def _identified(row: InputRow, request: str) -> InputRow:
-    """A row with an id: an event without one gets one derived from the request's idempotency key."""
+    """Return a row that has an id. An event without one gets an id derived from the request's idempotency key."""
     return replace(row, id=event_id(request, row.index)) if row.mode == "events" and row.id is None else row
 
 
@@ -174,9 +175,9 @@ def _unregistered() -> Invalid:
 
 
 def _raise_first(rejected: list[Rejection]) -> None:
-    """Raise the first rejection as a problem of the whole request."""
+    """Raise the first rejection, if any, as a problem of the whole request."""
     for first in rejected[:1]:
         if first.reason == "damaged":
-            raise DamagedRecord(first.value, "its rows could not be taken")
+            raise DamagedRecord(first.value, "its rows could not be stored")
         field = f"{first.mode}[{first.index}].{first.field}"
         raise Invalid(field, first.value, first.allowed, reason=first.reason, rejected=len(rejected))

@@ -1,4 +1,4 @@
-"""Bodies of the routes that take one object: a prediction, and a correction."""
+"""Defines the bodies of the routes that take one object: a prediction, and a correction."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _TIME_SCHEMA = WithJsonSchema(
 
 
 def time_field(name: str) -> Any:
-    """The type of a field that holds a time; its value is in microseconds since 1970 UTC."""
+    """Return the type of a field that holds a time. Its value is in microseconds since 1970 UTC."""
     return Annotated[int, BeforeValidator(lambda value: parse_time(name, value)), _TIME_SCHEMA]
 
 
 class CorrectionBody(BaseModel):
-    """A count that was wrong. Give ``type``, or ``counter`` (its column, such as views)."""
+    """Correction of a count that was wrong. Give either ``type`` or ``counter``."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
 
     type: str | None = None
     """An engagement type."""
     counter: str | None = None
-    """A counter column."""
+    """A counter column, such as ``views``, in place of its engagement type."""
     value: Annotated[int, Field(ge=0, le=MAX_COUNT)]
-    """What it should have been, below ``replaces``."""
+    """What the count should have been. It must be below ``replaces``."""
     replaces: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    """The count as it is now; 409 if it has changed by then."""
+    """The present count. If the count has changed since it was read, the response is 409."""
     from_: time_field("from") | None = Field(None, alias="from")  # type: ignore[valid-type]
-    """Readings from this time on that are above ``value`` were wrong; without it, those equal to ``replaces``."""
+    """Time from which all readings above ``value`` are wrong. Without it, only readings equal to ``replaces`` are wrong."""
 
 
 class PredictBody(BaseModel):
@@ -42,7 +42,7 @@ class PredictBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     video: dict[str, Any]
-    """``video_id``, and the metadata unless it is registered already."""
+    """``video_id``, and the metadata unless the video is registered already."""
     events: list[Any] = []
     counters: list[Any] = []
     at: time_field("at") | None = None  # type: ignore[valid-type]

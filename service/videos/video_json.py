@@ -1,4 +1,4 @@
-"""A stored video, and a prediction, as JSON."""
+"""Encodes a stored video, and a prediction, as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.times import iso
 
 
 def video_fields(snapshot: Snapshot, stale: bool) -> dict[str, Any]:
-    """A video as it is stored."""
+    """Return the members that describe a stored video."""
     metadata = {name: value for name, value in asdict(snapshot.video).items() if value is not None}
     published_us = metadata.pop("published_us")
     return {
@@ -33,7 +33,7 @@ def video_fields(snapshot: Snapshot, stale: bool) -> dict[str, Any]:
 
 
 def prediction_json(result: ForecastResult, applied: AppliedRows) -> bytes:
-    """The encoded forecast, with the outcome of the rows that came with the request."""
+    """Return the encoded forecast, together with the outcome of the rows that came with the request."""
     rows = {
         "accepted": applied.outcome.accepted,
         "duplicate": applied.outcome.duplicate,
