@@ -40,7 +40,7 @@ _CHUNK: Final = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the dump; return the exit status."""
+    """Write the dump. Return the exit status."""
     parser = argparse.ArgumentParser(prog="service.dump", description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of the embedded event store, instead of REDIS_URL")
     data_dir: Path | None = parser.parse_args(arguments).data_dir

@@ -55,7 +55,7 @@ class Turns:
         self._began: dict[bytes, float] = {}
         """Time of each client's first turn in this pass."""
         self._resting: dict[bytes, float] = {}
-        """Latest end of each paused client's pause."""
+        """Latest time at which each paused client's pause ends."""
         self._queues: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._batches: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._last = ROWS
@@ -71,7 +71,7 @@ class Turns:
         return self._clock() < self._crowded_until_s
 
     def free(self, client: bytes) -> bool:
-        """Take a turn for a request. Return False if the request must wait, which only happens while a different client is active."""
+        """Take a turn for a request. Return False if the request must wait. A request never waits while only one client is active."""
         now_s = self._clock()
         if client != self._last:
             if now_s < self._last_s + LATELY_S:

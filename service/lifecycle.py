@@ -1,4 +1,4 @@
-"""Holds whether the service is running normally or draining before its stop."""
+"""Records whether the service runs normally or is draining before its stop."""
 
 from __future__ import annotations
 

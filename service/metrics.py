@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in base units.
+"""Metrics for Prometheus, in base units such as seconds.
 
 Every label has a bounded set of values. A video id is never a label value. The top finite bucket of a duration histogram is the deadline
 of the measured call, so late calls are counted in ``+Inf``.
@@ -30,7 +30,7 @@ def buckets(deadline_s: float) -> list[float]:
 
 
 class Metrics:
-    """All metrics of one service, in a separate registry."""
+    """All metrics of one service, in a registry that other services in the same process do not share."""
 
     def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
         self.registry = CollectorRegistry()
@@ -206,15 +206,15 @@ class _Reader(Collector):
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """Return a gauge whose value is read at scrape time."""
+    """Return a gauge with its present value. Call this at each scrape."""
     return GaugeMetricFamily(name, text, value=value)
 
 
 def counter(name: str, text: str, value: float) -> Metric:
-    """Return a counter whose value is read at scrape time."""
+    """Return a counter with its present value. Call this at each scrape."""
     return CounterMetricFamily(name, text, value=value)
 
 
 def info(name: str, text: str, **labels: str) -> Metric:
-    """Return an info metric whose labels are read at scrape time."""
+    """Return an info metric with its present labels. Call this at each scrape."""
     return InfoMetricFamily(name, text, labels)

@@ -27,13 +27,13 @@ from service.store.health import Health
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two checks. For the same time, a finished forecast proves that the model works."""
+"""Seconds between two checks. A finished forecast counts as proof for this long that the model works."""
 
 Word = Literal["ok", "down"]
 
 
 class PartCheck:
-    """A repeated check of one component, never run twice at a time. It fails if it takes longer than ``patience_s`` seconds."""
+    """A repeated check of one component. Only one run is in progress at a time. A run fails if it takes longer than ``patience_s`` seconds."""
 
     def __init__(self, check: Callable[[], Awaitable[object]], patience_s: float) -> None:
         self._check, self._patience_s = check, patience_s

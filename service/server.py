@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
     async def _accept_the_last(self) -> None:
-        """Stop listening. First accept the connections in the kernel's queue, because they would be reset otherwise."""
+        """Stop listening. Accept the connections that wait in the kernel's queue, because they would be reset otherwise."""
         bound = [socket.socket(fileno=os.dup(bound.fileno())) for server in self.servers for bound in server.sockets]
         for server in self.servers:
             server.close()

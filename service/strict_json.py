@@ -18,7 +18,7 @@ _SECOND_PARSE_BYTES: Final = 2**20
 
 
 class BrokenLine(str):
-    """A line of NDJSON that is not valid JSON. It stands in the list of rows in place of its row."""
+    """A line of NDJSON that is not valid JSON. It takes its row's place in the list of rows."""
 
 
 def parse_json(body: bytes) -> Any:

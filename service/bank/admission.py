@@ -282,7 +282,7 @@ class BankAdmission(BackgroundTask):
 def bank_name(settings: BankSettings, bundle: Path) -> str:
     """Return the name of a bank.
 
-    Shared bank: the word "server". Embedded bank: a digest of its folder and of the time when it was filled.
+    The name of a shared bank is "server". The name of an embedded bank is a digest of its folder and of the time when it was filled.
     """
     if settings.qdrant_url is not None:
         return "server"

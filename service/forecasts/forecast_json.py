@@ -24,7 +24,7 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
     """Return the members of the response.
 
     Quantiles are cumulative counts at ``time``. A neighbour's ``growth`` maps a horizon in seconds to the factor by which the neighbour's
-    count grew over that horizon, from the age that the video has now.
+    count grew over that horizon. The growth starts at the age that the forecast video has now.
     """
     forecast = result.forecast
     return {

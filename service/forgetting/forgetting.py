@@ -249,7 +249,8 @@ class Forgetting(BackgroundTask):
 def bank_identity(deployment: Deployment) -> str:
     """Return a name that identifies a model's bank.
 
-    Embedded bank: a digest of its folder and of the time when it was filled. Server: the word ``server``. The model version follows.
+    The name of an embedded bank begins with a digest of its folder and of the time when it was filled. The name of a bank on a server
+    begins with ``server``. The first 16 characters of the model version follow.
     """
     folder: Path | None = deployment.bank.folder
     if folder is None:

@@ -5,8 +5,9 @@ knowledge, like the data that a bundle was trained on. To remove them too, delet
 themselves.
 
 A sorted set holds the time at which each video is to be checked, starting with its registration. New rows do not change that time. If
-a video is due but had rows since, it becomes due again ``retention_days`` after its newest row. The store is not scanned for due
-videos. Only one slow scan runs every ``_WALK_EVERY_S``. It finds videos that were registered while no retention was configured.
+a video is due but had rows since, it becomes due again ``retention_days`` after its newest row. Because of this set, the store need not
+be scanned to find due videos. Only one slow scan runs every ``_WALK_EVERY_S`` seconds, to find videos that were registered while no
+retention was configured.
 """
 
 from __future__ import annotations

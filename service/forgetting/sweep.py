@@ -51,8 +51,8 @@ class Sweep:
     async def run(self) -> None:
         """Remove all data that concerns a deleted video and is older than its deletion. Keep the other data of each entry.
 
-        If no consumer has taken an entry yet and the entry also holds rows of other videos, the whole entry stays. The consumer then checks
-        its rows for tombstones.
+        An entry of the stream of incoming rows is removed only if all its rows concern deleted videos. Otherwise the whole entry stays,
+        because the consumer checks its rows for tombstones.
         """
         await self._changes()
         await self._rows()
@@ -125,7 +125,7 @@ class Sweep:
 
 
 def _entries(reply: Sequence[Any]) -> list[Entry]:
-    """(name, fields) of a reply, from RESP2 lists or RESP3 maps."""
+    """Return (name, fields) pairs from a reply, which holds lists in RESP2 and maps in RESP3."""
     return [
         (name, fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True)))
         for name, fields in reply

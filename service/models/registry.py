@@ -146,7 +146,7 @@ class ModelRegistry:
         ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run one change at a time. Finish it even if the caller has gone."""
+        """Run a change after all earlier changes have ended. Finish it even if the caller has gone."""
 
         async def exclusive() -> T:
             async with self._changing:

@@ -1,4 +1,7 @@
-"""Runs a second model beside the active one. It repeats forecasts of the active model, which are compared and scored but never served."""
+"""Runs a second model, the shadow, beside the active one.
+
+The shadow repeats forecasts of the active model. Its forecasts are compared and scored but never served.
+"""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def misfit(manifest: Manifest, served: Manifest) -> str | None:
     """Return the reason why a bundle cannot be activated in this service, or None if it can.
 
     The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metric, and longest horizon. A
-    different bundle fits if it forecasts the same metric, reads at least these types, and has at least this longest horizon. To use
-    further abilities of that bundle, start a service with it.
+    different bundle fits if it forecasts the same metric, reads at least these types, and reaches at least this horizon. To use further
+    abilities of that bundle, start a service with it.
     """
     if manifest.metric != served.metric:
         return f"it forecasts {manifest.metric} but this service forecasts {served.metric}: start a service with it"

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH: Final = 4
 _REST: Final = 1.0
-"""Pause in seconds per second of work. During work, warm-up takes one core and the interpreter lock from requests."""
+"""Pause in seconds per second of work. Requests need the pauses, because the work occupies a core and the interpreter lock."""
 _QUIET_S: Final = 3.0
 """Seconds after which a slow start begins to log its progress."""
 _REPEAT_S: Final = 15.0

@@ -28,7 +28,7 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     ``age_bucket`` and ``horizon_bucket``: the calibration's cell for this forecast.
     ``counts``: cumulative counts by engagement type, for the types that make up the metric.
     ``quantiles``: forecast counts at q0.1, q0.5 and q0.9.
-    ``stretch``: adaptive factors that are included in the quantiles.
+    ``stretch``: adaptive factors of the interval's lower and upper side. The quantiles already include them.
     ``client``: name of the API key that registered the video.
     """
 
@@ -88,7 +88,10 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
 
 
 def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
-    """Yield one label per horizon of a forecast. ``factors`` is the adaptive stretch that the forecast includes."""
+    """Yield one label per horizon of a forecast.
+
+    ``factors`` are the adaptive stretch factors by age bucket and horizon bucket that the forecast already includes, or None without them.
+    """
     forecast, video = result.forecast, result.snapshot.video
     age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])
     age_bucket = int(calibration_row(age_s, np.array([forecast.cold_start]))[0])

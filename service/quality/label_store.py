@@ -1,18 +1,18 @@
 """Stores labels, scores and the adaptive state in Redis, where all replicas share them.
 
-Labels are grouped by horizon bucket. Each bucket has its own capacity: labels of long horizons wait for days, and must not take the
-space of short ones. Every key has the hash tag ``{labels}``. Times are in microseconds (us).
+A label is a forecast that waits for its outcome. Labels are grouped by horizon bucket. Each bucket has its own capacity: labels of long
+horizons wait for days, and must not take the space of short ones. Every key has the hash tag ``{labels}``. Times are in microseconds.
 
-    due:<bucket>       sorted set: label keys, scored by the time at which to score the label
-    of:<bucket>        sorted set with all scores 0: video digest + label key; finds the labels of a video
-    made:<bucket>      hash: label key to label (JSON); the replica that removes a label from here has scored it
-    done:<bucket>      sorted set: keys of scored labels; until the time in the score, no label with this key is accepted again
-    day:<day>:<model>  hash: "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
-    models             sorted set: model versions, scored by the day on which one of their labels was last scored
+    due:<bucket>       sorted set of label keys, ordered by the time at which the label is to be scored
+    of:<bucket>        sorted set of video digest + label key, ordered as text; finds the labels of a video
+    made:<bucket>      hash from label key to label (JSON); the replica that removes a label from here has scored it
+    done:<bucket>      sorted set of scored labels' keys, ordered by a time; until then, no label with the same key is accepted
+    day:<day>:<model>  hash from "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
+    models             sorted set of model versions, ordered by the day on which one of their labels was last scored
     adaptive:<model>   adaptive state (JSON) for videos that were registered without an API key
     adaptive:<model>:<client>   adaptive state (JSON) for videos that were registered with this client's API key
-    clients:<model>    set: names of the clients that have an adaptive state
-    paced:<bucket>:<client>   sorted set: keys of the client's recent labels, scored by due time; limits the client's rate
+    clients:<model>    set of names of the clients that have an adaptive state
+    paced:<bucket>:<client>   sorted set of the client's recent label keys, ordered by due time; limits the client's rate
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ MODELS: Final = 4
 """Number of model versions whose scores are shown, the newest first."""
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
-"""Labels whose due times lie within 1/20 of a horizon may fill at most 1/20 of their bucket's capacity.
+"""Number of slices that a horizon is divided into. One slice limits the labels that may be due within it.
 
-So labels arrive evenly over time.
+Labels that are due within one slice may fill at most 1/20 of their bucket's capacity. This spreads the labels evenly over time.
 """
 _SCANNED: Final = 1000
 _DONE: Final = 2
@@ -108,8 +108,9 @@ return 1
 class Settlement:
     """Scored labels of one horizon bucket, model and client.
 
-    ``sums``: what the labels add to the score sums. ``before``: stored adaptive state that the scorer read. ``after``: adaptive state to
-    store.
+    ``sums``: amounts that the labels add to the score sums.
+    ``before``: stored adaptive state that the scorer read.
+    ``after``: adaptive state to store.
     """
 
     done: Sequence[Label]

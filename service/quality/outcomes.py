@@ -3,7 +3,7 @@
 The count is known only at certain times. Between two of them, it is interpolated linearly. The outcome is accurate enough if the nearer
 of the two times is at most a tenth of the horizon (``NEAR``) from the target time. Otherwise the forecast has no outcome.
 
-events    the count is known at the edges of bins, at the forecast, and now, because no row means no engagement
+events    the count is known at the edges of bins, at the forecast, and now; without a row, it does not change
 counters  the count is known at the snapshots: at the end of a bin, and at the newest row
 """
 

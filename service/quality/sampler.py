@@ -87,7 +87,10 @@ class Sampler(BackgroundTask):
         """Do nothing, because a missed video is recorded at its next change."""
 
     def shadowed(self, result: ForecastResult) -> None:
-        """Queue a forecast of the shadow model for storage, if this sampler made the active model's forecast that it repeats."""
+        """Queue a forecast of the shadow model, to be stored as labels.
+
+        It is skipped unless this sampler made the active model's forecast for the same video, time and horizons.
+        """
         forecast = result.forecast
         if self._made.get((result.snapshot.video.video_id, forecast.now_us)) == forecast.horizons_us:
             if len(self._shadowed) == QUEUE:

@@ -20,7 +20,7 @@ _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
 """Age in microseconds at which a video leaves the schedule."""
 _SPACE: Final = 2**64
 _LAST: Final = 0.9
-"""Latest due time within a step, as a fraction of the step. A small delay then does not reach the next step."""
+"""Latest due time within a step, as a fraction of the step. The remaining part of the step absorbs small delays."""
 _MET_US: Final = 10 * 1_000_000
 """Time in microseconds within which a new video is due. It spreads the due times of many new videos."""
 

@@ -1,8 +1,8 @@
 """Keeps the ranked lists in the store. It makes forecasts only while no client's forecast is queued.
 
-A video is ranked again when it has changed, and also after a tenth of the time since its newest row. So a video costs less the longer
-it has no rows, and nothing once it has left the rising list. Any number of replicas share the work through one sorted set of due videos.
-A replica that takes a video postpones it in the set. So if the replica dies, its videos are only delayed.
+A video is ranked again when it has changed, and also after a tenth of the time since its newest row. So the longer a video has no rows,
+the less work it causes. Once it has left the rising list, it causes none. Any number of replicas share the work through one sorted set
+of due videos. A replica that takes a video postpones it in the set. So if the replica dies, its videos are only delayed.
 
     views      present count of the metric
     expected   median forecast of that count at the horizon

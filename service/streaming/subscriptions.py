@@ -163,7 +163,7 @@ class ForecastSubscriptions:
             problem, reason = error, "failed"
         except Exception:
             log.exception("a forecast for subscribers failed")
-            problem, reason = Internal("the service failed; the reason is in its log"), "failed"
+            problem, reason = Internal("the service failed; its log has the reason"), "failed"
         finally:
             self._remove(key, topic)
             if not topic.first.done():

@@ -20,7 +20,7 @@ _NUMBERS: Final = frozenset(("float_type", "int_type", "float_parsing", "int_par
 
 
 def parse_form(form: type[M], value: object, field: str = "body") -> M:
-    """Validate an object and return it as ``form``. Raises Invalid for the first mistake.
+    """Validate an object and return it as an instance of ``form``. Raises Invalid for the first mistake.
 
     ``field`` is the name used for the object itself in the error.
     """
@@ -50,7 +50,7 @@ def parse_form(form: type[M], value: object, field: str = "body") -> M:
 
 
 def _check_text(field: str, value: dict[str, Any], *, values: bool) -> None:
-    """Raise Invalid if a text has a lone surrogate. JSON can write one, but it is not a Unicode character.
+    """Raise Invalid if a text has a lone surrogate. JSON can contain one, but it is not a Unicode character.
 
     If ``values`` is True, names and values are checked. Otherwise only names are checked, because the values are rows, which are checked
     one by one elsewhere.

@@ -57,7 +57,7 @@ class VideoHandler:
         return parse_form(VideoBody, metadata, field)
 
     def registration(self, metadata: MetadataBody, client: str) -> Registration:
-        """Return what the store keeps of valid metadata. Raises Invalid if the publication time is in the future."""
+        """Return the data that the store keeps for valid metadata. Raises Invalid if the publication time is in the future."""
         registration = metadata.registration(client)
         self._parser.check_future("published_at", registration.published_us)
         return registration
@@ -88,7 +88,7 @@ class VideoHandler:
     async def delete(self, video_id: str) -> None:
         """Delete everything about a video.
 
-        The bank comes first, so that the request can be repeated if the bank fails.
+        The video is removed from the bank before it is removed from the store. If the bank fails, the request can therefore be repeated.
         """
         try:
             existed = await self._forgetting.delete(video_id)

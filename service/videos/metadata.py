@@ -21,7 +21,7 @@ class MetadataBody(BaseModel):
     published_at: time_field("published_at")  # type: ignore[valid-type]
 
     def registration(self, client: str = "") -> Registration:
-        """Return what the store keeps. Equal metadata gives equal JSON.
+        """Return the data that the store keeps for this metadata. Equal metadata gives equal JSON.
 
         ``client`` is the name of the API key that registers the video.
         """

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A prediction that is completely valid. Nothing is stored before that."""
+    """A validated prediction request. Nothing is stored before the whole request is valid."""
 
     video_id: str
     registration: Registration | None
@@ -40,7 +40,7 @@ class Prediction:
     at_us: int | None
     horizons_us: tuple[int, ...]
     ignored: Mapping[str, int]
-    """Number of ignored rows, keyed by a counter that the served bundle does not know."""
+    """Number of ignored rows for each counter that the served bundle does not know. The keys are names of counters."""
 
     @property
     def writes(self) -> bool:
@@ -159,7 +159,7 @@ class ForecastHandler:
                         results[index] = problem
                     except Exception:
                         log.exception("a prediction failed")
-                        results[index] = Internal("the service failed; the reason is in its log")
+                        results[index] = Internal("the service failed; its log has the reason")
 
         await asyncio.gather(*map(predict_in_order, by_video.values()))
         return [results[index] for index in range(len(bodies))]

@@ -27,7 +27,7 @@ class CorrectionBody(BaseModel):
     type: str | None = None
     """An engagement type."""
     counter: str | None = None
-    """A counter column, such as ``views``, in place of its engagement type."""
+    """A counter column, such as ``views``. It selects the engagement type that is counted in this column."""
     value: Annotated[int, Field(ge=0, le=MAX_COUNT)]
     """What the count should have been. It must be below ``replaces``."""
     replaces: Annotated[int, Field(ge=1, le=MAX_COUNT)]
