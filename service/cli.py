@@ -88,7 +88,9 @@ def _warn_of_variables() -> None:
     """Print the names of variables that are ignored or unknown."""
     if links := service_links(os.environ):
         names = ", ".join(links)
-        typer.echo(f"m3tr-serve: ignored, because Kubernetes set them for a Service of this name: {names}", err=True)
+        typer.echo(
+            f"m3tr-serve: variables ignored because Kubernetes set them for a Service of this name: {names}", err=True
+        )
     for line in unknown(os.environ, Settings.model_fields, _KNOWN_VARIABLES):
         typer.echo(f"m3tr-serve: {line}", err=True)
 

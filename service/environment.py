@@ -33,7 +33,7 @@ def service_links(environment: Mapping[str, str]) -> list[str]:
 def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Return one line of text for each variable that has the prefix M3TR_ but is not a setting.
 
-    ``others`` are known variables that are not settings.
+    ``others`` are variables that are known although they are not settings.
     """
     names = {PREFIX + name.upper() for name in settings}
     ignored = {*names, *service_links(environment), *others}

@@ -75,7 +75,7 @@ class Metrics:
         )
         self.loop_lag = Histogram(
             "m3tr_loop_lag_seconds",
-            "How late timers of the event loop fire",
+            "How late the event loop's timers fire",
             registry=r,
             buckets=[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
         )
@@ -138,11 +138,11 @@ class Metrics:
             buckets=request,
         )
         self.batches = Counter(
-            "m3tr_model_batches", "Batches of forecasts, by the reason of their release", ["reason"], registry=r
+            "m3tr_model_batches", "Batches of forecasts, by the reason why they were released", ["reason"], registry=r
         )
         self.batch_size = Histogram(
             "m3tr_model_batch_forecasts",
-            "Forecasts computed together",
+            "Number of forecasts in a batch",
             registry=r,
             buckets=[1, 2, 4, 8, 16, 32, 64, 128],
         )

@@ -179,7 +179,7 @@ class Invalid(Problem):
 class TooSlow(Problem):
     """The head or the body of the request did not arrive in time."""
 
-    slug, title, status, retryable = "timeout", "Body too slow", 408, True
+    slug, title, status, retryable = "timeout", "Request too slow", 408, True
 
 
 class Unavailable(Problem):

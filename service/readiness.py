@@ -27,13 +27,16 @@ from service.store.health import Health
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two checks. A finished forecast counts as proof for this long that the model works."""
+"""Seconds between two checks. A finished forecast proves for the same time that the model works."""
 
 Word = Literal["ok", "down"]
 
 
 class PartCheck:
-    """A repeated check of one component. Only one run is in progress at a time. A run fails if it takes longer than ``patience_s`` seconds."""
+    """A repeated check of one component. Only one run is in progress at a time.
+
+    A run fails if it takes longer than ``patience_s`` seconds.
+    """
 
     def __init__(self, check: Callable[[], Awaitable[object]], patience_s: float) -> None:
         self._check, self._patience_s = check, patience_s
@@ -89,7 +92,7 @@ class Readiness(BackgroundTask):
     @property
     def model_error(self) -> str | None:
         """Reason why the model cannot forecast, or None if it can."""
-        return "its queue has ended" if not self._engine.batcher.alive else self._model.error
+        return "its queue has stopped" if not self._engine.batcher.alive else self._model.error
 
     def check(self) -> dict[str, Any]:
         """Return the summary if the service is ready. Otherwise raise Unavailable, which holds the summary."""
@@ -107,7 +110,7 @@ class Readiness(BackgroundTask):
         working = gauge("m3tr_model_works", "Whether the model makes forecasts", float(not self.model_error))
         if self._points is None or self._bank.error or self._engine.active.bank.down:
             return [working]
-        return [working, gauge("m3tr_bank_points", "Points of the bank", self._points)]
+        return [working, gauge("m3tr_bank_points", "Number of points in the bank", self._points)]
 
     def check_parts(self) -> None:
         """Start the checks that are needed, and log if the model's state has changed."""

@@ -32,7 +32,7 @@ def parse_time(field: str, value: object) -> int:
                 raise ValueError
             result = (parsed - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
-            as_text = "; a number of seconds is a JSON number and not text" if _is_number(value) else ""
+            as_text = "; a number of seconds must be a JSON number, not text" if _is_number(value) else ""
             raise Invalid(field, value, ALLOWED + as_text) from None
     elif isinstance(value, int | float) and not isinstance(value, bool) and -_LAST_S <= value <= _LAST_S:
         # The range excludes NaN, infinities and values that would overflow.
@@ -40,7 +40,7 @@ def parse_time(field: str, value: object) -> int:
     else:
         raise Invalid(field, value, ALLOWED)
     if result < 0:
-        raise Invalid(field, value, "a time from 1970 on")
+        raise Invalid(field, value, "a time in 1970 or later")
     return result
 
 

@@ -70,7 +70,7 @@ _QUALITY_LEASE_S = 15
 
 
 def new_metrics(settings: Settings) -> Metrics:
-    """Return metrics whose histograms have the deadlines of these settings as top buckets."""
+    """Return metrics whose duration histograms end at the deadlines in these settings."""
     return Metrics(
         request_deadline_s=settings.request_deadline_ms / 1000,
         store_deadline_s=settings.store_deadline_ms / 1000,

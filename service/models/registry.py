@@ -142,7 +142,11 @@ class ModelRegistry:
                 "Forecasts that built their state from the histogram",
                 self._counted("misses"),
             ),
-            counter("m3tr_state_cache_evictions", "Cached states evicted for others", self._counted("evictions")),
+            counter(
+                "m3tr_state_cache_evictions",
+                "Cached states evicted to make room for others",
+                self._counted("evictions"),
+            ),
         ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:

@@ -124,7 +124,9 @@ def choose(name: str, versions: Iterable[Version]) -> Version:
     if not meant and len(name) >= PREFIX:
         meant = [version for version in versions if version.hash is not None and version.hash.startswith(name)]
     if not meant:
-        allowed = f"a version of GET /models: its hash, at least {PREFIX} characters of it, or its folder"
+        allowed = (
+            f"the hash of a version in GET /models, its first {PREFIX} or more characters, or the version's folder"
+        )
         raise NotFound("there is no such model", field="version", value=name, allowed=allowed)
     if len({version.hash for version in meant}) > 1:
         raise Conflict("several models have this prefix", field="version", value=name, allowed=_hashes(meant))

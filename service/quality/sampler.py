@@ -33,7 +33,10 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 QUEUE: Final = 10_000
-"""Maximum number of new videos that wait to be scheduled, and of shadow forecasts that wait to be stored. Excess ones are dropped."""
+"""Maximum length of each of two queues. Excess entries are dropped.
+
+One queue holds new videos that wait to be scheduled. The other holds shadow forecasts that wait to be stored.
+"""
 FOLLOWED: Final = 100_000
 """Maximum number of videos in the schedule. Each takes about 0.3 KB."""
 _EVERY_S: Final = 1.0
@@ -118,7 +121,7 @@ class Sampler(BackgroundTask):
             if isinstance(result, NotFound | DamagedRecord):
                 self._schedule.drop(video_id)
             elif isinstance(result, BaseException):
-                log.warning("a forecast to be scored failed", error=repr(result))
+                log.warning("a forecast that was to be scored failed", error=repr(result))
             elif not result.stale and abs(now_us - result.forecast.now_us) <= _LATE_US:
                 good.append(result)
         videos = [result.snapshot.video for result in good]

@@ -34,7 +34,7 @@ Cell = tuple[int, int]
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the observed growth (n,) and the predicted quantiles of growth (n, 3) of n labels."""
+    """Return, for n labels, the observed growth (n,) and the predicted quantiles of growth (n, 3)."""
     then = 1.0 + np.array([label.value_now for label in labels])
     y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
     predicted = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])

@@ -62,7 +62,7 @@ def parse_cursor(text: str | None, sort: str) -> Position | None:
     except (ValueError, msgspec.MsgspecError):
         position = None
     if position is None or position.sort != sort:
-        raise Invalid("cursor", text, f"next_cursor of an earlier page with sort={sort}, unchanged")
+        raise Invalid("cursor", text, f"the unchanged next_cursor of an earlier page with sort={sort}")
     return position
 
 

@@ -215,7 +215,7 @@ def members(reply: Sequence[Any]) -> list[bytes]:
 
 
 def scored(reply: Sequence[Any]) -> list[tuple[bytes, float]]:
-    """Return (member, score) pairs from a reply, which may be flat or hold pairs."""
+    """Return (member, score) pairs from a reply. The reply is a flat list or a list of pairs."""
     if reply and isinstance(reply[0], bytes):
         return [(reply[i], float(reply[i + 1])) for i in range(0, len(reply), 2)]
     return [(member, float(score)) for member, score in reply]

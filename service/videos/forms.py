@@ -45,7 +45,7 @@ def parse_form(form: type[M], value: object, field: str = "body") -> M:
             raise Invalid(name, "missing", "a value: this field is required") from None
         allowed = first["msg"].removeprefix("Input should be ")
         if first["type"] in _NUMBERS and isinstance(first["input"], str):
-            allowed += ", as a JSON number and not as text"
+            allowed += ", as a JSON number, not as text"
         raise Invalid(name, first["input"], allowed) from None
 
 
@@ -68,7 +68,7 @@ def _check_text(field: str, value: dict[str, Any], *, values: bool) -> None:
                 raise Invalid(name, part, "text of Unicode characters, without a lone surrogate") from None
         raise Invalid(field, "a lone surrogate", "text of Unicode characters") from None
     except RecursionError:
-        raise Invalid(field, "lists in lists", "values nested less deep") from None
+        raise Invalid(field, "deeply nested values", "values that are nested less deeply") from None
     except OverflowError:
         # A number of more than 64 bits is refused later, when its field is validated.
         return
