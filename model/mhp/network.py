@@ -28,7 +28,7 @@ from model.mhp.shape import MHPShape
 
 
 class RMSNorm(nn.Module):
-    """Returns x / rms(x) * weight. The root mean square is taken over the last axis."""
+    """Computes x / rms(x) * weight. The root mean square is taken over the last axis."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -16,8 +16,8 @@ The logarithm is a sum of three terms: one for all outcomes, one for each horizo
 pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes uses what all
 cells have in common, and its own term still leads it to its own coverage.
 
-The first outcomes of a term move it less, because a few videos are weak evidence. The step grows in proportion to the
-number of outcomes. A state belongs to one client's videos and changes only the intervals of that client. A client
+The first outcomes of a term move it less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows in
+proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A client
 without outcomes starts from the median over all clients (``median_logs``). No single client can move this median
 beyond the values of the other clients.
 """
