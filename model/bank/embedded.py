@@ -226,7 +226,7 @@ class EmbeddedBank(CachedEngine[int]):
     def _use(self) -> Iterator[EmbeddedEngine]:
         with self._lock, _bank_errors(self.path):
             if self._folder_lock is None:
-                raise BankError(f"bank {self.path}: closed")
+                raise BankError(f"bank {self.path}: is closed")
             yield self._engine
 
 

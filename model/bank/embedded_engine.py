@@ -293,5 +293,5 @@ def _range_index(space: int) -> qe.UpdateOperation:
 
 
 def _known_by(space: int, now_us: int) -> qe.Filter:
-    # float64 represents every time that a bank accepts exactly (see interface.NEVER_US), so the comparison is exact too.
+    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

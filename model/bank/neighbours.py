@@ -16,9 +16,15 @@ from model.forecast import Neighbour
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
-"""Number of features of a neighbour. For each horizon: the growth and its mask. Then: the difference of levels at
-this age and its mask, both cosines and their masks, the combined similarity, whether the creator is the same, the
-number of known growth steps, and how much faster than usual these steps were."""
+"""Number of features of a neighbour. In order:
+
+- the growth over each horizon, and a mask for each horizon
+- the difference of levels at this age, and its mask
+- the cosine of content and its mask, and the cosine of trajectory and its mask
+- the combined similarity
+- whether the creator is the same
+- the number of known growth steps, and how much faster than usual these steps were
+"""
 _EDGES_US: Final = CURVE_EDGES_US
 
 

@@ -25,7 +25,10 @@ class Deadlines:
         self._slots = BoundedSemaphore(MAX_CALLS)
 
     def call(self, function: Callable[[], T], seconds: float, what: str) -> T:
-        """Return the function's result, or raise its exception. Raise BankError after ``seconds``; a later result is dropped."""
+        """Return the function's result, or raise its exception.
+
+        If the function takes longer than ``seconds``, raise BankError. A later result is dropped.
+        """
         end = time.monotonic() + seconds
         if not self._slots.acquire(timeout=seconds):
             raise BankError(f"{what}: {MAX_CALLS} earlier calls still wait for the server")
@@ -36,7 +39,7 @@ class Deadlines:
         except FutureTimeoutError as error:
             if future.done():
                 raise
-            raise BankError(f"{what}: no answer within {seconds} s") from error
+            raise BankError(f"{what}: no response within {seconds} s") from error
 
     def _run(self, function: Callable[[], T], future: Future[T]) -> None:
         try:

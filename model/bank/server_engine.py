@@ -223,7 +223,7 @@ def _row(record: models.Record) -> StoredVideo:
 
 
 def _request(lookup: Lookup, size: int) -> models.QueryRequest:
-    # float64 represents every time that a bank accepts exactly (see interface.NEVER_US), so the comparison is exact too.
+    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(lookup.now_us)))]
     if lookup.space != CONTENT:
         must.append(_in_bucket(lookup.space))

@@ -145,7 +145,7 @@ class _Graph:
         return self.node("LayerNormalization", inputs, output, epsilon=1e-12)
 
     def dense(self, x: str, names: Sequence[str], output: str, bias: NDArray[np.float32] | None) -> str:
-        """Add ``x @ W + bias``. W is made of the named int8 matrices (inputs, outputs), side by side. Each column has its own scale."""
+        """Add ``x @ W + bias``. W consists of the named int8 matrices (inputs, outputs), side by side. Each column has its own scale."""
         matrix = np.concatenate([self.weights[f"{name}_q"] for name in names], axis=1)
         scale = np.concatenate([self.weights[f"{name}_scale"] for name in names], axis=1)[0]
         k, n = matrix.shape

@@ -94,7 +94,7 @@ def video_bags(
 def bags(
     texts: Sequence[str], creators: Sequence[str] | None = None, *, buckets: int = BUCKETS
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the features of each text, together with those of its creator's name if ``creators`` is given.
+    """Return the features of each text. If ``creators`` is given, the features of the creator's name are added.
 
     Returns:
         ``ids`` (total,) int32 and ``offsets`` (N + 1,) int64. The ids of text i are ``ids[offsets[i]:offsets[i +
@@ -104,7 +104,7 @@ def bags(
     if not 0 < buckets < 2**31:
         raise ValueError(f"buckets must be in 1 .. 2^31 - 1, not {buckets}")
     if creators is not None and len(creators) != len(texts):
-        raise ValueError(f"{len(creators)} creators for {len(texts)} texts")
+        raise ValueError(f"creators and texts must have equal length, not {len(creators)} and {len(texts)}")
     parts: list[NDArray[np.int32]] = []
     sizes: list[NDArray[np.int64]] = []
     for start, end in _chunks(texts):

@@ -26,8 +26,8 @@ RATIO: Final = 1 + 1 / 64
 N_BINS: Final = 1100
 """Number of bins. The last bin is open: it holds all ages after its start, which is at 19.2 years."""
 NO_END_US: Final = 2**62
-"""Age at which the last bin ends. It is never reached, so the content of the last bin only counts as known from its
-newest row on."""
+"""Age at which the last bin ends. It is never reached. So the content of the last bin is dated by its newest row, not
+by the end of the bin."""
 
 
 def _edges_us() -> NDArray[np.int64]:

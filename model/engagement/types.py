@@ -45,7 +45,7 @@ def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:
     """Return the indices into ``types`` of the types whose counts add up to ``metric``.
 
     Raises:
-        DataError: the metric is not made of these types.
+        DataError: ``types`` lacks the type of the metric.
     """
     if metric == TOTAL:
         return tuple(range(len(types)))

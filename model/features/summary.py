@@ -1,7 +1,7 @@
 """A video's history in a few numbers: how fast it grew in its newest steps and during the newest fractions of its age.
 
 The Mamba-Hawkes state could learn these numbers too. But if they are given directly, training starts from good
-hand-made features. Counts are those of the metric unless a type is named. Growth is in log2 units.
+hand-made features. A count is the count of the metric, unless a type is named. Growth is in log2 units.
 """
 
 from __future__ import annotations

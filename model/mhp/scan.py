@@ -115,7 +115,7 @@ class SelectiveScan(torch.autograd.Function):
 def selective_scan(
     gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the scan on any device. The shapes are those of SelectiveScan.
+    """Run the scan on any device. The shapes are the same as in SelectiveScan.
 
     On a CPU in float32, the fused kernel is used. On CUDA, mamba-ssm's kernel is used if it is installed. Otherwise a
     loop in PyTorch is used.

@@ -267,7 +267,7 @@ def _largest_growth(
     for at in range(N_LEVELS):
         chosen = level >= at
         if len(np.unique(video[rows[chosen]])) < MIN_VIDEOS:
-            # Too few videos reached this count: use those with the highest counts as well.
+            # Too few videos reached this count, so the videos with the highest counts are used as well.
             highest = _highest(video[rows], value_now[rows])
             chosen = chosen | highest
         seen = known & chosen[:, None]
