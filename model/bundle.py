@@ -1,14 +1,13 @@
-"""A bundle: everything that a forecast needs, in one folder. Every byte is verified when the bundle is loaded.
+"""A bundle: everything that a forecast needs, in one folder. Every byte except the bank's is verified at loading.
 
     manifest.json         description of the bundle, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants, training range,
-    rates
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants,
+                          training range, rates
     content.onnx          text and metadata -> content vector
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
     report.html           the evaluation, for human readers
-    bank/                 past videos. The bank grows, so it is not included in the bundle's version or in the
-    verification
+    bank/                 past videos, which are not part of the bundle's version, because the bank grows
 
 The version is the hash of the manifest. So bundles that differ in one byte have different versions. No file is a
 pickle.

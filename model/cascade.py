@@ -357,8 +357,7 @@ class Cascade:
 
         Returns:
             The growth (S, N_GRID + 1) float32 in log2 units on the head's grid, which never falls along the grid. The
-            state of each
-            process (S, 2) float32: the log2 infectiousness, and the log of its recent change.
+            state of each process (S, 2) float32: the log2 infectiousness, and the log of its recent change.
         """
         out, process = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))

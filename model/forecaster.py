@@ -128,8 +128,8 @@ class Forecaster:
     ) -> None:
         """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) in addition to the bundle's calibration.
 
-        None removes an earlier stretch. ``by_client`` maps a client to its own factors. For the videos of this
-        client, they are used instead of ``factors``.
+        If ``factors`` is None, an earlier stretch is removed. ``by_client`` maps a client to its own factors. For
+        this client's videos, its own factors are used instead of ``factors``.
         """
         self._calibration = self._bundled if factors is None else self._bundled.times(factors)
         self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
@@ -166,7 +166,7 @@ class Forecaster:
         return forecasts
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return content vectors, (N, content_dim) float32. They are cached by metadata.
+        """Return content vectors, (N, content_dim) float32. They are cached with the video's metadata as the key.
 
         Pass ``sentence`` (N, 384), the encoded texts of the videos, to avoid encoding the texts again.
         """

@@ -1,19 +1,17 @@
 """Chooses the folder in which numba caches compiled kernels.
 
-If the source folder is writable, it is used. Otherwise a folder that belongs to the user is used. numba chooses its
-folder when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py`` calls ``choose``
-before any kernel is defined.
-
-An installation is often read-only or belongs to a different user. In this case, the kernels that were compiled at
-install (``model.warmup``) are copied, so that they are not compiled again at the start. They are copied to the first
-writable folder of:
+numba chooses its folder when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py``
+calls ``choose`` before any kernel is defined. It uses the first writable folder of this list:
 
     NUMBA_CACHE_DIR                  if it is set
+    beside the source                if NUMBA_CACHE_DIR is not set
     $XDG_CACHE_HOME or ~/.cache      subfolder m3tr/kernels
     the temporary folder             subfolder m3tr-kernels-UID
     /dev/shm                         subfolder m3tr-kernels-UID
 
-If no folder is writable, the kernels are compiled at every start.
+The source folder is often read-only, or it belongs to a different user. In this case, the kernels that were compiled
+at install (``model.warmup``) are copied to the chosen folder. So they are not compiled again at the start. If no
+folder is writable, the kernels are compiled at every start.
 """
 
 from __future__ import annotations

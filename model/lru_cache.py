@@ -21,7 +21,7 @@ class LRUCache(Generic[K, V]):
     """Holds the ``capacity`` most recently used values. It is thread-safe. ``get`` and ``put`` count as uses.
 
     ``ttl_s`` is the time to live: ``get`` and ``peek`` return a value for this number of seconds after it was put.
-    None means no limit. This is correct only if no other process changes the source of the values.
+    None means no limit. None is correct only if no other process changes the source of the values.
     """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:

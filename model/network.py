@@ -100,7 +100,7 @@ class Fusion(nn.Module):
         Args:
             target: (N, D) target vectors.
             neighbours: (N, K, N_NEIGHBOUR) features of up to K neighbours.
-            mask: (N, K) 1 for a real neighbour, 0 for padding.
+            mask: (N, K), 1 for a real neighbour and 0 for padding.
         """
         query = self.query(target)
         value = self.value(neighbours)

@@ -1,7 +1,8 @@
 """Expected engagements of each type in the next hour, computed from the slope of the forecast.
 
 The median of the forecast grows by m counts within a horizon h. The horizon h is half of the video's age a, but at
-least one hour and at most one day. Growth is assumed to be even in log age, so the next hour gets this share of m:
+least one hour and at most one day. Growth is assumed to be even in log age, so this part b of m falls into the next
+hour:
 
     b = m log(1 + 1 h / (a + 1 min)) / log(1 + h / (a + 1 min))
 
@@ -16,9 +17,9 @@ The expected number of engagements of type k is
     s_k      the usual share of type k in the metric
     W        the weight of the usual share, in counts
     b_0      a small constant, so that no rate is 0
-    c_k      a factor that depends on the age: log c_k is linear in log age between knots, with separate values for
-    cold starts
-    d_k      a factor that depends on the time: log d_k is a weighted sum of waves
+    c_k      a factor that depends on the age. log c_k is linear in log age between knots.
+             Cold starts have separate values.
+    d_k      a factor that depends on the time. log d_k is a weighted sum of waves.
 
 There are waves of the time of day and waves of the age. Both kinds have periods of 24 and 12 hours. The waves of the
 age are needed because people who saw a video at its hour of publication tend to see it at that hour again on later

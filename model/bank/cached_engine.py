@@ -28,9 +28,8 @@ class CachedEngine(ABC, Generic[K]):
 
     Args:
         dims: dimensions of the content vectors and of the trajectory vectors.
-        ttl_s: number of seconds for which cached results are used. None means until this process changes a video.
-            This is correct only
-            if no other process writes to the bank.
+        ttl_s: number of seconds for which cached results are used. None means that they are used until this process
+            changes a video. None is correct only if no other process writes to the bank.
     """
 
     def __init__(self, dims: tuple[int, int], ttl_s: float | None) -> None:

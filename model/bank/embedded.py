@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_EVERY: Final = 5_000
-"""Number of videos that are written between two flushes. The engine's log keeps videos since the last flush. They
-survive kill -9, but not a power failure."""
+"""Number of videos that are written between two flushes. Videos since the last flush are only in the engine's log.
+They survive kill -9, but not a power failure."""
 
 
 class EmbeddedBank(CachedEngine[int]):
@@ -89,7 +89,7 @@ class EmbeddedBank(CachedEngine[int]):
     @classmethod
     @contextmanager
     def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
-        """Fill a new bank. It replaces the bank at ``path`` when the block ends without an error.
+        """Yield a new bank that the block fills. It replaces the bank at ``path`` when the block ends without an error.
 
         Until then, the new bank is in a hidden folder beside ``path``. If the process crashes, the next ``build``
         removes this folder.

@@ -9,7 +9,7 @@ A named vector is created when its bucket first occurs. The engine writes a new 
 its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the file ``new_space`` is
 written before the change and removed after it. It holds all names, and ``load`` uses them to repair the shard.
 
-Vectors are stored with unit length. So the dot product is the cosine, and the engine keeps their bits unchanged.
+Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 
 The engine holds the GIL during every call, including ``optimize``. So batches make it faster, but threads do not.
 """
@@ -35,11 +35,11 @@ EXACT_UP_TO: Final = 25_000
 HNSW_EF: Final = 256
 """Search breadth in larger spaces. It gives a recall >= 0.99 for 80,000 vectors of which half are filtered out."""
 BATCH: Final = 64
-"""Number of queries in one engine call. The call holds the GIL for all of them, for about 30 ms."""
+"""Maximum number of queries in one engine call. The call holds the GIL for all of them, for about 30 ms."""
 UPDATE: Final = 1_000
-"""Number of points in one engine update."""
+"""Maximum number of points in one engine update."""
 PAGE: Final = 1_000
-"""Number of points in one page of a scroll."""
+"""Maximum number of points in one page of a scroll."""
 
 
 class EmbeddedEngine:

@@ -152,8 +152,8 @@ def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
 def new_folder_beside(folder: Path) -> Path:
     """Create an empty folder beside ``folder`` for a fill. The remains of an unfinished fill are removed. The new folder is not locked.
 
-    ``install`` refuses to replace a bank that is open, and a folder that is not a bank. Both are refused here
-    already.
+    This function already refuses what ``install`` would refuse later: to replace a bank that is open, or a folder
+    that is not a bank.
     """
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "bank.json").exists():

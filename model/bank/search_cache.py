@@ -61,7 +61,7 @@ class SearchCache(Generic[K]):
         """Return the same result as ``engine``. The engine is called only if the result does not follow from earlier results.
 
         ``all_usable`` says whether every point of the lookup's space is usable at the lookup's ``now_us``. If so, the
-        result is the same at any later time. Other lookups are not cached.
+        result is the same at any later time, and it is cached. Otherwise it is not cached.
         """
         cacheable = [all_usable(lookup) for lookup in lookups]
         known = [

@@ -29,7 +29,7 @@ CACHE_S: Final = 60.0
 """Number of seconds for which cached results and sizes are used. The limit is needed because other processes write to
 the server too."""
 WRITE_VIDEOS: Final = 256
-"""Number of videos in one write. Each write has its own deadline."""
+"""Maximum number of videos in one write. Each write has its own deadline."""
 OPTIMIZE_S: Final = 1800.0
 """Maximum time in seconds to wait for the server's optimizers."""
 
@@ -41,7 +41,7 @@ class ServerBank(CachedEngine[str]):
     ``write_deadline_s`` for every 256 videos. A write that missed its deadline may still take effect. It is safe to
     repeat it.
 
-    The constructor does not connect. If the server is down, the calls fail, but the start does not.
+    The constructor does not connect. If the server is down, the calls fail, but the constructor succeeds.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ServerBank(CachedEngine[str]):
         write_deadline_s: float = 30.0,
         client: QdrantClient | None = None,
     ) -> Iterator[ServerBank]:
-        """Fill a new bank. When the block ends without an error, readers see the new bank instead of the old one."""
+        """Yield a new bank that the block fills. When the block ends without an error, readers see the new bank instead of the old one."""
         bank = cls(
             url,
             prefix,

@@ -5,7 +5,7 @@ bucket, with the fields that its filters need. A point's id is a UUID: 15 bytes 
 byte. This byte is 0 for content, and the bucket plus 1 for a trajectory. So the id of one point of a video gives the
 ids of its other points. A video's key is the id of its content point.
 
-Vectors are stored with unit length. So the dot product is the cosine, and the engine keeps their bits unchanged.
+Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 
 Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into new collections and moves
 the aliases when it is finished. So readers never see an unfinished bank.
@@ -35,9 +35,9 @@ EXACT_UP_TO: Final = 25_000
 HNSW_EF: Final = 256
 """Search breadth in larger spaces."""
 PAGE: Final = 1_000
-"""Number of points in one page of a scroll."""
+"""Maximum number of points in one page of a scroll."""
 FORGET_VIDEOS: Final = 16
-"""Number of videos whose trajectories are deleted in one call."""
+"""Maximum number of videos whose trajectories are deleted in one call."""
 BUCKETS: Final = MAX_AGE_BUCKET + 1
 KINDS: Final = ("content", "trajectory")
 

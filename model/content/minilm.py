@@ -2,8 +2,9 @@
 
 The graph in the package stores int8 weights but computes in float32. The graph built here passes the same int8
 weights to ``MatMulNBits``, which also quantises the activations. Each token has one activation scale per block of 128
-channels. On a CPU, this is more than twice as fast, and the result has a cosine of 0.999 to the float32 result.
-Tokens do not share a scale. On CPUs without VNNI, int8 products can saturate at 16 bits; this kernel avoids it.
+channels, so tokens do not share a scale. On a CPU, this is more than twice as fast, and the result has a cosine of
+0.999 to the float32 result. On CPUs without VNNI, int8 products can saturate at 16 bits. ``MatMulNBits`` avoids this
+saturation.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> 
 def metric_rows(
     events: VideoRows, counters: VideoRows, metric: tuple[int, ...], n_types: int
 ) -> tuple[VideoRows, NDArray[np.int64], bool]:
-    """Choose the rows from which the metric is read. If the metric's types have counters, they are used, and otherwise events.
+    """Choose the rows from which the metric is read. Counters are used if the metric's types have any. Otherwise events are used.
 
     Returns:
         The rows, the metric's count after each row, and whether the rows are events.

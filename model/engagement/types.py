@@ -19,11 +19,13 @@ REACH: Final = "reach"
 """The audience of the accounts that acted. It is a column of events, not an engagement type."""
 
 RESERVED: Final = (REACH, TOTAL)
-"""Names that have a different meaning, so no engagement type may have them."""
+"""Names that already mean something else, so no engagement type may have them."""
 
 
 def check_types(types: Iterable[str]) -> None:
-    """Raise DataError if the name of an engagement type has a different meaning. Data sets, bundles and the store all follow this rule.
+    """Raise DataError if an engagement type has a name that already means something else.
+
+    Data sets, bundles and the store all follow this rule.
 
     Raises:
         DataError: a type has a reserved name, or the name of another type's counter column.

@@ -13,10 +13,13 @@ MAX_PAST: Final = 32
 """Maximum number of videos that are read. The newest ones are chosen."""
 N_GROWTH: Final = 8
 N_CREATOR: Final = 2 * N_GROWTH + 7
-"""Number of features. In order: the number of known videos, their mean last level, and their mean growth so far.
-Then, for each of ``growth_horizons_us``: the mean growth over this horizon after this age, and whether it is known.
-Then: the mean level at this age, and whether it is known. Then: the number of known growth steps, and how much faster
-than usual these steps were."""
+"""Number of features. In order:
+
+- the number of known videos, their mean last level, and their mean growth so far
+- for each of ``growth_horizons_us``: the mean growth over this horizon after this age, and whether it is known
+- the mean level at this age, and whether it is known
+- the number of known growth steps, and how much faster than usual these steps were
+"""
 _PRIOR_STEPS: Final = 3.0
 """Prior: number of growth steps at the usual pace that are added to the creator's own steps."""
 _EDGES_US: Final = CURVE_EDGES_US

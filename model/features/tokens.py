@@ -55,8 +55,8 @@ class Tokens:
         read_clock: (S, 2) float32, clock of the read tokens.
         totals: (S, K) float64, current counts.
         last_end_s: (S,) float64, end of the last token, or 0 if there is none.
-        prefix: (n,) uint64, hash of all tokens up to and including this one. Equal hashes mean that all tokens so far
-            are equal.
+        prefix: (n,) uint64, hash of everything that was read up to and including this token. Equal hashes mean that
+            all tokens so far are equal.
     """
 
     offsets: NDArray[np.int64]

@@ -77,7 +77,7 @@ def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def pace_sum(ages_us, values, n, edges_us, pace):  # type: ignore[no-untyped-def]
-    """Return how much faster than ``pace`` (N_CURVE,) a curve with n known points grew.
+    """Return by how much a curve with n known points grew faster than ``pace`` (N_CURVE,).
 
     The result is the sum of the differences over the curve's steps, and the number of steps.
     """

@@ -25,8 +25,7 @@ class Curves:
         values: (V, N_CURVE) int64 counts at these ages.
         lengths: (V,) int64, number of valid points of each curve. They come first.
         pace: (N_CURVE,) float64, usual growth by log age in each coarse age bin. The curves of a creator's videos and
-            of neighbours are
-            compared with it.
+            of neighbours are compared with it.
     """
 
     ages_us: NDArray[np.int64]

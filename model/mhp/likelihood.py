@@ -58,10 +58,11 @@ class _NegativeDilog(torch.autograd.Function):
 
 
 def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Return the integral of softplus(alpha tau + c) over [start, end], float64. alpha <= 0 and end >= start >= 0.
+    """Return the integral of softplus(alpha tau + c) over [start, end], float64.
 
-    If the argument of softplus changes by less than 0.5, the closed form would lose digits. Then a quadrature with
-    five Gauss-Legendre nodes is used, which is exact to 1e-12. Otherwise the dilogarithm is used.
+    It requires alpha <= 0 and end >= start >= 0. If the argument of softplus changes by less than 0.5, the closed
+    form would lose digits. Then a quadrature with five Gauss-Legendre nodes is used, which is exact to 1e-12.
+    Otherwise the dilogarithm is used.
     """
     alpha, c, start, end = (x.double() for x in torch.broadcast_tensors(alpha, c, start, end))
     move = alpha * (end - start)

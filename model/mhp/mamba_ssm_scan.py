@@ -2,10 +2,10 @@
 
 mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Our scan decays by D and jumps by w B, and its state is read
 at cuts. A cut is a position between two tokens. Each of our tokens becomes two kernel tokens. The first one decays
-the state (dt = D, x = 0). The second one makes the state jump, and y is read at it. It has a dt that is 0 to within
-float32, and x = w / dt.
+the state (dt = D, x = 0). The second one makes the state jump, and y is read after the jump. Its dt is so small that
+it does not decay the state in float32, and its x is w / dt.
 
-A single kernel token with x = w / D would not work well: the gradient of D would be the difference of two terms that
+A single kernel token with x = w / D would not work well. The gradient of D would be the difference of two terms that
 grow as 1 / D.
 
 The state at a cut is read by n additional tokens that do not change the state. Token k of them reads y = z_k.

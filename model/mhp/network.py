@@ -101,8 +101,7 @@ class MambaBlock(nn.Module):
 
         Returns:
             The output (L, B, d_model), the state at each cut (B, C, n, inner), and the convolution's window at each
-            cut
-            (B, C, inner, d_conv - 1), oldest token first.
+            cut (B, C, inner, d_conv - 1), oldest token first.
         """
         rows = torch.arange(x.shape[1], device=x.device).unsqueeze(1)
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)

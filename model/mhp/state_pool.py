@@ -3,8 +3,8 @@
 The pool only keeps track of which video has which slot, which slots are free, and the order of use. With each cached
 state it stores a hash of all tokens that the state has read. Before each use, this hash is compared with the hash of
 the tokens that the state should have read. So the pool detects a late row without being notified. The state then
-returns to the newest checkpoint with a matching hash, and reads the tokens after it again. The memory of a cached
-video does not grow with its history, except for one checkpoint every CHECKPOINT_TOKENS tokens.
+returns to the newest checkpoint with a matching hash, and reads again the tokens that follow the checkpoint. The
+memory of a cached video does not grow with its history, except for one checkpoint every CHECKPOINT_TOKENS tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from model.lru_cache import LRUCache
 from model.mhp.backend import Backend, States
 
 CHECKPOINT_TOKENS: Final = 64
-"""Number of tokens between two checkpoints. A checkpoint is a copy of the state. It limits how many tokens are read
-again after a late row."""
+"""Number of tokens between two checkpoints. A checkpoint is a copy of the state. Checkpoints limit how many tokens
+are read again after a late row."""
 
 
 class _Checkpoint(NamedTuple):
@@ -81,8 +81,7 @@ class StatePool:
 
         Returns:
             Two hidden states (S, d_model) float32. The first one is the state after the newest token, or zero if
-            there is no token. The
-            second one is the state as read at ``now``.
+            there is no token. The second one is the state as read at ``now``.
         """
         n = len(video_ids)
         if len(self._scratch.state) < n:

@@ -16,10 +16,10 @@ The logarithm is a sum of three terms: one for all outcomes, one for each horizo
 pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes uses what all
 cells have in common, and its own term still leads it to its own coverage.
 
-The first outcomes of a term move it less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows in
-proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A client
-without outcomes starts from the median over all clients (``median_logs``). No single client can move this median
-beyond the values of the other clients.
+The first outcomes of a term move it less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows
+in proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A
+client without outcomes starts from the median over all clients (``median_logs``). No single client can move this
+median beyond the values of the other clients.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ class Adaptive:
             rows: (n,) rows of the outcomes, from ``calibration_row``.
             columns: (n,) columns of the outcomes, from ``calibration_column``.
             reaches: (n, 2) how far each outcome lay below and above the median, from the function ``reaches``. The
-                unit is the half-width
-                of the interval *without* this stretch. The value for the side on which the outcome did not lie is
-                negative or 0.
+                unit is the half-width of the interval *without* this stretch. The value for the side on which the
+                outcome did not lie is negative or 0.
         """
         overall, by_horizon, by_cell = self.overall.copy(), self.by_horizon.copy(), self.by_cell.copy()
         seen = self.seen.copy()

@@ -33,8 +33,8 @@ _MIN_HALF_WIDTH: Final = 1e-6
 class Calibration:
     """Stretch factors of the lower half and the upper half of the interval.
 
-    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64: the rows are age buckets, and one row for cold starts. The columns are
-    horizon buckets.
+    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and one more row for cold starts. It has
+    one column per horizon bucket.
     """
 
     stretch: NDArray[np.float64]

@@ -2,14 +2,13 @@
 
 Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
 horizon. It is the maximum over all videos with at least that count, because small counts double more often than large
-counts. The median of a forecast never lies above ``most``. The upper quantile lies at most ``margin`` above it. To
-find ``margin``, the training videos are divided into two halves, and the largest growth of one half is compared with
-the largest growth of the other half.
+counts. The median of a forecast never lies above ``most``. The upper quantile lies at most ``margin`` above ``most``.
+To find ``margin``, the training videos are divided into two halves. ``margin`` is the median difference between the
+largest growth of one half and that of the other.
 
 An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read lies
 outside the training range. An extrapolated input is no evidence for rare growth. So its median is at most the 0.9
-quantile of the growth of training videos of that age, and its interval covers at least the middle 80 % of their
-growth.
+quantile of the growth of training videos of that age. Its interval covers at least the middle 80 % of their growth.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class Support:
         high: (N_AGES, n_summary) float32, largest value of each column of the summary.
         sources: (K, 2) bool, whether each type was read as events, and whether it was read as counters.
         shortest: shortest trained horizon in seconds. The growth at this horizon is spread evenly over log(age + 1
-            minute), which
-            gives the growth at shorter horizons.
+            minute), which gives the growth at shorter horizons.
     """
 
     most: Floats

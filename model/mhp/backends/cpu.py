@@ -143,10 +143,11 @@ def _advance(weights, slots, offsets, features, clock, state, window, hidden):  
 
 
 class CPUBackend:
-    """Steps and scans on a CPU.
+    """Steps and scans on a CPU. Both state arrays are float32.
 
-    ``state`` has the shape (slots, layers, d_state, d_inner), and ``window`` has the shape (slots, layers, d_conv -
-    1, d_inner). Both are float32.
+    ``state``: (slots, layers, d_state, d_inner).
+
+    ``window``: (slots, layers, d_conv - 1, d_inner).
     """
 
     name = "cpu"

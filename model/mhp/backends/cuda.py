@@ -29,7 +29,7 @@ from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 
 SCAN_FROM: Final = 8
-"""Minimum number of tokens for which a slot is scanned. With fewer tokens, the slot is stepped."""
+"""Minimum number of tokens that a slot reads by a scan. Fewer tokens are read step by step."""
 _MIN_GAP: Final = 1e-6
 """Smallest gap. It keeps x = w / D finite. In float32, the decay exp(-1e-6 |A|) is 1."""
 _NO_GAP: Final = 1e-8
