@@ -9,9 +9,9 @@ calls ``choose`` before any kernel is defined. It uses the first writable folder
     the temporary folder             subfolder m3tr-kernels-UID
     /dev/shm                         subfolder m3tr-kernels-UID
 
-The source folder is often read-only, or it belongs to a different user. In this case, the kernels that were compiled
-at install (``model.warmup``) are copied to the chosen folder. So they are not compiled again at the start. If no
-folder is writable, the kernels are compiled at every start.
+The source folder is often read-only, or it belongs to a different user. If a folder other than the source folder is
+chosen, the kernels that were compiled at install (``model.warmup``) are copied to it. So they are not compiled again
+at the start. If no folder is writable, the kernels are compiled at every start.
 """
 
 from __future__ import annotations

@@ -97,9 +97,8 @@ def bags(
     """Return the features of each text. If ``creators`` is given, the features of the creator's name are added.
 
     Returns:
-        ``ids`` (total,) int32 and ``offsets`` (N + 1,) int64. Text i has the ids from ``offsets[i]`` to ``offsets[i +
-        1]`` (exclusive). They
-        are sorted and unique, and they do not depend on the other texts.
+        ``ids`` (total,) int32 and ``offsets`` (N + 1,) int64. Text i has the ids from ``offsets[i]`` to
+        ``offsets[i + 1]`` (exclusive). They are sorted and unique, and they do not depend on the other texts.
     """
     if not 0 < buckets < 2**31:
         raise ValueError(f"buckets must be in 1 .. 2^31 - 1, not {buckets}")
