@@ -1,4 +1,4 @@
-"""The core of M3TR Online: from a video and its histogram to a forecast.
+"""The core of M3TR Online: it computes a forecast from a video and its histogram.
 
 It imports neither the service nor the builder.
 """

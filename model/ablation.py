@@ -8,7 +8,15 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """The parts that are switched on: ``mhp`` state, ``trajectory`` similarity, ``retrieval``, ``content``, and ``cascade`` for events."""
+    """The parts of the method that are switched on.
+
+    Attributes:
+        mhp: the Mamba-Hawkes state.
+        trajectory: neighbours by trajectory similarity.
+        retrieval: neighbours from the bank.
+        content: the content of videos.
+        cascade: the self-exciting cascade, which needs events.
+    """
 
     mhp: bool = True
     trajectory: bool = True
@@ -23,7 +31,7 @@ class Ablation:
 
     @property
     def by_trajectory(self) -> bool:
-        """Whether neighbours are searched by trajectory, which needs the state."""
+        """Whether neighbours are searched by trajectory. This search needs the Mamba-Hawkes state."""
         return self.retrieval and self.trajectory and self.mhp
 
     @property
@@ -33,7 +41,7 @@ class Ablation:
 
     @property
     def fixed_weight(self) -> float | None:
-        """The weight of content similarity if only one similarity is used; None if both are."""
+        """The weight of content similarity if only one similarity is used. It is None if both are used."""
         if self.by_content and self.by_trajectory:
             return None
         return 0.0 if self.by_trajectory else 1.0

@@ -1,14 +1,16 @@
-"""A bundle: everything a forecast needs, in one folder. Every byte is verified when it is loaded.
+"""A bundle: everything that a forecast needs, in one folder. Every byte except the bank's is verified at loading.
 
-    manifest.json         what the bundle is, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants, training range, rates
+    manifest.json         description of the bundle, and the SHA-256 of every other file
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants,
+                          training range, rates
     content.onnx          text and metadata -> content vector
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
-    report.html           the evaluation, for people
-    bank/                 past videos; it grows, so it is not part of the bundle's version
+    report.html           the evaluation, for human readers
+    bank/                 past videos, which are not part of the bundle's version, because the bank grows
 
-The version is the hash of the manifest, so bundles that differ in one byte have different versions. Nothing is pickled.
+The version is the hash of the manifest. So bundles that differ in one byte have different versions. No file is a
+pickle.
 """
 
 from __future__ import annotations
@@ -42,9 +44,18 @@ FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration
 class Manifest:
     """The description of a bundle.
 
-    ``version`` is the hex SHA-256 of the manifest's content; ``content_weight`` the w of the combined similarity; ``neighbours`` K;
-    ``training`` the window, data fingerprint and settings; ``evaluation`` the table of scores on the last window before as-of; ``parts``
-    the parts of the method that are switched on.
+    Attributes:
+        version: SHA-256 of the manifest's content, in hex.
+        schema: feature schema.
+        shape: sizes of the Mamba-Hawkes network.
+        encoder: id of the sentence encoder.
+        content_weight: weight w of content similarity in the combined similarity.
+        neighbours: number K of neighbours.
+        ngram_buckets: number of n-gram buckets.
+        training: window, data fingerprint and settings of the training.
+        evaluation: table of scores on the last window before the as-of time.
+        parts: parts of the method that are switched on.
+        bins_version: version of the age grid.
     """
 
     version: str
@@ -61,7 +72,7 @@ class Manifest:
 
     @property
     def metric(self) -> str:
-        """The forecast metric: a counter column, an event type, or total."""
+        """The metric that is forecast: a counter column, an event type, or total."""
         return self.schema.metric
 
     @property
@@ -71,7 +82,7 @@ class Manifest:
 
     @property
     def max_horizon_us(self) -> int:
-        """The longest trained horizon, microseconds."""
+        """The longest trained horizon in microseconds."""
         return self.schema.max_horizon_us
 
 
@@ -99,7 +110,7 @@ def _version(body: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
-    """Complete a folder that holds FILES: hash them, write the manifest with its computed ``version``, and return the version."""
+    """Complete a folder that holds FILES: hash the files and write the manifest with its ``version``. Return the version."""
     schema, shape = manifest.schema, manifest.shape
     body: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -131,7 +142,8 @@ def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: a file is missing or altered, the format is not supported, or an engagement type has a reserved name.
+        BundleError: a file is missing or altered, the format is not supported, or an engagement type has a reserved
+            name.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

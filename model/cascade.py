@@ -1,18 +1,39 @@
-"""The expected growth of a self-exciting cascade, after SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
+"""The expected growth of a self-exciting cascade, following SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
 
-Event i with reach r_i triggers children at the rate p(t) m_i phi(t - t_i):
+Event i has a reach r_i. It triggers further events, its children, at the rate p(t) m_i phi(t - t_i):
 
     phi(s)  = (theta / c) (1 + s / c)^-(1 + theta)                      Omori kernel, integral 1
-    m_i     = ((1 + r_i) / typical)^beta;  the post itself: M (1 + followers)^b
-    p(t)    = p a(t) h(t),   a = (1 + t / 1 h)^-kappa exp(-t / tau),   h = exp of two harmonics of the hour of day
+    m_i     = ((1 + r_i) / typical)^beta                                mark of an event
+    m_post  = M (1 + followers)^b                                       mark of the post itself
+    p(t)    = p a(t) h(t)
+    a(t)    = (1 + t / 1 h)^-kappa exp(-t / tau)
+    h(t)    = exp of two harmonics of the hour of day
 
-A cascade's infectiousness is its count per unit of expected excitation, shrunk by a gamma prior: p = (A + sum w n) / (B + sum w E) over
-the bins up to ``now``. It is computed with weights w = (t / now)^w1, and with the exponent w1 + 2 for the recent past. The trend
-continues: p = p_recent (p_recent / p_whole)^eta. The expectation includes all generations, not only the children of observed events:
-x_j = sum over past of excitation + sum over future bins i <= j of p mean(m) x_i K_ji.
-As in SEISMIC, it is corrected with training cascades: growth is regressed on the expected growth, the count, age and horizon.
+The infectiousness p of a cascade is its observed count divided by the count that is expected for p = 1. A gamma prior
+with the parameters A and B shrinks this ratio:
 
-``index_builder.cascade.fit`` fits the constants. The forecast head uses the corrected expectation as one more ramp and as a few features.
+    p = (A + sum w n) / (B + sum w E)
+
+The sums run over the bins up to ``now``. n is the observed count of a bin, and E is its expected count for p = 1. The
+ratio is computed twice. p_whole uses the weights w = (t / now)^w1. p_recent uses the exponent w1 + 2, which
+emphasises the recent past. The forecast continues the trend from p_whole to p_recent:
+
+    p = p_recent (p_recent / p_whole)^eta
+
+The expected count x_j of a future bin j includes all generations of children, not only the children of observed
+events:
+
+    x_j = p_j (e_j + sum over future bins i <= j of mean(m) x_i K_ji)
+
+    p_j     p(t) in bin j
+    e_j     excitation of bin j by the post and by the observed events
+    K_ji    share of the children of an event in bin i that fall into bin j
+
+As in SEISMIC, the expectation is corrected with the help of training cascades: the true growth is regressed on the
+expected growth, the count, the age and the horizon.
+
+``index_builder.cascade.fit`` fits the constants. The forecast head uses the corrected expectation as one more ramp,
+and it also gets a few features of the cascade.
 """
 
 from __future__ import annotations
@@ -32,9 +53,9 @@ from model.growth.curve_kernels import growth_horizons_us
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
 
 RATIO: Final = 1 / 12
-"""Width of a bin of the expectation relative to its age."""
+"""Width of a bin of the expectation, relative to its age."""
 NARROWEST_S: Final = 20.0
-"""Smallest width of a bin, seconds."""
+"""Smallest width of a bin, in seconds."""
 CONSTANTS: Final = (
     "log_c",
     "theta",
@@ -57,22 +78,26 @@ CONSTANTS: Final = (
     "usual_followers",
     "usual_mark",
 )
-"""The constants in the order of ``Cascade.constants``; the last three are means of the training cascades."""
+"""Names of the constants, in the order of ``Cascade.constants``. The last three are means over the training cascades."""
 N_TERMS: Final = 9
-"""Terms of the correction; see ``terms``."""
+"""Number of terms of the correction; see ``terms``."""
 N_CASCADE: Final = 10
-"""Features of a cascade for the head: growth at each of ``growth_horizons_us``, log infectiousness and its trend."""
+"""Number of cascade features for the head: the growth at each of ``growth_horizons_us``, the log infectiousness and its trend."""
 DAY_S: Final = 86_400.0
 TREND_LIMIT: Final = 2.0
 MAX_COUNT: Final = 1e7
-"""Largest count expected in one bin."""
+"""Largest count that is expected in one bin."""
 MAX_BRANCHING: Final = 0.98
-"""Largest number of children of an event that is expected after now. With a branching ratio of one or more a cascade would grow
-without end. No cascade does, so a larger past ratio is not extrapolated."""
+"""Largest number of children that an event after ``now`` is expected to have (its branching ratio). With a branching
+ratio of one or more, a cascade would grow without end. No real cascade does, so a larger ratio in the past is not
+extrapolated."""
 
 
 def bin_edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
-    """Bin edges (B + 1,) in seconds, from 0 over ``age_s`` to ``age_s + horizon_s``, and the number of bins in the past."""
+    """Return the bin edges (B + 1,) in seconds, and the number of bins in the past.
+
+    The edges run from 0 to ``age_s + horizon_s``. One of the edges is ``age_s``.
+    """
     edges = np.empty(_max_bins(age_s, horizon_s))
     past = _write_edges(0.0, age_s, edges, 0)
     stop = _write_edges(age_s, age_s + horizon_s, edges, past)
@@ -86,7 +111,7 @@ def _max_bins(age_s, horizon_s):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _write_edges(low, high, edges, at):  # type: ignore[no-untyped-def]
-    """Write edges from ``low`` to ``high`` into ``edges``, from index ``at`` on; return the index of the last one."""
+    """Write edges from ``low`` to ``high`` into ``edges``, starting at index ``at``. Return the index of the last edge."""
     edges[at] = low
     while edges[at] < high:
         edges[at + 1] = edges[at] + max(NARROWEST_S, edges[at] * RATIO)
@@ -97,7 +122,7 @@ def _write_edges(low, high, edges, at):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
-    """Mean of the cosine (or sine) of a period over an interval."""
+    """Return the mean of a cosine (or sine) with the given period over an interval."""
     w = 2 * np.pi / period_s
     if sine:
         return (np.cos(w * low) - np.cos(w * high)) / (w * (high - low))
@@ -106,7 +131,7 @@ def _mean_wave(low, high, period_s, sine):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks):  # type: ignore[no-untyped-def]
-    """Spread tokens evenly over the past bins that their intervals cover; return the total engagement."""
+    """Spread the engagement of each token evenly over the past bins that its interval covers. Return the total engagement."""
     now, first = 0.0, 0
     for i in range(len(number)):
         if number[i] <= 0:
@@ -129,7 +154,7 @@ def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks
 
 @numba.njit(cache=True, nogil=True)
 def _twice_integrated(edges, bins, c, theta):  # type: ignore[no-untyped-def]
-    """The kernel integrated twice, from each edge to each later edge: (bins + 1, bins + 1)."""
+    """Integrate the kernel twice, from each edge to each later edge. Return (bins + 1, bins + 1)."""
     twice = np.zeros((bins + 1, bins + 1))
     for i in range(bins + 1):
         for j in range(i):
@@ -261,7 +286,7 @@ def _expect(  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _share(twice, edges, i, j):  # type: ignore[no-untyped-def]
-    """Share of an event's children that fall into bin j >= i, for an event uniformly distributed in bin i."""
+    """Return the share of an event's children that fall into bin j, for an event at a random time in bin i (j >= i)."""
     inside = twice[j + 1, i] - twice[j, i] - twice[j + 1, i + 1]
     if j > i:
         inside += twice[j, i + 1]
@@ -274,30 +299,41 @@ def terms(
     horizon_s: NDArray[np.float64],
     age_s: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The regressors that correct an expected ``growth`` (Q,) in log2 units: (Q, N_TERMS) float64."""
+    """Return the regressors (Q, N_TERMS) float64 that correct an expected ``growth`` (Q,), which is in log2 units."""
     v, h, a = (np.log2(1 + x) for x in (value_now, horizon_s, age_s))
     return np.stack([np.ones_like(growth), growth, growth**2, v, h, a, growth * v, growth * h, growth * a], axis=1)
 
 
 UNCORRECTED: Final = np.eye(1, N_TERMS, 1)[0]
-"""The correction that does not change the growth."""
+"""The correction that leaves the growth unchanged."""
 
 
 def followers_of(videos: Sequence[Video]) -> NDArray[np.float64]:
-    """The followers of the videos' creators (V,), 0 if unknown."""
+    """Return the number of followers of each video's creator, (V,). It is 0 if unknown."""
     return np.array([video.creator_followers or 0.0 for video in videos], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """A fitted process: ``constants`` (len(CONSTANTS),) and ``correction`` (N_TERMS,) float64, up to ``max_horizon_s`` seconds."""
+    """A fitted process.
+
+    Attributes:
+        constants: (len(CONSTANTS),) float64.
+        correction: (N_TERMS,) float64 coefficients of the correction.
+        max_horizon_s: longest horizon in seconds.
+    """
 
     constants: NDArray[np.float64]
     correction: NDArray[np.float64]
     max_horizon_s: float
 
     def features(self, growth: NDArray[np.float32], process: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Features for the head (S, N_CASCADE) float32, from a ``growth`` on its grid (S, N_GRID + 1) and the ``process`` (S, 2)."""
+        """Return features for the head, (S, N_CASCADE) float32.
+
+        Args:
+            growth: (S, N_GRID + 1) expected growth on the head's grid.
+            process: (S, 2) states of the processes, as returned by ``growth``.
+        """
         horizon_s = growth_horizons_us(round(self.max_horizon_s * SECOND_US)) / SECOND_US
         at = on_grid_at(growth, np.broadcast_to(horizon_s, (len(growth), len(horizon_s))), self.max_horizon_s)
         return np.concatenate([at, process], axis=1).astype(np.float32)
@@ -310,13 +346,18 @@ class Cascade:
         followers: NDArray[np.float64],
         published_s: NDArray[np.float64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Expected growth of S cascades, and the state of each process.
+        """Return the expected growth of S cascades, and the state of each process.
 
-        ``age_s`` (S,) at now; ``metric`` the types that count; ``followers`` (S,) of the creators, 0 if unknown; ``published_s`` (S,) UTC.
+        Args:
+            tokens: the tokens of S sequences.
+            age_s: (S,) ages at ``now`` in seconds.
+            metric: indices of the types that the metric counts.
+            followers: (S,) followers of the creators, 0 if unknown.
+            published_s: (S,) publication times in seconds UTC.
 
         Returns:
-            The growth (S, N_GRID + 1) float32 in log2 units on the head's grid, never falling; and (S, 2) float32: log2 infectiousness, and
-            the log of its recent change.
+            The growth (S, N_GRID + 1) float32 in log2 units on the head's grid, which never falls along the grid. The
+            state of each process (S, 2) float32: the log2 infectiousness, and the log of its recent change.
         """
         out, process = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))

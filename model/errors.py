@@ -1,17 +1,17 @@
 """Errors of the core.
 
 M3TRError                  base of all errors below
-+-- BundleError            a bundle is missing, has another format, or its bytes do not match the manifest
++-- BundleError            a bundle is missing, has a different format, or does not match its manifest
 +-- BankError              the bank failed or missed its deadline
 |   +-- BankBusy           an embedded bank is already open
-+-- DataError              unusable rows or queries; names the field, the value and what is allowed
++-- DataError              input is unusable
 """
 
 from __future__ import annotations
 
 
 class M3TRError(Exception):
-    """Base of every error that the core raises on purpose."""
+    """Base of all errors that the core raises on purpose."""
 
 
 class BundleError(M3TRError):
@@ -23,8 +23,8 @@ class BankError(M3TRError):
 
 
 class BankBusy(BankError):
-    """An embedded bank is already open, in this or another process. A copy of it can be read."""
+    """An embedded bank is already open in this process or in a different process. A copy of the bank can still be read."""
 
 
 class DataError(M3TRError):
-    """Unusable input. The message names the field, the value and what is allowed."""
+    """The input is unusable, for example rows or queries. The message names the field, the value and what is allowed."""

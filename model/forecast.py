@@ -1,4 +1,4 @@
-"""A forecast request and its answer, as plain data."""
+"""A forecast request and its result, as plain data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from model.engagement.video import Video
 class Request:
     """A request for one video's forecast.
 
-    ``history`` must hold nothing later than ``now_us``. Horizons are microseconds after now, each in (0, max_horizon_us]. ``client`` is
-    the owner of the video: intervals may follow each client's own outcomes (see ``Forecaster.adapt``).
+    Attributes:
+        video: the video.
+        history: its engagement up to ``now_us``. It must not contain later engagement.
+        now_us: time of the forecast.
+        horizons_us: microseconds after ``now_us``, each in (0, max_horizon_us].
+        client: owner of the video. Intervals may depend on the client's own outcomes (see ``Forecaster.adapt``).
     """
 
     video: Video
@@ -30,8 +34,13 @@ class Request:
 class Neighbour:
     """A similar past video.
 
-    Similarities are cosines (None: no such vector). ``growth`` maps a horizon (us) to the factor by which its count grew from the same age
-    on, None if that is not known yet.
+    Attributes:
+        video_id: its id.
+        similarity: the combined similarity.
+        content_similarity: cosine of the content vectors, or None if a vector is missing.
+        trajectory_similarity: cosine of the trajectory vectors, or None if a vector is missing.
+        growth: maps a horizon in microseconds to the factor by which the neighbour's count grew from the same age on.
+            The factor is None if it is not known yet.
     """
 
     video_id: str
@@ -45,10 +54,20 @@ class Neighbour:
 class Forecast:
     """The forecast of one video.
 
-    ``quantiles`` (H, 3) float64 are cumulative counts of ``metric`` at q0.1, q0.5, q0.9 for each horizon; ``counts`` the current counts by
-    type; ``intensity`` the expected engagements in the next hour by type (see ``model.rates``); ``state_age_s`` the seconds since the
-    newest engagement, or the video's age if there is none; ``degraded`` names what was not available; ``extrapolated`` names what lies
-    outside the training range (see ``Support.extrapolated``).
+    Attributes:
+        now_us: time of the forecast.
+        metric: the metric that is forecast.
+        value_now: current count of the metric.
+        counts: current counts by type.
+        horizons_us: horizons of the quantiles.
+        quantiles: (H, 3) float64, cumulative counts of ``metric`` at the quantiles 0.1, 0.5 and 0.9, for each
+            horizon.
+        intensity: expected engagements in the next hour by type (see ``model.rates``).
+        neighbours: similar past videos.
+        cold_start: whether nothing was known about the video's engagement.
+        degraded: names of components that were not available.
+        state_age_s: seconds since the newest engagement, or the video's age if there is none.
+        extrapolated: names of what lies outside the training range (see ``Support.extrapolated``).
     """
 
     now_us: int

@@ -1,4 +1,4 @@
-"""From a video and its history to a forecast. The service and the builder both use this one path."""
+"""Computes forecasts from videos and their histories. The service and the builder both use this module."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CONTENT_CACHE: Final = 20_000
-"""Videos whose content vectors are cached."""
+"""Maximum number of videos whose content vectors are cached."""
 _BATCH: Final = 256
-"""Requests computed together."""
+"""Maximum number of requests that are computed together."""
 
 
 def check_request(manifest: Manifest, request: Request) -> None:
-    """Refuse a request that cannot be answered.
+    """Raise DataError if no forecast can be made for the request.
 
     Raises:
-        DataError: now before publication, or a horizon outside (0, max_horizon_us].
+        DataError: ``now`` is before publication, or a horizon is outside (0, max_horizon_us].
     """
     if request.now_us < request.video.published_us:
         raise DataError(
@@ -65,7 +65,7 @@ def check_request(manifest: Manifest, request: Request) -> None:
 
 
 class Forecaster:
-    """A loaded bundle that makes forecasts. Thread-safe; it computes one batch at a time."""
+    """A loaded bundle that makes forecasts. It is thread-safe, and it computes one batch at a time."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Forecaster:
         encoder_workers: int = 2,
         encoder: SentenceEncoder | None = None,
     ) -> None:
-        """``encoder``: the encoder of another forecaster, to share it."""
+        """Prepare the bundle for forecasting. Pass ``encoder`` to share the text encoder of another forecaster."""
         self.manifest = bundle.manifest
         self.bank = bank
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
@@ -107,11 +107,11 @@ class Forecaster:
 
     @classmethod
     def load(cls, bundle: Path, *, bank: Bank | None = None, device: str = "auto") -> Forecaster:
-        """Load and verify a bundle; without ``bank`` the bundle's own embedded bank is opened.
+        """Load and verify a bundle. Without ``bank``, the embedded bank of the bundle is opened.
 
         Raises:
-            BundleError: the bundle is damaged or has another format.
-            BankError: its bank cannot be opened.
+            BundleError: the bundle is damaged or has a different format.
+            BankError: the bundle's bank cannot be opened.
         """
         loaded = load_bundle(bundle)
         if bank is None:
@@ -126,15 +126,16 @@ class Forecaster:
     def adapt(
         self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]] | None = None
     ) -> None:
-        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) on top of the bundle's calibration; None undoes it.
+        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) in addition to the bundle's calibration.
 
-        ``by_client`` holds the factors of single clients, which replace ``factors`` for their videos.
+        If ``factors`` is None, an earlier stretch is removed. ``by_client`` maps a client to its own factors. For
+        this client's videos, its own factors are used instead of ``factors``.
         """
         self._calibration = self._bundled if factors is None else self._bundled.times(factors)
         self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
 
     def new_pool(self, capacity: int) -> StatePool:
-        """A state cache for this model."""
+        """Return a new cache of states for this model. It holds up to ``capacity`` videos."""
         return StatePool(self.backend, capacity)
 
     def forecast(
@@ -145,16 +146,16 @@ class Forecaster:
         stage: Callable[[str, float], None] | None = None,
         explain: bool = True,
     ) -> list[Forecast]:
-        """Forecast every request, in order.
+        """Forecast every request. Return the forecasts in the order of the requests.
 
         Args:
             requests: any number of requests.
-            pool: states of earlier calls, by video_id; without it every state is recomputed.
-            stage: called with (name, seconds) after each of "content", "state", "bank" and "head".
-            explain: whether forecasts name their neighbours.
+            pool: cached states of earlier calls, by video_id. Without it, every state is recomputed.
+            stage: called with (name, seconds) after each of the stages "content", "state", "bank" and "head".
+            explain: whether forecasts list their neighbours.
 
         Raises:
-            DataError: a request cannot be answered; nothing is computed then.
+            DataError: no forecast can be made for a request. In this case no request is computed.
         """
         for request in requests:
             check_request(self.manifest, request)
@@ -165,7 +166,10 @@ class Forecaster:
         return forecasts
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Content vectors (N, content_dim) float32, cached by metadata; ``sentence`` (N, 384) are the encoded texts, if already known."""
+        """Return content vectors, (N, content_dim) float32. They are cached with the video's metadata as the key.
+
+        Pass ``sentence`` (N, 384), the encoded texts of the videos, to avoid encoding the texts again.
+        """
         found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
         new = [video for video, vector in found.items() if vector is None]
         if new:
@@ -193,7 +197,7 @@ class Forecaster:
         return np.stack([vector for video in videos if (vector := found[video]) is not None])
 
     def tokens(self, requests: Sequence[Request]) -> Tokens:
-        """Tokens of every request's history as of its ``now``."""
+        """Return the tokens of every request's history as of the request's ``now``."""
         return tokenize(
             cells_of([r.history for r in requests], self._type_index),
             np.array([r.video.published_us for r in requests], dtype=np.int64),
@@ -202,7 +206,11 @@ class Forecaster:
         )
 
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Trajectory vectors of hidden states (N, d_model): centred, so that cosines spread; zeros if the bundle does not use them."""
+        """Return the trajectory vectors of hidden states (N, d_model).
+
+        The vectors are centred, so that their cosines differ more. They are zero if the bundle does not search by
+        trajectory.
+        """
         if not self.manifest.parts.by_trajectory:
             return np.zeros_like(hidden)
         return hidden - self._weights["trajectory_centre"]
@@ -263,7 +271,12 @@ class Forecaster:
         ages_us: NDArray[np.int64],
         cold: NDArray[np.bool_],
     ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:
-        """The ranked neighbours of each request, the past videos by creator, and ["bank"] if the bank failed."""
+        """Find the neighbours and the creators' past videos.
+
+        Returns:
+            The ranked neighbours of each request, the past videos by creator, and the names of the components that
+            failed: ["bank"] or [].
+        """
         trajectory = self.trajectory(hidden)
         buckets = age_bucket(ages_us)
         k = self.manifest.neighbours
@@ -283,7 +296,7 @@ class Forecaster:
     def _stretch(
         self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """The stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2), by client."""
+        """Return the stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2). It depends on the client."""
         max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
@@ -299,16 +312,17 @@ class Forecaster:
         summary: NDArray[np.float32],
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
-        """What lies outside the training range, for each request; see ``Support.extrapolated``."""
+        """Return the names of what lies outside the training range, for each request; see ``Support.extrapolated``."""
         observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
         return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
 
     def _expected(
         self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
-        """The growth that a cascade expects for each request on the head's grid, and its features for the head; 0 and none without one.
+        """Return the growth that a cascade expects for each request on the head's grid, and the cascade features for the head.
 
-        The growth is at most the largest growth seen in training.
+        The growth is at most the largest growth seen in training. Without a cascade, the growth is 0 and there are no
+        features.
         """
         if self._cascade is None:
             return 0.0, np.zeros((len(requests), 0), np.float32)
@@ -327,7 +341,7 @@ class Forecaster:
         values: NDArray[np.float64],
         totals: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Expected engagements of each type in the next hour, (N, K)."""
+        """Return the expected engagements of each type in the next hour, (N, K)."""
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
         horizon_s = slope_horizon_s(age_s, max_horizon_s)
         spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)

@@ -1,4 +1,4 @@
-"""The inputs of the forecast head: what is known of each request, as arrays."""
+"""The inputs of the forecast head: what is known about each request, as arrays."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from model.growth.curve_kernels import N_CURVE
 class HeadInputs:
     """Builds the inputs of one bundle's head.
 
-    ``neighbours`` is the number K of neighbours; ``growth_us`` (N_GROWTH,) int64 the horizons at which growth of other videos is read;
-    ``pace`` (N_CURVE,) float64 the usual growth by age.
+    Attributes:
+        schema: feature schema.
+        neighbours: number K of neighbours.
+        growth_us: (N_GROWTH,) int64 horizons at which the growth of other videos is read.
+        pace: (N_CURVE,) float64 usual growth by age.
     """
 
     schema: Schema
@@ -42,16 +45,16 @@ class HeadInputs:
         ranked: Sequence[Sequence[Ranked]],
         past: Mapping[str, Sequence[PastVideo]],
     ) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs by name, each with N rows.
+        """Return the graph's inputs by name. Each has N rows.
 
         Args:
             requests: N requests.
-            tokens: their tokens.
-            hidden: (N, d_model) the state as read at ``now``.
-            content: (N, content_dim).
-            summary: (N, n_summary + n_cascade).
-            ages_us: (N,) ages at ``now``, microseconds.
-            values: (N,) the metric's counts at ``now``.
+            tokens: the tokens of the requests.
+            hidden: (N, d_model) states as read at ``now``.
+            content: (N, content_dim) content vectors.
+            summary: (N, n_summary + n_cascade) summaries, followed by the cascade features.
+            ages_us: (N,) ages at ``now`` in microseconds.
+            values: (N,) counts of the metric at ``now``.
             ranked: the neighbours of each request, at most K.
             past: the videos of each creator, by creator id.
         """
@@ -81,7 +84,7 @@ class HeadInputs:
         values: NDArray[np.float64],
         ranked: Sequence[Sequence[Ranked]],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features of the neighbours (N, K, N_NEIGHBOUR), and 1 where there is a neighbour (N, K)."""
+        """Return the features of the neighbours (N, K, N_NEIGHBOUR), and a mask (N, K) that is 1 for each neighbour and 0 for padding."""
         n, k = len(requests), self.neighbours
         features, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
         scratch = np.empty(N_GROWTH + 1)
@@ -109,7 +112,10 @@ class HeadInputs:
         return features, mask
 
     def _fill_creator(self, request: Request, past: Sequence[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
-        """Write the features of the creator to ``out`` (N_CREATOR,), from the creator's videos published before this one."""
+        """Write the features of the creator to ``out`` (N_CREATOR,).
+
+        They are computed from the creator's videos that were published before this one.
+        """
         video = request.video
         past = [p for p in past if p.video_id != video.video_id and p.published_us < video.published_us]
         if not past:
@@ -133,7 +139,7 @@ class HeadInputs:
 
 
 def _last_features(tokens: Tokens) -> NDArray[np.float32]:
-    """Features of each sequence's newest token (S, F), zeros where there is none."""
+    """Return the features of each sequence's newest token, (S, F). They are zero if there is no token."""
     last = np.zeros_like(tokens.read_features)
     some = tokens.offsets[1:] > tokens.offsets[:-1]
     last[some] = tokens.features[tokens.offsets[1:][some] - 1]

@@ -1,4 +1,4 @@
-"""From observed videos to their entries in a bank. The service and the builder both use this one path."""
+"""Converts observed videos to their entries in a bank. The service and the builder both use this module."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from model.forecaster import Forecaster
 
 BATCH: Final = 1000
-"""Videos in one batch of entries."""
+"""Number of videos in one batch of entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedVideos:
-    """V videos and their rows. ``types`` (K,) are the names of the rows' type indices; ``published_us`` (V,) int64."""
+    """V videos and their rows.
+
+    ``types`` (K,) holds the names of the rows' type indices. ``published_us`` (V,) int64 holds the publication times.
+    """
 
     videos: Sequence[Video]
     published_us: NDArray[np.int64]
@@ -42,17 +45,18 @@ def entries(
     content: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     members: NDArray[np.int64] | None = None,
 ) -> Iterator[list[BankVideo]]:
-    """Make bank entries in batches, from rows up to ``until_us``. Videos without a curve are left out.
+    """Yield bank entries in batches, computed from rows up to ``until_us``. Videos without a curve are left out.
 
     Args:
-        forecaster: makes the trajectory vectors.
+        forecaster: computes the trajectory vectors.
         past: the observed videos.
-        until_us: time up to which the rows are complete, so that silence means no engagement.
-        content: makes the content vectors (n, Dc) of the videos at n indices.
-        members: sorted indices of the videos to make entries of; None for all.
+        until_us: time up to which the rows are complete. Until then, a time without rows is a time without
+            engagement.
+        content: takes the indices of n videos and returns their content vectors (n, Dc).
+        members: sorted indices of the videos that get entries. None means all.
     """
     types = forecaster.manifest.types
-    # The rows have type indices of their own, and may lack types that the model knows.
+    # The type indices of the rows differ from those of the model, and the rows may lack types that the model knows.
     type_codes = np.array([types.index(kind) for kind in past.types], dtype=np.int64)
     n_types = len(past.types)
     kinds = metric_types(forecaster.manifest.metric, past.types)
@@ -68,7 +72,7 @@ def entries(
         cut_age,
     )
     usable = usable_from(known, past.published_us, known.ages_us[:, 0])
-    # A video's cuts are in order of age, so each continues from the state of the one before.
+    # The cuts of a video are in order of age. So each cut continues from the state at the previous cut.
     pool = forecaster.new_pool(1)
     for start in range(0, len(members), BATCH):
         batch = members[start : start + BATCH]

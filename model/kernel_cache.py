@@ -1,15 +1,17 @@
-"""Chooses the folder where numba caches compiled kernels: beside the source if it is writable, otherwise a folder of the user's own.
+"""Chooses the folder in which numba caches compiled kernels.
 
-numba chooses when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py`` calls ``choose`` before any
-kernel is defined. An install is often read-only, or belongs to another user. Then the kernels that were compiled at install
-(``model.warmup``) are copied to the first writable folder of
+numba chooses its folder when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py``
+calls ``choose`` before any kernel is defined. It uses the first writable folder of this list:
 
     NUMBA_CACHE_DIR                  if it is set
-    $XDG_CACHE_HOME or ~/.cache, in m3tr/kernels
-    the temporary folder, in m3tr-kernels-UID
-    /dev/shm, likewise
+    beside the source                if NUMBA_CACHE_DIR is not set
+    $XDG_CACHE_HOME or ~/.cache      subfolder m3tr/kernels
+    the temporary folder             subfolder m3tr-kernels-UID
+    /dev/shm                         subfolder m3tr-kernels-UID
 
-so that a start does not compile them again. If no folder is writable, kernels are compiled at every start.
+The source folder is often read-only, or it belongs to a different user. If a folder other than the source folder is
+chosen, the kernels that were compiled at install (``model.warmup``) are copied to it. So they are not compiled again
+at the start. If no folder is writable, the kernels are compiled at every start.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ log = logging.getLogger(__name__)
 
 
 def choose() -> Path | None:
-    """Make sure that kernels can be defined. Return the chosen folder; None if numba caches beside the source, or not at all."""
+    """Choose a cache folder, so that kernels can be defined.
+
+    Return the folder. Return None if numba caches beside the source, or not at all.
+    """
     given = os.environ.get(VARIABLE)
     if given:
         if _usable(Path(given)):
@@ -77,7 +82,11 @@ def _folders() -> Iterator[Path]:
 
 
 def _usable(folder: Path) -> bool:
-    """Whether the folder exists or can be made, and belongs to this user, because code is loaded from it."""
+    """Return whether the folder can be used: it exists or can be created, and it is writable and safe.
+
+    Code is loaded from the folder, so other users must not be able to write to it. In a shared parent folder, it must
+    belong to this user.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -89,7 +98,7 @@ def _usable(folder: Path) -> bool:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether a file can be made in the folder. The folder is made if it is missing."""
+    """Return whether a file can be created in the folder. If the folder is missing, it is created."""
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -99,10 +108,10 @@ def _writable(folder: Path) -> bool:
 
 
 def _seed(target: Path) -> None:
-    """Copy kernels that were compiled beside the source. numba ignores those of another source version or processor."""
+    """Copy the kernels that were compiled beside the source. numba ignores those for a different source version or processor."""
     for package in _PACKAGES:
         source = _ROOT / package
-        # numba's own name for the folder of a module's kernels.
+        # This is the name that numba gives to the folder of a module's kernels.
         folder = target / f"{source.name}_{hashlib.sha1(str(source).encode()).hexdigest()}"
         for path in [path for kind in _COMPILED for path in (source / "__pycache__").glob(kind)]:
             with suppress(OSError):
@@ -114,13 +123,13 @@ def _seed(target: Path) -> None:
 
 
 def _set_numba_folder(folder: str) -> None:
-    """Set numba's folder directly, in case numba was imported before and has read its environment already."""
+    """Set numba's folder directly. This is needed if numba was imported earlier and has already read its environment."""
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
 
 
 def _disable_cache() -> None:
-    """Let numba compile at every start, for which it has no setting."""
+    """Make numba compile at every start. numba has no setting for this, so a method is replaced."""
     log.warning(
         "no folder for compiled kernels is writable, so they are compiled at every start, which takes a minute; "
         "set %s to a writable folder",

@@ -1,7 +1,8 @@
-"""A bounded cache that drops the least recently used value. The whole project uses this one class.
+"""A bounded cache that drops the least recently used value. The whole project uses this class.
 
-``cachetools`` does not fit: this cache is also thread-safe, lists its values in order of use, reads a value without counting that as a
-use (``peek``), and evicts on request (the state pool reuses the evicted state's slot).
+``cachetools`` is not used, because this cache needs more: it is thread-safe, lists its values in order of use, and
+can read a value without counting this as a use (``peek``). It also evicts on request, because the state pool reuses
+the slot of the evicted state.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """The ``capacity`` most recently used values; thread-safe. ``get`` and ``put`` are uses.
+    """Holds the ``capacity`` most recently used values. It is thread-safe. ``get`` and ``put`` count as uses.
 
-    ``ttl_s`` is the time to live: ``get`` and ``peek`` return a value for that many seconds after it was put. None means no limit, which
-    is right only if nobody else changes the source of the values.
+    ``ttl_s`` is the time to live: ``get`` and ``peek`` return a value for this number of seconds after it was put.
+    None means no limit. None is correct only if no other process changes the source of the values.
     """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:
@@ -36,7 +37,7 @@ class LRUCache(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """The value, now the most recently used; None if it is absent or too old."""
+        """Return the value and mark it as the most recently used. Return None if it is absent or too old."""
         with self._lock:
             found = self._fresh(key)
             if found is None:
@@ -45,13 +46,13 @@ class LRUCache(Generic[K, V]):
             return found[0]
 
     def peek(self, key: K) -> V | None:
-        """The value, as ``get`` returns it, without counting as a use."""
+        """Return the value like ``get``, but without counting this as a use."""
         with self._lock:
             found = self._fresh(key)
             return None if found is None else found[0]
 
     def put(self, key: K, value: V) -> None:
-        """Store a value, and drop the least recently used one if there are more than ``capacity``."""
+        """Store a value. If there are more than ``capacity`` values, drop the least recently used one."""
         with self._lock:
             self._values[key] = (value, 0.0 if self._ttl_s is None else time.monotonic())
             self._values.move_to_end(key)
@@ -59,13 +60,13 @@ class LRUCache(Generic[K, V]):
                 self._values.popitem(last=False)
 
     def evict(self) -> V:
-        """Remove the least recently used value and return it; KeyError if there is none."""
+        """Remove the least recently used value and return it. Raise KeyError if there is none."""
         with self._lock:
             _, (value, _) = self._values.popitem(last=False)
             return value
 
     def drop(self, key: K) -> V | None:
-        """Remove a value and return it; None if it is absent."""
+        """Remove a value and return it. Return None if it is absent."""
         with self._lock:
             found = self._values.pop(key, None)
             return None if found is None else found[0]
@@ -76,12 +77,12 @@ class LRUCache(Generic[K, V]):
             self._values.clear()
 
     def keys(self) -> list[K]:
-        """All keys, the least recently used first."""
+        """Return all keys, the least recently used first."""
         with self._lock:
             return list(self._values)
 
     def values(self) -> list[V]:
-        """All values, the least recently used first."""
+        """Return all values, the least recently used first."""
         with self._lock:
             return [value for value, _ in self._values.values()]
 

@@ -1,6 +1,6 @@
-"""The trained network around the Mamba-Hawkes process: content, retrieval fusion and forecast head (PyTorch).
+"""The trained networks around the Mamba-Hawkes process (PyTorch): content network, neighbour fusion and forecast head.
 
-It is used for training and ONNX export; serving runs the exported graphs.
+This module is used for training and for ONNX export. The service runs the exported graphs instead.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ N_BINS = 8
 NAME_DIM = 8
 _MIN_WIDTH = 1e-3
 _CASCADE_START = (0.7, 0.3, 0.35)
-"""Before training: the low quantile and the steps to the next ones, as shares of the growth that a cascade expects."""
+"""Growth that the head forecasts before training, as fractions of the growth that a cascade expects. The first number
+is the low quantile. The other two are the step up to the middle quantile and the step up to the high quantile."""
 
 
 class ContentNet(nn.Module):
-    """Content vector of a video from its text, category, language and static features."""
+    """Computes the content vector of a video from its text, category, language and static features."""
 
     def __init__(self, n_categories: int, n_languages: int, dropout: float, *, silent: bool = False) -> None:
-        """With ``silent`` the vector is always zero."""
+        """Create the network. If ``silent`` is true, the content vector is always zero."""
         super().__init__()
         self.silent = silent
         self.sentence = nn.Linear(SENTENCE_DIM, 32)
@@ -53,7 +54,16 @@ class ContentNet(nn.Module):
     def forward(
         self, sentence: Tensor, ngrams: Tensor, has_text: Tensor, category: Tensor, language: Tensor, static: Tensor
     ) -> Tensor:
-        """(N, 384), (N, NGRAM_DIM), (N, 1), (N,), (N,), (N, N_STATIC) -> (N, CONTENT_DIM)."""
+        """Return content vectors (N, CONTENT_DIM).
+
+        Args:
+            sentence: (N, 384) sentence embeddings.
+            ngrams: (N, NGRAM_DIM) mean n-gram embeddings.
+            has_text: (N, 1) 1 if the video has a text, else 0.
+            category: (N,) category indices.
+            language: (N,) language indices.
+            static: (N, N_STATIC) static features.
+        """
         text = torch.cat(
             [
                 has_text * self.sentence(sentence) + (1 - has_text) * self.no_sentence,
@@ -68,10 +78,11 @@ class ContentNet(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Bipolar cross-attention between a target and its neighbours.
+    """Bipolar cross-attention between a target video and its neighbours.
 
-    Positive attention softmax(s) reads what is alike, negative attention softmax(-s) what is not. Both pooled values and their products
-    with the target go through an MLP. The block is that of MMRA; the score is its similarity plus a learned term.
+    Positive attention, softmax(s), pools the neighbours that resemble the target. Negative attention, softmax(-s),
+    pools the neighbours that differ from it. An MLP reads both pooled values and their products with the target. The
+    block is taken from MMRA. Its score s is MMRA's similarity plus a learned term.
     """
 
     def __init__(self, target_dim: int) -> None:
@@ -84,11 +95,17 @@ class Fusion(nn.Module):
         self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
 
     def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
-        """Target (N, D), neighbours (N, K, N_NEIGHBOUR), mask (N, K), 1 for a real neighbour -> (N, FUSED_DIM), 0 without neighbours."""
+        """Return fused vectors (N, FUSED_DIM). A row without neighbours is 0.
+
+        Args:
+            target: (N, D) target vectors.
+            neighbours: (N, K, N_NEIGHBOUR) features of up to K neighbours.
+            mask: (N, K), 1 for a real neighbour and 0 for padding.
+        """
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
-        # The neighbours are multiplied by 4, not the parameter: some ONNX exporters fail on a constant times a scalar parameter.
+        # The factor 4 is applied to the neighbours. Some ONNX exporters fail if a constant multiplies a scalar parameter.
         score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
@@ -98,9 +115,11 @@ class Fusion(nn.Module):
 
 
 class Numbers(nn.Module):
-    """Piecewise linear encoding of numbers (Gorishniy et al. 2022): for each bin, how far into or past it the number lies.
+    """Piecewise linear encoding of numbers (Gorishniy et al. 2022).
 
-    Bin edges are quantiles of the training data. With this encoding a network can use thresholds as easily as a tree does.
+    Each number has N_BINS bins. The encoding holds one value per bin: 0 if the number lies below the bin, 1 if it
+    lies above the bin, and the relative position if it lies inside the bin. The bin edges are quantiles of the
+    training data. With this encoding, a network can learn thresholds as easily as a tree does.
     """
 
     edges: Tensor
@@ -111,26 +130,33 @@ class Numbers(nn.Module):
         self.dim = n_numbers * N_BINS
 
     def fit(self, numbers: Tensor) -> None:
-        """Set the edges to quantiles of numbers (N, n_numbers)."""
+        """Set the bin edges to quantiles of ``numbers`` (N, n_numbers)."""
         levels = torch.linspace(0, 1, N_BINS + 1)
         self.edges.copy_(torch.quantile(numbers.cpu().double(), levels.double(), dim=0).t())
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """(N, n_numbers) -> (N, n_numbers * N_BINS) in [0, 1]."""
+        """Encode ``numbers`` (N, n_numbers). Return (N, n_numbers * N_BINS) values in [0, 1]."""
         low, width = self.edges[:, :-1], (self.edges[:, 1:] - self.edges[:, :-1]).clamp(min=_MIN_WIDTH)
         return ((numbers.unsqueeze(-1) - low) / width).clamp(0, 1).flatten(1)
 
 
 class HeadNet(nn.Module):
-    """Coefficients of the quantile head.
+    """Computes the coefficients of the quantile head.
 
-    A residual network builds the quantiles up from the lowest one. With few videos, two small plain networks overfit less: one for the
-    middle quantile and one for the steps to the others. They are separate because in one network the middle quantile's squared error
-    would outweigh the steps.
+    The normal head is one residual network. It outputs the lowest quantile and the steps up to the two higher
+    quantiles.
+
+    If there are few training videos, two small plain networks overfit less. One outputs the middle quantile, and the
+    other one outputs the steps to the other quantiles. The networks are separate because the squared error of the
+    middle quantile would dominate the training of a shared network.
     """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
-        """With ``from_cascade`` forecasts start training near the growth that a cascade expects, otherwise near no growth."""
+        """Create the head.
+
+        If ``from_cascade`` is true, untrained forecasts are close to the growth that a cascade expects. Otherwise
+        untrained forecasts are close to zero growth.
+        """
         super().__init__()
         self.from_cascade = from_cascade
         inputs = target_dim + FUSED_DIM
@@ -148,9 +174,11 @@ class HeadNet(nn.Module):
                 (first[1:] if self.spread_out is None else self.spread_out.bias.view(2, N_BASIS))[:, -1] = steps
 
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
-        """(N, D), (N, FUSED_DIM) -> (N, 3, N_BASIS): step below, middle quantile, step above.
+        """Return coefficients (N, 3, N_BASIS) from ``target`` (N, D) and ``fused`` (N, FUSED_DIM).
 
-        All are non-negative, except those of the middle quantile with a cascade, which have any sign.
+        The second axis holds the step below the middle quantile, the middle quantile, and the step above the middle
+        quantile. All coefficients are non-negative, with one exception: with a cascade, coefficients of the middle
+        quantile may be negative.
         """
         inputs = torch.cat([target, fused], dim=-1)
         raw = self.out(self.body(inputs)).unflatten(-1, (-1, N_BASIS))
@@ -204,9 +232,10 @@ class _Residual(nn.Module):
 
 
 class M3TR(nn.Module):
-    """All trained parts. ``target`` joins everything that is known of a video at a time.
+    """All trained networks together.
 
-    A part that is switched off gives zeros here, and therefore also in the exported graphs.
+    ``target`` joins everything that is known about a video at a given time. If a part of the method is switched off,
+    its output is zero here. It is therefore also zero in the exported graphs.
     """
 
     def __init__(
@@ -222,7 +251,11 @@ class M3TR(nn.Module):
         cascade: bool = False,
         small_head: bool = False,
     ) -> None:
-        """``cascade``: whether the inputs contain a cascade's features. ``small_head``: the small head, for few videos."""
+        """Create all networks.
+
+        ``cascade`` says whether the inputs contain cascade features. ``small_head`` selects the small head, which is
+        meant for few training videos.
+        """
         super().__init__()
         self.n_cascade = N_CASCADE if cascade else 0
         self.parts = parts
@@ -234,7 +267,7 @@ class M3TR(nn.Module):
         self.numbers = Numbers(n_summary(shape.n_types) + self.n_cascade + N_CREATOR + N_STATIC)
         self.category = nn.Embedding(n_categories + 1, NAME_DIM)
         self.language = nn.Embedding(n_languages + 1, NAME_DIM)
-        # A category grows differently in different languages.
+        # The growth of a category depends on the language, so each pair of category and language has its own embedding.
         self.audience = nn.Embedding((n_categories + 1) * (n_languages + 1), NAME_DIM)
         nn.init.normal_(self.audience.weight, std=0.05)
         self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
@@ -253,9 +286,18 @@ class M3TR(nn.Module):
         category: Tensor,
         language: Tensor,
     ) -> Tensor:
-        """(N, d_model), (N, F), (N, F), (N, n_summary), (N, CONTENT_DIM), (N, N_CREATOR), (N, N_STATIC), (N,), (N,) -> (N, target_dim).
+        """Join all that is known about N videos into target vectors (N, target_dim).
 
-        With a cascade its N_CASCADE features follow the summary.
+        Args:
+            hidden: (N, d_model) Mamba-Hawkes states.
+            read: (N, F) features of the read tokens.
+            last: (N, F) features of the newest tokens.
+            summary: (N, n_summary) summaries. With a cascade, the N_CASCADE cascade features are appended.
+            content: (N, CONTENT_DIM) content vectors.
+            creator: (N, N_CREATOR) creator features.
+            static: (N, N_STATIC) static features.
+            category: (N,) category indices.
+            language: (N,) language indices.
         """
         audience = category * self.language.num_embeddings + language
         names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)

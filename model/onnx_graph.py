@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 _ROWS: Final = 16
-"""Rows of every run. It is constant, because matrix kernels choose their order of summation by the number of rows."""
+"""Number of rows in every run. It is constant, because matrix kernels choose their order of summation by the number of rows."""
 
 
 class Graph:
-    """An exported graph with a dynamic first axis. Thread-safe."""
+    """An exported graph whose first axis may have any length. It is thread-safe."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
@@ -25,7 +25,10 @@ class Graph:
         self._output = self._session.get_outputs()[0].name
 
     def __call__(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        """Run rows (N, ...) in blocks of a fixed size, the last one padded with zeros. N may be 0."""
+        """Run the graph on inputs with N rows each. N may be 0.
+
+        The rows are run in blocks of a fixed size. The last block is padded with zeros.
+        """
         n = len(next(iter(inputs.values())))
         outputs = []
         for start in range(0, n, _ROWS):

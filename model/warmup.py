@@ -1,9 +1,12 @@
 """Warm-up: ``python -m model.warmup`` compiles every kernel that serving calls, so that no forecast waits for the compiler.
 
-    compile_kernels()     at install (Makefile, Docker images) and before a service listens; a minute, or tens of ms from the cache
-    forecast_once(...)    after that: one forecast of each kind, which also warms up the networks, the encoder and the bank
+- ``compile_kernels()`` runs at install (Makefile, Docker images) and before a service listens. It takes a minute, or tens of
+  milliseconds if the kernels are in the cache.
+- ``forecast_once(...)`` runs after that. It makes one forecast of each kind, which also warms up the networks, the encoder and the
+  bank.
 
-Kernels are compiled for the types that serving calls them with; ``tests/model/test_warmup.py`` checks that there are no others.
+Kernels are compiled for the argument types that serving uses. ``tests/model/test_warmup.py`` checks that serving uses
+no others.
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ _TYPES: Final = {
         [types.Array(types.float32, dims, "C") for dims in (2, 1, 2, 3, 3, 2, 3, 3, 2, 3, 2, 3, 2, 2, 1)]
     ),
 }
-"""Short names of types: a letter for the number (R: read-only int64, S: float32), and the number of dimensions; all C-contiguous."""
+"""Short names of types: a letter for the type of number (R: read-only int64, S: float32), and the number of
+dimensions. All arrays are C-contiguous."""
 KERNELS: Final[dict[Any, str]] = {
     rows._rows_until: "I1 I1 I1 I1 I1",
     rows._cells: "I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 I1 I1 I1 I1 I1",
@@ -75,7 +79,7 @@ def compile_kernels() -> None:
 
 
 def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None:
-    """Forecast a made-up video without history, with events, and with counters. Nothing is returned or stored."""
+    """Forecast an artificial video three times: without history, with events, and with counters. Nothing is returned or stored."""
     from model.forecast import Request
 
     now_us = time.time_ns() // 1000

@@ -1,6 +1,6 @@
-"""Past videos for temporal-aware retrieval: one interface, three banks.
+"""The bank: past videos that are searched for similar ones. There is one interface and three implementations.
 
-ServerBank is imported at its first use, because its client takes a second to import.
+ServerBank is imported when it is first used, because importing its client takes a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every bank does the same way over its engine: search, and caches of videos, of creators and of searches."""
+"""The common base of the embedded bank and the server's bank: search, and caches of videos, creators and searches."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 CACHED_VIDEOS: Final = 32_768
-"""Decoded videos kept in memory, 1 to 4 KB each."""
+"""Number of decoded videos that are kept in memory. Each takes 1 to 4 KB."""
 CACHED_CREATORS: Final = 4_096
-"""Creators whose videos are kept in memory as a list."""
+"""Number of creators whose list of videos is kept in memory."""
 
 
 class CachedEngine(ABC, Generic[K]):
-    """An engine behind caches. A bank derives from it and implements the calls of its engine.
+    """An engine behind caches. A bank derives from this class and implements the calls of its engine.
 
-    A key of type K names a video inside the engine.
+    A key of type K identifies a video inside the engine.
 
     Args:
-        dims: dimensions of content and of trajectory vectors.
-        ttl_s: seconds that cached answers are trusted. None means until this process changes a video, which is right only if no other
-            process writes to the bank.
+        dims: dimensions of the content vectors and of the trajectory vectors.
+        ttl_s: number of seconds for which cached results are used. None means that they are used until this process
+            changes a video. None is correct only if no other process writes to the bank.
     """
 
     def __init__(self, dims: tuple[int, int], ttl_s: float | None) -> None:
@@ -40,11 +40,11 @@ class CachedEngine(ABC, Generic[K]):
         self._searches: SearchCache[K] | None = None
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
-        """Neighbours of each query; see Bank. One call with many queries is faster than many calls."""
+        """Return the neighbours of each query; see Bank. One call with many queries is faster than many calls."""
         return self._call("search", lambda: search(queries, self._dims, self._key, self._nearest, self._rows))
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
-        """All videos of each creator; see Bank."""
+        """Return all videos of each creator; see Bank."""
         known = {creator_id: self._creators.get(creator_id) for creator_id in creator_ids}
         found: dict[str, list[PastVideo]] = {creator_id: [] for creator_id, past in known.items() if past is None}
         if found:
@@ -52,11 +52,11 @@ class CachedEngine(ABC, Generic[K]):
         return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
 
     def cache_searches(self, videos: int) -> None:
-        """Cache what is near the ``videos`` that searched last; see Bank."""
+        """Turn on the search cache for the last ``videos`` videos that searched; see Bank."""
         self._searches = SearchCache(videos, self._ttl_s)
 
     def _invalidate(self, changed: Sequence[K]) -> None:
-        """Drop changed videos from the caches, and every cached answer that they may change."""
+        """Drop the changed videos from the caches, and every cached result that may depend on them."""
         for key in changed:
             self._videos.drop(key)
         self._creators.clear()
@@ -64,7 +64,7 @@ class CachedEngine(ABC, Generic[K]):
             self._searches.clear()
 
     def _read_creators(self, found: dict[str, list[PastVideo]]) -> None:
-        """Fill the lists of ``found`` from the engine, oldest video first, and cache them."""
+        """Read the lists of ``found`` from the engine, oldest video first, and cache them."""
         rows = self._of_creators(list(found))
         for row in sorted(rows, key=lambda row: (row.published_us, row.video_id)):
             if row.creator_id is not None:
@@ -78,7 +78,10 @@ class CachedEngine(ABC, Generic[K]):
         return self._searches.nearest(lookups, self._all_usable, self._nearest_in_engine, self._rows)
 
     def _rows(self, wanted: Sequence[tuple[K, int]]) -> dict[K, StoredVideo]:
-        """The videos of pairs of key and age bucket, with their trajectories in these buckets; videos that are gone are left out."""
+        """Return the videos of pairs of key and age bucket, with their trajectories in these buckets.
+
+        Videos that no longer exist are left out.
+        """
         rows: dict[K, StoredVideo] = {}
         missing: list[K] = []
         for key in dict.fromkeys(key for key, _ in wanted):
@@ -100,23 +103,26 @@ class CachedEngine(ABC, Generic[K]):
 
     @abstractmethod
     def _key(self, video_id: str) -> K:
-        """The engine's key of a video."""
+        """Return the engine's key of a video."""
 
     @abstractmethod
     def _nearest_in_engine(self, lookups: Sequence[Lookup]) -> list[list[tuple[K, float]]]:
-        """(key, cosine) of the points nearest to each lookup, best first, from the engine."""
+        """Ask the engine for the points nearest to each lookup. Return (key, cosine) of each point, best first."""
 
     @abstractmethod
     def _all_usable(self, lookup: Lookup) -> bool:
-        """Whether every point of the lookup's space is usable at its time, so that a later search finds the same points."""
+        """Return whether every point of the lookup's space is usable at the lookup's time. If so, a later search finds the same points."""
 
     @abstractmethod
     def _read(self, keys: Sequence[K]) -> dict[K, StoredVideo]:
-        """The videos of those keys that exist, from the engine."""
+        """Read the videos with these keys from the engine. Keys without a video are left out."""
 
     @abstractmethod
     def _of_creators(self, creator_ids: Sequence[str]) -> Iterable[StoredVideo]:
-        """All videos of these creators, in any order."""
+        """Return all videos of these creators, in any order."""
 
     def _add_trajectories(self, rows: dict[K, StoredVideo], wanted: Sequence[tuple[K, int]]) -> None:
-        """Add the trajectories that ``_read`` did not return with the videos: none, unless a bank keeps them apart."""
+        """Add the trajectories that ``_read`` did not return with the videos.
+
+        Only a bank that stores trajectories separately from videos overrides this method.
+        """

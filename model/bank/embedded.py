@@ -1,4 +1,4 @@
-"""The embedded bank: Qdrant's engine inside this process, on files in a folder."""
+"""The embedded bank: Qdrant's engine inside this process, with its files in a folder."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_EVERY: Final = 5_000
-"""Videos written between two flushes. Videos in the engine's log since the last flush survive kill -9, but not a power cut."""
+"""Number of videos that are written between two flushes. Videos since the last flush are only in the engine's log.
+They survive kill -9, but not a power failure."""
 
 
 class EmbeddedBank(CachedEngine[int]):
-    """A Bank in a folder that one process may open at a time. Thread-safe: one lock around every call.
+    """A Bank in a folder that one process at a time may open. It is thread-safe: one lock protects every call.
 
-    The engine holds the GIL. A search therefore stops all other threads (about 0.5 ms a query), and ``optimize`` stops the whole
-    process while it runs (half a minute for 80,000 vectors): call it while the bank is built.
+    The engine holds the GIL. A search therefore stops all other threads, for about 0.5 ms per query. ``optimize``
+    stops the whole process until it is finished, for half a minute with 80,000 vectors. So call ``optimize`` when the
+    bank is built.
     """
 
     def __init__(self, path: Path, lock: embedded_folder.Lock, engine: EmbeddedEngine, dims: tuple[int, int]) -> None:
-        """Not for callers: use ``open`` or ``build``."""
-        # The folder's lock keeps other writers out, so cached answers need no time limit.
+        """Wrap an open engine. Callers use ``open`` or ``build`` instead."""
+        # The folder's lock keeps other writers out, so cached results need no time limit.
         super().__init__(dims, ttl_s=None)
         self.path = path
         self._folder_lock: embedded_folder.Lock | None = lock
@@ -51,7 +53,10 @@ class EmbeddedBank(CachedEngine[int]):
 
     @classmethod
     def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EmbeddedBank:
-        """Open the bank at ``path``, or a copy of it if it is read-only. With ``create``, an empty bank is made if nothing is there."""
+        """Open the bank at ``path``. If it is read-only, a copy is opened instead.
+
+        If ``create`` is true and there is nothing at ``path``, an empty bank is created.
+        """
         if create and not (path.exists() and any(path.iterdir())):
             with cls.build(path, content_dim, trajectory_dim):
                 pass
@@ -70,7 +75,10 @@ class EmbeddedBank(CachedEngine[int]):
             ) from error
         try:
             embedded_folder.copy(path, copy := Path(temporary.name) / path.name)
-            log.warning("bank %s is read-only: a copy is used, and videos added to it are lost when it is closed", path)
+            log.warning(
+                "bank %s is read-only, so a copy is used; videos added to the copy are lost when the bank is closed",
+                path,
+            )
             bank = cls._open_folder(copy, content_dim, trajectory_dim, create=False)
         except BaseException:
             temporary.cleanup()
@@ -81,9 +89,10 @@ class EmbeddedBank(CachedEngine[int]):
     @classmethod
     @contextmanager
     def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
-        """Fill a new bank, which replaces the one at ``path`` when the block ends without an error.
+        """Yield a new bank that the block fills. It replaces the bank at ``path`` when the block ends without an error.
 
-        Until then it is in a hidden folder beside ``path``. After a crash the next ``build`` removes that folder.
+        Until then, the new bank is in a hidden folder beside ``path``. If the process crashes, the next ``build``
+        removes this folder.
         """
         part = embedded_folder.new_folder_beside(path)
         bank = cls._open_folder(part, content_dim, trajectory_dim, create=True)
@@ -120,7 +129,7 @@ class EmbeddedBank(CachedEngine[int]):
         self.close()
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Add or replace videos, each atomically; see Bank."""
+        """Add or replace videos; see Bank. Each video is written atomically."""
         distinct = last_of_each(videos)
         with self._use() as engine:
             try:
@@ -133,11 +142,14 @@ class EmbeddedBank(CachedEngine[int]):
                 self._unflushed = 0
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Remove videos from memory and disk at once; see Bank."""
+        """Remove videos from memory and disk immediately; see Bank."""
         self._remove([key_of(video_id) for video_id in video_ids])
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """``remove`` by tombstones; see Bank. Their bytes leave the files when the bank is closed, or else when it is next opened."""
+        """Remove videos by their tombstones; see Bank.
+
+        The bytes of these videos leave the files when the bank is closed, or else when it is next opened.
+        """
         self._remove([embedded_key(tombstone) for tombstone in tombstones])
 
     def _remove(self, keys: Sequence[int]) -> None:
@@ -153,7 +165,10 @@ class EmbeddedBank(CachedEngine[int]):
                 self._invalidate(keys)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Purge replaced points and build graphs for spaces of more than 25,000 vectors. The process stops meanwhile."""
+        """Purge replaced points and build graphs for spaces with more than 25,000 vectors.
+
+        The whole process stops until this is finished.
+        """
         with self._use() as engine:
             if progress is not None:
                 progress(0, 1)
@@ -163,13 +178,13 @@ class EmbeddedBank(CachedEngine[int]):
                 progress(1, 1)
 
     def counts(self) -> dict[str, int]:
-        """Number of videos and of trajectories."""
+        """Return the number of videos and of trajectories."""
         with self._use() as engine:
             sizes = engine.sizes()
             return {"videos": engine.points(), "trajectories": sum(n for space, n in sizes.items() if space != CONTENT)}
 
     def close(self) -> None:
-        """Flush and release the folder."""
+        """Flush the bank and release the folder."""
         if self._folder_lock is not None:
             embedded_folder.write_back(self.path)
         with self._lock:
@@ -211,13 +226,13 @@ class EmbeddedBank(CachedEngine[int]):
     def _use(self) -> Iterator[EmbeddedEngine]:
         with self._lock, _bank_errors(self.path):
             if self._folder_lock is None:
-                raise BankError(f"bank {self.path}: closed")
+                raise BankError(f"bank {self.path}: is closed")
             yield self._engine
 
 
 @contextmanager
 def _bank_errors(path: Path) -> Iterator[None]:
-    """Turn the engine's errors, which are bare Exceptions, into BankErrors that name the bank."""
+    """Turn the engine's errors, which are plain Exceptions, into BankErrors that name the bank."""
     try:
         yield
     except M3TRError:

@@ -1,16 +1,17 @@
-"""One shard of the embedded Qdrant engine: videos as points.
+"""One shard of the embedded Qdrant engine, which stores each video as a point.
 
-A video is ONE point with the named vectors ``content`` and ``t<bucket>``. The time from which each vector is usable is an
-integer-indexed payload field. So a video is replaced in one engine update, which the write-ahead log makes atomic under kill -9,
-and no search filters by age bucket (an indexed match on 80,000 points costs five times the scan of the bucket's own vectors).
+A video is ONE point with the named vectors ``content`` and ``t<bucket>``. The time from which a vector is usable is a
+payload field with an integer index. This design has two advantages. A video is replaced by one engine update, which
+the write-ahead log makes atomic under kill -9. And no search has to filter by age bucket. With 80,000 points, an
+indexed filter costs five times as much as a scan of the bucket's own vectors.
 
-A named vector is added when its bucket is first seen. The engine writes a new name to its segments and then to its configuration. If
-kill -9 comes between the two, it refuses to load. So the file ``new_space`` is written before and removed after; it holds all names,
-and ``load`` repairs the shard with them.
+A named vector is created when its bucket first occurs. The engine writes a new name first to its segments and then to
+its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the file ``new_space`` is
+written before the change and removed after it. It holds all names, and ``load`` uses them to repair the shard.
 
-Vectors are stored at unit length: the dot product is the cosine, and the engine does not change their bits.
+Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 
-The engine holds the GIL through every call, ``optimize`` included: batches are faster, threads are not.
+The engine holds the GIL during every call, including ``optimize``. So batches make it faster, but threads do not.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from model.bank.tombstone import embedded_key_of as key_of
 from model.bank.validation import findable
 
 EXACT_UP_TO: Final = 25_000
-"""Spaces of up to this many vectors are scanned without a graph: the answer is always the same."""
+"""Largest number of vectors in a space that is scanned without a graph. A scan always gives the same result."""
 HNSW_EF: Final = 256
-"""Search breadth in larger spaces: recall >= 0.99 at 80,000 vectors with half of them filtered out."""
+"""Search breadth in larger spaces. It gives a recall >= 0.99 for 80,000 vectors of which half are filtered out."""
 BATCH: Final = 64
-"""Queries in one engine call, which holds the GIL for all of them (about 30 ms)."""
+"""Maximum number of queries in one engine call. The call holds the GIL for all of them, for about 30 ms."""
 UPDATE: Final = 1_000
-"""Points in one engine update."""
+"""Maximum number of points in one engine update."""
 PAGE: Final = 1_000
-"""Points in one page of a scroll."""
+"""Maximum number of points in one page of a scroll."""
 
 
 class EmbeddedEngine:
-    """Points of past videos in the engine. Not thread-safe; the engine's own errors are raised."""
+    """The points of past videos in the engine. It is not thread-safe, and it raises the engine's own errors."""
 
     def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
         self._path = path
@@ -56,7 +57,7 @@ class EmbeddedEngine:
 
     @classmethod
     def create(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedEngine:
-        """A new, empty shard in the folder ``path``, which must not exist."""
+        """Create an empty shard in the folder ``path``, which must not exist."""
         path.mkdir(parents=True)
         engine = qe.EdgeShard.create(str(path), _config((content_dim, trajectory_dim), []))
         engine.update(qe.UpdateOperation.create_field_index("creator_id", qe.KeywordIndexParams()))
@@ -65,7 +66,7 @@ class EmbeddedEngine:
 
     @classmethod
     def load(cls, path: Path, content_dim: int, trajectory_dim: int) -> EmbeddedEngine:
-        """The shard in the folder ``path``."""
+        """Load the shard in the folder ``path``."""
         new_space = _new_space(path)
         try:
             engine = qe.EdgeShard.load(str(path))
@@ -78,14 +79,14 @@ class EmbeddedEngine:
         return cls(path, engine, content_dim, trajectory_dim)
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Replace the points of videos, whose ids are distinct."""
+        """Add or replace the points of the videos. Their ids must be distinct."""
         points = [self._point(video) for video in videos]
         for start in range(0, len(points), UPDATE):
             self._engine.update(qe.UpdateOperation.upsert_points(points[start : start + UPDATE]))
         self._sizes = None
 
     def remove(self, keys: Sequence[int]) -> None:
-        """Delete points; points that are absent are no error."""
+        """Delete points. Points that do not exist are ignored."""
         self._engine.update(qe.UpdateOperation.delete_points(list(keys)))
         self._sizes = None
 
@@ -116,9 +117,9 @@ class EmbeddedEngine:
             self._latest[bucket] = 0
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[tuple[int, float]]]:
-        """(key, cosine) of the points nearest to each lookup, best first."""
+        """Return (key, cosine) of the points nearest to each lookup, best first."""
         sizes = self.sizes()
-        # A video that searches at two times has one content vector. Lookups that are equal to the engine are sent once.
+        # A video may search at two times with the same content vector. Lookups that are equal for the engine are sent once.
         groups: dict[tuple[int, int, int, bytes], list[int]] = {}
         for i, lookup in enumerate(lookups):
             if lookup.space in self._latest:
@@ -136,11 +137,14 @@ class EmbeddedEngine:
         return hits
 
     def all_usable(self, lookup: Lookup) -> bool:
-        """Whether every vector of the lookup's space is usable at its time, and so at any later time."""
+        """Return whether every vector of the lookup's space is usable at the lookup's time, and therefore at any later time."""
         return self._latest.get(lookup.space, 0) <= lookup.now_us
 
     def _cut_us(self, lookup: Lookup) -> int:
-        """The time to filter by, or 0 if no filter is needed: most searches come after everything stored became usable."""
+        """Return the time to filter by, or 0 if no filter is needed.
+
+        Most searches need no filter, because everything stored is already usable at their time.
+        """
         return 0 if self.all_usable(lookup) else lookup.now_us
 
     def _request(self, lookup: Lookup, size: int) -> qe.QueryRequest:
@@ -153,7 +157,7 @@ class EmbeddedEngine:
         )
 
     def rows(self, keys: Sequence[int]) -> dict[int, StoredVideo]:
-        """The videos of those keys that exist, with all their trajectories."""
+        """Return the videos with these keys, with all their trajectories. Keys without a video are left out."""
         return {int(record.id): self._row(record) for record in self._engine.retrieve(list(keys), True, True)}
 
     def _row(self, record: qe.Record) -> StoredVideo:
@@ -165,7 +169,7 @@ class EmbeddedEngine:
         return decoded
 
     def present(self, keys: Sequence[int]) -> list[int]:
-        """The keys that have a point."""
+        """Return the keys that have a point."""
         found: list[int] = []
         for start in range(0, len(keys), PAGE):
             found += [
@@ -174,7 +178,7 @@ class EmbeddedEngine:
         return found
 
     def keys_by(self, creator_ids: Sequence[str]) -> list[int]:
-        """Keys of all videos of these creators."""
+        """Return the keys of all videos of these creators."""
         of_creators = qe.Filter(must=[qe.FieldCondition("creator_id", match=qe.MatchAny(list(creator_ids)))])
         keys: list[int] = []
         offset: Any = None
@@ -188,21 +192,21 @@ class EmbeddedEngine:
                 return keys
 
     def sizes(self) -> dict[int, int]:
-        """Number of vectors of every space."""
+        """Return the number of vectors in every space."""
         if self._sizes is None:
             self._sizes = defaultdict(int, {space: self._size(space) for space in self._latest})
         return self._sizes
 
     def points(self) -> int:
-        """Number of videos."""
+        """Return the number of videos."""
         return self._engine.count(qe.CountRequest(exact=True))
 
     def optimize(self) -> None:
-        """Merge segments, purge replaced points and build graphs for large spaces. The GIL is held throughout."""
+        """Merge segments, purge replaced points and build graphs for large spaces. The engine holds the GIL until this is finished."""
         self._engine.optimize()
 
     def flush(self) -> None:
-        """Make all writes so far durable."""
+        """Make all previous writes durable."""
         self._engine.flush()
 
     def close(self) -> None:
@@ -228,7 +232,7 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
         vectors=vectors,
         payload_memory=qe.Memory.Cached,
         hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=kilobytes),
-        # With these thresholds optimizing erases removed points, however few they are.
+        # With these thresholds, optimizing erases removed points even if there are only a few.
         optimizers=qe.EdgeOptimizersConfig(
             deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1, indexing_threshold=kilobytes
         ),
@@ -237,7 +241,7 @@ def _config(dims: tuple[int, int], buckets: Sequence[int]) -> qe.EdgeConfig:
 
 
 def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Rewrite the shard in the folder ``path`` without the points that were removed from it. Nobody may have it open."""
+    """Rewrite the shard in the folder ``path`` without the points that were removed from it. No process may have the shard open."""
     dims = content_dim, trajectory_dim
     shard = EmbeddedEngine.load(path, *dims)
     buckets = [space for space in shard.sizes() if space != CONTENT]
@@ -247,10 +251,10 @@ def rewrite(path: Path, content_dim: int, trajectory_dim: int) -> None:
     engine.optimize()
     engine.flush()
     engine.close()
-    # The write-ahead log still holds removed videos; the segments hold everything that is left.
+    # The write-ahead log still holds removed videos. The segments hold all remaining videos, so the log can be deleted.
     log, old = path / "wal", path / "wal.old"
     shutil.rmtree(old, ignore_errors=True)
-    # In one step: an incomplete log could not be read.
+    # The log is renamed first, so that it disappears in one step. A partly deleted log could not be read.
     log.rename(old)
     shutil.rmtree(old)
 
@@ -260,7 +264,7 @@ def _new_space(path: Path) -> Path:
 
 
 def _load_repaired(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
-    """Load a shard whose segments may lack the last of ``buckets``; its own configuration is not read."""
+    """Load a shard whose segments may lack the last of ``buckets``. The shard's own configuration is not read."""
     try:
         return qe.EdgeShard.load(str(path), _config(dims, buckets))
     except Exception:
@@ -289,5 +293,5 @@ def _range_index(space: int) -> qe.UpdateOperation:
 
 
 def _known_by(space: int, now_us: int) -> qe.Filter:
-    # float64 is exact for every time that a bank accepts (see interface.NEVER_US), so this compares integers.
+    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

@@ -1,9 +1,9 @@
-"""The folder of an embedded bank: its lock, and whether it is complete.
+"""The folder of an embedded bank: its lock, and the check that it is complete.
 
-- ``bank.json``: format and dimensions. It is written last: if it is there, the fill was finished.
-- ``lock``: held (flock) while the bank is open, so that one process at a time opens it.
-- ``soiled``: present while the engine's files may still hold videos that were removed.
-- ``shard/``: the engine's files. They change whenever the bank is opened (do not hash them).
+- ``bank.json``: format and dimensions. It is written last, so its presence shows that the fill was finished.
+- ``lock``: locked (flock) while the bank is open, so that one process at a time can open the bank.
+- ``soiled``: present while the engine's files may still hold removed videos.
+- ``shard/``: the engine's files. They change whenever the bank is opened, so do not hash them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _NEEDS_VACUUM: Final = "soiled"
 _BLOCK_BYTES: Final = 1 << 20
 _VACUUM_S: Final = 120.0
 _GRACE_S: Final = 1.0
-"""How long to wait for a lock when no vacuum is due. A vacuum that just finished holds the lock until its process ends."""
+"""Time in seconds to wait for a lock if no vacuum is due. A vacuum that has just finished holds the lock until its
+process ends."""
 _POLL_S: Final = 0.05
 
 
 class Lock:
-    """An exclusive lock on a bank's folder. It ends with ``release``, or with the process."""
+    """An exclusive lock on a bank's folder. It is held until ``release`` is called or the process ends."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -53,7 +54,7 @@ class Lock:
                 return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 now = time.monotonic()
-                # The last process may have closed the bank while a vacuum still runs, which ends by itself.
+                # The last process may have closed the bank while its vacuum still runs. The vacuum ends by itself.
                 if needs_vacuum(folder):
                     clean_since = now
                 if now - clean_since > _GRACE_S or now - start > _VACUUM_S:
@@ -66,13 +67,13 @@ class Lock:
 
 
 def writable(folder: Path) -> bool:
-    """Whether the engine can open a bank here. It writes to its files even if it is only read."""
+    """Return whether the engine can open a bank in this folder. The engine writes to its files even if the bank is only read."""
     return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob("*")) if not path.is_symlink())
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a bank's folder, which may be open in another process."""
-    # The engine's files are sparse, five times larger than their data; a plain copy would fill the holes.
+    """Copy a bank's folder. The bank may be open in another process."""
+    # The engine's files are sparse: their size is five times the size of their data. A plain copy would fill the holes.
     if shutil.which("cp"):
         done = subprocess.run(
             ["cp", "-r", "--sparse=always", source, target], capture_output=True, text=True, check=False
@@ -89,15 +90,15 @@ def copy(source: Path, target: Path) -> None:
 
 
 def shard_path(folder: Path) -> Path:
-    """Where the engine keeps its files."""
+    """Return the folder of the engine's files."""
     return folder / "shard"
 
 
 def read_ahead(folder: Path) -> None:
     """Read all files into the page cache.
 
-    The engine holds the GIL while it opens and reads the disk page by page, which takes a second for 20,000 videos. From the page
-    cache it takes less than a tenth of that.
+    While the engine opens, it holds the GIL and reads the disk page by page. This takes a second for 20,000 videos.
+    If the files are in the page cache, it takes less than a tenth of a second.
     """
     block = bytearray(_BLOCK_BYTES)
     for path in shard_path(folder).rglob("*"):
@@ -109,7 +110,7 @@ def read_ahead(folder: Path) -> None:
 
 
 def write_back(folder: Path) -> None:
-    """Sync all files to disk, so that the engine, which holds the GIL, has little to write when it closes."""
+    """Sync all files to disk. The engine holds the GIL when it closes, and after this sync it has little left to write."""
     for path in shard_path(folder).rglob("*"):
         if path.is_file():
             with suppress(OSError):
@@ -117,7 +118,7 @@ def write_back(folder: Path) -> None:
 
 
 def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Refuse a folder that is no bank, was not filled to the end, or has other dimensions."""
+    """Raise BankError if the folder is not a bank, if its fill was not finished, or if it has different dimensions."""
     if not folder.is_dir():
         raise BankError(f"bank {folder}: no such folder")
     try:
@@ -132,13 +133,13 @@ def check_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
 
 
 def dims(folder: Path) -> tuple[int, int]:
-    """Dimensions of the bank's content and trajectory vectors."""
+    """Return the dimensions of the bank's content vectors and trajectory vectors."""
     marker = json.loads((folder / "bank.json").read_bytes())
     return int(marker["content_dim"]), int(marker["trajectory_dim"])
 
 
 def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
-    """Mark the folder, durably, as a completely filled bank."""
+    """Durably mark the folder as a completely filled bank."""
     part = folder / "bank.json.part"
     with part.open("w") as file:
         json.dump(_marker(content_dim, trajectory_dim), file)
@@ -149,9 +150,10 @@ def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
 
 
 def new_folder_beside(folder: Path) -> Path:
-    """Make an empty folder beside ``folder`` to fill, and remove the remains of an unfinished fill. It is not locked.
+    """Create an empty folder beside ``folder`` for a fill. The remains of an unfinished fill are removed. The new folder is not locked.
 
-    Refuses at once what ``install`` would refuse: to replace a bank that is open, or a folder that is no bank.
+    This function already refuses what ``install`` would refuse later: to replace a bank that is open, or a folder
+    that is not a bank.
     """
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "bank.json").exists():
@@ -164,7 +166,7 @@ def new_folder_beside(folder: Path) -> Path:
 
 
 def install(part: Path, folder: Path) -> None:
-    """Move a filled folder to ``folder``. A bank already there is replaced, unless it is open."""
+    """Move a filled folder to ``folder``. A bank that is already there is replaced, unless it is open."""
     old = folder.with_name(f".{folder.name}.old")
     _remove(old)
     if folder.exists():
@@ -177,17 +179,17 @@ def install(part: Path, folder: Path) -> None:
 
 
 def mark_for_vacuum(folder: Path) -> None:
-    """Note that the engine's files need a vacuum. Call it before videos are removed: the engine keeps their bytes."""
+    """Record that the engine's files need a vacuum. Call this before videos are removed, because the engine keeps their bytes."""
     (folder / _NEEDS_VACUUM).touch()
 
 
 def needs_vacuum(folder: Path) -> bool:
-    """Whether the engine's files may still hold videos that were removed."""
+    """Return whether the engine's files may still hold removed videos."""
     return (folder / _NEEDS_VACUUM).exists()
 
 
 def mark_vacuumed(folder: Path) -> None:
-    """Note that the engine's files hold no removed video any more."""
+    """Record that the engine's files no longer hold any removed video."""
     (folder / _NEEDS_VACUUM).unlink(missing_ok=True)
 
 

@@ -1,9 +1,9 @@
-"""The bank's interface: a store of past videos that is searched for similar ones.
+"""The interface of the bank, which stores past videos and searches them for similar ones.
 
-A bank answers one question: which past videos, as they were known at ``now``, resemble this one in content, and which ones in
-trajectory at the same age? The caller ranks the union, because it has the weight between the two similarities.
+A search finds the past videos that resemble a target video in content, and those that resemble it in trajectory at
+the same age. The caller ranks both groups together, because it knows the weight between the two similarities.
 
-The bank, not the caller, prevents look-ahead: ``search`` is point-in-time and returns nothing that became known after ``now_us``.
+A search only returns what was already known at ``now_us``. The bank enforces this rule, not the caller.
 """
 
 from __future__ import annotations
@@ -16,37 +16,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEVER_US: Final = 2**53
-"""A ``usable_from_us`` that never comes. Every query's time lies before it (the year 2255), where float64 is exact."""
+"""A ``usable_from_us`` that is never reached. It lies in the year 2255, and every query's time lies before it. Up to
+this value, float64 represents microseconds exactly."""
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in total)."""
+"""Callback that gets (steps done, total steps)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
     """Growth of one metric of a video.
 
-    ``ages_us`` (n,) int64 microseconds since publication, strictly increasing, n <= 40; ``values`` (n,) int64
-    cumulative counts. Point i is known from the time ``published_us + ages_us[i]`` on.
+    Point i becomes known at the time ``published_us + ages_us[i]``.
+
+    Attributes:
+        ages_us: (n,) int64 microseconds since publication, strictly increasing, n <= 40.
+        values: (n,) int64 cumulative counts.
     """
 
     ages_us: NDArray[np.int64]
     values: NDArray[np.int64]
 
     def until(self, age_us: int) -> Curve:
-        """The points up to the age ``age_us`` (views, not copies)."""
+        """Return the points up to the age ``age_us``. They are views, not copies."""
         n = int(self.ages_us.searchsorted(age_us, side="right"))
         return self if n == len(self.ages_us) else Curve(self.ages_us[:n], self.values[:n])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BankVideo:
-    """One video as it enters the bank.
+    """One video as it is passed to the bank.
 
-    ``content`` (Dc,) float32 or None. ``trajectories`` maps an age bucket (0 .. 254) to (vector (Dt,) float32,
-    ``usable_from_us``). The video's own ``usable_from_us`` applies to its content. With NEVER_US no search finds the video, only
-    ``creator`` does. A vector of norm zero has no direction and counts as missing. No ``usable_from_us`` may lie before
+    A vector of norm zero has no direction, so it is treated as missing. No ``usable_from_us`` may lie before
     ``published_us``.
+
+    Attributes:
+        content: (Dc,) float32 or None.
+        trajectories: maps an age bucket (0 .. 254) to a pair: a vector (Dt,) float32, and the time from which it is
+            usable.
+        usable_from_us: time from which ``content`` is usable. With NEVER_US, no search finds the video, but
+            ``creator`` still does.
     """
 
     video_id: str
@@ -61,9 +70,11 @@ class BankVideo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BankQuery:
-    """Searches for up to ``limit`` neighbours by content and as many by trajectory in ``age_bucket``, as of ``now_us``.
+    """A search for neighbours, as of ``now_us``.
 
-    A vector that is None, or has norm zero, is not searched for. ``exclude`` is the target's own id, which is never returned.
+    It finds up to ``limit`` neighbours by content, and up to ``limit`` neighbours by trajectory in ``age_bucket``. If
+    a vector is None or has norm zero, that search is skipped. ``exclude`` is the id of the target video, which is
+    never returned.
     """
 
     content: NDArray[np.float32] | None
@@ -78,9 +89,14 @@ class BankQuery:
 class Candidate:
     """A past video as it was known at the query's ``now_us``.
 
-    ``curve`` has no point later than ``now_us``. ``content`` (Dc,) and ``trajectory`` (Dt,) are float32, read-only and of unit length
-    (the stored vector divided by its norm); ``trajectory`` is that of the query's age bucket. Each is None if the video has none or
-    if it was not usable yet at ``now_us``.
+    ``content`` and ``trajectory`` are None if the video has no such vector, or if the vector was not usable yet at
+    ``now_us``.
+
+    Attributes:
+        curve: the points up to ``now_us``.
+        content: (Dc,) float32, the stored content vector divided by its norm. It is read-only.
+        trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. It is
+            read-only.
     """
 
     video_id: str
@@ -94,7 +110,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PastVideo:
-    """A video of a creator. ``curve`` is NOT truncated: the caller cuts it at its own ``now``."""
+    """A video of a creator. Its ``curve`` is NOT truncated: the caller must cut it at its own ``now``."""
 
     video_id: str
     published_us: int
@@ -102,35 +118,40 @@ class PastVideo:
 
 
 class Bank(Protocol):
-    """A store of past videos. Every method may raise BankError, or DataError for unusable input."""
+    """A store of past videos. Every method may raise BankError, and DataError if its input is unusable."""
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Add videos, or replace everything stored of them. If an id occurs twice, the last one counts."""
+        """Add videos. Everything already stored about a video is replaced. If an id occurs twice, the last video is stored."""
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Remove videos; ids that are not stored are no error."""
+        """Remove videos. Ids that are not stored are ignored."""
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Remove videos of which only the ``tombstone`` is still known."""
+        """Remove videos by their tombstones (see ``model.bank.tombstone``). This works when the video ids are no longer known."""
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
-        """Neighbours of each query, in its order.
+        """Return the neighbours of each query, in the order of the queries.
 
-        Each list holds the neighbours by content, the most similar (cosine) first, then those found only by trajectory, also most
-        similar first. Similarities that are equal to within 1e-6 are ordered by video_id.
+        Each list starts with the neighbours by content, most similar (by cosine) first. The neighbours found only by
+        trajectory follow, also most similar first. If two similarities differ by at most 1e-6, the videos are ordered
+        by video_id.
         """
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
-        """All videos of each creator, ordered by (published_us, video_id); an unknown creator has an empty list."""
+        """Return all videos of each creator, ordered by (published_us, video_id). An unknown creator has an empty list."""
 
     def cache_searches(self, videos: int) -> None:
-        """Cache the points near the ``videos`` that searched last, so that their next search is cheap. Off until called."""
+        """Turn on the search cache, which makes the next search of a video cheap.
+
+        For each of the last ``videos`` videos that searched, it keeps the points near the video. The cache is off
+        until this is called.
+        """
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Build the indexes that make a large bank fast. Answers stay the same to within the index's recall."""
+        """Build the indexes that make a large bank fast. Search results change only by the recall of the indexes."""
 
     def counts(self) -> dict[str, int]:
-        """Number of "videos" and of "trajectories" (pairs of video and age bucket)."""
+        """Return the number of "videos" and of "trajectories". A trajectory is a pair of video and age bucket."""
 
     def close(self) -> None:
-        """Write pending changes and release everything; a second call does nothing."""
+        """Write pending changes and release all resources. A second call does nothing."""

@@ -1,4 +1,4 @@
-"""Neighbours: candidates ranked by combined similarity, and their features for the fusion block."""
+"""Neighbours: ranks candidates by their combined similarity, and computes their features for the fusion block."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from model.forecast import Neighbour
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
-"""Features of a neighbour: for each horizon growth and its mask, the difference of levels at this age and its mask, both cosines and
-their masks, the combined similarity, whether the creator is the same, the number of known growth steps, and how much faster than usual
-they were."""
+"""Number of features of a neighbour. In order:
+
+- the growth over each horizon, and a mask for each horizon
+- the difference of levels at this age, and its mask
+- the cosine of content and its mask, and the cosine of trajectory and its mask
+- the combined similarity
+- whether the creator is the same
+- the number of known growth steps, and how much faster than usual these steps were
+"""
 _EDGES_US: Final = CURVE_EDGES_US
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A neighbour and its similarities: cosines in -1 .. 1, None where a vector is missing."""
+    """A neighbour and its similarities. They are cosines in -1 .. 1. ``content`` or ``trajectory`` is None if a vector is missing."""
 
     candidate: Candidate
     similarity: float
@@ -35,13 +41,16 @@ class Ranked:
 def combine(
     content: NDArray[np.float64], trajectory: NDArray[np.float64], content_weight: float
 ) -> NDArray[np.float64]:
-    """S = w cos(content) + (1 - w) cos(trajectory); where one cosine is NaN, the other alone. Arrays of equal shape."""
+    """Return the combined similarity S = w cos(content) + (1 - w) cos(trajectory).
+
+    If one cosine is NaN, S is the other cosine. The arrays have equal shapes.
+    """
     both = content_weight * content + (1 - content_weight) * trajectory
     return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
 
 
 def rank(query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int) -> list[Ranked]:
-    """The k most similar candidates, most similar first, ties ordered by id."""
+    """Return the k most similar candidates, most similar first. Ties are ordered by id."""
     contents = _cosines(query.content, [c.content for c in candidates])
     trajectories = _cosines(query.trajectory, [c.trajectory for c in candidates])
     similarity = combine(contents, trajectories, content_weight)
@@ -72,11 +81,21 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 def fill_features(  # type: ignore[no-untyped-def]
     ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
 ):
-    """Write a neighbour's features to ``out`` (N_NEIGHBOUR,) float32.
+    """Write a neighbour's features to ``out``.
 
-    ``ages_us`` and ``values`` (>= n,) int64 hold its curve, of which n points are known; ``level_now`` is log2(1 + count) of the target at
-    ``age_us``; ``pace`` (N_CURVE,) the usual growth by age; ``cosines`` (2,) of content and trajectory, NaN where missing; ``one``
-    (N_GROWTH + 1,) float64 is scratch space.
+    Args:
+        ages_us: (>= n,) int64 ages of the neighbour's curve in microseconds.
+        values: (>= n,) int64 counts of the neighbour's curve.
+        n: number of known points of the curve.
+        age_us: age of the target in microseconds.
+        horizons_us: (N_GROWTH,) int64 horizons in microseconds.
+        level_now: log2(1 + count) of the target at ``age_us``.
+        cosines: (2,) cosines of content and trajectory. NaN where missing.
+        similarity: the combined similarity.
+        same_creator: whether the neighbour and the target have the same creator.
+        pace: (N_CURVE,) usual growth by age.
+        one: (N_GROWTH + 1,) float64 scratch space.
+        out: (N_NEIGHBOUR,) float32.
     """
     out[:] = 0
     curve_growth(ages_us, values, n, age_us, horizons_us, one)
@@ -100,13 +119,13 @@ def fill_features(  # type: ignore[no-untyped-def]
 
 
 def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
-    """What a forecast says of a neighbour: its similarities, and its growth from ``age_us`` on."""
+    """Return the description of a neighbour for a forecast: its similarities, and its growth from ``age_us`` on."""
     growth = _growth_factors(item.candidate, age_us, horizons_us)
     return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
 
 
 def _growth_factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
-    """By horizon, the factor by which the candidate's count grew from ``age_us`` on; None where it is not known."""
+    """Return, for each horizon, the factor by which the candidate's count grew from ``age_us`` on. It is None if unknown."""
     order = sorted(horizons_us)
     growth = np.empty(len(order) + 1)
     curve = candidate.curve

@@ -1,7 +1,8 @@
-"""From nearest points to candidates: the part of a search that does not depend on the engine.
+"""Turns the nearest points into candidates. This part of a search does not depend on the engine.
 
-An engine has two primitives: ``nearest`` (points by cosine, filtered by time) and ``rows`` (videos by key). This module does the
-rest: it excludes the target, orders ties, and joins and truncates the results. A key names a video inside one engine.
+An engine provides two functions: ``nearest`` (points by cosine, filtered by time) and ``rows`` (videos by key). This
+module excludes the target, orders ties, joins the results and truncates them. A key identifies a video inside one
+engine.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from model.bank.validation import check_query, unit
 
 K = TypeVar("K", bound=Hashable)
 CONTENT: Final = -1
-"""The space of content vectors; a trajectory's space is its age bucket (>= 0)."""
+"""The space of content vectors. The space of a trajectory is its age bucket (>= 0)."""
 TIE: Final = 1e-6
-"""Cosines closer than this are equal: engines round differently in float32."""
+"""Two cosines are treated as equal if they differ by at most this much, because engines round differently in float32."""
 MAX_LIMIT: Final = 4096
-"""Most points fetched to settle a tie. Beyond it the engine chooses among equals."""
+"""Maximum number of points that are fetched to resolve a tie. If more points are tied, the engine chooses among them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
-    """The search for the ``limit`` points of a space that are nearest to a unit vector and usable at ``now_us``.
+    """A search in one space for the ``limit`` points that are nearest to a unit vector and usable at ``now_us``.
 
     ``owner`` is the id of the video that searches.
     """
@@ -47,10 +48,15 @@ def search(
     nearest: Callable[[Sequence[Lookup]], list[list[tuple[K, float]]]],
     rows: Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]],
 ) -> list[list[Candidate]]:
-    """Answer queries as ``Bank.search`` specifies.
+    """Run the queries as ``Bank.search`` specifies. Return the candidates of each query.
 
-    ``dims`` are (content, trajectory). ``nearest`` answers each lookup with (key, cosine), best first. ``rows`` takes pairs of key and
-    age bucket, and leaves out videos that are gone.
+    Args:
+        queries: the queries.
+        dims: dimensions of the content vectors and of the trajectory vectors.
+        key: returns the key of a video id.
+        nearest: returns (key, cosine) of the nearest points for each lookup, best first.
+        rows: takes pairs of key and age bucket, and returns the videos by key. Videos that no longer exist are left
+            out.
     """
     lookups: list[Lookup] = []
     slots: list[tuple[int | None, int | None]] = []
@@ -78,7 +84,7 @@ def search(
 def _add_lookup(lookups: list[Lookup], space: int, vector: NDArray[np.float32] | None, query: BankQuery) -> int | None:
     if vector is None:
         return None
-    # One more for the target itself, and one more to see whether the last position is tied.
+    # The limit is raised by 2: one more point for the target itself, and one more to detect a tie at the last position.
     lookups.append(Lookup(query.exclude, space, vector, query.now_us, query.limit + 2))
     return len(lookups) - 1
 
@@ -88,7 +94,7 @@ def _settled(
     excluded: Sequence[K],
     nearest: Callable[[Sequence[Lookup]], list[list[tuple[K, float]]]],
 ) -> list[list[tuple[K, float]]]:
-    """Hits without the target, extended until the last position is not tied."""
+    """Return the points nearest to each lookup, without the target. More points are fetched until the last position is not tied."""
     hits: list[list[tuple[K, float]]] = [[] for _ in lookups]
     pending = {slot: lookup for slot, lookup in enumerate(lookups)}
     while pending:
@@ -106,13 +112,13 @@ def _settled(
 def _ranked(
     hits: list[tuple[K, float]], lookup: Lookup, limit: int, known: Mapping[K, StoredVideo]
 ) -> list[StoredVideo]:
-    """The best ``limit`` usable rows; runs of equal cosines are ordered by video_id."""
+    """Return the best ``limit`` usable videos. Runs of equal cosines are ordered by video_id."""
     ranked: list[StoredVideo] = []
     run: list[StoredVideo] = []
     previous = np.inf
     for k, cosine in hits:
         found = known.get(k)
-        # The engine has filtered already. This is for a point that was replaced between its two answers.
+        # The engine has already filtered by time. But a point may be replaced between the calls of ``nearest`` and ``rows``.
         if found is None or not _usable(found, lookup):
             continue
         if previous - cosine > TIE:

@@ -1,9 +1,10 @@
-"""A cache of searches that proves its answers are still exact.
+"""A cache of searches. It uses a cached result only if it can prove that the result is still exact.
 
-A live video is forecast often, and between two forecasts its trajectory vector u moves only a little. The first search fetches
-WIDER times as many points as needed. Let c be the cosine of the last of them. When u has moved to v, no point outside can have a
-cosine above c + |v - u| (Cauchy-Schwarz; all vectors have unit length). So if the k-th best point inside reaches that bound, the best
-k inside are the best k of all, and the engine is not called.
+A live video is forecast often, and between two forecasts its trajectory vector moves only a little. The first search,
+with the vector u, fetches WIDER times as many points as needed. Let c be the cosine of the last fetched point. When
+the vector has moved to v, every other point has a cosine of at most c + |v - u| (Cauchy-Schwarz, because all vectors
+have unit length). So if the k-th best fetched point reaches this bound, the best k fetched points are the best k of
+all points, and the engine is not called.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from model.lru_cache import LRUCache
 
 K = TypeVar("K", bound=Hashable)
 WIDER: Final = 3
-"""Points fetched for each point needed."""
+"""Number of points that are fetched for each point that is needed."""
 
 Nearest = Callable[[Sequence[Lookup]], list[list[tuple[K, float]]]]
 Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]]
@@ -29,7 +30,10 @@ Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]]
 
 @dataclass(slots=True, eq=False)
 class _Answer(Generic[K]):
-    """An engine's answer for ``vector``: ``hits``, best first. No point outside them has a cosine above ``floor``."""
+    """The engine's result for ``vector``.
+
+    ``hits`` holds the found points, best first. No other point has a cosine above ``floor``.
+    """
 
     vector: NDArray[np.float32]
     hits: list[tuple[K, float]]
@@ -38,23 +42,26 @@ class _Answer(Generic[K]):
 
 
 class SearchCache(Generic[K]):
-    """The points near each of ``capacity`` videos, kept for ``ttl_s`` seconds if other processes write to the bank."""
+    """A cache of the points near each of ``capacity`` videos.
+
+    Set ``ttl_s`` if other processes write to the bank. Results are then used for that number of seconds.
+    """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:
         self._answers: LRUCache[tuple[str, int], _Answer[K]] = LRUCache(2 * capacity, ttl_s)
         self.hits = self.misses = 0
 
     def clear(self) -> None:
-        """Drop all answers: new points may be nearer."""
+        """Drop all results, because new points may be nearer than the cached ones."""
         self._answers.clear()
 
     def nearest(
         self, lookups: Sequence[Lookup], all_usable: Callable[[Lookup], bool], engine: Nearest[K], rows: Rows[K]
     ) -> list[list[tuple[K, float]]]:
-        """Answer as ``engine`` would; it is called only for lookups whose answer does not follow from earlier answers.
+        """Return the same result as ``engine``. The engine is called only if the result does not follow from earlier results.
 
-        ``all_usable`` says whether every point of the lookup's space is usable at its ``now_us``, so that a later time changes nothing.
-        Other lookups are not cached.
+        ``all_usable`` says whether every point of the lookup's space is usable at the lookup's ``now_us``. If so, the
+        result is the same at any later time, and it is cached. Otherwise it is not cached.
         """
         cacheable = [all_usable(lookup) for lookup in lookups]
         known = [

@@ -26,19 +26,22 @@ from model.errors import BankError, M3TRError
 T = TypeVar("T")
 
 CACHE_S: Final = 60.0
-"""Seconds that cached answers and sizes are trusted: other processes write to the server too."""
+"""Number of seconds for which cached results and sizes are used. The limit is needed because other processes write to
+the server too."""
 WRITE_VIDEOS: Final = 256
-"""Videos in one write, which has one write deadline."""
+"""Maximum number of videos in one write. Each write has its own deadline."""
 OPTIMIZE_S: Final = 1800.0
-"""Longest wait for the server's optimizers, seconds."""
+"""Maximum time in seconds to wait for the server's optimizers."""
 
 
 class ServerBank(CachedEngine[str]):
-    """A Bank on a server, under the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. Thread-safe.
+    """A Bank on a server, under the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. It is thread-safe.
 
-    ``search``, ``creator`` and ``counts`` answer, or raise BankError, within ``deadline_s``. A write has ``write_deadline_s`` for every
-    256 videos. A write that missed its deadline may still take effect; repeating it is safe.
-    The constructor does not connect: if the server is down the calls fail, not the start.
+    ``search``, ``creator`` and ``counts`` either return or raise BankError within ``deadline_s``. A write has
+    ``write_deadline_s`` for every 256 videos. A write that missed its deadline may still take effect. It is safe to
+    repeat it.
+
+    The constructor does not connect. If the server is down, the calls fail, but the constructor succeeds.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class ServerBank(CachedEngine[str]):
         write_deadline_s: float = 30.0,
         client: QdrantClient | None = None,
     ) -> Iterator[ServerBank]:
-        """Fill a new bank. Readers see it instead of the old one when the block ends without an error."""
+        """Yield a new bank that the block fills. When the block ends without an error, readers see the new bank instead of the old one."""
         bank = cls(
             url,
             prefix,
@@ -104,13 +107,13 @@ class ServerBank(CachedEngine[str]):
                 with contextlib.suppress(BankError):
                     bank._call("drop", lambda: server_engine.drop(filled), write_deadline_s)
                 raise
-            # If this fails the aliases may have moved nevertheless. Nothing is dropped then: the next fill removes what is not in use.
+            # If this fails, the aliases may have moved anyway. So nothing is dropped here. The next fill removes unused collections.
             bank._call("publish", lambda: server_engine.publish(filled, prefix), write_deadline_s)
         finally:
             bank.close()
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Add or replace videos; see Bank. Not atomic: a crash halfway may leave a video's old trajectories."""
+        """Add or replace videos; see Bank. This is not atomic: after a crash, old trajectories of a video may remain."""
         distinct = last_of_each(videos)
         for start in range(0, len(distinct), WRITE_VIDEOS):
             chunk = distinct[start : start + WRITE_VIDEOS]
@@ -120,14 +123,14 @@ class ServerBank(CachedEngine[str]):
                 self._invalidate([key_of(video.video_id) for video in chunk])
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Remove videos; see Bank. Another process may still answer with them for CACHE_S seconds."""
+        """Remove videos; see Bank. Searches in other processes may still return them for up to CACHE_S seconds."""
         try:
             self._call("remove", lambda: self._engine().remove(video_ids), self._write_deadline_s)
         finally:
             self._invalidate([key_of(video_id) for video_id in video_ids])
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """``remove`` by tombstones; see Bank."""
+        """Remove videos by their tombstones; see Bank."""
         keys = [server_key(tombstone) for tombstone in tombstones]
         try:
             for start in range(0, len(keys), WRITE_VIDEOS):
@@ -137,7 +140,7 @@ class ServerBank(CachedEngine[str]):
             self._invalidate(keys)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Wait for the server's own optimizers. Progress counts indexed vectors; a small bank has none."""
+        """Wait for the server's own optimizers. Progress counts indexed vectors. In a small bank, no vectors are indexed."""
         end = time.monotonic() + OPTIMIZE_S
         while True:
             done, indexed, points = self._call("optimize", lambda: self._engine().indexing())
@@ -146,11 +149,11 @@ class ServerBank(CachedEngine[str]):
             if done:
                 return
             if time.monotonic() > end:
-                raise BankError(f"{self!r}: the server still optimizes after {OPTIMIZE_S} s")
+                raise BankError(f"{self!r}: the server is still optimizing after {OPTIMIZE_S} s")
             time.sleep(0.5)
 
     def counts(self) -> dict[str, int]:
-        """Number of videos and of trajectories."""
+        """Return the number of videos and of trajectories."""
         videos, trajectories = self._call("counts", lambda: self._engine().totals())
         return {"videos": videos, "trajectories": trajectories}
 
@@ -177,7 +180,7 @@ class ServerBank(CachedEngine[str]):
         )
 
     def _all_usable(self, lookup: Lookup) -> bool:
-        # Which points other processes wrote is not known here. A point that becomes usable is found after CACHE_S at the latest.
+        # This process does not know what other processes wrote. A point that becomes usable is found after at most CACHE_S seconds.
         return True
 
     def _read(self, keys: Sequence[str]) -> dict[str, StoredVideo]:

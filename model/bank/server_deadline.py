@@ -1,4 +1,4 @@
-"""A deadline that holds even if the called library misses its own timeouts."""
+"""A deadline that is kept even if the called library ignores its own timeouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from model.errors import BankError
 T = TypeVar("T")
 
 MAX_CALLS: Final = 8
-"""Concurrent calls, including late ones whose callers have left, so that a dead server cannot pile up threads."""
+"""Maximum number of concurrent calls. Late calls count even after their callers have given up, so a dead server
+cannot cause an unlimited number of threads."""
 
 
 class Deadlines:
@@ -24,7 +25,10 @@ class Deadlines:
         self._slots = BoundedSemaphore(MAX_CALLS)
 
     def call(self, function: Callable[[], T], seconds: float, what: str) -> T:
-        """Return the function's result or raise its exception; raise BankError after ``seconds``. A late result is dropped."""
+        """Return the function's result, or raise its exception.
+
+        If the function takes longer than ``seconds``, raise BankError. A later result is dropped.
+        """
         end = time.monotonic() + seconds
         if not self._slots.acquire(timeout=seconds):
             raise BankError(f"{what}: {MAX_CALLS} earlier calls still wait for the server")
@@ -35,7 +39,7 @@ class Deadlines:
         except FutureTimeoutError as error:
             if future.done():
                 raise
-            raise BankError(f"{what}: no answer within {seconds} s") from error
+            raise BankError(f"{what}: no response within {seconds} s") from error
 
     def _run(self, function: Callable[[], T], future: Future[T]) -> None:
         try:

@@ -1,12 +1,14 @@
-"""The two collections of a bank on a Qdrant server: videos as points.
+"""The two collections of a bank on a Qdrant server, which store videos as points.
 
-``content`` has one point for each video, with the whole payload. ``trajectory`` has one point for each (video, age bucket), with the
-fields that its filters need. A point's id is a UUID: 15 bytes of the video's hash, then 0 for content, or the bucket plus 1. So the id of
-one point gives the id of the other. A video's key is the id of its content point.
-Vectors are stored at unit length: the dot product is the cosine, and the engine does not change their bits.
+``content`` has one point per video, with the whole payload. ``trajectory`` has one point per pair of video and age
+bucket, with the fields that its filters need. A point's id is a UUID: 15 bytes of the video's hash, followed by one
+byte. This byte is 0 for content, and the bucket plus 1 for a trajectory. So the id of one point of a video gives the
+ids of its other points. A video's key is the id of its content point.
 
-Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into new collections and moves the aliases at its
-end, so that an unfinished bank is never read.
+Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
+
+Readers use the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. A fill writes into new collections and moves
+the aliases when it is finished. So readers never see an unfinished bank.
 """
 
 from __future__ import annotations
@@ -29,27 +31,30 @@ from model.bank.validation import MAX_AGE_BUCKET, findable
 from model.errors import BankError
 
 EXACT_UP_TO: Final = 25_000
-"""Spaces of up to this many points are scanned without a graph: the answer is always the same."""
+"""Largest number of points in a space that is scanned without a graph. A scan always gives the same result."""
 HNSW_EF: Final = 256
 """Search breadth in larger spaces."""
 PAGE: Final = 1_000
-"""Points in one page of a scroll."""
+"""Maximum number of points in one page of a scroll."""
 FORGET_VIDEOS: Final = 16
-"""Videos whose trajectories are deleted in one call."""
+"""Maximum number of videos whose trajectories are deleted in one call."""
 BUCKETS: Final = MAX_AGE_BUCKET + 1
 KINDS: Final = ("content", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEngine:
-    """A pair of collections or aliases, ``names`` (content, trajectory), with vectors of ``dims``."""
+    """A pair of collections, or of aliases.
+
+    ``names`` holds their names and ``dims`` the dimensions of their vectors, both in the order (content, trajectory).
+    """
 
     client: QdrantClient
     names: tuple[str, str]
     dims: tuple[int, int]
 
     def nearest(self, lookups: Sequence[Lookup], sizes: dict[int, int]) -> list[list[tuple[str, float]]]:
-        """(key, cosine) of the points nearest to each lookup, best first; ``sizes`` holds the number of points of each space."""
+        """Return (key, cosine) of the points nearest to each lookup, best first. ``sizes`` maps a space to its number of points."""
         hits: list[list[tuple[str, float]]] = [[] for _ in lookups]
         for kind, name in enumerate(self.names):
             chosen = [i for i, lookup in enumerate(lookups) if (lookup.space != CONTENT) == bool(kind)]
@@ -60,12 +65,12 @@ class ServerEngine:
         return hits
 
     def contents(self, keys: Sequence[str]) -> dict[str, StoredVideo]:
-        """The videos of those keys that exist, without trajectories."""
+        """Return the videos with these keys, without trajectories. Keys without a video are left out."""
         records = self.client.retrieve(self.names[0], list(keys), with_payload=True, with_vectors=True)
         return {str(record.id): _row(record) for record in records}
 
     def add_trajectories(self, rows: dict[str, StoredVideo], wanted: Sequence[tuple[str, int]]) -> None:
-        """Add to ``rows`` the trajectories of pairs of key and age bucket, None where there is none."""
+        """Add to ``rows`` the trajectories of the wanted pairs of key and age bucket. A missing trajectory is added as None."""
         ids = {_point_id(key, bucket): (key, bucket) for key, bucket in wanted}
         found: dict[tuple[str, int], tuple[NDArray[np.float32], int]] = {}
         for record in self.client.retrieve(self.names[1], list(ids), with_payload=True, with_vectors=True):
@@ -76,7 +81,7 @@ class ServerEngine:
             rows[key].trajectories[bucket] = found.get((key, bucket))
 
     def rows_by(self, creator_ids: Sequence[str]) -> dict[str, StoredVideo]:
-        """All videos of these creators by key, without trajectories."""
+        """Return all videos of these creators by key, without trajectories."""
         rows: dict[str, StoredVideo] = {}
         offset: Any = None
         while True:
@@ -88,7 +93,7 @@ class ServerEngine:
                 return rows
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Replace the points of videos, whose ids are distinct."""
+        """Add or replace the points of the videos. Their ids must be distinct."""
         contents = []
         trajectories = []
         for video in videos:
@@ -116,12 +121,12 @@ class ServerEngine:
         self.client.batch_update_points(self.names[1], operations)
 
     def remove(self, video_ids: Sequence[str]) -> None:
-        """Delete the points of videos; absent ones are no error."""
+        """Delete the points of the videos. Videos that are not stored are ignored."""
         self.client.delete(self.names[0], models.PointIdsList(points=[key_of(video_id) for video_id in video_ids]))
         self.client.delete(self.names[1], models.FilterSelector(filter=_any_of("video_id", list(video_ids))))
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Delete the points of the videos with those keys; absent ones are no error."""
+        """Delete the points of the videos with these keys. Keys that are not stored are ignored."""
         self.client.delete(self.names[0], models.PointIdsList(points=list(keys)))
         for start in range(0, len(keys), FORGET_VIDEOS):
             points = [
@@ -130,24 +135,24 @@ class ServerEngine:
             self.client.delete(self.names[1], models.PointIdsList(points=list(points)))
 
     def size(self, space: int, *, exact: bool = False) -> int:
-        """Number of points in a space; estimated unless ``exact``."""
+        """Return the number of points in a space. It is an estimate unless ``exact`` is true."""
         if space == CONTENT:
             return self.client.count(self.names[0], exact=exact).count
         return self.client.count(self.names[1], models.Filter(must=[_in_bucket(space)]), exact=exact).count
 
     def totals(self) -> tuple[int, int]:
-        """Exact number of points in each of the two collections."""
+        """Return the exact number of points in each of the two collections."""
         return self.client.count(self.names[0]).count, self.client.count(self.names[1]).count
 
     def indexing(self) -> tuple[bool, int, int]:
-        """Whether the server has finished optimizing, the number of indexed vectors, and the number of points."""
+        """Return whether the server has finished optimizing, the number of indexed vectors, and the number of points."""
         infos = [self.client.get_collection(name) for name in self.names]
         done = all(info.status == models.CollectionStatus.GREEN for info in infos)
         return done, sum(i.indexed_vectors_count or 0 for i in infos), sum(i.points_count or 0 for i in infos)
 
 
 def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
-    """Create two empty collections, which no alias points to yet."""
+    """Create two empty collections. No alias points to them yet."""
     fill = f"{time.time_ns():x}"
     engine = ServerEngine(client, (f"{prefix}_content_{fill}", f"{prefix}_trajectory_{fill}"), dims)
     integer = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True)
@@ -168,7 +173,7 @@ def create(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEn
 
 
 def publish(filled: ServerEngine, prefix: str) -> None:
-    """Move the aliases to ``filled`` in one step, then delete the collections of every other fill of this prefix."""
+    """Move the aliases to ``filled`` in one step. Then delete the collections of all other fills with this prefix."""
     aliases = _aliases(filled.client)
     changes: list[Any] = []
     for kind, name in zip(KINDS, filled.names, strict=True):
@@ -185,7 +190,7 @@ def publish(filled: ServerEngine, prefix: str) -> None:
 
 
 def find(client: QdrantClient, prefix: str, dims: tuple[int, int]) -> ServerEngine:
-    """The finished bank of a prefix, found by its aliases; BankError if it is missing or has other dimensions."""
+    """Find the finished bank with this prefix by its aliases. Raise BankError if it is missing or has different dimensions."""
     aliases = _aliases(client)
     for kind, dim in zip(KINDS, dims, strict=True):
         alias = f"{prefix}_{kind}"
@@ -218,7 +223,7 @@ def _row(record: models.Record) -> StoredVideo:
 
 
 def _request(lookup: Lookup, size: int) -> models.QueryRequest:
-    # float64 is exact for every time that a bank accepts (see interface.NEVER_US), so this compares integers.
+    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(lookup.now_us)))]
     if lookup.space != CONTENT:
         must.append(_in_bucket(lookup.space))

@@ -15,9 +15,10 @@ from model.bank.interface import BankVideo, Candidate, Curve, PastVideo
 
 @dataclass(slots=True)
 class StoredVideo:
-    """A decoded video. ``trajectories`` maps an age bucket to (unit vector, usable_from_us), or to None if it has none.
+    """A decoded video.
 
-    A bucket that is not a key was not fetched.
+    ``trajectories`` maps an age bucket to (unit vector, usable_from_us). The value is None if the video has no
+    trajectory in the bucket. A bucket that is not in the dictionary was not fetched.
     """
 
     video_id: str
@@ -30,12 +31,12 @@ class StoredVideo:
     trajectories: dict[int, tuple[NDArray[np.float32], int] | None] = field(default_factory=dict)
 
     def trajectory(self, age_bucket: int, now_us: int) -> NDArray[np.float32] | None:
-        """The trajectory vector of a bucket; None if there is none or it was not usable yet at ``now_us``."""
+        """Return the trajectory vector of a bucket. Return None if there is none, or if it was not usable yet at ``now_us``."""
         found = self.trajectories.get(age_bucket)
         return found[0] if found is not None and found[1] <= now_us else None
 
     def candidate(self, age_bucket: int, now_us: int) -> Candidate:
-        """The video as it was known at ``now_us``."""
+        """Return the video as it was known at ``now_us``."""
         return Candidate(
             self.video_id,
             self.published_us,
@@ -47,23 +48,23 @@ class StoredVideo:
         )
 
     def past(self) -> PastVideo:
-        """The video as one of its creator's videos, with the whole curve."""
+        """Return the video for its creator's list, with the whole curve."""
         return PastVideo(self.video_id, self.published_us, self.curve)
 
 
 def encode_curve(curve: Curve) -> str:
-    """Base64 of the ages and then the values, little-endian int64."""
+    """Encode a curve as Base64 text. The bytes are the ages followed by the values, as little-endian int64."""
     return base64.b64encode(np.concatenate([curve.ages_us, curve.values]).astype("<i8").tobytes()).decode("ascii")
 
 
 def decode_curve(text: str) -> Curve:
-    """Inverse of ``encode_curve``; the arrays are read-only."""
+    """Decode the text that ``encode_curve`` returned. The arrays are read-only."""
     ages_us, values = np.frombuffer(base64.b64decode(text), dtype="<i8").astype(np.int64, copy=False).reshape(2, -1)
     return Curve(ages_us, values)
 
 
 def payload(video: BankVideo) -> dict[str, Any]:
-    """The payload of a video's point; fields that are None are left out."""
+    """Return the payload of a video's point. Fields that are None are left out."""
     fields = {
         "video_id": video.video_id,
         "published_us": int(video.published_us),
@@ -76,7 +77,7 @@ def payload(video: BankVideo) -> dict[str, Any]:
 
 
 def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
-    """Decode a point from the payload and the content vector that an engine returned."""
+    """Decode a point from its payload and its content vector, as returned by an engine."""
     return StoredVideo(
         fields["video_id"],
         fields["published_us"],
@@ -89,7 +90,7 @@ def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
 
 
 def frozen(values: list[float]) -> NDArray[np.float32]:
-    """A read-only float32 vector, because answers share the stored videos."""
+    """Return a float32 vector. It is read-only because search results share memory with the stored videos."""
     vector = np.array(values, dtype=np.float32)
     vector.flags.writeable = False
     return vector

@@ -1,8 +1,8 @@
 """``python -m model.bank.vacuum FOLDER`` erases removed videos from the files of an embedded bank that is not open.
 
-The engine only marks a removed video; its bytes stay in the log and in the segments. Rewriting the files takes seconds, and the engine
-would hold the GIL meanwhile. So a separate process does it. That process holds the folder's lock until it has finished, even if
-the process that started it ends before.
+When a video is removed, the engine only marks it. The video's bytes stay in the log and in the segments. Rewriting
+the files takes seconds, and during this time the engine would hold the GIL. So a separate process rewrites them. This
+process holds the folder's lock until it has finished, even if the process that started it ends earlier.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from model.bank.embedded_engine import rewrite
 from model.errors import BankError
 
 CLOSE_WAIT_S: Final = 5.0
-"""Seconds that closing a bank waits for the vacuum, which continues by itself."""
+"""Maximum time in seconds that closing a bank waits for the vacuum. After that, the vacuum continues by itself."""
 _MAX_WAIT_S: Final = 600.0
 
 
 def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MAX_WAIT_S) -> None:
-    """Rewrite the bank at ``path``, which must be closed and locked; return after at most ``wait_s`` seconds.
+    """Rewrite the bank at ``path``, which must be closed and locked. Return after at most ``wait_s`` seconds.
 
     Raises:
         BankError: the vacuum failed.
@@ -43,7 +43,7 @@ def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MAX_WAIT_
     try:
         status = process.wait(wait_s)
     except subprocess.TimeoutExpired:
-        # The process ends by itself. A return code keeps Popen from warning that it still runs.
+        # The process ends by itself. A return code is set so that Popen does not warn about a process that still runs.
         process.returncode = 0
         return
     if status:
@@ -51,7 +51,7 @@ def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MAX_WAIT_
 
 
 def main() -> None:
-    """Rewrite the bank named on the command line."""
+    """Rewrite the bank that is named on the command line."""
     path = Path(sys.argv[1])
     rewrite(embedded_folder.shard_path(path), *embedded_folder.dims(path))
     embedded_folder.mark_vacuumed(path)

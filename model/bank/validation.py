@@ -1,4 +1,4 @@
-"""What a bank accepts. Every refusal is a DataError that names the field, the value and what is allowed."""
+"""Checks of what a bank accepts. Every DataError names the field, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_CURVE_POINTS: Final = 40
 
 
 def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np.float32] | None:
-    """``vector`` (dim,) divided by its norm, float32; None if it is None or of norm zero."""
+    """Return ``vector`` (dim,) divided by its norm, float32. Return None if it is None or has norm zero."""
     if vector is None:
         return None
     if vector.shape != (dim,):
@@ -29,7 +29,7 @@ def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np
 
 
 def check_query(query: BankQuery) -> None:
-    """Refuse a query that no bank can answer; ``unit`` checks the vectors."""
+    """Raise DataError if no bank can run the query. The vectors are checked by ``unit``."""
     _time(query.now_us, "now_us", NEVER_US - 1)
     _bucket(query.age_bucket)
     if query.limit < 1:
@@ -37,7 +37,7 @@ def check_query(query: BankQuery) -> None:
 
 
 def check_video(video: BankVideo) -> None:
-    """Refuse a video that cannot be stored correctly; ``unit`` checks the vectors."""
+    """Raise DataError if the video cannot be stored correctly. The vectors are checked by ``unit``."""
     if not video.video_id:
         raise DataError("video_id: empty, must be a non-empty string")
     _time(video.published_us, "published_us", NEVER_US - 1)
@@ -52,7 +52,7 @@ def check_video(video: BankVideo) -> None:
 
 
 def last_of_each(videos: Iterable[BankVideo]) -> list[BankVideo]:
-    """Check the videos; of videos with the same id, only the last is returned."""
+    """Check the videos and return them. If several videos have the same id, only the last one is returned."""
     by_id: dict[str, BankVideo] = {}
     for video in videos:
         check_video(video)
@@ -61,7 +61,7 @@ def last_of_each(videos: Iterable[BankVideo]) -> list[BankVideo]:
 
 
 def findable(vector: NDArray[np.float32] | None, usable_us: int, dim: int, field: str) -> list[float] | None:
-    """The unit vector that an engine stores for a vector (dim,), or None if no search can ever find it."""
+    """Return the unit vector that an engine stores for ``vector`` (dim,). Return None if no search can ever find the vector."""
     found = unit(vector, dim, field)
     return None if found is None or usable_us >= NEVER_US else found.tolist()
 

@@ -1,1 +1,1 @@
-"""A video's text as vectors: sentence embedding and hashed n-grams."""
+"""A video's text as vectors: a sentence embedding and hashed n-grams."""

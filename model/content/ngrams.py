@@ -1,14 +1,18 @@
 """Texts in any language as bags of hashed n-grams.
 
-A text is normalised (NFKC, case folded) and split into runs. The features of a run are:
+A text is normalised (NFKC and case folding) and split into runs of characters of the same kind. The features of a run
+are:
 
     words of scripts with spaces                    the word, and its 2- to 4-grams with boundary marks
     scripts without spaces (Chinese, Thai, ...)     1- to 3-grams
     symbols (emoji, signs)                          each symbol alone
 
-Every feature is hashed to 64 bits with constants of this file, so that a bucket has the same meaning in every process.
-Hashes of all substrings come from prefix sums of a polynomial modulo 2^64: hash(s, e) = (S[e] - S[s]) / P^s, with
-S[i] = sum over j < i of code[j] P^j. P is odd, so the division is exact.
+Every feature is hashed to 64 bits. The hash uses only constants of this file, so a bucket has the same meaning in
+every process. The hashes of all substrings come from prefix sums of a polynomial modulo 2^64:
+
+    hash(s, e) = (S[e] - S[s]) / P^s,    S[i] = sum over j < i of code[j] P^j
+
+P is odd, so the division is exact.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ __all__ = ["BUCKETS", "bag_mean", "bags", "ngram_ids", "video_bags", "well_forme
 
 BUCKETS: Final = 2**15
 MAX_CHARACTERS: Final = 4096
-"""Characters read from a text, which bounds the work for hostile input."""
+"""Maximum number of characters that are read from a text. It bounds the work for hostile input."""
 
 _CHUNK_CHARACTERS: Final = 2**16
 _BLOCK_IDS: Final = 2**14
@@ -38,13 +42,13 @@ _RUN_NGRAMS: Final = (1, 2, 3)
 
 _IGNORED, _SEPARATOR, _WORD, _UNSPACED, _SYMBOL = range(5)
 _BOUNDARY: Final = ord(" ")
-"""Marks a word's edge; never part of a run."""
+"""Marks the edges of a word. It never occurs inside a run."""
 
 _SEED_WORD: Final = 1
 _SEED_CREATOR: Final = 2
 _SEED_CREATOR_WORD: Final = 3
 _SEED_NGRAM: Final = 16
-"""The seed of n-grams is this plus n, and 8 more for unspaced scripts."""
+"""The seed of n-grams is this number plus n, plus 8 for scripts without spaces."""
 
 _UNSPACED_BLOCKS: Final = (
     (0x0E00, 0x0F00),  # Thai, Lao
@@ -61,7 +65,7 @@ _TABLED: Final = 0x40000
 
 
 def well_formed(text: str) -> str:
-    """The text as UTF-8 can encode it: surrogate pairs are joined, and lone surrogates replaced."""
+    """Return the text in a form that UTF-8 can encode. Surrogate pairs are joined, and lone surrogates are replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -70,14 +74,18 @@ def well_formed(text: str) -> str:
 
 
 def ngram_ids(text: str, buckets: int = BUCKETS) -> NDArray[np.int32]:
-    """The text's features: sorted, unique bucket numbers in 0 .. buckets - 1, (n,) int32."""
+    """Return the text's features: sorted, unique bucket numbers in 0 .. buckets - 1, (n,) int32."""
     return bags([text], buckets=buckets)[0]
 
 
 def video_bags(
     videos: Sequence[Video], *, creators: bool = True, buckets: int = BUCKETS
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Bags of title and tags and, hashed as features of their own kind, of the creator's name; see ``bags``."""
+    """Return one bag per video with the features of its title and tags, and of its creator's name if ``creators`` is true.
+
+    The features of the name are hashed separately from the features of the text. The result has the same form as that
+    of ``bags``.
+    """
     texts = [f"{video.title or ''}\n{video.tags or ''}" for video in videos]
     names = [video.creator_name or "" for video in videos] if creators else None
     return bags(texts, names, buckets=buckets)
@@ -86,16 +94,16 @@ def video_bags(
 def bags(
     texts: Sequence[str], creators: Sequence[str] | None = None, *, buckets: int = BUCKETS
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Features of each text and, if given, of its creator's name.
+    """Return the features of each text. If ``creators`` is given, the features of the creator's name are added.
 
     Returns:
-        ``ids`` (total,) int32, sorted and unique within a text, and ``offsets`` (N + 1,) int64: text i has
-        ``ids[offsets[i]:offsets[i + 1]]``. A text's ids do not depend on the other texts.
+        ``ids`` (total,) int32 and ``offsets`` (N + 1,) int64. Text i has the ids from ``offsets[i]`` to
+        ``offsets[i + 1]`` (exclusive). They are sorted and unique, and they do not depend on the other texts.
     """
     if not 0 < buckets < 2**31:
         raise ValueError(f"buckets must be in 1 .. 2^31 - 1, not {buckets}")
     if creators is not None and len(creators) != len(texts):
-        raise ValueError(f"{len(creators)} creators for {len(texts)} texts")
+        raise ValueError(f"creators and texts must have equal length, not {len(creators)} and {len(texts)}")
     parts: list[NDArray[np.int32]] = []
     sizes: list[NDArray[np.int64]] = []
     for start, end in _chunks(texts):
@@ -116,7 +124,7 @@ def bags(
 
 
 def bag_mean(table: NDArray[np.float32], ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean row of ``table`` (buckets, dim) over each bag, (N, dim) float32; zeros for an empty bag.
+    """Return the mean row of ``table`` (buckets, dim) over each bag, (N, dim) float32. It is zero for an empty bag.
 
     A bag's rows are added in the order of its ids, so the result does not depend on the other bags.
     """
@@ -124,7 +132,7 @@ def bag_mean(table: NDArray[np.float32], ids: NDArray[np.int32], offsets: NDArra
     out = np.zeros((len(sizes), table.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(sizes)
     starts = offsets[filled]
-    # Blocks bound the memory of the gathered rows.
+    # Bags are processed in blocks, which bounds the memory of the gathered rows.
     first = 0
     while first < len(filled):
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + _BLOCK_IDS)))
@@ -148,7 +156,10 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _features(texts: Sequence[str], *, names: bool) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """(owner, hash) of every feature of the texts, with repetitions; with ``names``, texts are read as names of creators."""
+    """Return the (owner, hash) of every feature of the texts. Features may repeat.
+
+    The owner is the index of the text. With ``names``, the texts are treated as creators' names.
+    """
     codes, owners = _codes(texts)
     kinds = _kinds(codes)
     new = np.empty(len(codes), dtype=bool)
@@ -163,7 +174,7 @@ def _features(texts: Sequence[str], *, names: bool) -> tuple[NDArray[np.int64], 
         return _name_features(hasher, owners, starts, ends, kind)
     words = (kind == _WORD) | (kind == _SYMBOL)
     found = [(owners[starts[words]], hasher.hash(starts[words], ends[words], _SEED_WORD))]
-    # Words get boundary marks before and after them.
+    # Each word gets a boundary mark before it and after it.
     marked, where = _with_boundaries(codes, starts[kind == _WORD], ends[kind == _WORD])
     runs = (
         (_Substrings(marked), where, _WORD_NGRAMS, _SEED_NGRAM, kind == _WORD, 2),
@@ -185,7 +196,7 @@ def _name_features(
     ends: NDArray[np.int64],
     kind: NDArray[np.uint8],
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Features of names: the whole name, and each of its runs."""
+    """Return the features of names: the whole name, and each of its runs."""
     solid = kind != _SEPARATOR
     starts, ends = starts[solid], ends[solid]
     parts = hasher.hash(starts, ends, _SEED_CREATOR_WORD)
@@ -199,7 +210,10 @@ def _name_features(
 
 
 def _codes(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Code points of the normalised texts, one after the other, each ended by a line feed; and the index of each one's text."""
+    """Return the code points of the normalised texts, and the text index of each code point.
+
+    The texts are joined, and each one ends with a line feed.
+    """
     pieces = [_normal(text) for text in texts]
     raw = "\n".join(pieces) + "\n" if pieces else ""
     codes = np.frombuffer(raw.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
@@ -221,7 +235,7 @@ def _kinds(codes: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 @cache
 def _kind_table() -> NDArray[np.uint8]:
-    """Kind of each code point below ``_TABLED``; the last entry is for all other code points."""
+    """Return the kind of each code point below ``_TABLED``. The last entry is for all other code points."""
     by_category = {"L": _WORD, "M": _WORD, "N": _WORD, "S": _SYMBOL, "P": _SEPARATOR, "Z": _SEPARATOR}
     table = np.full(_TABLED + 1, _SEPARATOR, dtype=np.uint8)
     for code in range(_TABLED):
@@ -241,7 +255,7 @@ def _kind_table() -> NDArray[np.uint8]:
 def _with_boundaries(
     codes: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The codes with a mark before and after every word, and each code's new position."""
+    """Insert a mark before and after every word. Return the new codes and the new position of each old code."""
     added = np.zeros(len(codes) + 1, dtype=np.int64)
     added[starts] += 1
     added[ends] += 1
@@ -252,7 +266,7 @@ def _with_boundaries(
 
 
 def _windows(origin: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Starts of ``count[r]`` consecutive windows from ``origin[r]`` on, and the run r of each."""
+    """Return the starts of ``count[r]`` consecutive windows from ``origin[r]`` on, and the run r of each window."""
     count = np.maximum(count, 0)
     run = np.repeat(np.arange(len(origin)), count)
     before = np.cumsum(count) - count
@@ -260,7 +274,7 @@ def _windows(origin: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArr
 
 
 class _Substrings:
-    """Hashes of the substrings of an array of codes. They do not depend on position: equal substrings have equal hashes."""
+    """Hashes of the substrings of an array of codes. They do not depend on the position, so equal substrings have equal hashes."""
 
     def __init__(self, codes: NDArray[np.int64]) -> None:
         self._inverse = _powers(_P_INVERSE, len(codes) + 1)
@@ -269,13 +283,13 @@ class _Substrings:
         np.cumsum(terms, out=self._sums[1:])
 
     def hash(self, starts: NDArray[np.int64], ends: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-        """Hash of each [start, end), (n,) uint64; each kind of feature has its own seed."""
+        """Return the hash of each substring [start, end), (n,) uint64. Each kind of feature has its own seed."""
         value = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
         return _mix(value + np.uint64(seed * _P % 2**64))
 
 
 def _powers(base: int, length: int) -> NDArray[np.uint64]:
-    """base^i modulo 2^64 for i below ``length``, (length,) uint64."""
+    """Return base^i modulo 2^64 for i < ``length``, (length,) uint64."""
     return _power_table(base, max(12, length.bit_length()))[:length]
 
 
@@ -287,7 +301,7 @@ def _power_table(base: int, bits: int) -> NDArray[np.uint64]:
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64 bits that spreads every input bit (splitmix64's finaliser)."""
+    """Apply a bijection on 64-bit numbers in which each input bit affects all output bits (splitmix64's finaliser)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,7 +1,8 @@
-"""A video's text as one vector, by a pretrained sentence encoder.
+"""A video's text as one vector, computed by a pretrained sentence encoder.
 
-MiniLM knows English best. For other languages its vector is consistent but carries little meaning; that comes from the trained n-gram
-embedding (``ngrams.py``). Texts are run one by one, so a vector depends only on its own text.
+MiniLM works best for English. In other languages its vectors are consistent but carry little meaning. There the
+meaning comes from the trained n-gram embedding (``ngrams.py``). Each text is run separately, so its vector does not
+depend on other texts.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ __all__ = ["ENCODER_ID", "MAX_TOKENS", "TEXT_DIM", "SentenceEncoder", "text_of"]
 
 TEXT_DIM: Final = minilm.DIM
 MAX_TOKENS: Final = 24
-"""Tokens read from a text, including its two markers; the median title has 18."""
+"""Maximum number of tokens that are read from a text, including the start and end tokens. The median title has 18."""
 
 ENCODER_ID: Final = f"minilm-l6-v2-int8-{MAX_TOKENS}-tokens:sha256:{minilm.MODEL_SHA256}"
-"""Vectors with the same id are comparable. Another model file, tokenizer or MAX_TOKENS must have another id."""
+"""Vectors with the same id are comparable. A different model file, tokenizer or MAX_TOKENS needs a different id."""
 
 _MAX_CHARACTERS: Final = 400
 _DESCRIPTION_CHARACTERS: Final = 200
 _BULK: Final = 16
-"""Number of distinct texts from which a call uses several threads."""
+"""Minimum number of distinct texts for which a call uses several threads."""
 
 
 def text_of(video: Video) -> str:
-    """Title, tags and the start of the description, one per line; "" if the video has none of them."""
+    """Return the title, the tags and the start of the description, one per line. Return "" if the video has none of them."""
     parts = (video.title, video.tags, (video.description or "")[:_DESCRIPTION_CHARACTERS])
     return "\n".join(part.strip() for part in parts if part and part.strip())
 
 
 class SentenceEncoder:
-    """Encodes texts on the CPU; thread-safe. Loading takes about 0.3 s and 60 MB.
+    """Encodes texts on the CPU. It is thread-safe. Loading takes about 0.3 s and 60 MB.
 
     Args:
-        workers: number of texts of a bulk call that run at the same time, >= 1; each uses one core.
+        workers: number of texts that run at the same time in a bulk call, >= 1. Each uses one core.
 
     Raises:
-        BundleError: a package with the weights or the tokenizer is missing or has another version.
+        BundleError: a package with the weights or the tokenizer is missing or has a different version.
     """
 
     def __init__(self, workers: int = 2) -> None:
@@ -58,16 +59,16 @@ class SentenceEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         options = ort.SessionOptions()
-        # One core for each run. Parallelism comes from running several texts at once, which scales better and does not spin.
+        # Each run uses one core. Several texts run at once instead, which scales better and avoids busy waiting.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         graph = minilm.encoder_graph(minilm.model_bytes())
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors of the texts, (N, 384) float32. Any string is accepted; equal texts run once.
+        """Return unit vectors of the texts, (N, 384) float32. Any string is accepted. Equal texts are encoded once.
 
-        The vector of "" has no meaning: the caller must mask a video without text.
+        The vector of "" has no meaning, so the caller must mask a video without text.
         """
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         if len(rows) >= _BULK and self._workers > 1:

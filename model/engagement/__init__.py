@@ -1,1 +1,1 @@
-"""How engagement is stored: age bins, histograms, types and videos."""
+"""The stored form of engagement: age bins, histograms, types and videos."""

@@ -21,9 +21,13 @@ COUNTER_MODE: Final = 2
 class Cells:
     """Histogram cells of S sequences, sorted by (sequence, bin, type).
 
-    ``offsets`` (S + 1,) int64 into the other arrays; ``bins`` (n,) int64; ``types`` (n,) int64; ``values`` (n,) int64,
-    increments or cumulative totals, as ``modes`` (n,) int64 says (EVENT_MODE or COUNTER_MODE); ``reach`` (n,) int64, the summed
-    reach of the bin, repeated in each of its cells.
+    Attributes:
+        offsets: (S + 1,) int64, start of each sequence in the other arrays.
+        bins: (n,) int64.
+        types: (n,) int64.
+        values: (n,) int64, increments or cumulative totals.
+        modes: (n,) int64, EVENT_MODE or COUNTER_MODE. It says what ``values`` holds.
+        reach: (n,) int64, summed reach of the cell's bin. All cells of a bin have the same value.
     """
 
     offsets: NDArray[np.int64]
@@ -35,7 +39,7 @@ class Cells:
 
 
 def cells_of(histories: Sequence[History], types: Mapping[str, int]) -> Cells:
-    """Flatten histories into cells; engagement types that are not in ``types`` are left out."""
+    """Flatten histories into cells. Engagement types that are not in ``types`` are left out."""
     columns: list[NDArray[np.int64]] = []
     offsets = [0]
     for history in histories:

@@ -1,8 +1,9 @@
-"""The histogram of one video's engagement, which is all that is known of it.
+"""The histogram of one video's engagement. The model knows a video's engagement only in this form.
 
-For every engagement type a history holds either the increment in each age bin (the type comes from *events*) or the largest
-cumulative value seen in each bin (it comes from *counters*). Neither depends on the order in which rows arrive: increments are
-added, of cumulative values the maximum is taken.
+For each engagement type, a history holds one of two things. If the type comes from *events*, it holds the increment
+in each age bin. If the type comes from *counters*, it holds the largest cumulative value that was seen in each bin.
+Neither depends on the order in which rows arrive, because increments are added, and cumulative values are combined by
+their maximum.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ Mode = Literal["events", "counters"]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One type's cells: ``bins`` (n,) int64 strictly increasing, ``values`` (n,) int64 >= 0.
+    """The cells of one type.
 
-    ``values`` are increments in mode "events" and cumulative totals in mode "counters". Totals may fall, because a platform may
-    correct them downwards; then the running maximum counts.
+    ``values`` are increments in mode "events" and cumulative totals in mode "counters". Totals may fall, because a
+    platform may correct them downwards. In this case, the running maximum is used.
+
+    Attributes:
+        mode: "events" or "counters".
+        bins: (n,) int64, strictly increasing.
+        values: (n,) int64 >= 0.
     """
 
     mode: Mode
@@ -30,28 +36,28 @@ class Series:
     values: NDArray[np.int64]
 
     def cumulative(self) -> NDArray[np.int64]:
-        """Cumulative count at the end of each of ``bins``, (n,) int64, non-decreasing."""
+        """Return the cumulative count at the end of each of ``bins``, (n,) int64, non-decreasing."""
         if self.mode == "events":
             return np.cumsum(self.values)
         return np.maximum.accumulate(self.values)
 
     def total(self) -> int:
-        """The current count: the sum of the increments, or the largest cumulative value."""
+        """Return the current count: the sum of the increments, or the largest cumulative value."""
         return int(self.cumulative()[-1]) if len(self.bins) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Engagement of one video by type; an absent type was never observed.
+    """Engagement of one video by type. A type that is absent was never observed.
 
-    ``reach`` maps a bin to the summed audience of the accounts that acted in it (0 if unknown).
+    ``reach`` maps a bin to the summed audience of the accounts that acted in the bin. It is 0 if unknown.
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)
     reach: Mapping[int, int] = field(default_factory=dict)
 
     def totals(self) -> dict[str, int]:
-        """Current cumulative count of every observed type."""
+        """Return the current cumulative count of every observed type."""
         return {kind: series.total() for kind, series in self.series.items()}
 
     @staticmethod
@@ -60,7 +66,7 @@ class History:
         cells: Iterable[tuple[int, str, int]],
         reach: Mapping[int, int] | None = None,
     ) -> History:
-        """Build a history from (bin, type, value) cells in any order; each (bin, type) may occur once."""
+        """Build a history from (bin, type, value) cells in any order. Each (bin, type) may occur once."""
         by_type: dict[str, list[tuple[int, int]]] = {kind: [] for kind in modes}
         for index, kind, value in cells:
             by_type[kind].append((index, value))

@@ -1,6 +1,6 @@
-"""Rows of many videos as flat arrays, and what was known from them at a time: histogram cells and cumulative counts.
+"""Rows of many videos as flat arrays, and what was known from these rows at a given time: histogram cells and cumulative counts.
 
-All functions are point-in-time: they take an explicit ``now`` and read no row later than it.
+All functions are point-in-time: they take an explicit ``now`` and only read rows up to ``now``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from model.engagement.history import History, Mode
 
 @dataclass(frozen=True, slots=True)
 class VideoRows:
-    """Rows of one mode (EVENT_MODE or COUNTER_MODE), sorted by video, with the offsets of each video's rows (V + 1,) int64."""
+    """Rows of one mode, sorted by video.
+
+    ``mode`` is EVENT_MODE or COUNTER_MODE. ``offsets`` (V + 1,) int64 holds the start of each video's rows.
+    """
 
     mode: int
     offsets: NDArray[np.int64]
@@ -43,7 +46,7 @@ def _rows_until(offsets, time_us, video, now_us, out):  # type: ignore[no-untype
 
 
 def rows_until(source: VideoRows, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each (video, now), the end (exclusive) of the video's rows with time <= now: (n,) int64."""
+    """Return the end (exclusive) of the video's rows with time <= now, for each pair (video, now), (n,) int64."""
     out = np.zeros(len(video), dtype=np.int64)
     _rows_until(source.offsets, source.time_us, video, now_us, out)
     return out
@@ -119,7 +122,10 @@ def cells_at(
     published_us: NDArray[np.int64],
     n_types: int,
 ) -> Cells:
-    """Histogram cells of every (video, now), from the rows up to and including now; ``published_us`` has one entry for each pair."""
+    """Return the histogram cells of every pair (video, now), computed from the rows up to and including ``now``.
+
+    ``published_us`` has one entry per pair.
+    """
     ends_e, ends_c = rows_until(events, video, now_us), rows_until(counters, video, now_us)
     starts_e, starts_c = events.offsets[video], counters.offsets[video]
     size = int((ends_e - starts_e).sum() + (ends_c - starts_c).sum())
@@ -166,7 +172,7 @@ def _running_totals(offsets, type_, value, counted, is_counter, out):  # type: i
 
 
 def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> NDArray[np.int64]:
-    """The metric's cumulative count just after each row of ``source``, (rows,) int64."""
+    """Return the metric's cumulative count just after each row of ``source``, (rows,) int64."""
     counted = np.zeros(n_types, dtype=np.bool_)
     counted[list(metric)] = True
     out = np.zeros(len(source.time_us), dtype=np.int64)
@@ -177,9 +183,10 @@ def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> 
 def metric_rows(
     events: VideoRows, counters: VideoRows, metric: tuple[int, ...], n_types: int
 ) -> tuple[VideoRows, NDArray[np.int64], bool]:
-    """The rows that the metric is read from, its count after each of them, and whether these rows are events.
+    """Choose the rows from which the metric is read. Counters are used if the metric's types have any. Otherwise events are used.
 
-    The metric is read from counters if its types have any, and from events otherwise.
+    Returns:
+        The rows, the metric's count after each row, and whether the rows are events.
     """
     from_counters = bool(np.isin(counters.type, metric).any())
     source = counters if from_counters else events
@@ -187,9 +194,10 @@ def metric_rows(
 
 
 def bin_times_us(bins: NDArray[np.int64], published_us: int, newest_us: int) -> NDArray[np.int64]:
-    """The time, int64 microseconds, that represents each bin: the bin's end, when all of its content is known.
+    """Return the time that represents each bin, int64 microseconds.
 
-    In the bin of the newest row it is that row's time, so that no time is later than the newest observation.
+    It is the end of the bin, because all content of the bin is known then. For the bin of the newest row, it is the
+    time of this row. So no time is later than the newest observation.
     """
     return np.minimum(published_us + bin_end_us(bins) - 1, newest_us)
 
@@ -197,9 +205,13 @@ def bin_times_us(bins: NDArray[np.int64], published_us: int, newest_us: int) -> 
 def flat_cells(
     history: History, mode: Mode, types: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """A history's cells of one mode: bins, types (indices into ``types``), values and reach, each (n,) int64.
+    """Return a history's cells of one mode.
 
-    They are sorted by (bin, type). Types that are not in ``types`` are left out. The first cell of a bin holds the bin's reach.
+    The cells are sorted by (bin, type). Types that are not in ``types`` are left out. The first cell of a bin holds
+    the bin's reach.
+
+    Returns:
+        Bins, types (indices into ``types``), values and reach. Each has shape (n,) and is int64.
     """
     index = {kind: i for i, kind in enumerate(types)}
     series = [(index[kind], s) for kind, s in history.series.items() if s.mode == mode and kind in index]
@@ -220,9 +232,10 @@ def flat_cells(
 def rows_of(
     histories: Sequence[History], published_us: Sequence[int], newest_us: Sequence[int], types: Sequence[str]
 ) -> tuple[VideoRows, VideoRows]:
-    """Events and counters of V videos from their histograms: one row for each cell, at the ``bin_times_us`` of its bin.
+    """Return the events and the counters of V videos, computed from their histograms.
 
-    ``newest_us`` (V,): the time of each video's newest row.
+    Each cell becomes one row, at the ``bin_times_us`` of its bin. ``newest_us`` (V,) is the time of each video's
+    newest row.
     """
     modes: tuple[tuple[int, Mode], ...] = ((EVENT_MODE, "events"), (COUNTER_MODE, "counters"))
     found = []

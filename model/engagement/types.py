@@ -1,7 +1,7 @@
 """Names of engagement types and metrics.
 
-An event has a singular type ("view"); counters have plural columns ("views"). A metric is a counter column, an event type, or
-``total``, the sum over all types.
+An event has a singular type ("view"). Counters have plural columns ("views"). A metric is a counter column, an event
+type, or ``total``, which is the sum over all types.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "
 """Maps a counter column to its event type."""
 TOTAL: Final = "total"
 REACH: Final = "reach"
-"""The audience of the accounts that acted: a column of events, not an engagement type."""
+"""The audience of the accounts that acted. It is a column of events, not an engagement type."""
 
 RESERVED: Final = (REACH, TOTAL)
-"""Names that have another meaning, so no engagement type may have them."""
+"""Names that already mean something else, so no engagement type may have them."""
 
 
 def check_types(types: Iterable[str]) -> None:
-    """Refuse engagement types whose name has another meaning. Data sets, bundles and the store all follow this rule.
+    """Raise DataError if an engagement type has a name that already means something else.
+
+    Data sets, bundles and the store all follow this rule.
 
     Raises:
         DataError: a type has a reserved name, or the name of another type's counter column.
@@ -42,10 +44,10 @@ def check_types(types: Iterable[str]) -> None:
 
 
 def metric_types(metric: str, types: tuple[str, ...]) -> tuple[int, ...]:
-    """Indices into ``types`` whose counts add up to ``metric``.
+    """Return the indices into ``types`` of the types whose counts add up to ``metric``.
 
     Raises:
-        DataError: the metric is none of these types.
+        DataError: ``types`` lacks the type of the metric.
     """
     if metric == TOTAL:
         return tuple(range(len(types)))
@@ -60,5 +62,5 @@ _COLUMN_OF = {kind: column for column, kind in COUNTER_COLUMNS.items()}
 
 
 def counter_column(kind: str) -> str:
-    """The name of an engagement type's counter column: its plural."""
+    """Return the name of an engagement type's counter column, which is its plural."""
     return _COLUMN_OF.get(kind, kind + "s")

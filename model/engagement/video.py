@@ -7,23 +7,24 @@ from typing import Any, Final, Literal
 
 
 def _text(max_length: int) -> Any:
-    """An optional text of at most so many characters."""
+    """Declare an optional text of at most ``max_length`` characters."""
     return field(default=None, metadata={"kind": "text", "limit": max_length})
 
 
 def _number(maximum: float = 1e15) -> Any:
-    """An optional number from 0 to ``maximum``."""
+    """Declare an optional number from 0 to ``maximum``."""
     return field(default=None, metadata={"kind": "number", "limit": maximum})
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """Content and context of one video; all fields except the first two may be missing.
+    """Content and context of one video. All fields except the first two may be missing.
 
-    ``published_us`` is UTC in microseconds since 1970, ``duration_s`` seconds, ``creator_followers`` a count. A missing field is
-    None. The model sees it as a mask, never as zero.
+    ``published_us`` is UTC in microseconds since 1970. ``duration_s`` is in seconds. ``creator_followers`` is a
+    count. A missing field is None. The model sees a mask for it, never a zero.
 
-    The metadata fields are declared only here: files, requests, the store and the HTTP schema read ``METADATA``.
+    The metadata fields are declared only here. Files, requests, the store and the HTTP schema read them from
+    ``METADATA``.
     """
 
     video_id: str
@@ -41,7 +42,11 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class MetadataField:
-    """An optional field of a video. ``limit``: characters of a text, or the largest number; the smallest is 0."""
+    """An optional field of a video.
+
+    ``limit`` is the maximum number of characters of a text, or the largest value of a number. The smallest value of a
+    number is 0.
+    """
 
     name: str
     kind: Literal["text", "number"]
@@ -49,4 +54,4 @@ class MetadataField:
 
 
 METADATA: Final = tuple(MetadataField(f.name, **f.metadata) for f in fields(Video) if f.metadata)
-"""The optional fields in their order."""
+"""The optional fields, in order."""

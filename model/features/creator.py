@@ -1,4 +1,4 @@
-"""Features of a creator at a time: how the creator's earlier videos grew, as far as it was known then."""
+"""Features of a creator at a given time: how the creator's other videos had grown, as far as it was known at that time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import numpy as np
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 MAX_PAST: Final = 32
-"""Number of earlier videos that are read, the newest ones."""
+"""Maximum number of videos that are read. The newest ones are chosen."""
 N_GROWTH: Final = 8
 N_CREATOR: Final = 2 * N_GROWTH + 7
-"""Features: number of known videos, their mean last level and mean growth so far, mean level at this age and whether it is known, mean
-growth over each of ``growth_horizons_us`` after this age and whether it is known, number of known growth steps, and how much faster
-than usual they were."""
+"""Number of features. In order:
+
+- the number of known videos, their mean last level, and their mean growth so far
+- for each of ``growth_horizons_us``: the mean growth over this horizon after this age, and whether it is known
+- the mean level at this age, and whether it is known
+- the number of known growth steps, and how much faster than usual these steps were
+"""
 _PRIOR_STEPS: Final = 3.0
-"""Prior: growth steps at the usual pace that are added to a creator's own."""
+"""Prior: number of growth steps at the usual pace that are added to the creator's own steps."""
 _EDGES_US: Final = CURVE_EDGES_US
 
 
 @numba.njit(cache=True, nogil=True)
 def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-untyped-def]
-    """The number of a curve's points that were observed by ``now_us``."""
+    """Return the number of a curve's points that were observed by ``now_us``."""
     n = 0
     while n < length and published_us + ages_us[n] <= now_us:
         n += 1
@@ -32,11 +36,21 @@ def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-unty
 
 @numba.njit(cache=True, nogil=True)
 def creator_features(past, ages_us, values, lengths, published_us, now_us, age_us, horizons_us, pace, out):  # type: ignore[no-untyped-def]
-    """Write features to ``out`` (N_CREATOR,) float32 from the curves of a creator's other videos.
+    """Write the features of a creator to ``out``. They are computed from the curves of the creator's other videos.
 
-    ``past`` (P,) int64 indexes the other arrays, the newest video last; ``ages_us`` and ``values`` (V, n) int64; ``lengths`` and
-    ``published_us`` (V,) int64; ``pace`` (N_CURVE,) the usual growth by age. Only points observed by ``now_us`` are read, of up to
-    MAX_PAST videos.
+    Only points that were observed by ``now_us`` are read, from at most MAX_PAST videos.
+
+    Args:
+        past: (P,) int64 indices of the creator's videos in the other arrays. The newest video comes last.
+        ages_us: (V, n) int64 ages of the curves.
+        values: (V, n) int64 counts of the curves.
+        lengths: (V,) int64 numbers of points of the curves.
+        published_us: (V,) int64 publication times.
+        now_us: current time.
+        age_us: age of the target at ``now_us``.
+        horizons_us: (N_GROWTH,) int64 horizons of growth.
+        pace: (N_CURVE,) usual growth by age.
+        out: (N_CREATOR,) float32.
     """
     out[:] = 0
     one = np.empty(N_GROWTH + 1)

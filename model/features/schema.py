@@ -13,7 +13,8 @@ from model.engagement.bins import SECOND_US
 from model.engagement.video import Video
 
 N_STATIC: Final = 9
-"""Duration and followers with their masks, whether there is text, and sine and cosine of the hour and weekday of publication."""
+"""Number of static features: duration and followers with their masks, whether there is text, and sine and cosine of
+the hour and of the weekday of publication."""
 _DAY_S: Final = 86_400.0
 _WEEK_S: Final = 7 * _DAY_S
 
@@ -22,9 +23,13 @@ _WEEK_S: Final = 7 * _DAY_S
 class Schema:
     """What a bundle knows about its inputs.
 
-    ``types`` are the engagement types in the order of token features; ``metric`` is what is forecast; ``max_horizon_us`` and
-    ``max_age_us`` are the trained range; ``categories`` and ``languages`` are the known values, numbered from 1. Index 0 means missing
-    or unknown.
+    Attributes:
+        types: engagement types, in the order of the token features.
+        metric: the metric that is forecast.
+        max_horizon_us: longest trained horizon.
+        max_age_us: oldest trained age.
+        categories: known categories, numbered from 1. The number 0 means missing or unknown.
+        languages: known languages, numbered in the same way.
     """
 
     types: tuple[str, ...]
@@ -41,16 +46,19 @@ class Schema:
         self._language.update({name: i + 1 for i, name in enumerate(self.languages)})
 
     def category(self, video: Video) -> int:
-        """Index of the video's category, 0 if missing or unknown."""
+        """Return the index of the video's category. It is 0 if the category is missing or unknown."""
         return self._category.get(video.category or "", 0)
 
     def language(self, video: Video) -> int:
-        """Index of the video's language, 0 if missing or unknown; a regional variant ("en-GB") falls back to its base language."""
+        """Return the index of the video's language. It is 0 if the language is missing or unknown.
+
+        An unknown regional variant ("en-GB") falls back to its base language.
+        """
         name = video.language or ""
         return self._language.get(name) or self._language.get(name.split("-")[0], 0)
 
     def static(self, videos: Sequence[Video]) -> NDArray[np.float32]:
-        """Numeric static features (N, N_STATIC) float32."""
+        """Return the static features, (N, N_STATIC) float32."""
         out = np.zeros((len(videos), N_STATIC), dtype=np.float32)
         for row, video in zip(out, videos, strict=True):
             if video.duration_s is not None and video.duration_s >= 0:

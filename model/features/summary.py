@@ -1,7 +1,7 @@
-"""A video's history in a few numbers: how fast it grew in its newest steps and over the newest shares of its age.
+"""A video's history in a few numbers: how fast it grew in its newest steps and during the newest fractions of its age.
 
-The Mamba-Hawkes state could learn these numbers too. Given directly, they let the head start from good hand-made features. Counts are
-those of the metric unless a type is named; growth is in log2 units.
+The Mamba-Hawkes state could learn these numbers too. But if they are given directly, training starts from good
+hand-made features. A count is the count of the metric, unless a type is named. Growth is in log2 units.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from numpy.typing import NDArray
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 _STEPS: Final = 3
-"""Number of newest tokens that are read one by one."""
+"""Number of newest tokens that are read individually."""
 _SHARES: Final = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32])
-"""Shares of the age, counted back from now, over which growth is measured."""
+"""Fractions of the age, counted back from now, over which growth is measured."""
 _SPANS_S: Final = np.array([3600.0, 4 * 3600.0, 12 * 3600.0])
-"""Spans, counted back from now, over which counts are measured, seconds."""
+"""Spans in seconds, counted back from now, over which counts are measured."""
 _MAX_SLOPE: Final = 8.0
 _MIN_STEP: Final = 0.02
 
 
 def n_summary(n_types: int) -> int:
-    """The number of values in a summary."""
+    """Return the number of values in a summary."""
     return 6 + n_types + _STEPS * (5 + n_types) + len(_SHARES) + len(_SPANS_S)
 
 
 def count_columns(n_types: int) -> list[int]:
-    """Columns of a summary that hold the metric's log count, then each type's count relative to it."""
+    """Return the columns of a summary that hold the metric's log count, and then each type's count relative to it."""
     return [1, *range(6, 6 + n_types)]
 
 
 def pace_columns(n_types: int) -> list[int]:
-    """Columns of a summary that hold the metric's pace of growth: in the newest steps, over shares of the age, in the last hours."""
+    """Return the columns of a summary that hold the metric's pace of growth.
+
+    They hold the pace in the newest steps, over the fractions of the age, and in the last hours.
+    """
     steps = [6 + n_types + step * (5 + n_types) for step in range(_STEPS)]
     first = 6 + n_types + _STEPS * (5 + n_types)
     shares = range(first, first + len(_SHARES) + len(_SPANS_S))
@@ -49,7 +52,7 @@ def _log2(count):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _total_at(age_s, interval_s, cumulative, first, end):  # type: ignore[no-untyped-def]
-    """The metric's count at an age; within a token's interval it is taken to grow evenly."""
+    """Return the metric's count at an age. Within a token's interval, the count is assumed to grow evenly."""
     low, high = first, end
     while low < high:
         middle = (low + high) // 2
@@ -90,7 +93,7 @@ def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans
         for k in range(n_types):
             row[at + k] = _log2(totals[s, k]) - row[1]
         at += n_types
-        # Each type's count after the token that is read, going back from the newest token.
+        # Tokens are read from the newest one back. ``left`` holds each type's count just after the token that is read.
         left = totals[s].copy()
         for step in range(n_steps):
             i = end - 1 - step
@@ -127,12 +130,18 @@ def _summarise(offsets, interval_s, counts, totals, age_s, metric, shares, spans
 
 
 def summaries(tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...]) -> NDArray[np.float32]:
-    """Summaries (S, n_summary) float32 of S token sequences read at ages (S,) float64 seconds.
+    """Return the summaries (S, n_summary) float32 of S token sequences.
 
-    ``metric`` holds the indices of the types that the metric counts. The columns, in order: log age, log count, number of tokens, age and
-    count of the first token, silence, each type's count relative to the metric; for each of the newest tokens whether there is one
-    before it, growth, step in log age, growth by log age, rate, growth of each type; growth over shares of the age; counts of the last
-    hours relative to the total.
+    The sequences are read at the ages ``age_s`` (S,) float64 seconds. ``metric`` holds the indices of
+    the types that the metric counts. The columns are, in this order:
+
+    - log age, log count, number of tokens, age of the first token, count of the first token, and time since
+      the newest token
+    - each type's count relative to the metric
+    - for each of the newest tokens: whether there is a token before it, growth, step in log age, growth by log age, rate,
+      and growth of each type
+    - growth over the fractions of the age
+    - counts of the last hours relative to the total
     """
     out = np.zeros((len(age_s), n_summary(tokens.counts.shape[1])), dtype=np.float32)
     _summarise(

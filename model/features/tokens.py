@@ -1,13 +1,16 @@
-"""From a histogram to the tokens that the Mamba-Hawkes process reads.
+"""Converts a histogram to the tokens that the Mamba-Hawkes process reads.
 
-A token is an interval of the video's age in which engagement was seen. It has an end, a width, the silent gap since the token before,
-and for each type the increment and the cumulative count. An empty bin makes no token, and neither does a counter snapshot that found
-nothing new. They lengthen the next token's ``gap``, the time known to be silent. With counters the interval starts at the previous
-snapshot, with events at the bin. So events give the same tokens as counters that are read in every bin (from the time each type was first
-seen).
+A token is an interval of the video's age in which there was engagement. A token has an end, a width, and the gap
+without engagement since the previous token. For each type, it has the increment and the cumulative count. An empty
+bin makes no token, and neither does a counter snapshot that found nothing new. They extend the ``gap`` of the next
+token instead. The gap is the time known to be without engagement.
 
-A token depends only on rows of its own bin and of earlier bins. The last bin ends at ``now`` if it is still filling (``pending``). A
-*read token* ends each sequence: it holds the silence from the last token to ``now``.
+With counters, the interval starts at the previous snapshot. With events, it starts at the start of the bin. So events
+give the same tokens as counters that are read in every bin, starting from the time at which each type was first seen.
+
+A token depends only on rows of its own bin and of earlier bins. If the last bin is still filling (``pending``), its
+interval ends at ``now``. Each sequence ends with a *read token*, which represents the time without engagement from
+the last token to ``now``.
 """
 
 from __future__ import annotations
@@ -23,28 +26,37 @@ from model.engagement.bins import EDGES_US
 from model.engagement.cells import EVENT_MODE, Cells
 
 N_SHARED: Final = 11
-"""Features of a token that do not belong to one type."""
+"""Number of features of a token that do not belong to one type."""
 LOG_AGE_OFFSET_S: Final = 60.0
-"""c of the log-age clock log(t + c): at ages far below c it runs linearly."""
+"""The constant c of the log-age clock log(t + c), in seconds. At ages far below c, the clock is nearly linear in age."""
 _COUNT_SCALE: Final = 1 / 8
 _TIME_SCALE: Final = 1 / 8
 
 
 def n_features(n_types: int) -> int:
-    """Width of a token's feature vector: increment, cumulative count, rate and mask of each type, and N_SHARED more."""
+    """Return the number of features of a token: increment, cumulative count, rate and mask of each type, and N_SHARED more."""
     return 4 * n_types + N_SHARED
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of S sequences, one after the other, and the read token of each.
+    """Tokens of S sequences, one sequence after the other, and the read token of each sequence.
 
-    ``offsets`` (S + 1,) int64. Per token (n): ``features`` (n, F) float32; ``clock`` (n, 2) float32, the time since the token before in
-    hours and in log-age; ``interval_s`` (n, 3) float64, the previous token's end, the interval's start and its end, in seconds of age;
-    ``counts`` (n, K) float64 increments; ``observed`` (n, K) bool; ``prefix`` (n,) uint64, a hash of everything up to and including the
-    token: equal hashes mean equal tokens so far. Per sequence: ``pending`` (S,) bool, whether the last token's bin is still filling;
-    ``read_features`` (S, F) and ``read_clock`` (S, 2) of the read token; ``totals`` (S, K) float64, the current counts; ``last_end_s``
-    (S,) float64, the last token's end, or 0.
+    Attributes:
+        offsets: (S + 1,) int64, start of each sequence in the arrays of n tokens.
+        features: (n, F) float32.
+        clock: (n, 2) float32, time since the previous token in hours and in log-age.
+        interval_s: (n, 3) float64 seconds of age: end of the previous token, start of the interval, end of the
+            interval.
+        counts: (n, K) float64, increments of the K types.
+        observed: (n, K) bool, whether each type has been observed so far.
+        pending: (S,) bool, whether the bin of the last token is still filling.
+        read_features: (S, F) float32, features of the read tokens.
+        read_clock: (S, 2) float32, clock of the read tokens.
+        totals: (S, K) float64, current counts.
+        last_end_s: (S,) float64, end of the last token, or 0 if there is none.
+        prefix: (n,) uint64, hash of everything that was read up to and including this token. Equal hashes mean that
+            all tokens so far are equal.
     """
 
     offsets: NDArray[np.int64]
@@ -62,12 +74,15 @@ class Tokens:
 
     @property
     def reach(self) -> NDArray[np.float64]:
-        """The summed audience of the accounts that acted in each token's interval, (n,) float64, 0 if unknown."""
+        """The summed audience of the accounts that acted in each token's interval, (n,) float64. It is 0 if unknown."""
         return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
 
     @property
     def cold(self) -> NDArray[np.bool_]:
-        """Cold starts: sequences of which nothing is known yet, (S,) bool. A counter that was read as 0 is known."""
+        """Whether each sequence is a cold start, (S,) bool.
+
+        Nothing is known yet about a cold start. A counter that was read as 0 is known.
+        """
         n_types = self.counts.shape[1]
         known = self.read_features[:, 3 * n_types : 4 * n_types] > 0
         return np.asarray(~known.any(axis=1), dtype=np.bool_)
@@ -75,7 +90,7 @@ class Tokens:
 
 @numba.njit(cache=True)
 def _mixed(digest, value):  # type: ignore[no-untyped-def]
-    # One step of a multiply-and-shift hash; two histories collide with a probability of about 1e-19.
+    # This is one step of a multiply-and-shift hash. Two histories collide with a probability of about 1e-19.
     digest = (digest ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
     return digest ^ (digest >> np.uint64(29))
 
@@ -93,7 +108,7 @@ def _fill_features(out, n_types, counts, cumulative, observed, reach, width_s, g
     out[at + 2] = np.log1p(gap_s) * _TIME_SCALE
     out[at + 3] = np.log1p(end_s) * _TIME_SCALE
     hour = 2 * np.pi * ((wall_us % 86_400_000_000) / 86_400_000_000)
-    # 1970-01-01 was a Thursday. The phase is learned; only the period matters.
+    # 1970-01-01 was a Thursday, so the week starts on a Thursday here. Only the period matters, because the phase is learned.
     week = 2 * np.pi * ((wall_us % 604_800_000_000) / 604_800_000_000)
     out[at + 4] = np.sin(hour)
     out[at + 5] = np.cos(hour)
@@ -223,9 +238,9 @@ def _tokenize(  # type: ignore[no-untyped-def]
 
 
 def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
-    """Tokens of every sequence; ``published_us`` and ``now_us`` are (S,) int64, now >= published.
+    """Return the tokens of every sequence. ``published_us`` and ``now_us`` are (S,) int64, with now >= published.
 
-    ``cells`` must hold nothing later than each sequence's own ``now``: the caller cuts them.
+    ``cells`` may only hold what was known at each sequence's own ``now``. The caller must cut the cells.
     """
     n, s, f = len(cells.bins), len(published_us), n_features(n_types)
     offsets = np.zeros(s + 1, dtype=np.int64)

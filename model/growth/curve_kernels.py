@@ -1,4 +1,4 @@
-"""Kernels that read growth curves: how a video's count grew after an age, as far as it was known at a time."""
+"""Kernels that read growth curves: how a video's count grew after a given age, as far as it was known at a given time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from model.engagement.bins import SECOND_US
 _FIRST_EDGE_S: Final = 900
 _RATIO: Final = 2 ** (1 / 3)
 N_CURVE: Final = 40
-"""Points of a curve, at most one in each coarse age bin."""
+"""Maximum number of points of a curve. There is at most one point per coarse age bin."""
 CURVE_EDGES_US: Final = np.array(
     [0] + [round(_FIRST_EDGE_S * _RATIO**k * SECOND_US) for k in range(N_CURVE)], dtype=np.int64
 )
-"""Edges of a curve's coarse age bins, (N_CURVE + 1,) int64 microseconds: from 15 minutes to about 86 days."""
+"""Edges of a curve's coarse age bins, (N_CURVE + 1,) int64 microseconds. After 0, they run from 15 minutes to about 86 days."""
 _BUCKETS_US: Final = np.array([round(0.25 * 3600 * 2**k) * SECOND_US for k in range(12)], dtype=np.int64)
 N_AGE_BUCKETS: Final = len(_BUCKETS_US) + 1
 
 
 def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Bucket of an age for trajectory search, 0 .. N_AGE_BUCKETS - 1: one below 15 minutes, then one for each doubling."""
+    """Return the bucket of an age for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
+
+    The first bucket ends at 15 minutes. Each further bucket covers one doubling of the age.
+    """
     return np.searchsorted(_BUCKETS_US, age_us, side="right")
 
 
 def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
-    """Horizons over which growth of other videos is read, (8,) int64 microseconds."""
+    """Return the horizons over which the growth of other videos is read, (8,) int64 microseconds."""
     return np.array([max_horizon_us * n // 168 for n in (1, 6, 12, 24, 48, 72, 120, 168)], dtype=np.int64)
 
 
@@ -36,8 +39,8 @@ def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
 def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[no-untyped-def]
     """Write one curve's growth after ``age_us`` to ``out`` (H + 1,) float64.
 
-    ``ages_us`` and ``values`` (n,) are the known part of the curve. out[:H] is the log2 growth over each horizon and out[H] is
-    log2(1 + count) at the age; both are NaN where they are not known. Between points log2(1 + count) is linear in
+    ``ages_us`` and ``values`` (n,) are the known part of the curve. out[:H] is the log2 growth over each horizon.
+    out[H] is log2(1 + count) at ``age_us``. Unknown values are NaN. Between points, log2(1 + count) is linear in
     log(age + 1 minute).
     """
     out[:] = np.nan
@@ -63,7 +66,10 @@ def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[
 
 @numba.njit(cache=True, nogil=True)
 def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
-    """Growth by log age from point i - 1 of a curve to point i: d log2(1 + count) / d log2(age + 1 minute), capped at 8."""
+    """Return the growth by log age from point i - 1 of a curve to point i.
+
+    It is d log2(1 + count) / d log2(age + 1 minute), but at most 8.
+    """
     grown = np.log2(1.0 + values[i]) - np.log2(1.0 + values[i - 1])
     older = np.log2((ages_us[i] * 1e-6 + 60.0) / (ages_us[i - 1] * 1e-6 + 60.0))
     return min(grown / max(older, 0.02), 8.0)
@@ -71,7 +77,10 @@ def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def pace_sum(ages_us, values, n, edges_us, pace):  # type: ignore[no-untyped-def]
-    """How much faster than ``pace`` (N_CURVE,) a curve of n known points grew: the sum over its steps, and the number of steps."""
+    """Return by how much a curve with n known points grew faster than ``pace`` (N_CURVE,).
+
+    The result is the sum of the differences over the curve's steps, and the number of steps.
+    """
     total, steps = 0.0, 0
     for i in range(1, n):
         if ages_us[i - 1] <= 0:

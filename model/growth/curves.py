@@ -1,4 +1,4 @@
-"""Growth curves of many videos, and when each point became known."""
+"""Growth curves of many videos, and the times at which their points became known."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from model.engagement.rows import VideoRows
 from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, age_bucket, slope
 
 FAR_FUTURE_US: Final = np.iinfo(np.int64).max
-"""A time that never comes: what would be known then is not known."""
+"""A time that is never reached. It stands for "never known"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Curves of V videos: ``ages_us`` and ``values`` (V, N_CURVE) int64, of which the first ``lengths`` (V,) are valid.
+    """Curves of V videos.
 
-    ``pace`` (N_CURVE,) float64 is the usual growth by log age in each coarse age bin. A creator's videos and neighbours are
-    compared with it.
+    Attributes:
+        ages_us: (V, N_CURVE) int64 ages of the points.
+        values: (V, N_CURVE) int64 counts at these ages.
+        lengths: (V,) int64, number of valid points of each curve. They come first.
+        pace: (N_CURVE,) float64, usual growth by log age in each coarse age bin. The curves of a creator's videos and
+            of neighbours are compared with it.
     """
 
     ages_us: NDArray[np.int64]
@@ -36,7 +40,7 @@ def _snapshot_curves(offsets, time_us, totals, published_us, until_us, edges, ag
         n, filled = 0, -1
         i = offsets[v]
         while i < offsets[v + 1] and time_us[i] <= until_us:
-            # The rows of one snapshot have the same time; the last of them has the total.
+            # The rows of one snapshot have the same time. The last of these rows has the total.
             while i + 1 < offsets[v + 1] and time_us[i + 1] == time_us[i]:
                 i += 1
             age = time_us[i] - published_us[v]
@@ -70,10 +74,11 @@ def _event_curves(offsets, time_us, totals, published_us, until_us, edges, ages,
 def curves(
     source: VideoRows, totals: NDArray[np.int64], published_us: NDArray[np.int64], until_us: int, *, continuous: bool
 ) -> Curves:
-    """Curves of every video from rows up to ``until_us``.
+    """Return the curves of all videos, computed from rows up to ``until_us``.
 
-    Events (``continuous``) are read at the edges of the coarse age grid. Of counters the *first* snapshot in each coarse bin is used.
-    So no point depends on a later row: a curve that is cut at a time equals the curve of a data set that ends at that time.
+    Events (``continuous``) are read at the edges of the coarse age grid. For counters, the *first* snapshot in each
+    coarse bin is used. So no point depends on a later row. If a curve is cut at a time, it equals the curve of a data
+    set that ends at that time.
     """
     n = len(published_us)
     ages, values = np.zeros((n, N_CURVE), np.int64), np.zeros((n, N_CURVE), np.int64)
@@ -84,11 +89,12 @@ def curves(
 
 
 def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time from which growth beyond an age is known, (V,) int64; FAR_FUTURE_US if it never is.
+    """Return the time from which growth beyond an age is known, (V,) int64. It is FAR_FUTURE_US if the growth is never known.
 
-    It is the time of the first curve point that is later than ``after_age_us`` (V,) and is not the curve's first point.
+    This is the time of the first curve point that is later than ``after_age_us`` (V,) and is not the first point of
+    the curve.
     """
-    # Behind a curve's end the array holds zeros, which are no ages.
+    # After the end of a curve, the array holds zeros. They are not ages, so they are replaced.
     ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, FAR_FUTURE_US)
     point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
     age = np.append(ages, np.full((len(ages), 1), FAR_FUTURE_US), axis=1)[np.arange(len(ages)), point]
@@ -96,9 +102,10 @@ def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: N
 
 
 def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Cut points of trajectories: (video, age bucket, age in us) of the first curve point in each age bucket, sorted by video.
+    """Return the cut points of trajectories: video, age bucket, and age in microseconds. They are sorted by video.
 
-    A point at age 0 makes no cut, because nothing was observed before it.
+    There is one cut at the first curve point in each age bucket. A point at age 0 makes no cut, because nothing was
+    observed before it.
     """
     valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
     bucket = np.where(valid, age_bucket(of.ages_us), -1)
@@ -119,7 +126,7 @@ def _slopes(ages_us, values, lengths, edges, total, count):  # type: ignore[no-u
 
 
 def usual_pace(of: Curves, min_steps: int = 30) -> NDArray[np.float64]:
-    """Mean growth by log age in each coarse age bin, (N_CURVE,) float64.
+    """Return the mean growth by log age in each coarse age bin, (N_CURVE,) float64.
 
     A bin with fewer than ``min_steps`` steps is interpolated from its neighbours.
     """

@@ -1,1 +1,1 @@
-"""The Mamba-Hawkes process: network and likelihood for training, states and backends for serving."""
+"""The Mamba-Hawkes process: the network and its likelihood for training, and states and backends for serving."""

@@ -1,4 +1,4 @@
-"""The interface of a backend, which computes the Mamba-Hawkes state in serving."""
+"""The interface of a backend, which computes the Mamba-Hawkes states in serving."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from model.mhp.shape import MHPShape
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Arrays of slots; the first axis is the slot. Only their backend knows what they hold."""
+    """Arrays whose first axis is the slot. Only the backend that made them knows the meaning of their values."""
 
     state: Any
     window: Any
 
     def take_slot(self, slot: int) -> tuple[Any, Any]:
-        """A copy of one slot."""
+        """Return a copy of one slot."""
         return self.state[slot].copy(), self.window[slot].copy()
 
     def put_slot(self, slot: int, saved: tuple[Any, Any]) -> None:
-        """Overwrite a slot with what ``take_slot`` returned."""
+        """Overwrite a slot with a copy that ``take_slot`` returned."""
         self.state[slot], self.window[slot] = saved
 
     def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
-        """Overwrite ``rows`` with ``slots`` of other states."""
+        """Overwrite the slots ``rows`` with the slots ``slots`` of other states."""
         if len(rows) == 1:
-            # Many times faster than with an index array.
+            # Plain indices are many times faster than index arrays.
             row, slot = rows[0], slots[0]
             self.state[row], self.window[row] = source.state[slot], source.window[slot]
         else:
@@ -48,7 +48,7 @@ class Backend(Protocol):
     shape: MHPShape
 
     def new_states(self, slots: int) -> States:
-        """Zeroed states for ``slots`` videos."""
+        """Return zero states for ``slots`` videos."""
         ...
 
     def advance(
@@ -59,16 +59,16 @@ class Backend(Protocol):
         features: NDArray[np.float32],
         clock: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Read tokens into slots, in place.
+        """Read tokens into slots. The states are changed in place.
 
         Args:
             states: states of this backend.
-            slots: (S,) int64, each slot at most once.
-            offsets: (S + 1,) int64: slot s reads the tokens offsets[s] .. offsets[s + 1] - 1.
+            slots: (S,) int64 slots. Each slot occurs at most once.
+            offsets: (S + 1,) int64. Slot s reads the tokens offsets[s] .. offsets[s + 1] - 1.
             features: (n, F) float32.
-            clock: (n, 2) float32, hours and log-age since the token before.
+            clock: (n, 2) float32, time since the previous token in hours and in log-age.
 
         Returns:
-            Hidden state (S, d_model) float32 after each slot's last token; zeros for a slot without tokens.
+            Hidden state (S, d_model) float32 after each slot's last token. It is zero for a slot without tokens.
         """
         ...

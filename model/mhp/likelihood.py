@@ -1,16 +1,17 @@
 """Interval-censored likelihood of the Mamba-Hawkes process.
 
-Between two tokens the intensity of type k follows from the state h_j *before* the interval, on the relative clock
+Between two tokens, the intensity of type k depends on the state h_j *before* the interval. It uses the relative clock
 tau = (t - t_j) / (t_j + c):
 
     lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
 
-so that it can take any value from one view a day to a million an hour. R is the video's pace so far (``model.mhp.pace``). Its exponents
-sum to 1 at the start of training: the process continues at its pace, and training learns how it differs. The integral is exact:
+With this form, the intensity can have any value from one view per day to a million views per hour. R is the video's
+pace so far (``model.mhp.pace``). At the start of training, its exponents sum to 1. So the process first continues at
+its pace, and training learns how it deviates from this pace. The integral is exact:
 
     int softplus(alpha tau + c) dtau = [Li2(-e^{x0}) - Li2(-e^{x1})] / alpha,    x = alpha tau + c
 
-An interval's count is negative binomial with that mean, because shares of a viral video are over-dispersed.
+The count of an interval is negative binomial with this mean, because the counts of a viral video are over-dispersed.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.478628
 
 
 class _NegativeDilog(torch.autograd.Function):
-    """-Li2(-e^x), whose derivative is softplus(x)."""
+    """The function -Li2(-e^x). Its derivative is softplus(x)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         z = -torch.exp(-x.abs())
-        # Landen: Li2(z) = -Li2(z / (z - 1)) - ln(1 - z)^2 / 2 brings the argument into [0, 1/2], where the series converges.
+        # Landen's identity, Li2(z) = -Li2(z / (z - 1)) - ln(1 - z)^2 / 2, maps the argument to [0, 1/2]. The series converges there.
         w = z / (z - 1)
         total, power = torch.zeros_like(w), torch.ones_like(w)
         for k in range(1, 48):
             power = power * w
             total = total + power / (k * k)
         small = total + torch.log1p(-z).square() / 2
-        # Inversion for x > 0: Li2(-e^x) = -pi^2 / 6 - x^2 / 2 - Li2(-e^-x).
+        # For x > 0, the inversion formula is used: Li2(-e^x) = -pi^2 / 6 - x^2 / 2 - Li2(-e^-x).
         return torch.where(x > 0, math.pi**2 / 6 + x.square() / 2 - small, small)
 
     @staticmethod
@@ -57,9 +58,10 @@ class _NegativeDilog(torch.autograd.Function):
 
 
 def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Integral of softplus(alpha tau + c) over [start, end], float64; alpha <= 0, end >= start >= 0.
+    """Return the integral of softplus(alpha tau + c) over [start, end], float64.
 
-    If the argument changes by less than 0.5 the closed form would lose digits, and five Gauss-Legendre nodes are exact to 1e-12.
+    It requires alpha <= 0 and end >= start >= 0. If the argument of softplus changes by less than 0.5, the closed
+    form would lose digits. Then a quadrature with five Gauss-Legendre nodes is used, which is exact to 1e-12.
     Otherwise the dilogarithm is used.
     """
     alpha, c, start, end = (x.double() for x in torch.broadcast_tensors(alpha, c, start, end))
@@ -77,7 +79,10 @@ def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> T
 
 
 def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Log P(n) with variance mean + mean^2 / dispersion, float64, any broadcastable shapes; mean, dispersion > 0."""
+    """Return log P(n) of a negative binomial with variance mean + mean^2 / dispersion, float64.
+
+    The arguments may have any broadcastable shapes. ``mean`` and ``dispersion`` are > 0.
+    """
     n, mean, r = n.double(), mean.double().clamp(min=1e-12), dispersion.double()
     return (
         torch.lgamma(n + r)
@@ -89,7 +94,10 @@ def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Ten
 
 
 def _usual_factor(counts: Tensor, exposure: Tensor) -> Tensor:
-    """The likeliest factor f if counts (n,) are negative binomial with means f times ``exposure`` (n,) and dispersion 1."""
+    """Return the maximum-likelihood factor f for the model that counts (n,) have means f * ``exposure`` (n,).
+
+    The counts are negative binomial with dispersion 1.
+    """
     f = (counts.sum() + 1) / (exposure.sum() + 1)
     for _ in range(_ITERATIONS):
         weight = 1 / (1 + f * exposure)
@@ -98,7 +106,7 @@ def _usual_factor(counts: Tensor, exposure: Tensor) -> Tensor:
 
 
 class IntensityHead(nn.Module):
-    """Each type's intensity, from a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
+    """Computes each type's intensity from a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
 
     usual: Tensor
 
@@ -111,10 +119,16 @@ class IntensityHead(nn.Module):
         self.register_buffer("usual", torch.ones(n_types))
 
     def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor, pace: Tensor) -> None:
-        """Set the parameters before training: the likeliest ones for a model that ignores the state, so every video keeps its pace.
+        """Set the parameters before training to the maximum-likelihood values of a simpler model.
 
-        counts (n, n_types), interval_s (n, 3) as in ``Tokens``, observed (n, n_types) bool, pace (n, n_types, len(MEMORIES), 2) before
-        each token. Counts range from one a day to millions an hour; from random parameters the first epochs would only find the scale.
+        The simpler model ignores the state, so every video keeps its pace. Counts range from one per day to millions
+        per hour. With random parameters, the first epochs would be spent on finding this scale.
+
+        Args:
+            counts: (n, n_types) counts of the tokens.
+            interval_s: (n, 3) intervals as in ``Tokens``.
+            observed: (n, n_types) bool, whether each type was observed.
+            pace: (n, n_types, len(MEMORIES), 2) pace before each token.
         """
         with torch.no_grad():
             self.project.weight.zero_()
@@ -148,12 +162,12 @@ class IntensityHead(nn.Module):
         optimizer.zero_grad()
 
     def _log_pace(self, pace: Tensor) -> Tensor:
-        """Log of the pace, the product of R_km^v_km: (..., n_types)."""
+        """Return the log of the pace, which is the product of R_km^v_km: (..., n_types)."""
         rate = torch.log((pace[..., 0] + 1) / (pace[..., 1] + 1 / self.usual.unsqueeze(-1)))
         return (rate * self.exponents.view(self.n_types, -1)).sum(-1)
 
     def forward(self, hidden: Tensor, pace: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log S, c, alpha (<= 0) and dispersion (> 0), each (..., n_types)."""
+        """Return log S, c, alpha (<= 0) and dispersion (> 0). Each has shape (..., n_types)."""
         log_scale, c, alpha, dispersion = self.project(hidden).chunk(4, dim=-1)
         log_scale = _LOG_SCALE * log_scale + self._log_pace(pace)
         return log_scale.clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
@@ -161,9 +175,10 @@ class IntensityHead(nn.Module):
     def expected(
         self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean count of each type on [start, end], given state and pace at ``previous``, and the dispersion: (..., n_types) float64.
+        """Return the mean count of each type on [start, end], float64, and the dispersion. Both have shape (..., n_types).
 
-        Times are seconds of age, float64, of hidden's shape without its last axis.
+        ``hidden`` and ``pace`` are the state and the pace at ``previous``. Times are ages in seconds, float64, with
+        the shape of ``hidden`` without its last axis.
         """
         log_scale, c, alpha, dispersion = self(hidden, pace)
         clock = (previous_s + LOG_AGE_OFFSET_S).unsqueeze(-1)
@@ -174,7 +189,11 @@ class IntensityHead(nn.Module):
     def log_likelihood(
         self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor, counts: Tensor
     ) -> Tensor:
-        """Log-likelihood of tokens by type: no engagement in the gap before ``start``, then ``counts`` (..., n_types)."""
+        """Return the log-likelihood of tokens for each type.
+
+        A token means that there was no engagement in the gap before ``start``, and then ``counts`` (..., n_types)
+        engagements until ``end``.
+        """
         silent, dispersion = self.expected(hidden, pace, previous_s, previous_s, start_s)
         active, _ = self.expected(hidden, pace, previous_s, start_s, end_s)
         gap = negative_binomial_logpmf(torch.zeros_like(counts), silent, dispersion)

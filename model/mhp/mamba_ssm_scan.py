@@ -1,9 +1,14 @@
-"""The selective scan of training on CUDA, by mamba-ssm's kernel and its gradient.
+"""The selective scan for training on CUDA. It uses mamba-ssm's kernel and the gradient of this kernel.
 
-mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Our scan decays by D and jumps by w B, and its state is read at cuts. So each
-of our tokens becomes two kernel tokens: one that decays (dt = D, x = 0), and one that jumps and is read (dt = 0 to within float32,
-x = w / dt). With a single token, where x = w / D, the gradient of D would be a difference of two terms that grow as 1 / D. A state at a
-cut is read by n more tokens that change nothing: token k reads y = z_k.
+mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Our scan decays by D and jumps by w B, and its state is read
+at cuts. A cut is a position between two tokens. Each of our tokens becomes two kernel tokens. The first one decays
+the state (dt = D, x = 0). The second one makes the state jump, and y is read after the jump. Its dt is so small that
+it does not decay the state in float32, and its x is w / dt.
+
+A single kernel token with x = w / D would not work well. The gradient of D would be the difference of two terms that
+grow as 1 / D.
+
+The state at a cut is read by n additional tokens that do not change the state. Token k of them reads y = z_k.
 """
 
 from __future__ import annotations
@@ -14,17 +19,20 @@ import torch
 from torch import Tensor
 
 _NO_GAP: Final = 1e-8
-"""Gap of a token that must not decay the state: exp(-1e-8 |A|) is 1 in float32."""
+"""Gap of a token that must not decay the state. In float32, exp(-1e-8 |A|) is 1."""
 
 
 class ScanKernel(Protocol):
-    """mamba-ssm's ``selective_scan_fn``: x, dt (B, D, L), a (D, n), b, c (B, n, L) -> y (B, D, L), differentiable."""
+    """mamba-ssm's ``selective_scan_fn``, which is differentiable.
+
+    It takes x and dt (B, D, L), a (D, n), b and c (B, n, L), and returns y (B, D, L).
+    """
 
     def __call__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Any: ...  # noqa: D102
 
 
 def kernel_of_mamba_ssm() -> ScanKernel | None:
-    """The kernel of the installed mamba-ssm; None if it is not installed."""
+    """Return the kernel of the installed mamba-ssm. Return None if mamba-ssm is not installed."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
@@ -36,11 +44,11 @@ def kernel_of_mamba_ssm() -> ScanKernel | None:
 def scan_by(
     kernel: ScanKernel, gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan of ``model.mhp.scan.SelectiveScan`` by a kernel: the same shapes, float32."""
+    """Run the scan of ``model.mhp.scan.SelectiveScan`` with a kernel. The shapes are the same, and everything is float32."""
     length, batch, inner = gap.shape
     n, cuts = a.shape[0], position.shape[1]
     row = torch.arange(batch, device=gap.device).unsqueeze(1)
-    # A cut is placed behind the tokens it has read and behind the cuts before it.
+    # A cut is placed after the tokens that it has read, and after the cuts before it.
     order = torch.argsort(position, dim=1, stable=True)
     rank = torch.argsort(order, dim=1)
     cut_at = (2 * position + n * rank).unsqueeze(-1) + torch.arange(n, device=gap.device)

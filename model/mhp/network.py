@@ -1,17 +1,18 @@
 """The Mamba-Hawkes network for training (PyTorch).
 
-Mamba (Gu & Dao 2023) whose decay runs on the video's own clock. With token i at age t_i, u_i the convolved input
-and delta_i = softplus(dt_proj(x_i)) Mamba's selective step:
+The network is Mamba (Gu & Dao 2023) with a decay that runs on the video's own clock. Token i has the age t_i and the
+convolved input u_i. delta_i = softplus(dt_proj(x_i)) is Mamba's selective step. Per channel:
 
-    D_i = delta_i * (a * (t_i - t_{i-1}) / tau + (1 - a) * log((t_i + c) / (t_{i-1} + c)))      per channel
+    D_i = delta_i * (a * (t_i - t_{i-1}) / tau + (1 - a) * log((t_i + c) / (t_{i-1} + c)))
     z_i = exp(D_i A) z_{i-1} + delta_i B_i u_i,        y_i = C_i z_i + D u_i
 
-The state decays over the real gap, mixed with the gap in log-age (an exponential in log-age is a power law in age). It *jumps* at the
-token, like the intensity of a Hawkes process. tau and a are learned for each channel. With D_i = delta_i this is exactly Mamba, and the
-parameter names are those of mamba-ssm's ``Mamba``.
+The state decays over the real gap, mixed with the gap in log-age. An exponential decay in log-age is a power law in
+age. At the token the state *jumps*, like the intensity of a Hawkes process. tau and a are learned for each channel.
+With D_i = delta_i the network is exactly Mamba. The parameters have the same names as in mamba-ssm's ``Mamba``.
 
-A forecast reads the state on a branch: a copy of the state reads the bin that is still filling (if any), then a read token that holds the
-silence until ``now``. All branches of a video share one causal scan.
+A forecast reads the state on a branch, which is a copy of the state. The branch first reads the token of the bin that
+is still filling, if there is one. It then reads a read token, which represents the time without engagement until
+``now``. All branches of a video share one causal scan.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from model.mhp.shape import MHPShape
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis."""
+    """Computes x / rms(x) * weight. The root mean square is taken over the last axis."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape (..., width), float32."""
+        """Normalise ``x`` (..., width) float32."""
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
 
 
 class MambaBlock(nn.Module):
-    """One residual block: norm, in_proj, causal conv, SiLU, selective scan on the real clock, gate, out_proj."""
+    """One residual block: norm, in_proj, causal convolution, SiLU, selective scan on the real clock, gate and out_proj."""
 
     def __init__(self, shape: MHPShape) -> None:
         super().__init__()
@@ -61,18 +62,25 @@ class MambaBlock(nn.Module):
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
     def selective(self, u: Tensor, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gap D (..., inner), jump delta * u (..., inner), B and C (..., n) of tokens with convolved input u (..., inner)."""
+        """Return the selective parameters of tokens with the convolved input ``u`` (..., inner).
+
+        Returns:
+            The gap D (..., inner), the jump delta * u (..., inner), and the matrices B and C (..., n).
+        """
         rank, n = self.shape.dt_rank, self.shape.d_state
         dt, b, c = self.x_proj(u).split([rank, n, n], dim=-1)
         delta = F.softplus(self.dt_proj(dt))
         mix = torch.sigmoid(self.clock_mix)
         gap = mix * clock[..., :1] * torch.exp(-self.log_tau) + (1 - mix) * clock[..., 1:]
-        # In training the linear layers may run in bfloat16; clock and state are always float32.
+        # In training, the linear layers may run in bfloat16. The clock and the state are always float32.
         delta = delta.float()
         return delta * gap, delta * u.float(), b.float(), c.float()
 
     def convolve(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw input, gate and convolved input, each (..., inner), of one token per row, from x (..., d_model) and its window."""
+        """Return the raw input, the gate and the convolved input of one token per row. Each has shape (..., inner).
+
+        They are computed from ``x`` (..., d_model) and the convolution's ``window`` (..., inner, d_conv - 1).
+        """
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
         return raw, gate, F.silu((full * self.conv1d.weight.squeeze(1)).sum(-1) + self.bias)
@@ -84,22 +92,24 @@ class MambaBlock(nn.Module):
         return self.conv1d.bias
 
     def emit(self, x: Tensor, u: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-        """Residual output (..., d_model) from the scan's y and the convolved input u (..., inner)."""
+        """Return the residual output (..., d_model), computed from the scan's output ``y`` and the convolved input ``u`` (..., inner)."""
         out: Tensor = x + self.out_proj((y + self.D * u) * F.silu(gate))
         return out
 
     def forward(self, x: Tensor, clock: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scan x (L, B, d_model); position (B, C) is the number of tokens read at each cut.
+        """Scan ``x`` (L, B, d_model). ``position`` (B, C) is the number of tokens that are read before each cut.
 
-        Returns the output (L, B, d_model) and, at each cut, the state (B, C, n, inner) and the convolution's window (B, C, inner,
-        d_conv - 1), oldest first.
+        Returns:
+            The output (L, B, d_model), the state at each cut (B, C, n, inner), and the convolution's window at each
+            cut (B, C, inner, d_conv - 1), oldest token first.
         """
         rows = torch.arange(x.shape[1], device=x.device).unsqueeze(1)
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         width = self.shape.d_conv - 1
         padded = F.pad(raw, (0, 0, 0, 0, width, 0))
         taps = self.conv1d.weight.squeeze(1)
-        # d_conv shifted products: the backward pass of torch's depthwise convolution is about ten times slower on a CPU.
+        # The convolution is a sum of d_conv shifted products. On a CPU, the backward pass of torch's depthwise convolution is
+        # about ten times slower.
         mixed = self.bias.expand(raw.shape)
         for k in range(width + 1):
             mixed = mixed + padded[k : k + len(x)] * taps[:, k]
@@ -110,7 +120,10 @@ class MambaBlock(nn.Module):
         return self.emit(x, u, gate, y), state, window
 
     def step(self, x: Tensor, clock: Tensor, state: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read one token per row: x (..., d_model), state (..., n, inner), window (..., inner, d_conv - 1); return the new three."""
+        """Read one token per row. Return the new output, state and window.
+
+        ``x`` has shape (..., d_model), ``state`` (..., n, inner) and ``window`` (..., inner, d_conv - 1).
+        """
         raw, gate, u = self.convolve(x, window)
         gap, jump, b, c = self.selective(u, clock)
         decay = torch.exp(gap.unsqueeze(-2) * -torch.exp(self.A_log).t())
@@ -123,7 +136,7 @@ class MambaBlock(nn.Module):
 
 
 class MambaHawkes(nn.Module):
-    """From tokens to hidden states: after every token, and as a branch reads them at every cut."""
+    """Computes hidden states from tokens: after every token, and at every cut as read on a branch."""
 
     def __init__(self, shape: MHPShape) -> None:
         super().__init__()
@@ -144,15 +157,16 @@ class MambaHawkes(nn.Module):
         """Scan all tokens, then read each cut on its branch.
 
         Args:
-            features: (L, B, F) float32 committed tokens, padded at the end.
-            clock: (L, B, 2) float32.
-            position: (B, C) int64, number of tokens committed before each cut.
-            branch_features: (B, C, 2, F), the token of the bin still filling, and the read token.
-            branch_clock: (B, C, 2, 2).
-            pending: (B, C) bool, whether the first of these two exists.
+            features: (L, B, F) float32 features of committed tokens, padded at the end.
+            clock: (L, B, 2) float32 clock of committed tokens.
+            position: (B, C) int64, number of tokens that are committed before each cut.
+            branch_features: (B, C, 2, F) features of two tokens: the token of the bin that is still filling, and the
+                read token.
+            branch_clock: (B, C, 2, 2) clock of these two tokens.
+            pending: (B, C) bool, whether the first of these two tokens exists.
 
         Returns:
-            Hidden states after every token (L, B, d_model), and as read at every cut (B, C, d_model).
+            Hidden states after every token (L, B, d_model), and hidden states as read at every cut (B, C, d_model).
         """
         x = self.embed(features).float()
         branch = [self.embed(branch_features[:, :, 0]).float(), self.embed(branch_features[:, :, 1]).float()]

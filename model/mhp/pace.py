@@ -1,11 +1,13 @@
 """A video's own pace, from which the intensity of the Mamba-Hawkes process starts.
 
-For each type k and memory theta, over the tokens so far, on the log-age clock x = log(age + offset):
+For each type k and each memory theta, two sums run over the tokens so far. They use the log-age clock x = log(age +
+offset):
 
-    n = sum of counts exp(-(x - x_i) / theta),    m = sum of log-age observed exp(-(x - x_i) / theta)
+    n = sum of counts exp(-(x - x_i) / theta),    m = sum of observed log-age exp(-(x - x_i) / theta)
 
-The type's usual pace u is a prior worth one engagement: the pace is (n + 1) / (m + 1 / u), engagements per unit of log-age. As in a
-Hawkes process, a count excites what follows and fades. A rate that falls as 1 / age is a constant pace.
+The pace is (n + 1) / (m + 1 / u), in engagements per unit of log-age. u is the type's usual pace. It acts as a prior
+with the weight of one engagement. As in a Hawkes process, a count excites later counts, and this effect fades. A rate
+that falls as 1 / age has a constant pace.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 MEMORIES: Final = (0.03, 0.15, 0.8)
-"""The memories theta, in log-age: about the last 3 % of the age, the last 15 %, and the last half."""
+"""The memories theta, in log-age. They cover about the last 3 % of the age, the last 15 %, and the last half."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -33,7 +35,7 @@ def _paces(offsets, x, counts, observed, memories, out):  # type: ignore[no-unty
             width = x[i, 1] - x[i, 0]
             for m in range(n_memories):
                 kept = np.exp(-width / memories[m])
-                # Engagement spread evenly over the interval has partly faded by its end.
+                # Engagement is spread evenly over the interval, so it has partly faded at the end of the interval.
                 part = memories[m] * (1 - kept)
                 share = part / width if width > 0 else 1.0
                 for k in range(n_types):
@@ -46,7 +48,7 @@ def _paces(offsets, x, counts, observed, memories, out):  # type: ignore[no-unty
 
 
 def pace_after(tokens: Tokens) -> NDArray[np.float32]:
-    """The sums n and m after each token: (n, K, len(MEMORIES), 2) float32 >= 0."""
+    """Return the sums n and m after each token, (n, K, len(MEMORIES), 2) float32 >= 0."""
     out = np.zeros((*tokens.counts.shape, len(MEMORIES), 2))
     x = np.log(tokens.interval_s[:, ::2] + LOG_AGE_OFFSET_S)
     _paces(tokens.offsets, x, tokens.counts, tokens.observed, np.array(MEMORIES), out)
@@ -54,7 +56,10 @@ def pace_after(tokens: Tokens) -> NDArray[np.float32]:
 
 
 def pace_before(tokens: Tokens) -> NDArray[np.float32]:
-    """The sums n and m before each token, from the earlier tokens of its sequence: (n, K, len(MEMORIES), 2) float32 >= 0."""
+    """Return the sums n and m before each token, (n, K, len(MEMORIES), 2) float32 >= 0.
+
+    They are computed from the earlier tokens of the same sequence.
+    """
     before = np.roll(pace_after(tokens), 1, axis=0)
     before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0
     return before

@@ -1,7 +1,8 @@
-"""The selective scan of training: on a CPU one fused kernel with its own gradient.
+"""The selective scan for training. On a CPU, it is one fused kernel with its own gradient.
 
-z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t. It runs sequentially in time and vectorised over channels. The decay
-(L, B, inner, n) is never written to memory. States are kept for the gradient and to be read at cuts.
+The scan computes z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t. It is sequential in time and vectorised over
+channels. The decay (L, B, inner, n) is never written to memory. All states are kept, because the gradient and the
+reads at cuts need them.
 """
 
 from __future__ import annotations
@@ -73,17 +74,22 @@ def _at_cuts(z: Tensor, position: Tensor) -> Tensor:
 
 
 class SelectiveScan(torch.autograd.Function):
-    """Scan from a zero state.
+    """Scans from a zero state. All inputs are on the CPU, and all except ``position`` are float32.
 
-    Inputs, float32 on the CPU: gap D (L, B, inner), jump w (L, B, inner), b and c (L, B, n), a (n, inner), and position
-    (B, C) int64, the number of tokens read at each cut. Outputs: y (L, B, inner) and the states at the cuts (B, C, n, inner).
+    The outputs are y (L, B, inner) and the states at the cuts (B, C, n, inner). The inputs are:
+
+    - ``gap`` (L, B, inner): the decay D.
+    - ``jump`` (L, B, inner): the jump w.
+    - ``b`` and ``c`` (L, B, n): the matrices B and C.
+    - ``a`` (n, inner): the matrix A.
+    - ``position`` (B, C) int64: number of tokens that are read before each cut.
     """
 
     @staticmethod
     def forward(
         ctx: Any, gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return the outputs that the class describes."""
         inputs = [x.detach().contiguous() for x in (gap, jump, b, c, a)]
         y = torch.zeros_like(inputs[0])
         z = inputs[0].new_empty((*gap.shape[:2], a.shape[0], gap.shape[2]))
@@ -93,7 +99,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of every input, by the reversed recurrence."""
+        """Return the gradients of all inputs, computed by the reversed recurrence."""
         gap, jump, b, c, a, z, position = ctx.saved_tensors
         grad_a = a.new_zeros((gap.shape[1], *a.shape))
         out = [torch.zeros_like(gap), torch.zeros_like(jump), torch.zeros_like(b), torch.zeros_like(c)]
@@ -109,9 +115,10 @@ class SelectiveScan(torch.autograd.Function):
 def selective_scan(
     gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan on any device; shapes as in SelectiveScan.
+    """Run the scan on any device. The shapes are the same as in SelectiveScan.
 
-    On a CPU in float32 it is the fused kernel, on CUDA mamba-ssm's kernel if that is installed, otherwise a loop in PyTorch.
+    On a CPU in float32, the fused kernel is used. On CUDA, mamba-ssm's kernel is used if it is installed. Otherwise a
+    loop in PyTorch is used.
     """
     if gap.device.type == "cpu" and gap.dtype == torch.float32:
         y, cut = SelectiveScan.apply(gap, jump, b, c, a, position)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Sizes of the Mamba-Hawkes network, for training and for every serving backend."""
+"""Sizes of the Mamba-Hawkes network. Training and every serving backend use them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MHPShape:
-    """Sizes: ``n_features`` of a token, ``n_types``, and the others under Mamba's own names (``d_inner`` = expand * d_model)."""
+    """Sizes of the network.
+
+    ``n_features`` is the number of features of a token, and ``n_types`` the number of engagement types. The other
+    sizes have Mamba's own names. ``d_inner`` is expand * d_model.
+    """
 
     n_features: int
     n_types: int
@@ -20,5 +24,5 @@ class MHPShape:
 
     @property
     def d_inner(self) -> int:
-        """Channels of the state-space layer."""
+        """Number of channels of the state-space layer."""
         return self.expand * self.d_model

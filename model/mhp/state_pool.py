@@ -1,9 +1,10 @@
-"""A cache of states between forecasts. A state holds nothing that cannot be computed again from the histogram.
+"""A cache of states between forecasts. A state can always be recomputed from the histogram.
 
-The pool only keeps books: which video has which slot, which slots are free, and the order of use. A cached state holds the hash of all
-tokens it has read. The hash is compared with that of the tokens it should have read, so a late row needs no message: the state
-rolls back to the newest checkpoint whose hash still matches, and replays from there. A cached video's memory does not grow with its
-history, except for one checkpoint every CHECKPOINT_TOKENS.
+The pool only keeps track of which video has which slot, which slots are free, and the order of use. With each cached
+state it stores a hash of all tokens that the state has read. Before each use, this hash is compared with the hash of
+the tokens that the state should have read. So the pool detects a late row without being notified. The state then
+returns to the newest checkpoint with a matching hash, and reads again the tokens that follow the checkpoint. The
+memory of a cached video does not grow with its history, except for one checkpoint every CHECKPOINT_TOKENS tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from model.lru_cache import LRUCache
 from model.mhp.backend import Backend, States
 
 CHECKPOINT_TOKENS: Final = 64
-"""Tokens between two checkpoints, which are copies of the state. It bounds the replay after a late row."""
+"""Number of tokens between two checkpoints. A checkpoint is a copy of the state. Checkpoints limit how many tokens
+are read again after a late row."""
 
 
 class _Checkpoint(NamedTuple):
@@ -40,11 +42,12 @@ class _Entry:
 
 
 class StatePool:
-    """A bounded LRU cache of states for one backend. Not thread-safe: its owner holds a lock.
+    """A bounded LRU cache of states for one backend. It is not thread-safe, so its owner must hold a lock.
 
     Args:
         backend: computes the states.
-        capacity: number of cached videos, >= 0; beyond it the least recently used one is evicted.
+        capacity: maximum number of cached videos, >= 0. When it is exceeded, the least recently used video is
+            evicted.
     """
 
     def __init__(self, backend: Backend, capacity: int = 4096) -> None:
@@ -60,24 +63,25 @@ class StatePool:
 
     @property
     def used(self) -> int:
-        """Videos whose state is cached."""
+        """Number of videos whose state is cached."""
         return len(self._entries)
 
     def forget(self, video_id: str) -> None:
-        """Drop a video's state, if it is cached."""
+        """Drop a video's state if it is cached."""
         entry = self._entries.drop(video_id)
         if entry:
             self._free.append(entry.slot)
 
     def read(self, video_ids: Sequence[str], tokens: Tokens) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Update every video's state to its committed tokens, and read it at ``now``. Reading does not change the cached state.
+        """Update every video's state to its committed tokens, and read the state at ``now``. The read does not change the cached state.
 
         Args:
-            video_ids: one for each sequence of ``tokens``; a video may occur more than once.
+            video_ids: one id for each sequence of ``tokens``. A video may occur more than once.
             tokens: S sequences.
 
         Returns:
-            Two hidden states (S, d_model) float32: after the newest token (zeros if there is none), and as read at ``now``.
+            Two hidden states (S, d_model) float32. The first one is the state after the newest token, or zero if
+            there is no token. The second one is the state as read at ``now``.
         """
         n = len(video_ids)
         if len(self._scratch.state) < n:
@@ -96,7 +100,10 @@ class StatePool:
         return newest, read
 
     def _groups(self, video_ids: Sequence[str]) -> list[list[int]]:
-        """Rows that can be updated together: distinct videos, no more than there are slots."""
+        """Return groups of rows that can be updated together.
+
+        The videos of a group are distinct, and there are no more videos in a group than slots.
+        """
         if not self.capacity:
             return [list(range(len(video_ids)))]
         groups: list[list[int]] = []
@@ -122,7 +129,7 @@ class StatePool:
         try:
             self._update(entries, tokens, spans)
         except BaseException:
-            # A step may have been written halfway, so the states are not known: drop them.
+            # Some states may be partly updated, so all of them are dropped.
             for row in rows:
                 self.forget(video_ids[row])
             raise
@@ -137,7 +144,7 @@ class StatePool:
             ):
                 self._roll_back(entry, tokens.prefix[start:stop])
         while behind := [
-            # Each video advances to its next checkpoint, all of them in one call.
+            # Each video advances to its next checkpoint. One call advances all videos.
             (
                 entry,
                 start + entry.n_read,
@@ -158,7 +165,7 @@ class StatePool:
     def _run(
         self, states: States, slots: list[int], tokens: Tokens, spans: list[tuple[int, int]]
     ) -> NDArray[np.float32]:
-        """Read a span of tokens into each slot; return the hidden state (S, d_model) after the last one."""
+        """Read a span of tokens into each slot. Return the hidden state (S, d_model) after the last token of each slot."""
         offsets = np.array([0, *accumulate(stop - start for start, stop in spans)])
         if len(slots) == 1:
             start, stop = spans[0]
@@ -170,7 +177,10 @@ class StatePool:
         return self._backend.advance(states, np.array(slots), offsets, features, clock)
 
     def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
-        """Return to the newest checkpoint that agrees with ``prefix``, the hashes of the committed tokens, or to the empty state."""
+        """Return to the newest checkpoint that agrees with ``prefix``, which holds the hashes of the committed tokens.
+
+        If no checkpoint agrees, return to the empty state.
+        """
         self.rollbacks += 1
         ends = range(CHECKPOINT_TOKENS, len(prefix) + 1, CHECKPOINT_TOKENS)
         keep = 0

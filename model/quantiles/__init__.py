@@ -1,1 +1,1 @@
-"""The quantiles of a forecast: the head, their calibration, and the range that training supports."""
+"""Quantiles of a forecast: the head that computes them, their calibration, and the limits set by the training data."""

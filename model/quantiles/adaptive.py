@@ -1,21 +1,25 @@
-"""Adaptive conformal calibration: intervals follow the coverage of recent outcomes.
+"""Adaptive conformal calibration: the width of intervals follows the coverage of recent outcomes.
 
-A split-conformal calibration on a past window loses its coverage as the traffic drifts. Here the stretch of each half of the interval is
-tracked online (quantile tracking of Angelopoulos, Candes and Tibshirani, 2023, the stable form of Gibbs and Candes' ACI of 2021). After
-each outcome the logarithm of the stretch moves by
+A split-conformal calibration is fitted on a past window, so it loses its coverage when the traffic drifts. This
+module tracks the stretch of each half of the interval online. The method is quantile tracking (Angelopoulos, Candes
+and Tibshirani, 2023), which is the stable form of ACI (Gibbs and Candes, 2021). After each outcome, the logarithm of
+the stretch moves by
 
     step * (missed - 0.1)
 
-So a miss widens the interval nine times as much as a hit narrows it, and the stretch settles where a tenth of the outcomes miss on that
-side. Whether an outcome missed is judged with the *current* stretch, not with the stretch in the forecast: an outcome arrives one
-horizon late, and to correct an error that was already corrected makes a controller oscillate.
+A miss therefore widens the interval nine times as much as a hit narrows it. The stretch settles at the value for
+which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. It is compared
+with the *current* stretch, not with the stretch that the forecast used. Otherwise the controller would correct the
+same error several times, and oscillate.
 
-The logarithm is a sum of three terms: of all outcomes, of one horizon, and of one cell (age and horizon). Each outcome moves all
-three. So a cell with few outcomes uses what all have in common, and its own term still leads it to its own coverage.
+The logarithm is a sum of three terms: one for all outcomes, one for each horizon bucket, and one for each cell (a
+pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes uses what all
+cells have in common, and its own term still leads it to its own coverage.
 
-The first outcomes of a term move it less, in proportion to their number, because a few videos are no evidence. A state belongs to one
-client's videos and moves only that client's intervals. A client without outcomes of its own starts from the median over all clients
-(``median_logs``), which no single client can move past the others.
+The first outcomes of a term move it less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows
+in proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A
+client without outcomes starts from the median over all clients (``median_logs``). No single client can move this
+median beyond the values of the other clients.
 """
 
 from __future__ import annotations
@@ -30,22 +34,27 @@ from numpy.typing import NDArray
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
 
 MISS: Final = 0.1
-"""Share of outcomes that may lie beyond each end of the interval."""
+"""Fraction of outcomes that may lie beyond each end of the interval."""
 STEPS: Final = (0.006, 0.008, 0.016)
-"""Step sizes of the three terms: overall, horizon, cell."""
+"""Step sizes of the three terms: all outcomes, horizon, cell."""
 LIMIT: Final = float(np.log(5.0))
-"""Largest |log stretch|."""
+"""Largest absolute value of the log stretch."""
 RAMP: Final = 50
-"""Number of outcomes from which a term moves by full steps."""
+"""Number of outcomes after which a term moves by full steps."""
 VOTERS: Final = 5
-"""Number of states with at least ``RAMP`` outcomes that ``median_logs`` needs."""
+"""Minimum number of states with at least ``RAMP`` outcomes each that ``median_logs`` needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """Log stretch of the lower and the upper half: ``overall`` (2,), ``by_horizon`` (N_COLUMNS, 2), ``by_cell`` (N_ROWS, N_COLUMNS, 2).
+    """The log stretch of the lower half and the upper half of the interval, as a sum of three terms.
 
-    ``outcomes`` is the number of outcomes it has learned from; ``seen`` (N_ROWS, N_COLUMNS) int64 is their number by cell.
+    Attributes:
+        overall: (2,) the term for all outcomes.
+        by_horizon: (N_COLUMNS, 2) the term for each horizon bucket.
+        by_cell: (N_ROWS, N_COLUMNS, 2) the term for each cell.
+        outcomes: number of outcomes that the state has learned from.
+        seen: (N_ROWS, N_COLUMNS) int64, number of outcomes in each cell.
     """
 
     overall: NDArray[np.float64]
@@ -56,29 +65,33 @@ class Adaptive:
 
     @staticmethod
     def new() -> Adaptive:
-        """The state before any outcome, which changes no interval."""
+        """Return the state before any outcome. It changes no interval."""
         return Adaptive(np.zeros(2), np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2)))
 
     def factors(self) -> NDArray[np.float64]:
-        """Stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64; exactly 1 before any outcome."""
+        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. It is exactly 1 before any outcome."""
         return np.exp(self.logs())
 
     def logs(self) -> NDArray[np.float64]:
-        """The logarithm of ``factors``."""
+        """Return the logarithm of ``factors``."""
         return np.clip(self.overall + self.by_horizon + self.by_cell, -LIMIT, LIMIT)
 
     def over(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``factors`` of a client that started from the logarithms ``base`` of the same shape, which fade as outcomes arrive."""
+        """Return the stretch of every cell for a client that started from the log stretch ``base``.
+
+        ``base`` has the same shape as ``factors``. Its influence fades as outcomes arrive.
+        """
         return np.exp(np.clip(self.logs() + base * (RAMP / (RAMP + self.outcomes)), -LIMIT, LIMIT))
 
     def learned(self, rows: NDArray[np.int64], columns: NDArray[np.int64], reaches: NDArray[np.float64]) -> Adaptive:
-        """The state after n more outcomes, in their order.
+        """Return the state after n more outcomes. The outcomes are applied in order.
 
         Args:
-            rows: (n,) as from ``calibration_row``.
-            columns: (n,) as from ``calibration_column``.
-            reaches: (n, 2) how far below and above the median each outcome lay, in half-widths of the interval *without* this
-                stretch; negative or 0 on the other side. See ``reaches``.
+            rows: (n,) rows of the outcomes, from ``calibration_row``.
+            columns: (n,) columns of the outcomes, from ``calibration_column``.
+            reaches: (n, 2) how far each outcome lay below and above the median, from the function ``reaches``. The
+                unit is the half-width of the interval *without* this stretch. The value for the side on which the
+                outcome did not lie is negative or 0.
         """
         overall, by_horizon, by_cell = self.overall.copy(), self.by_horizon.copy(), self.by_cell.copy()
         seen = self.seen.copy()
@@ -86,7 +99,7 @@ class Adaptive:
         for row, column, reach in zip(rows.tolist(), columns.tolist(), reaches, strict=True):
             now = overall + by_horizon[column] + by_cell[row, column]
             move = (reach > np.exp(np.clip(now, -LIMIT, LIMIT))) - MISS
-            # At the limit a term does not grow further: later moves back would first have to undo it.
+            # At the limit a term stops growing. Otherwise later moves in the other direction would first have to undo the excess.
             move[(np.abs(now) >= LIMIT) & (now * move > 0)] = 0.0
             seen[row, column] += 1
             in_column[column] += 1
@@ -97,7 +110,7 @@ class Adaptive:
         return Adaptive(overall, by_horizon, by_cell, self.outcomes + len(rows), seen)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain lists."""
+        """Return the state as plain lists."""
         return {
             "overall": self.overall.tolist(),
             "by_horizon": self.by_horizon.tolist(),
@@ -108,19 +121,20 @@ class Adaptive:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Adaptive:
-        """Inverse of ``to_json``."""
+        """Rebuild the state that ``to_json`` returned."""
         overall, by_horizon, by_cell = (
             np.array(data[name], dtype=np.float64) for name in ("overall", "by_horizon", "by_cell")
         )
-        # An earlier release stored no counts by cell.
+        # An earlier release did not store the number of outcomes per cell.
         seen = np.array(data.get("seen", np.zeros((N_ROWS, N_COLUMNS))), dtype=np.int64)
         return Adaptive(overall, by_horizon, by_cell, int(data["outcomes"]), seen)
 
 
 def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
-    """The median log stretch of several clients' states, (N_ROWS, N_COLUMNS, 2); 0 if too few of them have outcomes.
+    """Return the median log stretch over several clients' states, (N_ROWS, N_COLUMNS, 2).
 
-    The bundle as it was trained counts as one more state.
+    Only states with at least RAMP outcomes are used. If there are fewer than VOTERS of them, the result is 0. The
+    unchanged calibration of the bundle (log stretch 0) takes part in the median as one more state.
     """
     voters = [state.logs() for state in states if state.outcomes >= RAMP]
     neutral = np.zeros((N_ROWS, N_COLUMNS, 2))
@@ -133,17 +147,17 @@ def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
 def reaches(
     growth: NDArray[np.float64], quantiles: NDArray[np.float64], factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How far outcomes lay below and above the median, in half-widths of the unstretched interval, (n, 2).
+    """Return how far outcomes lay below and above the median, (n, 2). The unit is the half-width of the unstretched interval.
 
     Args:
-        growth: (n,) outcomes, log2 units.
-        quantiles: (n, 3) forecast growth at q0.1, q0.5, q0.9.
-        factors: (n, 2) the stretch that these quantiles contain.
+        growth: (n,) outcomes in log2 units.
+        quantiles: (n, 3) forecast growth at the quantiles 0.1, 0.5 and 0.9.
+        factors: (n, 2) the stretch that is contained in ``quantiles``.
     """
     low, median, high = quantiles.T
     beyond = np.stack([median - growth, growth - median], axis=1)
     half = np.stack([median - low, high - median], axis=1)
-    # An interval without width misses every outcome beyond the median, whatever the stretch.
+    # An interval of width 0 misses every outcome beyond the median, whatever the stretch is.
     ratio: NDArray[np.float64] = np.where(beyond > 0, np.inf, 0.0)
     np.divide(beyond, half, out=ratio, where=half > 0)
     return ratio * factors

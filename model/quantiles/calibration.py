@@ -1,8 +1,9 @@
 """Split-conformal calibration of the 80 % interval, by age and horizon.
 
-A validation window that is later than the training data decides how far each half of the interval is stretched from the median: so far
-that it misses a tenth of the outcomes on its side. The stretch of the upper half is the 0.9 quantile of (y - median) / (q0.9 - median),
-with the finite-sample correction of split conformal prediction. The lower half works the same way.
+A validation window after the training data determines how far each half of the interval is stretched away from the
+median. Each half is stretched so far that a tenth of the outcomes miss on its side. The stretch of the upper half is
+the 0.9 quantile of (y - median) / (q0.9 - median), where y is the outcome. The finite-sample correction of split
+conformal prediction is applied. The lower half is treated in the same way.
 """
 
 from __future__ import annotations
@@ -18,25 +19,29 @@ from model.quantiles.head import grid_s
 AGE_EDGES_H: Final = (0.5, 2.0, 8.0, 20.0, 36.0, 72.0, 168.0)
 HORIZON_EDGES_H: Final = (0.5, 2.0, 8.0, 18.0, 36.0, 60.0, 96.0)
 COLD: Final = len(AGE_EDGES_H) + 1
-"""Row of cold starts: forecasts made before anything was observed."""
+"""Row of cold starts, which are forecasts made before anything was observed."""
 N_ROWS: Final = COLD + 1
 N_COLUMNS: Final = len(HORIZON_EDGES_H) + 1
 _MIN_SAMPLES: Final = 150
 _MISS: Final = 0.1
-"""Share of outcomes that may lie beyond each end of the interval."""
+"""Fraction of outcomes that may lie beyond each end of the interval."""
 _STRETCH_RANGE: Final = (0.2, 5.0)
 _MIN_HALF_WIDTH: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Stretch factors (N_ROWS, N_COLUMNS, 2) float64 of the lower and the upper half, by age bucket (and COLD) and horizon bucket."""
+    """Stretch factors of the lower half and the upper half of the interval.
+
+    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and one more row for cold starts. It has
+    one column per horizon bucket.
+    """
 
     stretch: NDArray[np.float64]
 
     @staticmethod
     def identity() -> Calibration:
-        """The calibration that changes no interval."""
+        """Return the calibration that changes no interval."""
         return Calibration(np.ones((N_ROWS, N_COLUMNS, 2)))
 
     @staticmethod
@@ -47,7 +52,11 @@ class Calibration:
         quantiles: NDArray[np.float64],
         growth: NDArray[np.float64],
     ) -> Calibration:
-        """Fit on n outcomes: (n,) each, ``quantiles`` (n, 3); growth in log2 units. Buckets with few outcomes use those of neighbours."""
+        """Fit on n outcomes.
+
+        Every argument has shape (n,) except ``quantiles`` (n, 3). Growth is in log2 units. If a bucket has too few
+        outcomes, it also uses the outcomes of neighbouring buckets.
+        """
         low, median, high = quantiles.T
         scores = np.stack(
             [
@@ -78,14 +87,20 @@ class Calibration:
         cold: NDArray[np.bool_],
         quantiles: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Stretch growth quantiles (N, J, 3) at horizons (N, J), each by its own bucket as in ``fit``; never below 0."""
+        """Stretch the growth quantiles (N, J, 3) at the horizons (N, J). The result is never below 0.
+
+        Each quantile is stretched by the factor of its bucket. The buckets are chosen as in ``fit``.
+        """
         factor = self.stretch[calibration_row(age_s, cold)[:, None], calibration_column(horizon_s)]
         low, median, high = np.moveaxis(quantiles, -1, 0)
         low = np.maximum(median - (median - low) * factor[..., 0], 0.0)
         return np.stack([low, median, median + (high - median) * factor[..., 1]], axis=-1)
 
     def on_grid(self, age_s: NDArray[np.float64], cold: NDArray[np.bool_], max_horizon_s: float) -> NDArray[np.float64]:
-        """Stretch at every grid horizon, (N, N_GRID + 1, 2), interpolated linearly in log horizon between the middles of the buckets."""
+        """Return the stretch at every grid horizon, (N, N_GRID + 1, 2).
+
+        Between the middles of the horizon buckets, the stretch is interpolated linearly in log horizon.
+        """
         edges = np.array(HORIZON_EDGES_H)
         middles = np.log(np.concatenate([[edges[0] / 2], np.sqrt(edges[:-1] * edges[1:]), [edges[-1] * 1.3]]))
         log_horizon = np.log(np.maximum(grid_s(max_horizon_s) / 3600, 1e-3))
@@ -98,26 +113,26 @@ class Calibration:
         return by_row[calibration_row(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:
-        """This calibration with its stretch multiplied by ``factors`` of the same shape, each > 0."""
+        """Return this calibration with its stretch multiplied by ``factors``. They have the shape of ``stretch``, and each is > 0."""
         return Calibration(self.stretch * factors)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain lists, with the bucket edges for human readers of the file."""
+        """Return the stretch as plain lists. The bucket edges are included for human readers of the file."""
         return {"age_edges_h": AGE_EDGES_H, "horizon_edges_h": HORIZON_EDGES_H, "stretch": self.stretch.tolist()}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Calibration:
-        """Inverse of ``to_json``."""
+        """Rebuild the calibration that ``to_json`` returned."""
         return Calibration(np.array(data["stretch"], dtype=np.float64))
 
 
 def calibration_row(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Row of each forecast in the stretch table: the bucket of its age, or COLD."""
+    """Return the row of each forecast in the stretch table: the bucket of its age, or COLD."""
     return np.where(cold, COLD, np.searchsorted(AGE_EDGES_H, age_s / 3600, side="right"))
 
 
 def calibration_column(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Column of each horizon in the stretch table: its bucket."""
+    """Return the column of each horizon in the stretch table, which is the horizon's bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 
 

@@ -1,17 +1,23 @@
-"""The forecast head's mathematics: quantiles of growth for any horizon, which never fall and never cross.
+"""The mathematics of the forecast head: quantiles of growth at any horizon. They never fall with the horizon and never cross.
 
-Growth is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network gives coefficients over a basis of ramps phi_m, which are 0 at
-d = 0 and never fall:
+Growth over a horizon d is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network outputs coefficients of ramps
+phi_m. Each ramp is 0 at d = 0 and never falls:
 
-    y_0.5 = sum a_m phi_m(d),   y_0.1 = y_0.5 - sum b_m phi_m(d),   y_0.9 = y_0.5 + sum c_m phi_m(d),   b, c >= 0
+    y_0.5 = sum a_m phi_m(d)
+    y_0.1 = y_0.5 - sum b_m phi_m(d),   b >= 0
+    y_0.9 = y_0.5 + sum c_m phi_m(d),   c >= 0
 
-So no quantile is below the one before. Half of the ramps depend on the horizon, and half on the horizon relative to the video's age,
-because popularity ages as a power law. If the metric comes from events, there is one more ramp: the growth that a self-exciting cascade
-expects (``model.cascade``). A forecast starts from it, and a may be negative to reduce it; otherwise a >= 0. Values below 0, or below an
-earlier horizon's value, are lifted, which keeps the order of the quantiles.
+So no quantile lies below the quantile before it. Half of the ramps depend on the horizon. The other half depend on
+the ratio of the horizon to the video's age, because the popularity of a video decays as a power law of its age.
 
-Calibration stretches the interval at each horizon of a fixed grid, and a running maximum makes the quantiles non-decreasing again.
-Between grid points growth is interpolated linearly in log(1 + d / minute). So quantiles never fall, never cross and start at 0 at any d.
+If the metric comes from events, there is one more ramp: the growth that a self-exciting cascade expects
+(``model.cascade``). The forecast starts from this ramp, and a may be negative to reduce it. Otherwise a >= 0. A value
+below 0 is raised to 0, and a value below the value at an earlier horizon is raised to that value. Both steps keep the
+quantiles in order.
+
+Calibration stretches the interval at each horizon of a fixed grid. After that, a running maximum makes the quantiles
+non-decreasing again. Between grid points, growth is interpolated linearly in log(1 + d / minute). As a result, the
+quantiles start at 0, never fall and never cross, at any d.
 """
 
 from __future__ import annotations
@@ -27,11 +33,11 @@ _MINUTE_S: Final = 60.0
 _RELATIVE_KNOTS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0, 4.5, 7.0, 10.0])
 _AGE_OFFSET_S: Final = 600.0
 N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS)
-"""Number of ramps; the last is the growth that a cascade expects."""
+"""Number of ramps. The last ramp is the growth that a cascade expects."""
 MAX_GROWTH: Final = 64.0
-"""Log2 units. Counts stay finite, whatever a broken head returns."""
+"""Maximum growth in log2 units. It keeps counts finite, even if a broken head returns huge values."""
 N_GRID: Final = 64
-"""Horizons of the grid, besides 0."""
+"""Number of horizons in the grid, not counting 0."""
 
 
 def _ramps(u: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,9 +50,11 @@ def basis(
     max_horizon_s: float,
     expected: NDArray[np.floating] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """phi_m(d), of the broadcast shape of age and horizon (seconds, float64) with one more axis of N_BASIS.
+    """Return the ramps phi_m(d).
 
-    Each is in [0, 1], except the last, which is ``expected``: the expected growth of that shape in log2 units, 0 without a cascade.
+    ``age_s`` and ``horizon_s`` are seconds (float64) that broadcast to a common shape. The result has this shape and
+    one more axis, of length N_BASIS. Every ramp lies in [0, 1] except the last one. The last ramp is ``expected``:
+    the growth that a cascade expects, in log2 units. It has the common shape, or is 0 without a cascade.
     """
     absolute = np.log1p(horizon_s / _MINUTE_S)
     first = np.log1p(5.0)
@@ -58,7 +66,10 @@ def basis(
 
 
 def grid_s(max_horizon_s: float) -> NDArray[np.float64]:
-    """The grid's horizons, (N_GRID + 1,) float64 seconds from 0 to the maximum, evenly spaced in log(1 + d / minute)."""
+    """Return the grid's horizons, (N_GRID + 1,) float64 seconds.
+
+    They run from 0 to the maximum and are evenly spaced in log(1 + d / minute).
+    """
     return _MINUTE_S * np.expm1(np.linspace(0.0, np.log1p(max_horizon_s / _MINUTE_S), N_GRID + 1))
 
 
@@ -69,20 +80,24 @@ def grid_growth(
     stretch: NDArray[np.float64] | None = None,
     expected: NDArray[np.floating] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """Growth quantiles on the grid.
+    """Return the growth quantiles on the grid.
 
     Args:
-        coefficients: (N, 3, N_BASIS) float32: b, a and c above, for the quantiles 0.1, 0.5 and 0.9.
-        age_s: (N,) float64 seconds of age at now.
-        max_horizon_s: the trained maximum, seconds.
-        stretch: (N, N_GRID + 1, 2) factors >= 0 on the lower and the upper half of the interval; None for 1.
-        expected: (N, N_GRID + 1) growth that a cascade expects, log2 units, 0 at d = 0 and never falling; 0 without a cascade.
+        coefficients: (N, 3, N_BASIS) float32: the coefficients b, a and c of the module, for the quantiles 0.1, 0.5
+            and 0.9.
+        age_s: (N,) float64, ages at ``now`` in seconds.
+        max_horizon_s: longest trained horizon in seconds.
+        stretch: (N, N_GRID + 1, 2) factors >= 0 for the lower half and the upper half of the interval. None means
+            factors of 1.
+        expected: (N, N_GRID + 1) growth that a cascade expects, in log2 units. It is 0 at d = 0 and never falls. 0
+            without a cascade.
 
     Returns:
-        (N, N_GRID + 1, 3) float64 in log2 units, 0 at d = 0, non-decreasing along both axes.
+        (N, N_GRID + 1, 3) float64 in log2 units. It is 0 at d = 0 and non-decreasing along the grid and along the
+        quantiles.
     """
     phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s, expected)
-    # einsum without optimisation sums each row in one fixed order, so a row's result does not depend on the batch.
+    # Without optimisation, einsum sums each row in one fixed order, so a row's result does not depend on the batch.
     parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
     below, median, above = parts[..., 0], parts[..., 1], parts[..., 2]
     if stretch is not None:
@@ -94,7 +109,7 @@ def grid_growth(
 def growth_at(
     on_grid: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate (N_GRID + 1, 3) grid growth of one video at horizons (H,) float64 seconds: (H, 3) float64."""
+    """Interpolate one video's growth on the grid, (N_GRID + 1, 3), at horizons (H,) float64 seconds. Return (H, 3) float64."""
     x = np.log1p(grid_s(max_horizon_s) / _MINUTE_S)
     at = np.log1p(horizon_s / _MINUTE_S)
     return np.stack([np.interp(at, x, on_grid[:, q]) for q in range(3)], axis=-1)
@@ -103,7 +118,10 @@ def growth_at(
 def on_grid_at(
     on_grid: NDArray[np.floating], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate (N, N_GRID + 1) values on the grid at horizons (N, J) float64 seconds, one row each: (N, J) float64."""
+    """Interpolate values on the grid, (N, N_GRID + 1), at horizons (N, J) float64 seconds. Return (N, J) float64.
+
+    Each row of values is interpolated at its own row of horizons.
+    """
     at = np.log1p(horizon_s / _MINUTE_S) / np.log1p(max_horizon_s / _MINUTE_S) * N_GRID
     low = np.clip(at.astype(np.int64), 0, N_GRID - 1)
     before, after = (np.take_along_axis(on_grid, i, 1).astype(np.float64) for i in (low, low + 1))
@@ -111,5 +129,8 @@ def on_grid_at(
 
 
 def counts_at(value_now: float, growth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cumulative counts (1 + N(now)) 2^y - 1, never below N(now) and always finite; float64 of growth's shape."""
+    """Return the cumulative counts (1 + N(now)) 2^y - 1 for the growth y, float64 with the shape of ``growth``.
+
+    Counts are never below N(now) and always finite.
+    """
     return np.maximum((1.0 + value_now) * np.exp2(np.minimum(growth, MAX_GROWTH)) - 1.0, value_now)

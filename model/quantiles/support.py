@@ -1,13 +1,14 @@
-"""The support of the training data: the range of its inputs, and how far its counts grew. Both limit what a forecast may say.
+"""The support of the training data: the range of its inputs, and how far its counts grew. Both limit the forecasts.
 
-Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, horizon and count:
-the maximum over videos with at least that count, because small counts double more often than large ones. No forecast's median lies
-above it. The upper quantile lies at most ``margin`` above it, which is by how much the largest growth of one half of the training videos
-exceeds that of the other half.
+Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
+horizon. It is the maximum over all videos with at least that count, because small counts double more often than large
+counts. The median of a forecast never lies above ``most``. The upper quantile lies at most ``margin`` above ``most``.
+To find ``margin``, the training videos are divided into two halves. ``margin`` is the median difference between the
+largest growth of one half and that of the other.
 
-An input is extrapolated if its age, a count, its pace of growth, or the way in which a type is read lies outside the training range.
-Such an input is no evidence for rare growth: the median is at most the 0.9 quantile of the training videos of that age, and the
-interval covers at least the middle 80 % of them.
+An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read lies
+outside the training range. An extrapolated input is no evidence for rare growth. So its median is at most the 0.9
+quantile of the growth of training videos of that age. Its interval covers at least the middle 80 % of their growth.
 """
 
 from __future__ import annotations
@@ -29,39 +30,48 @@ Floats = NDArray[np.float32]
 _AGE_STEP: Final = 0.5
 _AGE_FROM: Final = float(np.log2(LOG_AGE_OFFSET_S))
 N_AGES: Final = 44
-"""Age buckets, each half a doubling of age + 1 minute wide; the last starts at about 4 years."""
+"""Number of age buckets. Each covers half a doubling of age + 1 minute. The last bucket starts at about 4 years."""
 N_LEVELS: Final = 32
-"""Levels of log2(1 + count), one doubling each."""
+"""Number of levels of log2(1 + count). Each level is one doubling."""
 MIN_VIDEOS: Final = 20
-"""Fewest videos from which a largest growth is taken; if there are fewer, the nearest ages and lower counts are added."""
+"""Minimum number of videos for computing a largest growth. If there are fewer, videos of the nearest ages and with
+lower counts are added."""
 _MAX_MARGIN: Final = 1.0
 _COUNT_SLACK: Final = 1.0
-"""Log2 units by which a count may lie outside the training range before it counts as extrapolated."""
+"""Tolerance for counts, in log2 units. A count is extrapolated only if it lies further than this outside the training range."""
 _PACE_SLACK: Final = 0.25
-"""The same for a pace, as a share of the range. A pace is measured in many ways, and one of them is often slightly outside."""
+"""Tolerance for paces, as a fraction of the training range. A pace is measured in many ways, and one of them is often
+slightly outside the range."""
 _SOURCES: Final[tuple[Mode, ...]] = ("events", "counters")
 
 
 def support_row(age_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Age bucket of each age, (N,) int64 in 0 .. N_AGES - 1; ``age_s`` (N,) seconds."""
+    """Return the age bucket of each age, (N,) int64 in 0 .. N_AGES - 1. ``age_s`` (N,) is in seconds."""
     at = (np.log2(np.maximum(age_s, 0) + LOG_AGE_OFFSET_S) - _AGE_FROM) / _AGE_STEP
     return np.clip(at.astype(np.int64), 0, N_AGES - 1)
 
 
 def support_level(count: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Level of each count >= 0, (N,) int64 in 0 .. N_LEVELS - 1."""
+    """Return the level of each count >= 0, (N,) int64 in 0 .. N_LEVELS - 1."""
     return np.clip(np.log2(1 + count).astype(np.int64), 0, N_LEVELS - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The training range and the growth seen in it; see the module.
+    """The training range, and the growth that was seen in training; see the module.
 
-    ``most`` (N_AGES, N_LEVELS, N_GRID + 1) float32, the largest growth in log2 units, never falling with the horizon; ``usual``
-    (N_AGES, N_GRID + 1, 2) float32, quantiles 0.1 and 0.9 of growth; ``margin`` log2 units; ``ages`` (2,) float32, the youngest and the
-    oldest age in seconds; ``low`` and ``high`` (N_AGES, n_summary) float32, the range of the summary; ``sources`` (K, 2) bool, which types
-    were read as events and as counters; ``shortest`` seconds, the shortest horizon that was trained: shorter ones get their share of its
-    growth, evenly over log(age + 1 minute). The field names are those of the bundle's weights.
+    The names of the fields are also the names in the bundle's weights.
+
+    Attributes:
+        most: (N_AGES, N_LEVELS, N_GRID + 1) float32, largest growth in log2 units. It never falls with the horizon.
+        usual: (N_AGES, N_GRID + 1, 2) float32, quantiles 0.1 and 0.9 of the growth.
+        margin: how far the upper quantile may lie above ``most``, in log2 units.
+        ages: (2,) float32, youngest and oldest age in seconds.
+        low: (N_AGES, n_summary) float32, smallest value of each column of the summary.
+        high: (N_AGES, n_summary) float32, largest value of each column of the summary.
+        sources: (K, 2) bool, whether each type was read as events, and whether it was read as counters.
+        shortest: shortest trained horizon in seconds. The growth at this horizon is spread evenly over log(age + 1
+            minute), which gives the growth at shorter horizons.
     """
 
     most: Floats
@@ -86,7 +96,20 @@ class Support:
         max_horizon_s: float,
         shortest: float = 0.0,
     ) -> Support:
-        """Fit on N samples of training videos: (N,) each, ``summary`` (N, n_summary), ``horizon_s`` and ``growth`` (N, J)."""
+        """Fit on N samples of training videos.
+
+        Args:
+            video: (N,) index of each sample's video.
+            age_s: (N,) ages in seconds.
+            value_now: (N,) current counts of the metric.
+            cold: (N,) whether each sample is a cold start.
+            summary: (N, n_summary) summaries.
+            horizon_s: (N, J) horizons in seconds.
+            growth: (N, J) growth over each horizon in log2 units. NaN where unknown.
+            sources: (K, 2) see the class.
+            max_horizon_s: longest trained horizon in seconds.
+            shortest: shortest trained horizon in seconds.
+        """
         column = np.searchsorted(grid_s(max_horizon_s), horizon_s * (1 - 1e-9))
         near = [_samples_near(support_row(age_s), video, row) for row in range(N_AGES)]
         most = np.stack([_largest_growth(video, value_now, column, growth, rows) for rows in near])
@@ -119,10 +142,17 @@ class Support:
         summary: Floats,
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
-        """Name, for each of N inputs, what lies outside the training range; ``observed`` says how each type is read.
+        """Return, for each of N inputs, the names of what lies outside the training range.
 
-        The names are "age"; "counts" for the metric and "counts:TYPE" for a type; "pace"; "events:TYPE" or "counters:TYPE" for a type that
-        was read in the other way in training; "type:TYPE" for a type that training never saw.
+        ``observed`` says for each input how its types are read. The names are:
+
+        - "age"
+        - "counts" for the count of the metric
+        - "counts:TYPE" for the count of a type
+        - "pace"
+        - "events:TYPE" for a type that is read as events but was read as counters in training
+        - "counters:TYPE" for a type that is read as counters but was read as events in training
+        - "type:TYPE" for a type that did not occur in training
         """
         found: list[list[str]] = []
         young, old = self.ages.astype(np.float64)
@@ -134,7 +164,7 @@ class Support:
         out &= ~cold[:, None]
         for i, modes in enumerate(observed):
             names = []
-            # Ages are compared by log(age + 1 minute), so all ages below a minute count as equally young.
+            # Ages are compared by log(age + 1 minute), so all ages below a minute are treated as nearly equal.
             if age_s[i] > old * 1.1 + LOG_AGE_OFFSET_S or age_s[i] + LOG_AGE_OFFSET_S < (young + LOG_AGE_OFFSET_S) / 2:
                 names.append("age")
             if out[i, counts[0]]:
@@ -154,12 +184,12 @@ class Support:
         return found
 
     def within(self, age_s: NDArray[np.float64], summary: Floats, cold: NDArray[np.bool_]) -> Floats:
-        """The summaries (N, n_summary) clipped to the training range; those of cold starts are not changed."""
+        """Clip the summaries (N, n_summary) to the training range. Summaries of cold starts are not changed."""
         row = support_row(age_s)
         return np.where(cold[:, None], summary, np.clip(summary, self.low[row], self.high[row]))
 
     def largest(self, age_s: NDArray[np.float64], count: NDArray[np.float64]) -> Floats:
-        """The largest growth seen in training, (N, N_GRID + 1) float32 log2 units, for ages and counts (N,)."""
+        """Return the largest growth seen in training, (N, N_GRID + 1) float32 log2 units, for ages (N,) and counts (N,)."""
         out: Floats = self.most[support_row(age_s), support_level(count)]
         return out
 
@@ -171,7 +201,7 @@ class Support:
         extrapolated: NDArray[np.bool_],
         max_horizon_s: float,
     ) -> NDArray[np.float64]:
-        """Bound growth quantiles (N, N_GRID + 1, 3) as the module describes. They stay ordered and never fall with the horizon."""
+        """Bound the growth quantiles (N, N_GRID + 1, 3) as the module describes. They stay ordered and never fall with the horizon."""
         growth = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
         usual = np.minimum(self.usual[support_row(age_s)], largest[..., None])
@@ -188,7 +218,7 @@ class Support:
     def _spread(
         self, growth: NDArray[np.float64], age_s: NDArray[np.float64], horizon_s: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Spread the growth up to the shortest trained horizon evenly over log(age + 1 minute)."""
+        """Spread the growth at the shortest trained horizon evenly over log(age + 1 minute), for all shorter horizons."""
         last = int(np.searchsorted(horizon_s, self.shortest, side="right")) - 1
         if last < 1:
             return growth
@@ -198,20 +228,20 @@ class Support:
         return out
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The arrays to store in a bundle's weights."""
+        """Return the arrays that are stored in a bundle's weights."""
         return {f"support.{name}": np.atleast_1d(getattr(self, name)) for name in self.__slots__}
 
     @staticmethod
     def of(weights: Mapping[str, NDArray[np.float32]]) -> Support:
-        """Inverse of ``arrays``."""
+        """Rebuild the support from the arrays that ``arrays`` returned."""
         most, usual, margin, ages, low, high, sources, shortest = (weights[f"support.{n}"] for n in Support.__slots__)
         return Support(most, usual, float(margin[0]), ages, low, high, sources.astype(bool), float(shortest[0]))
 
 
 def _samples_near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, min_reach: int = 0) -> NDArray[np.int64]:
-    """Indices (n,) of the samples in an age bucket and the buckets next to it.
+    """Return the indices (n,) of the samples in an age bucket and in the buckets around it.
 
-    These are ``min_reach`` buckets on each side, or more if they hold fewer than MIN_VIDEOS videos.
+    The range includes ``min_reach`` buckets on each side. It is widened until it holds at least MIN_VIDEOS videos.
     """
     away = np.abs(rows - row)
     for reach in range(min_reach, N_AGES):
@@ -228,14 +258,14 @@ def _largest_growth(
     growth: NDArray[np.float64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Largest growth of the samples ``rows`` by level and grid horizon, (N_LEVELS, N_GRID + 1)."""
+    """Return the largest growth of the samples ``rows`` for each level and grid horizon, (N_LEVELS, N_GRID + 1)."""
     out = np.zeros((N_LEVELS, N_GRID + 1))
     level = support_level(value_now[rows])
     known = np.isfinite(growth[rows])
     for at in range(N_LEVELS):
         chosen = level >= at
         if len(np.unique(video[rows[chosen]])) < MIN_VIDEOS:
-            # Too few videos reached this count: use those with the highest counts as well.
+            # Too few videos reached this count, so the videos with the highest counts are used as well.
             highest = _highest(video[rows], value_now[rows])
             chosen = chosen | highest
         seen = known & chosen[:, None]
@@ -246,7 +276,7 @@ def _largest_growth(
 
 
 def _highest(video: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each sample is of one of the MIN_VIDEOS videos with the highest counts, (n,) bool."""
+    """Return whether each sample belongs to one of the MIN_VIDEOS videos with the highest counts, (n,) bool."""
     names, index = np.unique(video, return_inverse=True)
     top = np.zeros(len(names))
     np.maximum.at(top, index, value)
@@ -254,7 +284,10 @@ def _highest(video: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np
 
 
 def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fill gaps so that growth never falls with the horizon. Horizons below the first observed one take its value; horizon 0 is 0."""
+    """Fill the gaps in ``largest`` so that growth never falls with the horizon.
+
+    Horizons below the first observed one get its value. The value at horizon 0 is 0.
+    """
     seen = np.flatnonzero(largest >= 0)
     out = np.maximum.accumulate(largest)
     if not len(seen):
@@ -267,7 +300,10 @@ def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
 def _usual_growth(
     column: NDArray[np.int64], growth: NDArray[np.float64], rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2), never falling; interpolated between observed horizons."""
+    """Return the quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2).
+
+    They are interpolated between observed horizons and never fall with the horizon.
+    """
     known = np.isfinite(growth[rows])
     at, values = np.minimum(column[rows][known], N_GRID), growth[rows][known]
     knots, quantiles = [0], [np.zeros(2)]

@@ -1,1 +1,1 @@
-"""What computes the Mamba-Hawkes state online: one interface, a CPU and a CUDA backend."""
+"""Backends that compute the Mamba-Hawkes state in serving: one for the CPU and one for CUDA, with the same interface."""

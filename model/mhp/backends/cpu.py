@@ -1,7 +1,8 @@
 """The serving backend on a CPU: one compiled kernel that updates the slots in place.
 
-The kernel reads one token of one slot at a time, always in the same order of operations. So its result depends neither on the
-batch nor on how tokens are divided among calls: stepping equals scanning to the bit.
+The kernel reads one token of one slot at a time, always in the same order of operations. So its result does not
+depend on the batch or on how tokens are divided among calls. Reading tokens one by one gives exactly the same bits as
+reading them in one call.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _norm(x, weight, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _matvec(x, matrix, out):  # type: ignore[no-untyped-def]
-    # matrix (in, out): the inner loop runs over outputs, so it vectorises without changing the order of any sum.
+    # ``matrix`` has the shape (in, out). The inner loop runs over outputs, so it vectorises without reordering any sum.
     out[:] = np.float32(0.0)
     for i in range(len(x)):
         xi = x[i]
@@ -142,12 +143,17 @@ def _advance(weights, slots, offsets, features, clock, state, window, hidden):  
 
 
 class CPUBackend:
-    """Steps and scans on a CPU. States are ``(slots, layers, d_state, d_inner)`` and ``(slots, layers, d_conv - 1, d_inner)`` float32."""
+    """Steps and scans on a CPU. Both state arrays are float32.
+
+    ``state``: (slots, layers, d_state, d_inner).
+
+    ``window``: (slots, layers, d_conv - 1, d_inner).
+    """
 
     name = "cpu"
 
     def __init__(self, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take float32 weights under PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
+        """Take float32 weights with PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
         self.shape = shape
 
         def stack(name: str) -> NDArray[np.float32]:
@@ -176,7 +182,7 @@ class CPUBackend:
         )
 
     def new_states(self, slots: int) -> States:
-        """Zeroed states for ``slots`` videos."""
+        """Return zero states for ``slots`` videos."""
         s = self.shape
         return States(
             np.zeros((slots, s.n_layers, s.d_state, s.d_inner), np.float32),

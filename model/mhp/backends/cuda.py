@@ -1,13 +1,15 @@
 """The serving backend on CUDA, with mamba-ssm's kernels.
 
-mamba-ssm computes z <- exp(dt A) z + dt B x. Our state decays by D and jumps by w B. So the kernels get dt = D and x = w / D, which is the
-same equation for any D > 0. States are stored in slots; a step updates them in place by slot index.
+mamba-ssm computes z <- exp(dt A) z + dt B x. Our state decays by D and jumps by w B. So the kernels get dt = D and x
+= w / D, which gives the same equation for any D > 0. States are stored in slots, and a step updates the slots in
+place by their indices.
 
-A slot with many unread tokens is updated by one scan. mamba-ssm's scan starts at zero, so the state to start from is given as d_state
-tokens before the first: each jumps to one component of the state and does not decay.
+If a slot has many unread tokens, they are read by one scan. mamba-ssm's scan starts from zero, so the initial state
+is given as d_state additional tokens before the first token. Each of them adds one component of the state and does
+not decay it.
 
-A step consists of about sixty small kernels, whose launches take far longer than their work. So a step for a wave of slots is recorded
-once as a CUDA graph, and replayed with one launch.
+A step consists of about sixty small kernels. Launching them takes far longer than running them. So the step for a
+wave of slots is recorded once as a CUDA graph. Each later step replays it with one launch.
 """
 
 from __future__ import annotations
@@ -27,24 +29,24 @@ from model.mhp.network import MambaBlock, MambaHawkes
 from model.mhp.shape import MHPShape
 
 SCAN_FROM: Final = 8
-"""Number of tokens from which a slot is scanned instead of stepped."""
+"""Minimum number of tokens that a slot reads by a scan. Fewer tokens are read step by step."""
 _MIN_GAP: Final = 1e-6
-"""Keeps x = w / D finite; a decay of exp(-1e-6 |A|) is 1 in float32."""
+"""Smallest gap. It keeps x = w / D finite. In float32, the decay exp(-1e-6 |A|) is 1."""
 _NO_GAP: Final = 1e-8
-"""Gap of the tokens that set the initial state: sixteen of them decay it by less than float32 resolves."""
+"""Gap of the tokens that set the initial state. The total decay of sixteen of them is too small for float32 to resolve."""
 _WAVES: Final = (1, 8, 32, 128, 512)
-"""Sizes of recorded waves, in rows; a smaller wave is padded."""
+"""Numbers of rows of the recorded waves. A smaller wave is padded."""
 
 
 class Kernels(NamedTuple):
-    """mamba-ssm's step, ``selective_state_update``, and scan, ``selective_scan_fn``."""
+    """The kernels of mamba-ssm: the step ``selective_state_update`` and the scan ``selective_scan_fn``."""
 
     update: Any
     scan: Any
 
     @classmethod
     def of_mamba_ssm(cls) -> Kernels:
-        """The kernels of the installed mamba-ssm; ImportError if it is not installed."""
+        """Return the kernels of the installed mamba-ssm. Raise ImportError if it is not installed."""
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
@@ -52,7 +54,7 @@ class Kernels(NamedTuple):
 
 
 class Wave:
-    """One token for each of up to ``rows`` slots, read by a recorded step. Unused rows read into a spare slot."""
+    """A recorded step that reads one token into each of up to ``rows`` slots. Unused rows read into a spare slot."""
 
     def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
         self.slots = torch.full((rows,), spare, device=device)
@@ -63,20 +65,21 @@ class Wave:
 
     @property
     def features(self) -> Tensor:
-        """(rows, F) float32."""
+        """Features of the tokens, (rows, F) float32."""
         return self.tokens[:, : self._n_features]
 
     @property
     def clock(self) -> Tensor:
-        """(rows, 2) float32."""
+        """Clock of the tokens, (rows, 2) float32."""
         return self.tokens[:, self._n_features :]
 
     def record(self, work: Callable[[Wave], None]) -> None:
-        """Record ``work``, which reads slots, features and clock and writes hidden."""
+        """Record ``work``, which reads ``slots``, ``features`` and ``clock`` and writes ``hidden``."""
         self._work = work
         if self.slots.device.type != "cuda":
             return
-        # Before the recording, kernels are compiled and libraries allocate memory, in a separate stream as PyTorch requires.
+        # Run the work before recording it, so that kernels are compiled and libraries allocate memory. PyTorch requires a separate
+        # stream for this.
         side, here = torch.cuda.Stream(self.slots.device), torch.cuda.current_stream(self.slots.device)
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -91,7 +94,10 @@ class Wave:
     def run(
         self, slots: NDArray[np.int64], features: NDArray[np.float32], clock: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Hidden state (n, d_model) after one token (n, F), (n, 2) of each of n distinct slots, valid until the next run."""
+        """Read one token into each of n distinct slots. Return the hidden states (n, d_model), which are valid until the next run.
+
+        ``features`` has the shape (n, F), and ``clock`` has the shape (n, 2).
+        """
         n = len(slots)
         every = np.full(len(self.slots), self._spare)
         every[:n] = slots
@@ -107,25 +113,26 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class TensorStates(States):
-    """States as tensors. ``whole`` is ``state`` and ``window`` with one spare slot more."""
+    """States as tensors. ``whole`` holds ``state`` and ``window`` with one additional spare slot."""
 
     whole: tuple[Tensor, Tensor]
     waves: dict[int, Wave] = field(default_factory=dict)
 
     def take_slot(self, slot: int) -> tuple[Tensor, Tensor]:
-        """A copy of one slot."""
+        """Return a copy of one slot."""
         return self.state[slot].clone(), self.window[slot].clone()
 
     def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
-        """Overwrite ``rows`` with ``slots`` of other states."""
+        """Overwrite the slots ``rows`` with the slots ``slots`` of other states."""
         to, of = (torch.tensor(index, device=self.state.device) for index in (rows, slots))
         self.state[to], self.window[to] = source.state[of], source.window[of]
 
 
 class CUDABackend:
-    """Steps and scans on a GPU; a wave reads at most one token of each slot.
+    """Steps and scans on a GPU. A wave reads at most one token into each slot.
 
-    States are ``(slots, layers, d_inner, d_state)`` and ``(slots, layers, d_inner, d_conv - 1)`` float32.
+    ``state`` has the shape (slots, layers, d_inner, d_state), and ``window`` has the shape (slots, layers, d_inner,
+    d_conv - 1). Both are float32.
     """
 
     name = "cuda"
@@ -138,7 +145,7 @@ class CUDABackend:
         device: str = "cuda",
         kernels: Kernels | None = None,
     ) -> None:
-        """Take float32 weights under PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
+        """Take float32 weights with PyTorch's names (``mhp.blocks.0.in_proj.weight``, ...)."""
         self.shape = shape
         self._kernels = kernels or Kernels.of_mamba_ssm()
         self._device = torch.device(device)
@@ -152,11 +159,12 @@ class CUDABackend:
         )
         self._net = net.eval().to(self._device)
         self._blocks = [block for block in self._net.blocks if isinstance(block, MambaBlock)]
-        # mamba-ssm's step raises TypeError without D and dt_bias. Ours are applied in ``emit`` and ``selective``, so it gets zeros.
+        # mamba-ssm's step raises TypeError without D and dt_bias. Zeros are passed, because ``emit`` and ``selective`` apply D and
+        # dt_bias themselves.
         self._zeros = torch.zeros(shape.d_inner, device=self._device)
 
     def new_states(self, slots: int) -> States:
-        """Zeroed states for ``slots`` videos."""
+        """Return zero states for ``slots`` videos."""
         s = self.shape
         state = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_state, device=self._device)
         window = torch.zeros(slots + 1, s.n_layers, s.d_inner, s.d_conv - 1, device=self._device)
@@ -177,7 +185,7 @@ class CUDABackend:
         lengths, starts = np.diff(offsets), offsets[:-1]
         long = np.flatnonzero(lengths >= SCAN_FROM)
         if len(long):
-            # Rows are padded at their end with their last token; the padding is masked.
+            # Each row is padded at its end with copies of its last token. The padding is masked.
             at = starts[long, None] + np.minimum(np.arange(lengths[long].max()), lengths[long, None] - 1)
             scanned = self._scan(
                 states, self._put(slots[long]), self._put(features[at]), self._put(clock[at]), self._put(lengths[long])
@@ -195,7 +203,7 @@ class CUDABackend:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _wave(self, states: TensorStates, rows: int) -> Wave:
-        """The smallest recorded wave with at least ``rows`` rows."""
+        """Return the smallest recorded wave with at least ``rows`` rows."""
         size = next(size for size in _WAVES if size >= rows)
         if size not in states.waves:
             wave = Wave(size, self.shape, len(states.state), self._device)
@@ -222,14 +230,18 @@ class CUDABackend:
                 c,
                 D=self._zeros,
                 dt_bias=self._zeros,
-                # int64, because the kernel multiplies them by the size of a state.
+                # The indices are int64, because the kernel multiplies them by the size of a state.
                 state_batch_indices=slots,
             )
             x = block.emit(x, u, gate, y)
         wave.hidden.copy_(self._net.norm_f(x))
 
     def _scan(self, states: States, slots: Tensor, features: Tensor, clock: Tensor, lengths: Tensor) -> Tensor:
-        """Read tokens (N, L, F), (N, L, 2), of which slot i has ``lengths[i]`` >= 1; return hidden after the last (N, d_model)."""
+        """Read tokens into N slots. Return the hidden state after the last token of each slot, (N, d_model).
+
+        ``features`` has the shape (N, L, F), and ``clock`` has the shape (N, L, 2). Slot i has ``lengths[i]`` >= 1
+        tokens.
+        """
         length = features.shape[1]
         every = torch.arange(len(slots), device=self._device)
         is_token = (torch.arange(length, device=self._device) < lengths[:, None]).unsqueeze(-1)
@@ -261,7 +273,10 @@ class CUDABackend:
     def _resume(
         self, state: Tensor, x: Tensor, dt: Tensor, block: MambaBlock, b: Tensor, c: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Scan x, dt (N, L, d_inner), b, c (N, L, n) from state (N, d_inner, n); return y (N, L, d_inner) and the new state."""
+        """Scan from ``state`` (N, d_inner, n). Return y (N, L, d_inner) and the new state.
+
+        ``x`` and ``dt`` have the shape (N, L, d_inner). ``b`` and ``c`` have the shape (N, L, n).
+        """
         rows, _, n = state.shape
         identity = torch.eye(n, device=self._device).expand(rows, n, n)
         y, after = self._kernels.scan(

@@ -16,10 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[np.float32]]) -> Backend:
-    """The backend for ``device``: "cpu", "cuda" or "auto", which means CUDA if PyTorch finds a GPU and mamba-ssm is installed.
+    """Return the backend for ``device``, which is "cpu", "cuda" or "auto".
+
+    "auto" means CUDA if PyTorch finds a GPU and mamba-ssm is installed, and otherwise the CPU.
 
     Raises:
-        M3TRError: ``device`` is "cuda" and the GPU or mamba-ssm is missing, or it is none of the three.
+        M3TRError: ``device`` is "cuda" and the GPU or mamba-ssm is missing, or ``device`` is none of the three
+            values.
     """
     if device not in {"auto", "cpu", "cuda"}:
         raise M3TRError(f"device: {device!r}; allowed: auto, cpu, cuda")
@@ -44,7 +47,7 @@ def choose_backend(device: str, shape: MHPShape, weights: Mapping[str, NDArray[n
 
 
 def _cuda_present() -> bool:
-    # Ask the driver's library first: importing torch takes a second and 0.7 GB, which a server without a GPU does not need.
+    # Ask the driver's library first. Importing torch takes a second and 0.7 GB, and a server without a GPU does not need it.
     import ctypes
 
     try:

@@ -65,7 +65,7 @@ def test_a_slow_server_is_a_bank_error_within_the_deadline(method: str) -> None:
     }
     for _ in range(10):  # more calls than may run at once
         start = time.monotonic()
-        with pytest.raises(BankError, match=r"no answer within 0\.1 s|earlier calls"):
+        with pytest.raises(BankError, match=r"no response within 0\.1 s|earlier calls"):
             calls[method]()
         assert 0.05 < time.monotonic() - start < 1.0
     assert active_count() < 20
