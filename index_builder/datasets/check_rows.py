@@ -187,7 +187,10 @@ def check_counters(
         event_type = COUNTER_COLUMNS[name]
         if event_pairs is not None and (code := types.get(event_type)) is not None:
             mixed = observed[np.isin(rows.video[observed] * np.int64(_PAIR) + code, event_pairs)]
-            problem = f"also has events of type {event_type!r}; a type of a video may have events or counters, not both, so the events are left out"
+            problem = (
+                f"also has events of type {event_type!r}; "
+                "a type of a video may have events or counters, not both, so the events are left out"
+            )
             log.numbered("error", COUNTERS_FILE, name, problem, mixed)
         if len(observed):
             types.setdefault(event_type, len(types))
