@@ -1,8 +1,9 @@
-"""Cuts forecast queries with known answers out of a data set, for evaluation.
+"""Cuts forecast queries with known outcomes out of a data set, for evaluation.
 
-A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up to the
-wanted age, and the answer is the snapshot nearest to the wanted horizon, at most 6 hours off: both are real observations, never
-interpolations. Events are observed continuously, so both times are exact. A video with count 0 at ``now`` makes no query.
+A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours
+up to the wanted age. The outcome is the snapshot that is nearest to the wanted horizon, and at most 6 hours away from
+it. So both are real observations and never interpolations. Events are observed continuously, so both times are exact.
+A video with count 0 at ``now`` gives no query.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FRESH_US: Final = 24 * HOUR_US
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """n queries: ``video`` index, ``now_us`` and ``horizon_us`` int64, ``cell`` names, and the ``pairs`` with their true growth."""
+    """n queries: ``video`` index, ``now_us`` and ``horizon_us`` int64, ``cell`` names, and ``pairs`` with the true growth."""
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
@@ -33,7 +34,7 @@ class Queries:
     pairs: Pairs
 
     def take(self, rows: NDArray[np.int64]) -> Queries:
-        """The queries of ``rows``."""
+        """Return the queries of ``rows``."""
         p = self.pairs
         pairs = Pairs(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
@@ -42,7 +43,7 @@ class Queries:
 def cut_queries(
     observed: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
-    """Queries of the given videos whose answer was observed by ``until_us``."""
+    """Return the queries of the given videos whose outcome was observed up to ``until_us``."""
     parts = []
     published = observed.data.published_us[video]
     for age in ages_h:
@@ -91,10 +92,11 @@ def _snapshots(
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """n pairs of a video at a time and a horizon; all arrays are (n,) float64.
+    """n pairs of a video at one time and a horizon. All arrays are (n,) float64.
 
-    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where unknown. A baseline's
-    ``fit`` ignores pairs of unknown growth; its ``predict`` never reads the growth.
+    ``age_s`` and ``horizon_s`` are seconds >= 0. ``value_now`` is a count >= 0. ``growth`` is in log2 units, NaN
+    where unknown. A baseline's ``fit`` ignores pairs of unknown growth. A baseline's ``predict`` never reads the
+    growth.
     """
 
     age_s: NDArray[np.float64]
@@ -111,10 +113,10 @@ class Pairs:
         return len(self.age_s)
 
     def known(self) -> Pairs:
-        """The pairs whose growth is known.
+        """Return the pairs whose growth is known.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no pair has a known growth.
         """
         rows = np.isfinite(self.growth)
         if not rows.any():

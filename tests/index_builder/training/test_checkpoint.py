@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
         assert (
-            "has other data, settings, seed, versions or code; training starts from the beginning"
+            "belongs to different data, settings, seed, versions or code; training starts from the beginning"
             in capsys.readouterr().err
         )
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
