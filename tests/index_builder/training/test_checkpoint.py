@@ -160,7 +160,7 @@ def test_a_second_training_of_the_same_bundle_is_refused(data: Path, tmp_path: P
     out = tmp_path / "out"
     with (
         staging_folder(out),
-        pytest.raises(DataError, match="is being made by another training"),
+        pytest.raises(DataError, match="another training is writing"),
     ):
         train(data, as_of_us=1_757_462_400_000_000, metric="views", out=out, device="cpu")
     assert out.is_dir()
