@@ -1,7 +1,7 @@
 """Command line of the builder, ``m3tr-build``.
 
-Each command imports what it needs when it runs. So help and completion stay fast. If an error can be fixed by the
-user, the command prints one line to standard error and exits with code 2.
+Each command imports its modules only when it runs, which keeps help and completion fast. If the user can fix an
+error, the command prints one line to standard error and exits with code 2.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_hours(option: str, text: str) -> list[float]:
         hours = []
     if not hours or not all(0 < hour < float("inf") for hour in hours):
         raise typer.BadParameter(
-            f"{option}: {text!r} is not allowed; allowed: hours above 0 with commas between, such as 24,72"
+            f"{option}: {text!r} is not allowed; allowed: hours above 0, separated by commas, such as 24,72"
         )
     return hours
 
@@ -60,7 +60,10 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Folder of a data set, with videos.parquet and events or counters.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="Folder of a data set: videos.parquet, and events.parquet or counters.parquet."
+    ),
 ]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle written by the command train.")]
 AsOf = Annotated[
@@ -68,7 +71,7 @@ AsOf = Annotated[
 ]
 GrowingBank = Annotated[
     bool,
-    typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as in a service."),
+    typer.Option("--growing-bank", help="Also use videos published after the training as neighbours, as in a service."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 
@@ -146,7 +149,7 @@ def index(
     from index_builder.bundles.index import index as run
 
     if qdrant_url is not None and bank is not None:
-        raise typer.BadParameter("--qdrant-url and --bank exclude one another; give one of them")
+        raise typer.BadParameter("--qdrant-url and --bank cannot be used together; give one of them")
     run(bundle, data, as_of_us=as_of, qdrant_url=qdrant_url, bank=bank)
 
 
@@ -154,7 +157,9 @@ def index(
 def forecast(
     bundle: Bundle,
     data: Data,
-    queries: Annotated[Path, typer.Argument(help="Parquet file: video_id, metric, now, target_time.")],
+    queries: Annotated[
+        Path, typer.Argument(help="Parquet file with the columns video_id, metric, now and target_time.")
+    ],
     out: Annotated[Path, typer.Option(help="Parquet file to write: the queries with q0.1, q0.5 and q0.9.")],
     growing_bank: GrowingBank = False,
 ) -> None:
@@ -236,7 +241,7 @@ def replay(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of rows per request.")] = 1000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="API key with the scope ingest.")
+        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="API key that has the scope ingest.")
     ] = None,
 ) -> None:
     """Send a data set's rows to a running service.
@@ -279,7 +284,7 @@ def export(
     for video_id, why in made.damaged.items():
         typer.echo(f"left out: video {video_id!r}, whose stored record cannot be read ({why})", err=True)
     for name, n in made.left_out.items():
-        typer.echo(f"left out: {n:,} counts of {name!r}, which has no column in counters.parquet", err=True)
+        typer.echo(f"left out: {n:,} counts of type {name!r}, which has no column in counters.parquet", err=True)
 
 
 @app.command()

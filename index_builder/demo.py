@@ -1,10 +1,9 @@
 """Runs the whole workflow on synthetic data (command ``m3tr-build demo``).
 
-    simulate -> train as of day 48 of 60 -> index -> serve -> replay the remaining days as a live stream, with
-    forecasts at cuts
+    simulate -> train as of day 48 of 60 -> index -> serve -> replay the remaining days -> forecast at cuts
 
 A cut is a point in time. At each cut the replay pauses, and the service forecasts the videos published since the
-training. Then the stream continues. The real outcomes are read from the data set, which the service never sees.
+training. Then the replay continues. The real outcomes are read from the data set, which the service never sees.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Case:
 
     @property
     def inside(self) -> bool:
-        """Return whether the real count is inside the 80 % interval. The bounds are rounded to whole counts, as shown."""
+        """Return whether the real count is inside the 80 % interval. The bounds are rounded to whole counts, as in the printed table."""
         return round(self.low) <= self.happened <= round(self.high)
 
     @property
@@ -74,7 +73,7 @@ class Case:
 
 
 def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool = False) -> None:
-    """Run every step and print the comparison. If ``keep_serving``, then serve until interrupted.
+    """Run every step and print the comparison. With ``keep_serving``, serve afterwards until interrupted.
 
     Raises:
         M3TRError: a step failed. The message says why.
@@ -139,7 +138,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], str]:
-    """Replay up to each cut and forecast there, then replay to the end. Return the cases and a summary of what was sent."""
+    """Replay up to each cut and forecast at the cut. Then replay to the end. Return the cases and a summary of what was sent."""
     alive = data.published_us >= AS_OF_US - round(LIFE_DAYS[1] * DAY_US)
     stream = Replay(data, client, videos=alive)
     cases: list[Case] = []
@@ -207,9 +206,9 @@ def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
     still = np.abs(np.log2(1 + np.array([case.now for case in cases])) - happened).mean()
     whole, strict = (sum(inside) for inside in zip(*((c.inside, c.strictly_inside) for c in cases), strict=True))
     console.print(
-        f"all {len(cases)} forecasts: {whole} inside the 80 % interval in whole counts ({whole / len(cases):.0%}), "
+        f"{len(cases)} forecasts: {whole} outcomes were inside the 80 % interval in whole counts ({whole / len(cases):.0%}), "
         f"{strict} before rounding ({strict / len(cases):.0%})\n"
-        f"mean error {model:.2f} in log2, against {still:.2f} for 'nothing more happens'",
+        f"mean error of the median in log2: {model:.2f}; error if no count changed: {still:.2f}",
         highlight=False,
     )
 

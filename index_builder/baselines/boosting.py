@@ -1,9 +1,14 @@
 """Gradient boosting on hand-made features: the usual alternative to the model.
 
-LightGBM learns growth from rows. Each row combines one horizon with what is known of a video at one time: the counts,
-rates and gaps of the newest reading, the time since that reading, the creator's record, category, language, duration,
-hour, weekday, and the principal components of the text's sentence vector. Three tree ensembles forecast the mean, the
-lower end and the upper end of the interval. This module needs the extra ``boosting``.
+LightGBM learns growth from rows. Each row combines one horizon with what is known of a video at one time:
+
+    engagement  the counts, rates and gaps of the newest reading, and the time since that reading
+    video       category, language, duration, hour and weekday of publication
+    creator     the counts and growth of the creator's earlier videos
+    text        the principal components of the text's sentence vector
+
+Three tree ensembles forecast the mean, the lower end and the upper end of the interval. This module needs the extra
+``boosting``.
 """
 
 from __future__ import annotations
@@ -51,9 +56,9 @@ class FeatureTable:
 
     Args:
         observed: the data set.
-        schema: gives the codes of categories and languages, and the trained ranges.
+        schema: gives the codes of categories and languages, and the maximum age and horizon of the training.
         until_us: only rows up to this time are read.
-        pace: usual growth by age (N_CURVE,). None computes it from ``observed``.
+        pace: usual growth by age (N_CURVE,). If it is None, it is computed from ``observed``.
     """
 
     def __init__(

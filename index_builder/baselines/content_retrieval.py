@@ -1,9 +1,12 @@
 """Content-only retrieval, as in MMRA: forecasts the mean growth of the past videos whose content is most similar.
 
-The neighbours of a query are past videos. A neighbour was published before the query's video. Its growth from the
-same age over the same horizon had been observed by the query's ``now``. The K neighbours with the highest cosine
-similarity between content vectors are averaged. The weights are the softmax of the cosines. The method reads the age
-of the query's video but none of its engagement. So it measures how much content alone can forecast.
+The neighbours of a query are videos that were published before the query's video. For each of them, the growth from
+the same age over the same horizon must have been observed by the query's ``now``. The forecast is the weighted mean
+growth of K neighbours. They are the ones whose content vectors have the highest cosine similarity to the query's. The
+weights are the softmax of the cosines.
+
+The method reads the age of the query's video but none of its engagement. This shows how much content alone can
+forecast.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from model.growth.curves import FAR_FUTURE_US, curves
 
 NEIGHBOURS: Final = 10
 _SPARE: Final = 30
-"""Number of extra candidates besides the K neighbours. They replace candidates whose growth cannot be read between their observations.
+"""Number of candidates in addition to the K neighbours.
+
+They replace candidates whose growth cannot be read between their observations.
 """
 _BLOCK: Final = 256
 _CHUNK: Final = 500
@@ -95,9 +100,9 @@ def content_retrieval(
     k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the growth (Q,) of one or more queries in log2 units.
+    """Return the growth (Q,) of Q >= 1 queries in log2 units.
 
-    It is NaN if no past video's growth was known by the query's ``now``.
+    The growth of a query is NaN if no past video's growth was known by the query's ``now``.
     """
     published = observed.data.published_us
     known = curves(
@@ -106,8 +111,8 @@ def content_retrieval(
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
     first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
-    # At ``now``, growth from the same age over the horizon is known only for videos published at least one horizon
-    # earlier. Videos are sorted by publication.
+    # The growth must be known at ``now``. So only videos that were published at least one horizon earlier can be
+    # neighbours. Videos are sorted by publication.
     stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")
     out = np.full(len(queries.video), np.nan)
     candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
@@ -116,7 +121,7 @@ def content_retrieval(
     order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        # The rows of one block have ages that differ by hours at most. Videos that no row can use are left out of the
+        # The ages of the rows in one block differ by hours at most. Videos that no row can use are left out of the
         # matrix product.
         end = age_us[rows] + queries.horizon_us[rows]
         some = np.flatnonzero(

@@ -1,14 +1,15 @@
-"""Simple point processes on tokens: they give the expected count of each interval and its log-likelihood.
+"""Simple point processes on tokens. They forecast the counts of each token and give their log-likelihood.
 
-Tokens are defined in ``model.features.tokens``. A token covers a gap and the interval after it. For each token, a
-process gives the mean count of one engagement type in the gap and in the interval. A process reads the video's
-earlier tokens and the bounds of the current token. It never reads the current token's counts.
+``model.features.tokens`` defines tokens. A token covers a gap without engagement and the interval after the gap. For
+each token, a process gives the expected count of one engagement type in the gap and in the interval. A process reads
+the video's earlier tokens and the bounds of the current token. It never reads the current token's counts.
 
     pace        The rate g(age) is constant in each step of log-age. It is multiplied by the video's own pace
-                (A + n) / (A + m), where n is the video's count so far and m is the count that g expects. Both n and m
-                decay at rate d per unit of log-age.
+                (A + n) / (A + m). Here n is the video's count so far, m is the count that g expects, and A is a
+                prior.
+                Both n and m decay at rate d per unit of log-age.
     Hawkes      The intensity is mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l. S_l is the
-                sum of b e^(-b s) over the video's engagements of type l, where s is the time since the engagement.
+                sum of b e^(-b s) over the video's engagements of type l. Here s is the time since the engagement.
                 Engagements are spread uniformly over their interval.
 """
 
@@ -31,11 +32,13 @@ Floats = NDArray[np.float64]
 POISSON: Final = float("inf")
 """Dispersion of the Poisson distribution, which has no over-dispersion."""
 _COARSE: Final = (0.5, 2.0, 8.0)
-"""Dispersions that are tried with every setting of a process. The values in ``_FINE`` are tried only with the best setting.
+"""Dispersions that are tried with every setting of a process.
+
+The dispersions in ``_FINE`` are tried only with the best setting.
 """
 _FINE: Final = tuple(np.geomspace(0.1, 100, 16).tolist())
 _KNOTS: Final = np.log(LOG_AGE_OFFSET_S) + 0.25 * np.arange(72)
-"""Steps of g in log(age + offset). They reach an age of about 100 years."""
+"""Bounds of the steps of g, in log(age + offset). They reach an age of about 100 years."""
 _PRIORS: Final = (0.3, 3.0, 30.0, 300.0)
 _FORGET: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS: Final = 3
@@ -53,7 +56,10 @@ class Means:
 
 
 def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -> Floats:
-    """Return the log-likelihood (n,) of type ``kind`` in each token. It is NaN in tokens where the type is not observed yet."""
+    """Return the log-likelihood (n,) of type ``kind`` in each of n tokens.
+
+    It is NaN in tokens where the type is not observed yet.
+    """
     previous, start, _ = tokens.interval_s.T
     count = torch.from_numpy(tokens.counts[:, kind])
     gap, active = (torch.from_numpy(np.maximum(mean, _LEAST)) for mean in (means.gap, means.active))
@@ -92,7 +98,7 @@ def _pace(offsets, x, g, counts, observed, prior, forget, gap, active, scale):  
 
 @numba.njit(cache=True)
 def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
-    # Adds value[i] times the length of the overlap between [x0, x1] and each step.
+    # Adds value[i] times the length of the overlap of [x0, x1] and each step.
     step = knots[1] - knots[0]
     for i in rows:
         first = int((x[i, 0] - knots[0]) / step)
@@ -105,16 +111,19 @@ def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
 
 
 class Pace:
-    """The pace process for one type. Its counts are Poisson or, with ``overdispersed``, negative binomial with a fitted dispersion."""
+    """The pace process for one type.
+
+    With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
+    """
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._rate, self._prior, self._forget, self._dispersion = np.zeros(len(_KNOTS)), 1.0, 0.0, POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose prior, forgetting and dispersion from their grids by likelihood, and return itself.
+        """Choose prior, forgetting and dispersion from their grids by likelihood. Return itself.
 
-        For each prior and forgetting, g and the videos' paces are fitted alternately.
+        For each pair of prior and forgetting, g and the videos' paces are fitted alternately.
         """
         kind = self._kind
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
@@ -197,17 +206,20 @@ def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ign
 
 
 class ExponentialHawkes:
-    """The Hawkes process for one type. Its counts are Poisson or, with ``overdispersed``, negative binomial with a fitted dispersion."""
+    """The Hawkes process for one type.
+
+    With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
+    """
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._decay, self._weights, self._dispersion = 1.0, np.zeros(0), POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose decay, weights and dispersion by likelihood, and return itself.
+        """Choose decay, weights and dispersion by likelihood. Return itself.
 
-        For each decay of a grid, the weights that maximise the Poisson likelihood are computed. The best decay and
-        dispersion are chosen afterwards.
+        For each decay in a grid, the fit computes the weights that maximise the Poisson likelihood. Then it chooses
+        the best decay and the best dispersion.
         """
         best = -np.inf
         for decay in _DECAYS_PER_S:
@@ -234,9 +246,10 @@ class ExponentialHawkes:
         return out
 
     def _maximise(self, tokens: Tokens, terms: Floats) -> Floats:
-        """Compute weights >= 0 by expectation-maximisation.
+        """Return the weights that maximise the Poisson likelihood. They are >= 0.
 
-        Each step divides every count among the terms and then scales each term to the counts it received.
+        The method is expectation-maximisation. Each step divides every count among the terms. Then it scales each
+        term to the counts that the term received.
         """
         observed = tokens.observed[:, self._kind]
         total = terms[:, observed].sum((0, 1)) + _LEAST

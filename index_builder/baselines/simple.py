@@ -36,7 +36,7 @@ class Persistence:
     name = "persistence"
 
     def fit(self, pairs: Pairs) -> Self:
-        """Return itself; there is nothing to learn."""
+        """Return itself. There is nothing to learn."""
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
@@ -85,7 +85,7 @@ class GrowthFactor:
         self._table = np.full((1, 1), np.nan)
 
     def fit(self, pairs: Pairs) -> Self:
-        """Fill the table of c(t, h), which has shape (age cells, horizon cells), and return itself."""
+        """Fill the table of c(t, h) and return itself. The table has shape (age cells, horizon cells)."""
         pairs = pairs.known()
         age, horizon = self._cell(pairs.age_s), self._cell(pairs.horizon_s)
         self._origin = int(age.min()), int(horizon.min())

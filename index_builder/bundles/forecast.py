@@ -40,7 +40,7 @@ _COLUMNS = ("video_id", "metric", "now", "target_time")
 
 
 def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
-    """Return one history for each of the S sequences in ``cells``."""
+    """Return the history of each of the S sequences in ``cells``."""
     out = []
     offsets = cells.offsets.tolist()
     for start, stop in pairwise(offsets):
@@ -65,7 +65,8 @@ def forecast_at(
 ) -> NDArray[np.float64]:
     """Forecast cumulative counts for Q triples of (video, now, horizon).
 
-    Return quantiles (Q, 3) float64. All horizons of one (video, now) share one state and one search.
+    Return quantiles (Q, 3) float64. All horizons of one (video, now) use the same state and the same search for
+    neighbours.
     """
     cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
@@ -90,7 +91,10 @@ def forecast_at(
 
 
 def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArray[np.int64]) -> Iterator[None]:
-    """Put the content of each batch's videos into the forecaster's cache, then yield. ``video`` must be sorted."""
+    """Yield once per batch, after the content of the batch's videos is in the forecaster's cache.
+
+    ``video`` must be sorted.
+    """
     batches = [np.unique(video[first : first + _BATCH]) for first in range(0, len(video), _BATCH)]
     new = [batch if not i else batch[batch > batches[i - 1][-1]] for i, batch in enumerate(batches)]
     if sum(map(len, new)) < WORTH_A_PROCESS:
@@ -105,10 +109,10 @@ def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArr
 
 
 def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
-    """Answer the queries of a Parquet file. Write the queries with the quantiles q0.1, q0.5 and q0.9 of cumulative counts.
+    """Answer the queries of a Parquet file, and write the queries with their forecasts.
 
-    With ``growing_bank``, neighbours and creators may also be videos that were published after the training, as in a
-    service.
+    A forecast is the quantiles q0.1, q0.5 and q0.9 of the cumulative count. With ``growing_bank``, neighbours and
+    creators may also be videos that were published after the training, as in a service.
 
     A query gets empty quantiles if its video is unknown, its metric is not the bundle's, or one of its times is
     impossible. The number of these queries is printed to standard error, with the reasons.
@@ -150,7 +154,12 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
 
 @dataclass(frozen=True, slots=True)
 class _Queries:
-    """Q queries: the index ``video``, ``now_us`` and ``target_us`` are (Q,) int64; ``answerable`` is (Q,) bool."""
+    """Q queries.
+
+    ``video`` (Q,) int64: index of the video, -1 if it is unknown.
+    ``now_us`` and ``target_us`` (Q,) int64: times in microseconds since 1970 UTC.
+    ``answerable`` (Q,) bool: True if the query can be answered.
+    """
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
@@ -179,8 +188,8 @@ class _Queries:
                 pc.not_equal(metrics, manifest.metric),
             ),
             "video_id is not in the data set's videos.parquet": (ids, video < 0),
-            "now is no time": (None, now.missing()),
-            "target_time is no time": (None, target.missing()),
+            "now is not a valid time": (None, now.missing()),
+            "target_time is not a valid time": (None, target.missing()),
             "now is before the video was published": (ids, (video >= 0) & ~now.missing() & (now.us < published)),
             f"target_time is not after now by at most {longest_us // SECOND_US} s, the trained maximum": (
                 ids,

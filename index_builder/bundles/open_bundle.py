@@ -24,8 +24,8 @@ from model.forecaster import Forecaster
 def open_bundle(bundle: Path) -> Iterator[Forecaster]:
     """Yield a forecaster that uses the bundle and its own bank, and close it at the end.
 
-    Only one process can open an embedded bank. If a service has the bank open, a copy of it is opened. The copy stays
-    valid because a service only reads the bundle's bank.
+    Only one process can open an embedded bank. If a service has opened the bank, a copy is opened instead. Copying is
+    safe because a service only reads the bundle's bank.
     """
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         try:

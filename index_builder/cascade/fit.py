@@ -1,8 +1,8 @@
 """Fits the self-exciting cascade of ``model.cascade`` to a data set of events. The cascade alone is also a baseline.
 
-All constants are fitted together. The fit minimises the forecast error on training cascades and starts from SEISMIC's
-values. Maximum likelihood does not work: it drives the memory to zero. With zero memory the process is only a local
-rate and forecasts nothing.
+All constants are fitted together. The fit starts from SEISMIC's values and minimises the forecast error on training
+cascades. Maximum likelihood does not work, because it drives the memory to zero. Without memory, the process is only
+a local rate and forecasts nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ STEPS: Final = 200
 BATCH: Final = 256
 """Maximum number of cascades per group. One step of the fit uses one or more groups."""
 _MIN_PAIRS: Final = 1000
-"""Minimum number of training pairs. With fewer pairs, additional ages and horizons are used for the fit."""
+"""Minimum number of training pairs. If there are fewer pairs, the fit uses additional ages and horizons."""
 _MIN_CORRECTED_CASCADES: Final = 500
-"""Minimum number of cascades for correcting forecasts. With fewer cascades, the correction's regression would memorise them.
-"""
+"""Minimum number of cascades for correcting forecasts. With fewer cascades, the regression for the correction would memorise them."""
 _SHARE: Final = 0.1
-"""Fraction of the count so far that is added to increments in the error, if there are few cascades."""
+"""Fraction of the count so far that is added to the increments before errors are computed, if there are few cascades."""
 _MAX_PAIRS: Final = 40_000
 """Maximum number of (cut point, horizon) pairs used to fit a cascade for all ages."""
 _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
@@ -72,10 +71,10 @@ def _twice_integrated(x: Tensor, c: Tensor, theta: Tensor) -> Tensor:
 
 
 def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """Return the fraction (B, B) of an event's children that fall into bin j if the event is uniformly distributed in bin i.
+    """Return the fraction (B, B) of an event's children that fall into bin j if the event is in bin i.
 
-    ``edges`` (B + 1,) are the bounds of B bins. The first axis is j and the second is i. The fractions are exact,
-    including those on the diagonal.
+    ``edges`` (B + 1,) are the bounds of B bins. The event is uniformly distributed in its bin. The first axis is j
+    and the second axis is i. All fractions are exact, including those on the diagonal.
     """
     low, high = edges[:-1], edges[1:]
 
@@ -94,12 +93,16 @@ def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[
 class PowerLawHawkes:
     """Forecasts the growth of metrics that are fed by events, using the fitted cascade.
 
-    Queries of the same age are computed together.
+    Queries of the same age are computed together. The fit minimises one of three errors:
+
+        with ``of_increment``                the relative error of the increment
+        without it, many cascades            the error of the growth in log2 units
+        without it, few cascades             the relative error of the increment plus a tenth of the count so far;
+        otherwise the
+                                             cascades that grow most would outweigh all others
 
     Args:
-        of_increment: fit the relative error of the increment instead of the error of the growth in log2 units. If
-            there are few cascades and ``of_increment`` is False, the fit uses the relative error of the increment
-            plus a tenth of the count so far. Otherwise the cascades that grow most would outweigh all others.
+        of_increment: selects the first error.
     """
 
     name = "power-law Hawkes"
@@ -139,8 +142,8 @@ class PowerLawHawkes:
     ) -> Self:
         """Fit on queries whose growth is known, and return itself.
 
-        For each query, only rows up to its ``now`` are read, and the known growth. ``advance`` is called with 1 after
-        each of STEPS steps.
+        The fit reads the known growth of each query. Apart from that, it reads only rows up to the query's ``now``.
+        ``advance`` is called with 1 after each of STEPS steps.
         """
         parts = cascades(observed, past, BATCH)
         if not parts:
@@ -199,9 +202,9 @@ class PowerLawHawkes:
     def _errors(self, part: Cascades) -> Tensor:
         """Return the smoothed absolute error of each query.
 
-        With ``of_increment``, it is the error of the logarithm of the increment. Otherwise it is the error of
-        log2(base + increment). The base is 1 plus the count so far, or 1 plus a tenth of the count if there are few
-        cascades.
+        With ``of_increment``, it is the error of log(1 + increment). Otherwise it is the error of log2(base +
+        increment). The base is 1 plus the count so far. If there are few cascades, the base is 1 plus a tenth of the
+        count so far.
         """
         increment, now = self._increment(part), part.value_now
         grown = torch.exp2(part.growth) * (1 + now) - (1 + now)
@@ -253,8 +256,8 @@ class PowerLawHawkes:
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
         """Return the infectiousness p (C,) of each cascade, with its trend extrapolated.
 
-        ``expected`` (C, past) are the counts expected in the past bins at p = 1. ``share`` (past,) is each bin's
-        middle as a fraction of the age.
+        ``expected`` (C, past) are the counts that are expected in the past bins at p = 1. ``share`` (past,) is the
+        middle of each bin, as a fraction of the age.
         """
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])

@@ -1,6 +1,7 @@
 """Cascades in the form that a parametric process reads.
 
-A cascade has counts and reach in bins of age up to a cut point. Queries ask for its growth after the cut point.
+A cascade is a video's counts and reach in bins of age up to a cut point. Queries ask for the growth after the cut
+point.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Cascades:
 
 
 def cascades(observed: Observed, queries: Queries, chunk: int) -> list[Cascades]:
-    """Group the queries by age, in groups of up to ``chunk`` cascades, and return the groups.
+    """Group the queries by age and by video, and return the groups. A group has up to ``chunk`` cascades.
 
     For each video, only rows up to the query's ``now`` are read.
     """

@@ -1,6 +1,6 @@
 """Reports what is wrong with a data set, by file, column and row (command ``m3tr-build check``).
 
-The check changes nothing. Its memory use is a few numbers per row. ``index_builder.datasets.findings`` explains the
+The check changes nothing. It keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
 severities.
 """
 
@@ -93,7 +93,7 @@ def _note_names(file: str, table: ParquetTable, log: Findings) -> None:
     renamed = {names: part.name for part in reversed(table.parts) for names in part.match.names.items()}
     for (column, found), name in renamed.items():
         if found != column:
-            log.note("info", name, column, f"is called {found!r} here")
+            log.note("info", name, column, f"has the name {found!r} in this file")
     present = {column: column for column in table.names}
     unknown = dict.fromkeys(column for part in table.parts for column in part.match.unknown)
     misspelt = {column: similar for column in unknown if (similar := similar_column(file, column, present))}

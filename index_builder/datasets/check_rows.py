@@ -21,7 +21,10 @@ from index_builder.datasets.parquet_files import ParquetTable
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 
 _SUSPICIOUS_FALLS: Final = 0.05
-"""Minimum fraction of falling readings from which a counter is suspected to hold increments. Platforms take back far fewer counts."""
+"""Minimum fraction of falling readings from which a counter is suspected to hold increments.
+
+Real falls are much rarer: platforms remove far fewer counts.
+"""
 _MIN_FALLS: Final = 10
 """Minimum number of falls from which increments are suspected."""
 _INCREMENTS: Final = (
@@ -29,14 +32,14 @@ _INCREMENTS: Final = (
     "give increments as events.parquet, with video_id, time, type and count"
 )
 _PAIR: Final = 1 << 20
-"""Multiplier of the video in a number that encodes (video, type). Type codes are less than it."""
+"""Factor for encoding (video, type) as one number: video * factor + type code. All type codes are smaller than the factor."""
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of one file in file order: ``video`` (n,) int64 is -1 if the row is not usable; ``time_us`` is (n,) int64."""
+    """Rows of one file in file order: ``video`` (n,) int64, -1 if the row is not usable, and ``time_us`` (n,) int64."""
 
     video: Ints
     time_us: Ints
@@ -48,8 +51,8 @@ class _Rows:
     def sorted(self, *keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Sort the usable rows by video, time and ``keys``.
 
-        Return the row numbers in this order, and flags for the second row onwards. A flag says that the row has the
-        same video and time as the row before it.
+        Return the row numbers in sorted order, and one flag for each row but the first. The flag is True if the row
+        has the same video and time as the row before it.
         """
         order = np.flatnonzero(self.video >= 0)
         order = order[np.lexsort((*(key[order] for key in keys), self.time_us[order], self.video[order]))]
@@ -112,7 +115,7 @@ def _check_types(
 ) -> tuple[Ints, parquet_columns.Flags]:
     """Return the code of each row's type, -1 for no type, and flags of the rows without a type.
 
-    ``unusual`` maps each nonstandard type to the first row that has it. New ones are added to it.
+    ``unusual`` maps each nonstandard type to the first row that has it. This function adds new types to ``unusual``.
     """
     names = log.text("error", EVENTS_FILE, "type", column, start)
     untyped = parquet_columns.empty(names)

@@ -20,7 +20,7 @@ _UNKNOWN_US: Final = np.iinfo(np.int64).min
 
 @dataclass(frozen=True, slots=True)
 class CheckedVideos:
-    """The usable videos: ``ids`` (V,) are distinct; ``published_us`` is (V,) int64."""
+    """The usable videos: ``ids`` (V,) without duplicates, and ``published_us`` (V,) int64."""
 
     ids: pa.Array
     published_us: NDArray[np.int64]

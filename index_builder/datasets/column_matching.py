@@ -1,6 +1,6 @@
-"""Finds the format's columns among the columns of a Parquet file, and the columns that break the format.
+"""Maps the columns of a Parquet file to the columns of the format, and finds the columns that break the format.
 
-Upper and lower case, and blanks around a column's name, are ignored.
+Names are compared without regard to case and to blanks around the name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from model.engagement.types import COUNTER_COLUMNS
 _SIMILARITY: Final = 0.8
 """Minimum difflib ratio at which an unknown name is treated as a misspelling of a known name."""
 _MIN_LETTERS: Final = 4
-"""Minimum length of an unknown name that may be short for a known name. For example, "followers" is short for "creator_followers"."""
+"""Minimum length of an unknown name that may be an abbreviation of a known name.
+
+For example, "followers" may stand for "creator_followers".
+"""
 _SEPARATORS: Final = re.compile(r"[-\s.]+")
 _BYTE_ORDER_MARK: Final = "\ufeff"
-"""Byte order mark. A CSV file may have left it at the start of the first column's name."""
+"""Byte order mark. It may remain from a CSV file, at the start of the first column's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 
 SILENCE_US: Final = HOUR_US
-"""Time after its newest row for which a data set still counts as observed, in microseconds."""
+"""Time in microseconds. A data set counts as observed until this time after its newest row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class DataSet:
         return max(ends, default=None)
 
     def watched_until_us(self, as_of_us: int) -> int:
-        """Return the time until which a missing row means that there was no engagement.
+        """Return the time up to which missing rows mean that there was no engagement.
 
         It is ``as_of_us``, but at most SILENCE_US after the newest row.
         """

@@ -25,7 +25,7 @@ from model.engagement.rows import bin_times_us, flat_cells
 from model.engagement.video import Video
 
 _BUFFERED_ROWS: Final = 1 << 16
-"""Number of rows of each file that are buffered before they are written."""
+"""Maximum number of rows of each file that are buffered before they are written."""
 _SCHEMAS: Final = {file: written_schema(file) for file in LAYOUT}
 
 
@@ -33,8 +33,9 @@ _SCHEMAS: Final = {file: written_schema(file) for file in LAYOUT}
 class Exported:
     """Describes what was written.
 
-    ``rows`` maps a file to its number of rows. ``left_out`` maps a counted type without a counter column to its
-    number of cells. ``damaged`` maps each video whose record cannot be read, and which was left out, to the reason.
+    ``rows``: maps a file to its number of rows.
+    ``left_out``: maps a type without a counter column to the number of its counter cells, which were left out.
+    ``damaged``: maps the id of a video whose record cannot be read to the reason. These videos were left out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)

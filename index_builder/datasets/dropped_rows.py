@@ -8,9 +8,10 @@ from index_builder.datasets.parquet_columns import Flags
 
 
 class DroppedRows:
-    """Counts dropped rows. ``counts`` maps "file: reason" to a number of rows, and ``first`` to a description of the first row.
+    """Counts dropped rows.
 
-    ``start`` is the row number of the current batch's first row in its file. The reader advances it.
+    ``counts`` maps "file: reason" to a number of rows. ``first`` maps "file: reason" to a description of the first
+    row. ``start`` is the row number of the current batch's first row in its file. The reader advances ``start``.
     """
 
     def __init__(self) -> None:

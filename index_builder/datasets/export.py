@@ -1,11 +1,11 @@
 """`m3tr-build export`: writes what a service has collected as a data set for training.
 
-The store knows how much happened in each bin of a video's age. It does not know when it happened within the bin. Each
-bin becomes one row. The row's time is the last instant of the bin, or the time of the newest row for the newest bin.
-At that time, all of the bin's count was known. The row falls into the same bin when it is read back.
+For each bin of a video's age, the store knows how much happened. It does not know the time within the bin. Each bin
+becomes one row. The time of the row is the last instant of the bin. For the newest bin, it is the time of the newest
+row. All of the bin's count was known at that time. When the data set is read, the row falls into the same bin again.
 
-Only the service knows the layout of the store. So a process of the service (``service.dump``) reads the store and
-writes JSON lines, and this module reads these lines.
+Only the service knows the layout of the store. So this module starts a process of the service (``service.dump``),
+which reads the store and writes JSON lines. This module reads these lines.
 """
 
 from __future__ import annotations

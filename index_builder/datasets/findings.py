@@ -1,9 +1,9 @@
 """Findings about a data set. They are collected batch by batch and printed as a table.
 
-    error    The data set cannot be loaded, or it has cells that can never be right, such as an empty id or a negative
-    count.
-    warning  Rows are left out, or they are used but doubtful. Examples: a row before publication, a falling counter,
-    a time without a zone.
+    error    The data set cannot be loaded, or it has cells that are always wrong.
+             Examples: an empty id, a negative count.
+    warning  Rows are left out, or they are used although they are doubtful.
+             Examples: a row before publication, a falling counter, a time without a zone.
     info     Something worth knowing.
 
 Rows are numbered from 0 in the order of the file.
@@ -36,7 +36,11 @@ _WIDTH: Final = 160
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of fault in one column. ``first_row`` and ``rows`` (the number of rows) are None if it does not concern rows."""
+    """One kind of fault in one column.
+
+    ``first_row`` is the number of the first faulty row, and ``rows`` is the number of faulty rows. Both are None if
+    the fault does not concern rows.
+    """
 
     severity: Severity
     file: str
@@ -47,9 +51,9 @@ class Finding:
 
 
 class Findings:
-    """Collects the findings of one check. Faults of cells are summed over the batches of a file.
+    """Collects the findings of one check. Faults of cells are added up over the batches of a file.
 
-    Rows later than ``now_us`` (microseconds UTC) are in the future.
+    A row later than ``now_us`` (microseconds UTC) is in the future.
     """
 
     def __init__(self, now_us: int) -> None:
@@ -127,7 +131,7 @@ class Findings:
 
 
 def console(stderr: bool = False) -> Console:
-    """Return the console for tables. If it is not a terminal, it is wide enough to keep each message on few lines."""
+    """Return the console for tables. If the output is not a terminal, the console is wide, so that each message takes few lines."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH)
 

@@ -20,7 +20,7 @@ def require_growth(observed: Observed) -> None:
     """
     source, totals = observed.metric, observed.totals
     if not len(totals):
-        raise DataError(f"metric: {observed.name!r} has no rows by the as-of time; there is nothing to learn from")
+        raise DataError(f"metric: {observed.name!r} has no rows up to the as-of time; there is nothing to learn from")
     if observed.continuous:
         video = np.repeat(np.arange(len(source.offsets) - 1), np.diff(source.offsets))
         if not np.any(source.time_us > observed.data.published_us[video]):

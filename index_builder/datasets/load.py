@@ -1,7 +1,8 @@
 """Reads a data set from its files.
 
-Files are read in batches, directly into arrays of the files' row counts. So the data set is never in memory twice. If
-an as-of time is given, later rows and later videos are ignored. They are not counted as dropped either.
+Files are read in batches, directly into arrays. The files' row counts give the sizes of the arrays, so the data set
+is never in memory twice. If an as-of time is given, rows and videos after it are ignored. They are not counted as
+dropped either.
 
 A row or video that cannot be used is dropped. ``DataSet.dropped`` counts dropped rows by reason. A file that cannot
 be used raises DataError. ``index_builder.datasets.check`` lists everything that is wrong.

@@ -38,7 +38,7 @@ class VideoIndex:
     dropped: DroppedRows
 
     def locate(self, file: str, batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], Flags]:
-        """Return three arrays (n,) for the rows of a batch: video index, time in microseconds, and whether the row is usable."""
+        """Return the video index (n,) and the time (n,) in microseconds of each row of a batch, and flags (n,) of the usable rows."""
         time = parquet_columns.times(batch.column("time"))
         missing = time.missing()
         known = missing | (time.us <= self.before_us)

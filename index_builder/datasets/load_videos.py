@@ -53,7 +53,7 @@ def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tu
 def _without_duplicates(
     ids: pa.Array, published_us: NDArray[np.int64], before_us: int, rows: NDArray[np.int64], dropped: DroppedRows
 ) -> NDArray[np.int64]:
-    """Return the indices of the videos published up to ``before_us``. Of several videos with one id, the first is kept."""
+    """Return the indices of the videos published up to ``before_us``. If several videos have the same id, the first one is kept."""
     codes = ids.dictionary_encode().indices.to_numpy()
     repeated = np.ones(len(codes), np.bool_)
     repeated[np.unique(codes, return_index=True)[1]] = False
@@ -67,7 +67,7 @@ def _without_duplicates(
 
 
 def _metadata(name: str, column: pa.Array) -> pa.Array:
-    """Return a column of videos.parquet with empty text and impossible numbers replaced by missing values."""
+    """Prepare a column of videos.parquet: empty text and impossible numbers are replaced by missing values."""
     if name in NUMBER_FIELDS:
         return pa.array(parquet_columns.numbers(column).values, from_pandas=True)
     if name in TEXT_FIELDS:

@@ -17,8 +17,8 @@ from model.engagement.types import metric_types
 class Observed:
     """The rows of a data set, prepared for the metric ``name``.
 
-    ``metric`` contains the rows that the metric is read from, which are events or counters. ``totals`` is the
-    metric's cumulative count after each of these rows. ``continuous`` is True if these rows are events.
+    ``metric`` contains the rows that the metric is read from. They are events or counters. ``totals`` is the metric's
+    cumulative count after each of these rows. ``continuous`` is True if these rows are events.
     """
 
     data: DataSet

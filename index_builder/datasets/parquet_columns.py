@@ -35,10 +35,11 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Times of a column: ``us`` (n,) int64 is microseconds since 1970 UTC, and 0 where a flag is set.
+    """Times of a column.
 
-    ``null`` (n,) bool flags cells without a time. ``out_of_range`` (n,) bool flags times outside ``YEARS``, which are
-    often placeholders.
+    ``us`` (n,) int64: microseconds since 1970 UTC, 0 where a flag is set.
+    ``null`` (n,) bool: True for cells without a time.
+    ``out_of_range`` (n,) bool: True for times outside ``YEARS``, which are often placeholders.
     """
 
     us: NDArray[np.int64]
@@ -52,9 +53,10 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts of a column: ``values`` (n,) int64 is 0 where a flag is set. Each flag is (n,) bool. A cell has at most one flag.
+    """Counts of a column, and flags (n,) bool of invalid cells. A cell has at most one flag.
 
-    ``nan`` flags floating-point not-a-number, which writers of Parquet often use for null.
+    ``values`` (n,) int64 is 0 where a flag is set. ``nan`` flags floating-point not-a-number, which writers of
+    Parquet often use for null.
     """
 
     values: NDArray[np.int64]
@@ -71,7 +73,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers of a column: ``values`` (n,) float64 is >= 0, or NaN where missing or flagged. The flags are (n,) bool."""
+    """Numbers of a column, and flags (n,) bool of invalid cells.
+
+    ``values`` (n,) float64 is >= 0, or NaN where the number is missing or flagged.
+    """
 
     values: NDArray[np.float64]
     negative: Flags
@@ -79,7 +84,7 @@ class Numbers:
 
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
-    """Return the storage type inside dictionaries, run lengths and extensions."""
+    """Return the storage type of a column without its dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             kind = kind.value_type
@@ -191,7 +196,7 @@ def texts(array: pa.Array) -> pa.Array:
 
 
 def not_utf8(array: pa.Array, decoded: pa.Array) -> Flags:
-    """Return flags (n,) bool of the cells that are not null in ``array`` but that ``text`` made null."""
+    """Return flags (n,) bool of the cells that have a value in ``array`` but are null in ``decoded``, the result of ``text``."""
     return _mask(decoded.is_null()) & ~_mask(plain(array).is_null())
 
 
@@ -240,7 +245,8 @@ def counts(array: pa.Array) -> Counts:
 def _decimals(array: pa.Array, null: Flags) -> Counts:
     """Convert decimals to counts one by one.
 
-    The decimals are not all whole, or do not fit int64. Floating point is not exact enough for them.
+    This function is for decimals that are not all whole, or do not fit int64. Floating point is not exact enough for
+    them.
     """
     cells = [0 if cell is None else cell for cell in array.to_pylist()]
     negative = np.array([cell < 0 for cell in cells], np.bool_)

@@ -1,8 +1,8 @@
 """Reads one table of a data set: a Parquet file, or a folder of Parquet files as written by Spark, Hive and others.
 
-The files of a folder are read in the order of their paths. Rows are numbered continuously through all files. Files
-and folders whose names begin with ``_`` or ``.`` (``_SUCCESS``, checksums) are ignored, and so are files of other
-kinds. ``KEY=VALUE`` in a path adds a column KEY with that value.
+The files of a folder are read in the order of their paths. Rows are numbered continuously through all files. Names
+that begin with ``_`` or ``.`` are ignored (``_SUCCESS``, checksums), and so are files of other kinds. ``KEY=VALUE``
+in a path adds a column KEY with that value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a table. ``name`` is used in messages. ``fixed`` are the columns from its path, and ``schema`` includes them."""
+    """One file of a table.
+
+    ``name`` is used in messages. ``fixed`` are the columns that come from the file's path. ``schema`` includes these
+    columns.
+    """
 
     path: Path
     name: str
@@ -55,7 +59,7 @@ class ParquetTable:
         self.left_out: list[str] = []
         files = self._files(path) if path.is_dir() else [path]
         if not files:
-            raise DataError(f"{path}: is a folder without a Parquet file")
+            raise DataError(f"{path}: the folder contains no Parquet file")
         self.parts = [self._part(path, file) for file in files]
         self.rows = sum(part.rows for part in self.parts)
         self.names = tuple(name for name in LAYOUT[self.file] if any(name in part.match.names for part in self.parts))
@@ -92,7 +96,7 @@ class ParquetTable:
                 yield part.name, fault
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of up to ``BATCH_ROWS``. The columns are ``names``, as the format calls them.
+        """Yield the rows in batches of up to ``BATCH_ROWS``. The columns are ``names``, and they are named as in the format.
 
         Raises:
             DataError: a file is damaged.
@@ -127,8 +131,8 @@ def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:
     """
     name = str(path) if name is None else name
     try:
-        # Spark and Impala wrote an old nanosecond type. In nanoseconds, times outside the years 1678 to 2261
-        # overflow. In microseconds they do not.
+        # Spark and Impala wrote an old type of timestamp. Read as nanoseconds, it overflows outside the years 1678 to
+        # 2261. Microseconds do not overflow.
         return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
     except FileNotFoundError:
         raise DataError(f"{name}: the file is missing") from None

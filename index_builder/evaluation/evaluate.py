@@ -131,7 +131,7 @@ def evaluate(
 
 def _print(table: dict[str, Any]) -> None:
     shown = Table(
-        title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video"
+        title="Growth log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a bootstrap over videos"
     )
     shown.add_column("cell")
     shown.add_column("model")

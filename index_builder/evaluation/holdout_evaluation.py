@@ -35,9 +35,9 @@ def holdout_evaluation(
 ) -> Evaluation:
     """Score each method's growth ``quantiles`` (N, J, 3) on the ``holdout`` samples, and return the evaluation.
 
-    N is the number of samples and J the number of horizons. Simple baselines, fitted on ``fit``, are scored too. The
-    samples that ``stopping`` (N,) flags are used to calibrate each method. The other samples are scored. Cold samples
-    are left out, because a baseline has nothing to forecast from.
+    N is the number of samples and J is the number of horizons. Simple baselines are fitted on ``fit`` and scored too.
+    The samples that ``stopping`` (N,) flags calibrate each method. The other samples are scored. Cold samples are
+    left out, because a baseline has nothing to forecast from.
     """
     scored = holdout.take(~stopping)
     rows = _labelled(scored)
@@ -73,7 +73,7 @@ def _labelled(samples: Samples) -> NDArray[np.bool_]:
 
 
 def _some_videos(video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return flags of the rows of videos that are drawn at random. Whole videos are drawn until there are _MAX_ROWS rows."""
+    """Choose whole videos at random until there are _MAX_ROWS rows. Return flags of their rows."""
     which, owner = np.unique(video, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(which))
     before = np.cumsum(np.bincount(owner, minlength=len(which))[order])

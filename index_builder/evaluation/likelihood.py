@@ -1,9 +1,9 @@
 """Log-likelihood per token and type on later videos, for the bundle's Mamba-Hawkes process and simple point processes.
 
-All processes are scored on the same tokens of the same videos. A token covers a gap and the interval after it. Its
-likelihood is the probability that nothing happens in the gap and that its counts occur in the interval. Only types
-observed up to then are scored. The baselines are fitted on videos published before the scored videos, from what was
-observed before the first of those.
+All processes are scored on the same tokens of the same videos. A token covers a gap without engagement and the
+interval after the gap. Its likelihood is the probability that nothing happens in the gap and that the token's counts
+occur in the interval. A type is scored only in tokens from its first observation on. The baselines are fitted on
+earlier videos, from what was observed before the first scored video was published.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def likelihoods(
         raise DataError("likelihood: this bundle was trained without the Mamba-Hawkes process (use_mhp = false)")
     if observed.data.types != bundle.manifest.types:
         raise DataError(
-            f"data: has the types {', '.join(observed.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
+            f"data: has the types {', '.join(observed.data.types)}; allowed: those of the training, {', '.join(bundle.manifest.types)}"
         )
     published = observed.data.published_us
     held = published >= published_from_us
@@ -186,7 +186,7 @@ def likelihoods(
 
 
 def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likelihood:
-    """Return the mean and its interval.
+    """Return the mean and its 95 % interval.
 
     The bootstrap draws whole videos with replacement, because the errors of one video's tokens are correlated.
     """

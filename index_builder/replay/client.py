@@ -1,6 +1,7 @@
-"""Calls a running service over HTTP. Calls are retried while the service is busy or cannot be reached.
+"""Calls a running service over HTTP. A call is repeated while the service is busy or cannot be reached.
 
-Every call is safe to repeat. Registering a video twice changes nothing, rows have ids, and forecasts only read.
+Every call is safe to repeat. Registering a video twice changes nothing. Rows have ids, so the service recognises
+duplicates. Forecasts only read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):
-    """The service refused a call, or it stayed busy or unreachable for too long."""
+    """The service refused a call, or it was busy or unreachable for too long."""
 
 
 class Refused(ServiceError):
@@ -96,7 +97,7 @@ class Client:
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Send rows to ``/events`` or ``/counters``. Return the service's summary of the rows, including rejections."""
+        """Send rows to ``/events`` or ``/counters``. Return the service's summary of the rows, including rejected rows."""
         body = b"\n".join(map(orjson.dumps, rows))
         return dict(self._call("POST", path, body, "application/x-ndjson", accept=_accounts_for_rows).json())
 
@@ -173,7 +174,10 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _accounts_for_rows(response: httpx.Response) -> bool:
-    """Return whether a response reports on every row. A 422 response also reports on every row if no row of the batch was accepted."""
+    """Return whether a response reports on every row.
+
+    A response with status 422 also does, if no row of the batch was accepted.
+    """
     if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
         return response.is_success
     try:

@@ -1,7 +1,8 @@
 """Sends the rows of a data set to a service as a live stream (command ``m3tr-build replay``).
 
 Rows are sent in order of time. Videos are registered before their first row is sent. Every row has an id that is
-computed from its content. So no row is counted twice if a replay is repeated, or interrupted and restarted.
+computed from its content. The service recognises repeated ids, so a replay that is repeated or restarted counts no
+row twice.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ class ReplayCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """Rows to send, in order of time: ``time_us``, ``video`` and ``row`` are (n,) int64; ``is_counter`` is (n,) bool.
+    """Rows to send, in order of time.
 
-    ``row`` is the row number of an event, or the number of a counter observation.
+    ``time_us``, ``video`` and ``row`` are (n,) int64, and ``is_counter`` is (n,) bool. ``row`` is the row number of
+    an event, or the number of a counter observation.
     """
 
     time_us: NDArray[np.int64]
@@ -243,7 +245,10 @@ def _observations(rows: Rows) -> NDArray[np.int64]:
 
 
 def _copies(rows: Rows) -> NDArray[np.int64]:
-    """Return the number (n,) int64 of equal rows before each row. Equal events at the same time are different events."""
+    """Return the number (n,) int64 of equal rows before each row.
+
+    It distinguishes equal events at the same time, which are different events.
+    """
     columns = (rows.reach, rows.value, rows.type, rows.time_us, rows.video)
     order = np.lexsort(columns)
     new = np.ones(len(rows), np.bool_)

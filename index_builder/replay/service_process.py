@@ -18,7 +18,7 @@ from typing import IO, Final
 from index_builder.replay.client import ServiceError
 
 START_S: Final = 120.0
-"""Time limit in seconds until the service must listen."""
+"""Time limit in seconds for the service to start listening."""
 _STOP_S: Final = 30.0
 _ADDRESS: Final = re.compile(r"listens on (http://\S+)")
 _STOPPED: Final = (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -87,12 +87,12 @@ def _program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise ServiceError(f"the command {name} is not installed beside {sys.executable}, nor on the PATH")
+        raise ServiceError(f"the command {name} is neither installed beside {sys.executable} nor on the PATH")
     return found
 
 
 def _read(lines: IO[str], log: Path, addresses: queue.Queue[str | None]) -> None:
-    """Copy the service's output to the log. Put the service's address into ``addresses``, and None at the end."""
+    """Copy the service's output to the log. Put the service's address into ``addresses``, and None when the output ends."""
     with lines, log.open("a", encoding="utf-8") as out:
         for line in lines:
             out.write(line)

@@ -23,8 +23,8 @@ class Mean:
 class VideoBootstrap:
     """Draws whole videos with replacement, because the errors of one video are correlated.
 
-    A draw stores how often each video was drawn. A mean is then the ratio of two sums over videos. So each group of
-    forecasts costs only two matrix products.
+    A draw records how often each video was drawn. Then a mean is the ratio of two sums over videos, so each group of
+    forecasts needs only two matrix products.
 
     Args:
         video: any integers (n,) that identify the videos.
@@ -46,9 +46,9 @@ class VideoBootstrap:
         return self._quotient(np.where(rows, x, 0.0), rows.astype(np.float64), int(rows.sum()))
 
     def quotient(self, x: Array, y: Array) -> Mean:
-        """Return the mean of ``x`` (n,) divided by the mean of ``y`` (n,), from the same draws.
+        """Return the mean of ``x`` (n,) divided by the mean of ``y`` (n,). Both means use the same draws.
 
-        It compares two forecasts of the same queries.
+        The quotient compares two forecasts of the same queries.
         """
         return self._quotient(x, y, len(x))
 

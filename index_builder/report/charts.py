@@ -121,7 +121,11 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
 
 
 def fan(example: Example) -> Svg:
-    """Plot counts over the video's age: up to now the observed counts, then the forecast's interval and median and the real counts."""
+    """Plot counts over the video's age.
+
+    The chart shows the observed counts up to now. After now, it shows the forecast's interval, the forecast's median
+    and the real counts.
+    """
     left, right, top, bottom = 46.0, 294.0, 8.0, 158.0
     now = example.age_us
     ages = np.concatenate([[now], now + example.horizons_us]) / HOUR_US

@@ -1,4 +1,4 @@
-"""Chooses single videos for a report and forecasts each of them over all horizons, with its neighbours."""
+"""Chooses single videos for a report. Forecasts each video over all horizons and lists its neighbours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.forecaster import Forecaster
 
 EXAMPLES: Final = 12
 _STEPS: Final = 16
-"""Number of horizons of the forecast curve. They are closer together near now, where the curve bends."""
+"""Number of horizons of the forecast curve. Short horizons are closer together, because the curve bends there."""
 _MAX_POINTS: Final = 80
 
 

@@ -18,7 +18,10 @@ MIN_FORECASTS: Final = 50
 _MAX_NAMES: Final = 12
 AGES_H: Final = (0, 1, 3, 6, 12, 24, 48, 96, 168, 336, 720)
 HORIZONS_H: Final = (0, 1, 3, 6, 12, 18, 36, 60, 96, 144, 336)
-"""Limits of the groups in hours. 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are often hours off."""
+"""Limits of the groups in hours.
+
+Horizons of 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are often some hours off.
+"""
 
 Groups = dict[str, NDArray[np.bool_]]
 """Maps a group's label to flags (n,) bool of its rows."""

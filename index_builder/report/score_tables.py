@@ -17,9 +17,12 @@ _TO: Final = "\N{EN DASH}"
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """A score: its key in the table, its heading, its number of decimal places, and a function that chooses the better of several values.
+    """A score.
 
-    ``better`` is None if no value is better than another.
+    ``key``: the score's key in the table.
+    ``heading``: its heading.
+    ``places``: number of decimal places.
+    ``better``: function that chooses the best of several values, or None if no value is better than another.
     """
 
     key: str

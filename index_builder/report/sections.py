@@ -27,7 +27,7 @@ _FACTORS: Final = (1.05, 1.1, 1.2, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleOutcome:
-    """An example with its chart, the count that it reached, and whether that count was inside the interval."""
+    """An example, its chart, the count that the video reached, and whether that count was inside the interval."""
 
     example: Example
     chart: Svg
@@ -117,7 +117,7 @@ class Sections:
 
     @property
     def shares_within(self) -> list[tuple[float, float]]:
-        """Return pairs of (factor, fraction of forecasts whose error was at most this factor)."""
+        """Return pairs of (factor, fraction of the forecasts whose error was at most this factor)."""
         median, real = self._median_and_real()
         miss = np.abs(median - real)
         return [(limit, float((miss <= np.log2(limit)).mean())) for limit in _FACTORS]

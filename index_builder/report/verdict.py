@@ -1,8 +1,8 @@
 """Decides whether the model is better than the best simple method, and whether that is certain.
 
-Only forecasts for videos that still grow are compared. If counts hardly change, every method is right, so including
-these forecasts would make the result depend on their number. A cell of age and horizon is growing if the mean real
-growth is ``GROWING`` or more.
+Only forecasts for videos that still grow are compared. If counts hardly change, every method is right. If these
+forecasts were included, the result would depend on their number. A cell of age and horizon is growing if its mean
+real growth is ``GROWING`` or more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from index_builder.report.evaluation import MODEL, Evaluation
 GROWING: Final = float(np.log2(1.1))
 """Minimum mean growth of a growing cell in log2 units: an increase by a tenth."""
 _POWER: Final = ((1.96 + 0.84) / 1.96) ** 2
-"""Factor for a number of videos whose interval just touches 0.
+"""Factor for the number of videos. It applies to a number of videos whose interval just touches 0.
 
 With that many times more videos, the difference is certain at 95 % in four of five trials.
 """
 _MAX_FACTOR: Final = 50.0
-"""Maximum factor of the number of videos that is worth mentioning. A difference that needs a larger factor is reported as too small."""
+"""Maximum factor for the number of videos that is reported. A difference that needs a larger factor is reported as too small."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,9 @@ def creator_rows(
 ) -> NDArray[np.float32]:
     """Return the creator features (N, N_CREATOR) float32 of N pairs of (video, now).
 
-    The features come from the creator's videos that were published before the video. Only the ``bank_videos`` newest
-    videos are read, because a bank will contain only that many. ``videos`` are sorted by publication.
+    The features come from videos of the same creator that were published before the video. Of all videos before it,
+    only the newest ``bank_videos`` are considered, because a bank will contain only that many. ``videos`` are sorted
+    by publication.
     """
     creator = creator_codes(videos)
     order = np.lexsort((np.arange(len(videos)), published_us, creator))
@@ -150,7 +151,7 @@ def creator_rows(
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Everything that training reads: token sequences of all videos, samples with their creator features, and content inputs.
+    """All inputs of a training: token sequences of all videos, samples with their creator features, and content inputs.
 
     ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains it.
     """
@@ -182,7 +183,10 @@ class SampleSet:
 
     @staticmethod
     def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> SampleSet:
-        """Return the samples with creator features. The features come from the growth curves ``known`` of the creators' earlier videos."""
+        """Return the samples with their creator features.
+
+        The features come from ``known``, the growth curves of all videos.
+        """
         return SampleSet(
             samples,
             creator_rows(

@@ -1,9 +1,9 @@
 """Finds neighbours of training samples, exactly as the bank would have returned them at the time.
 
-The candidates of a sample at ``now`` are the ``bank_videos`` newest videos published before the sample's ``now``. A
-candidate needs some growth that was observed by ``now``. The best candidates by content and the best candidates by
-trajectory, in the age bucket of the sample, are merged and ranked by combined similarity. The search computes one
-masked matrix product per block of samples, in order of time.
+The candidates of a sample are the ``bank_videos`` newest videos published before the sample's ``now``. A candidate
+must have some growth that was observed by ``now``. The search finds the best candidates by content. It also finds the
+best candidates by trajectory in the sample's age bucket. Both lists are merged and ranked by combined similarity. The
+search computes one masked matrix product per block of samples, in order of time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class BankArrays:
     ``content`` (V, Dc) float32: content vectors of unit length.
     ``usable_us`` (V,) int64: time from which each video may be a neighbour.
     ``trajectory`` (T, Dt) float32: T trajectory vectors of unit length, sorted by video.
-    ``trajectory_video``, ``trajectory_bucket`` and ``trajectory_usable_us`` (T,) int64: video and age bucket of each
-    trajectory vector, and the time from which it may be used.
+    ``trajectory_video`` (T,) int64: video of each trajectory vector.
+    ``trajectory_bucket`` (T,) int64: age bucket of each trajectory vector.
+    ``trajectory_usable_us`` (T,) int64: time from which each trajectory vector may be used.
     """
 
     published_us: NDArray[np.int64]
@@ -50,7 +51,7 @@ class BankArrays:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Candidates of N samples, with k by content and k by trajectory.
+    """Candidates of N samples: up to k by content and up to k by trajectory.
 
     ``video`` (N, 2k) int64: index of each candidate, -1 for none.
     ``content`` and ``trajectory`` (N, 2k) float64: cosines, NaN where missing.
@@ -233,9 +234,9 @@ def neighbour_features(
     k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k most similar candidates, as the fusion block reads them.
+    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k most similar candidates.
 
-    ``creator`` (V,) are codes of the videos' creators, -1 for none.
+    The fusion block reads both. ``creator`` (V,) are codes of the videos' creators, -1 for none.
     """
     similarity = combine(candidates.content, candidates.trajectory, content_weight)
     best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]

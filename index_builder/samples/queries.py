@@ -1,8 +1,13 @@
 """Cuts forecast queries with known outcomes out of a data set, for evaluation.
 
-A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours
-up to the wanted age. The outcome is the snapshot that is nearest to the wanted horizon, and at most 6 hours away from
-it. So both are real observations and never interpolations. Events are observed continuously, so both times are exact.
+A query asks at ``now`` for the metric at a later time.
+
+    counters    ``now`` is the time of the newest snapshot in the 24 hours up to the wanted age. The outcome is the
+    snapshot
+                nearest to the wanted horizon, at most 6 hours away from it. Both are real observations, never
+                interpolations.
+    events      Events are observed continuously, so both times are exact.
+
 A video with count 0 at ``now`` gives no query.
 """
 
@@ -25,7 +30,13 @@ _FRESH_US: Final = 24 * HOUR_US
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """n queries: ``video`` index, ``now_us`` and ``horizon_us`` int64, ``cell`` names, and ``pairs`` with the true growth."""
+    """n queries.
+
+    ``video`` (n,) int64: index of the video.
+    ``now_us`` and ``horizon_us`` (n,) int64: time of the query and horizon in microseconds.
+    ``cell`` (n,): name of the query's cell of age and horizon.
+    ``pairs``: the queries as pairs with their true growth.
+    """
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
@@ -107,7 +118,7 @@ class Pairs:
     def __post_init__(self) -> None:
         shapes = {self.age_s.shape, self.horizon_s.shape, self.value_now.shape, self.growth.shape}
         if len(shapes) != 1 or self.age_s.ndim != 1:
-            raise ValueError(f"the arrays of pairs must be of one length, not {sorted(shapes)}")
+            raise ValueError(f"the arrays of pairs must have the same length, not {sorted(shapes)}")
 
     def __len__(self) -> int:
         return len(self.age_s)

@@ -1,8 +1,13 @@
 """Training samples: cut points of videos, what was known at each cut point, and what happened later.
 
 A sample is a (video, now). Its labels are real later observations. A horizon has no label if its end was not
-observed. Cut points are at observations, in the time without observations after them, and once per video before
-anything is observed.
+observed.
+
+    counters    Cut points are at snapshots, and at random times up to a day after some of the snapshots.
+    events      Cut points are at random ages.
+
+One more cut point per video is early: before the first snapshot, or in the first hour for events. At most of these,
+nothing is observed yet.
 """
 
 from __future__ import annotations

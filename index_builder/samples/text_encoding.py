@@ -23,7 +23,7 @@ from model.engagement.video import Video
 WORTH_A_PROCESS: Final = 2_000
 """Number of texts that take longer to encode than a process takes to start."""
 _AHEAD: Final = 4
-"""Maximum number of chunks per process that are waiting to be encoded or fetched. It limits the memory in use."""
+"""Maximum number of chunks per process that are submitted and not yet read. It limits the memory in use."""
 
 _encoder: SentenceEncoder | None = None
 

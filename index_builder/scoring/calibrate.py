@@ -14,19 +14,24 @@ from model.quantiles.calibration import COLD, Calibration
 _MIN_DRIFT_VIDEOS: Final = 2000
 """Minimum number of videos for comparing the older half with the newer half."""
 _PRIOR_VIDEOS: Final = 200
-"""Number of holdout videos that give as much information about the width of intervals as the network's own training did."""
+"""Weight of the network's own interval widths, as a number of holdout videos.
+
+It is used to shrink the stretch if there are few holdout videos.
+"""
 
 
 def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     """Fit the stretch of intervals to samples and their growth quantiles (N, J, 3).
 
-    For a cold start, only the first outcome is used. It is the hardest to forecast and the one that users ask for.
-    The many later outcomes of the same video would otherwise outweigh it.
+    For a cold start, only the first outcome is used. It is the hardest to forecast, and users ask for it. Without
+    this rule, the many later outcomes of the same video would outweigh it.
 
-    If there are enough videos to tell drift from chance, a stretch is fitted to the older half and to the newer half
-    of the videos. Each interval gets the larger stretch, because what changed within the holdout is likely to go on
-    changing after it. If there are fewer videos, the stretch of warm samples is shrunk towards 1. The fewer the
-    videos, the more it is shrunk.
+    If there are enough videos to tell drift from chance, one stretch is fitted to the older half of the videos and
+    one to the newer half. Each interval gets the larger stretch, because a change within the holdout is likely to
+    continue after it.
+
+    If there are fewer videos, the stretch of warm samples is shrunk towards 1. The fewer videos there are, the more
+    it is shrunk.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known

@@ -1,4 +1,4 @@
-"""Computes what training needs of its holdout videos: which of them decide when to stop, their loss, and the bundle's scores."""
+"""Computes what training needs of its holdout videos: the half that decides when to stop, the loss, and the bundle's scores."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
 
 
 def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return flags (N,) of the samples whose video is in a stable half of the holdout videos. A hash of the video's id decides.
+    """Return flags (N,) of the samples whose video is in the stopping half of the holdout videos.
 
-    This half decides when training stops, and how far intervals are stretched for the scores of the other half.
+    A hash of the video's id decides, so the half is always the same. This half decides when training stops. It also
+    decides how far intervals are stretched for the scores of the other half.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

@@ -1,7 +1,7 @@
 """Scores of growth forecasts. Growth is y = log2((1 + count at the horizon) / (1 + count now)).
 
-All inputs are finite arrays (n,) float64 in log2 units with n >= 1. A ratio or correlation may be undefined, if there
-is only one row or if growth does not vary. Then the score is NaN or infinite, and no error is raised.
+All inputs are finite arrays (n,) float64 in log2 units with n >= 1. If there is only one row, or if growth does not
+vary, a ratio or correlation is undefined. Then the score is NaN or infinite, and no error is raised.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Scores:
 
 
 def nmse(y: Array, forecast: Array) -> float:
-    """Return the mean squared error divided by the population variance of y. 1 is as good as forecasting the mean of y."""
+    """Return the mean squared error divided by the population variance of y. The value 1 is as good as forecasting the mean of y."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean((forecast - y) ** 2) / np.var(y))
 

@@ -2,17 +2,15 @@
 
 The process is drawn in cluster form, one generation of all videos at a time:
 
-    immigrants  Events without a parent. They are Poisson. Their rate falls as a power of the video's age, and their
-    number grows with
-                the video's appeal.
-    children    Events caused by an event of type i. Their number is Poisson with mean
-                branching * hour(t) * mark(reach) * OFFSPRING[i].sum(). Their types follow OFFSPRING[i]. Their delays
-                follow the Omori
-                kernel (t + c) ** -(1 + theta).
+    immigrants  Events without a parent. Their number is Poisson and grows with the video's appeal.
+                Their rate falls as a power of the video's age.
+    children    Events that are caused by an event of type i. Their number is Poisson with mean
+                branching * hour(t) * mark(reach) * OFFSPRING[i].sum(). Their types follow OFFSPRING[i].
+                Their delays follow the Omori kernel (t + c) ** -(1 + theta).
     hour(t)     The audience's activity by hour of day, with mean 1.
 
 Appeal raises the number of immigrants and the branching ratio. The branching ratio is less than 1, so the number of
-events is finite. Its distribution is heavy-tailed.
+events is finite. The number of events per video is heavy-tailed.
 """
 
 from __future__ import annotations
@@ -42,7 +40,8 @@ _OFFSPRING: Final = np.array(
 )
 """Mean number of children of each type (columns) of a parent of each type (rows), up to a factor.
 
-``_OFFSPRING_UNIT`` is this matrix, scaled so that its largest eigenvalue is 1. It is multiplied by the branching ratio.
+``_OFFSPRING_UNIT`` is this matrix divided by its largest eigenvalue. The branching ratio multiplies
+``_OFFSPRING_UNIT``.
 """
 _OFFSPRING_UNIT: Final = _OFFSPRING / np.abs(np.linalg.eigvals(_OFFSPRING)).max()
 _IMMIGRANT_TYPES: Final = np.array([0.86, 0.09, 0.02, 0.03])

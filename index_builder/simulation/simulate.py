@@ -31,9 +31,11 @@ _SNAPSHOTS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What was written: the ``content``, the number ``counts`` (V,) int64 of events per video, and the end of the rows.
+    """Describes what was written.
 
-    ``end_us`` is in microseconds since 1970 UTC.
+    ``content``: the videos.
+    ``counts`` (V,) int64: number of events per video.
+    ``end_us``: end of the rows in microseconds since 1970 UTC.
     """
 
     content: Content

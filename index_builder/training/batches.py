@@ -29,7 +29,10 @@ class Batch:
     length: int
 
     def share(self, rank: int, size: int) -> Batch:
-        """Return every ``size``-th video, beginning with number ``rank``. The result is empty if there are ``rank`` videos or fewer."""
+        """Return the share of process ``rank`` of ``size``: every ``size``-th video, beginning with number ``rank``.
+
+        The share is empty if there are ``rank`` videos or fewer.
+        """
         if size == 1:
             return self
         return Batch(self.videos[rank::size], self.rows[rank::size], self.real[rank::size], self.length)

@@ -118,7 +118,7 @@ class BundleWriter:
         )
 
     def _training(self) -> dict[str, Any]:
-        """Return what the manifest says about the training."""
+        """Return the manifest's entries about the training."""
         plan = self.plan
         return {
             "as_of_us": plan.as_of_us,
@@ -151,7 +151,7 @@ class BundleWriter:
         return holdout_evaluation(manifest, self.plan.data, fitted, holdout.samples, stopping, methods)
 
     def _support(self, model: TrainedModel) -> Support:
-        """Return the range of the samples that a model learned from and of the holdout's samples."""
+        """Return the range of the samples that a model learned from, together with the holdout's samples."""
         parts = [model.objective.corpus.samples, self.forecasts.holdout.samples]
         return support_of(self.plan.observed, parts, self.plan.max_horizon_us / SECOND_US)
 

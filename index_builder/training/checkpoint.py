@@ -1,7 +1,7 @@
 """Checkpoints from which an interrupted training resumes. Each stage has one file, which is replaced as a whole after every pass.
 
-    stage-N.safetensors    network, best weights, optimizer and random states; schedule and losses as JSON in its
-    header
+    stage-N.safetensors    network, best weights, optimizer and random states
+                           (the schedule and the losses are JSON in the file's header)
 
 A checkpoint belongs to one run: the same data, settings, seed, number of processes, versions and code. A checkpoint
 of a different run is ignored with a warning and then replaced. No pickle is used.

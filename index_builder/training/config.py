@@ -21,10 +21,15 @@ class TrainConfig:
     """Defines how a bundle is trained."""
 
     epochs: int = 0
-    """Passes of stage one over the training samples. 0 chooses by the number of batches: 3 to 9 passes, or 2 to 30 if there are few videos.
+    """Number of passes of stage one over the training samples.
+
+    0 chooses it by the number of batches: 3 to 9 passes, or 2 to 30 passes if there are few videos.
     """
     fusion_epochs: int = -1
-    """Passes of stage two, which learns to use neighbours. 0 turns retrieval off. -1 means 12, or 4 if there are few videos."""
+    """Number of passes of stage two, which learns to use neighbours.
+
+    0 turns retrieval off. -1 means 12, or 4 if there are few videos.
+    """
     patience: int = 5
     """Number of passes without a lower holdout loss after which a stage stops and returns to its best pass.
 
@@ -51,19 +56,22 @@ class TrainConfig:
     likelihood_weight: float = 0.01
     """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
     validation_share: float = 0.1
-    """Fraction of videos in the holdout, 0.01 .. 0.5. The newest videos are held out, for calibration and evaluation."""
+    """Fraction of the videos that are held out for calibration and evaluation, 0.01 .. 0.5. The newest videos are held out."""
     max_horizon_h: float = 168.0
     """Longest horizon that the model will forecast, in hours."""
     max_age_h: float = 720.0
     """Maximum age of a training sample in hours."""
     cuts_per_video: int = 0
-    """Number of cut points per video fed by events. 0 means 16, or 64 if there are few videos. Counters are cut at every snapshot."""
+    """Number of cut points per video if the metric is fed by events. 0 means 16, or 64 if there are few videos.
+
+    Counters are cut at every snapshot.
+    """
     labels_per_cut: int = 6
     """Number of labels per sample. A label is a later observation that the model learns from."""
     bank_videos: int = 60_000
     """Maximum number of videos in the bank. The newest videos are kept.
 
-    A creator's record also goes back only this many videos. Search is exact up to about 20,000 videos.
+    A creator's features also use only this many of the newest videos. Search is exact up to about 20,000 videos.
     """
     neighbours: int = 10
     """Number of neighbours that are fused into a forecast (K)."""
@@ -89,7 +97,10 @@ class TrainConfig:
     use_content: bool = True
     """False for an ablation: no content vector, so neighbours are found by trajectory only."""
     use_cascade: bool = True
-    """False for an ablation. Then forecasts of metrics fed by events do not start from the growth that a self-exciting cascade expects."""
+    """False for an ablation: forecasts do not start from the growth that a self-exciting cascade expects.
+
+    It matters only for metrics that are fed by events.
+    """
 
     def __post_init__(self) -> None:
         limits = {
@@ -128,7 +139,7 @@ class TrainConfig:
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
     def suited_to(self, videos: int) -> TrainConfig:
-        """Return these settings with the values that depend on the number of ``videos`` filled in."""
+        """Return a copy of these settings in which the values that depend on the number of ``videos`` are filled in."""
         few = videos < self.few_videos
         return dataclasses.replace(
             self,

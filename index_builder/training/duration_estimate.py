@@ -15,7 +15,7 @@ from index_builder.training.config import TrainConfig
 from index_builder.training.trainer import FUSION_ROWS
 
 _MAX_TOKENS: Final = 200
-"""Maximum number of tokens per video. It is limited because rows in the same bin of the video's age form one token."""
+"""Maximum number of tokens per video. The number is limited because all rows in one bin of the video's age form one token."""
 _BATCH_VIDEOS: Final = 400
 _START_S: Final = 25.0
 """Seconds that do not depend on the size of the data: compilers, the export of the networks, the report."""

@@ -27,8 +27,8 @@ class EarlyStopping:
         """Record the loss of the pass that just ended, and keep its weights if it is the best."""
         best = self.losses[self.epoch] if self.epoch >= 0 else math.inf
         self.losses.append(loss)
-        # A NaN loss (an empty holdout) is never better than another loss. The first weights are still kept, because
-        # there are no others.
+        # A NaN loss (of an empty holdout) is never better than another loss. The weights of the first pass are kept
+        # in any case.
         if not self.patience or self.epoch < 0 or loss < best or math.isnan(best):
             self.epoch = len(self.losses) - 1
             self.weights = {name: value.detach().clone() for name, value in net.state_dict().items()}

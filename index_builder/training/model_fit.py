@@ -62,8 +62,9 @@ class TrainedModel:
     """A trained network together with the values that a bundle needs.
 
     ``pace``: the usual pace of growth.
+    ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
-    ``centre`` (d_model,): it is subtracted from states to make trajectory vectors.
+    ``centre`` (d_model,): vector that is subtracted from states to make trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     """
@@ -135,7 +136,7 @@ class ModelFit:
     def _train_fusion(
         self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Run stage two: find neighbours with the vectors of stage one, then train fusion and head on states and neighbours."""
+        """Run stage two. It finds neighbours with the vectors of stage one, and trains fusion and head on states and neighbours."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))

@@ -23,9 +23,12 @@ from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import QUANTILES, basis, on_grid_at
 
 _COLD_WEIGHT: Final = 0.05
-"""Weight of cold samples. It is small because their errors are about ten times as large and must not dominate the others."""
+"""Weight of cold samples. It is small because their errors are about ten times as large and must not dominate the loss."""
 _SQUARED_WEIGHT: Final = 1.0
-"""Weight of the Huber loss. The Huber loss pulls the middle quantile from the median towards the mean if growth is rare but large."""
+"""Weight of the Huber loss.
+
+If growth is rare but large, this loss pulls the middle quantile from the median towards the mean.
+"""
 _CASCADE_SQUARED_WEIGHT: Final = 0.5
 """Weight of the Huber loss with a cascade. It was chosen on development splits of data sets of posts."""
 _DELTA: Final = 1.0
@@ -35,7 +38,7 @@ _CASCADE_DELTA: Final = 2.0
 It is larger than ``_DELTA``, the value without a cascade, because these forecasts start in a video's first minutes.
 """
 _EXPECTED_VIDEOS: Final = 300
-"""Number of imaginary videos that grow exactly as their cascade expects.
+"""Number of imaginary videos that grow exactly as their cascade expects. They are added to the real videos in the loss.
 
 The fewer real videos there are, the closer forecasts stay to the cascade.
 """
@@ -208,10 +211,10 @@ class Objective:
         return on_grid_at(samples.expected[rows], samples.horizon_s[rows], self._max_horizon_s)
 
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
-        """Return the mean loss over the labels of samples ``rows``: pinball loss of the quantiles plus Huber loss of the median.
+        """Return the mean loss over the labels of samples ``rows``: the pinball loss of the quantiles plus the Huber loss of the median.
 
-        With a cascade, the growth that it expects is used as an additional label. This label has more weight if there
-        are few videos.
+        With a cascade, the growth that the cascade expects is an additional label. This label has more weight if
+        there are few videos.
         """
         growth = self.put(samples.growth[rows].astype(np.float32))
         known = torch.isfinite(growth)

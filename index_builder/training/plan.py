@@ -61,7 +61,7 @@ class Plan:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-        """Show the progress of a step on the first process. Yield a function that advances it."""
+        """Show the progress of a step. Yield a function that advances it. Only the first process shows it."""
         if not self.process_group.is_first:
             yield lambda *_, **__: None
             return

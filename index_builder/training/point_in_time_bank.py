@@ -1,4 +1,4 @@
-"""The bank for training: what a bank would have contained at each time, and which neighbours it would have returned.
+"""Finds the neighbours for training: those that a bank would have returned at each past time.
 
 The vectors come from the network after stage one. Stage two does not change them.
 """

@@ -1,14 +1,14 @@
-"""Fits rates to past spans of time. For every age and every type, expected and real engagement then have the same sum.
+"""Fits rates to past spans of time, so that expected and real engagement have the same sum for every age and type.
 
-For each type, log c and the daily waves (``model.rates`` explains both) are fitted. They maximise the
-quasi-likelihood of counts with a log link. At each knot of age, the score of the quasi-likelihood is the difference
-of the two sums. So nothing is assumed about how the growth of videos is distributed around its mean.
+The fit determines log c and the daily waves of each type (see ``model.rates``). It maximises the quasi-likelihood of
+counts with a log link. At each knot of age, the score of the quasi-likelihood is the difference of the expected and
+the real sum. So the fit assumes nothing about how the growth of videos is distributed around its mean.
 
-All spans of a video together are one observation. The variance of the videos' scores at a knot measures how much is
+All spans of one video together are one observation. The variance of the videos' scores at a knot measures how much is
 known at this knot. A factor may be known from few videos only, or from a few large videos that disagree with all
-others. Such a factor follows the factors of neighbouring ages, by a random walk in log age.
+others. Then the factor follows the factors of neighbouring ages, because the prior is a random walk in log age.
 
-Spans of training videos are fitted first, because there are many of them, of every age. Spans of the holdout then
+Spans of training videos are fitted first, because there are many of them at every age. Then spans of the holdout
 correct the result. The correction is needed because forecasts of training data are a little too good, and because
 times change.
 """
@@ -50,11 +50,13 @@ _MAX_RATIO: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """N spans of time, with M forecasts per span, made from what was known at the span's start, and the real growth of K types.
+    """N spans of time with M forecasts each, and the real growth of K types.
+
+    The forecasts were made from what was known at the start of the span.
 
     ``video`` (N,) int64: video of each span.
-    ``hours`` (N, M) float64: hours of engagement, at a forecast's rate, that equal the engagement in the forecast's
-    segment of the span.
+    ``hours`` (N, M) float64: each forecast stands for a segment of the span. This is the segment's expected
+    engagement, expressed in hours at the forecast's rate.
     ``timed`` (N,) bool: True if the span is short enough to give information about the time of day.
     ``moments``: inputs of the N * M forecasts, span by span.
     ``served`` (N, M, K) float64: the forecaster's own rates.
@@ -112,8 +114,8 @@ def _shares(spans: Spans, metric: tuple[int, ...]) -> Floats:
 def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple[Rates, Floats]:
     """Move the factors and waves of ``start`` to fit the spans. Return the new rates and variances.
 
-    The variances (2, len(KNOTS), K) are those of a video's score, relative to the score's mean. They never fall below
-    ``minimum``, their previous values, because few videos do not show the full variance.
+    A variance is that of a video's score, relative to the mean of the score. The variances have shape (2, len(KNOTS),
+    K). They never fall below ``minimum``, their previous values, because few videos do not show the full variance.
     """
     n, m, n_types = spans.served.shape
     expected = start.unbounded(spans.moments).reshape(n, m, n_types) * spans.hours[..., None]
@@ -144,11 +146,11 @@ def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple
 def _moved(
     expected: Floats, design: Floats, grown: Floats, video: NDArray[np.int64], prior: _Prior, minimum: Floats
 ) -> tuple[Floats, Floats]:
-    """Return the changes (J,) of log c at each knot and of the weight of each wave, and the variances of scores.
+    """Compute one fit of the factors and waves. Return their changes (J,) and the variances of scores.
 
-    The n spans have M forecasts each. ``expected`` (n, M) is each forecast's contribution to its span's expected
-    growth. ``design`` (n, M, J) are the forecasts' weights of knots and waves. The variances do not fall below
-    ``minimum``.
+    The changes are those of log c at each knot and of the weight of each wave. The n spans have M forecasts each.
+    ``expected`` (n, M) is each forecast's contribution to the expected growth of its span. ``design`` (n, M, J) are
+    the forecasts' weights of knots and waves. The variances do not fall below ``minimum``.
     """
     knots = len(KNOTS)
     step = np.diff(np.eye(knots), axis=0) / np.sqrt(np.diff(KNOTS) / np.log(2))[:, None]

@@ -1,10 +1,10 @@
-"""Finds the spans of time that rates are fitted to, the growth that past forecasts expected in them, and the real growth.
+"""Finds the spans of time that rates are fitted to. Computes the growth that past forecasts expected in them and the real growth.
 
-Counters: a span is the time between two readings, or between publication and the first reading. The forecaster is
-asked at several times that are spread over the span. Each forecast uses what was known at the span's start.
+Counters: a span is the time between two readings, or between publication and the first reading. The forecaster
+forecasts at several times that are spread over the span. Each forecast uses what was known at the span's start.
 
-Events: spans start at ages that are drawn evenly in log(age + 1 h). The length of a span is 1/24 of the age, and at
-least an hour.
+Events: spans start at ages that are drawn evenly in log(age + 1 h). The length of a span is 1/24 of the age, but at
+least one hour.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def spans(
         video = np.flatnonzero(high > low).repeat(_AGES)
         share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
         # The starts are spaced evenly in log(age + 1 h). An early hour has much engagement, so few early hours are
-        # enough. Late hours have little, so many of them are needed.
+        # enough. A late hour has little engagement, so many late hours are needed.
         first, last = low[video] + HOUR_US, high[video] + HOUR_US
         age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
         start = published[video] + age
@@ -117,11 +117,11 @@ def forecast_spans(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Spans:
-    """Forecast N spans and return the expected and the real growth. There are ``n_times`` forecasts per span.
+    """Forecast N spans. Return the expected and the real growth. There are ``n_times`` forecasts per span.
 
-    A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at the time at
-    which a rate that falls as 1 / age equals its mean over the segment. Without ``n_times``, spans of events are
-    forecast only at their start. There, growth after the next hour is assumed to be spread evenly in log age.
+    A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at one time. At
+    this time, a rate that falls as 1 / age equals its mean over the segment. Without ``n_times``, spans of events are
+    forecast only at their start. Then growth after the next hour is assumed to be spread evenly in log age.
     """
     data, types = observed.data, forecaster.manifest.types
     m = n_times or (1 if observed.continuous else _TIMES_PER_SPAN)
@@ -183,8 +183,7 @@ def forecast_spans(
 def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
     """Return the growth (N, K) float64 of each type over N spans. It is NaN if the type's counter was not read at both ends.
 
-    A reading is used for an end of the span if it is older than the end by at most a tenth of the span. At
-    publication every count is 0.
+    A reading may be older than an end of the span by at most a tenth of the span. At publication every count is 0.
     """
     at_publication = start_us == observed.data.published_us[video]
     slack_us = (end_us - start_us) // 10

@@ -1,4 +1,6 @@
-"""The staging folder beside a bundle's destination, where the bundle is written. It survives a kill and is removed after success.
+"""The staging folder, where a bundle is written. It is beside the bundle's destination.
+
+The staging folder remains if the training is killed. It is removed after success.
 
 .NAME.training/
     lock                   locked while a training runs; a second training with the same destination is refused

@@ -43,14 +43,14 @@ def train(
     seed: int = 0,
     config: Path | None = None,
 ) -> str | None:
-    """Train, calibrate and evaluate a model, write the bundle and fill its bank. Only data up to ``as_of_us`` is used.
+    """Train a bundle and fill its bank. Only data up to ``as_of_us`` is used.
 
-    The newest videos are the holdout. One half of them decides when to stop. The other half is scored for the report.
-    All of them calibrate the intervals. ``index_builder.training.training_run`` explains this. If a training was
-    killed and is started again, it resumes after its last pass over the data. Under torchrun all processes train, and
-    only the first process does everything else.
+    The newest videos are the holdout. One half of the holdout decides when to stop. The other half is scored for the
+    report. The whole holdout calibrates the intervals. ``index_builder.training.training_run`` explains this.
 
-    The findings of ``check`` and an estimate of the duration are printed to standard error first.
+    If a training was killed and is started again, it resumes after its last complete pass over the data. Under
+    torchrun all processes train, and only the first process does everything else. The findings of ``check`` and an
+    estimate of the duration are printed to standard error first.
 
     Returns:
         A summary as text, or None on processes other than the first.
@@ -70,7 +70,9 @@ def train(
         _print_findings(check_dataset(data))
     dataset = load_dataset(data, before_us=as_of_us)
     if len(dataset.videos) < _MIN_VIDEOS:
-        raise DataError(f"{data}: {len(dataset.videos)} videos published by the as-of time; needed: {_MIN_VIDEOS}")
+        raise DataError(
+            f"{data}: {len(dataset.videos)} videos published up to the as-of time; needed: at least {_MIN_VIDEOS}"
+        )
     observed = Observed.of(dataset, metric)
     require_growth(observed)
     settings = settings.suited_to(len(dataset.videos))

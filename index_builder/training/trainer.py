@@ -30,7 +30,7 @@ from index_builder.training.objective import NeighbourInputs, Objective
 Report = Callable[[int, str], None]
 """Called with (number of batches done, note)."""
 Losses = Iterator[tuple[Tensor | None, int]]
-"""For each batch of a pass: this process's loss, and the number of processes that got a share of the batch.
+"""Yields for each batch of a pass: this process's loss, and the number of processes that got a share of the batch.
 
 The loss is None if this process got no share.
 """
@@ -38,7 +38,7 @@ FUSION_ROWS: Final = 512
 """Number of samples per batch of stage two."""
 _HEAD: Final = ("head.", "category.", "language.", "audience.")
 _SECOND: Final = ("fusion.", *_HEAD)
-"""Prefixes of the parameters that stage two trains. No vector of the bank depends on them."""
+"""Prefixes of the parameters that stage two trains. No vector of the bank depends on these parameters."""
 _NO_NEIGHBOURS: Final = 0.15
 """Fraction of stage-two samples that see no neighbours, so that the model still works without a bank."""
 

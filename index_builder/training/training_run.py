@@ -1,9 +1,11 @@
-"""Trains the models of a run. The first model does not see the newest videos. If there are few videos, a second model learns from all.
+"""Trains the models of a run.
 
-The newest videos are the holdout. They decide which pass of each stage was the best, calibrate the intervals and are
-scored. If there are few videos, the holdout is too large a share to leave unused, and its videos resemble future
-videos most. Then a second model learns from all videos. It starts from the same initial weights and makes the number
-of passes that was best. It uses the calibration of the first model.
+The first model does not learn from the newest videos, which are the holdout. The holdout decides which pass of each
+stage was the best. It also calibrates the intervals and is scored.
+
+If there are few videos, a second model learns from all videos. There are two reasons. The holdout is too large a
+share to leave unused, and its videos resemble future videos most. The second model starts from the same initial
+weights and makes the number of passes that was best. It uses the calibration of the first model.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class TrainingRun:
         return fit.train(holdout)
 
     def refit_on_all(self, first: TrainedModel) -> TrainedModel:
-        """Learn from everything known. The number of passes is the one that was best in each stage of ``first``."""
+        """Learn from everything known. Each stage makes the number of passes that was best in ``first``."""
         passes = {name: stage.epoch + 1 for name, stage in first.stages.items()}
         config = replace(
             self.plan.config,
