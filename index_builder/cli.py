@@ -117,10 +117,14 @@ def check(data: Data) -> None:
 def train(
     data: Data,
     as_of: AsOf,
-    metric: Annotated[str, typer.Option(help="views, likes, ..., an event type, or total (the sum of all).")],
+    metric: Annotated[
+        str, typer.Option(help="Metric to forecast: views, likes, ..., an event type, or total (the sum of all).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the config's]")] = None,
+    device: Annotated[str, typer.Option(help="Device to train on: auto, cpu or cuda.")] = "auto",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of passes over the data. [default: set by --config]")
+    ] = None,
     seed: Seed = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file with training settings.")] = None,
 ) -> None:
@@ -178,12 +182,12 @@ def evaluate(
     bundle: Bundle,
     data: Data,
     published_from: Annotated[
-        int, typer.Option(parser=parse_time, metavar="TIME", help="Score videos published from this time on.")
+        int, typer.Option(parser=parse_time, metavar="TIME", help="Score only videos published at or after this time.")
     ],
     published_before: Annotated[
         int | None,
         typer.Option(
-            parser=parse_time, metavar="TIME", help="Score videos published before this time. [default: the end]"
+            parser=parse_time, metavar="TIME", help="Score only videos published before this time. [default: no limit]"
         ),
     ] = None,
     ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",

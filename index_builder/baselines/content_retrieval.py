@@ -1,9 +1,9 @@
 """Content-only retrieval, as in MMRA: forecasts the mean growth of the past videos whose content is most similar.
 
-The neighbours of a query are videos that were published before the query's video. For each of them, the growth from
-the same age over the same horizon must have been observed by the query's ``now``. The forecast is the weighted mean
-growth of K neighbours. They are the ones whose content vectors have the highest cosine similarity to the query's. The
-weights are the softmax of the cosines.
+The candidates for a query are videos that were published before the query's video. For each candidate, the growth
+from the same age over the same horizon must have been observed by the query's ``now``. The K candidates whose content
+vectors have the highest cosine similarity to the query's are its neighbours. The forecast is the weighted mean of
+their growth. The weights are the softmax of the cosines.
 
 The method reads the age of the query's video but none of its engagement. This shows how much content alone can
 forecast.

@@ -74,7 +74,11 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         "Trained on": f"{training['videos']:,} videos published from {utc_minutes(training['first_published_us'])}, as known at "
         f"{utc_minutes(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
         "Training": f"{training['samples']:,} samples for learning, {training['held_back']:,} held out for the scores"
-        + ("; then a second model learned from all of them for as many passes; " if training["learned_all"] else "; ")
+        + (
+            "; then a second model learned from all samples with the same number of passes; "
+            if training["learned_all"]
+            else "; "
+        )
         + f"seed {training['seed']}, on {training['device']}"
         + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
         "Scored on": evaluation.about,

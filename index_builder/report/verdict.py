@@ -19,9 +19,9 @@ from index_builder.report.evaluation import MODEL, Evaluation
 GROWING: Final = float(np.log2(1.1))
 """Minimum mean growth of a growing cell in log2 units: an increase by a tenth."""
 _POWER: Final = ((1.96 + 0.84) / 1.96) ** 2
-"""Factor for the number of videos. It applies to a number of videos whose interval just touches 0.
+"""Factor by which the number of videos must grow if the interval just touches 0.
 
-With that many times more videos, the difference is certain at 95 % in four of five trials.
+With that many videos, the difference is certain at 95 % in four of five trials.
 """
 _MAX_FACTOR: Final = 50.0
 """Maximum factor for the number of videos that is reported. A difference that needs a larger factor is reported as too small."""

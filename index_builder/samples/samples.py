@@ -6,8 +6,8 @@ observed.
     counters    Cut points are at snapshots, and at random times up to a day after some of the snapshots.
     events      Cut points are at random ages.
 
-One more cut point per video is early: before the first snapshot, or in the first hour for events. At most of these,
-nothing is observed yet.
+One more cut point per video is early: before the first snapshot, or in the first hour for events. Usually
+nothing is observed yet at this cut point.
 """
 
 from __future__ import annotations

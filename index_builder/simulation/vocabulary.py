@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 -- letters of other scripts are meant
+# ruff: noqa: RUF001 -- letters of other scripts are intended
 """Vocabulary of the simulator: the words of its invented titles.
 
 Every topic has the same number of words in every language. The words are sorted from everyday to catchy, and a word's

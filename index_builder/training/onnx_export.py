@@ -28,7 +28,7 @@ _WEIGHTS: Final = "weights.safetensors"
 
 
 class _Head(nn.Module):
-    """Target, fusion and head in one graph."""
+    """Combines target, fusion and head in one graph."""
 
     def __init__(self, net: M3TR) -> None:
         super().__init__()

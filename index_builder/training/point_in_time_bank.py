@@ -1,4 +1,4 @@
-"""Finds the neighbours for training: those that a bank would have returned at each past time.
+"""Finds neighbours for training: the neighbours that a bank would have returned at a past time.
 
 The vectors come from the network after stage one. Stage two does not change them.
 """

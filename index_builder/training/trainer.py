@@ -28,7 +28,7 @@ from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.objective import NeighbourInputs, Objective
 
 Report = Callable[[int, str], None]
-"""Called with (number of batches done, note)."""
+"""Reports progress. The arguments are the number of batches done and a note."""
 Losses = Iterator[tuple[Tensor | None, int]]
 """Yields for each batch of a pass: this process's loss, and the number of processes that got a share of the batch.
 
