@@ -1,1 +1,1 @@
-"""The offline half: from a data set to a trained bundle and a filled bank (command ``m3tr-build``)."""
+"""Offline part of the project: turns a data set into a trained bundle and a filled bank (command ``m3tr-build``)."""

@@ -1,7 +1,7 @@
 """Command line of the builder, ``m3tr-build``.
 
-Each command imports what it needs when it runs, so that help and completion stay fast. An error that the user can fix ends the
-command with one line on standard error and exit code 2.
+Each command imports its modules only when it runs, which keeps help and completion fast. If the user can fix an
+error, the command prints one line to standard error and exits with code 2.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _TIMES: Final = "2026-06-01, 2026-06-01T12:30 or 2026-06-01T12:30:00+02:00; UTC 
 
 
 def parse_time(text: str) -> int:
-    """Parse an ISO 8601 date or time to microseconds since 1970 UTC; UTC is the default zone.
+    """Parse an ISO 8601 date or time to microseconds since 1970 UTC. The default zone is UTC.
 
     Raises:
-        typer.BadParameter: the text is neither.
+        typer.BadParameter: the text is not a date or time.
     """
     try:
         time = datetime.fromisoformat(text.strip())
@@ -34,7 +34,7 @@ def parse_time(text: str) -> int:
 
 
 def parse_hours(option: str, text: str) -> list[float]:
-    """Parse hours > 0, separated by commas.
+    """Parse hours > 0 that are separated by commas.
 
     Raises:
         typer.BadParameter: the text is something else.
@@ -45,14 +45,14 @@ def parse_hours(option: str, text: str) -> list[float]:
         hours = []
     if not hours or not all(0 < hour < float("inf") for hour in hours):
         raise typer.BadParameter(
-            f"{option}: {text!r} is not allowed; allowed: hours above 0 with commas between, such as 24,72"
+            f"{option}: {text!r} is not allowed; allowed: hours above 0, separated by commas, such as 24,72"
         )
     return hours
 
 
 app = typer.Typer(
     name="m3tr-build",
-    help="Simulate, check, train, evaluate, forecast, replay: the offline half of M3TR Online.",
+    help="Simulate, check, train, evaluate, forecast and replay: the offline part of M3TR Online.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,13 +60,18 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Folder of a data set, with videos.parquet and events or counters.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="Folder of a data set: videos.parquet, and events.parquet or counters.parquet."
+    ),
 ]
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle that the command train wrote.")]
-AsOf = Annotated[int, typer.Option("--as-of", parser=parse_time, metavar="TIME", help=f"Use nothing later: {_TIMES}.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle written by the command train.")]
+AsOf = Annotated[
+    int, typer.Option("--as-of", parser=parse_time, metavar="TIME", help=f"Use only data up to this time: {_TIMES}.")
+]
 GrowingBank = Annotated[
     bool,
-    typer.Option("--growing-bank", help="Let the bank grow with the data set's later videos, as in a service."),
+    typer.Option("--growing-bank", help="Also use videos published after the training as neighbours, as in a service."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 
@@ -76,9 +81,10 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder to write the data set to.")],
     videos: Annotated[int, typer.Option(min=1, help="Number of videos.")] = 1000,
     seed: Seed = 0,
-    days: Annotated[float, typer.Option(min=1, help="Days over which videos are published.")] = 60,
+    days: Annotated[float, typer.Option(min=1, help="Number of days over which videos are published.")] = 60,
     start: Annotated[
-        int | None, typer.Option(parser=parse_time, metavar="TIME", help="First publication. [default: 2025-09-01]")
+        int | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Time of the first publication. [default: 2025-09-01]"),
     ] = None,
     counters: Annotated[bool, typer.Option("--counters", help="Write counter snapshots instead of events.")] = False,
 ) -> None:
@@ -98,7 +104,7 @@ def simulate(
 def check(data: Data) -> None:
     """Report what is wrong with a data set.
 
-    By file, column and row. The exit code is 1 if there are errors.
+    Faults are listed by file, column and row. The exit code is 1 if there are errors.
     """
     from index_builder.datasets.check import check_dataset
     from index_builder.datasets.findings import console, report
@@ -111,16 +117,20 @@ def check(data: Data) -> None:
 def train(
     data: Data,
     as_of: AsOf,
-    metric: Annotated[str, typer.Option(help="views, likes, ..., an event type, or total (their sum).")],
+    metric: Annotated[
+        str, typer.Option(help="Metric to forecast: views, likes, ..., an event type, or total (the sum of all).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the config's]")] = None,
+    device: Annotated[str, typer.Option(help="Device to train on: auto, cpu or cuda.")] = "auto",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of passes over the data. [default: set by --config]")
+    ] = None,
     seed: Seed = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file with training settings.")] = None,
 ) -> None:
     """Train a model and write its bundle.
 
-    Trains, calibrates and evaluates on what was known at --as-of, and fills the bundle's own bank.
+    The model is trained, calibrated and evaluated on what was known at --as-of. The bundle's own bank is filled.
     """
     from index_builder.training.train import train as run
 
@@ -139,11 +149,11 @@ def index(
         Path | None, typer.Option(help="Folder of an embedded bank to fill. [default: BUNDLE/bank]")
     ] = None,
 ) -> None:
-    """Fill a bank with what was observed before --as-of."""
+    """Fill a bank with what was observed up to --as-of."""
     from index_builder.bundles.index import index as run
 
     if qdrant_url is not None and bank is not None:
-        raise typer.BadParameter("--qdrant-url and --bank exclude one another; give one of them")
+        raise typer.BadParameter("--qdrant-url and --bank cannot be used together; give one of them")
     run(bundle, data, as_of_us=as_of, qdrant_url=qdrant_url, bank=bank)
 
 
@@ -151,14 +161,16 @@ def index(
 def forecast(
     bundle: Bundle,
     data: Data,
-    queries: Annotated[Path, typer.Argument(help="Parquet file: video_id, metric, now, target_time.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write, the queries with q0.1, q0.5 and q0.9.")],
+    queries: Annotated[
+        Path, typer.Argument(help="Parquet file with the columns video_id, metric, now and target_time.")
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: the queries with q0.1, q0.5 and q0.9.")],
     growing_bank: GrowingBank = False,
 ) -> None:
     """Forecast a file of queries.
 
-    Each query is answered from rows up to its own "now". A query that cannot be answered gets no numbers; these are counted and the
-    reasons are printed.
+    Each query is answered from rows up to its own "now". A query that cannot be answered gets empty quantiles. The
+    number of these queries and the reasons are printed.
     """
     from index_builder.bundles.forecast import forecast as run
 
@@ -170,19 +182,22 @@ def evaluate(
     bundle: Bundle,
     data: Data,
     published_from: Annotated[
-        int, typer.Option(parser=parse_time, metavar="TIME", help="Score videos published from this time on.")
+        int, typer.Option(parser=parse_time, metavar="TIME", help="Score only videos published at or after this time.")
     ],
     published_before: Annotated[
-        int | None, typer.Option(parser=parse_time, metavar="TIME", help="... and before this time. [default: the end]")
+        int | None,
+        typer.Option(
+            parser=parse_time, metavar="TIME", help="Score only videos published before this time. [default: no limit]"
+        ),
     ] = None,
     ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",
     horizons: Annotated[str, typer.Option(metavar="HOURS", help="Horizons to forecast.")] = "24,72,120",
-    out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the table of scores.")] = None,
     boosting: Annotated[
-        bool, typer.Option("--boosting", help="Compare with gradient boosting (LightGBM) too; this takes minutes.")
+        bool, typer.Option("--boosting", help="Also compare with gradient boosting (LightGBM). This takes minutes.")
     ] = False,
     likelihood: Annotated[
-        bool, typer.Option("--likelihood", help="Compare log-likelihoods with simple point processes too.")
+        bool, typer.Option("--likelihood", help="Also compare log-likelihoods with those of simple point processes.")
     ] = False,
     report: Annotated[
         Path | None, typer.Option(help="HTML file for a report with tables, charts and examples.")
@@ -191,7 +206,7 @@ def evaluate(
 ) -> None:
     """Compare a bundle with simple baselines.
 
-    Scores are by age and horizon, on the videos of a data set that were published in a given period.
+    Scores are listed by age and horizon. Only videos published in the given period are scored.
     """
     from index_builder.evaluation.evaluate import evaluate as run
 
@@ -218,24 +233,26 @@ def replay(
     data: Data,
     url: Annotated[str, typer.Option(help="Address of a running service, such as http://127.0.0.1:8000.")],
     from_: Annotated[
-        int | None, typer.Option("--from", parser=parse_time, metavar="TIME", help="First row. [default: all]")
+        int | None,
+        typer.Option("--from", parser=parse_time, metavar="TIME", help="Time of the first row to send. [default: all]"),
     ] = None,
     to: Annotated[
-        int | None, typer.Option(parser=parse_time, metavar="TIME", help="Last row. [default: the end]")
+        int | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Time of the last row to send. [default: the end]"),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Rows per second. [default: as fast as possible]")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Largest number of rows in a request.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of rows per request.")] = 1000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="API key with the scope ingest.")
+        str | None, typer.Option(envvar="M3TR_API_KEY", show_envvar=True, help="API key that has the scope ingest.")
     ] = None,
 ) -> None:
     """Send a data set's rows to a running service.
 
-    Rows are sent in order of time, each with an id: sending them again while the service remembers the ids changes nothing. Videos that
-    have rows in the period, or are published in it, are registered first. Of a video published before --from the service then knows
-    only later events; counters already include the past.
+    Rows are sent in order of time. Each row has an id. If a row is sent again while the service remembers its id,
+    nothing changes. Videos that have rows in the period, or are published in it, are registered first. If a video was
+    published before --from, the service does not learn its earlier events. Counters already include the past.
     """
     from index_builder.replay.replay import replay as run
 
@@ -249,16 +266,16 @@ def replay(
 def export(
     out: Annotated[Path, typer.Option(metavar="DATA", help="Folder to write the data set to.")],
     redis_url: Annotated[
-        str | None, typer.Option(envvar="REDIS_URL", show_envvar=True, help="Event store of a service.")
+        str | None, typer.Option(envvar="REDIS_URL", show_envvar=True, help="URL of a service's event store.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Data folder of a service with the embedded store; the service must be stopped.")
+        Path | None, typer.Option(help="Data folder of a service with the embedded store. The service must be stopped.")
     ] = None,
 ) -> None:
-    """Write what a service has collected as a data set to train on.
+    """Write what a service has collected as a data set for training.
 
-    The store keeps one bin for each interval of a video's age, and each bin becomes one row. Rows for videos that are not registered are
-    left out.
+    The store keeps one bin for each interval of a video's age. Each bin becomes one row. Rows of unregistered videos
+    are left out.
     """
     from index_builder.datasets.export import export_store as run
 
@@ -271,14 +288,14 @@ def export(
     for video_id, why in made.damaged.items():
         typer.echo(f"left out: video {video_id!r}, whose stored record cannot be read ({why})", err=True)
     for name, n in made.left_out.items():
-        typer.echo(f"left out: {n:,} counts of {name!r}, which has no column in counters.parquet", err=True)
+        typer.echo(f"left out: {n:,} counts of type {name!r}, which has no column in counters.parquet", err=True)
 
 
 @app.command()
 def demo(
     dir: Annotated[
         Path,
-        typer.Option(help="Folder for data, bundle and store; an earlier demo in it is replaced."),
+        typer.Option(help="Folder for data, bundle and store. An earlier demo in this folder is replaced."),
     ] = Path("demo"),
     videos: Annotated[int, typer.Option(min=100, help="Number of simulated videos.")] = 400,
     seed: Seed = 7,
@@ -289,7 +306,8 @@ def demo(
 ) -> None:
     """Run the whole workflow on synthetic data.
 
-    Simulate, train, index, serve, replay the last part as a live stream, and compare the forecasts with what really happened.
+    Simulate, train, index and serve. Then replay the end of the data as a live stream and compare the forecasts with
+    what really happened.
     """
     from index_builder.demo import demo as run
 
@@ -297,7 +315,7 @@ def demo(
 
 
 def main() -> None:
-    """Entry point of ``m3tr-build``."""
+    """Run ``m3tr-build``."""
     try:
         app()
     except (M3TRError, OSError) as error:

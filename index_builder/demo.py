@@ -1,9 +1,9 @@
-"""The whole workflow on synthetic data (command ``m3tr-build demo``).
+"""Runs the whole workflow on synthetic data (command ``m3tr-build demo``).
 
-    simulate -> train as of day 48 of 60 -> index -> serve -> replay the rest as a live stream -> forecast at cuts
+    simulate -> train as of day 48 of 60 -> index -> serve -> replay the remaining days -> forecast at cuts
 
-At each cut the replay pauses and the service forecasts the videos published since the training. Then the stream continues. What
-really happened is read from the data set, which the service never sees.
+A cut is a point in time. At each cut the replay pauses, and the service forecasts the videos published since the
+training. Then the replay continues. The real outcomes are read from the data set, which the service never sees.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _MARKER: Final = ".m3tr-demo"
 _SHOWN: Final = 4
 _STEPS: Final = 6
 _WIDE: Final = 110
-"""Width of a terminal from which titles are shown, in characters."""
+"""Minimum width of a terminal, in characters, for showing titles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One forecast and the real outcome; counts are cumulative."""
+    """One forecast and the real outcome. Counts are cumulative."""
 
     cut_us: int
     video: int
@@ -63,20 +63,20 @@ class Case:
 
     @property
     def inside(self) -> bool:
-        """Whether the real count is inside the 80 % interval, as shown: in whole counts."""
+        """Return whether the real count is inside the 80 % interval. The bounds are rounded to whole counts, as in the printed table."""
         return round(self.low) <= self.happened <= round(self.high)
 
     @property
     def strictly_inside(self) -> bool:
-        """The same before rounding, as ``m3tr-build evaluate`` counts it."""
+        """Return whether the real count is inside the interval before rounding, as ``m3tr-build evaluate`` does."""
         return self.low <= self.happened <= self.high
 
 
 def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool = False) -> None:
-    """Run every step, print the comparison, and serve until interrupted if ``keep_serving``.
+    """Run every step and print the comparison. With ``keep_serving``, serve afterwards until interrupted.
 
     Raises:
-        M3TRError: a step failed; the message says why.
+        M3TRError: a step failed. The message says why.
     """
     console = Console() if Console().is_terminal else Console(width=120)
     _prepare(folder)
@@ -96,12 +96,12 @@ def demo(folder: Path, *, videos: int = 400, seed: int = 7, keep_serving: bool =
             served = running.enter_context(serving(bundle, folder / "store", folder / "serve.log"))
             client = running.enter_context(Client(served.url))
             console.print(f"      on {served.url}", highlight=False)
-        with _step(console, 5, "replay the rest as a live stream, and forecast on the way"):
+        with _step(console, 5, "replay the remaining days as a live stream, with forecasts at three times"):
             cases, summary = _replay_with_forecasts(data, client)
         console.print(f"      {summary}", highlight=False)
         with _step(console, 6, "compare"):
             _report(console, data, cases)
-        console.print(f"all steps took {time.perf_counter() - began:.0f} s; everything is in {folder}", highlight=False)
+        console.print(f"all steps took {time.perf_counter() - began:.0f} s; all files are in {folder}", highlight=False)
         if keep_serving:
             console.print(
                 f"\nserving on {served.url}  (schema {served.url}/docs, metrics {served.url}/metrics); Ctrl-C stops it",
@@ -122,14 +122,14 @@ def _step(console: Console, number: int, name: str) -> Iterator[None]:
 
 
 def _prepare(folder: Path) -> None:
-    """Create the folder, or empty it if an earlier demo made it; refuse any other folder with content."""
+    """Create the folder, or empty it if an earlier demo created it. Refuse any other folder that is not empty."""
     marker = folder / _MARKER
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; allowed: a folder that is new, empty, or an earlier demo's")
+        raise DataError(f"{folder}: is a file; allowed: a new or empty folder, or the folder of an earlier demo")
     if folder.exists() and any(folder.iterdir()):
         if not marker.exists():
             raise DataError(
-                f"{folder}: holds something else; allowed: a folder that is new, empty, or an earlier demo's"
+                f"{folder}: contains other files; allowed: a new or empty folder, or the folder of an earlier demo"
             )
         for name in ("data", "bundle", "store"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -138,7 +138,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], str]:
-    """Replay up to each cut, forecast there, and continue to the end; return the cases and a summary of what was sent."""
+    """Replay up to each cut and forecast at the cut. Then replay to the end. Return the cases and a summary of what was sent."""
     alive = data.published_us >= AS_OF_US - round(LIFE_DAYS[1] * DAY_US)
     stream = Replay(data, client, videos=alive)
     cases: list[Case] = []
@@ -163,7 +163,7 @@ def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], s
 
 
 def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
-    """Forecasts at a cut for every video published since the training."""
+    """Return forecasts at a cut for every video published since the training."""
     fresh = np.flatnonzero((data.published_us >= AS_OF_US) & (data.published_us <= cut_us))
     targets = [cut_us + horizon_s * SECOND_US for horizon_s in HORIZONS_S]
     now, *later = (_counts(data, time_us) for time_us in (cut_us, *targets))
@@ -173,7 +173,7 @@ def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
         if response["value_now"] != now[video]:
             raise ServiceError(
                 f"video {data.videos[video].video_id} at {iso8601(cut_us)}: the service counts {response['value_now']:g} "
-                f"{METRIC}, the rows say {now[video]}"
+                f"{METRIC}, but the data set's rows give {now[video]}"
             )
         age_h = (cut_us - data.published_us[video]) / HOUR_US
         for made, count in zip(response["forecasts"], later, strict=True):
@@ -184,7 +184,7 @@ def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
 
 
 def _counts(data: DataSet, until_us: int) -> NDArray[np.int64]:
-    """Views of each video up to and including a time, (V,) int64."""
+    """Return the views (V,) int64 of each video up to and including a time."""
     events = data.events
     assert events is not None
     chosen = (events.time_us <= until_us) & (events.type == data.types.index("view"))
@@ -192,9 +192,9 @@ def _counts(data: DataSet, until_us: int) -> NDArray[np.int64]:
 
 
 def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
-    """Print a table of a few videos at each cut, and a summary of all."""
+    """Print a table of a few videos for each cut, and a summary of all forecasts."""
     if not cases:
-        raise DataError("videos: too few; none was published between the training and the cuts; use more")
+        raise DataError("videos: too few; no video was published between the training and the cuts; use more videos")
     for cut_us in CUTS_US:
         asked = [case for case in cases if case.cut_us == cut_us]
         known = sorted({case.video for case in asked if case.now > 0}) or sorted({case.video for case in asked})
@@ -206,9 +206,9 @@ def _report(console: Console, data: DataSet, cases: list[Case]) -> None:
     still = np.abs(np.log2(1 + np.array([case.now for case in cases])) - happened).mean()
     whole, strict = (sum(inside) for inside in zip(*((c.inside, c.strictly_inside) for c in cases), strict=True))
     console.print(
-        f"all {len(cases)} forecasts: {whole} inside the 80 % interval in whole counts ({whole / len(cases):.0%}), "
+        f"{len(cases)} forecasts: {whole} outcomes were inside the 80 % interval in whole counts ({whole / len(cases):.0%}), "
         f"{strict} before rounding ({strict / len(cases):.0%})\n"
-        f"mean error {model:.2f} in log2, against {still:.2f} for 'nothing more happens'",
+        f"mean error of the median in log2: {model:.2f}; error if no count changed: {still:.2f}",
         highlight=False,
     )
 

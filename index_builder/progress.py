@@ -1,9 +1,9 @@
-"""Progress of a long step: a bar in a terminal, otherwise a plain line every few seconds.
+"""Shows the progress of a long step: a bar in a terminal, otherwise a plain line every few seconds.
 
     with progress("train", total=1200) as bar:
         bar.advance(1, note="loss 0.12")
 
-Everything is printed to standard error, so that a command's output stays clean.
+Everything is printed to standard error, so that a command's output contains only its results.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from rich.progress import (
 )
 
 PLAIN_EVERY_S: Final = 5.0
-"""Shortest time between two plain lines, seconds."""
+"""Minimum time between two plain lines in seconds."""
 
 
 class Bar(Protocol):
     """Receives the progress of a running step."""
 
     def advance(self, steps: float = 1, *, note: str | None = None) -> None:
-        """Add finished steps; a note replaces the one before."""
+        """Add finished steps. A new note replaces the previous one."""
 
 
 @contextmanager
 def progress(name: str, total: float | None = None) -> Iterator[Bar]:
-    """Show the progress of ``name`` until the block ends; ``total`` is the number of steps, None if unknown."""
+    """Show the progress of ``name`` until the block ends. ``total`` is the number of steps, or None if it is unknown."""
     if not sys.stderr.isatty():
         lines = _Lines(name, total)
         yield lines

@@ -1,8 +1,14 @@
 """Gradient boosting on hand-made features: the usual alternative to the model.
 
-LightGBM learns growth from rows of (what is known of a video at a time, a horizon): counts, rates and gaps of the newest reading,
-the time since it, the creator's record, category, language, duration, hour and weekday, and the principal components of the
-text's sentence vectors. One ensemble of trees forecasts the mean, and one each end of the interval. Needs the extra ``boosting``.
+LightGBM learns growth from rows. Each row combines one horizon with what is known of a video at one time:
+
+    engagement  the counts, rates and gaps of the newest reading, and the time since that reading
+    video       category, language, duration, hour and weekday of publication
+    creator     the counts and growth of the creator's earlier videos
+    text        the principal components of the text's sentence vector
+
+Three tree ensembles forecast the mean, the lower end and the upper end of the interval. This module needs the extra
+``boosting``.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from model.growth.curves import curves, usual_pace
 
 ROUNDS: Final = 400
 ROWS: Final = 500_000
-"""Largest number of training rows."""
+"""Maximum number of training rows."""
 _COMPONENTS: Final = 32
 _CUTS: Final = 16
 _LABELS: Final = 6
@@ -46,13 +52,13 @@ _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
 
 
 class FeatureTable:
-    """Feature rows for the videos of one data set.
+    """Computes feature rows for the videos of one data set.
 
     Args:
         observed: the data set.
-        schema: codes of categories and languages, and the trained ranges.
-        until_us: nothing later is read of any video.
-        pace: (N_CURVE,) usual growth by age; None to compute it from ``observed``.
+        schema: gives the codes of categories and languages, and the maximum age and horizon of the training.
+        until_us: only rows up to this time are read.
+        pace: usual growth by age (N_CURVE,). If it is None, it is computed from ``observed``.
     """
 
     def __init__(
@@ -72,7 +78,11 @@ class FeatureTable:
         ).astype(np.float32)
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One row for each sample and horizon, (N * J, features) float32; ``components`` (384, 32) project the sentence vectors."""
+        """Return one row per sample and horizon.
+
+        The result has shape (N * J, features) and dtype float32, for N samples with J horizons each. ``components``
+        (384, 32) projects the sentence vectors to 32 dimensions.
+        """
         data, n_labels = self._observed.data, samples.horizon_s.shape[1]
         creator = creator_rows(
             data.videos,
@@ -109,9 +119,11 @@ def boosted(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q, 3) of queries on ``observed`` at q0.1, the mean, and q0.9, learned from ``past``, which ends at ``until_us``.
+    """Forecast the growth of queries on ``observed``, with trees trained on ``past``.
 
-    ``advance`` is called with 1 after each of the three ensembles. The ends never cross the mean.
+    Return an array (Q, 3) float64 with the 0.1 quantile, the mean and the 0.9 quantile of each of Q queries. ``past``
+    ends at ``until_us``. The lower quantile never exceeds the mean, and the upper quantile is never below the mean.
+    ``advance`` is called with 1 after each of the three ensembles is trained.
 
     Raises:
         DataError: LightGBM is not installed.

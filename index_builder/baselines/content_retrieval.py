@@ -1,8 +1,12 @@
-"""Content-only retrieval, as in MMRA: the mean growth of the past videos whose content is most similar.
+"""Content-only retrieval, as in MMRA: forecasts the mean growth of the past videos whose content is most similar.
 
-Neighbours of a query are videos published before it whose growth, from the same age on and over the same horizon, had been
-observed by the query's ``now``. The K most similar by cosine of the content vectors are weighted by the softmax of these cosines.
-Of the video's own engagement nothing is read, only its age: this measures how much content alone can forecast.
+The candidates for a query are videos that were published before the query's video. For each candidate, the growth
+from the same age over the same horizon must have been observed by the query's ``now``. The K candidates whose content
+vectors have the highest cosine similarity to the query's are its neighbours. The forecast is the weighted mean of
+their growth. The weights are the softmax of the cosines.
+
+The method reads the age of the query's video but none of its engagement. This shows how much content alone can
+forecast.
 """
 
 from __future__ import annotations
@@ -27,18 +31,24 @@ from model.growth.curves import FAR_FUTURE_US, curves
 
 NEIGHBOURS: Final = 10
 _SPARE: Final = 30
-"""Extra candidates besides the K: for some the growth cannot be read between their observations."""
+"""Number of candidates in addition to the K neighbours.
+
+They replace candidates whose growth cannot be read between their observations.
+"""
 _BLOCK: Final = 256
 _CHUNK: Final = 500
 
 
 def has_text(observed: Observed) -> bool:
-    """Whether any video has text."""
+    """Return whether any video has text."""
     return any(text_of(video) for video in observed.data.videos)
 
 
 def content_vectors(forecaster: Forecaster, observed: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Content vectors (V, content_dim) float32 of the videos ``rows``, of unit length; zeros for all other videos."""
+    """Return content vectors (V, content_dim) float32 for all V videos of the data set.
+
+    The vectors of the videos ``rows`` have unit length. The vectors of all other videos are zero.
+    """
     videos = observed.data.videos
     chunks = [[videos[v] for v in rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK)]
     if len(rows) < WORTH_A_PROCESS:
@@ -90,7 +100,10 @@ def content_retrieval(
     k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q,) in log2 units of one or more queries; NaN where the growth of no past video was known."""
+    """Return the growth (Q,) of Q >= 1 queries in log2 units.
+
+    The growth of a query is NaN if no past video's growth was known by the query's ``now``.
+    """
     published = observed.data.published_us
     known = curves(
         observed.metric, observed.totals, published, int(queries.now_us.max()), continuous=observed.continuous
@@ -98,7 +111,8 @@ def content_retrieval(
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
     first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
-    # Growth from the same age is known by now only for videos published a horizon earlier. Videos are sorted by publication.
+    # The growth must be known at ``now``. So only videos that were published at least one horizon earlier can be
+    # neighbours. Videos are sorted by publication.
     stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")
     out = np.full(len(queries.video), np.nan)
     candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
@@ -107,7 +121,8 @@ def content_retrieval(
     order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        # The rows of a block need similar ages, to within hours: videos that none of them can use are left out of the product.
+        # The ages of the rows in one block differ by hours at most. Videos that no row can use are left out of the
+        # matrix product.
         end = age_us[rows] + queries.horizon_us[rows]
         some = np.flatnonzero(
             (first[: stop[rows].max()] <= age_us[rows].max()) & (last[: stop[rows].max()] >= end.min())

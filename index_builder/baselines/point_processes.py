@@ -1,12 +1,16 @@
-"""Simple point processes on tokens: expected counts in every interval given the tokens before it, and their log-likelihood.
+"""Simple point processes on tokens. They forecast the counts of each token and give their log-likelihood.
 
-Tokens are those of ``model.features.tokens``. For each token a process gives the mean count of one type in the gap before the
-interval and in the interval. It reads earlier tokens of the video and the bounds of this one, never its counts.
+``model.features.tokens`` defines tokens. A token covers a gap without engagement and the interval after the gap. For
+each token, a process gives the expected count of one engagement type in the gap and in the interval. A process reads
+the video's earlier tokens and the bounds of the current token. It never reads the current token's counts.
 
-    pace        rate g(age), constant in each step of log-age, times the video's own pace (A + n) / (A + m): n is its count so far,
-                m the count that g expects, and both are forgotten at rate d of log-age
-    Hawkes      mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l, with S_l the sum of b e^(-b s) over
-                the times s since the video's engagements of type l, which are uniform in their interval
+    pace        The rate g(age) is constant in each step of log-age. It is multiplied by the video's own pace
+                (A + n) / (A + m). Here n is the video's count so far, m is the count that g expects, and A is a
+                prior.
+                Both n and m decay at rate d per unit of log-age.
+    Hawkes      The intensity is mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l. S_l is the
+                sum of b e^(-b s) over the video's engagements of type l. Here s is the time since the engagement.
+                Engagements are spread uniformly over their interval.
 """
 
 from __future__ import annotations
@@ -26,12 +30,15 @@ from model.mhp.likelihood import negative_binomial_logpmf
 Floats = NDArray[np.float64]
 
 POISSON: Final = float("inf")
-"""Dispersion without over-dispersion."""
+"""Dispersion of the Poisson distribution, which has no over-dispersion."""
 _COARSE: Final = (0.5, 2.0, 8.0)
-"""Dispersions that are tried with every setting of a process; the fine ones are tried with the best setting."""
+"""Dispersions that are tried with every setting of a process.
+
+The dispersions in ``_FINE`` are tried only with the best setting.
+"""
 _FINE: Final = tuple(np.geomspace(0.1, 100, 16).tolist())
 _KNOTS: Final = np.log(LOG_AGE_OFFSET_S) + 0.25 * np.arange(72)
-"""Steps of g in log(age + offset), up to about 100 years."""
+"""Bounds of the steps of g, in log(age + offset). They reach an age of about 100 years."""
 _PRIORS: Final = (0.3, 3.0, 30.0, 300.0)
 _FORGET: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS: Final = 3
@@ -42,14 +49,17 @@ _LEAST: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Expected counts of one type in the gap and the interval of every token, (n,) float64 each."""
+    """Expected counts of one type in the gap and in the interval of every token. Both arrays are (n,) float64."""
 
     gap: Floats
     active: Floats
 
 
 def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -> Floats:
-    """Log-likelihood (n,) of type ``kind`` in each token, NaN where the type is not observed yet."""
+    """Return the log-likelihood (n,) of type ``kind`` in each of n tokens.
+
+    It is NaN in tokens where the type is not observed yet.
+    """
     previous, start, _ = tokens.interval_s.T
     count = torch.from_numpy(tokens.counts[:, kind])
     gap, active = (torch.from_numpy(np.maximum(mean, _LEAST)) for mean in (means.gap, means.active))
@@ -66,7 +76,7 @@ def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -
 
 
 def _best(tokens: Tokens, kind: int, means: Means, dispersions: Sequence[float]) -> tuple[float, float]:
-    """The highest total log-likelihood, and its dispersion."""
+    """Return the highest total log-likelihood and the dispersion that gives it."""
     return max((float(np.nansum(log_likelihood(tokens, kind, means, r))), r) for r in dispersions)
 
 
@@ -88,7 +98,7 @@ def _pace(offsets, x, g, counts, observed, prior, forget, gap, active, scale):  
 
 @numba.njit(cache=True)
 def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
-    # Adds value[i] times the part of [x0, x1] that lies in each step.
+    # Adds value[i] times the length of the overlap of [x0, x1] and each step.
     step = knots[1] - knots[0]
     for i in rows:
         first = int((x[i, 0] - knots[0]) / step)
@@ -101,14 +111,20 @@ def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
 
 
 class Pace:
-    """The pace process for one type; Poisson, or over-dispersed with a fitted dispersion."""
+    """The pace process for one type.
+
+    With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
+    """
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._rate, self._prior, self._forget, self._dispersion = np.zeros(len(_KNOTS)), 1.0, 0.0, POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose prior, forgetting and dispersion from their grids by likelihood; g is fitted in turns with the paces."""
+        """Choose prior, forgetting and dispersion from their grids by likelihood. Return itself.
+
+        For each pair of prior and forgetting, g and the videos' paces are fitted alternately.
+        """
         kind = self._kind
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
         rows = np.flatnonzero(tokens.observed[:, kind])
@@ -138,7 +154,7 @@ class Pace:
         return self
 
     def log_likelihood(self, tokens: Tokens) -> Floats:
-        """Log-likelihood (n,) of each token, NaN where the type is not observed yet."""
+        """Return the log-likelihood (n,) of each token. It is NaN in tokens where the type is not observed yet."""
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
         means, _ = self._means(tokens, x, self._rate, self._prior, self._forget)
         return log_likelihood(tokens, self._kind, means, self._dispersion)
@@ -165,7 +181,8 @@ class Pace:
 
 @numba.njit(cache=True)
 def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ignore[no-untyped-def]
-    # out (2, n, 3 + K): the expected count of each term of the intensity, with weight 1, in gap and interval.
+    # out (2, n, 3 + K): the expected count that each term of the intensity contributes with weight 1, for K types.
+    # The first axis is gap and interval. The second axis is the token.
     n_types = counts.shape[1]
     state = np.zeros(n_types)
     for v in range(len(offsets) - 1):
@@ -189,14 +206,21 @@ def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ign
 
 
 class ExponentialHawkes:
-    """The Hawkes process for one type; Poisson, or over-dispersed with a fitted dispersion."""
+    """The Hawkes process for one type.
+
+    With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
+    """
 
     def __init__(self, kind: int, *, overdispersed: bool) -> None:
         self._kind, self._overdispersed = kind, overdispersed
         self._decay, self._weights, self._dispersion = 1.0, np.zeros(0), POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Maximise the Poisson likelihood over the weights for each decay of a grid, then choose decay and dispersion."""
+        """Choose decay, weights and dispersion by likelihood. Return itself.
+
+        For each decay in a grid, the fit computes the weights that maximise the Poisson likelihood. Then it chooses
+        the best decay and the best dispersion.
+        """
         best = -np.inf
         for decay in _DECAYS_PER_S:
             terms = self._terms(tokens, decay)
@@ -211,7 +235,7 @@ class ExponentialHawkes:
         return self
 
     def log_likelihood(self, tokens: Tokens) -> Floats:
-        """Log-likelihood (n,) of each token, NaN where the type is not observed yet."""
+        """Return the log-likelihood (n,) of each token. It is NaN in tokens where the type is not observed yet."""
         means = Means(*(self._terms(tokens, self._decay) @ self._weights))
         return log_likelihood(tokens, self._kind, means, self._dispersion)
 
@@ -222,7 +246,11 @@ class ExponentialHawkes:
         return out
 
     def _maximise(self, tokens: Tokens, terms: Floats) -> Floats:
-        """Weights >= 0 by expectation-maximisation: each count is shared among the terms, then each term is scaled to its share."""
+        """Return the weights that maximise the Poisson likelihood. They are >= 0.
+
+        The method is expectation-maximisation. Each step divides every count among the terms. Then it scales each
+        term to the counts that the term received.
+        """
         observed = tokens.observed[:, self._kind]
         total = terms[:, observed].sum((0, 1)) + _LEAST
         count = tokens.counts[:, self._kind]

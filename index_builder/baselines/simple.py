@@ -1,6 +1,7 @@
-"""Simple growth forecasts to compare the model with; each is fitted on training pairs only.
+"""Simple growth forecasts to compare the model with. Each is fitted on training pairs only.
 
-A pair is a video at a time and a horizon. Its growth is log2((1 + count at the horizon) / (1 + count now)).
+A pair is a video at one time together with one horizon. Its growth is log2((1 + count at the horizon) / (1 + count
+now)).
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ class Baseline(Protocol):
         ...
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Growth of each pair in log2 units, (n,) float64."""
+        """Return the growth (n,) float64 of each pair in log2 units."""
         ...
 
 
 class Persistence:
-    """The count does not change: growth 0."""
+    """Forecasts that the count does not change: growth 0."""
 
     name = "persistence"
 
     def fit(self, pairs: Pairs) -> Self:
-        """Nothing to learn."""
+        """Return itself. There is nothing to learn."""
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Zero for each pair."""
+        """Return zero for each pair."""
         return np.zeros(len(pairs))
 
 
 class MeanGrowth:
-    """One number for all: the mean growth of the training pairs."""
+    """Forecasts the same number for every pair: the mean growth of the training pairs."""
 
     name = "mean growth"
 
@@ -52,25 +53,25 @@ class MeanGrowth:
         self._mean = np.nan
 
     def fit(self, pairs: Pairs) -> Self:
-        """Compute the mean."""
+        """Compute the mean growth and return itself."""
         self._mean = float(pairs.known().growth.mean())
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """The mean for each pair."""
+        """Return the mean growth for each pair."""
         return np.full(len(pairs), self._mean)
 
 
 class GrowthFactor:
-    """One factor for each (age, horizon): the constant-scaling model of Szabo and Huberman (2010).
+    """Forecasts one factor per (age, horizon): the constant-scaling model of Szabo and Huberman (2010).
 
-    log N(t + h) = log N(t) + c(t, h), where c is the mean log growth of the training pairs of a cell. Cells are log-spaced in age and
-    horizon. A cell with fewer than ``min_pairs`` pairs is pooled with the cells around it, as many as are needed. Outside the training
-    range the nearest cell is used.
+    The model is log N(t + h) = log N(t) + c(t, h). Ages and horizons are divided into log-spaced cells, and c is the
+    mean log growth of the training pairs in a cell. If a cell has fewer than ``min_pairs`` pairs, the surrounding
+    cells are added until there are enough. A pair outside the training range uses the nearest cell.
 
     Args:
-        per_octave: cells for each doubling of age and of horizon.
-        min_pairs: pairs that a cell needs, >= 1.
+        per_octave: number of cells per doubling of age and of horizon.
+        min_pairs: minimum number of pairs per cell, >= 1.
     """
 
     name = "growth factor"
@@ -84,7 +85,7 @@ class GrowthFactor:
         self._table = np.full((1, 1), np.nan)
 
     def fit(self, pairs: Pairs) -> Self:
-        """Fill the table of c(t, h), (age cells, horizon cells)."""
+        """Fill the table of c(t, h) and return itself. The table has shape (age cells, horizon cells)."""
         pairs = pairs.known()
         age, horizon = self._cell(pairs.age_s), self._cell(pairs.horizon_s)
         self._origin = int(age.min()), int(horizon.min())
@@ -100,7 +101,7 @@ class GrowthFactor:
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """The factor of each pair's cell."""
+        """Return the factor of each pair's cell."""
         rows, columns = self._table.shape
         i = np.clip(self._cell(pairs.age_s) - self._origin[0], 0, rows - 1)
         j = np.clip(self._cell(pairs.horizon_s) - self._origin[1], 0, columns - 1)
@@ -112,7 +113,10 @@ class GrowthFactor:
 
 
 def _pooled(total: NDArray[np.float64], count: NDArray[np.int64], i: int, j: int, min_pairs: int) -> float:
-    """Mean over the smallest square of cells around (i, j) with ``min_pairs`` pairs; the whole table has that many."""
+    """Return the mean growth over the smallest square of cells around (i, j) that has ``min_pairs`` pairs.
+
+    The whole table has at least ``min_pairs`` pairs, so the search ends.
+    """
     reach = 0
     while True:
         square = slice(max(i - reach, 0), i + reach + 1), slice(max(j - reach, 0), j + reach + 1)
@@ -122,10 +126,10 @@ def _pooled(total: NDArray[np.float64], count: NDArray[np.int64], i: int, j: int
 
 
 class LogLinear:
-    """Szabo and Huberman's log-linear model, with coefficients that depend on age and horizon.
+    """Forecasts by Szabo and Huberman's log-linear model, with coefficients that depend on age and horizon.
 
-    Growth is regressed by ordinary least squares on v = log2(1 + count now), a = log2(1 + age in seconds),
-    h = log2(1 + horizon in seconds) and their products v a, v h, a h.
+    Growth is regressed by ordinary least squares on v = log2(1 + count now), a = log2(1 + age in seconds), h = log2(1
+    + horizon in seconds) and the products v a, v h, a h.
     """
 
     name = "log-linear"
@@ -136,18 +140,18 @@ class LogLinear:
         self._scale = np.ones(3)
 
     def fit(self, pairs: Pairs) -> Self:
-        """Solve the least squares; a term that does not vary in training gets no weight."""
+        """Solve the least squares and return itself. A term that does not vary in training gets weight 0."""
         pairs = pairs.known()
         raw = _logs(pairs)
         self._centre = raw.mean(axis=0)
         spread = raw.std(axis=0)
-        # A constant that varies only by rounding must not be scaled up to a variable.
+        # A term that is constant except for rounding errors must not be scaled up into a variable.
         self._scale = np.where(spread > 1e-9, spread, np.inf)
         self._weights = np.linalg.lstsq(self._terms(raw), pairs.growth, rcond=None)[0]
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """The regression's value for each pair; it may be negative, unlike the growth of a count."""
+        """Return the regression's value for each pair. The value may be negative, although counts never fall."""
         return np.asarray(self._terms(_logs(pairs)) @ self._weights, dtype=np.float64)
 
     def _terms(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -156,5 +160,5 @@ class LogLinear:
 
 
 def _logs(pairs: Pairs) -> NDArray[np.float64]:
-    """(n, 3) log2(1 + x) of count, age and horizon."""
+    """Return log2(1 + x) of count, age and horizon, as an array (n, 3)."""
     return np.log2(1 + np.stack([pairs.value_now, pairs.age_s, pairs.horizon_s], axis=1))

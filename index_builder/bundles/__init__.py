@@ -1,1 +1,1 @@
-"""Use of a finished bundle: open it, fill its bank, index later data, forecast."""
+"""Uses a finished bundle: opens it, fills its bank, indexes later data and forecasts."""

@@ -1,4 +1,4 @@
-"""Fills a bank with past videos: their vectors and curves, as observed up to a time."""
+"""Fills a bank with the vectors and curves of past videos, as observed up to a given time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.indexing import ObservedVideos, entries
 
 
 def bank_members(observed: Observed, as_of_us: int, limit: int) -> NDArray[np.int64]:
-    """The newest ``limit`` videos published by ``as_of_us``, oldest first."""
+    """Return the indices of the newest ``limit`` videos published up to ``as_of_us``, oldest first."""
     end = int(np.searchsorted(observed.data.published_us, as_of_us, side="right"))
     return np.arange(max(0, end - limit), end)
 
@@ -29,9 +29,10 @@ def fill_bank(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Put every entry into ``bank`` and optimise it; ``advance`` is called with the number of videos just added.
+    """Add an entry to ``bank`` for each of the newest ``limit`` videos, then optimise the bank.
 
-    ``sentence`` (V, 384) saves encoding the texts again.
+    ``advance`` is called after each batch with the number of videos just added. Pass ``sentence`` (V, 384) to avoid
+    encoding the texts again.
     """
     data = observed.data
     past = ObservedVideos(data.videos, data.published_us, data.types, observed.events, observed.counters)

@@ -1,4 +1,4 @@
-"""Offline forecasts for a file of queries, each from rows up to its own ``now`` only."""
+"""Offline forecasts for a file of queries. Each query is answered from rows up to its own ``now`` only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COLUMNS = ("video_id", "metric", "now", "target_time")
 
 
 def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
-    """The history of each of S sequences."""
+    """Return the history of each of the S sequences in ``cells``."""
     out = []
     offsets = cells.offsets.tolist()
     for start, stop in pairwise(offsets):
@@ -63,7 +63,11 @@ def forecast_at(
     horizon_us: NDArray[np.int64],
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Quantiles (Q, 3) of cumulative counts for Q (video, now, horizon); all horizons of a (video, now) share one state and one search."""
+    """Forecast cumulative counts for Q triples of (video, now, horizon).
+
+    Return quantiles (Q, 3) float64. All horizons of one (video, now) use the same state and the same search for
+    neighbours.
+    """
     cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
@@ -87,7 +91,10 @@ def forecast_at(
 
 
 def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArray[np.int64]) -> Iterator[None]:
-    """Put the content of each batch's videos into the forecaster's cache before it yields; ``video`` is sorted."""
+    """Yield once per batch, after the content of the batch's videos is in the forecaster's cache.
+
+    ``video`` must be sorted.
+    """
     batches = [np.unique(video[first : first + _BATCH]) for first in range(0, len(video), _BATCH)]
     new = [batch if not i else batch[batch > batches[i - 1][-1]] for i, batch in enumerate(batches)]
     if sum(map(len, new)) < WORTH_A_PROCESS:
@@ -102,12 +109,13 @@ def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArr
 
 
 def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
-    """Answer the queries of a Parquet file and write them with q0.1, q0.5 and q0.9, cumulative counts.
+    """Answer the queries of a Parquet file, and write the queries with their forecasts.
 
-    With ``growing_bank`` neighbours and creators may also be videos published after the training, as in a service.
+    A forecast is the quantiles q0.1, q0.5 and q0.9 of the cumulative count. With ``growing_bank``, neighbours and
+    creators may also be videos that were published after the training, as in a service.
 
-    A query with an unknown video, another metric, or an impossible time gets no numbers; how many there are is printed to standard
-    error.
+    A query gets empty quantiles if its video is unknown, its metric is not the bundle's, or one of its times is
+    impossible. The number of these queries is printed to standard error, with the reasons.
 
     Raises:
         DataError: the queries cannot be read, a column is missing or of a wrong type, or no query can be answered.
@@ -132,7 +140,8 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
         if growing_bank and len(now)
         else open_bundle(bundle) as forecaster
     ):
-        # The data set's objects are kept to the end anyway; frozen, they cost garbage collections no time.
+        # The data set's objects stay in memory until the end. Freezing excludes them from garbage collection, which
+        # saves time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
             quantiles[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
@@ -145,7 +154,12 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
 
 @dataclass(frozen=True, slots=True)
 class _Queries:
-    """Q queries: ``video`` index, ``now_us`` and ``target_us`` (Q,) int64; ``answerable`` (Q,) bool."""
+    """Q queries.
+
+    ``video`` (Q,) int64: index of the video, -1 if it is unknown.
+    ``now_us`` and ``target_us`` (Q,) int64: times in microseconds since 1970 UTC.
+    ``answerable`` (Q,) bool: True if the query can be answered.
+    """
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
@@ -154,7 +168,7 @@ class _Queries:
 
     @staticmethod
     def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Queries:
-        """Parse the queries and print which ones cannot be answered."""
+        """Parse the queries and print which queries cannot be answered."""
         ids, metrics = (
             parquet_columns.text(_column(path, table, name, parquet_columns.is_text, "string"))
             for name in ("video_id", "metric")
@@ -174,8 +188,8 @@ class _Queries:
                 pc.not_equal(metrics, manifest.metric),
             ),
             "video_id is not in the data set's videos.parquet": (ids, video < 0),
-            "now is no time": (None, now.missing()),
-            "target_time is no time": (None, target.missing()),
+            "now is not a valid time": (None, now.missing()),
+            "target_time is not a valid time": (None, target.missing()),
             "now is before the video was published": (ids, (video >= 0) & ~now.missing() & (now.us < published)),
             f"target_time is not after now by at most {longest_us // SECOND_US} s, the trained maximum": (
                 ids,
@@ -200,7 +214,7 @@ class _Queries:
 
 
 def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:
-    """A column of the right type, as one array."""
+    """Return a column as one array. Raise DataError if the column has a wrong type."""
     if not fits(dtype := table.schema.field(name).type):
         raise DataError(f"{path.name}: column {name}: is {dtype}; allowed: {allowed}")
     column = table[name].combine_chunks()

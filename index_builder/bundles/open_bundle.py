@@ -22,9 +22,10 @@ from model.forecaster import Forecaster
 
 @contextmanager
 def open_bundle(bundle: Path) -> Iterator[Forecaster]:
-    """A forecaster on the bundle and its own bank, closed at the end.
+    """Yield a forecaster that uses the bundle and its own bank, and close it at the end.
 
-    Only one process can open an embedded bank. If a service has it open, a copy is opened: a service only reads its bank.
+    Only one process can open an embedded bank. If a service has opened the bank, a copy is opened instead. Copying is
+    safe because a service only reads the bundle's bank.
     """
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         try:
@@ -43,9 +44,10 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
 
 @contextmanager
 def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> Iterator[Forecaster]:
-    """A forecaster on the bundle and a temporary bank that also has the videos of ``observed`` published until ``until_us``.
+    """Yield a forecaster that uses the bundle and a temporary bank.
 
-    The bank of a service grows in the same way. A search still sees only what was known of each video at its ``now``.
+    The temporary bank also contains the videos of ``observed`` that were published up to ``until_us``. A service's
+    bank grows in the same way. A search still sees only what was known of each video at the query's ``now``.
     """
     loaded = load_bundle(bundle)
     forecaster = Forecaster(loaded, EmptyBank())

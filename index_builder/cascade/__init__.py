@@ -1,1 +1,1 @@
-"""The self-exciting cascade fitted to data."""
+"""Fits the self-exciting cascade to data."""

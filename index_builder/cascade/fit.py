@@ -1,7 +1,8 @@
-"""Fits the self-exciting cascade of ``model.cascade`` to a data set of events; the cascade alone is also a baseline.
+"""Fits the self-exciting cascade of ``model.cascade`` to a data set of events. The cascade alone is also a baseline.
 
-All constants are fitted together, by the error of forecasts of training cascades, starting from SEISMIC's values. Maximum
-likelihood does not work: it drives the memory to zero, where the process is a local rate and forecasts nothing.
+All constants are fitted together. The fit starts from SEISMIC's values and minimises the forecast error on training
+cascades. Maximum likelihood does not work, because it drives the memory to zero. Without memory, the process is only
+a local rate and forecasts nothing.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from model.engagement.bins import HOUR_US, SECOND_US
 
 STEPS: Final = 200
 BATCH: Final = 256
-"""Largest number of cascades in one step of the fit."""
+"""Maximum number of cascades per group. One step of the fit uses one or more groups."""
 _MIN_PAIRS: Final = 1000
-"""Number of training pairs below which other ages and horizons are used for the fit too."""
+"""Minimum number of training pairs. If there are fewer pairs, the fit uses additional ages and horizons."""
 _MIN_CORRECTED_CASCADES: Final = 500
-"""Number of cascades below which forecasts are not corrected: a regression on many cut points of few cascades memorises them."""
+"""Minimum number of cascades for correcting forecasts. With fewer cascades, the regression for the correction would memorise them."""
 _SHARE: Final = 0.1
-"""Share of the count so far that is added in the error of few cascades."""
+"""Fraction of the count so far that is added to the increments before errors are computed, if there are few cascades."""
 _MAX_PAIRS: Final = 40_000
-"""Largest number of (cut point, horizon) pairs in the fit of a cascade for all ages."""
+"""Maximum number of (cut point, horizon) pairs used to fit a cascade for all ages."""
 _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
 _HORIZONS: Final = (1 / 168, 1 / 56, 1 / 28, 1 / 14, 1 / 7, 2 / 7, 3 / 7, 5 / 7, 1.0)
-"""Horizons as shares of the longest one."""
+"""Horizons as fractions of the longest horizon."""
 _RIDGE: Final = 3e-4
 _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
     "log_c": (math.log(300), math.log(30), math.log(1800)),
@@ -55,7 +56,7 @@ _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
     "cos_half": (0.0, -1.0, 1.0),
     "sin_half": (0.0, -1.0, 1.0),
 }
-"""Start and bounds of every constant."""
+"""Start value, lower bound and upper bound of every constant."""
 
 
 def _inverse(name: str) -> float:
@@ -64,13 +65,17 @@ def _inverse(name: str) -> float:
 
 
 def _twice_integrated(x: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """The kernel integrated twice from 0; 0 for x <= 0."""
+    """Return the kernel integrated twice from 0 to x. It is 0 for x <= 0."""
     x = x.clamp(min=0)
     return x - c * ((1 + x / c) ** (1 - theta) - 1) / (1 - theta)
 
 
 def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """Share of an event's children that fall into bin j if the event is uniform in bin i, (B, B); exact, diagonal included."""
+    """Return the fraction (B, B) of an event's children that fall into bin j if the event is in bin i.
+
+    ``edges`` (B + 1,) are the bounds of B bins. The event is uniformly distributed in its bin. The first axis is j
+    and the second axis is i. All fractions are exact, including those on the diagonal.
+    """
     low, high = edges[:-1], edges[1:]
 
     def f(a: Tensor, b: Tensor) -> Tensor:
@@ -80,18 +85,24 @@ def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
 
 
 def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[[Tensor], Tensor], sign: int) -> Tensor:
-    """Mean over an interval of the wave whose integral is ``sign`` times ``integral``."""
+    """Return the mean of a wave over an interval. The integral of the wave is ``sign`` times ``integral``."""
     w = 2 * math.pi / period_s
     return sign * (integral(w * stop) - integral(w * start)) / (w * (stop - start))
 
 
 class PowerLawHawkes:
-    """Forecasts the growth of event-fed metrics by the fitted cascade; queries of one age are computed together.
+    """Forecasts the growth of metrics that are fed by events, using the fitted cascade.
+
+    Queries of the same age are computed together. The fit minimises one of three errors:
+
+        with ``of_increment``                the relative error of the increment
+        without it, many cascades            the error of the growth in log2 units
+        without it, few cascades             the relative error of the increment plus a tenth of the count so far;
+        otherwise the
+                                             cascades that grow most would outweigh all others
 
     Args:
-        of_increment: fit the relative error of the increment instead of the error of the growth in log2 units. With few
-            cascades the error of the growth is replaced by the relative error of the increment plus a tenth of the count
-            so far; otherwise the cascades that grow most would outweigh all others.
+        of_increment: selects the first error.
     """
 
     name = "power-law Hawkes"
@@ -107,11 +118,11 @@ class PowerLawHawkes:
 
     @property
     def constants(self) -> dict[str, float]:
-        """The fitted constants by name."""
+        """Return the fitted constants by name."""
         return {name: float(value.detach()) for name, value in self._values().items()}
 
     def fitted(self, max_horizon_s: float) -> Cascade:
-        """The fitted cascade, without PyTorch, for horizons up to ``max_horizon_s``."""
+        """Return the fitted cascade for horizons up to ``max_horizon_s``. The cascade does not need PyTorch."""
         means = {
             "typical_reach": self._typical,
             "usual_followers": self._followers,
@@ -129,8 +140,9 @@ class PowerLawHawkes:
     def fit(
         self, observed: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
     ) -> Self:
-        """Fit on queries with known growth; apart from that growth, nothing later than each ``now`` is read of their videos.
+        """Fit on queries whose growth is known, and return itself.
 
+        The fit reads the known growth of each query. Apart from that, it reads only rows up to the query's ``now``.
         ``advance`` is called with 1 after each of STEPS steps.
         """
         parts = cascades(observed, past, BATCH)
@@ -168,7 +180,10 @@ class PowerLawHawkes:
         return self
 
     def predict(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
-        """Growth of each query in log2 units, (Q,) float64, never below 0, from rows up to each query's ``now``."""
+        """Return the growth (Q,) float64 of each query in log2 units. It is never below 0.
+
+        For each query, only rows up to its ``now`` are read.
+        """
         growth, pairs = self._plain(observed, queries), queries.pairs
         return (
             growth
@@ -185,7 +200,12 @@ class PowerLawHawkes:
         return out
 
     def _errors(self, part: Cascades) -> Tensor:
-        """Smoothed absolute error of each question: of the log increment, or in log2 units of what it is added to."""
+        """Return the smoothed absolute error of each query.
+
+        With ``of_increment``, it is the error of log(1 + increment). Otherwise it is the error of log2(base +
+        increment). The base is 1 plus the count so far. If there are few cascades, the base is 1 plus a tenth of the
+        count so far.
+        """
         increment, now = self._increment(part), part.value_now
         grown = torch.exp2(part.growth) * (1 + now) - (1 + now)
         if self._of_increment:
@@ -200,7 +220,7 @@ class PowerLawHawkes:
         return torch.zeros_like(part.counts).index_put((part.owner, part.bin), value, accumulate=True)
 
     def _increment(self, part: Cascades) -> Tensor:
-        """Expected growth in counts of each question, (Q,) float64 >= 0."""
+        """Return the expected increase (Q,) float64 of each query's count. It is >= 0."""
         v = self._values()
         c, theta = torch.exp(v["log_c"]), v["theta"]
         edges, n = part.edges, part.past
@@ -234,7 +254,11 @@ class PowerLawHawkes:
 
     @staticmethod
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
-        """Infectiousness p of each cascade (C,), its trend continued; ``expected`` (C, past) at p = 1, ``share`` (past,) of the age."""
+        """Return the infectiousness p (C,) of each cascade, with its trend extrapolated.
+
+        ``expected`` (C, past) are the counts that are expected in the past bins at p = 1. ``share`` (past,) is the
+        middle of each bin, as a fraction of the age.
+        """
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])
         whole, recent = (
@@ -253,9 +277,9 @@ def fit_cascade(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> Cascade | None:
-    """A cascade fitted on all ages and horizons, on what was known by ``until_us``; None if nothing was known.
+    """Fit a cascade on all ages and horizons, from what was known by ``until_us``, and return it.
 
-    ``advance`` is called with 1 after each of STEPS steps.
+    Return None if nothing was known. ``advance`` is called with 1 after each of STEPS steps.
     """
     published = observed.data.published_us
     ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
@@ -280,7 +304,10 @@ def hawkes_growth(
     of_increment: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Growth (Q,) of ``queries`` by a PowerLawHawkes fitted on what was known of ``videos`` by ``until_us``; NaN if nothing was known."""
+    """Return the growth (Q,) of ``queries``, forecast by a ``PowerLawHawkes``.
+
+    The process is fitted on what was known of ``videos`` by ``until_us``. The growth is NaN if nothing was known.
+    """
     past = cut_queries(observed, videos, ages_h, horizons_h, until_us)
     if len(past.video) < _MIN_PAIRS:
         ages = sorted({a * f for a in ages_h for f in (0.5, 1, 2)})

@@ -1,4 +1,8 @@
-"""Cascades as a parametric process reads them: counts and reach in bins of age up to a cut point, and questions about later times."""
+"""Cascades in the form that a parametric process reads.
+
+A cascade is a video's counts and reach in bins of age up to a cut point. Queries ask for the growth after the cut
+point.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,20 @@ from model.engagement.rows import rows_until
 
 @dataclass(frozen=True, slots=True)
 class Cascades:
-    """C cascades cut at one age, and Q questions about them.
+    """C cascades that are cut at the same age, and Q queries about them.
 
-    ``edges`` (B + 1,) s: bounds of the bins of age; the first ``past`` bins are before the cut. ``counts`` (C, past). R rows of the
-    same, flat: ``owner`` and ``bin`` (R,) int64, ``reach`` (R,) log, ``number`` (R,) the row's count. ``followers`` (C,) log.
-    ``published_s`` (C,). Questions (Q,): ``cascade`` int64 is the cascade, ``horizon_s``, ``growth`` in log2 units, ``value_now``.
-    ``rows`` (Q,) are the queries that the questions come from.
+    ``edges`` (B + 1,): bounds of the B age bins in seconds. The first ``past`` bins are before the cut.
+    ``counts`` (C, past): count per cascade and bin.
+    ``owner`` and ``bin`` (R,) int64: cascade and bin of each of the R rows behind ``counts``.
+    ``reach`` (R,): logarithm of each row's mean reach.
+    ``number`` (R,): count of each row.
+    ``followers`` (C,): logarithm of the creator's followers.
+    ``published_s`` (C,): time of publication in seconds since 1970 UTC.
+    ``cascade`` (Q,) int64: cascade of each query.
+    ``horizon_s`` (Q,): horizon in seconds.
+    ``growth`` (Q,): growth in log2 units.
+    ``value_now`` (Q,): count at the cut.
+    ``rows`` (Q,) int64: index of each query among the queries passed to ``cascades``.
     """
 
     edges: Tensor
@@ -44,7 +56,10 @@ class Cascades:
 
 
 def cascades(observed: Observed, queries: Queries, chunk: int) -> list[Cascades]:
-    """The queries grouped by age, in parts of up to ``chunk`` cascades; of each video only rows up to its ``now`` are read."""
+    """Group the queries by age and by video, and return the groups. A group has up to ``chunk`` cascades.
+
+    For each video, only rows up to the query's ``now`` are read.
+    """
     ages, group = np.unique(queries.pairs.age_s, return_inverse=True)
     parts = []
     for g, age in enumerate(ages.tolist()):

@@ -1,6 +1,7 @@
-"""What is wrong with a data set, by file, column and row (command ``m3tr-build check``).
+"""Reports what is wrong with a data set, by file, column and row (command ``m3tr-build check``).
 
-The check changes nothing. It needs memory for a few numbers a row. ``index_builder.datasets.findings`` explains the severities.
+The check changes nothing. It keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
+severities.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from model.errors import DataError
 
 
 def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
-    """All findings, errors first; rows later than ``now_us`` (default: the clock) are in the future."""
+    """Return all findings, errors first.
+
+    A row later than ``now_us`` is reported as being in the future. The default of ``now_us`` is the current time.
+    """
     path = Path(path)
     log = Findings(time.time_ns() // 1000 if now_us is None else now_us)
     if not path.is_dir():
@@ -51,7 +55,7 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
 
 @contextmanager
 def _note_damage(file: str, log: Findings) -> Iterator[None]:
-    """Notes it when a file cannot be read to its end."""
+    """Add an error finding if the block cannot read ``file`` to its end."""
     try:
         yield
     except DataError as error:
@@ -59,7 +63,7 @@ def _note_damage(file: str, log: Findings) -> Iterator[None]:
 
 
 def _open(path: Path, log: Findings) -> ParquetTable | None:
-    """Note missing, wrong and unknown columns; return the table if its rows can be read."""
+    """Add findings about missing, wrong and unknown columns. Return the table, or None if its rows cannot be read."""
     try:
         table = ParquetTable(path)
     except DataError as error:
@@ -70,7 +74,7 @@ def _open(path: Path, log: Findings) -> ParquetTable | None:
         log.note("error", name, fault.column, f"is {fault.found}; allowed: {fault.allowed}")
         broken = True
     for name in table.left_out:
-        log.note("warning", path.name, "", f"{name} in the folder is no Parquet file; left out")
+        log.note("warning", path.name, "", f"{name} in the folder is not a Parquet file; left out")
     _note_names(path.name, table, log)
     for column in ("published_at", "time"):
         dtypes = [
@@ -82,16 +86,19 @@ def _open(path: Path, log: Findings) -> ParquetTable | None:
 
 
 def _note_names(file: str, table: ParquetTable, log: Findings) -> None:
-    """Note columns with other names than the format's, and columns that are not read; each once, not once a part."""
+    """Add findings about renamed columns and about columns that are not read.
+
+    Each column is reported once, even if it occurs in several part files.
+    """
     renamed = {names: part.name for part in reversed(table.parts) for names in part.match.names.items()}
     for (column, found), name in renamed.items():
         if found != column:
-            log.note("info", name, column, f"is called {found!r} here")
+            log.note("info", name, column, f"has the name {found!r} in this file")
     present = {column: column for column in table.names}
     unknown = dict.fromkeys(column for part in table.parts for column in part.match.unknown)
     misspelt = {column: similar for column in unknown if (similar := similar_column(file, column, present))}
     for column, similar in misspelt.items():
-        log.note("warning", file, column, f"no column that is read; did you mean {similar}?")
+        log.note("warning", file, column, f"this column is not read; did you mean {similar}?")
     if rest := [column for column in unknown if column not in misspelt]:
         more = ", ..." if len(rest) > 20 else ""
         log.note("info", file, "", f"columns that are not read: {', '.join(rest[:20])}{more}")

@@ -1,6 +1,6 @@
-"""What is wrong with events.parquet and counters.parquet.
+"""Reports what is wrong with events.parquet and counters.parquet.
 
-``types`` maps each engagement type to a code, in order of appearance; the checks add new types to it.
+``types`` maps each engagement type to a code, in order of appearance. The checks add new types to ``types``.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from index_builder.datasets.parquet_files import ParquetTable
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 
 _SUSPICIOUS_FALLS: Final = 0.05
-"""Share of readings below the one before from which a counter is suspected to hold increments; platforms take back far fewer counts."""
+"""Minimum fraction of falling readings from which a counter is suspected to hold increments.
+
+Real falls are much rarer: platforms remove far fewer counts.
+"""
 _MIN_FALLS: Final = 10
-"""Falls below which increments are not suspected."""
+"""Minimum number of falls from which increments are suspected."""
 _INCREMENTS: Final = (
     "are these increments? A counter is a running total; "
     "give increments as events.parquet, with video_id, time, type and count"
 )
 _PAIR: Final = 1 << 20
-"""Factor of the video in a (video, type) number; type codes stay below it."""
+"""Factor for encoding (video, type) as one number: video * factor + type code. All type codes are smaller than the factor."""
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of one file in file order: ``video`` (n,) int64, -1 if not usable; ``time_us`` (n,) int64."""
+    """Rows of one file in file order: ``video`` (n,) int64, -1 if the row is not usable, and ``time_us`` (n,) int64."""
 
     video: Ints
     time_us: Ints
@@ -46,14 +49,18 @@ class _Rows:
         return _Rows(np.concatenate([r.video for r in parts]), np.concatenate([r.time_us for r in parts]))
 
     def sorted(self, *keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """Usable rows sorted by video, time and ``keys``, and which have the same video and time as the row before them."""
+        """Sort the usable rows by video, time and ``keys``.
+
+        Return the row numbers in sorted order, and one flag for each row but the first. The flag is True if the row
+        has the same video and time as the row before it.
+        """
         order = np.flatnonzero(self.video >= 0)
         order = order[np.lexsort((*(key[order] for key in keys), self.time_us[order], self.video[order]))]
         return order, (np.diff(self.video[order]) == 0) & (np.diff(self.time_us[order]) == 0)
 
 
 def _locate(file: str, batch: pa.RecordBatch, videos: CheckedVideos | None, start: int, log: Findings) -> _Rows:
-    """Video and time of each row, after noting rows that lack one of them."""
+    """Return the video and time of each row, and add findings about rows that lack a video or a time."""
     names = log.text("error", file, "video_id", batch.column("video_id"), start)
     empty = parquet_columns.empty(names)
     log.rows("error", file, "video_id", "empty; left out", empty, start, [""] * len(names))
@@ -70,7 +77,10 @@ def _locate(file: str, batch: pa.RecordBatch, videos: CheckedVideos | None, star
 
 
 def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[str, int], log: Findings) -> Ints:
-    """Note what is wrong with the events; return the (video, type) pairs that have events, one sorted number each."""
+    """Add findings about the events. Return the (video, type) pairs that have events.
+
+    Each pair is encoded as one number. The numbers are distinct and sorted.
+    """
     parts: list[_Rows] = []
     cells: list[tuple[Ints, Ints, Ints]] = []
     unusual: dict[str, int] = {}
@@ -103,7 +113,10 @@ def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[
 def _check_types(
     column: pa.Array, types: dict[str, int], unusual: dict[str, int], start: int, log: Findings
 ) -> tuple[Ints, parquet_columns.Flags]:
-    """Code of each row's type, -1 for none, and which rows have none; ``unusual`` maps types other than ours to their first row."""
+    """Return the code of each row's type, -1 for no type, and flags of the rows without a type.
+
+    ``unusual`` maps each nonstandard type to the first row that has it. This function adds new types to ``unusual``.
+    """
     names = log.text("error", EVENTS_FILE, "type", column, start)
     untyped = parquet_columns.empty(names)
     log.rows("warning", EVENTS_FILE, "type", "empty; left out", untyped, start, [""] * len(names))
@@ -117,7 +130,10 @@ def _check_types(
 
 
 def _check_counts(batch: pa.RecordBatch, start: int, log: Findings) -> tuple[Ints, parquet_columns.Flags]:
-    """Count of each row, 1 without a column of counts, and which rows are left out because of it."""
+    """Return the count of each row and flags of the rows that are left out because of their count.
+
+    The count is 1 if the file has no column of counts.
+    """
     if "count" not in batch.schema.names:
         return np.ones(len(batch), np.int64), np.zeros(len(batch), np.bool_)
     cells = batch.column("count")
@@ -131,7 +147,7 @@ def _check_counts(batch: pa.RecordBatch, start: int, log: Findings) -> tuple[Int
 
 
 def _check_reach(batch: pa.RecordBatch, start: int, log: Findings) -> Ints:
-    """Reach of each row, 0 where unknown."""
+    """Return the reach of each row, or 0 where it is unknown."""
     if "reach" not in batch.schema.names:
         return np.zeros(len(batch), np.int64)
     cells = batch.column("reach")
@@ -144,7 +160,7 @@ def _check_reach(batch: pa.RecordBatch, start: int, log: Findings) -> Ints:
 def check_counters(
     table: ParquetTable, videos: CheckedVideos | None, types: dict[str, int], event_pairs: Ints | None, log: Findings
 ) -> None:
-    """Note what is wrong with the counters; ``event_pairs`` are the (video, type) pairs that have events."""
+    """Add findings about the counters. ``event_pairs`` are the encoded (video, type) pairs that have events."""
     parts: list[_Rows] = []
     values: dict[str, list[Ints]] = {}
     start = 0
@@ -166,7 +182,7 @@ def check_counters(
         "warning", COUNTERS_FILE, "video_id, time", "observed twice; the larger value is used", order[1:][same]
     )
     if len(order) > 1 and not np.any((np.diff(rows.video[order]) == 0) & ~same):
-        log.note("warning", COUNTERS_FILE, "time", "every video is read once: there is no growth to learn from")
+        log.note("warning", COUNTERS_FILE, "time", "every video has only one reading: there is no growth to learn from")
     for name, chunks in values.items():
         column = np.concatenate(chunks)
         observed = order[column[order] >= 0]
@@ -174,14 +190,20 @@ def check_counters(
         event_type = COUNTER_COLUMNS[name]
         if event_pairs is not None and (code := types.get(event_type)) is not None:
             mixed = observed[np.isin(rows.video[observed] * np.int64(_PAIR) + code, event_pairs)]
-            problem = f"has events of type {event_type!r} too; a type of a video may have only one of them, so the events are left out"
+            problem = (
+                f"also has events of type {event_type!r}; "
+                "a type of a video may have events or counters, not both, so the events are left out"
+            )
             log.numbered("error", COUNTERS_FILE, name, problem, mixed)
         if len(observed):
             types.setdefault(event_type, len(types))
 
 
 def _check_growth(name: str, video: Ints, value: Ints, row: Ints, log: Findings) -> None:
-    """Note falls of a counter, and a counter that never grows; all (n,), sorted by video and time."""
+    """Add findings about falls of a counter, and about a counter that never grows.
+
+    All arrays have shape (n,) and are sorted by video and time.
+    """
     again, step = np.diff(video) == 0, np.diff(value)
     falls = again & (step < 0)
     log.numbered("warning", COUNTERS_FILE, name, "falls; the larger value is used", row[1:][falls])

@@ -1,4 +1,4 @@
-"""What is wrong with videos.parquet."""
+"""Reports what is wrong with videos.parquet."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from index_builder.datasets.findings import Findings
 from index_builder.datasets.parquet_files import ParquetTable
 
 _UNKNOWN_US: Final = np.iinfo(np.int64).min
-"""Stands for an unusable time of publication."""
+"""Marks an unusable time of publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedVideos:
-    """The usable videos: ``ids`` (V,) distinct, ``published_us`` (V,) int64."""
+    """The usable videos: ``ids`` (V,) without duplicates, and ``published_us`` (V,) int64."""
 
     ids: pa.Array
     published_us: NDArray[np.int64]
 
 
 def check_videos(table: ParquetTable, log: Findings) -> CheckedVideos:
-    """Note what is wrong with the videos; return the usable ones."""
+    """Add findings about the videos and return the usable videos."""
     ids: list[pa.Array] = []
     published: list[NDArray[np.int64]] = []
     start = 0

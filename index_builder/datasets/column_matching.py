@@ -1,6 +1,6 @@
-"""Which columns of a Parquet file are meant by those of the format, and which of them break it.
+"""Maps the columns of a Parquet file to the columns of the format, and finds the columns that break the format.
 
-Case and blanks around a column's name make no difference.
+Names are compared without regard to case and to blanks around the name.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from index_builder.datasets.parquet_columns import is_list, is_number, is_text, 
 from model.engagement.types import COUNTER_COLUMNS
 
 _SIMILARITY: Final = 0.8
-"""Ratio of difflib from which an unknown name counts as a misspelt known name."""
+"""Minimum difflib ratio at which an unknown name is treated as a misspelling of a known name."""
 _MIN_LETTERS: Final = 4
-"""Shortest unknown name that may stand for a longer known one, as followers for creator_followers."""
+"""Minimum length of an unknown name that may be an abbreviation of a known name.
+
+For example, "followers" may stand for "creator_followers".
+"""
 _SEPARATORS: Final = re.compile(r"[-\s.]+")
 _BYTE_ORDER_MARK: Final = "\ufeff"
-"""Remains of a CSV file, at the start of the first column's name."""
+"""Byte order mark. It may remain from a CSV file, at the start of the first column's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A column that is missing or of a wrong type; ``found`` is the type in words, or "missing"."""
+    """A column that is missing or of a wrong type. ``found`` is the type in words, or "missing"."""
 
     column: str
     found: str
@@ -37,10 +40,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How a file's columns map to the format.
+    """Describes how a file's columns map to the format.
 
-    ``names`` maps a column of the format to the name that the file uses. ``duplicates`` are columns of the format that the
-    file has more than once. ``unknown`` are the file's other columns.
+    ``names`` maps a column of the format to its name in the file. ``duplicates`` are columns of the format that the
+    file contains more than once. ``unknown`` are the file's other columns.
     """
 
     names: Mapping[str, str]
@@ -49,7 +52,7 @@ class Match:
 
 
 def match_columns(file: str, names: list[str]) -> Match:
-    """Find the columns of ``file`` among ``names``; an exact name wins over a similar one."""
+    """Find the columns of ``file`` among ``names``. An exact name wins over a name that differs in case or blanks."""
     found: dict[str, list[str]] = {}
     unknown = []
     for name in names:
@@ -67,7 +70,10 @@ def _normalised(name: str) -> str:
 
 
 def similar_column(file: str, name: str, present: Mapping[str, str]) -> str | None:
-    """The column of ``file`` that an unknown ``name`` probably stands for, among those not ``present``; None if there is none."""
+    """Return the column of ``file`` that an unknown ``name`` probably means, or None.
+
+    Only columns that are not in ``present`` are considered.
+    """
     plain = _SEPARATORS.sub("_", _normalised(name))
     missing = [known for known in LAYOUT[file] if known not in present]
     for known in missing:
@@ -81,7 +87,7 @@ def similar_column(file: str, name: str, present: Mapping[str, str]) -> str | No
 
 
 def column_faults(file: str, schema: pa.Schema) -> Iterator[Fault]:
-    """Every column of ``schema`` that breaks the format of ``file``."""
+    """Yield a fault for every column of ``schema`` that breaks the format of ``file``."""
     matched = match_columns(file, schema.names)
     for name, column in LAYOUT[file].items():
         if name in matched.duplicates:
@@ -99,7 +105,7 @@ def column_faults(file: str, schema: pa.Schema) -> Iterator[Fault]:
 
 
 def _remedy(dtype: pa.DataType, allowed: str) -> str:
-    """How to convert what often stands where a timestamp is expected."""
+    """Return a hint on how to convert ``dtype`` to a timestamp, or "" if there is none."""
     dtype = storage_type(dtype)
     if allowed != TIME:
         return ""

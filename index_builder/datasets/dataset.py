@@ -16,16 +16,19 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 
 SILENCE_US: Final = HOUR_US
-"""How long after its newest row a data set still counts as observed."""
+"""Time in microseconds. A data set counts as observed until this time after its newest row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of all videos, sorted by (video, time); rows with the same time keep the order of the file.
+    """Rows of all videos, sorted by (video, time). Rows with the same time keep the order of the file.
 
-    ``video`` (n,) int32 indexes ``DataSet.videos``. ``time_us`` (n,) int64. ``type`` (n,) int16 indexes ``DataSet.types``.
-    ``value`` (n,) int64 is a count >= 1 for events and a cumulative counter >= 0 for counters. ``reach`` (n,) int64 is the
-    summed audience, 0 where unknown. ``offsets`` (V + 1,) int64: the rows of video v are ``offsets[v]:offsets[v + 1]``.
+    ``video`` (n,) int32: index into ``DataSet.videos``.
+    ``time_us`` (n,) int64: time in microseconds since 1970 UTC.
+    ``type`` (n,) int16: index into ``DataSet.types``.
+    ``value`` (n,) int64: a count >= 1 for events, a cumulative counter >= 0 for counters.
+    ``reach`` (n,) int64: the summed audience, 0 where unknown.
+    ``offsets`` (V + 1,) int64: the rows of video v are ``offsets[v]:offsets[v + 1]``.
     """
 
     video: NDArray[np.int32]
@@ -43,9 +46,12 @@ class Rows:
 class DataSet:
     """A data set as known at one time.
 
-    ``videos`` are sorted by (published_us, video_id); ``published_us`` (V,) int64. ``types`` are the observed engagement types,
-    singular, the standard ones first. ``events`` and ``counters`` are None if the data set has no such file. ``dropped`` maps
-    "file: reason" to a number of rows, and ``first`` to a description of the first of them; rows are numbered from 0.
+    ``videos``: sorted by (published_us, video_id).
+    ``published_us`` (V,) int64: times of publication.
+    ``types``: the observed engagement types in the singular, the standard types first.
+    ``events`` and ``counters``: None if the data set has no file of that kind.
+    ``dropped``: maps "file: reason" to the number of dropped rows.
+    ``first``: maps "file: reason" to a description of the first dropped row. Rows are numbered from 0.
     """
 
     videos: list[Video]
@@ -57,19 +63,22 @@ class DataSet:
     first: Mapping[str, str] = field(default_factory=dict)
 
     def left_out(self) -> list[str]:
-        """What was dropped, in words, one line for each reason."""
+        """Describe what was dropped, with one line per reason."""
         return [
             f"{reason}: {n:,} row{'s' if n > 1 else ''} left out, the first is {self.first[reason]}"
             for reason, n in self.dropped.items()
         ]
 
     def last_us(self) -> int | None:
-        """Time of the newest row or publication, microseconds; None without videos."""
+        """Return the time of the newest row or publication in microseconds, or None if there are no videos."""
         ends = [int(rows.time_us.max()) for rows in (self.events, self.counters) if rows is not None and len(rows)]
         ends += [int(self.published_us[-1])] if len(self.videos) else []
         return max(ends, default=None)
 
     def watched_until_us(self, as_of_us: int) -> int:
-        """Time until which no row means no engagement: ``as_of_us``, but no later than SILENCE_US after the newest row."""
+        """Return the time up to which missing rows mean that there was no engagement.
+
+        It is ``as_of_us``, but at most SILENCE_US after the newest row.
+        """
         last = self.last_us()
         return as_of_us if last is None else min(as_of_us, last + SILENCE_US)

@@ -25,16 +25,17 @@ from model.engagement.rows import bin_times_us, flat_cells
 from model.engagement.video import Video
 
 _BUFFERED_ROWS: Final = 1 << 16
-"""Rows of each file that are held in memory before they are written."""
+"""Maximum number of rows of each file that are buffered before they are written."""
 _SCHEMAS: Final = {file: written_schema(file) for file in LAYOUT}
 
 
 @dataclass(slots=True)
 class Exported:
-    """What was written.
+    """Describes what was written.
 
-    ``rows`` maps a file to its number of rows. ``left_out`` maps a counted type that has no counter column to its number of
-    cells. ``damaged`` maps a video that was left out because its record cannot be read to the reason.
+    ``rows``: maps a file to its number of rows.
+    ``left_out``: maps a type without a counter column to the number of its counter cells, which were left out.
+    ``damaged``: maps the id of a video whose record cannot be read to the reason. These videos were left out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -43,9 +44,10 @@ class Exported:
 
 
 class DataSetWriter:
-    """The files of a data set in ``folder``. Each file is created with its first row.
+    """Writes the files of a data set to ``folder``. Each file is created with its first row.
 
-    events.parquet is created even without rows if there are no counters: a data set needs one of the two.
+    If there are no counters, events.parquet is created even without rows, because a data set needs at least one of
+    the two files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,13 +58,13 @@ class DataSetWriter:
         self._buffered = dict.fromkeys(_SCHEMAS, 0)
 
     def add(self, video: Video, history: History, newest_us: int) -> None:
-        """Write a video and its history; ``newest_us`` is the time of its newest row."""
+        """Write a video and its history. ``newest_us`` is the time of the video's newest row."""
         self._write(VIDEOS_FILE, {name: [value] for name, value in _video_columns(video).items()})
         self._add_events(video, history, newest_us)
         self._add_counters(video, history, newest_us)
 
     def close(self) -> None:
-        """Write what is buffered and close the files."""
+        """Write the buffered rows and close the files."""
         if not self.exported.rows.get(EVENTS_FILE) and not self.exported.rows.get(COUNTERS_FILE):
             self._write(EVENTS_FILE, {name: [] for name in LAYOUT[EVENTS_FILE]})
         for name in self.exported.rows:

@@ -1,11 +1,11 @@
-"""`m3tr-build export`: what a service has collected, written as a data set to train on.
+"""`m3tr-build export`: writes what a service has collected as a data set for training.
 
-The store keeps how much happened in each bin of a video's age, not when within the bin. Each bin becomes one row at the last
-instant of the bin (in the newest bin: at the time of the newest row). By then all of it was known, and the row falls into the
-same bin when it is read back.
+For each bin of a video's age, the store knows how much happened. It does not know the time within the bin. Each bin
+becomes one row. The time of the row is the last instant of the bin. For the newest bin, it is the time of the newest
+row. All of the bin's count was known at that time. When the data set is read, the row falls into the same bin again.
 
-The layout of the store belongs to the service. So a process of the service (``service.dump``) reads the store and writes JSON
-lines, which this module reads.
+Only the service knows the layout of the store. So this module starts a process of the service (``service.dump``),
+which reads the store and writes JSON lines. This module reads these lines.
 """
 
 from __future__ import annotations
@@ -58,13 +58,15 @@ class _Record(msgspec.Struct):
 
 
 def export_store(out: Path, *, redis_url: str | None = None, data_dir: Path | None = None) -> Exported:
-    """Write the store at ``redis_url``, or the embedded store in ``data_dir``, to the folder ``out``.
+    """Write the store to the folder ``out`` as a data set. Return what was written.
+
+    The store is at ``redis_url``, or embedded in ``data_dir``.
 
     Raises:
-        DataError: the store cannot be read or is empty, or ``out`` holds a data set.
+        DataError: the store cannot be read or is empty, or ``out`` already contains a data set.
     """
     if there := [name for name in LAYOUT if (out / name).exists()]:
-        raise DataError(f"{out}: holds {', '.join(there)} already; choose another folder or remove them")
+        raise DataError(f"{out}: already contains {', '.join(there)}; choose another folder or remove the files")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as part, _dump(redis_url, data_dir) as lines:
         total = int(msgspec.json.decode(next(lines))["videos"])
@@ -99,13 +101,13 @@ def _records(lines: Iterator[bytes]) -> Iterator[_Record | _Damaged]:
 
 @contextmanager
 def _dump(redis_url: str | None, data_dir: Path | None) -> Iterator[Iterator[bytes]]:
-    """The lines that a process of the service writes about its store."""
+    """Yield the lines that a process of the service writes about its store."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3TR_")}
     command = [sys.executable, "-m", "service.dump"]
     if redis_url is None:
         command += ["--data-dir", str(data_dir)]
     else:
-        # Not on the command line: every user of the machine can read that.
+        # The URL is not passed on the command line, because every user of the machine can read command lines.
         environment["REDIS_URL"] = redis_url
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
@@ -118,7 +120,7 @@ def _dump(redis_url: str | None, data_dir: Path | None) -> Iterator[Iterator[byt
 
 
 def _until_exit(out: IO[bytes], process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes]:
-    """The lines of ``out``; at their end DataError with the last line of ``errors`` if the process failed."""
+    """Yield the lines of ``out``. If the process failed, raise DataError with the last line of ``errors``."""
     yield from out
     if process.wait():
         errors.seek(0)

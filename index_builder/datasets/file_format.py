@@ -1,13 +1,13 @@
-"""The canonical data set format: which files there are, which columns they have, and of which types.
+"""The canonical data set format: its files, their columns and the columns' types.
 
-    videos.parquet    one row for each video:                               video_id, published_at, optional metadata
-    events.parquet    one row for each engagement:                          video_id, time, type, optional count and reach
-    counters.parquet  one row for each reading of cumulative counters:      video_id, time, one column for each type
+    videos.parquet    one row per video:                            video_id, published_at, optional metadata
+    events.parquet    one row per engagement:                       video_id, time, type, optional count and reach
+    counters.parquet  one row per reading of cumulative counters:   video_id, time, one column per type
 
-A data set has events, counters or both. Each file may also be a folder of part files. Further columns are ignored.
+A data set has events, counters or both. Each file may also be a folder of part files. Other columns are ignored.
 
-This is the only declaration of the columns. The loader, the check, the export and the simulator derive from it. It derives
-the metadata columns from the fields of ``Video`` and the counter columns from ``COUNTER_COLUMNS``.
+The columns are declared only here. The loader, the check, the export and the simulator use this declaration. The
+metadata columns are derived from the fields of ``Video``. The counter columns are derived from ``COUNTER_COLUMNS``.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ COUNTERS_FILE: Final = "counters.parquet"
 TEXT_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "text")
 NUMBER_FIELDS: Final = tuple(declared.name for declared in METADATA if declared.kind == "number")
 COLUMN_OF_TYPE: Final = {event_type: column for column, event_type in COUNTER_COLUMNS.items()}
-"""Engagement type to counter column."""
+"""Maps an engagement type to its counter column."""
 
 MAX_TYPES: Final = 256
-"""Largest number of engagement types in one data set; more means that the column holds something else."""
+"""Maximum number of engagement types in one data set. More types mean that the column contains something else."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
-"""Type of the time columns that we write."""
+"""Arrow type of the time columns that this project writes."""
 ID, TIME, NUMBER = "string", "timestamp", "integer or floating point"
 TEXT: Final = "string, integer or list of strings"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column may hold, in words (``allowed``), and the type that we write (``written``)."""
+    """Describes a column. ``allowed`` is what it may contain, in words. ``written`` is the Arrow type that this project writes."""
 
     allowed: str
     written: pa.DataType
@@ -71,15 +71,15 @@ LAYOUT: Final[Mapping[str, Mapping[str, Column]]] = {
 
 
 def written_schema(file: str) -> pa.Schema:
-    """Arrow schema of ``file`` with all its columns, as we write it."""
+    """Return the Arrow schema that this project writes for ``file``, with all columns."""
     return pa.schema([(name, column.written) for name, column in LAYOUT[file].items()])
 
 
 def table_of(file: str, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """A table for ``file`` from some of its columns.
+    """Build a table for ``file`` from some of its columns.
 
     Raises:
-        ValueError: the format has no such column, or a required one is missing.
+        ValueError: the format has no such column, or a required column is missing.
     """
     required = {name for name, column in LAYOUT[file].items() if column.required}
     if not required <= columns.keys() <= LAYOUT[file].keys():

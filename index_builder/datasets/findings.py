@@ -1,8 +1,10 @@
-"""Findings about a data set: collected batch by batch, printed as a table.
+"""Findings about a data set. They are collected batch by batch and printed as a table.
 
-    error    the data set cannot be loaded, or has cells that can never be right: an empty id, a negative count
-    warning  rows that are left out, or used but doubtful: before publication, a counter that falls, a naive time
-    info     worth knowing
+    error    The data set cannot be loaded, or it has cells that are always wrong.
+             Examples: an empty id, a negative count.
+    warning  Rows are left out, or they are used although they are doubtful.
+             Examples: a row before publication, a falling counter, a time without a zone.
+    info     Something worth knowing.
 
 Rows are numbered from 0 in the order of the file.
 """
@@ -29,12 +31,16 @@ _ORDER: Final = tuple(_STYLE)
 _FILES: Final = tuple(LAYOUT)
 _SHOWN: Final = 60
 _WIDTH: Final = 160
-"""Width of the table outside a terminal, in characters."""
+"""Width of the table in characters if the output is not a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of fault in one column; ``first_row`` and ``rows`` are None if it does not concern rows."""
+    """One kind of fault in one column.
+
+    ``first_row`` is the number of the first faulty row, and ``rows`` is the number of faulty rows. Both are None if
+    the fault does not concern rows.
+    """
 
     severity: Severity
     file: str
@@ -45,9 +51,9 @@ class Finding:
 
 
 class Findings:
-    """Findings of one check; faults of cells are summed over the batches of a file.
+    """Collects the findings of one check. Faults of cells are added up over the batches of a file.
 
-    Rows later than ``now_us``, microseconds UTC, are in the future.
+    A row later than ``now_us`` (microseconds UTC) is in the future.
     """
 
     def __init__(self, now_us: int) -> None:
@@ -69,7 +75,10 @@ class Findings:
         start: int,
         cells: Any,
     ) -> None:
-        """Add the flagged rows of a batch whose first row has the number ``start``; ``cells`` gives the value to show."""
+        """Add the flagged rows of a batch to a finding.
+
+        ``start`` is the row number of the batch's first row. ``cells`` contains the value to show for each row.
+        """
         if not (n := int(rows.sum())):
             return
         key, at = (severity, file, column, problem), int(rows.argmax())
@@ -77,19 +86,19 @@ class Findings:
         self._open[key] = (first, before + n, shown or _show(cells[at]))
 
     def numbered(self, severity: Severity, file: str, column: str, problem: str, rows: NDArray[np.int64]) -> None:
-        """Add rows by their numbers in the file, (n,) int64."""
+        """Add a finding about ``rows`` (n,) int64, the row numbers in the file."""
         if len(rows):
             self._found.append(Finding(severity, file, column, problem, int(rows.min()), len(rows)))
 
     def sorted(self) -> list[Finding]:
-        """All findings: errors first, then by file."""
+        """Return all findings: errors first, then in the order of the files."""
         cells = []
         for (severity, file, column, problem), (first, n, shown) in self._open.items():
             cells.append(Finding(severity, file, column, f"{problem}, first: {shown}" if shown else problem, first, n))
         return sorted(self._found + cells, key=lambda f: (_ORDER.index(f.severity), (*_FILES, f.file).index(f.file)))
 
     def times(self, file: str, column: str, array: pa.Array, start: int) -> parquet_columns.Times:
-        """The times of a batch, after adding findings about them."""
+        """Return the times of a batch, and add findings about them."""
         times = parquet_columns.times(array)
         self.rows("error", file, column, "no time", times.null, start, [""] * len(array))
         self.rows(
@@ -106,14 +115,14 @@ class Findings:
         return times
 
     def text(self, severity: Severity, file: str, column: str, array: pa.Array, start: int) -> pa.Array:
-        """The strings of a batch, after adding a finding about cells that are not UTF-8."""
+        """Return the strings of a batch, and add a finding about cells that are not UTF-8."""
         text = parquet_columns.text(array)
         bad = parquet_columns.not_utf8(array, text)
         self.rows(severity, file, column, "not UTF-8; read as missing", bad, start, _raw(array) if bad.any() else array)
         return text
 
     def counts(self, file: str, column: str, array: pa.Array, start: int) -> parquet_columns.Counts:
-        """The counts of a batch, after adding findings about cells that cannot be counts."""
+        """Return the counts of a batch, and add findings about cells that cannot be counts."""
         counts = parquet_columns.counts(array)
         self.rows("error", file, column, "negative", counts.negative, start, array)
         self.rows("error", file, column, "fractional", counts.fractional, start, array)
@@ -122,13 +131,13 @@ class Findings:
 
 
 def console(stderr: bool = False) -> Console:
-    """The console for tables; outside a terminal it is wide enough to keep messages on few lines."""
+    """Return the console for tables. If the output is not a terminal, the console is wide, so that each message takes few lines."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH)
 
 
 def report(findings: Iterable[Finding], console: Console) -> bool:
-    """Print the findings as a table; return whether there was no error."""
+    """Print the findings as a table. Return True if there was no error."""
     findings = list(findings)
     if not findings:
         console.print("nothing found: the data set is fine", style="green")
@@ -154,7 +163,7 @@ def report(findings: Iterable[Finding], console: Console) -> bool:
 
 
 def _raw(array: pa.Array) -> pa.Array:
-    """The bytes of strings, to show cells that are not text."""
+    """Return strings as bytes, so that cells that are not valid text can be shown."""
     return array.cast(pa.large_binary())
 
 

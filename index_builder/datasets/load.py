@@ -1,10 +1,11 @@
 """Reads a data set from its files.
 
-Files are read in batches, straight into arrays sized by the files' row counts, so the data set is never in memory twice.
-With an as-of time, nothing later enters: no rows, no videos, and no counts of dropped rows.
+Files are read in batches, directly into arrays. The files' row counts give the sizes of the arrays, so the data set
+is never in memory twice. If an as-of time is given, rows and videos after it are ignored. They are not counted as
+dropped either.
 
-A row or video that cannot be used is dropped and counted by reason in ``DataSet.dropped``. A file that cannot be used raises
-DataError. ``index_builder.datasets.check`` lists everything that is wrong.
+A row or video that cannot be used is dropped. ``DataSet.dropped`` counts dropped rows by reason. A file that cannot
+be used raises DataError. ``index_builder.datasets.check`` lists everything that is wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
 
     Args:
         path: the folder.
-        before_us: as-of time, microseconds UTC: later rows and videos published later are ignored.
+        before_us: as-of time in microseconds UTC. Later rows, and videos published later, are ignored.
 
     Raises:
         DataError: a file or column is missing or wrong.
@@ -73,7 +74,7 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
 
 
 def load_and_report(path: Path, *, before_us: int | None = None) -> DataSet:
-    """Load a data set and print to standard error what was left out."""
+    """Load a data set and return it. Print what was left out to standard error."""
     data = load_dataset(path, before_us=before_us)
     for line in data.left_out():
         print(line, file=sys.stderr)
@@ -81,7 +82,7 @@ def load_and_report(path: Path, *, before_us: int | None = None) -> DataSet:
 
 
 def _validated(path: Path) -> ParquetTable:
-    """Open a file.
+    """Open a file and check its columns.
 
     Raises:
         DataError: a column is missing or of a wrong type.

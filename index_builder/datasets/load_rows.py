@@ -1,6 +1,6 @@
 """Reads events.parquet and counters.parquet into row buffers.
 
-``types`` maps each engagement type to a code, in order of appearance; the readers add new types to it.
+``types`` maps each engagement type to a code, in order of appearance. The readers add new types to ``types``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _COUNT_FAULTS = ("negative", "fractional", "too_large")
 class VideoIndex:
     """Finds the video of each row.
 
-    ``ids`` (V,) and ``published_us`` (V,) int64 are in the order of the data set. Rows later than ``before_us`` are ignored
-    and not counted in ``dropped``.
+    ``ids`` (V,) and ``published_us`` (V,) int64 are in the order of the data set. Rows later than ``before_us`` are
+    ignored, and ``dropped`` does not count them.
     """
 
     ids: pa.Array
@@ -38,7 +38,7 @@ class VideoIndex:
     dropped: DroppedRows
 
     def locate(self, file: str, batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], Flags]:
-        """Video index (n,), time (n,) in microseconds, and usable (n,) of each row of a batch."""
+        """Return the video index (n,) and the time (n,) in microseconds of each row of a batch, and flags (n,) of the usable rows."""
         time = parquet_columns.times(batch.column("time"))
         missing = time.missing()
         known = missing | (time.us <= self.before_us)
@@ -60,7 +60,7 @@ class VideoIndex:
 
 
 def read_events(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -> RowBuffer:
-    """The usable rows of events.parquet."""
+    """Return the usable rows of events.parquet."""
     buffer = RowBuffer(table.rows)
     for batch in table.batches():
         video, time_us, keep = index.locate(EVENTS_FILE, batch)
@@ -87,7 +87,7 @@ def read_events(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -
 
 
 def _type_codes(array: pa.Array, types: dict[str, int]) -> tuple[NDArray[np.int64], Flags]:
-    """Code of each row's type, -1 for none, and whether the row has a type."""
+    """Return the code of each row's type, -1 for no type, and whether the row has a type."""
     encoded = parquet_columns.text(array).dictionary_encode()
     names = encoded.dictionary.to_pylist()
     codes = np.array([types.setdefault(name, len(types)) if name else -1 for name in names] + [-1], np.int64)
@@ -100,7 +100,7 @@ def _type_codes(array: pa.Array, types: dict[str, int]) -> tuple[NDArray[np.int6
 
 
 def read_counters(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -> RowBuffer:
-    """The usable cells of counters.parquet, one row for each cell."""
+    """Return the usable cells of counters.parquet, as one row per cell."""
     names = [name for name in COUNTER_COLUMNS if name in table.names]
     codes = np.array([types.setdefault(COUNTER_COLUMNS[name], len(types)) for name in names], np.int64)
     buffer = RowBuffer(table.rows * len(names))
@@ -130,12 +130,12 @@ def read_counters(table: ParquetTable, index: VideoIndex, types: dict[str, int])
 def drop_mixed_events(
     videos: list[Video], events: RowBuffer, counters: RowBuffer, types: list[str], dropped: DroppedRows
 ) -> None:
-    """Drop events of a (video, type) that has counters too; the counters already include what the events report."""
+    """Drop events of each (video, type) that also has counters. The counters already include what the events report."""
     pairs = events.pairs(len(types))
     mixed = np.isin(pairs, np.unique(counters.pairs(len(types))))
     if mixed.any():
         video, code = divmod(int(pairs[mixed].min()), len(types))
         description = f"of video {videos[video].video_id!r}, type {types[code]!r}"
-        reason = f"the video has this type in {COUNTERS_FILE} too, which is used"
+        reason = f"this type of the video is also in {COUNTERS_FILE}, which is used instead"
         dropped.count(EVENTS_FILE, reason, int(mixed.sum()), description)
         events.keep(~mixed)

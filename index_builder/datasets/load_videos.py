@@ -15,7 +15,10 @@ from model.engagement.video import Video
 
 
 def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tuple[list[Video], NDArray[np.int64]]:
-    """Videos published up to ``before_us``, sorted by (time of publication, id), and their times of publication (V,)."""
+    """Read the videos published up to ``before_us``.
+
+    Return the videos sorted by (time of publication, id), and their times of publication (V,).
+    """
     parts: dict[str, list[pa.Array]] = {name: [] for name in table.names if name != "published_at"}
     times, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in table.batches():
@@ -50,7 +53,7 @@ def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tu
 def _without_duplicates(
     ids: pa.Array, published_us: NDArray[np.int64], before_us: int, rows: NDArray[np.int64], dropped: DroppedRows
 ) -> NDArray[np.int64]:
-    """Indices of the videos published up to ``before_us``; of several with one id the first is kept."""
+    """Return the indices of the videos published up to ``before_us``. If several videos have the same id, the first one is kept."""
     codes = ids.dictionary_encode().indices.to_numpy()
     repeated = np.ones(len(codes), np.bool_)
     repeated[np.unique(codes, return_index=True)[1]] = False
@@ -64,7 +67,7 @@ def _without_duplicates(
 
 
 def _metadata(name: str, column: pa.Array) -> pa.Array:
-    """A column of videos.parquet as we keep it: empty text and impossible numbers become missing."""
+    """Prepare a column of videos.parquet: empty text and impossible numbers are replaced by missing values."""
     if name in NUMBER_FIELDS:
         return pa.array(parquet_columns.numbers(column).values, from_pandas=True)
     if name in TEXT_FIELDS:

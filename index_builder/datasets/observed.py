@@ -15,10 +15,10 @@ from model.engagement.types import metric_types
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The rows of a data set.
+    """The rows of a data set, prepared for the metric ``name``.
 
-    ``metric`` is the source (events or counters) of the metric ``name``, ``totals`` the metric's cumulative count after each row
-    of that source. ``continuous`` says that the source is events.
+    ``metric`` contains the rows that the metric is read from. They are events or counters. ``totals`` is the metric's
+    cumulative count after each of these rows. ``continuous`` is True if these rows are events.
     """
 
     data: DataSet
@@ -31,13 +31,13 @@ class Observed:
 
     @staticmethod
     def of(data: DataSet, metric: str) -> Observed:
-        """Prepare ``data``; the metric is read from counters if there are any, otherwise from events."""
+        """Prepare ``data``. The metric is read from counters if it has any, otherwise from events."""
         events, counters = sources(data)
         kinds = metric_types(metric, data.types)
         return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
 
     def count_at(self, video: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The metric's count from rows up to each time, (n,) float64."""
+        """Return the metric's count (n,) float64, from rows up to each time."""
         end = rows_until(self.metric, video, time_us)
         has = end > self.metric.offsets[video]
         return (
@@ -48,7 +48,7 @@ class Observed:
 
 
 def snapshot_rows(source: VideoRows) -> NDArray[np.int64]:
-    """Indices of the rows that complete a snapshot: the last row of each (video, time)."""
+    """Return the indices of the rows that complete a snapshot: the last row of each (video, time)."""
     n = len(source.time_us)
     last = np.ones(n, dtype=bool)
     if n:
@@ -72,7 +72,7 @@ def _source(mode: int, rows: Rows | None, n_videos: int) -> VideoRows:
 
 
 def sources(data: DataSet) -> tuple[VideoRows, VideoRows]:
-    """The data set's events and counters; either may be empty."""
+    """Return the data set's events and counters. Either may be empty."""
     n = len(data.videos)
     return (
         _source(EVENT_MODE, data.events, n),

@@ -1,13 +1,13 @@
-"""Parquet columns of a data set as numpy arrays in the project's units.
+"""Converts Parquet columns of a data set to numpy arrays in the project's units.
 
-    timestamp column  -> int64 microseconds since 1970 UTC, rounded down; a naive timestamp is read as UTC
-    number column     -> int64 counts or float64 numbers, and masks of the cells that are not
+    timestamp column  -> int64 microseconds since 1970 UTC, rounded down; a timestamp without a zone is read as UTC
+    number column     -> int64 counts or float64 numbers, and masks of the cells that are not valid
     text column       -> large_string; bytes that are not UTF-8 are read as missing
     id column         -> indices into a list of known ids
 
-The same meaning comes in many Arrow types: text as string, string_view, binary or a dictionary, whole numbers as DECIMAL or
-floating point. All are accepted. Columns of other types are refused (``index_builder.datasets.column_matching``). Wrong
-*cells* are flagged by masks, and the caller drops or reports them.
+Data with the same meaning comes in many Arrow types. Text may be string, string_view, binary or a dictionary. Whole
+numbers may be DECIMAL or floating point. All of these types are accepted. ``index_builder.datasets.column_matching``
+refuses columns of other types. Invalid *cells* are flagged by masks, and the caller drops or reports them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """``us`` (n,) int64 microseconds since 1970 UTC, 0 where a flag is set.
+    """Times of a column.
 
-    ``null`` (n,) bool: no time. ``out_of_range`` (n,) bool: a time outside ``YEARS``, often a placeholder.
+    ``us`` (n,) int64: microseconds since 1970 UTC, 0 where a flag is set.
+    ``null`` (n,) bool: True for cells without a time.
+    ``out_of_range`` (n,) bool: True for times outside ``YEARS``, which are often placeholders.
     """
 
     us: NDArray[np.int64]
@@ -45,15 +47,16 @@ class Times:
     out_of_range: Flags
 
     def missing(self) -> Flags:
-        """Rows without a usable time, (n,) bool."""
+        """Return flags (n,) bool of the rows without a usable time."""
         return self.null | self.out_of_range
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """``values`` (n,) int64, 0 where a flag is set; each flag is (n,) bool, and a cell has at most one.
+    """Counts of a column, and flags (n,) bool of invalid cells. A cell has at most one flag.
 
-    ``nan`` is a floating-point not-a-number, which writers of Parquet often use for null.
+    ``values`` (n,) int64 is 0 where a flag is set. ``nan`` flags floating-point not-a-number, which writers of
+    Parquet often use for null.
     """
 
     values: NDArray[np.int64]
@@ -64,13 +67,16 @@ class Counts:
     too_large: Flags
 
     def invalid(self) -> Flags:
-        """Rows that have a value which cannot be a count, (n,) bool."""
+        """Return flags (n,) bool of the rows whose value cannot be a count."""
         return self.negative | self.fractional | self.too_large
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """``values`` (n,) float64 >= 0, NaN where missing or flagged; ``negative`` and ``too_large`` (n,) bool."""
+    """Numbers of a column, and flags (n,) bool of invalid cells.
+
+    ``values`` (n,) float64 is >= 0, or NaN where the number is missing or flagged.
+    """
 
     values: NDArray[np.float64]
     negative: Flags
@@ -78,7 +84,7 @@ class Numbers:
 
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
-    """The storage type under dictionaries, run lengths and extensions."""
+    """Return the storage type of a column without its dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             kind = kind.value_type
@@ -89,7 +95,7 @@ def storage_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The same cells without dictionaries, run lengths and extensions."""
+    """Return the same cells without dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -102,7 +108,7 @@ def plain(array: pa.Array) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings, or bytes that may be strings."""
+    """Return whether a column of this type holds strings, or bytes that may be strings."""
     kind = storage_type(kind)
     return any(
         test(kind)
@@ -120,7 +126,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds lists of any length."""
+    """Return whether a column of this type holds lists of any length."""
     kind = storage_type(kind)
     return any(
         test(kind)
@@ -135,7 +141,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds numbers (a column of nulls counts as numbers)."""
+    """Return whether a column of this type holds numbers. A column of nulls counts as numbers."""
     kind = storage_type(kind)
     return any(
         test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
@@ -143,19 +149,19 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds timestamps."""
+    """Return whether a column of this type holds timestamps. A column of nulls counts as timestamps."""
     kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
 
 
 def is_naive(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds timestamps without a time zone."""
+    """Return whether a column of this type holds timestamps without a time zone."""
     kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) and kind.tz is None)
 
 
 def text(array: pa.Array) -> pa.Array:
-    """A column of strings as a plain ``large_string`` array; cells that are not UTF-8 become null."""
+    """Convert a column of strings to a plain ``large_string`` array. Cells that are not UTF-8 become null."""
     array = plain(array)
     if pa.types.is_integer(array.type) or pa.types.is_null(array.type):
         return array.cast(pa.large_string())
@@ -174,7 +180,10 @@ def _decoded(cell: bytes | None) -> str | None:
 
 
 def texts(array: pa.Array) -> pa.Array:
-    """A column of strings, whole numbers or lists of strings as ``large_string``; lists are joined by commas, without their nulls."""
+    """Convert a column of strings, whole numbers or lists of strings to ``large_string``.
+
+    The elements of a list are joined by commas. Null elements are skipped.
+    """
     array = plain(array)
     if not is_list(array.type):
         return text(array)
@@ -187,12 +196,12 @@ def texts(array: pa.Array) -> pa.Array:
 
 
 def not_utf8(array: pa.Array, decoded: pa.Array) -> Flags:
-    """Cells that are not null in ``array`` but that ``text`` made null, (n,) bool."""
+    """Return flags (n,) bool of the cells that have a value in ``array`` but are null in ``decoded``, the result of ``text``."""
     return _mask(decoded.is_null()) & ~_mask(plain(array).is_null())
 
 
 def times(array: pa.Array) -> Times:
-    """A timestamp column of any unit and zone as microseconds."""
+    """Convert a timestamp column of any unit and zone to microseconds."""
     array = plain(array)
     null = _mask(array.is_null())
     if pa.types.is_null(array.type):
@@ -201,13 +210,13 @@ def times(array: pa.Array) -> Times:
     divisor, factor = _UNITS[array.type.unit]
     raw = raw if divisor == 1 else np.floor_divide(raw, divisor)
     out_of_range = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
-    # Multiply only values that fit: an overflow would turn a bad time into a normal one.
+    # Only values that fit are multiplied. An overflow would turn a bad time into a normal one.
     us = raw if factor == 1 else np.where(out_of_range, 0, raw) * factor
     return Times(np.where(out_of_range, 0, us), null, out_of_range)
 
 
 def counts(array: pa.Array) -> Counts:
-    """A number column as counts; cells that are not counts are flagged."""
+    """Convert a number column to counts. Cells that are not counts are flagged."""
     array = plain(array)
     n = len(array)
     null = _mask(array.is_null())
@@ -234,7 +243,11 @@ def counts(array: pa.Array) -> Counts:
 
 
 def _decimals(array: pa.Array, null: Flags) -> Counts:
-    """Counts from decimals that are not all whole or do not fit int64, converted one by one: floating point is not exact enough."""
+    """Convert decimals to counts one by one.
+
+    This function is for decimals that are not all whole, or do not fit int64. Floating point is not exact enough for
+    them.
+    """
     cells = [0 if cell is None else cell for cell in array.to_pylist()]
     negative = np.array([cell < 0 for cell in cells], np.bool_)
     too_large = np.array([cell > _MAX_COUNT for cell in cells], np.bool_)
@@ -245,7 +258,7 @@ def _decimals(array: pa.Array, null: Flags) -> Counts:
 
 
 def numbers(array: pa.Array) -> Numbers:
-    """A number column as float64; negative, infinite and values above 2^62 are placeholders and become NaN."""
+    """Convert a number column to float64. Values that are negative, infinite or above 2^62 are placeholders and become NaN."""
     array = plain(array)
     real = array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
     negative, too_large = real < 0, real > _MAX_COUNT
@@ -253,13 +266,13 @@ def numbers(array: pa.Array) -> Numbers:
 
 
 def positions(ids: pa.Array, known: pa.Array) -> NDArray[np.int64]:
-    """Index of each id in ``known``, (n,) int64; -1 for null and unknown ids."""
+    """Return the index (n,) int64 of each id in ``known``, or -1 for null and unknown ids."""
     found = pc.index_in(text(ids), value_set=known, skip_nulls=True)
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def empty(names: pa.Array) -> Flags:
-    """Cells of a ``large_string`` array that are null or empty, (n,) bool."""
+    """Return flags (n,) bool of the cells of a ``large_string`` array that are null or empty."""
     flags = pc.or_kleene(pc.is_null(names), pc.equal(names, "")).fill_null(True)
     return np.asarray(flags.to_numpy(zero_copy_only=False), np.bool_)
 

@@ -1,8 +1,8 @@
-"""One table of a data set: a Parquet file, or a folder of them as Spark, Hive and others write it.
+"""Reads one table of a data set: a Parquet file, or a folder of Parquet files as written by Spark, Hive and others.
 
-The parts of a folder are read in the order of their paths, and rows are numbered through all of them. Names that begin with
-``_`` or ``.`` (``_SUCCESS``, checksums) and files of other kinds are ignored. ``KEY=VALUE`` in a path adds a column KEY with
-that value.
+The files of a folder are read in the order of their paths. Rows are numbered continuously through all files. Names
+that begin with ``_`` or ``.`` are ignored (``_SUCCESS``, checksums), and so are files of other kinds. ``KEY=VALUE``
+in a path adds a column KEY with that value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from index_builder.datasets.parquet_columns import plain
 from model.errors import DataError
 
 BATCH_ROWS: Final = 1 << 18
-"""Rows in memory while a file is read."""
+"""Maximum number of rows in memory while a file is read."""
 _SUFFIXES: Final = ("", ".parquet", ".parq", ".pq")
 _MAGIC: Final = b"PAR1"
 _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -30,7 +30,11 @@ _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file. ``name`` is for messages. ``fixed`` are the columns that come from its path; ``schema`` includes them."""
+    """One file of a table.
+
+    ``name`` is used in messages. ``fixed`` are the columns that come from the file's path. ``schema`` includes these
+    columns.
+    """
 
     path: Path
     name: str
@@ -41,13 +45,13 @@ class Part:
 
 
 class ParquetTable:
-    """The parts of one table, and its rows as batches.
+    """Finds the files of one table and yields its rows as batches.
 
     Args:
-        path: the file or folder, named as in ``LAYOUT``.
+        path: the file or folder. Its name is one of the names in ``LAYOUT``.
 
     Raises:
-        DataError: it is missing, or one of its files is not a readable Parquet file.
+        DataError: the file or folder is missing, or one of the files is not a readable Parquet file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +59,7 @@ class ParquetTable:
         self.left_out: list[str] = []
         files = self._files(path) if path.is_dir() else [path]
         if not files:
-            raise DataError(f"{path}: is a folder without a Parquet file")
+            raise DataError(f"{path}: the folder contains no Parquet file")
         self.parts = [self._part(path, file) for file in files]
         self.rows = sum(part.rows for part in self.parts)
         self.names = tuple(name for name in LAYOUT[self.file] if any(name in part.match.names for part in self.parts))
@@ -86,13 +90,13 @@ class ParquetTable:
         return Part(path, name, fixed, schema, rows, match_columns(self.file, schema.names))
 
     def faults(self) -> Iterator[tuple[str, Fault]]:
-        """Every column that breaks the format, with the name of its file."""
+        """Yield every column that breaks the format, together with the name of its file."""
         for part in self.parts:
             for fault in column_faults(self.file, part.schema):
                 yield part.name, fault
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in batches of up to ``BATCH_ROWS``, with the columns ``names``, named as in the format.
+        """Yield the rows in batches of up to ``BATCH_ROWS``. The columns are ``names``, and they are named as in the format.
 
         Raises:
             DataError: a file is damaged.
@@ -120,14 +124,15 @@ class ParquetTable:
 
 
 def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:
-    """Open a Parquet file; ``name`` is for messages.
+    """Open a Parquet file. ``name`` is used in messages.
 
     Raises:
-        DataError: it is missing or not a Parquet file.
+        DataError: the file is missing or is not a Parquet file.
     """
     name = str(path) if name is None else name
     try:
-        # The old nanosecond type of Spark and Impala overflows outside 1678 to 2261; microseconds do not.
+        # Spark and Impala wrote an old type of timestamp. Read as nanoseconds, it overflows outside the years 1678 to
+        # 2261. Microseconds do not overflow.
         return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
     except FileNotFoundError:
         raise DataError(f"{name}: the file is missing") from None

@@ -1,4 +1,4 @@
-"""The usable rows of one file, collected batch by batch."""
+"""Collects the usable rows of one file, batch by batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = ("video", "time_us", "type", "value", "reach")
 
 
 class RowBuffer:
-    """Arrays with space for ``capacity`` rows, filled from the front; ``n`` rows are in use."""
+    """Arrays with space for ``capacity`` rows, filled from the front. The first ``n`` rows are in use."""
 
     def __init__(self, capacity: int) -> None:
         self.video = np.empty(capacity, np.int32)
@@ -23,24 +23,24 @@ class RowBuffer:
         self.n = 0
 
     def add(self, keep: Flags, **arrays: NDArray[np.int64]) -> None:
-        """Append the rows that ``keep`` flags; ``arrays`` has one array for each column."""
+        """Append the rows that ``keep`` flags. ``arrays`` contains one array per column."""
         end = self.n + int(keep.sum())
         for name, array in arrays.items():
             getattr(self, name)[self.n : end] = array[keep]
         self.n = end
 
     def pairs(self, n_types: int) -> NDArray[np.int64]:
-        """Video and type of each row as one number, (n,) int64."""
+        """Return the video and type of each row, encoded as one number (n,) int64."""
         return self.video[: self.n].astype(np.int64) * n_types + self.type[: self.n]
 
     def keep(self, rows: Flags) -> None:
-        """Drop all rows but the flagged ones; ``rows`` is (n,) bool."""
+        """Keep only the rows that ``rows`` (n,) bool flags."""
         for name in _COLUMNS:
             setattr(self, name, getattr(self, name)[: self.n][rows])
         self.n = int(rows.sum())
 
     def rows(self, n_videos: int, type_map: NDArray[np.int16]) -> Rows:
-        """The rows sorted by video and time, with types renumbered by ``type_map``; the buffer must not be used after this."""
+        """Return the rows sorted by video and time, with types renumbered by ``type_map``. The buffer must not be used afterwards."""
         n = self.n
         video, time_us = self.video[:n], self.time_us[:n]
         step = np.diff(video)

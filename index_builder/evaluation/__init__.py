@@ -1,1 +1,1 @@
-"""Scores of a bundle on a data set, compared with baselines."""
+"""Scores a bundle on a data set and compares it with baselines."""

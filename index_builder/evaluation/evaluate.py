@@ -46,14 +46,16 @@ def evaluate(
     report: Path | None = None,
     growing_bank: bool = False,
 ) -> dict[str, Any]:
-    """Score a bundle on videos of ``data`` published in [published_from, published_before), print the table, return it.
+    """Score a bundle on the videos of ``data`` published in [published_from, published_before). Print and return the table.
 
-    The baselines are fitted on videos published before ``published_from_us``, from what was observed by then. ``boosting`` adds
-    gradient boosting, which takes minutes. ``report`` is a file for the report page. With ``growing_bank`` neighbours and creators may
-    also be videos of the data set published after the training, as in a service.
+    The baselines are fitted on videos published before ``published_from_us``, from what was observed up to that time.
+    ``boosting`` adds gradient boosting, which takes minutes. ``report`` is the file for the report page. With
+    ``growing_bank``, neighbours and creators may also be videos that were published after the training, as in a
+    service.
 
     Raises:
-        DataError: there is no query, a horizon is beyond the trained maximum, or the report's folder does not exist.
+        DataError: there is no query, a horizon is longer than the trained maximum, or the report's folder does not
+            exist.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
@@ -74,7 +76,7 @@ def evaluate(
     within = queries.horizon_us <= manifest.max_horizon_us
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
-        raise DataError("published-from: no video of that time has an observation at these ages and horizons")
+        raise DataError("published-from: no video of this period has an observation at these ages and horizons")
     with (
         open_with_growing_bank(bundle, observed, int(queries.now_us.max()))
         if growing_bank
@@ -129,7 +131,7 @@ def evaluate(
 
 def _print(table: dict[str, Any]) -> None:
     shown = Table(
-        title="Growth log2((1 + count then) / (1 + count now)); nMSE with its 95 % bootstrap interval by video"
+        title="Growth log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a bootstrap over videos"
     )
     shown.add_column("cell")
     shown.add_column("model")

@@ -1,4 +1,4 @@
-"""The evaluation that training makes of its own model, on holdout videos."""
+"""Evaluates a newly trained model on holdout videos, as part of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.bundle import Manifest
 from model.engagement.bins import SECOND_US
 
 _MAX_ROWS: Final = 20_000
-"""Largest number of forecasts in a report; its bootstrap then takes seconds."""
+"""Maximum number of forecasts in a report. With this number, the report's bootstrap takes seconds."""
 _AGES_H: Final = (6, 24, 72)
 _HORIZONS_H: Final = (24, 72)
 
@@ -33,10 +33,11 @@ def holdout_evaluation(
     stopping: NDArray[np.bool_],
     quantiles: dict[str, NDArray[np.float32]],
 ) -> Evaluation:
-    """Score growth ``quantiles`` (N, J, 3) of each method on the ``holdout`` samples, with baselines fitted on ``fit``.
+    """Score each method's growth ``quantiles`` (N, J, 3) on the ``holdout`` samples, and return the evaluation.
 
-    The samples that ``stopping`` (N,) flags calibrate each method, the others are scored. Cold samples are left out: a baseline has
-    nothing to forecast from.
+    N is the number of samples and J is the number of horizons. Simple baselines are fitted on ``fit`` and scored too.
+    The samples that ``stopping`` (N,) flags calibrate each method. The other samples are scored. Cold samples are
+    left out, because a baseline has nothing to forecast from.
     """
     scored = holdout.take(~stopping)
     rows = _labelled(scored)
@@ -60,8 +61,8 @@ def holdout_evaluation(
         published = data.published_us[queries.video]
         first, last = utc_minutes(int(published.min())), utc_minutes(int(published.max()))
         about = (
-            f"{len(np.unique(queries.video)):,} videos published from {first} to {last}, the newest ones, which training held out; "
-            "other videos of that time decided when to stop and set the intervals"
+            f"{len(np.unique(queries.video)):,} videos published from {first} to {last}. They are the newest videos, and training held "
+            "them out. Other videos of this period decided when training stopped, and calibrated the intervals."
         )
     table = scores_by_cell(queries, growths) if len(pairs) else {}
     return Evaluation(manifest, data.videos, queries, growths, table, about, sampled_from=len(data.videos))
@@ -72,7 +73,7 @@ def _labelled(samples: Samples) -> NDArray[np.bool_]:
 
 
 def _some_videos(video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows of whole videos drawn at random, until there are _MAX_MAX_ROWS rows."""
+    """Choose whole videos at random until there are _MAX_ROWS rows. Return flags of their rows."""
     which, owner = np.unique(video, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(which))
     before = np.cumsum(np.bincount(owner, minlength=len(which))[order])
@@ -87,7 +88,7 @@ def _pairs(samples: Samples, rows: NDArray[np.bool_]) -> Pairs:
 
 
 def _cells(pairs: Pairs) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Cell of age and horizon of each pair (n,), and the names of the cells; cells with few pairs become one."""
+    """Return the index of each pair's cell of age and horizon (n,), and the names of the cells. Cells with few pairs are merged."""
     age, horizon = (
         np.searchsorted(np.array(limits) * 3600.0, seconds)
         for limits, seconds in ((_AGES_H, pairs.age_s), (_HORIZONS_H, pairs.horizon_s))

@@ -1,8 +1,9 @@
-"""Log-likelihood per token and type on later videos: the bundle's Mamba-Hawkes process and simple point processes.
+"""Log-likelihood per token and type on later videos, for the bundle's Mamba-Hawkes process and simple point processes.
 
-All are scored on the same tokens of the same videos. A token's likelihood is that of nothing in the gap before its interval and
-of its counts in the interval, for each type observed by then. The baselines are fitted on videos published before the scored
-ones, from what was observed by then.
+All processes are scored on the same tokens of the same videos. A token covers a gap without engagement and the
+interval after the gap. Its likelihood is the probability that nothing happens in the gap and that the token's counts
+occur in the interval. A type is scored only in tokens from its first observation on. The baselines are fitted on
+earlier videos, from what was observed before the first scored video was published.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from model.mhp.network import MambaHawkes
 from model.mhp.pace import pace_before
 
 FIT_VIDEOS: Final = 600
-"""Largest number of videos that the baselines are fitted on."""
+"""Maximum number of videos that the baselines are fitted on."""
 _BATCH_TOKENS: Final = 20_000
 _DRAWS: Final = 200
 BASELINES: Final[dict[str, Callable[[int], Pace | ExponentialHawkes]]] = {
@@ -45,7 +46,10 @@ BASELINES: Final[dict[str, Callable[[int], Pace | ExponentialHawkes]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Mean log-likelihood per token and type in nats, with its 95 % bootstrap interval by video; ``tokens`` is how many were scored."""
+    """Mean log-likelihood per token and type in nats, with its 95 % interval from a bootstrap over videos.
+
+    ``tokens`` is the number of scored tokens.
+    """
 
     mean: float
     low: float
@@ -54,7 +58,7 @@ class Likelihood:
 
 
 def tokens_of(observed: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
-    """Tokens of ``videos`` from rows up to ``until_us``."""
+    """Return the tokens of ``videos`` from rows up to ``until_us``."""
     published = observed.data.published_us[videos]
     now = np.maximum(until_us, published)
     n_types = len(observed.data.types)
@@ -68,7 +72,7 @@ def _module(bundle: Bundle, prefix: str, module: nn.Module) -> None:
 
 
 def intensity_of(bundle: Bundle) -> IntensityHead:
-    """The bundle's intensity head."""
+    """Return the bundle's intensity head."""
     head = IntensityHead(bundle.manifest.shape.d_model, bundle.manifest.shape.n_types)
     _module(bundle, "intensity.", head)
     return head
@@ -76,7 +80,7 @@ def intensity_of(bundle: Bundle) -> IntensityHead:
 
 @torch.no_grad()
 def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
-    """Hidden state (n, d_model) of the bundle's process after each token."""
+    """Return the hidden state (n, d_model) of the bundle's process after each token."""
     shape = bundle.manifest.shape
     mhp = MambaHawkes(shape)
     _module(bundle, "mhp.", mhp)
@@ -85,7 +89,7 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
     out = torch.zeros(len(tokens.counts), shape.d_model)
     at = int(np.searchsorted(lengths[order], 1))
     while at < len(order):
-        # Sorted by length: the last video of a batch is its longest.
+        # Videos are sorted by length, so the last video of a batch is the longest.
         stop = at + 1
         while stop < len(order) and lengths[order[stop]] * (stop + 1 - at) <= _BATCH_TOKENS:
             stop += 1
@@ -109,7 +113,10 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
 
 @torch.no_grad()
 def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
-    """Log-likelihood (n, K) of every token and type by the bundle's process, NaN where a type is not observed yet."""
+    """Return the log-likelihood (n, K) of every token and type under the bundle's process.
+
+    It is NaN where a type is not observed yet.
+    """
     head = intensity_of(bundle)
     before = torch.roll(states_after(bundle, tokens), 1, 0)
     before[torch.from_numpy(tokens.offsets[:-1][np.diff(tokens.offsets) > 0])] = head.start
@@ -120,7 +127,10 @@ def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
 
 
 def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-    """Log-likelihood (n, K) of ``tokens`` by the baseline ``name``, one of BASELINES, fitted on ``learned``."""
+    """Return the log-likelihood (n, K) of ``tokens`` under the baseline ``name``, fitted on ``learned``.
+
+    ``name`` is one of BASELINES.
+    """
     kinds = range(tokens.counts.shape[1])
     return np.stack([BASELINES[name](k).fit(learned).log_likelihood(tokens) for k in kinds], axis=1)
 
@@ -134,19 +144,20 @@ def likelihoods(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Likelihood]:
-    """Score the process and the baselines on videos published in [published_from, published_before), to the end of the data.
+    """Score the process and the baselines on videos published in [published_from, published_before).
 
-    ``advance`` is called with 1 after each of them.
+    The rows of these videos up to the end of the data are used. ``advance`` is called with 1 after the process and
+    after each baseline. Return the likelihood of each, keyed by name.
 
     Raises:
-        DataError: the bundle has no Mamba-Hawkes process, or its types are not those of the data set, or there is no token
-            before or after ``published_from_us``.
+        DataError: the bundle has no Mamba-Hawkes process, its types differ from the data set's types, or there is no
+            token before or after ``published_from_us``.
     """
     if not bundle.manifest.parts.mhp:
         raise DataError("likelihood: this bundle was trained without the Mamba-Hawkes process (use_mhp = false)")
     if observed.data.types != bundle.manifest.types:
         raise DataError(
-            f"data: has the types {', '.join(observed.data.types)}; allowed: {', '.join(bundle.manifest.types)}, as trained"
+            f"data: has the types {', '.join(observed.data.types)}; allowed: those of the training, {', '.join(bundle.manifest.types)}"
         )
     published = observed.data.published_us
     held = published >= published_from_us
@@ -159,7 +170,10 @@ def likelihoods(
     learned = tokens_of(observed, past, published_from_us)
     for name, found in (("from", tokens), ("before", learned)):
         if not len(found.counts):
-            raise DataError(f"published-from: no video published {name} it has an engagement; allowed: a time between")
+            raise DataError(
+                f"published-from: no video published {name} this time has an engagement; "
+                "allowed: a time with such videos before and after it"
+            )
     table = {}
     for name in ("M3TR", *BASELINES):
         values = (
@@ -172,7 +186,10 @@ def likelihoods(
 
 
 def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likelihood:
-    """Mean and interval; whole videos are drawn with replacement, because the errors of one video's tokens are correlated."""
+    """Return the mean and its 95 % interval.
+
+    The bootstrap draws whole videos with replacement, because the errors of one video's tokens are correlated.
+    """
     owner = np.repeat(np.arange(len(tokens.offsets) - 1), np.diff(tokens.offsets))
     known = np.isfinite(values)
     total = np.bincount(owner, np.where(known, values, 0).sum(1), len(tokens.offsets) - 1)
@@ -185,7 +202,7 @@ def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likeliho
 def score_likelihood(
     bundle: Path, data: Path, *, published_from_us: int, published_before_us: int | None = None
 ) -> dict[str, Likelihood]:
-    """Score as ``likelihoods`` does, print the table, return it.
+    """Compute ``likelihoods``, print the table and return it.
 
     Raises:
         DataError: see ``likelihoods``.

@@ -1,6 +1,7 @@
-"""Calls to a running service over HTTP, retried while it is busy or cannot be reached.
+"""Calls a running service over HTTP. A call is repeated while the service is busy or cannot be reached.
 
-Every call is safe to repeat: registrations are idempotent, rows have ids, and forecasts only read.
+Every call is safe to repeat. Registering a video twice changes nothing. Rows have ids, so the service recognises
+duplicates. Forecasts only read.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF: Final = tenacity.wait_exponential(multiplier=0.1, max=5.0)
-"""Waits of 0.1 s, 0.2 s, ... up to 5 s between the attempts of a call."""
+"""Waiting times of 0.1 s, 0.2 s, ... up to 5 s between the attempts of a call."""
 _CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):
-    """The service refused a call, or stayed busy or unreachable for too long."""
+    """The service refused a call, or it was busy or unreachable for too long."""
 
 
 class Refused(ServiceError):
-    """The service refused the content of a call; another call may succeed."""
+    """The service refused the content of a call. A call with different content may succeed."""
 
 
 class _Unavailable(Exception):
-    """The service is busy or cannot be reached: the call should be retried, not before ``retry_after_s``."""
+    """The service is busy or cannot be reached. The call should be retried after ``retry_after_s`` or later."""
 
     def __init__(self, problem: str, retry_after_s: float = 0.0) -> None:
         super().__init__(problem)
@@ -44,7 +45,7 @@ class _Unavailable(Exception):
 
 
 def iso8601(time_us: int) -> str:
-    """A time in microseconds UTC as ISO 8601 text."""
+    """Return a time in microseconds UTC as ISO 8601 text."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
 
 
@@ -52,11 +53,11 @@ class Client:
     """A connection to one service.
 
     Args:
-        url: its address, such as ``http://127.0.0.1:8000``.
-        api_key: sent as bearer token.
-        timeout_s: seconds for one attempt of a call.
-        patience_s: seconds for which a call is retried.
-        transport: replaces the network, for tests.
+        url: address of the service, such as ``http://127.0.0.1:8000``.
+        api_key: API key that is sent as bearer token.
+        timeout_s: time limit in seconds for one attempt of a call.
+        patience_s: time limit in seconds for retrying a call.
+        transport: replaces the network in tests.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class Client:
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Send rows to ``/events`` or ``/counters``; return the service's summary of them, rejections included."""
+        """Send rows to ``/events`` or ``/counters``. Return the service's summary of the rows, including rejected rows."""
         body = b"\n".join(map(orjson.dumps, rows))
         return dict(self._call("POST", path, body, "application/x-ndjson", accept=_accounts_for_rows).json())
 
     def forecast(self, video_id: str, at_us: int, horizons_s: Sequence[int]) -> dict[str, Any]:
-        """The forecast of a registered video at a time, for horizons in seconds."""
+        """Return the forecast of a registered video at a time, for horizons in seconds."""
         query = httpx.QueryParams({"at": iso8601(at_us), "horizons_s": ",".join(map(str, horizons_s))})
         return dict(self._call("GET", f"/videos/{_segment(video_id)}/forecast?{query}").json())
 
@@ -114,10 +115,10 @@ class Client:
         *,
         accept: Callable[[httpx.Response], bool] = lambda response: response.is_success,
     ) -> httpx.Response:
-        """Call until it succeeds; 429, 503 and network faults are retried for ``patience_s``.
+        """Call the service until it succeeds. Retry 429, 503 and network errors for ``patience_s``.
 
         Raises:
-            ServiceError: the call was refused, or still failed after ``patience_s``.
+            ServiceError: the call was refused, or it still failed after ``patience_s``.
         """
         headers = {} if content_type is None else {"Content-Type": content_type}
 
@@ -150,18 +151,18 @@ class Client:
 
 
 def _segment(video_id: str) -> str:
-    """An id as one segment of a path; an id of dots alone would name another path."""
+    """Return an id as one segment of a path. An id that consists only of dots is escaped, because it would change the path."""
     return quote(video_id, safe="") if video_id.strip(".") else video_id.replace(".", "%2E")
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Seconds until the next attempt: the backoff, or what the service asks for if that is longer."""
+    """Return the seconds until the next attempt: the backoff, or the service's Retry-After if that is longer."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(_BACKOFF(state), error.retry_after_s if isinstance(error, _Unavailable) else 0.0)
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that a Retry-After header asks for, as a number or a date; 0 without one."""
+    """Return the seconds that a Retry-After header gives, as a number or a date. Return 0 without the header."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
@@ -173,7 +174,10 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _accounts_for_rows(response: httpx.Response) -> bool:
-    """Whether a response reports on every row; a 422 does so too if no row of the batch was accepted."""
+    """Return whether a response reports on every row.
+
+    A response with status 422 also does, if no row of the batch was accepted.
+    """
     if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
         return response.is_success
     try:

@@ -1,7 +1,8 @@
 """Sends the rows of a data set to a service as a live stream (command ``m3tr-build replay``).
 
-Rows are sent in order of time, and videos are registered before their first row. Every row has an id computed from its content, so
-that a replay that is repeated, or interrupted and restarted, counts nothing twice.
+Rows are sent in order of time. Videos are registered before their first row is sent. Every row has an id that is
+computed from its content. The service recognises repeated ids, so a replay that is repeated or restarted counts no
+row twice.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from index_builder.replay.client import Client, Refused
 from model.engagement.video import Video
 
 _PARALLEL_REGISTRATIONS: Final = 8
-"""Videos that are registered at the same time."""
+"""Maximum number of videos that are registered at the same time."""
 
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What the service reported about the videos and rows sent to it.
+    """Sums up what the service reported about the videos and rows sent to it.
 
-    ``refused`` is the number of videos that it does not accept; their rows are not sent. ``first_refused`` and ``example`` describe the
-    first refused video and the first rejected row.
+    ``refused`` is the number of videos that the service does not accept. Their rows are not sent. ``first_refused``
+    describes the first refused video. ``example`` describes the first rejected row.
     """
 
     videos: int = 0
@@ -67,9 +68,10 @@ class ReplayCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """What to send, in order of time: ``time_us``, ``video`` and ``row`` (n,) int64, ``is_counter`` (n,) bool.
+    """Rows to send, in order of time.
 
-    ``row`` is the row of an event, or the number of a counter observation.
+    ``time_us``, ``video`` and ``row`` are (n,) int64, and ``is_counter`` is (n,) bool. ``row`` is the row number of
+    an event, or the number of a counter observation.
     """
 
     time_us: NDArray[np.int64]
@@ -79,15 +81,15 @@ class _Queue:
 
 
 class Replay:
-    """The stream of a data set's rows, played in one or more steps.
+    """Sends a data set's rows as a stream, in one or more steps.
 
     Args:
         data: the data set.
-        client: of the service.
-        from_us: earlier rows are left out, microseconds UTC.
-        videos: (V,) bool, which videos take part; None for all.
-        batch_rows: largest number of rows in a request.
-        rate: rows per second; None for as fast as the service accepts them.
+        client: connection to the service.
+        from_us: start time in microseconds UTC. Earlier rows are left out.
+        videos: flags (V,) bool of the videos whose rows are sent. None sends the rows of all videos.
+        batch_rows: maximum number of rows per request.
+        rate: rows per second. None sends rows as fast as the service accepts them.
     """
 
     def __init__(
@@ -113,11 +115,13 @@ class Replay:
         self._next = 0
 
     def remaining(self, to_us: int | None = None) -> int:
-        """Number of rows that ``play(to_us)`` would send."""
+        """Return the number of rows that ``play(to_us)`` would send."""
         return self._end(to_us) - self._next
 
     def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> ReplayCounts:
-        """Register the videos published by ``to_us`` and send every row up to and including it that was not sent yet.
+        """Register the videos published up to ``to_us``, and send every row up to ``to_us`` that has not been sent yet.
+
+        Both limits are inclusive. Return what the service reported.
 
         Raises:
             ServiceError: the service refused a call or stayed unavailable.
@@ -157,7 +161,7 @@ class Replay:
             self._leave_out(np.array(refused))
 
     def _registered(self, video: Video) -> str:
-        """Register a video; return why it was refused, empty if it was not."""
+        """Register a video. Return the reason if it was refused, otherwise ""."""
         try:
             self._client.register(video)
         except Refused as error:
@@ -165,7 +169,7 @@ class Replay:
         return ""
 
     def _leave_out(self, videos: NDArray[np.int64]) -> None:
-        """Remove the rows of these videos that were not sent yet."""
+        """Remove the rows of these videos that have not been sent yet."""
         queue, keep = self._queue, ~np.isin(self._queue.video, videos)
         keep[: self._next] = True
         self._queue = _Queue(queue.time_us[keep], queue.video[keep], queue.row[keep], queue.is_counter[keep])
@@ -212,7 +216,7 @@ class Replay:
 
 
 def _identity(*parts: object) -> str:
-    """An id of 20 hexadecimal digits, determined by the parts."""
+    """Return an id of 20 hexadecimal digits that is computed from ``parts``."""
     return blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
@@ -230,7 +234,10 @@ def _queue(data: DataSet, starts: NDArray[np.int64], chosen: NDArray[np.bool_], 
 
 
 def _observations(rows: Rows) -> NDArray[np.int64]:
-    """Start of each observation (video, time) in counter rows, and the end, (observations + 1,) int64."""
+    """Return the start of each observation (video, time) in the counter rows, followed by the number of rows.
+
+    The result has shape (observations + 1,) and dtype int64.
+    """
     if not len(rows):
         return np.zeros(1, np.int64)
     new = (np.diff(rows.video) != 0) | (np.diff(rows.time_us) != 0)
@@ -238,7 +245,10 @@ def _observations(rows: Rows) -> NDArray[np.int64]:
 
 
 def _copies(rows: Rows) -> NDArray[np.int64]:
-    """Number of equal rows before each row, (n,) int64: equal events at the same time are different events."""
+    """Return the number (n,) int64 of equal rows before each row.
+
+    It distinguishes equal events at the same time, which are different events.
+    """
     columns = (rows.reach, rows.value, rows.type, rows.time_us, rows.video)
     order = np.lexsort(columns)
     new = np.ones(len(rows), np.bool_)
@@ -259,7 +269,7 @@ def replay(
     batch_rows: int = 1000,
     api_key: str | None = None,
 ) -> ReplayCounts:
-    """Replay a data set to a service and show progress; times in microseconds UTC, both included."""
+    """Replay a data set to a service and show progress. The times are in microseconds UTC, and both are inclusive."""
     loaded = load_and_report(data)
     with Client(url, api_key=api_key) as client:
         stream = Replay(loaded, client, from_us=from_us, batch_rows=batch_rows, rate=rate)

@@ -1,4 +1,4 @@
-"""A service as a child process, for the demo."""
+"""Runs a service as a child process for the demo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Final
 from index_builder.replay.client import ServiceError
 
 START_S: Final = 120.0
-"""Seconds in which the service must start to listen."""
+"""Time limit in seconds for the service to start listening."""
 _STOP_S: Final = 30.0
 _ADDRESS: Final = re.compile(r"listens on (http://\S+)")
 _STOPPED: Final = (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -37,7 +37,7 @@ class Served:
         """Wait until the service has ended.
 
         Raises:
-            ServiceError: it ended with an error and was not stopped by us.
+            ServiceError: the service ended with an error, and not because it was told to stop.
         """
         if (code := self._process.wait()) not in _STOPPED:
             raise ServiceError(f"the service ended with code {code}:\n{_tail(self._log)}")
@@ -47,7 +47,7 @@ class Served:
 def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
     """Serve a bundle on a free port of this machine while the block runs.
 
-    The child uses its own embedded store and the bundle's own bank, even if the environment names servers.
+    The child process uses its own embedded store and the bundle's own bank, even if the environment names servers.
 
     Args:
         bundle: the bundle's folder.
@@ -55,7 +55,7 @@ def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
         log: file for the service's output.
 
     Raises:
-        ServiceError: it does not start, or does not stop cleanly.
+        ServiceError: the service does not start or does not stop cleanly.
     """
     foreign = ("M3TR_", "REDIS_URL", "QDRANT_URL")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -83,16 +83,16 @@ def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
 
 
 def _program(name: str) -> str:
-    """Path of a console script beside this interpreter, or on the PATH."""
+    """Return the path of a console script in this interpreter's folder, or on the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise ServiceError(f"the command {name} is not installed beside {sys.executable}, nor on the PATH")
+        raise ServiceError(f"the command {name} is neither installed beside {sys.executable} nor on the PATH")
     return found
 
 
 def _read(lines: IO[str], log: Path, addresses: queue.Queue[str | None]) -> None:
-    """Copy the service's output to the log; put its address into ``addresses``, and None at the end."""
+    """Copy the service's output to the log. Put the service's address into ``addresses``, and None when the output ends."""
     with lines, log.open("a", encoding="utf-8") as out:
         for line in lines:
             out.write(line)

@@ -1,7 +1,8 @@
-"""Reports: how good a model's forecasts were, as one page for people.
+"""Reports: one page for people that shows how good a model's forecasts were.
 
-``Evaluation`` is what a page is made from. `m3tr-build evaluate` fills it from queries, training from its holdout
-(``index_builder.evaluation.holdout_evaluation``). Both add ``examples`` and pass it to ``write_page``.
+A page is made from an ``Evaluation``. `m3tr-build evaluate` fills it from queries. Training fills it from the holdout
+videos (``index_builder.evaluation.holdout_evaluation``). Both add ``examples`` and pass the evaluation to
+``write_page``.
 """
 
 from index_builder.report.bootstrap import VideoBootstrap

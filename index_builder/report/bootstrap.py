@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals for any group of forecasts; whole videos are drawn."""
+"""Computes means with bootstrap intervals for any group of forecasts. The bootstrap draws whole videos."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Mean:
 
 
 class VideoBootstrap:
-    """Draws of whole videos with replacement, because the errors of one video are correlated.
+    """Draws whole videos with replacement, because the errors of one video are correlated.
 
-    A draw is how often each video was drawn. A mean is then the ratio of two sums by video, so any number of groups costs two matrix
-    products each.
+    A draw records how often each video was drawn. Then a mean is the ratio of two sums over videos, so each group of
+    forecasts needs only two matrix products.
 
     Args:
-        video: (n,) any integers that identify the videos.
+        video: any integers (n,) that identify the videos.
         draws: number of draws.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, video: NDArray[np.int64], draws: int = 400, seed: int = 0) -> None:
@@ -41,12 +41,15 @@ class VideoBootstrap:
         )
 
     def mean(self, x: Array, rows: NDArray[np.bool_] | None = None) -> Mean:
-        """Mean of ``x`` (n,) over ``rows`` (n,), by default all rows; one row is needed."""
+        """Return the mean of ``x`` (n,) over ``rows`` (n,), by default over all rows. At least one row is needed."""
         rows = np.ones(len(x), dtype=bool) if rows is None else rows
         return self._quotient(np.where(rows, x, 0.0), rows.astype(np.float64), int(rows.sum()))
 
     def quotient(self, x: Array, y: Array) -> Mean:
-        """Mean of x over mean of y, both (n,), from the same draws: compares two forecasts of the same queries."""
+        """Return the mean of ``x`` (n,) divided by the mean of ``y`` (n,). Both means use the same draws.
+
+        The quotient compares two forecasts of the same queries.
+        """
         return self._quotient(x, y, len(x))
 
     def _quotient(self, x: Array, y: Array, n: int) -> Mean:

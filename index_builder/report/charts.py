@@ -1,4 +1,4 @@
-"""The charts of a report: from plain numbers to SVG."""
+"""Draws the charts of a report: turns plain numbers into SVG."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class ChartRow:
 
 
 def dots(label: str, rows: Sequence[ChartRow], *, factors: bool, target: float | None = None) -> Svg:
-    """Dot plot of means with their intervals, one row each; with ``factors`` values are log2 and the axis shows factors from 1 on."""
+    """Return a dot plot of means with their intervals, with one line per row.
+
+    With ``factors``, values are log2 and the axis shows factors, starting at 1.
+    """
     left, right, top = 152.0, _WIDTH - 74, 8.0
     bottom = top + _ROW * len(rows)
     means = [m for row in rows for m in (row.mean, row.other) if m is not None]
@@ -72,7 +75,7 @@ def reliability(
     other: Sequence[Mean] | None,
     groups: dict[str, list[Mean]],
 ) -> Svg:
-    """Nominal level of a quantile against the share of outcomes below it; each group is a thin line."""
+    """Plot the fraction of outcomes below each quantile against the quantile's nominal level. Each group is a thin line."""
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 300.0
     x, y = Scale(0, 1, left, right), Scale(0, 1, bottom, top)
     svg = Svg(_WIDTH, bottom + 42, label)
@@ -97,7 +100,7 @@ def reliability(
 
 
 def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]) -> Svg:
-    """Density of forecast growth (across) and real growth (up), both log2; darker is more."""
+    """Plot the density of forecast growth (horizontal) and real growth (vertical), both in log2. Darker means more forecasts."""
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 330.0
     low, high = (float(v) for v in np.quantile(np.concatenate([forecast, real]), [0.002, 0.998]))
     low, high = min(low, 0.0), max(high, low + 0.1)
@@ -118,13 +121,17 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
 
 
 def fan(example: Example) -> Svg:
-    """Counts up to now, then the forecast's interval and median and the real counts, over the video's age."""
+    """Plot counts over the video's age.
+
+    The chart shows the observed counts up to now. After now, it shows the forecast's interval, the forecast's median
+    and the real counts.
+    """
     left, right, top, bottom = 46.0, 294.0, 8.0, 158.0
     now = example.age_us
     ages = np.concatenate([[now], now + example.horizons_us]) / HOUR_US
     start = np.full((1, 3), example.value_now)
     levels = np.log2(1 + np.concatenate([start, example.quantiles]))
-    # Counts far below today's would flatten the fan; let the line leave the chart at the bottom instead.
+    # Counts far below the current count would flatten the fan. Instead, the line may leave the chart at the bottom.
     floor = np.log2(1 + example.value_now) - max(1.0, float(levels[-1, 2] - levels[0, 1]))
     seen, later = (np.stack([p[:, 0] / HOUR_US, np.log2(1 + p[:, 1])], 1) for p in (example.seen, example.later))
     shown = np.concatenate([levels.ravel(), later[:, 1], np.maximum(seen[:, 1], floor)])

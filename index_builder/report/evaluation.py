@@ -1,4 +1,4 @@
-"""What a report shows: forecasts of a model and of other methods, with what really happened."""
+"""The data of a report: forecasts of a model and of other methods, and the real outcomes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from model.bundle import Manifest
 from model.engagement.video import Video
 
 MODEL: Final = "M3TR"
-"""The method that the charts show. Other methods whose names begin with it are variants of the same model."""
+"""Method that the charts show. Other methods whose names begin with this name are variants of the same model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """Scored forecasts of n queries.
 
-    ``videos`` is what ``queries.video`` indexes. ``growths`` maps a method to its log2 growth of each query: (n, 3) float64 for
-    the quantiles 0.1, 0.5 and 0.9, (n, 1) for a point forecast; MODEL is one of the methods. ``table`` is ``scores_by_cell``
-    of both. ``about`` says in a sentence which videos were scored. ``seen_in_training`` says that the model may have learned
-    from some of them. ``sampled_from`` is the number of videos that they are a part of, None if they are all videos.
+    ``videos``: the videos that ``queries.video`` indexes.
+    ``growths``: maps each method to its log2 growth of each query. The array is (n, 3) float64 for the quantiles 0.1,
+    0.5 and 0.9, or (n, 1) for a point forecast. MODEL is one of the methods.
+    ``table``: result of ``scores_by_cell`` for the queries and growths.
+    ``about``: says in words which videos were scored.
+    ``seen_in_training``: True if the model may have learned from some of the scored videos.
+    ``sampled_from``: number of videos that the scored videos were drawn from, or None if all videos were scored.
     """
 
     manifest: Manifest
@@ -41,12 +44,12 @@ class Evaluation:
     sampled_from: int | None = None
 
     def rival(self) -> str | None:
-        """The method with the lowest pooled nMSE, variants of the model left out."""
+        """Return the method with the lowest pooled nMSE. Variants of the model are excluded."""
         others = {name: cells[POOLED]["nmse"] for name, cells in self.table.items() if not name.startswith(MODEL)}
         return min(others, key=lambda name: others[name], default=None)
 
 
 def cell_name(cell: str) -> str:
-    """A cell as words: "age24h+72h" becomes "24 h old, +72 h"."""
+    """Return the name of a cell in words: "age24h+72h" becomes "24 h old, +72 h"."""
     match = re.fullmatch(r"age(.+)h\+(.+)h", cell)
     return f"{match[1]} h old, +{match[2]} h" if match else "all" if cell == POOLED else cell

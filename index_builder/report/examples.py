@@ -1,4 +1,4 @@
-"""Single videos for a report: chosen by a rule, with their forecast over all horizons and their neighbours."""
+"""Chooses single videos for a report. Forecasts each video over all horizons and lists its neighbours."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from model.forecaster import Forecaster
 
 EXAMPLES: Final = 12
 _STEPS: Final = 16
-"""Horizons of the forecast curve; closer together near now, where it bends."""
+"""Number of horizons of the forecast curve. Short horizons are closer together, because the curve bends there."""
 _MAX_POINTS: Final = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Similar:
-    """A neighbour, with cosines of content and trajectory; each is None if there was no such vector.
+    """A neighbour of a video in a report.
 
-    ``growth`` is the factor by which its count grew from the target's age on, over ``horizon_us``, the longest horizon for which that
-    was known at the target's ``now``; None if it was known for none. ``video`` is None if the data set does not have it.
+    ``video``: the neighbour, or None if the data set does not contain it.
+    ``content`` and ``trajectory``: cosine similarities, or None if the vector is missing.
+    ``growth``: factor by which the neighbour's count grew from the target's age on, over ``horizon_us``. None if no
+    growth was known.
+    ``horizon_us``: the longest horizon for which that growth was known at the target's ``now``, or 0.
     """
 
     video: Video | None
@@ -41,10 +44,14 @@ class Similar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One video at one time.
+    """One video at one time, with its forecast and its outcome.
 
-    ``age_us`` is its age now. ``seen`` and ``later`` are (n, 2) float64, (age in us, count), up to now and after it. ``horizons_us``
-    (H,) and ``quantiles`` (H, 3) are the forecast. ``growth`` is the factor by which the count really grew over the longest horizon.
+    ``age_us``: the video's age now.
+    ``value_now``: its count now.
+    ``seen`` and ``later`` (n, 2) float64: pairs of (age in microseconds, count), up to now and after now.
+    ``horizons_us`` (H,) and ``quantiles`` (H, 3): the forecast for H horizons.
+    ``growth``: factor by which the count really grew over the longest horizon.
+    ``neighbours``: the neighbours that the forecast used.
     """
 
     video: Video
@@ -59,10 +66,11 @@ class Example:
 
 
 def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.int64]:
-    """Rows of ``queries`` to show, up to n.
+    """Return the indices of up to n queries to show.
 
-    Of each video the row that looks furthest ahead is taken, and of these the half that looks further. They are sorted by real growth,
-    then id, and taken at evenly spaced ranks. ``ids`` are the video ids that ``queries.video`` indexes.
+    For each video, only the query with the longest horizon is considered. Queries whose horizon is below the median
+    of these horizons are dropped. The remaining queries are sorted by real growth, then by id, and chosen at evenly
+    spaced ranks. ``ids`` are the video ids that ``queries.video`` indexes.
     """
     if not len(queries.video):
         return np.zeros(0, dtype=np.int64)
@@ -80,7 +88,7 @@ def choose(queries: Queries, ids: list[str], n: int = EXAMPLES) -> NDArray[np.in
 def examples(
     forecaster: Forecaster, observed: Observed, queries: Queries, advance: Callable[[int], None] | None = None
 ) -> list[Example]:
-    """The chosen rows of ``queries`` as examples."""
+    """Forecast the chosen queries and return them as examples."""
     data = observed.data
     by_id = {video.video_id: video for video in data.videos}
     rows = choose(queries, [video.video_id for video in data.videos])
@@ -124,7 +132,10 @@ def _known(growth: dict[int, float | None]) -> tuple[float | None, int]:
 def _observed(
     observed: Observed, video: int, now_us: int, until_us: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(age, count) up to now and after it: complete snapshots, or counts of events at even steps."""
+    """Return (age, count) points up to now, and points after now.
+
+    The points are complete snapshots, or counts of events at even time steps.
+    """
     published = int(observed.data.published_us[video])
     if observed.continuous:
         step = max((until_us - published) // _MAX_POINTS, 1)

@@ -1,4 +1,4 @@
-"""Groups of forecasts that a report shows separately: by age, horizon, category and language."""
+"""Forms the groups of forecasts that a report shows separately: by age, horizon, category and language."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from index_builder.samples.queries import Queries
 from model.engagement.video import Video
 
 MIN_FORECASTS: Final = 50
-"""Smallest group that is shown."""
+"""Minimum number of forecasts in a group that is shown."""
 _MAX_NAMES: Final = 12
 AGES_H: Final = (0, 1, 3, 6, 12, 24, 48, 96, 168, 336, 720)
 HORIZONS_H: Final = (0, 1, 3, 6, 12, 18, 36, 60, 96, 144, 336)
-"""Limits in hours; 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are hours off."""
+"""Limits of the groups in hours.
+
+Horizons of 1, 2, 3, 5 and 7 days are in the middle of a group, because snapshots are often some hours off.
+"""
 
 Groups = dict[str, NDArray[np.bool_]]
-"""Label -> rows (n,) bool."""
+"""Maps a group's label to flags (n,) bool of its rows."""
 
 
 def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
-    """Groups of a duration: above one limit, up to the next."""
+    """Return the groups of a duration. Each group reaches from just above one limit up to the next limit."""
     hours = seconds / 3600
     edges = [*limits_h, np.inf]
     out: Groups = {}
@@ -37,7 +40,10 @@ def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
 
 
 def by_name(queries: Queries, videos: Sequence[Video], name: Callable[[Video], str | None]) -> Groups:
-    """Groups of the most frequent values of a property of the video, of all other values, and of unknown ones."""
+    """Group by a property of the video.
+
+    Return one group per frequent value, one group for all other values, and one for unknown values.
+    """
     which, inverse = np.unique(queries.video, return_inverse=True)
     values = np.array([name(videos[v]) or "" for v in which.tolist()], dtype=object)[inverse]
     counted = Counter(values.tolist())

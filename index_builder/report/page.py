@@ -1,6 +1,6 @@
-"""report.html: one page without scripts or outside resources, for readers who do not know the code.
+"""Writes report.html: one page without scripts or external resources, for readers who do not know the code.
 
-The page is the Jinja2 template ``templates/page.html``; ``sections`` computes what it shows.
+The page is the Jinja2 template ``templates/page.html``. ``sections`` computes the page's content.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def write_page(path: Path, evaluation: Evaluation) -> None:
 
 
 def render(evaluation: Evaluation) -> str:
-    """The report as HTML."""
-    lead, sections = "Too few videos were held out to score anything.", None
+    """Return the report as HTML."""
+    lead, sections = "Too few videos were held out, so nothing could be scored.", None
     if len(evaluation.queries.video):
         bootstrap = VideoBootstrap(evaluation.queries.video)
         lead, sections = summary(evaluation, bootstrap), Sections(evaluation, bootstrap)

@@ -1,4 +1,4 @@
-"""Rows of the score tables of a report, as text."""
+"""Formats the rows of a report's score tables as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _TO: Final = "\N{EN DASH}"
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """A score: its key in the table, its heading, its decimal places, and which of two values is better, if any."""
+    """A score.
+
+    ``key``: the score's key in the table.
+    ``heading``: its heading.
+    ``places``: number of decimal places.
+    ``better``: function that chooses the best of several values, or None if no value is better than another.
+    """
 
     key: str
     heading: str
@@ -38,7 +44,7 @@ _NMSE: Final = _Score("nmse", "nMSE", 3, min)
 
 @dataclass(frozen=True, slots=True)
 class ScoreCell:
-    """A score as text, its 95 % interval as text (empty if there is none), and whether it is the best."""
+    """A score as text, its 95 % interval as text, and whether it is the best. The interval is "" if there is none."""
 
     value: str
     interval: str
@@ -56,7 +62,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The heading of a column; ``note`` stands below it."""
+    """The heading of a column. ``note`` is shown below it."""
 
     title: str
     note: str = ""
@@ -64,7 +70,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class ScoresOfCell:
-    """A table with all scores of all methods in one cell."""
+    """A table with scores of all methods. ``cell`` is the name of the cell that the scores belong to."""
 
     cell: str
     headings: list[Heading]
@@ -72,14 +78,14 @@ class ScoresOfCell:
 
 
 def all_scores(table: ScoreTable, cell: str) -> ScoresOfCell:
-    """All scores of all methods in one cell."""
+    """Return all scores of all methods in one cell."""
     columns = [(score, {method: cells[cell] for method, cells in table.items()}) for score in _SCORES]
     headings = [Heading("model"), *(Heading(score.heading) for score in _SCORES)]
     return ScoresOfCell(cell_name(cell), headings, _rows(table, columns))
 
 
 def nmse_by_cell(table: ScoreTable) -> ScoresOfCell:
-    """The nMSE of all methods in every cell, the pooled one first."""
+    """Return the nMSE of all methods in every cell. The pooled cell comes first."""
     first = next(iter(table.values()))
     cells = sorted(first, key=lambda cell: cell != POOLED)
     columns = [(_NMSE, {method: scored[cell] for method, scored in table.items()}) for cell in cells]
@@ -88,7 +94,7 @@ def nmse_by_cell(table: ScoreTable) -> ScoresOfCell:
 
 
 def _rows(table: ScoreTable, columns: list[tuple[_Score, dict[str, Any]]]) -> list[ScoreRow]:
-    """One row for each method; a column is a score with the scores of each method."""
+    """Return one row per method. A column is a score together with the scores of each method."""
     cells: dict[str, list[ScoreCell]] = {method: [] for method in table}
     for score, by_method in columns:
         values = [scores[score.key] for scores in by_method.values() if np.isfinite(scores[score.key])]

@@ -1,4 +1,4 @@
-"""What the sections of a report show: tables, charts and examples of one evaluation."""
+"""Computes what the sections of a report show: tables, charts and examples of one evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FACTORS: Final = (1.05, 1.1, 1.2, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleOutcome:
-    """An example with its chart, the count that it reached, and whether the interval held it."""
+    """An example, its chart, the count that the video reached, and whether that count was inside the interval."""
 
     example: Example
     chart: Svg
@@ -37,7 +37,7 @@ class ExampleOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sections:
-    """The sections of one evaluation; ``bootstrap`` draws its videos."""
+    """The sections of one evaluation. ``bootstrap`` draws the evaluation's videos."""
 
     evaluation: Evaluation
     bootstrap: VideoBootstrap
@@ -46,39 +46,39 @@ class Sections:
 
     @property
     def pooled_scores(self) -> ScoresOfCell:
-        """All scores over all cells."""
+        """Return all scores over all cells."""
         return all_scores(self.evaluation.table, POOLED)
 
     @property
     def nmse_by_cell(self) -> ScoresOfCell:
-        """The nMSE of each cell."""
+        """Return the nMSE of each cell."""
         return nmse_by_cell(self.evaluation.table)
 
     @property
     def scores_of_cells(self) -> Iterator[ScoresOfCell]:
-        """All scores of each cell."""
+        """Return all scores of each cell."""
         return (all_scores(self.evaluation.table, cell) for cell in self._cells())
 
     @property
     def cold_start(self) -> dict[str, Any] | None:
-        """Scores of cold starts that training computed."""
+        """Return the scores of cold starts that training computed, or None."""
         found: dict[str, Any] | None = self.evaluation.manifest.evaluation.get("cells", {}).get("cold start")
         return found
 
     @property
     def rival(self) -> str | None:
-        """The best other method."""
+        """Return the best other method."""
         return self.evaluation.rival()
 
     @property
     def rival_with_interval(self) -> str | None:
-        """The best other method, if it forecasts quantiles."""
+        """Return the best other method if it forecasts quantiles, otherwise None."""
         rival = self.rival
         return rival if rival and self.evaluation.growths[rival].shape[1] == len(_LEVELS) else None
 
     @property
     def calibration_charts(self) -> list[tuple[str, Svg]]:
-        """Shares of outcomes below each quantile and inside the interval."""
+        """Return charts of the fraction of outcomes below each quantile and of the fraction inside the interval."""
         rival, ages = self.rival_with_interval, by_hours(self.evaluation.queries.pairs.age_s, AGES_H)
         below = charts.reliability(
             "Share of outcomes below each quantile",
@@ -100,7 +100,7 @@ class Sections:
 
     @property
     def error_charts(self) -> list[tuple[str, Svg]]:
-        """Mean errors by age, horizon, category and language."""
+        """Return charts of the mean errors by age, horizon, category and language."""
         queries, videos = self.evaluation.queries, self.evaluation.videos
         groups = {
             "By age of the video": by_hours(queries.pairs.age_s, AGES_H),
@@ -112,31 +112,34 @@ class Sections:
 
     @property
     def density_chart(self) -> Svg:
-        """Forecast growth against real growth."""
+        """Return a chart of forecast growth against real growth."""
         return charts.density("Forecast growth against real growth", *self._median_and_real())
 
     @property
     def shares_within(self) -> list[tuple[float, float]]:
-        """Factors, and the share of forecasts that were off by no more."""
+        """Return pairs of (factor, fraction of the forecasts whose error was at most this factor)."""
         median, real = self._median_and_real()
         miss = np.abs(median - real)
         return [(limit, float((miss <= np.log2(limit)).mean())) for limit in _FACTORS]
 
     @property
     def examples(self) -> Sequence[Example]:
-        """The single videos."""
+        """Return the single videos that are shown."""
         return self.evaluation.examples
 
     @property
     def learned_from_examples(self) -> bool:
-        """Whether the bundle's model has learned from the examples' outcomes; the scores are of one that had not."""
+        """Return whether the bundle's model has learned from the examples' outcomes.
+
+        The scores always come from a model that had not learned from them.
+        """
         training = self.evaluation.manifest.training
         as_of_us = training["as_of_us"]
         return bool(training["learned_all"]) and any(e.video.published_us <= as_of_us for e in self.examples)
 
     @property
     def outcomes(self) -> Iterator[ExampleOutcome]:
-        """The examples with their charts and outcomes."""
+        """Yield the examples with their charts and outcomes."""
         for example in self.examples:
             low, _, high = example.quantiles[-1]
             reached = (1 + example.value_now) * example.growth - 1
@@ -144,7 +147,7 @@ class Sections:
 
     @property
     def examples_with_neighbours(self) -> list[Example]:
-        """Some of the examples that had neighbours."""
+        """Return some of the examples that had neighbours."""
         step = max(len(self.examples) // _EXAMPLES_WITH_NEIGHBOURS, 1)
         return [e for e in self.examples[step // 2 :: step] if e.neighbours]
 
@@ -169,7 +172,7 @@ class Sections:
     def _means(
         self, values: dict[str, NDArray[np.float64]], rival: str | None, rows: NDArray[np.bool_]
     ) -> tuple[Mean, Mean | None]:
-        """Means of the model and of the rival over ``rows``."""
+        """Return the means of the model and of the rival over ``rows``."""
         other = self.bootstrap.mean(values[rival], rows) if rival else None
         return self.bootstrap.mean(values[MODEL], rows), other
 

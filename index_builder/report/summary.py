@@ -1,4 +1,4 @@
-"""What a report says in words: a summary, and the facts about model and data."""
+"""Writes a report's text: a summary, and the facts about model and data."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from model.engagement.bins import HOUR_US, SECOND_US
 
 
 def utc_minutes(us: int) -> str:
-    """A time for people, to the minute."""
+    """Return a time in microseconds as readable text, to the minute."""
     return datetime.fromtimestamp(us / SECOND_US, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def metric_in_words(metric: str) -> str:
-    """A metric in words."""
+    """Return the name of a metric in words."""
     return "all engagement (total)" if metric == "total" else metric
 
 
 def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
-    """One paragraph in plain words."""
+    """Return the summary of an evaluation as one paragraph."""
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
     miss = np.abs(growth[:, 1] - y)
@@ -36,7 +36,7 @@ def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
     words = []
     if found := verdict(evaluation, bootstrap):
         where = (
-            f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly move are left out, "
+            f"on the videos that still grow ({found.videos:,} videos; ages and horizons at which counts hardly change are left out, "
             "because every method is right there)"
             if found.growing
             else f"on {found.videos:,} videos"
@@ -44,21 +44,21 @@ def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
         words.append(f"In squared error of the growth, {where}, {MODEL} is {found.sentence(evaluation)}.")
     words.append(
         f"{n:,} forecasts for {len(np.unique(queries.video)):,} videos were compared with what really happened. "
-        f"A typical forecast was off by a factor of {half} (half of them missed by less, up or "
-        f"down), and nine in ten were within a factor of {nine_tenths}. The interval that should hold the outcome "
-        f"in 80% of cases held it in {held.value:.1%} ({held.low:.1%} to {held.high:.1%})."
+        f"A typical forecast was off by a factor of {half}: half of the forecasts had a smaller error, upwards or downwards. "
+        f"Nine in ten forecasts were within a factor of {nine_tenths}. The interval should contain the outcome "
+        f"in 80% of cases. It contained the outcome in {held.value:.1%} ({held.low:.1%} to {held.high:.1%})."
     )
     nmse = evaluation.table[MODEL][POOLED]["nmse"]
     if np.isfinite(nmse):
         words.append(
-            f"The model forecast {max(1 - nmse, 0):.0%} of the differences in growth between videos (nMSE {nmse:.3f}; 0 would be "
-            "perfect, 1 is as good as always forecasting the mean)."
+            f"The model explained {max(1 - nmse, 0):.0%} of the differences in growth between videos. The nMSE is {nmse:.3f}: 0 would be "
+            "perfect, and 1 is as good as always forecasting the mean."
         )
     return " ".join(words)
 
 
 def facts(evaluation: Evaluation) -> dict[str, str]:
-    """Facts about the model, its training data and the scored videos."""
+    """Return facts about the model, its training data and the scored videos."""
     manifest, queries = evaluation.manifest, evaluation.queries
     training, schema, own = manifest.training, manifest.schema, manifest.evaluation
     ahead = queries.horizon_us
@@ -73,9 +73,9 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         f"{_many(len(schema.languages), 'language', 'languages')}",
         "Trained on": f"{training['videos']:,} videos published from {utc_minutes(training['first_published_us'])}, as known at "
         f"{utc_minutes(training['as_of_us'])}; data {training['data_fingerprint'][:12]}",
-        "Training": f"{training['samples']:,} samples learned from, {training['held_back']:,} held out"
+        "Training": f"{training['samples']:,} samples for learning, {training['held_back']:,} held out for the scores"
         + (
-            " for the scores, after which a second model learned from all of them for as many passes; "
+            "; then a second model learned from all samples with the same number of passes; "
             if training["learned_all"]
             else "; "
         )
@@ -93,8 +93,8 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
     if "rate_factor" in own:
         low, high = own["rate_factor"]
         out["Rates"] = (
-            f"the expected engagement of the next hour is {low:.2f} to {high:.2f} times the growth that the median forecasts for "
-            "it, if that is half a count or more: where growth is skewed the median is below the mean"
+            f"the expected engagement of the next hour is {low:.2f} to {high:.2f} times the median forecast of its growth, "
+            "counting only forecasts of half a count or more. If growth is skewed, the median is below the mean."
         )
     if "log_likelihood_per_token" in own:
         out["Log-likelihood"] = f"{own['log_likelihood_per_token']:.3f} nats per token and type, on holdout videos"

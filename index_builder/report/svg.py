@@ -1,4 +1,4 @@
-"""Static SVG: shapes in pixels, axes, and numbers formatted for people. Colours are classes of the page's style sheet."""
+"""Draws static SVG: shapes in pixels, axes, and numbers formatted for people. Colours are classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDE: Final = frozenset("WF")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Linear map of [low, high] to pixels [start, stop]; values outside go to the ends, NaN to the start."""
+    """Linear map from [low, high] to pixels [start, stop]. Values outside the range map to the nearest end, and NaN maps to ``start``."""
 
     low: float
     high: float
@@ -27,18 +27,18 @@ class Scale:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return self.start + (min(max(share, 0.0), 1.0) if share == share else 0.0) * (self.stop - self.start)
 
     def holds(self, value: float) -> bool:
-        """Whether a value is inside."""
+        """Return whether a value is inside [low, high]."""
         return self.low <= value <= self.high
 
 
 @dataclass(slots=True)
 class Svg:
-    """A drawing of ``width`` by ``height`` pixels, scaled to fit; ``label`` describes it for screen readers."""
+    """A drawing of ``width`` by ``height`` pixels that is scaled to fit. ``label`` describes it for screen readers."""
 
     width: float
     height: float
@@ -46,44 +46,44 @@ class Svg:
     parts: list[str] = field(default_factory=list)
 
     def line(self, points: Iterable[tuple[float, float]], cls: str) -> None:
-        """A line through points."""
+        """Draw a line through points."""
         self.parts.append(f'<polyline class="{cls}" points="{_points(points)}"/>')
 
     def area(self, points: Iterable[tuple[float, float]], cls: str) -> None:
-        """A filled outline."""
+        """Draw a filled outline."""
         self.parts.append(f'<polygon class="{cls}" points="{_points(points)}"/>')
 
     def rect(self, x: float, y: float, width: float, height: float, cls: str, opacity: float = 1.0) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self.parts.append(
             f'<rect class="{cls}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" opacity="{opacity:.2f}"/>'
         )
 
     def dot(self, x: float, y: float, cls: str, *, radius: float = 3.5, tip: str = "") -> None:
-        """A dot; ``tip`` is shown when the pointer is over it."""
+        """Draw a dot. ``tip`` is shown when the pointer is over the dot."""
         title = f"<title>{html.escape(tip)}</title>" if tip else ""
         self.parts.append(f'<circle class="{cls}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{title}</circle>')
 
     def text(self, x: float, y: float, text: str, cls: str = "", anchor: str = "start") -> None:
-        """A line of text; ``y`` is its middle."""
+        """Draw a line of text. ``y`` is the vertical middle of the text."""
         self.parts.append(
             f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" dy=".35em">{html.escape(text)}</text>'
         )
 
     def x_axis(self, scale: Scale, ticks: Sequence[tuple[float, str]], top: float, bottom: float) -> None:
-        """Grid lines upwards from ``bottom``, labels below it."""
+        """Draw grid lines upwards from ``bottom``, with labels below ``bottom``."""
         for value, label in ticks:
             self.line([(scale(value), top), (scale(value), bottom)], "grid")
             self.text(scale(value), bottom + 11, label, "tick", "middle")
 
     def y_axis(self, scale: Scale, ticks: Sequence[tuple[float, str]], left: float, right: float) -> None:
-        """Grid lines to the right from ``left``, labels before it."""
+        """Draw grid lines to the right from ``left``, with labels to the left of ``left``."""
         for value, label in ticks:
             self.line([(left, scale(value)), (right, scale(value))], "grid")
             self.text(left - 6, scale(value), label, "tick", "end")
 
     def __html__(self) -> str:
-        """The drawing as markup that a template does not escape."""
+        """Return the drawing as markup that a template does not escape."""
         return str(self)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round values inside [low, high], 1, 2 or 5 times a power of ten apart."""
+    """Return round values inside [low, high]. Their distance is 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     raw = (high - low) / about
@@ -108,11 +108,11 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def factor_ticks(low: float, high: float, limit: int = 6) -> list[tuple[float, str]]:
-    """Ticks of a log2 axis, labelled as factors; factors below 1 mirror those above."""
+    """Return the ticks of a log2 axis, labelled as factors. Factors below 1 are the reciprocals of factors above 1."""
     every = sorted({math.log2(f) for f in _FACTORS} | {-math.log2(f) for f in _FACTORS})
     inside = [v for v in every if low <= v <= high]
     apart = (high - low) / limit
-    # Start with the factor 1 and go outwards, so that it is never left out.
+    # Ticks are chosen outwards from the factor 1, so that the factor 1 is never skipped.
     kept: list[float] = []
     for value in sorted(inside, key=abs):
         if all(abs(value - other) >= apart * 0.75 for other in kept):
@@ -121,7 +121,7 @@ def factor_ticks(low: float, high: float, limit: int = 6) -> list[tuple[float, s
 
 
 def count_ticks(low: float, high: float, limit: int = 5) -> list[tuple[float, str]]:
-    """Ticks of an axis of log2(1 + count), labelled as counts."""
+    """Return the ticks of an axis of log2(1 + count), labelled as counts."""
     for steps in _STEPS:
         kept: list[tuple[float, str]] = []
         for value in sorted(m * 10**e for e in range(13) for m in steps):
@@ -134,7 +134,7 @@ def count_ticks(low: float, high: float, limit: int = 5) -> list[tuple[float, st
 
 
 def factor(value: float) -> str:
-    """A factor such as 1.18 after a multiplication sign, with as many decimals as are useful."""
+    """Format a factor such as 1.18 after a multiplication sign, with as many decimals as are useful."""
     if not math.isfinite(value):
         return "-"
     if value < 0.1:
@@ -143,7 +143,7 @@ def factor(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A count such as 950, 12.3k or 4.56M."""
+    """Format a count such as 950, 12.3k or 4.56M."""
     for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size * 0.9995:
             return f"{value / size:.3g}{name}"
@@ -151,18 +151,18 @@ def count(value: float) -> str:
 
 
 def hours(us: float) -> str:
-    """A duration such as 20 min, 2.5 h or 72 h."""
+    """Format a duration in microseconds such as 20 min, 2.5 h or 72 h."""
     value = us / HOUR_US
     return f"{value * 60:.0f} min" if value < 1 else f"{value:.2g} h" if value < 10 else f"{value:.0f} h"
 
 
 def number(value: float | None, places: int = 3) -> str:
-    """A number, or a dash where there is none."""
+    """Format a number. Return a dash if there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
 
 
 def short(text: str, columns: int) -> str:
-    """Text cut to a width in columns, a wide character taking two; control characters are removed."""
+    """Cut text to a width in columns. A wide character takes two columns. Control characters are removed."""
     out: list[str] = []
     used = 0
     for letter in " ".join(text.split()):

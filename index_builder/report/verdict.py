@@ -1,8 +1,8 @@
-"""The verdict of an evaluation: is the model better than the best simple method, and is that certain?
+"""Decides whether the model is better than the best simple method, and whether that is certain.
 
-Only forecasts for videos that still grow count. Where counts hardly change, every method is right, and the number of such
-forecasts in the evaluation would decide the result. A cell of age and horizon is growing if the mean real growth is ``GROWING``
-or more.
+Only forecasts for videos that still grow are compared. If counts hardly change, every method is right. If these
+forecasts were included, the result would depend on their number. A cell of age and horizon is growing if its mean
+real growth is ``GROWING`` or more.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.evaluation import MODEL, Evaluation
 
 GROWING: Final = float(np.log2(1.1))
-"""Log2 units: a tenth more."""
+"""Minimum mean growth of a growing cell in log2 units: an increase by a tenth."""
 _POWER: Final = ((1.96 + 0.84) / 1.96) ** 2
-"""Factor in the number of videos from an interval that just touches 0 to a difference that is certain at 95 % in four of five trials."""
+"""Factor by which the number of videos must grow if the interval just touches 0.
+
+With that many videos, the difference is certain at 95 % in four of five trials.
+"""
 _MAX_FACTOR: Final = 50.0
-"""Largest factor in the number of videos that is worth mentioning; a difference that needs more is none."""
+"""Maximum factor for the number of videos that is reported. A difference that needs a larger factor is reported as too small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The comparison of the model with ``rival``, the best other method.
 
-    ``gain`` is by how much the model's mean squared error is lower, 0.1 for 10 %; ``low`` and ``high`` are its 95 % interval.
-    ``videos`` is the number of videos compared. ``growing`` says whether forecasts of videos that hardly grow were left out.
+    ``gain``: relative reduction of the mean squared error by the model, 0.1 for 10 %.
+    ``low`` and ``high``: 95 % interval of ``gain``.
+    ``videos``: number of videos compared.
+    ``growing``: True if forecasts of videos that hardly grow were left out.
     """
 
     rival: str
@@ -41,13 +46,14 @@ class Verdict:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval excludes 0."""
+        """Return whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
     def more(self) -> float | None:
-        """Factor > 1 in the number of videos that would make the gain certain; None if there is no gain, or if it is too small.
+        """Return the factor > 1 by which the number of videos must grow to make the gain certain.
 
-        The width of the interval falls with the square root of the number of videos.
+        Return None if the gain is already certain, if there is no gain, or if the gain is too small. The width of the
+        interval is inversely proportional to the square root of the number of videos.
         """
         if self.certain or self.gain <= 0:
             return None
@@ -55,7 +61,7 @@ class Verdict:
         return times if times <= _MAX_FACTOR else None
 
     def sentence(self, evaluation: Evaluation) -> str:
-        """The verdict in words."""
+        """Return the verdict in words."""
         interval = f"95 % interval {_percent(self.low)} to {_percent(self.high)}"
         if self.certain:
             word = "better" if self.gain > 0 else "worse"
@@ -67,11 +73,14 @@ class Verdict:
             return f"{uncertain} ({self.gain:.0%} better, {interval}): collect about {more:,} more videos"
         if self.gain > 0:
             return f"{uncertain} ({self.gain:.0%} better, {interval}): the difference is too small to tell"
-        return f"{uncertain} ({-self.gain:.0%} worse, {interval}): {self.rival} does as well on these data"
+        return f"{uncertain} ({-self.gain:.0%} worse, {interval}): {self.rival} is as good on this data"
 
 
 def verdict(evaluation: Evaluation, bootstrap: VideoBootstrap) -> Verdict | None:
-    """The verdict on MODEL; None if nothing else was scored, or if no other method has errors."""
+    """Return the verdict on MODEL.
+
+    Return None if no other method was scored, or if the best other method has no errors.
+    """
     rows, growing = growing_rows(evaluation)
     errors = squared_errors(evaluation)
     others = {name: float(e[rows].mean()) for name, e in errors.items() if not name.startswith(MODEL)}
@@ -84,7 +93,10 @@ def verdict(evaluation: Evaluation, bootstrap: VideoBootstrap) -> Verdict | None
 
 
 def growing_rows(evaluation: Evaluation) -> tuple[NDArray[np.bool_], bool]:
-    """Forecasts (n,) in cells that grow, and whether that leaves any out; all forecasts if nothing grows."""
+    """Return flags (n,) of the forecasts in growing cells, and whether any forecast is left out.
+
+    If no cell is growing, all forecasts are flagged.
+    """
     queries = evaluation.queries
     _, cell = np.unique(queries.cell, return_inverse=True)
     mean = np.bincount(cell, queries.pairs.growth) / np.bincount(cell)
@@ -93,7 +105,7 @@ def growing_rows(evaluation: Evaluation) -> tuple[NDArray[np.bool_], bool]:
 
 
 def squared_errors(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
-    """Squared errors (n,) of the median growth of each method, log2 units."""
+    """Return the squared errors (n,) of each method's median growth. Growth is in log2 units."""
     y = evaluation.queries.pairs.growth
     return {name: np.square(g[:, g.shape[1] // 2] - y) for name, g in evaluation.growths.items()}
 
@@ -103,6 +115,6 @@ def _percent(share: float) -> str:
 
 
 def _rounded(n: float) -> int:
-    """Two digits; more would claim too much precision."""
+    """Round to two digits. More digits would suggest too much precision."""
     size = 10 ** max(int(np.log10(max(n, 1))) - 1, 0)
     return max(int(round(n / size) * size), 1)

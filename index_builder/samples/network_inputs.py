@@ -1,4 +1,4 @@
-"""The arrays that the network reads in training: token sequences, samples, content inputs, creator features."""
+"""Computes the arrays that the network reads in training: token sequences, samples, content inputs and creator features."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ _CHUNK = 500
 class ContentInputs:
     """Inputs of the content network for V videos.
 
-    ``sentence`` (V, 384) float32. ``ngram_ids`` (total,) int32 and ``ngram_offsets`` (V + 1,) int64 are bags of n-grams.
-    ``category`` and ``language`` (V,) int64. ``static`` (V, N_STATIC) float32.
+    ``sentence`` (V, 384) float32: sentence vectors of the texts.
+    ``ngram_ids`` (total,) int32 and ``ngram_offsets`` (V + 1,) int64: bags of n-grams. Video v has
+    ``ngram_ids[ngram_offsets[v]:ngram_offsets[v + 1]]``.
+    ``category`` and ``language`` (V,) int64: codes.
+    ``static`` (V, N_STATIC) float32: static features.
     """
 
     sentence: NDArray[np.float32]
@@ -44,7 +47,10 @@ class ContentInputs:
 
 
 def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-    """Sentence vectors (V, 384) of the videos' text; ``advance`` is called with the number of videos just encoded."""
+    """Return the sentence vectors (V, 384) of the videos' text.
+
+    ``advance`` is called with the number of videos just encoded.
+    """
     chunks = [videos[i : i + _CHUNK] for i in range(0, len(videos), _CHUNK)]
     few = len(videos) < WORTH_A_PROCESS
     encoder = SentenceEncoder() if few else None
@@ -62,7 +68,7 @@ def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None =
 def content_inputs(
     videos: Sequence[Video], schema: Schema, sentence: NDArray[np.float32] | None = None
 ) -> ContentInputs:
-    """Content inputs of videos; ``sentence`` (V, 384) if the text is encoded already."""
+    """Return the content inputs of videos. Pass ``sentence`` (V, 384) if the text is already encoded."""
     ids, offsets = video_bags(videos)
     return ContentInputs(
         encode_text(videos) if sentence is None else sentence,
@@ -93,7 +99,7 @@ def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, publ
 
 
 def creator_codes(videos: Sequence[Video]) -> NDArray[np.int64]:
-    """A number for each video's creator, (V,) int64, -1 without one."""
+    """Return a code (V,) int64 for each video's creator. The code is -1 if the video has no creator."""
     codes: dict[str, int] = {}
     return np.array(
         [codes.setdefault(v.creator_id, len(codes)) if v.creator_id else -1 for v in videos], dtype=np.int64
@@ -109,9 +115,11 @@ def creator_rows(
     max_horizon_us: int,
     bank_videos: int,
 ) -> NDArray[np.float32]:
-    """Creator features (N, N_CREATOR) float32 of each (video, now), from the creator's videos published before it.
+    """Return the creator features (N, N_CREATOR) float32 of N pairs of (video, now).
 
-    Only the ``bank_videos`` newest videos count, as many as a bank will hold. ``videos`` are sorted by publication.
+    The features come from videos of the same creator that were published before the video. Of all videos before it,
+    only the newest ``bank_videos`` are considered, because a bank will contain only that many. ``videos`` are sorted
+    by publication.
     """
     creator = creator_codes(videos)
     order = np.lexsort((np.arange(len(videos)), published_us, creator))
@@ -143,9 +151,9 @@ def creator_rows(
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Token sequences of all videos, samples with their creator features, and content inputs.
+    """All inputs of a training: token sequences of all videos, samples with their creator features, and content inputs.
 
-    ``pace`` (n, K, M, 2) float32 is the pace before each token, see ``model.mhp.pace``.
+    ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains it.
     """
 
     tokens: Tokens
@@ -156,7 +164,7 @@ class Corpus:
 
 
 def token_sequences(observed: Observed, until_us: int) -> Tokens:
-    """Tokens of every video from rows up to ``until_us``."""
+    """Return the tokens of every video from rows up to ``until_us``."""
     published = observed.data.published_us
     every = np.arange(len(published))
     now = np.maximum(np.full(len(published), until_us), published)
@@ -175,7 +183,10 @@ class SampleSet:
 
     @staticmethod
     def of(data: DataSet, known: Curves, samples: Samples, max_horizon_us: int, bank_videos: int) -> SampleSet:
-        """The samples with features of their creators' earlier videos, whose growth curves are ``known``."""
+        """Return the samples with their creator features.
+
+        The features come from ``known``, the growth curves of all videos.
+        """
         return SampleSet(
             samples,
             creator_rows(
@@ -184,7 +195,7 @@ class SampleSet:
         )
 
     def take(self, rows: NDArray[Any]) -> SampleSet:
-        """The samples of ``rows``."""
+        """Return the samples of ``rows``."""
         return SampleSet(self.samples.take(rows), self.creator[rows])
 
     def __len__(self) -> int:

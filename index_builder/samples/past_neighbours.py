@@ -1,8 +1,9 @@
-"""Neighbours of training samples, exactly as the bank would have returned them at the time.
+"""Finds neighbours of training samples, exactly as the bank would have returned them at the time.
 
-Candidates of a sample at ``now`` are the ``bank_videos`` newest videos published before it, if some of their growth was observed
-by ``now``. The best by content and the best by trajectory, in the age bucket of the sample, are joined and ranked by combined
-similarity. The search is one masked matrix product for each block of samples, in order of time.
+The candidates of a sample are the ``bank_videos`` newest videos published before the sample's ``now``. A candidate
+must have some growth that was observed by ``now``. The search finds the best candidates by content. It also finds the
+best candidates by trajectory in the sample's age bucket. Both lists are merged and ranked by combined similarity. The
+search computes one masked matrix product per block of samples, in order of time.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ _NEVER = np.iinfo(np.int64).max
 class BankArrays:
     """The content of the bank as arrays over V videos, sorted by publication.
 
-    ``content`` (V, Dc) float32 of unit length. ``usable_us`` (V,) int64 is the time from which a video may be a neighbour.
-    ``trajectory_video``, ``trajectory_bucket`` and ``trajectory_usable_us`` (T,) int64 describe the vectors ``trajectory`` (T, Dt)
-    float32 of unit length, sorted by video.
+    ``content`` (V, Dc) float32: content vectors of unit length.
+    ``usable_us`` (V,) int64: time from which each video may be a neighbour.
+    ``trajectory`` (T, Dt) float32: T trajectory vectors of unit length, sorted by video.
+    ``trajectory_video`` (T,) int64: video of each trajectory vector.
+    ``trajectory_bucket`` (T,) int64: age bucket of each trajectory vector.
+    ``trajectory_usable_us`` (T,) int64: time from which each trajectory vector may be used.
     """
 
     published_us: NDArray[np.int64]
@@ -47,7 +51,11 @@ class BankArrays:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Candidates of N samples: ``video`` (N, 2k) int64, -1 for none; cosines (N, 2k) float64, NaN where missing."""
+    """Candidates of N samples: up to k by content and up to k by trajectory.
+
+    ``video`` (N, 2k) int64: index of each candidate, -1 for none.
+    ``content`` and ``trajectory`` (N, 2k) float64: cosines, NaN where missing.
+    """
 
     video: NDArray[np.int64]
     content: NDArray[np.float64]
@@ -55,7 +63,7 @@ class Candidates:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows divided by their norm; a zero row stays zero."""
+    """Return the rows divided by their norm. A zero row stays zero."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
     return out
@@ -71,7 +79,11 @@ def find_candidates(
     bank_videos: int,
     report: Callable[[int], None],
 ) -> Candidates:
-    """Candidates of every sample; ``content`` (V, Dc) and ``hidden`` (N, Dt, centred) are of unit length."""
+    """Return the candidates of every sample.
+
+    ``content`` (V, Dc) and ``hidden`` (N, Dt) have rows of unit length. ``hidden`` is centred. ``report`` is called
+    with the number of samples just searched.
+    """
     n = len(samples.video)
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
     cosines = np.full((2, n, 2 * limit), np.nan)
@@ -127,7 +139,7 @@ def _cosines(
 ) -> NDArray[np.float32]:
     out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
     out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
-    # A vector of norm zero has no direction; a bank ignores it too.
+    # A vector of norm zero has no direction. A bank ignores it too.
     out[~queries.any(1)] = np.nan
     out[:, ~vectors.any(1)] = np.nan
     return out
@@ -222,9 +234,9 @@ def neighbour_features(
     k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features (N, k, N_NEIGHBOUR) and mask (N, k) of the k most similar candidates, as the fusion block reads them.
+    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k most similar candidates.
 
-    ``creator`` (V,) are codes of the videos' creators, -1 for none.
+    The fusion block reads both. ``creator`` (V,) are codes of the videos' creators, -1 for none.
     """
     similarity = combine(candidates.content, candidates.trajectory, content_weight)
     best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]
@@ -259,7 +271,10 @@ def neighbour_features(
 def nearest_growth_error(
     features: NDArray[np.float32], mask: NDArray[np.float32], samples: Samples, max_horizon_s: float
 ) -> float:
-    """Mean squared error of forecasting by the neighbours' mean growth alone; the weight of similarity is chosen by it."""
+    """Return the mean squared error of forecasting only by the neighbours' mean growth.
+
+    The weight of content in similarity is chosen by this error.
+    """
     known = features[..., N_GROWTH : 2 * N_GROWTH] * mask[..., None]
     mean = (features[..., :N_GROWTH] * 2 * known).sum(1) / np.maximum(known.sum(1), 1e-9)
     at = np.log(growth_horizons_us(round(max_horizon_s * 1e6)) / 1e6)

@@ -1,8 +1,14 @@
-"""Cuts forecast queries with known answers out of a data set, for evaluation.
+"""Cuts forecast queries with known outcomes out of a data set, for evaluation.
 
-A query asks at ``now`` for the metric at a later time. With counters, ``now`` is the newest snapshot in the 24 hours up to the
-wanted age, and the answer is the snapshot nearest to the wanted horizon, at most 6 hours off: both are real observations, never
-interpolations. Events are observed continuously, so both times are exact. A video with count 0 at ``now`` makes no query.
+A query asks at ``now`` for the metric at a later time.
+
+    counters    ``now`` is the time of the newest snapshot in the 24 hours up to the wanted age. The outcome is the
+    snapshot
+                nearest to the wanted horizon, at most 6 hours away from it. Both are real observations, never
+                interpolations.
+    events      Events are observed continuously, so both times are exact.
+
+A video with count 0 at ``now`` gives no query.
 """
 
 from __future__ import annotations
@@ -24,7 +30,13 @@ _FRESH_US: Final = 24 * HOUR_US
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """n queries: ``video`` index, ``now_us`` and ``horizon_us`` int64, ``cell`` names, and the ``pairs`` with their true growth."""
+    """n queries.
+
+    ``video`` (n,) int64: index of the video.
+    ``now_us`` and ``horizon_us`` (n,) int64: time of the query and horizon in microseconds.
+    ``cell`` (n,): name of the query's cell of age and horizon.
+    ``pairs``: the queries as pairs with their true growth.
+    """
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
@@ -33,7 +45,7 @@ class Queries:
     pairs: Pairs
 
     def take(self, rows: NDArray[np.int64]) -> Queries:
-        """The queries of ``rows``."""
+        """Return the queries of ``rows``."""
         p = self.pairs
         pairs = Pairs(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
@@ -42,7 +54,7 @@ class Queries:
 def cut_queries(
     observed: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
 ) -> Queries:
-    """Queries of the given videos whose answer was observed by ``until_us``."""
+    """Return the queries of the given videos whose outcome was observed up to ``until_us``."""
     parts = []
     published = observed.data.published_us[video]
     for age in ages_h:
@@ -91,10 +103,11 @@ def _snapshots(
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """n pairs of a video at a time and a horizon; all arrays are (n,) float64.
+    """n pairs of a video at one time and a horizon. All arrays are (n,) float64.
 
-    ``age_s`` and ``horizon_s`` are seconds >= 0, ``value_now`` a count >= 0, ``growth`` log2 units, NaN where unknown. A baseline's
-    ``fit`` ignores pairs of unknown growth; its ``predict`` never reads the growth.
+    ``age_s`` and ``horizon_s`` are seconds >= 0. ``value_now`` is a count >= 0. ``growth`` is in log2 units, NaN
+    where unknown. A baseline's ``fit`` ignores pairs of unknown growth. A baseline's ``predict`` never reads the
+    growth.
     """
 
     age_s: NDArray[np.float64]
@@ -105,16 +118,16 @@ class Pairs:
     def __post_init__(self) -> None:
         shapes = {self.age_s.shape, self.horizon_s.shape, self.value_now.shape, self.growth.shape}
         if len(shapes) != 1 or self.age_s.ndim != 1:
-            raise ValueError(f"the arrays of pairs must be of one length, not {sorted(shapes)}")
+            raise ValueError(f"the arrays of pairs must have the same length, not {sorted(shapes)}")
 
     def __len__(self) -> int:
         return len(self.age_s)
 
     def known(self) -> Pairs:
-        """The pairs whose growth is known.
+        """Return the pairs whose growth is known.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no pair has a known growth.
         """
         rows = np.isfinite(self.growth)
         if not rows.any():

@@ -1,7 +1,13 @@
-"""Training samples: cut points of videos, what was known there, and what happened later.
+"""Training samples: cut points of videos, what was known at each cut point, and what happened later.
 
-A sample is a (video, now). Its labels are real later observations; a horizon whose end was not observed has no label. Cut points
-are at observations, in the silence after them, and once for each video before anything is observed.
+A sample is a (video, now). Its labels are real later observations. A horizon has no label if its end was not
+observed.
+
+    counters    Cut points are at snapshots, and at random times up to a day after some of the snapshots.
+    events      Cut points are at random ages.
+
+One more cut point per video is early: before the first snapshot, or in the first hour for events. Usually
+nothing is observed yet at this cut point.
 """
 
 from __future__ import annotations
@@ -21,19 +27,29 @@ from model.features.tokens import tokenize
 
 _CHUNK_ROWS = 2_000_000
 _AT_PUBLICATION = 0.4
-"""Share of the cold cut points that are at the time of publication."""
+"""Fraction of the cold cut points that are at the time of publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """N samples over the videos of one data set, sorted by video.
 
-    ``video`` (N,) int64. ``now_us`` (N,) int64. ``age_s`` (N,) float64. ``value_now`` (N,) float64: the metric's count. ``cold``
-    (N,) bool: nothing observed yet. ``position`` (N,) int64: number of completed tokens. ``branch`` (N, 2, F) float32 and
-    ``branch_clock`` (N, 2, 2): the token of the bin that is still filling (if ``pending``) and the read token. ``last`` (N, F): the
-    newest token, zeros without one. ``summary`` (N, n_summary) float32. ``expected`` (N, N_GRID + 1) float32: growth that a cascade
-    expects, and ``cascade`` (N, N_CASCADE): its numbers; both have width 0 without a cascade. ``horizon_s`` and ``growth`` (N, J)
-    float64: growth is NaN where there is no label.
+    ``video`` (N,) int64: index of the video.
+    ``now_us`` (N,) int64: time of the cut in microseconds since 1970 UTC.
+    ``age_s`` (N,) float64: age of the video in seconds.
+    ``value_now`` (N,) float64: the metric's count.
+    ``cold`` (N,) bool: True if nothing is observed yet.
+    ``position`` (N,) int64: number of completed tokens.
+    ``pending`` (N,) bool: True if a bin is still filling.
+    ``branch`` (N, 2, F) float32 and ``branch_clock`` (N, 2, 2) float32: features and clock of two tokens. The first
+    is the newest token, which is the one of the bin that is still filling if ``pending``. The second is the read
+    token.
+    ``last`` (N, F) float32: features of the newest token, zeros if there is none.
+    ``summary`` (N, n_summary) float32: summary features.
+    ``expected`` (N, N_GRID + 1) float32: growth that a cascade expects. The width is 0 without a cascade.
+    ``cascade`` (N, N_CASCADE) float32: features of the cascade. The width is 0 without a cascade.
+    ``horizon_s`` and ``growth`` (N, J) float64: J horizons in seconds, and the growth over each. Growth is NaN where
+    there is no label.
     """
 
     video: NDArray[np.int64]
@@ -53,7 +69,7 @@ class Samples:
     growth: NDArray[np.float64]
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
-        """The samples of ``rows``."""
+        """Return the samples of ``rows``."""
         return Samples(**{name: getattr(self, name)[rows] for name in self.__slots__})
 
 
@@ -81,7 +97,7 @@ def _cut_times(
         )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
-    # Some are at the time of publication itself, where most cold starts are forecast.
+    # Some cold cut points are at the time of publication itself, because most cold starts are forecast then.
     late = np.maximum(rng.random(len(published)) - _AT_PUBLICATION, 0.0) / (1 - _AT_PUBLICATION)
     cold = published + (first * late**2).astype(np.int64)
     video, now = np.concatenate([video, every]), np.concatenate([now, cold])
@@ -103,7 +119,7 @@ def _labels(
     jitter = (np.arange(n_labels) + rng.random((len(video), n_labels))) / n_labels
     if observed.continuous:
         room = np.minimum(until_us - now, max_horizon_us)
-        # Even in log(1 + d / 1 h): growth within minutes is learned soon.
+        # The horizons are evenly spaced in log(1 + d / 1 h), so that growth within minutes is learned early.
         horizon = (HOUR_US * np.expm1(jitter * np.log1p(np.maximum(room, 0) / HOUR_US)[:, None])).astype(np.int64)
         valid = (room > 60 * SECOND_US)[:, None] & (horizon > 0)
         target = now[:, None] + horizon
@@ -129,9 +145,10 @@ def read_samples(
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
 ) -> Samples:
-    """Samples at given (video, now), sorted by video, with labels ``value`` at ``horizon_us``, both (N, J), NaN for no label.
+    """Read samples at given pairs of (video, now), sorted by video.
 
-    With a fitted ``cascade`` they include the growth that it expects.
+    The labels are ``value`` at ``horizon_us``. Both have shape (N, J), and ``value`` is NaN where there is no label.
+    With a fitted ``cascade``, the samples include the growth that it expects.
     """
     data = observed.data
     published = data.published_us[video]
@@ -214,7 +231,7 @@ def draw_samples(
     seed: int,
     cascade: Cascade | None = None,
 ) -> Samples:
-    """Draw training samples from rows and labels up to ``until_us``; samples without a label are left out."""
+    """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out."""
     rng = np.random.default_rng(seed)
     video, now = _cut_times(observed, until_us, max_age_us, cuts_per_video, rng)
     horizon, value = _labels(observed, video, now, until_us, max_horizon_us, n_labels, rng)

@@ -1,6 +1,7 @@
-"""Sentence vectors of many videos, encoded in separate processes.
+"""Encodes the texts of many videos to sentence vectors, in separate processes.
 
-The embedded bank holds the GIL while it searches, so an encoder in a thread of the same process would be blocked meanwhile.
+The embedded bank holds the GIL while it searches. An encoder in a thread of the same process would be blocked during
+each search.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from model.engagement.video import Video
 WORTH_A_PROCESS: Final = 2_000
 """Number of texts that take longer to encode than a process takes to start."""
 _AHEAD: Final = 4
-"""Chunks for each process that wait to be encoded or fetched; limits memory."""
+"""Maximum number of chunks per process that are submitted and not yet read. It limits the memory in use."""
 
 _encoder: SentenceEncoder | None = None
 
@@ -38,11 +39,13 @@ def _encode(texts: list[str]) -> NDArray[np.float32]:
 
 
 def sentences(chunks: Iterable[Sequence[Video]], processes: int | None = None) -> Generator[NDArray[np.float32]]:
-    """Sentence vectors (len(chunk), 384) float32 of each chunk of videos, in order, encoded ahead of the reader.
+    """Yield the sentence vectors (len(chunk), 384) float32 of each chunk of videos, in order.
+
+    Chunks are encoded ahead of the reader.
 
     Args:
-        chunks: read a few at a time.
-        processes: number of encoding processes, >= 1; None for one on each core.
+        chunks: lists of videos. A few chunks are read at a time.
+        processes: number of encoding processes, >= 1. None starts one process per core.
     """
     count = processes or len(os.sched_getaffinity(0))
     source = iter(chunks)

@@ -1,1 +1,1 @@
-"""Metrics, scores by cell, and the holdout: its loss, calibration and scores."""
+"""Computes metrics, scores by cell, and the loss, calibration and scores of the holdout."""

@@ -1,4 +1,4 @@
-"""Calibration on the holdout: how far each interval must be stretched to hold as often as it should."""
+"""Calibrates on the holdout: finds how far each interval must be stretched so that it contains the outcome as often as it should."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from model.engagement.bins import SECOND_US
 from model.quantiles.calibration import COLD, Calibration
 
 _MIN_DRIFT_VIDEOS: Final = 2000
-"""Number of videos from which the older and the newer half are compared."""
+"""Minimum number of videos for comparing the older half with the newer half."""
 _PRIOR_VIDEOS: Final = 200
-"""Number of holdout videos that say as much about the width of intervals as the network learned from the training videos."""
+"""Weight of the network's own interval widths, as a number of holdout videos.
+
+It is used to shrink the stretch if there are few holdout videos.
+"""
 
 
 def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
-    """Fit the stretch of intervals to samples with their growth quantiles (N, J, 3).
+    """Fit the stretch of intervals to samples and their growth quantiles (N, J, 3).
 
-    Of a cold start only the first outcome counts. It is the hardest to forecast and the one that users ask for, and the later outcomes of
-    the same video would outvote it. With enough videos to tell drift from chance, each interval is stretched as much as the older or
-    the newer half of the videos needs, whichever needs more: what changed within the holdout will go on changing after it. With fewer
-    videos the stretch of warm samples is shrunk towards 1, more so the fewer there are.
+    For a cold start, only the first outcome is used. It is the hardest to forecast, and users ask for it. Without
+    this rule, the many later outcomes of the same video would outweigh it.
+
+    If there are enough videos to tell drift from chance, one stretch is fitted to the older half of the videos and
+    one to the newer half. Each interval gets the larger stretch, because a change within the holdout is likely to
+    continue after it.
+
+    If there are fewer videos, the stretch of warm samples is shrunk towards 1. The fewer videos there are, the more
+    it is shrunk.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known

@@ -1,4 +1,4 @@
-"""Scores of several methods on the same queries, by cell of age and horizon."""
+"""Scores several methods on the same queries, by cell of age and horizon."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from index_builder.samples.queries import Queries
 from index_builder.scoring.metrics import intervals, score
 
 POOLED: Final = "pooled"
-"""Name of the cell that holds all queries."""
+"""Name of the cell that contains all queries."""
 ScoreTable = dict[str, dict[str, Any]]
-"""Method -> cell -> scores, with their ``intervals``; the last cell is POOLED."""
+"""Maps a method to a dictionary from cells to scores and their ``intervals``. The last cell is POOLED."""
 
 
 def scores_by_cell(
     queries: Queries, growths: dict[str, NDArray[np.float64]], advance: Callable[[int], None] | None = None
 ) -> ScoreTable:
-    """Scores of each method by cell and pooled, with bootstrap intervals over videos.
+    """Return the scores of each method by cell and pooled, with intervals from a bootstrap over videos.
 
-    ``growths`` maps a method to its log2 growth of each query: (n, 3) for quantiles, (n, 1) for a point forecast. After each
-    method ``advance`` is called with 1.
+    ``growths`` maps a method to its log2 growth of each query. The array has shape (n, 3) for quantiles and (n, 1)
+    for a point forecast. ``advance`` is called with 1 after each method.
     """
     table: ScoreTable = {}
     for name, growth in growths.items():
@@ -34,7 +34,7 @@ def scores_by_cell(
             y, g = queries.pairs.growth[rows], growth[rows]
             bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
             median = g[:, g.shape[1] // 2]
-            # A score that is infinite in one bootstrap draw has no interval.
+            # If a score is infinite in one bootstrap draw, it has no interval.
             with np.errstate(invalid="ignore"):
                 drawn = intervals(queries.video[rows], y, median, *bounds)
             cells[cell] = asdict(score(y, median, *bounds)) | {"intervals": drawn}

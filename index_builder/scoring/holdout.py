@@ -1,4 +1,4 @@
-"""What training computes on its holdout videos: which of them decide when to stop, their loss, and the scores of the bundle."""
+"""Computes what training needs of its holdout videos: the half that decides when to stop, the loss, and the bundle's scores."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from model.quantiles.calibration import Calibration
 from model.quantiles.head import QUANTILES
 
 _MIN_FORECASTS: Final = 30
-"""Smallest number of forecasts in a cell of the scores."""
+"""Minimum number of forecasts in a cell of the scores."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
-    """Mean pinball loss of growth quantiles (N, J, 3), log2 units, over the labels of warm samples; NaN without any."""
+    """Return the mean pinball loss of growth quantiles (N, J, 3) over the labels of warm samples.
+
+    The loss is in log2 units. It is NaN if there are no labels.
+    """
     rows = np.isfinite(samples.growth) & ~samples.cold[:, None]
     if not rows.any():
         return float("nan")
@@ -34,7 +37,10 @@ def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
 def holdout_scores(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
-    """Scores by age bucket, pooled and of cold starts, of calibrated quantiles (N, J, 3); ``plain`` are those without neighbours."""
+    """Return the scores of calibrated quantiles (N, J, 3), by age bucket, pooled and of cold starts.
+
+    ``plain`` are the quantiles of forecasts without neighbours. They are scored separately.
+    """
     stretched = calibration.apply(samples.age_s, samples.horizon_s, samples.cold, quantiles.astype(np.float64))
     cells: dict[str, Any] = {}
     warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
@@ -57,9 +63,10 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
 
 
 def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """A stable half of the holdout videos (N,), by a hash of their ids.
+    """Return flags (N,) of the samples whose video is in the stopping half of the holdout videos.
 
-    It decides when training stops, and how far intervals are stretched for the scores of the other half.
+    A hash of the video's id decides, so the half is always the same. This half decides when training stops. It also
+    decides how far intervals are stretched for the scores of the other half.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

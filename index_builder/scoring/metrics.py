@@ -1,7 +1,7 @@
-"""Scores of growth forecasts, on y = log2((1 + count at the horizon) / (1 + count now)).
+"""Scores of growth forecasts. Growth is y = log2((1 + count at the horizon) / (1 + count now)).
 
-All inputs are finite (n,) float64 in log2 units, n >= 1. An undefined ratio or correlation (one row, or growth that does not vary)
-is NaN or infinite, as the division makes it, and never an error.
+All inputs are finite arrays (n,) float64 in log2 units with n >= 1. If there is only one row, or if growth does not
+vary, a ratio or correlation is undefined. Then the score is NaN or infinite, and no error is raised.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ HIGH: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of n forecasts; the last three need an interval and are NaN without one.
+    """Scores of n forecasts. ``cover``, ``width`` and ``pinball`` need an interval and are NaN without one.
 
-    ``pinball`` is the mean of the losses at 0.1, 0.5 and 0.9; ``cover`` should be 0.80.
+    ``pinball`` is the mean of the losses at the quantiles 0.1, 0.5 and 0.9. ``cover`` should be 0.80.
     """
 
     n: int
@@ -38,25 +38,25 @@ class Scores:
 
 
 def nmse(y: Array, forecast: Array) -> float:
-    """Mean squared error over the population variance of y: 1 is as good as forecasting the mean of y."""
+    """Return the mean squared error divided by the population variance of y. The value 1 is as good as forecasting the mean of y."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean((forecast - y) ** 2) / np.var(y))
 
 
 def mae(y: Array, forecast: Array) -> float:
-    """Mean absolute error, log2 units."""
+    """Return the mean absolute error in log2 units."""
     return float(np.mean(np.abs(forecast - y)))
 
 
 def average_ranks(x: Array) -> Array:
-    """Ranks from 1 to n, (n,) float64; equal values share the mean of their ranks."""
+    """Return ranks (n,) float64 from 1 to n. Equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
 
 
 def spearman(y: Array, forecast: Array) -> float:
-    """Spearman rank correlation: Pearson's correlation of the average ranks."""
+    """Return the Spearman rank correlation, which is Pearson's correlation of the average ranks."""
     a, b = average_ranks(y), average_ranks(forecast)
     a -= a.mean()
     b -= b.mean()
@@ -65,23 +65,23 @@ def spearman(y: Array, forecast: Array) -> float:
 
 
 def pinball(y: Array, forecast: Array, level: float) -> float:
-    """Mean pinball loss of a forecast of the quantile ``level`` in (0, 1)."""
+    """Return the mean pinball loss of a forecast of the quantile ``level`` in (0, 1)."""
     miss = y - forecast
     return float(np.mean(np.maximum(level * miss, (level - 1) * miss)))
 
 
 def cover(y: Array, low: Array, high: Array) -> float:
-    """Share of y inside [low, high], bounds included."""
+    """Return the fraction of y inside [low, high], bounds included."""
     return float(np.mean((y >= low) & (y <= high)))
 
 
 def width(low: Array, high: Array) -> float:
-    """Mean width of the interval, log2 units."""
+    """Return the mean width of the interval in log2 units."""
     return float(np.mean(high - low))
 
 
 def score(y: Array, median: Array, low: Array | None = None, high: Array | None = None) -> Scores:
-    """All scores of a forecast; ``low`` and ``high`` are its quantiles 0.1 and 0.9."""
+    """Return all scores of a forecast. ``low`` and ``high`` are its quantiles 0.1 and 0.9."""
     n, point = len(y), (nmse(y, median), mae(y, median), spearman(y, median))
     if low is None or high is None:
         return Scores(n, *point)
@@ -100,10 +100,10 @@ def intervals(
     draws: int = 200,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of every score, by name.
+    """Return the bootstrap interval of every score, keyed by the score's name.
 
-    Whole videos are drawn with replacement, because the errors of one video are correlated: drawing rows would make the intervals too
-    narrow. ``video`` (n,) identifies the videos by any integers.
+    Whole videos are drawn with replacement, because the errors of one video are correlated. If rows were drawn, the
+    intervals would be too narrow. ``video`` (n,) identifies the videos by any integers.
     """
     names = [name for name in Scores.__slots__ if name != "n"]
     _, owner = np.unique(video, return_inverse=True)

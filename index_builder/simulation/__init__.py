@@ -1,1 +1,1 @@
-"""Synthetic data sets."""
+"""Generates synthetic data sets."""

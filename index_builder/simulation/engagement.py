@@ -1,13 +1,16 @@
-"""Engagement of simulated videos: a marked, mutually exciting Hawkes process with power-law memory.
+"""Simulates the engagement of videos: a marked, mutually exciting Hawkes process with power-law memory.
 
-It is drawn in cluster form, one generation of all videos at a time:
+The process is drawn in cluster form, one generation of all videos at a time:
 
-    immigrants  Poisson; their rate falls as a power of the video's age; their number grows with the video's appeal
-    children    of an event of type i: Poisson with mean  branching * hour(t) * mark(reach) * OFFSPRING[i].sum(),
-                types by OFFSPRING[i], delays from the Omori kernel  (t + c) ** -(1 + theta)
-    hour(t)     the audience's activity by hour of day, mean 1
+    immigrants  Events without a parent. Their number is Poisson and grows with the video's appeal.
+                Their rate falls as a power of the video's age.
+    children    Events that are caused by an event of type i. Their number is Poisson with mean
+                branching * hour(t) * mark(reach) * OFFSPRING[i].sum(). Their types follow OFFSPRING[i].
+                Their delays follow the Omori kernel (t + c) ** -(1 + theta).
+    hour(t)     The audience's activity by hour of day, with mean 1.
 
-Appeal raises the number of immigrants and the branching ratio, which stays below 1: sizes are heavy-tailed and finite.
+Appeal raises the number of immigrants and the branching ratio. The branching ratio is less than 1, so the number of
+events is finite. The number of events per video is heavy-tailed.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_EVENTS: Final = 10_000
-"""Largest number of events of a video."""
+"""Maximum number of events of one video."""
 _OFFSPRING: Final = np.array(
     [
         [0.55, 0.10, 0.02, 0.02],
@@ -35,8 +38,11 @@ _OFFSPRING: Final = np.array(
         [2.60, 0.35, 0.10, 0.35],
     ]
 )
-"""Mean children of each type (columns) of a parent of each type (rows), up to a factor: scaled below so that the largest eigenvalue
-is 1, then multiplied by the branching ratio."""
+"""Mean number of children of each type (columns) of a parent of each type (rows), up to a factor.
+
+``_OFFSPRING_UNIT`` is this matrix divided by its largest eigenvalue. The branching ratio multiplies
+``_OFFSPRING_UNIT``.
+"""
 _OFFSPRING_UNIT: Final = _OFFSPRING / np.abs(np.linalg.eigvals(_OFFSPRING)).max()
 _IMMIGRANT_TYPES: Final = np.array([0.86, 0.09, 0.02, 0.03])
 _OMORI_C_S: Final = 240.0
@@ -52,7 +58,7 @@ _HOURS_UNIT: Final = _HOURS / _HOURS.mean()
 
 @dataclass(frozen=True, slots=True)
 class Engagement:
-    """Events sorted by time: ``video``, ``time_us``, ``type`` (into ENGAGEMENT_TYPES) and ``reach``, all (n,) int64."""
+    """Events sorted by time: ``video``, ``time_us``, ``type`` (index into ENGAGEMENT_TYPES) and ``reach``. All are (n,) int64."""
 
     video: Ints
     time_us: Ints
@@ -97,19 +103,25 @@ def engage(rng: np.random.Generator, content: Content) -> Engagement:
 
 
 def _power_law_us(rng: np.random.Generator, n: int, c_s: float, theta: float) -> Ints:
-    """Delays with survival (1 + t / c) ** -theta, (n,) int64 microseconds, below 400 days."""
+    """Draw delays (n,) int64 in microseconds, below 400 days. They exceed t with probability (1 + t / c) ** -theta."""
     delay_s = c_s * ((1 - rng.random(n)) ** (-1 / theta) - 1)
     return (np.minimum(delay_s, 400 * 86400.0) * SECOND_US).astype(np.int64)
 
 
 def _awake(rng: np.random.Generator, at_us: Ints) -> NDArray[np.bool_]:
-    """Thinning by the hour of day, (n,) bool; keeps 1 / _HOURS_UNIT.max() on average."""
+    """Draw flags (n,) bool of the events that are kept, depending on the hour of day.
+
+    On average, the fraction 1 / _HOURS_UNIT.max() is kept.
+    """
     hour = at_us // HOUR_US % 24
     return np.asarray(rng.random(len(at_us)) * _HOURS_UNIT.max() < _HOURS_UNIT[hour])
 
 
 def _marks(rng: np.random.Generator, n: int) -> tuple[Ints, Floats]:
-    """Reach of each actor, (n,) int64, Pareto of index 1.2, and its factor on the number of children, mean 1."""
+    """Draw the reach (n,) int64 of each actor, and a factor for the number of children.
+
+    Reach follows a Pareto distribution of index 1.2. The factor has mean 1.
+    """
     share = np.minimum((1 - rng.random(n)) ** (-1 / 1.2), 1e5)
     return (30 * share).astype(np.int64), share**_MARK_POWER * (1 - _MARK_POWER / 1.2)
 

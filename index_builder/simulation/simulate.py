@@ -1,6 +1,6 @@
-"""A synthetic data set in the canonical format (command ``m3tr-build simulate``).
+"""Generates a synthetic data set in the canonical format (command ``m3tr-build simulate``).
 
-Every video, creator and engagement in it is invented, and the files say so.
+Every video, creator and engagement in the data set is invented, and the files say so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ _SNAPSHOTS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What was written: ``counts`` (V,) int64 events of each video, the ``content``, and the end of the rows, microseconds UTC."""
+    """Describes what was written.
+
+    ``content``: the videos.
+    ``counts`` (V,) int64: number of events per video.
+    ``end_us``: end of the rows in microseconds since 1970 UTC.
+    """
 
     content: Content
     counts: Ints
@@ -47,18 +52,18 @@ def simulate(
     start_us: int = DEFAULT_START_US,
     counters: bool = False,
 ) -> Simulation:
-    """Write a synthetic data set to the folder ``out``; the same arguments give the same columns.
+    """Write a synthetic data set to the folder ``out``. The same arguments give the same columns.
 
     Args:
-        out: the folder; an existing data set is not overwritten.
-        videos: number of videos, published over ``days`` days from ``start_us``.
-        seed: of the random numbers.
-        days: days over which videos are published; rows continue for ``LIFE_DAYS[0]`` days after that.
-        start_us: first publication, microseconds UTC.
+        out: the folder. An existing data set is not overwritten.
+        videos: number of videos. They are published over ``days`` days from ``start_us``.
+        seed: seed of the random numbers.
+        days: number of days over which videos are published. Rows continue for ``LIFE_DAYS[0]`` more days.
+        start_us: time of the first publication in microseconds UTC.
         counters: write snapshots of cumulative counters instead of events.
 
     Raises:
-        DataError: an argument is out of range, or ``out`` holds a data set.
+        DataError: an argument is out of range, or ``out`` already contains a data set.
     """
     end_us = start_us + int((days + LIFE_DAYS[0]) * DAY_US)
     _refuse(out, videos, seed, days, end_us)
@@ -88,7 +93,7 @@ def _events(content: Content, events: Engagement) -> dict[str, pa.Array]:
 
 
 def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -> dict[str, pa.Array]:
-    """Cumulative counters at irregular times, every half hour at first and about daily later."""
+    """Return cumulative counters at irregular times: every half hour at first and about daily later."""
     n = len(content.published_us)
     gap_h = np.exp(rng.normal(0, 0.4, (n, _SNAPSHOTS))) * np.minimum(0.5 * 1.22 ** np.arange(_SNAPSHOTS), 24)
     at = content.published_us[:, None] + (np.cumsum(gap_h, axis=1) * HOUR_US).astype(np.int64)
@@ -104,7 +109,7 @@ def _snapshots(rng: np.random.Generator, content: Content, events: Engagement) -
 
 
 def _count_until(video: Ints, time_us: Ints, asked: Ints, until_us: Ints, n: int) -> Ints:
-    """Number of events of each ``asked`` video up to each time, (len(asked),) int64."""
+    """Return the number of events (len(asked),) int64 of each ``asked`` video up to each time."""
     is_query = np.concatenate([np.zeros(len(video), np.int64), np.ones(len(asked), np.int64)])
     key = np.concatenate([video, asked])
     order = np.lexsort((is_query, np.concatenate([time_us, until_us]), key))
@@ -134,15 +139,15 @@ def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None
         )
     there = [name for name in LAYOUT if (out / name).exists()]
     if there:
-        raise DataError(f"{out}: holds {', '.join(there)} already; choose another folder or remove them")
+        raise DataError(f"{out}: already contains {', '.join(there)}; choose another folder or remove the files")
 
 
 def _readme(videos: int, seed: int, days: float, start_us: int, events: int, counters: bool) -> str:
     start = datetime.fromtimestamp(start_us / SECOND_US, UTC)
     return (
-        "SYNTHETIC DATA. Every video, creator and engagement here is invented by a program; nothing was observed.\n\n"
+        "SYNTHETIC DATA. A program invented every video, creator and engagement here. Nothing was observed.\n\n"
         f"m3tr-build simulate --videos {videos} --seed {seed} --days {days:g} --start {start:%Y-%m-%dT%H:%M:%S}Z"
         f"{' --counters' if counters else ''}\n\n"
-        f"{videos} videos with {events} engagements, from a marked mutually exciting (Hawkes) process with power-law\n"
-        "memory. Creator, topic, title words and duration move how much a video draws and how far it spreads.\n"
+        f"{videos} videos with {events} engagements, from a marked, mutually exciting (Hawkes) process with power-law\n"
+        "memory. Creator, topic, title words and duration influence how much engagement a video attracts.\n"
     )

@@ -1,6 +1,6 @@
-"""Invented creators and videos: their content, and how much engagement they attract.
+"""Invents creators and videos: their content, and how much engagement they attract.
 
-Appeal has a part that the content shows (creator, topic, words of the title, duration) and a hidden part.
+A video's appeal has a part that its content shows (creator, topic, words of the title, duration) and a hidden part.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from model.engagement.bins import HOUR_US, SECOND_US
 
 DAY_US: Final = 24 * HOUR_US
 LIFE_DAYS: Final = (7.0, 14.0)
-"""Days from publication for which a video is watched: between these."""
+"""Minimum and maximum number of days after publication for which a video is watched."""
 _WORDS: Final = 5
 _HOOK_DRAW: Final = np.array([-0.6, -0.1, 0.2, 0.7])
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """V invented videos before any engagement; all arrays (V,).
+    """V invented videos before any engagement. All arrays have shape (V,).
 
-    ``published_us`` and ``ends_us`` int64. ``shown`` float64 is the appeal that content and creator show; ``appeal`` float64 includes the
-    hidden part. ``columns`` are the columns of videos.parquet.
+    ``published_us`` and ``ends_us`` int64: times between which a video is watched.
+    ``shown`` float64: the part of the appeal that content and creator show.
+    ``appeal`` float64: the whole appeal, including the hidden part.
+    ``columns``: the columns of videos.parquet.
     """
 
     published_us: NDArray[np.int64]
@@ -39,7 +41,7 @@ class Content:
 
 
 def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us: int) -> Content:
-    """Invent ``n`` videos, published over ``span_us`` from ``start_us``; nothing happens from ``end_us`` on."""
+    """Invent ``n`` videos that are published over ``span_us`` from ``start_us``. No video is watched after ``end_us``."""
     published = np.sort(start_us + (rng.random(n) * span_us).astype(np.int64) // SECOND_US * SECOND_US)
     life = (rng.uniform(*LIFE_DAYS, n) * DAY_US).astype(np.int64)
 
@@ -86,5 +88,5 @@ def invent(rng: np.random.Generator, n: int, start_us: int, span_us: int, end_us
 
 
 def timestamps(time_us: NDArray[np.int64]) -> pa.Array:
-    """Microseconds UTC, int64, as an Arrow timestamp column."""
+    """Convert int64 microseconds UTC to an Arrow timestamp column."""
     return pa.array(time_us).cast(TIMESTAMP)

@@ -1,8 +1,8 @@
-# ruff: noqa: RUF001 -- letters of other scripts are meant
+# ruff: noqa: RUF001 -- letters of other scripts are intended
 """Vocabulary of the simulator: the words of its invented titles.
 
-Every topic has the same number of words in every language, from everyday to catchy: the position of a word determines its appeal.
-Hooks stand before a title and raise or lower its appeal in any topic.
+Every topic has the same number of words in every language. The words are sorted from everyday to catchy, and a word's
+position determines its appeal. A hook comes before a title. It raises or lowers the title's appeal in any topic.
 """
 
 from __future__ import annotations

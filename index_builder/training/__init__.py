@@ -1,1 +1,1 @@
-"""From a data set to a bundle: training, early stopping, checkpoints, export."""
+"""Trains a bundle from a data set: training loops, early stopping, checkpoints and export."""

@@ -1,4 +1,4 @@
-"""Batches of videos of similar length, with their samples as cuts of one scan."""
+"""Forms batches of videos of similar length. A video's samples are cuts of one scan over its tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _MAX_VIDEOS = 400
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B videos with up to C cuts.
+    """B videos with up to C cuts each.
 
-    ``videos`` (B,). ``rows`` (B, C) int64 indexes the samples; ``real`` (B, C) bool says which are not padding.
-    ``length`` is the number of tokens.
+    ``videos`` (B,) int64: index of each video.
+    ``rows`` (B, C) int64: index of each cut's sample.
+    ``real`` (B, C) bool: True for cuts that are not padding.
+    ``length``: number of tokens that are scanned.
     """
 
     videos: NDArray[np.int64]
@@ -27,7 +29,10 @@ class Batch:
     length: int
 
     def share(self, rank: int, size: int) -> Batch:
-        """Every ``size``-th video from number ``rank`` on; empty if there are not more than ``rank`` videos."""
+        """Return the share of process ``rank`` of ``size``: every ``size``-th video, beginning with number ``rank``.
+
+        The share is empty if there are ``rank`` videos or fewer.
+        """
         if size == 1:
             return self
         return Batch(self.videos[rank::size], self.rows[rank::size], self.real[rank::size], self.length)
@@ -36,10 +41,10 @@ class Batch:
 def batches(
     samples: Samples, max_tokens: int, *, rng: np.random.Generator | None = None, max_cuts: int = 8
 ) -> Iterator[Batch]:
-    """Batches with every video of ``samples`` once.
+    """Yield batches that contain every video of ``samples`` once.
 
-    With ``rng`` the batches are shuffled and have up to ``max_cuts`` of a video's samples, drawn at random. Without it they are in
-    order and have all samples.
+    With ``rng``, the batches are shuffled and contain up to ``max_cuts`` samples per video, drawn at random. Without
+    ``rng``, they are in order and contain all samples.
     """
     videos, first = np.unique(samples.video, return_index=True)
     last = np.append(first[1:], len(samples.video))

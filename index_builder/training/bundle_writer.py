@@ -1,4 +1,4 @@
-"""From trained models to a finished bundle: files, bank, rates and report."""
+"""Writes a finished bundle from trained models: files, bank, rates and report."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ from model.rates import Rates
 class BundleWriter:
     """Writes the bundle of ``model``, the model to be served, into a folder.
 
-    ``scored`` is the model that did not learn from the holdout, and ``forecasts`` are its forecasts of the holdout. They give
-    the calibration, the rates and the scores. ``model`` is ``scored`` itself or a model refitted on all videos.
+    ``scored`` is the model that did not learn from the holdout, and ``forecasts`` are its forecasts of the holdout.
+    The calibration, the rates and the scores come from ``scored`` and ``forecasts``. ``model`` is either ``scored``
+    or a model refitted on all videos.
     """
 
     plan: Plan
@@ -57,9 +58,10 @@ class BundleWriter:
     forecasts: HoldoutForecasts
 
     def write(self, folder: Path) -> str:
-        """Write all files and fill the bank; return the verdict on the holdout in words.
+        """Write all files and fill the bank. Return the verdict on the holdout in words.
 
-        The scores are of the half of the holdout that did not calibrate them. The bundle's own calibration is by all of it.
+        For the scores, one half of the holdout calibrates the intervals and the other half is scored. The bundle's
+        own calibration uses the whole holdout.
         """
         plan, holdout = self.plan, self.forecasts.holdout
         manifest = self._manifest()
@@ -74,7 +76,8 @@ class BundleWriter:
             write_manifest(folder, manifest)
             advance()
         self._fill_bank(self.model, folder)
-        # The finished bundle forecasts its own rates and examples; then the manifest is written again, with their hashes.
+        # The finished bundle forecasts its own rates and examples. Then the manifest is written again, with their
+        # hashes.
         with closing(Forecaster.load(folder, device="cpu")) as forecaster:
             same = self.model is self.scored
             rates = self._rates(forecaster) if same else self._rates_of_scored(manifest, calibration, folder)
@@ -115,7 +118,7 @@ class BundleWriter:
         )
 
     def _training(self) -> dict[str, Any]:
-        """What the manifest says about the training."""
+        """Return the manifest's entries about the training."""
         plan = self.plan
         return {
             "as_of_us": plan.as_of_us,
@@ -138,7 +141,7 @@ class BundleWriter:
         }
 
     def _evaluation(self, manifest: Manifest) -> Evaluation:
-        """What the report shows, but for the examples."""
+        """Return the evaluation for the report, without examples."""
         holdout, forecasts = self.forecasts.holdout, self.forecasts
         methods = {MODEL: forecasts.quantiles}
         if forecasts.plain is not None:
@@ -148,12 +151,12 @@ class BundleWriter:
         return holdout_evaluation(manifest, self.plan.data, fitted, holdout.samples, stopping, methods)
 
     def _support(self, model: TrainedModel) -> Support:
-        """The range of the samples that a model learned from and of the holdout."""
+        """Return the range of the samples that a model learned from, together with the holdout's samples."""
         parts = [model.objective.corpus.samples, self.forecasts.holdout.samples]
         return support_of(self.plan.observed, parts, self.plan.max_horizon_us / SECOND_US)
 
     def _fill_bank(self, model: TrainedModel, folder: Path, step: str = "fill bank") -> None:
-        """Fill the bank of a bundle that has no rates yet; ``step`` is shown as the name of the step."""
+        """Fill the bank of a bundle that has no rates yet. ``step`` is the displayed name of the step."""
         plan, limit = self.plan, self.plan.config.bank_videos
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
@@ -171,7 +174,7 @@ class BundleWriter:
             )
 
     def _rates_of_scored(self, manifest: Manifest, calibration: Calibration, folder: Path) -> Rates:
-        """Rates by the model that did not learn from the holdout, served from a temporary bundle."""
+        """Compute rates with the model that did not learn from the holdout. It is served from a temporary bundle."""
         with TemporaryDirectory(prefix="first-", dir=folder.parent) as name:
             bundle, scored = Path(name), self.scored
             write_network(scored, self.plan.config.neighbours, self._support(scored), self._no_rates(), bundle)

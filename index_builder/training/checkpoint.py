@@ -1,9 +1,10 @@
-"""Checkpoints from which a killed training resumes: one file for each stage, replaced as a whole after every pass.
+"""Checkpoints from which an interrupted training resumes. Each stage has one file, which is replaced as a whole after every pass.
 
-    stage-N.safetensors    network, best weights, optimizer and random states; schedule and losses as JSON in its header
+    stage-N.safetensors    network, best weights, optimizer and random states
+                           (the schedule and the losses are JSON in the file's header)
 
-A checkpoint belongs to one run: the same data, settings, seed, number of processes, versions and code. A checkpoint of another
-run is ignored with a warning and then replaced. No pickle is used.
+A checkpoint belongs to one run: the same data, settings, seed, number of processes, versions and code. A checkpoint
+of a different run is ignored with a warning and then replaced. No pickle is used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from model.errors import DataError
 
 
 def run_key(*parts: Any) -> str:
-    """A hash of what determines a run: arrays by their bytes, everything else by its JSON."""
+    """Return a hash of what determines a run. Arrays are hashed by their bytes, and all other values by their JSON."""
     digest = hashlib.sha256()
     for part in parts:
         whole = isinstance(part, np.ndarray)
@@ -40,7 +41,7 @@ def run_key(*parts: Any) -> str:
 
 
 def code_key() -> str:
-    """A hash of the source code that trains: all modules of the builder and the model."""
+    """Return a hash of the source code that trains: all modules of the builder and the model."""
     digest = hashlib.sha256()
     for package in (index_builder, model):
         root = Path(str(package.__file__)).parent
@@ -61,7 +62,10 @@ class Training:
 
 
 class Checkpoints:
-    """The checkpoints of one model of a run, in ``folder``; ``key`` identifies the run, ``name`` the model if the run has two."""
+    """The checkpoints of one model of a run, in ``folder``.
+
+    ``key`` identifies the run. ``name`` identifies the model if the run trains two models.
+    """
 
     def __init__(self, folder: Path, key: str, process_group: ProcessGroup, name: str = "") -> None:
         self._folder, self._key, self._process_group, self._name = folder, key, process_group, name
@@ -70,7 +74,7 @@ class Checkpoints:
         return self._folder / f"stage-{self._name}{stage}.safetensors"
 
     def save(self, stage: int, training: Training) -> None:
-        """Write the state after a pass; called on every process, the first one writes."""
+        """Write the state after a pass. Every process calls this method, and only the first process writes."""
         random = [self._process_group.gather(state) for state in _torch_random(self._process_group)]
         if not self._process_group.is_first:
             return
@@ -95,11 +99,11 @@ class Checkpoints:
         part.replace(self._path(stage))
 
     def load(self, stage: int, training: Training) -> int:
-        """Restore ``training`` from the stage's checkpoint; return the number of passes done, 0 without a checkpoint of this run."""
+        """Restore ``training`` from the stage's checkpoint. Return the number of passes done, or 0 without a checkpoint of this run."""
         found = self._read(stage)
         passes = len(found[0]["losses"]) if found is not None else 0
         if self._process_group.broadcast_value(passes) != passes:
-            raise DataError("out: the processes see different checkpoints; allowed: a folder that all of them share")
+            raise DataError("out: the processes see different checkpoints; allowed: a folder that all processes share")
         if found is None:
             return 0
         body, tensors = found
@@ -128,7 +132,7 @@ class Checkpoints:
                 body = json.loads(file.metadata()["run"])
                 if body["key"] == self._key:
                     return body, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            reason = "has other data, settings, seed, versions or code"
+            reason = "belongs to different data, settings, seed, versions or code"
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             reason = f"cannot be read ({error})"
         if self._process_group.is_first:

@@ -1,4 +1,4 @@
-"""Settings of training, with units; a TOML file may set any of them."""
+"""Settings of training, with their units. A TOML file may set any of them."""
 
 from __future__ import annotations
 
@@ -13,68 +13,94 @@ from model.errors import DataError
 
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
 _DEPEND_ON_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout")
-"""Settings whose default -1 depends on the number of videos."""
+"""Settings with the default -1, which means that the value depends on the number of videos."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How a bundle is trained."""
+    """Defines how a bundle is trained."""
 
     epochs: int = 0
-    """Passes of stage one over the training samples; 0 chooses by the number of batches: 3 to 9 passes, 2 to 30 if there are few videos."""
+    """Number of passes of stage one over the training samples.
+
+    0 chooses it by the number of batches: 3 to 9 passes, or 2 to 30 passes if there are few videos.
+    """
     fusion_epochs: int = -1
-    """Passes of stage two, which learns to use neighbours; 0 turns retrieval off; -1 means 12, or 4 if there are few videos."""
+    """Number of passes of stage two, which learns to use neighbours.
+
+    0 turns retrieval off. -1 means 12, or 4 if there are few videos.
+    """
     patience: int = 5
-    """Passes without a lower holdout loss after which a stage stops and returns to its best pass; 0 makes every pass and keeps the last."""
+    """Number of passes without a lower holdout loss after which a stage stops and returns to its best pass.
+
+    0 makes every pass and keeps the last one.
+    """
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW; linear warm-up, then a cosine down to 2 % of it."""
+    """Peak learning rate of AdamW. The rate rises linearly, then falls as a cosine to 2 % of the peak."""
     weight_decay: float = -1.0
-    """AdamW's decay of matrices, 0 .. 1; -1 means 0.02, or 0.3 if there are few videos."""
+    """AdamW's weight decay of matrices, 0 .. 1. -1 means 0.02, or 0.3 if there are few videos."""
     text_dropout: float = 0.4
-    """Share of text features dropped in training, 0 .. 1."""
+    """Fraction of text features dropped in training, 0 .. 0.95."""
     head_dropout: float = -1.0
-    """Share of the head's units dropped in training, 0 .. 0.95; -1 means 0.15, or 0.5 if there are few videos."""
+    """Fraction of the head's units dropped in training, 0 .. 0.95. -1 means 0.15, or 0.5 if there are few videos."""
     few_videos: int = 20_000
-    """Below this number of videos a data set has few. Then the head is small, so that it cannot memorise them,
-    and each video has more cut points."""
+    """A data set with fewer videos than this has few videos.
+
+    Then the head is small, so that it cannot memorise the videos, and each video has more cut points.
+    """
     refit: bool = True
-    """If there are few videos: train a second model on all videos, the holdout included, for as many passes as were best."""
+    """If there are few videos, train a second model on all videos, including the holdout.
+
+    It is trained for the number of passes that was best for the first model.
+    """
     likelihood_weight: float = 0.01
     """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
     validation_share: float = 0.1
-    """Share of videos in the holdout, the newest ones, for calibration and evaluation, 0 .. 0.5."""
+    """Fraction of the videos that are held out for calibration and evaluation, 0.01 .. 0.5. The newest videos are held out."""
     max_horizon_h: float = 168.0
-    """Longest horizon that the model will forecast, hours."""
+    """Longest horizon that the model will forecast, in hours."""
     max_age_h: float = 720.0
-    """Oldest age of a training sample, hours."""
+    """Maximum age of a training sample in hours."""
     cuts_per_video: int = 0
-    """Cut points of an event-fed video; counters are cut at every snapshot. 0 means 16, or 64 if there are few videos."""
+    """Number of cut points per video if the metric is fed by events. 0 means 16, or 64 if there are few videos.
+
+    Counters are cut at every snapshot.
+    """
     labels_per_cut: int = 6
-    """Labels of each sample: later observations that it learns from."""
+    """Number of labels per sample. A label is a later observation that the model learns from."""
     bank_videos: int = 60_000
-    """Videos in the bank, the newest ones, and how many videos back a creator's record goes; search is exact up to about 20,000."""
+    """Maximum number of videos in the bank. The newest videos are kept.
+
+    A creator's features also use only this many of the newest videos. Search is exact up to about 20,000 videos.
+    """
     neighbours: int = 10
-    """Neighbours that are fused into a forecast (K)."""
+    """Number of neighbours that are fused into a forecast (K)."""
     fusion_samples: int = 400_000
-    """Largest number of training samples in stage two."""
+    """Maximum number of training samples in stage two."""
     batch_tokens: int = 6000
-    """Tokens in a training batch, padding included."""
+    """Maximum number of tokens per training batch, including padding."""
     d_model: int = 64
     """Width of the Mamba-Hawkes network."""
     n_layers: int = 2
-    """Layers of the Mamba-Hawkes network."""
+    """Number of layers of the Mamba-Hawkes network."""
     precision: str = "auto"
-    """Precision of the linear layers in training: float32, bfloat16 (the scan stays float32), or auto, which is bfloat16 on CUDA."""
+    """Precision of the linear layers in training: float32, bfloat16 or auto.
+
+    With bfloat16, the scan stays float32. auto means bfloat16 on CUDA and float32 on a CPU.
+    """
     use_mhp: bool = True
     """False for an ablation: no Mamba-Hawkes state, no trajectory vectors, no likelihood."""
     use_trajectory: bool = True
-    """False for an ablation: neighbours by content only."""
+    """False for an ablation: neighbours are found by content only."""
     use_retrieval: bool = True
     """False for an ablation: no neighbours."""
     use_content: bool = True
-    """False for an ablation: no content vector, so neighbours by trajectory only."""
+    """False for an ablation: no content vector, so neighbours are found by trajectory only."""
     use_cascade: bool = True
-    """False for an ablation: forecasts of event-fed metrics do not start from the growth that a self-exciting cascade expects."""
+    """False for an ablation: forecasts do not start from the growth that a self-exciting cascade expects.
+
+    It matters only for metrics that are fed by events.
+    """
 
     def __post_init__(self) -> None:
         limits = {
@@ -113,7 +139,7 @@ class TrainConfig:
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
     def suited_to(self, videos: int) -> TrainConfig:
-        """These settings with the ones that depend on the number of ``videos`` filled in."""
+        """Return a copy of these settings in which the values that depend on the number of ``videos`` are filled in."""
         few = videos < self.few_videos
         return dataclasses.replace(
             self,
@@ -124,13 +150,16 @@ class TrainConfig:
         )
 
     def passes(self, batches: int, videos: int) -> int:
-        """Passes of stage one, for ``batches`` batches a pass and a data set of ``videos`` videos."""
+        """Return the number of passes of stage one.
+
+        ``batches`` is the number of batches per pass, and ``videos`` is the number of videos in the data set.
+        """
         minimum, steps, maximum = (2, 112, 30) if videos < self.few_videos else (3, 400, 9)
         return self.epochs or min(max(minimum, -(-steps // max(batches, 1))), maximum)
 
     @property
     def parts(self) -> Ablation:
-        """The parts of the method that are trained."""
+        """Return which components of the method are trained."""
         return Ablation(
             self.use_mhp,
             self.use_trajectory,
@@ -141,10 +170,10 @@ class TrainConfig:
 
     @staticmethod
     def read(path: Path | None) -> TrainConfig:
-        """The defaults, overridden by the TOML file at ``path``.
+        """Return the defaults, overridden by the TOML file at ``path``.
 
         Raises:
-            DataError: the file cannot be read, or has an unknown setting or a value out of range.
+            DataError: the file cannot be read, or it contains an unknown setting or a value out of range.
         """
         if path is None:
             return TrainConfig()
@@ -154,5 +183,5 @@ class TrainConfig:
             raise DataError(f"{path}: {error}") from None
         names = {field.name for field in dataclasses.fields(TrainConfig)}
         if unknown := sorted(set(values) - names):
-            raise DataError(f"{path}: {unknown[0]!r} is no setting; allowed: {', '.join(sorted(names))}")
+            raise DataError(f"{path}: {unknown[0]!r} is not a setting; allowed: {', '.join(sorted(names))}")
         return TrainConfig(**values)

@@ -1,10 +1,11 @@
-"""Several processes that train one model together (``torchrun``), or one process alone.
+"""Training of one model by several processes together (``torchrun``), or by one process alone.
 
     torchrun --nproc-per-node 2 -m index_builder.cli train DATA ...
 
-Every process reads the same data and takes its part of every batch. Before each step the gradients are concatenated and averaged
-by one all-reduce. torch's DistributedDataParallel needs a single ``forward`` that makes all outputs, but our training calls the
-parts of the network one by one. The gradients are a few megabytes, so overlapping communication would gain nothing.
+Every process reads the same data and computes a share of every batch. Before each step, the gradients are
+concatenated and averaged by one all-reduce. torch's DistributedDataParallel is not used. It needs a single
+``forward`` that computes all outputs, but this training calls the components of the network one by one. The gradients
+are only a few megabytes, so overlapping communication with computation would gain nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from torch import Tensor
 
 _T = TypeVar("_T", bound=np.generic)
 _TIMEOUT: Final = timedelta(hours=12)
-"""The other processes wait while the first one encodes all text."""
+"""Time limit for a collective operation. It is long because the other processes wait while the first process encodes all text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of a training: this one is number ``rank`` of ``size`` and computes on the torch ``device``."""
+    """The processes of a training. This process has number ``rank`` of ``size`` and computes on the torch ``device``."""
 
     device: torch.device
     rank: int = 0
@@ -37,11 +38,11 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes, evaluates and prints."""
+        """Return whether this is the process that writes, evaluates and prints."""
         return self.rank == 0
 
     def broadcast(self, array: NDArray[_T]) -> NDArray[_T]:
-        """The first process's ``array``; it has the same shape on every process."""
+        """Return the first process's ``array``. The array must have the same shape on every process."""
         if self.size == 1:
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -50,7 +51,7 @@ class ProcessGroup:
         return out
 
     def broadcast_value(self, value: float) -> float:
-        """The first process's ``value``."""
+        """Return the first process's ``value``."""
         if self.size == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -58,7 +59,7 @@ class ProcessGroup:
         return float(tensor.item())
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every process's ``tensor``, on the CPU, in order of rank; all have the same shape."""
+        """Return every process's ``tensor`` on the CPU, in order of rank. All tensors must have the same shape."""
         if self.size == 1:
             return [tensor]
         mine = tensor.to(self.device)
@@ -67,7 +68,10 @@ class ProcessGroup:
         return [each.cpu() for each in every]
 
     def all_reduce_gradients(self, parameters: Sequence[Tensor], contributors: int) -> None:
-        """Set every gradient to the sum over all processes divided by ``contributors``, the processes that had a part of the batch."""
+        """Set every gradient to its sum over all processes, divided by ``contributors``.
+
+        ``contributors`` is the number of processes that had a share of the batch.
+        """
         if self.size == 1:
             return
         for parameter in parameters:
@@ -83,7 +87,7 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the other processes if torchrun started this one; ``device`` is cpu or cuda."""
+    """Join the other processes if torchrun started this process. ``device`` is cpu or cuda."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "LOCAL_RANK" not in os.environ:
         yield ProcessGroup(torch.device(device))

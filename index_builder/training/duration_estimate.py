@@ -1,6 +1,7 @@
-"""Estimates how long a training will take, from the size of its data; printed before the training starts.
+"""Estimates how long a training will take, from the size of its data. The estimate is printed before the training starts.
 
-The constants were measured on two idle cores of a server without a GPU. Other cores take half or twice as long.
+The constants were measured on two idle cores of a server without a GPU. Different cores may take half or twice as
+long.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from index_builder.training.config import TrainConfig
 from index_builder.training.trainer import FUSION_ROWS
 
 _MAX_TOKENS: Final = 200
-"""Largest number of tokens of a video: rows in the same bin of its age make one token."""
+"""Maximum number of tokens per video. The number is limited because all rows in one bin of the video's age form one token."""
 _BATCH_VIDEOS: Final = 400
 _START_S: Final = 25.0
-"""Seconds at any size: compilers, the export of the networks, the report."""
+"""Seconds that do not depend on the size of the data: compilers, the export of the networks, the report."""
 _TEXT_S: Final = 2.5e-3
-"""Seconds for a video's title and tags."""
+"""Seconds per video for its title and tags."""
 _BATCH_S: Final = 2.0
-"""Seconds for a batch of 6,000 tokens with its samples, in training."""
+"""Seconds per training batch of 6,000 tokens with its samples."""
 _FUSION_S: Final = 0.05
-"""Seconds for a batch of stage two."""
+"""Seconds per batch of stage two."""
 _SAMPLE_S: Final = 6e-4
-"""Seconds for a sample: drawing, encoding, finding its neighbours."""
+"""Seconds per sample: drawing, encoding, finding its neighbours."""
 
 
 def estimate_s(observed: Observed, config: TrainConfig) -> float:
-    """Seconds that a training on ``observed`` takes on a CPU."""
+    """Return the estimated duration in seconds of a training on ``observed`` on a CPU."""
     videos = len(observed.data.videos)
     rows = np.diff(observed.events.offsets) + np.diff(observed.counters.offsets)
     tokens = int(np.minimum(rows, _MAX_TOKENS).sum())
@@ -42,7 +43,7 @@ def estimate_s(observed: Observed, config: TrainConfig) -> float:
 
 
 def duration_in_words(seconds: float) -> str:
-    """A duration in words, as exact as the estimate is."""
+    """Return a duration in words. It is rounded to the precision of the estimate."""
     if seconds < 90:
         return f"about {max(round(seconds / 10) * 10, 10)} s"
     if seconds < 90 * 60:

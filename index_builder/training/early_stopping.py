@@ -13,8 +13,9 @@ from torch import Tensor, nn
 class EarlyStopping:
     """The best pass of a stage so far, with its weights.
 
-    The stage is exhausted after ``patience`` passes without a lower loss. With ``patience`` 0 it never is, and the last pass counts
-    as the best. ``losses`` are those of all passes. ``epoch`` is the best pass, -1 before the first.
+    The stage is exhausted after ``patience`` passes without a lower loss. With ``patience`` 0 it is never exhausted,
+    and the last pass is treated as the best. ``losses`` are the losses of all passes. ``epoch`` is the index of the
+    best pass, or -1 before the first pass.
     """
 
     patience: int
@@ -23,17 +24,18 @@ class EarlyStopping:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def see(self, loss: float, net: nn.Module) -> None:
-        """Record the pass that just ended."""
+        """Record the loss of the pass that just ended, and keep its weights if it is the best."""
         best = self.losses[self.epoch] if self.epoch >= 0 else math.inf
         self.losses.append(loss)
-        # A NaN loss (an empty holdout) is never better, but the first weights are better than none.
+        # A NaN loss (of an empty holdout) is never better than another loss. The weights of the first pass are kept
+        # in any case.
         if not self.patience or self.epoch < 0 or loss < best or math.isnan(best):
             self.epoch = len(self.losses) - 1
             self.weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     @property
     def exhausted(self) -> bool:
-        """Whether the stage should stop."""
+        """Return whether the stage should stop."""
         return 0 < self.patience <= len(self.losses) - 1 - self.epoch
 
     @torch.no_grad()

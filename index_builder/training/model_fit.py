@@ -1,4 +1,4 @@
-"""The fit of one model: samples, both stages of training, and forecasts of the holdout."""
+"""Fits one model: draws samples, trains both stages and forecasts the holdout."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ NGRAM_BUCKETS: Final = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """What all models of a run read, over all videos.
+    """Inputs over all videos that all models of a run share.
 
-    ``curves`` are the growth curves up to the as-of time; ``pace_before`` (n, K, M, 2) float32 is the pace before each token.
+    ``curves`` are the growth curves up to the as-of time. ``pace_before`` (n, K, M, 2) float32 is the pace before
+    each of n tokens. ``checkpoints`` is the folder for checkpoints.
     """
 
     curves: Curves
@@ -46,7 +47,10 @@ class TrainingInputs:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutForecasts:
-    """A model's forecasts of the holdout: growth quantiles (N, J, 3), and the ``plain`` ones without neighbours, if any."""
+    """A model's forecasts of the holdout: growth ``quantiles`` (N, J, 3), for N samples and J horizons.
+
+    ``plain`` are the quantiles of forecasts without neighbours, or None.
+    """
 
     holdout: SampleSet
     quantiles: NDArray[np.float32]
@@ -55,11 +59,14 @@ class HoldoutForecasts:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A trained network with what belongs to it.
+    """A trained network together with the values that a bundle needs.
 
-    ``pace`` is the usual pace of growth. ``content_weight`` is the weight of content in similarity. ``centre`` (d_model,) is
-    subtracted from states to make trajectory vectors. ``samples`` is the number of samples it learned from. ``stages`` holds
-    the losses and the best pass of each stage.
+    ``pace``: the usual pace of growth.
+    ``cascade``: the fitted cascade, or None.
+    ``content_weight``: weight of content in similarity.
+    ``centre`` (d_model,): vector that is subtracted from states to make trajectory vectors.
+    ``samples``: number of samples that the network learned from.
+    ``stages``: losses and best pass of each stage.
     """
 
     objective: Objective
@@ -72,7 +79,7 @@ class TrainedModel:
 
 
 class ModelFit:
-    """Fits one model to what was known by ``until_us``; ``samples`` are its training samples."""
+    """Fits one model to what was known at ``until_us``. ``samples`` are its training samples."""
 
     def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
@@ -87,7 +94,7 @@ class ModelFit:
             advance()
 
     def draw(self, until_us: int, seed: int) -> SampleSet:
-        """Samples with labels up to ``until_us``."""
+        """Draw samples with labels up to ``until_us``."""
         plan, config = self._plan, self._config
         samples = draw_samples(
             plan.observed,
@@ -104,8 +111,8 @@ class ModelFit:
     def train(self, holdout: SampleSet) -> tuple[TrainedModel, HoldoutForecasts]:
         """Train both stages and forecast the holdout.
 
-        Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last one is
-        kept.
+        Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last
+        one is kept.
         """
         plan, config, inputs = self._plan, self._config, self._inputs
         corpus = Corpus(inputs.tokens, inputs.pace_before, self.samples.samples, self.samples.creator, inputs.content)
@@ -129,7 +136,7 @@ class ModelFit:
     def _train_fusion(
         self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Stage two: find neighbours with the vectors of stage one, then train fusion and head on states and neighbours."""
+        """Run stage two. It finds neighbours with the vectors of stage one, and trains fusion and head on states and neighbours."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
@@ -168,7 +175,11 @@ class ModelFit:
     def _find_neighbours(
         self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
-        """Content weight and trajectory centre, chosen on the first set, and the neighbours of the samples of both sets."""
+        """Find the neighbours of the samples of both sets.
+
+        Return (content weight, trajectory centre), then the neighbours of each set. The weight is chosen on the first
+        set.
+        """
         plan = self._plan
         with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
             bank = PointInTimeBank.of(
@@ -196,7 +207,7 @@ class ModelFit:
         return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
 
     def _fit_cascade(self) -> Cascade | None:
-        """The cascade fitted to the events, None for counters. The first process fits it for all processes."""
+        """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""
         plan = self._plan
         if not (plan.observed.continuous and self._config.parts.cascade):
             return None
@@ -215,7 +226,10 @@ class ModelFit:
         return replace(fitted, constants=broadcast(fitted.constants), correction=broadcast(fitted.correction))
 
     def _network(self) -> M3TR:
-        """The untrained network, the same on every process; only the random numbers of dropout differ between processes."""
+        """Create the untrained network.
+
+        The network is the same on every process. Only the random numbers of dropout differ between processes.
+        """
         plan, config, group = self._plan, self._config, self._plan.process_group
         torch.manual_seed(plan.seed)
         net = M3TR(
@@ -234,7 +248,7 @@ class ModelFit:
         return net
 
     def _key(self, corpus: Corpus) -> str:
-        """A hash of the settings and of everything that the fit reads."""
+        """Return a hash of the settings and of everything that the fit reads."""
         plan = self._plan
         arrays = [
             getattr(part, field.name)
@@ -256,10 +270,10 @@ class ModelFit:
 
 
 def _suffix(holdout: SampleSet) -> str:
-    """Distinguishes the steps of the second model from those of the first."""
+    """Return a suffix that distinguishes the second model's steps from the first model's steps."""
     return "" if len(holdout) else " again, on all videos"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that the result of a training depends on."""
+    """Return the versions of the libraries that the result of a training depends on."""
     return {"torch": torch.__version__, "numpy": np.__version__}

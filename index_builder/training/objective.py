@@ -1,7 +1,7 @@
-"""The network's forecasts of samples, and the losses that it is trained on.
+"""Computes the network's forecasts of samples, and the losses that the network is trained on.
 
-A forecast is head(target, fused). ``target`` joins the state, the newest tokens, content and creator. ``fused`` is what the
-neighbours contribute, zeros without neighbours.
+A forecast is head(target, fused). ``target`` joins the state, the newest tokens, content and creator. ``fused`` is
+the contribution of the neighbours, or zeros without neighbours.
 """
 
 from __future__ import annotations
@@ -23,23 +23,32 @@ from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import QUANTILES, basis, on_grid_at
 
 _COLD_WEIGHT: Final = 0.05
-"""Weight of cold samples: their errors are about ten times as large and must not dominate the others."""
+"""Weight of cold samples. It is small because their errors are about ten times as large and must not dominate the loss."""
 _SQUARED_WEIGHT: Final = 1.0
-"""Weight of the Huber loss, which pulls the middle quantile from the median towards the mean where growth is rare but large."""
+"""Weight of the Huber loss.
+
+If growth is rare but large, this loss pulls the middle quantile from the median towards the mean.
+"""
 _CASCADE_SQUARED_WEIGHT: Final = 0.5
-"""The same with a cascade; chosen on development splits of posts."""
+"""Weight of the Huber loss with a cascade. It was chosen on development splits of data sets of posts."""
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
-"""Error from which the Huber loss is linear, log2 units; larger with a cascade, because forecasts start in a video's first minutes."""
+"""Error in log2 units above which the Huber loss is linear, with a cascade.
+
+It is larger than ``_DELTA``, the value without a cascade, because these forecasts start in a video's first minutes.
+"""
 _EXPECTED_VIDEOS: Final = 300
-"""Number of imaginary videos that grow exactly as their cascade expects: the fewer real ones, the closer forecasts stay to the cascade."""
+"""Number of imaginary videos that grow exactly as their cascade expects. They are added to the real videos in the loss.
+
+The fewer real videos there are, the closer forecasts stay to the cascade.
+"""
 _ROWS: Final = 2048
-"""Samples in a batch where nothing is trained."""
+"""Number of samples per batch when nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Stage one's output for N samples: ``hidden`` (N, d_model), and ``quantiles`` (N, J, 3) of growth, float32."""
+    """Stage one's output for N samples. Both arrays are float32: ``hidden`` (N, d_model), and ``quantiles`` (N, J, 3) of growth."""
 
     hidden: NDArray[np.float32]
     quantiles: NDArray[np.float32]
@@ -47,28 +56,31 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourInputs:
-    """Neighbours of N samples as the fusion block reads them: ``features`` (N, K, N_NEIGHBOUR), ``mask`` (N, K), float32."""
+    """Neighbours of N samples, as the fusion block reads them.
+
+    Both arrays are float32: ``features`` (N, K, N_NEIGHBOUR) and ``mask`` (N, K), for up to K neighbours per sample.
+    """
 
     features: NDArray[np.float32]
     mask: NDArray[np.float32]
 
     @staticmethod
     def none(samples: int) -> NeighbourInputs:
-        """No neighbours, for ``samples`` samples."""
+        """Return inputs without neighbours for ``samples`` samples."""
         return NeighbourInputs(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
 
     def take(self, rows: NDArray[np.bool_]) -> NeighbourInputs:
-        """The neighbours of the samples ``rows``."""
+        """Return the neighbours of the samples ``rows``."""
         return NeighbourInputs(self.features[rows], self.mask[rows])
 
 
 def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The summaries of samples ``rows``, and the numbers of their cascades."""
+    """Return the summaries of samples ``rows``, joined with the features of their cascades."""
     return np.concatenate([samples.summary[rows], samples.cascade[rows]], axis=1)
 
 
 class Objective:
-    """A network on one device, the corpus that it reads, its forecasts and its losses."""
+    """Computes the forecasts and losses of a network on one device. The network reads ``corpus``."""
 
     def __init__(
         self, net: M3TR, corpus: Corpus, max_horizon_s: float, device: torch.device, batch_tokens: int
@@ -86,11 +98,11 @@ class Objective:
         self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
 
     def put(self, array: NDArray[np.generic]) -> Tensor:
-        """The array as a tensor on the device."""
+        """Return the array as a tensor on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def content(self, videos: NDArray[np.int64]) -> Tensor:
-        """Content vectors (N, CONTENT_DIM) of videos (N,) of the corpus."""
+        """Return the content vectors (N, CONTENT_DIM) of videos (N,) of the corpus."""
         c, put = self.corpus.content, self.put
         starts, ends = c.ngram_offsets[videos], c.ngram_offsets[videos + 1]
         ids = np.concatenate([c.ngram_ids[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
@@ -106,7 +118,11 @@ class Objective:
         return out
 
     def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """Hidden states after every token (L, B, d), states at the batch's real cuts (n, d), and indices of the tokens (L, B)."""
+        """Scan the tokens of a batch of B videos, up to L tokens per video.
+
+        Return the hidden states (L, B, d) after every token, the states (n, d) at the batch's n real cuts, and the
+        indices (L, B) of the tokens.
+        """
         tokens = self.corpus.tokens
         step = np.arange(batch.length)[:, None]
         index = tokens.offsets[batch.videos][None] + np.minimum(step, np.maximum(self._lengths[batch.videos] - 1, 0))
@@ -126,7 +142,7 @@ class Objective:
         return hidden, read[self.put(batch.real)], index
 
     def target(self, sample_set: SampleSet, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
-        """The head's input (n, target_dim) for samples ``rows`` (n,) of the set with states ``hidden`` (n, d)."""
+        """Return the head's input (n, target_dim) for samples ``rows`` (n,) of the set. ``hidden`` (n, d) are their states."""
         samples = sample_set.samples
         videos, inverse = np.unique(samples.video[rows], return_inverse=True)
         c, put, video = self.corpus.content, self.put, samples.video[rows]
@@ -143,7 +159,11 @@ class Objective:
         )
 
     def fit_scales(self, sample_set: SampleSet) -> None:
-        """Fit the bins of the number encoding to the set's warm samples, and the initial intensities to their videos' usual rates."""
+        """Fit the network's scales to the samples.
+
+        The bins of the number encoding are fitted to the warm samples. The initial intensities are fitted to the
+        usual rates of the samples' videos.
+        """
         samples, tokens = sample_set.samples, self.corpus.tokens
         mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
         mine[samples.video] = True
@@ -162,21 +182,22 @@ class Objective:
             )
 
     def alone(self, target: Tensor) -> Tensor:
-        """Coefficients (n, 3, N_BASIS) without neighbours."""
+        """Return the coefficients (n, 3, N_BASIS) of forecasts without neighbours."""
         out: Tensor = self.net.head(target, target.new_zeros(len(target), FUSED_DIM))
         return out
 
     def fused(self, target: Tensor, neighbours: NDArray[np.float32], mask: NDArray[np.float32]) -> Tensor:
-        """Coefficients (n, 3, N_BASIS) with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
+        """Return the coefficients (n, 3, N_BASIS) of forecasts with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
         if not mask.shape[1]:
             return self.alone(target)
         out: Tensor = self.net.head(target, self.net.fusion(target, self.put(neighbours), self.put(mask)))
         return out
 
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
-        """Growth quantiles (n, J, 3) at the horizons of samples ``rows``, log2 units.
+        """Return growth quantiles (n, J, 3) at the horizons of samples ``rows``, in log2 units.
 
-        They may be negative, unlike a forecast, so that the loss still has a gradient there.
+        Unlike the quantiles of a forecast, they may be negative, so that the loss still has a gradient at negative
+        values.
         """
         growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
@@ -186,13 +207,14 @@ class Objective:
         return torch.stack([median - below, median, median + above], -1)
 
     def _expected(self, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""
+        """Return the growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""
         return on_grid_at(samples.expected[rows], samples.horizon_s[rows], self._max_horizon_s)
 
     def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
-        """Mean pinball loss of the quantiles and Huber loss of the median over the labels of samples ``rows``.
+        """Return the mean loss over the labels of samples ``rows``: the pinball loss of the quantiles plus the Huber loss of the median.
 
-        With a cascade, the growth that it expects counts as a label too. It has more weight if there are few videos.
+        With a cascade, the growth that the cascade expects is an additional label. This label has more weight if
+        there are few videos.
         """
         growth = self.put(samples.growth[rows].astype(np.float32))
         known = torch.isfinite(growth)
@@ -210,7 +232,7 @@ class Objective:
         return ((pinball + self._squared_weight * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
 
     def log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
-        """Mean log-likelihood per token and type of the batch, from what ``scan`` returned."""
+        """Return the mean log-likelihood per token and type of the batch. ``hidden`` and ``index`` are results of ``scan``."""
         tokens = self.corpus.tokens
         before = torch.cat([self.net.intensity.start.expand(1, hidden.shape[1], -1), hidden[:-1]])
         real = np.arange(batch.length)[:, None] < np.minimum(self._lengths[batch.videos], batch.length)
@@ -224,7 +246,7 @@ class Objective:
 
     @torch.no_grad()
     def every_content(self) -> NDArray[np.float32]:
-        """Content vectors (V, CONTENT_DIM) of all videos of the corpus, without dropout."""
+        """Return the content vectors (V, CONTENT_DIM) of all videos of the corpus, without dropout."""
         self.net.eval()
         n = len(self.corpus.content.category)
         parts = np.array_split(np.arange(n), max(1, n // _ROWS))
@@ -232,7 +254,7 @@ class Objective:
 
     @torch.no_grad()
     def encode(self, sample_set: SampleSet) -> Encoded:
-        """States and quantiles of stage one for samples, without dropout."""
+        """Return stage one's states and quantiles of samples, without dropout."""
         samples = sample_set.samples
         self.net.eval()
         hidden = np.zeros((len(sample_set), self.net.mhp.shape.d_model), np.float32)
@@ -248,7 +270,10 @@ class Objective:
     def predict(
         self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs
     ) -> NDArray[np.float32]:
-        """Growth quantiles (N, J, 3) of the whole model, from stage one's states (N, d_model) and neighbours."""
+        """Return growth quantiles (N, J, 3) of the whole model.
+
+        ``hidden`` (N, d_model) are stage one's states, and ``found`` are the neighbours.
+        """
         samples = sample_set.samples
         self.net.eval()
         out = np.zeros((*samples.growth.shape, 3), np.float32)
@@ -261,7 +286,7 @@ class Objective:
 
     @torch.no_grad()
     def mean_log_likelihood(self, samples: Samples) -> float:
-        """Mean log-likelihood per token and type over the videos of ``samples``; NaN if the process is not trained."""
+        """Return the mean log-likelihood per token and type over the videos of ``samples``. It is NaN if the process is not trained."""
         if not self.net.parts.mhp:
             return float("nan")
         self.net.eval()

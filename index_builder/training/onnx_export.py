@@ -28,7 +28,7 @@ _WEIGHTS: Final = "weights.safetensors"
 
 
 class _Head(nn.Module):
-    """Target, fusion and head in one graph."""
+    """Combines target, fusion and head in one graph."""
 
     def __init__(self, net: M3TR) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             dynamic_shapes={name: {0: batch} for name in inputs},
         )
     assert program is not None
-    # Do not publish the paths of the source files on this machine.
+    # The metadata contains paths of source files on this machine. It is removed so that they are not published.
     graph = program.model.graph
     for part in (
         graph,
@@ -82,7 +82,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
-    """Write weights.safetensors, content.onnx and head.onnx; the head reads ``neighbours`` neighbours."""
+    """Write weights.safetensors, content.onnx and head.onnx. The head reads ``neighbours`` neighbours."""
     net, cascade = model.objective.net.eval().cpu(), model.cascade
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")

@@ -1,4 +1,4 @@
-"""The plan of one training run: data, settings and times, and what follows from them."""
+"""The plan of one training run: data, settings, times and the values that are derived from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
 
 _MIN_VIDEOS_PER_NAME: Final = 20
-"""Categories and languages with fewer videos are unknown to the model."""
+"""Minimum number of videos per category or language. The model does not know names with fewer videos."""
 
 
 class Plan:
     """The plan of one training run.
 
-    ``few`` says that the data set has few videos. Videos published up to ``split_us`` are trained on, later ones are the holdout.
-    Rows are read until ``until_us``.
+    ``few`` is True if the data set has few videos. Videos published up to ``split_us`` are for training, and later
+    videos are the holdout. Only rows up to ``until_us`` are read.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Plan:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-        """Show the progress of a step; only on the first process."""
+        """Show the progress of a step. Yield a function that advances it. Only the first process shows it."""
         if not self.process_group.is_first:
             yield lambda *_, **__: None
             return

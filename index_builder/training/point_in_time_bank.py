@@ -1,6 +1,6 @@
-"""The bank as training needs it: what it would have held at each time, and which neighbours it would have returned.
+"""Finds neighbours for training: the neighbours that a bank would have returned at a past time.
 
-Vectors come from the network after stage one. Stage two does not change them.
+The vectors come from the network after stage one. Stage two does not change them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from model.engagement.bins import SECOND_US
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Weights of content similarity to try."""
+"""Weights of content similarity that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointInTimeBank:
-    """What a bank would have known.
+    """Finds the neighbours that a bank would have returned at any past time.
 
-    ``centre`` (d_model,) is the mean state; it is subtracted from every state to make a trajectory vector. ``creators`` (V,) are
-    codes of the videos' creators.
+    ``centre`` (d_model,) is the mean state. It is subtracted from every state to make a trajectory vector.
+    ``creators`` (V,) are codes of the videos' creators.
     """
 
     arrays: BankArrays
@@ -56,7 +56,7 @@ class PointInTimeBank:
         max_horizon_us: int,
         cascade: Cascade | None,
     ) -> PointInTimeBank:
-        """Encode the content of every video and its state at every age bucket."""
+        """Encode the content of every video, and its state at every age bucket, and return the bank."""
         published, width = observed.data.published_us, objective.net.mhp.shape.d_model
         content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])
@@ -94,7 +94,7 @@ class PointInTimeBank:
         return PointInTimeBank(arrays, centre, config, max_horizon_us, creators)
 
     def candidates(self, sample_set: SampleSet, read: Encoded, report: Callable[[int], None]) -> Candidates:
-        """Candidates of every sample, by content and by trajectory."""
+        """Return the candidates of every sample, by content and by trajectory."""
         trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
         return find_candidates(
             self.arrays,
@@ -107,7 +107,7 @@ class PointInTimeBank:
         )
 
     def nearest(self, sample_set: SampleSet, candidates: Candidates, weight: float) -> NeighbourInputs:
-        """The K most similar candidates of every sample; ``weight`` is the weight of content."""
+        """Return the K most similar candidates of every sample. ``weight`` is the weight of content."""
         return NeighbourInputs(
             *neighbour_features(
                 self.arrays,
@@ -121,7 +121,7 @@ class PointInTimeBank:
         )
 
     def best_weight(self, sample_set: SampleSet, candidates: Candidates, weights: Sequence[float] = _WEIGHTS) -> float:
-        """The weight for which the neighbours' mean growth forecasts the samples best."""
+        """Return the weight with which the neighbours' mean growth forecasts the samples best."""
         if self.config.parts.fixed_weight is not None:
             return self.config.parts.fixed_weight
         errors = []

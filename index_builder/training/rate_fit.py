@@ -1,13 +1,16 @@
-"""Fits rates to past spans of time, so that at every age and for every type expected and real engagement have the same sum.
+"""Fits rates to past spans of time, so that expected and real engagement have the same sum for every age and type.
 
-For each type, log c and the daily waves (``model.rates``) maximise the quasi-likelihood of counts with a log link. Its score at
-each knot of age is the difference of the two sums, so nothing is assumed about how a video's growth spreads around its mean. A
-video is one observation, however many spans it has: the variance of the videos' scores at a knot measures how much is known
-there. A factor that is known from few videos, or from a few large ones against all others, follows the factors of neighbouring
-ages, by a random walk in log age.
+The fit determines log c and the daily waves of each type (see ``model.rates``). It maximises the quasi-likelihood of
+counts with a log link. At each knot of age, the score of the quasi-likelihood is the difference of the expected and
+the real sum. So the fit assumes nothing about how the growth of videos is distributed around its mean.
 
-Spans of training videos are fitted first: there are many, of every age. Spans of the holdout then correct the result, because
-forecasts of data that was learned from are a little too good, and because times change.
+All spans of one video together are one observation. The variance of the videos' scores at a knot measures how much is
+known at this knot. A factor may be known from few videos only, or from a few large videos that disagree with all
+others. Then the factor follows the factors of neighbouring ages, because the prior is a random walk in log age.
+
+Spans of training videos are fitted first, because there are many of them at every age. Then spans of the holdout
+correct the result. The correction is needed because forecasts of training data are a little too good, and because
+times change.
 """
 
 from __future__ import annotations
@@ -24,7 +27,12 @@ Floats = NDArray[np.float64]
 
 
 class _Prior(NamedTuple):
-    """Standard deviations: of the mean of log c over all ages, of its random walk per doubling of age, and of a wave's weight."""
+    """Standard deviations of the prior.
+
+    ``level``: of the mean of log c over all ages.
+    ``walk``: of the random walk of log c, per doubling of age.
+    ``wave``: of a wave's weight.
+    """
 
     level: float
     walk: float
@@ -36,18 +44,23 @@ _CORRECTION: Final = _Prior(0.15, 0.1, 0.1)
 _STEPS: Final = 25
 _TINY: Final = 1e-9
 _CUT_OFF: Final = 0.001
-"""Share of the rates that the bounds may cut off on each side; bounds are multiples of the next hour's median growth."""
+"""Fraction of the rates that the bounds may cut off on each side. Bounds are multiples of the next hour's median growth."""
 _MAX_RATIO: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """N spans of time, each with M forecasts made from what was known at its start, and what really happened.
+    """N spans of time with M forecasts each, and the real growth of K types.
 
-    ``video`` (N,) int64. ``hours`` (N, M) float64: the part of the span that each forecast stands for, in hours of engagement at its
-    rate. ``timed`` (N,) bool: whether the span is short enough to give information about the time of day. ``moments``: the N * M
-    forecasts, those of a span one after another. ``served`` (N, M, K) float64: the forecaster's own rates. ``grown`` (N, K) float64:
-    growth of each type over the span, NaN where not observed.
+    The forecasts were made from what was known at the start of the span.
+
+    ``video`` (N,) int64: video of each span.
+    ``hours`` (N, M) float64: each forecast stands for a segment of the span. This is the segment's expected
+    engagement, expressed in hours at the forecast's rate.
+    ``timed`` (N,) bool: True if the span is short enough to give information about the time of day.
+    ``moments``: inputs of the N * M forecasts, span by span.
+    ``served`` (N, M, K) float64: the forecaster's own rates.
+    ``grown`` (N, K) float64: growth of each type over the span, NaN where not observed.
     """
 
     video: NDArray[np.int64]
@@ -58,28 +71,31 @@ class Spans:
     grown: Floats
 
     def take(self, rows: NDArray[np.bool_]) -> Spans:
-        """The spans of ``rows``."""
+        """Return the spans of ``rows``."""
         moments = self.moments.take(rows.repeat(self.served.shape[1]))
         return Spans(self.video[rows], self.hours[rows], self.timed[rows], moments, self.served[rows], self.grown[rows])
 
     def expected(self, rates: Rates) -> Floats:
-        """Expected growth of each type over each span, (N, K)."""
+        """Return the expected growth (N, K) of each type over each span."""
         return self.summed(rates.expected(self.moments).reshape(self.served.shape))
 
     def summed(self, rates: Floats) -> Floats:
-        """Growth over each span, (N, K), at ``rates`` per hour, (N, M, K)."""
+        """Return the growth (N, K) over each span at ``rates`` (N, M, K) per hour."""
         out: Floats = (rates * self.hours[..., None]).sum(1)
         return out
 
 
 def fit(learned: Spans, held: Spans, metric: tuple[int, ...]) -> Rates:
-    """Fit rates to the spans of training videos, then correct them by the holdout's; ``metric`` are the types that the metric counts."""
+    """Fit rates to the spans of training videos, then correct them with the spans of the holdout.
+
+    ``metric`` are the types that the metric counts.
+    """
     rates = Rates.plain(learned.grown.shape[1], metric)
     both = [spans for spans in (learned, held) if len(spans.video)]
     if not both:
         return rates
     rates = Rates(rates.log_factor, rates.day, _shares(both[0], metric), metric, rates.bounds)
-    # Counts vary at least as much as Poisson counts.
+    # The variance of counts is at least that of Poisson counts.
     spread = np.ones((2, len(KNOTS), len(rates.share)))
     for spans, prior in zip(both, (_FIRST, _CORRECTION), strict=False):
         rates, spread = _fitted(rates, spans, prior, spread)
@@ -87,7 +103,7 @@ def fit(learned: Spans, held: Spans, metric: tuple[int, ...]) -> Rates:
 
 
 def _shares(spans: Spans, metric: tuple[int, ...]) -> Floats:
-    """Growth of each type for one unit of the metric's forecast growth; the types of the metric add up to 1."""
+    """Return the growth of each type per unit of the metric's forecast growth. The values of the metric's types add up to 1."""
     known = np.isfinite(spans.grown)
     forecast = (spans.moments.slope.reshape(spans.hours.shape) * spans.hours).sum(1)
     share: Floats = (np.where(known, spans.grown, 0.0).sum(0) + 1e-3) / ((known * forecast[:, None]).sum(0) + 1e-3)
@@ -96,10 +112,10 @@ def _shares(spans: Spans, metric: tuple[int, ...]) -> Floats:
 
 
 def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple[Rates, Floats]:
-    """Move the factors and waves of ``start`` to fit the spans.
+    """Move the factors and waves of ``start`` to fit the spans. Return the new rates and variances.
 
-    Also returns the variance of a video's score relative to its mean, (2, len(KNOTS), K). It never falls below ``minimum``, its value
-    before, because few videos do not show it.
+    A variance is that of a video's score, relative to the mean of the score. The variances have shape (2, len(KNOTS),
+    K). They never fall below ``minimum``, their previous values, because few videos do not show the full variance.
     """
     n, m, n_types = spans.served.shape
     expected = start.unbounded(spans.moments).reshape(n, m, n_types) * spans.hours[..., None]
@@ -130,9 +146,11 @@ def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple
 def _moved(
     expected: Floats, design: Floats, grown: Floats, video: NDArray[np.int64], prior: _Prior, minimum: Floats
 ) -> tuple[Floats, Floats]:
-    """Changes of log c at each knot and of the weight of each wave, (J,), and the variances of scores, not below ``minimum``.
+    """Compute one fit of the factors and waves. Return their changes (J,) and the variances of scores.
 
-    The expected growth of n spans is ``expected`` (n, M) for M forecasts, whose weights of knots and waves are ``design`` (n, M, J).
+    The changes are those of log c at each knot and of the weight of each wave. The n spans have M forecasts each.
+    ``expected`` (n, M) is each forecast's contribution to the expected growth of its span. ``design`` (n, M, J) are
+    the forecasts' weights of knots and waves. The variances do not fall below ``minimum``.
     """
     knots = len(KNOTS)
     step = np.diff(np.eye(knots), axis=0) / np.sqrt(np.diff(KNOTS) / np.log(2))[:, None]
@@ -146,7 +164,7 @@ def _moved(
     for done in range(_STEPS):
         by_moment = expected * np.exp(design @ out)
         mean = by_moment.sum(1)
-        # Gradient of the log of a span's expected growth in each knot and wave.
+        # Gradient of the log of each span's expected growth with respect to each knot and wave.
         part = np.einsum("nm,nmj->nj", by_moment, design) / mean[:, None]
         if done % 5 == 0:
             score = part[:, :knots] * (grown - mean)[:, None]
@@ -161,7 +179,10 @@ def _moved(
 
 
 def _bounds(rates: Rates, parts: list[Spans]) -> tuple[float, float]:
-    """Lower and upper bound of nearly all rates, as multiples of the next hour's median growth, once something is observed."""
+    """Return a lower and an upper bound of nearly all rates, as multiples of the next hour's median growth.
+
+    Only forecasts made after something is observed are used.
+    """
     found = []
     for spans in parts:
         moments = spans.moments

@@ -1,8 +1,10 @@
-"""Spans of time that rates are fitted to: what past forecasts would have expected of them, and what really happened.
+"""Finds the spans of time that rates are fitted to. Computes the growth that past forecasts expected in them and the real growth.
 
-Counters: a span is the gap between two readings, or from publication to the first reading. The forecaster is asked at several
-times spread over the span, each time with what was known at its start. Events: spans start at ages drawn evenly in
-log(age + 1 h); their length is a 24th of the age and at least an hour.
+Counters: a span is the time between two readings, or between publication and the first reading. The forecaster
+forecasts at several times that are spread over the span. Each forecast uses what was known at the span's start.
+
+Events: spans start at ages that are drawn evenly in log(age + 1 h). The length of a span is 1/24 of the age, but at
+least one hour.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s
 
 MAX_GAPS: Final = 8000
 MAX_HOURS: Final = 6000
-"""Largest number of spans, each of the training videos and of the holdout: with counters, and with events, which cost more."""
+"""Maximum numbers of spans: MAX_GAPS with counters, and MAX_HOURS with events, which take longer.
+
+Each maximum applies to the training videos and to the holdout separately.
+"""
 _TIMES_PER_SPAN: Final = 3
 _AGES: Final = 12
-"""Spans of each video with events."""
+"""Number of spans per video with events."""
 _SPAN: Final = 24
 _TIMED_US: Final = 6 * HOUR_US
-"""Longest span that gives information about the time of day."""
+"""Length of the longest span that gives information about the time of day."""
 _YOUNGEST_US: Final = 60 * SECOND_US
 _BATCH: Final = 256
 
@@ -50,10 +55,11 @@ def rates_of(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Rates:
-    """Rates from the forecasts of a forecaster that learned from what was known at ``split_us``.
+    """Fit rates to the forecasts of a forecaster that learned from what was known at ``split_us``.
 
-    They are fitted to spans before ``split_us`` and corrected by spans from there to ``until_us``. ``sentence`` (V, 384) saves
-    encoding the texts again. ``advance`` is called with the number of forecasts just made.
+    The rates are fitted to spans before ``split_us`` and corrected by spans from ``split_us`` to ``until_us``. Pass
+    ``sentence`` (V, 384) to avoid encoding the texts again. ``advance`` is called with the number of forecasts just
+    made.
     """
     rng = np.random.default_rng(seed)
     max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if observed.continuous else MAX_GAPS
@@ -74,14 +80,18 @@ def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) 
 def spans(
     observed: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """Video, start and end, (N,) int64 each, of spans within ``from_us`` to ``until_us`` that start at an age up to ``max_age_us``."""
+    """Return the video, start and end of N spans. Each array is (N,) int64.
+
+    The spans are between ``from_us`` and ``until_us`` and start at an age up to ``max_age_us``.
+    """
     published = observed.data.published_us
     if observed.continuous:
         low = np.maximum(from_us - published, _YOUNGEST_US)
         high = np.minimum(until_us - published - HOUR_US, max_age_us)
         video = np.flatnonzero(high > low).repeat(_AGES)
         share = (np.tile(np.arange(_AGES), len(video) // _AGES) + rng.random(len(video))) / _AGES
-        # Even in log(age + 1 h): an early hour has much engagement, of late hours it takes many to learn from.
+        # The starts are spaced evenly in log(age + 1 h). An early hour has much engagement, so few early hours are
+        # enough. A late hour has little engagement, so many late hours are needed.
         first, last = low[video] + HOUR_US, high[video] + HOUR_US
         age = (np.exp(np.log(first) + share * np.log(last / first)) - HOUR_US).astype(np.int64)
         start = published[video] + age
@@ -107,11 +117,11 @@ def forecast_spans(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Spans:
-    """What the forecaster expects of N spans, and what really happened, with ``n_times`` forecasts for each span.
+    """Forecast N spans. Return the expected and the real growth. There are ``n_times`` forecasts per span.
 
-    A span is cut into parts of equal length in log(age + 1 minute). The forecast of each part is made at the time at which a rate
-    that falls as 1 / age equals its mean over the part. Without ``n_times``, spans of events are forecast at their start only:
-    after the next hour, growth is even in log age.
+    A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at one time. At
+    this time, a rate that falls as 1 / age equals its mean over the segment. Without ``n_times``, spans of events are
+    forecast only at their start. Then growth after the next hour is assumed to be spread evenly in log age.
     """
     data, types = observed.data, forecaster.manifest.types
     m = n_times or (1 if observed.continuous else _TIMES_PER_SPAN)
@@ -171,9 +181,9 @@ def forecast_spans(
 
 
 def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
-    """Growth of each type over N spans, (N, K) float64; NaN where its counter was not read at both ends.
+    """Return the growth (N, K) float64 of each type over N spans. It is NaN if the type's counter was not read at both ends.
 
-    A reading counts for an end if it is older by no more than a tenth of the span. At publication every count is 0.
+    A reading may be older than an end of the span by at most a tenth of the span. At publication every count is 0.
     """
     at_publication = start_us == observed.data.published_us[video]
     slack_us = (end_us - start_us) // 10

@@ -1,9 +1,11 @@
-"""Where a bundle is written: a staging folder beside its destination. It survives a kill and is removed after success.
+"""The staging folder, where a bundle is written. It is beside the bundle's destination.
+
+The staging folder remains if the training is killed. It is removed after success.
 
 .NAME.training/
-    lock                   held while a training runs; a second training with the same destination is refused
+    lock                   locked while a training runs; a second training with the same destination is refused
     stage-N.safetensors    checkpoints
-    bundle/                the bundle being written; moved to its destination when it is complete
+    bundle/                the bundle being written; it is moved to its destination when it is complete
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from model.errors import DataError
 
 
 def staging_path(out: Path) -> Path:
-    """The staging folder of the bundle ``out``."""
+    """Return the staging folder of the bundle ``out``."""
     return out.parent / f".{out.name}.training"
 
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """A folder to write the bundle to, moved to ``out`` when the block succeeds. Checkpoints may be kept beside it.
+    """Yield a folder to write the bundle to. Move it to ``out`` when the block succeeds. Checkpoints may be kept beside it.
 
     Raises:
         DataError: another process is writing the same bundle.
@@ -36,7 +38,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"out: {str(out)!r} is being made by another training; allowed: a new folder") from None
+            raise DataError(f"out: another training is writing {str(out)!r}; allowed: a new folder") from None
         try:
             shutil.rmtree(bundle, ignore_errors=True)
             bundle.mkdir()

@@ -1,4 +1,4 @@
-"""The range of the data that a bundle learned from; its forecasts stay inside."""
+"""Range of the data that a bundle was trained on. Forecasts are limited to this range."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from model.engagement.rows import VideoRows
 from model.quantiles.support import Support
 
 _SHORTEST = 0.2
-"""Quantile of the time to the next reading that becomes the shortest horizon of the range."""
+"""Quantile of the time to the next reading. The time at this quantile is the range's shortest horizon."""
 
 
 def sources_of(observed: Observed) -> NDArray[np.bool_]:
-    """Types that were read as events and types that were read as counters, (K, 2) bool."""
+    """Return flags (K, 2) bool: which types were read as events (first column) and which as counters (second column)."""
     out = np.zeros((len(observed.data.types), 2), bool)
     modes: tuple[tuple[Mode, VideoRows], ...] = (("events", observed.events), ("counters", observed.counters))
     for column, (_, source) in enumerate(modes):
@@ -25,7 +25,7 @@ def sources_of(observed: Observed) -> NDArray[np.bool_]:
 
 
 def support_of(observed: Observed, parts: list[Samples], max_horizon_s: float) -> Support:
-    """The range of the samples that a model learned from and was evaluated on."""
+    """Return the range of the samples that a model learned from and was evaluated on."""
     video, age_s, value_now, cold, summary, horizon_s, growth = (
         np.concatenate([getattr(samples, name) for samples in parts])
         for name in ("video", "age_s", "value_now", "cold", "summary", "horizon_s", "growth")

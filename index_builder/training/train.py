@@ -1,4 +1,4 @@
-"""`m3tr-build train`: from a data set, as known at a time, to a bundle with its bank."""
+"""`m3tr-build train`: trains a bundle and its bank from a data set as known at a given time."""
 
 from __future__ import annotations
 
@@ -43,20 +43,21 @@ def train(
     seed: int = 0,
     config: Path | None = None,
 ) -> str | None:
-    """Train, calibrate, evaluate, write the bundle and fill its bank, using nothing later than ``as_of_us``.
+    """Train a bundle and fill its bank. Only data up to ``as_of_us`` is used.
 
-    The newest videos are the holdout. Half of them decide when to stop, the other half are scored for the report, and all of
-    them calibrate the intervals; see ``index_builder.training.training_run``. A training that was killed resumes after its
-    last pass over the data when it is started again. Under torchrun all processes train, and the first one does the rest.
+    The newest videos are the holdout. One half of the holdout decides when to stop. The other half is scored for the
+    report. The whole holdout calibrates the intervals. ``index_builder.training.training_run`` explains this.
 
-    The findings of ``check`` and an estimate of the duration are printed to standard error first.
+    If a training was killed and is started again, it resumes after its last complete pass over the data. Under
+    torchrun all processes train, and only the first process does everything else. The findings of ``check`` and an
+    estimate of the duration are printed to standard error first.
 
     Returns:
-        A summary for people; None on processes other than the first.
+        A summary as text, or None on processes other than the first.
 
     Raises:
-        DataError: the data set, metric, device or a setting cannot be used, or there is nothing to learn. Then nothing is
-            written.
+        DataError: the data set, metric, device or a setting cannot be used, or there is nothing to learn from. Then
+            nothing is written.
     """
     settings = TrainConfig.read(config)
     if epochs is not None:
@@ -69,7 +70,9 @@ def train(
         _print_findings(check_dataset(data))
     dataset = load_dataset(data, before_us=as_of_us)
     if len(dataset.videos) < _MIN_VIDEOS:
-        raise DataError(f"{data}: {len(dataset.videos)} videos published by the as-of time; needed: {_MIN_VIDEOS}")
+        raise DataError(
+            f"{data}: {len(dataset.videos)} videos published up to the as-of time; needed: at least {_MIN_VIDEOS}"
+        )
     observed = Observed.of(dataset, metric)
     require_growth(observed)
     settings = settings.suited_to(len(dataset.videos))
@@ -94,7 +97,7 @@ def train(
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    """Print errors and warnings: a training should not go on with them in silence."""
+    """Print errors and warnings, so that they are visible before a long training starts."""
     if serious := [finding for finding in findings if finding.severity != "info"]:
         report(serious, console(stderr=True))
 
@@ -108,7 +111,7 @@ def _device(name: str) -> str:
 
 
 def _sentences(plan: Plan) -> NDArray[np.float32]:
-    """Sentence vectors of all videos; the first process encodes them for all processes."""
+    """Return the sentence vectors of all videos. The first process encodes them for all processes."""
     videos = plan.data.videos
     sentence = np.zeros((len(videos), SENTENCE_DIM), np.float32)
     with plan.step("read text", len(videos)) as advance:

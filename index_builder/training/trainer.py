@@ -1,9 +1,9 @@
-"""The training loops of the two stages.
+"""Runs the training loops of the two stages.
 
-Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecasts and likelihood. Stage two
-freezes the parts that make vectors, because neighbours are searched with them, and trains fusion and head on retrieved
-neighbours. After every pass a stage computes the holdout loss and writes a checkpoint. It ends with the weights of its best
-pass.
+Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecasts and likelihood.
+Stage two freezes the components that make vectors, because neighbours are searched with these vectors. It trains
+fusion and head on retrieved neighbours. After every pass, a stage computes the holdout loss and writes a checkpoint.
+It ends with the weights of its best pass.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from index_builder.training.early_stopping import EarlyStopping
 from index_builder.training.objective import NeighbourInputs, Objective
 
 Report = Callable[[int, str], None]
-"""Called with (batches done, a note)."""
+"""Reports progress. The arguments are the number of batches done and a note."""
 Losses = Iterator[tuple[Tensor | None, int]]
-"""For each batch of a pass: this process's loss, None if it got no part of the batch, and how many processes got one."""
+"""Yields for each batch of a pass: this process's loss, and the number of processes that got a share of the batch.
+
+The loss is None if this process got no share.
+"""
 FUSION_ROWS: Final = 512
-"""Samples in a batch of stage two."""
+"""Number of samples per batch of stage two."""
 _HEAD: Final = ("head.", "category.", "language.", "audience.")
 _SECOND: Final = ("fusion.", *_HEAD)
-"""Parameters that stage two trains: those that no vector of the bank depends on."""
+"""Prefixes of the parameters that stage two trains. No vector of the bank depends on these parameters."""
 _NO_NEIGHBOURS: Final = 0.15
-"""Share of stage-two samples that see no neighbour, so that the model still works without a bank."""
+"""Fraction of stage-two samples that see no neighbours, so that the model still works without a bank."""
 
 
 class Trainer:
@@ -58,15 +61,15 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
 
     def n_batches(self) -> int:
-        """Batches of one pass of stage one; shuffling may change it a little."""
+        """Return the number of batches per pass of stage one. Shuffling may change this number slightly."""
         return sum(1 for _ in batches(self.objective.corpus.samples, self.config.batch_tokens))
 
     def passes(self) -> int:
-        """Passes of stage one."""
+        """Return the number of passes of stage one."""
         return self.config.passes(self.n_batches(), len(self.objective.corpus.content.category))
 
     def stage_one(self, judged: SampleSet, report: Report) -> EarlyStopping:
-        """Train Mamba-Hawkes, content network and head; the loss on ``judged`` decides which pass was the best."""
+        """Train Mamba-Hawkes, content network and head. The loss on ``judged`` decides which pass was the best."""
         objective, parts = self.objective, self.objective.net.parts
         untouched = [
             "fusion.",
@@ -92,9 +95,9 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Train fusion and head on samples with their states (N, d_model) and neighbours; ``judge`` returns the loss of a pass.
+        """Train fusion and head on samples with their states (N, d_model) and neighbours. ``judge`` returns the loss of a pass.
 
-        In an ablation without neighbours only the head is trained.
+        In an ablation without neighbours, only the head is trained.
         """
         trained = _SECOND if self.objective.net.parts.neighbours else _HEAD
         return self._stage(
@@ -165,7 +168,11 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Resume from the stage's checkpoint, make the rest of ``passes`` passes of ``steps`` batches, and load the best weights."""
+        """Train one stage and load its best weights.
+
+        The stage resumes from its checkpoint and makes the remaining passes, up to ``passes``. A pass has ``steps``
+        batches.
+        """
         trained = [parameter for _, parameter in parameters]
         optimizer, schedule = self._optimizer(parameters, rate, steps * passes)
         best = EarlyStopping(self.config.patience)

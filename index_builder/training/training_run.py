@@ -1,9 +1,11 @@
-"""The models of a training run: one that did not see the newest videos, and for few videos one that learned from all.
+"""Trains the models of a run.
 
-The newest videos are the holdout. They decide which pass of each stage was the best, calibrate the intervals and are scored.
-Where videos are few, the holdout is too large a share to lose, and its videos are the ones most like those to come. Then a
-second model learns from all videos, from the same initial weights and for as many passes as were best, and takes over the
-calibration of the first.
+The first model does not learn from the newest videos, which are the holdout. The holdout decides which pass of each
+stage was the best. It also calibrates the intervals and is scored.
+
+If there are few videos, a second model learns from all videos. There are two reasons. The holdout is too large a
+share to leave unused, and its videos resemble future videos most. The second model starts from the same initial
+weights and makes the number of passes that was best. It uses the calibration of the first model.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class TrainingRun:
 
     Args:
         plan: what to train on and how.
-        sentence: (V, 384) sentence vectors of all videos.
+        sentence: sentence vectors (V, 384) of all videos.
         checkpoints: folder for the checkpoints.
     """
 
@@ -44,10 +46,10 @@ class TrainingRun:
         )
 
     def fit_with_holdout(self) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Learn from what was known before the newest videos were published, and forecast those.
+        """Learn from what was known before the newest videos were published, and forecast the newest videos.
 
         Raises:
-            DataError: nothing is left to learn from, or the holdout is empty.
+            DataError: there is nothing to learn from, or the holdout is empty.
         """
         plan = self.plan
         fit = ModelFit(plan, self._inputs, plan.split_us, plan.config)
@@ -56,13 +58,13 @@ class TrainingRun:
         holdout = holdout.take(after_split & (plan.data.published_us[holdout.samples.video] > plan.split_us))
         if not len(fit.samples) or not len(holdout):
             raise DataError(
-                "data: no video has both an observation and a later one on each side of the split; more data or a later "
+                "data: on one side of the split, no video has both an observation and a later one; more data or a later "
                 "--as-of is needed"
             )
         return fit.train(holdout)
 
     def refit_on_all(self, first: TrainedModel) -> TrainedModel:
-        """Learn from everything known, for as many passes as were best in the stages of ``first``."""
+        """Learn from everything known. Each stage makes the number of passes that was best in ``first``."""
         passes = {name: stage.epoch + 1 for name, stage in first.stages.items()}
         config = replace(
             self.plan.config,

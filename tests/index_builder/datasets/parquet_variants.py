@@ -354,7 +354,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "folder of nothing": (
         lambda folder: (folders(folder), [p.unlink() for p in (folder / "events.parquet").glob("part-*")]),  # type: ignore[func-returns-value]
-        r"events\.parquet: is a folder without a Parquet file",
+        r"events\.parquet: the folder contains no Parquet file",
     ),
     "a bad part": (
         lambda folder: (folders(folder), (folder / "events.parquet" / "part-00003.parquet").write_bytes(b"PAR1")),  # type: ignore[func-returns-value]

@@ -98,7 +98,7 @@ def test_every_planted_fault_is_named_with_its_row(tmp_path: Path) -> None:
             "error",
             "counte",
             "views",
-            "has events of type 'view' too; a type of a video may have only one of them, so the events are left out",
+            "also has events of type 'view'; a type of a video may have events or counters, not both, so the events are left out",
             0,
             3,
         ),

@@ -187,7 +187,7 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, url: str) -> None
             export_store(out, **arguments)
         assert list(out.iterdir()) == []
     (out / "events.parquet").write_bytes(b"mine")
-    with pytest.raises(DataError, match=r"holds events\.parquet already"):
+    with pytest.raises(DataError, match=r"already contains events\.parquet"):
         export_store(out, redis_url=url)
     assert (out / "events.parquet").read_bytes() == b"mine" and not (tmp_path / "nowhere").exists()
 

@@ -51,7 +51,10 @@ def started(data: Path, out: Path, metric: str = "views") -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"counters": readings([7])}, "views: each of 60 videos is read once; there is no growth to learn from"),
+        (
+            {"counters": readings([7])},
+            "views: each of 60 videos has only one reading; there is no growth to learn from",
+        ),
         ({"counters": readings([7, 7, 7])}, "views: is the same at every reading of each video"),
         (
             {"events": {"video_id": [f"v{i}" for i in range(N)], "time": at(*range(N)), "type": ["view"] * N}},

@@ -210,7 +210,7 @@ def test_counters_win_where_a_type_of_a_video_also_has_events(tmp_path: Path) ->
     data = load_dataset(write(tmp_path, videos=VIDEOS, events=EVENTS, counters=counters))
     assert (listed(data.events), listed(data.counters)) == ([(0, 101 * SECOND, 0, 1)], [(0, 103 * SECOND, 1, 3)])
     assert data.left_out() == [
-        "events.parquet: the video has this type in counters.parquet too, which is used: 1 row left out, "
+        "events.parquet: this type of the video is also in counters.parquet, which is used instead: 1 row left out, "
         "the first is of video 'a', type 'like'"
     ]
 

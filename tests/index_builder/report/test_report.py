@@ -117,7 +117,7 @@ def test_a_bundle_has_a_report_on_its_holdout_videos(mini: Mini) -> None:
     assert page.foreign == []
     for arm in ("mean growth", "persistence", "growth factor", "log-linear", MODEL, f"{MODEL} without retrieval"):
         assert arm in text
-    assert "which training held out" in text
+    assert "training held them out" in text
     assert "Forecasts of single videos" in text and "Which past videos the model used" in text
 
 

@@ -100,7 +100,7 @@ def test_no_gain_or_a_tiny_one_reports_no_number_of_videos() -> None:
     none = Verdict("b", -0.02, -0.2, 0.1, 3, False)
     assert (
         none.sentence(of)
-        == "not certainly better than b (2% worse, 95 % interval -20 to 10): b does as well on these data"
+        == "not certainly better than b (2% worse, 95 % interval -20 to 10): b is as good on this data"
     )
     tiny = Verdict("b", 0.001, -0.2, 0.2, 3, False)
     assert tiny.sentence(of).endswith("the difference is too small to tell")

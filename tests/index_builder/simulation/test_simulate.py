@@ -120,5 +120,5 @@ def test_errors_name_the_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="videos: 0 is not allowed"):
         simulate(tmp_path, videos=0, seed=0)
     simulate(tmp_path, videos=1, seed=0, days=1)
-    with pytest.raises(DataError, match=r"holds videos\.parquet, events\.parquet already"):
+    with pytest.raises(DataError, match=r"already contains videos\.parquet, events\.parquet"):
         simulate(tmp_path, videos=1, seed=0, days=1)

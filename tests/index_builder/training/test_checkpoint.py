@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_or_one_of_another_run_is_ignored_with_a_warning(
         other = Checkpoints(tmp_path, "of seed 4", process_group)
         assert other.load(1, training) == 0
         assert (
-            "has other data, settings, seed, versions or code; training starts from the beginning"
+            "belongs to different data, settings, seed, versions or code; training starts from the beginning"
             in capsys.readouterr().err
         )
         (tmp_path / "stage-1.safetensors").write_bytes(b"no checkpoint")
@@ -160,7 +160,7 @@ def test_a_second_training_of_the_same_bundle_is_refused(data: Path, tmp_path: P
     out = tmp_path / "out"
     with (
         staging_folder(out),
-        pytest.raises(DataError, match="is being made by another training"),
+        pytest.raises(DataError, match="another training is writing"),
     ):
         train(data, as_of_us=1_757_462_400_000_000, metric="views", out=out, device="cpu")
     assert out.is_dir()
