@@ -1,4 +1,4 @@
-"""The store's refusals in words: from a reason code to the field, its value, and what is allowed."""
+"""Explains the store's refusals: turns a reason code into the field, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.times import iso
 
 
 def rejection(row: InputRow, reason: str, subject: str, published_us: int | None) -> Rejection:
-    """Why the store refused ``row``; ``subject`` is the type or the field that the reason is about, where there is one."""
+    """Explain why the store refused ``row``. ``subject`` is the type or field that the reason concerns, or empty."""
     if reason == "before_publication":
         limit = f" ({iso(published_us)})" if published_us is not None else ""
         return Rejection(row.mode, row.index, reason, TIME, iso(row.time_us), f"published_at{limit} or later")
