@@ -158,7 +158,7 @@ def check_gone(request: Request) -> None:
     """Raise Malformed if the client has closed the connection. Its rows are not stored, because it cannot read the response."""
     gone = request.scope.get(GONE)
     if gone is not None and gone():
-        raise Malformed("the client left before its rows were stored")
+        raise Malformed("the client closed the connection before its rows were stored")
 
 
 async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:

@@ -26,9 +26,9 @@ class Budget:
     def take(self, client: bytes, size: int) -> None:
         """Hold ``size`` more bytes. If there is no room for all of them, hold none and raise Overloaded or OverShare."""
         if self.held + size > self._limit:
-            raise Overloaded("too many bytes of bodies are in memory", headers=_CLOSE, kind="bodies", reason="full")
+            raise Overloaded("request bodies take too much memory", headers=_CLOSE, kind="bodies", reason="full")
         if self._by_client[client] + size > self._client_limit:
-            raise OverShare("this client has too many bytes of bodies in memory", headers=_CLOSE, kind="bodies")
+            raise OverShare("this client's request bodies take too much memory", headers=_CLOSE, kind="bodies")
         self.held += size
         self.taken += size
         self._by_client[client] += size

@@ -111,7 +111,10 @@ class ConcurrencyLimit:
         return len(self._running) > (client in self._running)
 
     def _heavier(self, client: bytes) -> bytes | None:
-        """Return the waiting client with the most requests. Return None if this client would have as many with one more request."""
+        """Return the waiting client with the most requests.
+
+        Return None if ``client`` would have at least as many after one more request, or if no client waits.
+        """
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
         return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None
 

@@ -43,7 +43,7 @@ class Hosts:
                 f"{field}: without API keys, the service answers only this machine's own pages and programs",
                 field=field,
                 value=value.decode("latin-1")[:100],
-                allowed="localhost, an address, a name without dots, or one of the setting allowed_hosts",
+                allowed="localhost, an address, a name without dots, or a name in allowed_hosts",
             )
 
     def _is_allowed(self, host: str, origin: bytes) -> bool:

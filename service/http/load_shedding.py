@@ -135,7 +135,7 @@ class Shedding:
             problem = OverShare("this client has too many requests of this kind under way", kind=kind)
             self._refused[kind, "share"] = Refused(problem)
         self._refusals = {kind: partial(self._refuse, kind) for kind in self.limits}
-        self._stopped = Refused(Unavailable("the service stopped before this was done"))
+        self._stopped = Refused(Unavailable("the service stopped before this request was done"))
         # The counters are looked up by their labels only once, because a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
 

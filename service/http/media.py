@@ -23,7 +23,7 @@ def check_media(request: Request, *allowed: str) -> str:
     kind = media_type(request)
     if kind not in allowed:
         raise WrongMedia(
-            f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=", ".join(allowed)
+            f"wrong content type: {kind or 'missing'}", field="Content-Type", value=kind, allowed=", ".join(allowed)
         )
     return kind
 

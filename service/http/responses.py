@@ -41,7 +41,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         if "GET" in allowed and "HEAD" not in allowed:
             allowed += ", HEAD"
             error.headers = {**(error.headers or {}), "Allow": allowed}
-        problem = WrongMethod("not on this route", field="method", value=request.method[:100], allowed=allowed)
+        problem = WrongMethod("not allowed on this route", field="method", value=request.method[:100], allowed=allowed)
     else:
         problem = Internal(error.detail)
     return problem_response(problem.copy(headers=error.headers), Visit.of(request))

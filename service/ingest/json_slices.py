@@ -64,7 +64,7 @@ def _quotes(text: bytes) -> int:
 
 
 def is_cut(text: bytes) -> bool:
-    """Return whether a text that is not a valid list would be one if it continued."""
+    """Return whether a text that is not a valid list might become one if more text followed."""
     try:
         msgspec.json.decode(text, type=list[msgspec.Raw])
     except (msgspec.DecodeError, RecursionError) as error:

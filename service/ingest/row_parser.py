@@ -187,7 +187,7 @@ class RowParser:
         unknown = [name for name, value in item.items() if name not in known and value is not None]
         for name in unknown:
             if name in ONLY_EVENT_FIELDS:
-                raise Invalid(name, item[name], f"in events only; counters have {self._accepted.columns_text}")
+                raise Invalid(name, item[name], f"only in events; counters have {self._accepted.columns_text}")
             if not _is_number(item[name]):
                 fields = ", ".join((*SHARED_FIELDS, self._accepted.columns_text))
                 allowed = f"the fields {fields}, and numbers of other counters"
@@ -199,7 +199,7 @@ class RowParser:
         if expected is None:
             return parse_identifier(VIDEO_ID, value, self._max_id_length)
         if value is not None and value != expected:
-            raise Invalid(VIDEO_ID, value, f"the request's own video, {expected!r}, or nothing")
+            raise Invalid(VIDEO_ID, value, f"{expected!r}, the video of the request, or no value")
         return expected
 
     def _event_id(self, item: dict[str, Any]) -> str | None:

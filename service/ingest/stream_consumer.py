@@ -79,7 +79,7 @@ class Consumer(Reading):
                 # NOGROUP means that the stream was deleted, and the group with it.
                 await asyncio.sleep(_PAUSE_S if "NOGROUP" in str(error) else await self._missed(error))
             except Exception:
-                log.exception("the consumer of the stream of rows failed")
+                log.exception("reading the stream of rows failed")
                 await asyncio.sleep(_PAUSE_S)
 
     async def _join(self) -> None:
@@ -194,7 +194,7 @@ class Consumer(Reading):
             except Exception as error:
                 owners = list({id(entry): entry for entry, _ in items}.values())
                 if len(owners) == 1:
-                    log.warning("an entry of the stream of rows failed", id=owners[0].entry_id, error=repr(error))
+                    log.warning("storing an entry of the stream failed", id=owners[0].entry_id, error=repr(error))
                     owners[0].later = True
                     return
                 for owner in owners:

@@ -206,6 +206,6 @@ def _hosts(text: str, kind: Kind) -> tuple[tuple[str, int], ...]:
 def _db(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 6):
         raise AddressError(
-            f"the part after the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
+            f"the text after the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
         )
     return int(text or 0)

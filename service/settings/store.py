@@ -21,8 +21,8 @@ class StoreSettings(SettingsGroup):
     ``service.settings.redis_address``). None starts the embedded server."""
     store_safety: Literal["warn", "refuse"] = "warn"
     """What to do if the event store may lose data. It may lose data if its maxmemory-policy evicts keys, or if it has no
-    persistence. ``warn`` shows warnings in the log, in the readiness response and in the metrics. ``refuse`` does not start the
-    service. If data may be lost later, the service becomes not ready."""
+    persistence. ``warn`` shows warnings in the log, in the readiness response and in the metrics. ``refuse`` prevents the start of
+    the service. If the store becomes unsafe later, the service reports that it is not ready."""
     store_binary: Path | None = None
     """Path of the embedded store's server binary. None takes the binary that comes with the package."""
     appendfsync: Literal["everysec", "always"] = "everysec"

@@ -65,8 +65,8 @@ class ChangeSubscriber(Reading):
             except (RedisError, OSError, TimeoutError) as error:
                 await asyncio.sleep(await self._missed(error))
             except Exception:
-                # A fault of one listener must not end the stream for the others.
-                log.exception("following the stream of changes failed")
+                # An error in one listener must not end the stream for the other listeners.
+                log.exception("reading the stream of changes failed")
                 for listener in self._listeners:
                     listener.missed()
                 await asyncio.sleep(PAUSES_S[-1])

@@ -52,7 +52,7 @@ class GroupCommit:
     """Rows of batches that arrived together. If several rows have the same id, the row of the earliest batch is stored.
 
     ``published_us``: the known publication time of each video. It is needed to merge rows. If the store has a different time for a
-    video, it refuses the video's merged rows. Their video is then in ``stale``, and its rows must be sent again unmerged.
+    video, it refuses that video's merged rows. The video is then in ``stale``, and its rows must be sent again unmerged.
     """
 
     def __init__(self, batches: Sequence[RowBatch], published_us: Mapping[str, int] | None = None) -> None:

@@ -46,5 +46,5 @@ class Correction:
             f"{self.type}: {reply.amount} of the amount to be subtracted was not counted from that time on",
             field="from",
             value="" if self.from_us is None else iso(self.from_us),
-            allowed="a time before the wrong readings, or nothing",
+            allowed="a time before the wrong readings, or no time",
         )

@@ -83,8 +83,8 @@ class Health(BackgroundTask):
             return "the event store does not answer"
         if self.skewed:
             return (
-                f"the clock of this machine is {abs(self._connection.state.offset_s or 0):.1f} s off the event store's;"
-                f" {self._skew_s:g} s are allowed"
+                f"this machine's clock differs from the event store's by {abs(self._connection.state.offset_s or 0):.1f} s;"
+                f" at most {self._skew_s:g} s are allowed"
             )
         if self._format_error:
             return self._format_error

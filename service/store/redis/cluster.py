@@ -25,7 +25,7 @@ from service.store.redis.failures import CLOSED, NO_ANSWER, kind_of
 from service.store.redis.single_server import Command, RedisSilent, connection_options, no_retry, reader_options
 
 _REDIRECTIONS: Final = 8
-"""Maximum number of redirections in one call."""
+"""Maximum number of MOVED redirections that are followed in one call."""
 _TRY_AGAIN_S: Final = 0.05
 _MAP_S: Final = 0.5
 """Time limit in seconds for the nodes to report their slot map. The first reply is used."""

@@ -1,7 +1,7 @@
 """A lease, for work that only one replica should do at a time. It avoids duplicate work. No result depends on it.
 
 redis-py's ``Lock`` is not used, for three reasons. Its ``SET NX`` fails at maxmemory, but then the work that frees memory needs its
-lease. It acquires and renews in two different calls. It calls a client directly, without our deadline, metrics and errors.
+lease. It needs different calls to acquire and to renew. It calls a client directly, without our deadline, metrics and errors.
 """
 
 from __future__ import annotations

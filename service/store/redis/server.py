@@ -155,7 +155,7 @@ class Server:
             if known is None:
                 raise AddressError("none of its Sentinels answers")
             if not known:
-                raise AddressError("its Sentinels know no master of this name")
+                raise AddressError("its Sentinels do not know a master with this name")
 
     async def refresh(self) -> None:
         """Find out which servers the deployment has now."""

@@ -26,9 +26,9 @@ def rejection(row: InputRow, reason: str, subject: str, published_us: int | None
         else:
             field = COUNT.name if row.mode == "events" else counter_column(subject)
             value = str(dict(row.cells)[subject])
-        return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} a video")
+        return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} per video")
     if reason == "parking_full":
-        allowed = "a registered video, or fewer rows ahead of its registration"
+        allowed = "a registered video, or fewer rows before its registration"
         return Rejection(row.mode, row.index, reason, VIDEO_ID, row.video_id, allowed, retryable=True)
     if reason == "damaged":
         allowed = "a video whose stored record can be read; DELETE the video and register it again"
