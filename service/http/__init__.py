@@ -1,1 +1,1 @@
-"""HTTP without routes: connections, bodies, responses, API keys, limits, metrics. Knows nothing of rows and forecasts."""
+"""HTTP without routes: connections, bodies, responses, API keys, limits and metrics. It knows nothing about rows and forecasts."""

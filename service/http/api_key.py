@@ -1,4 +1,4 @@
-"""One API key."""
+"""The name and scopes of one API key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A known key: its name (the first digits of its SHA-256), and its scopes."""
+    """A known API key. Its name is the first digits of its SHA-256."""
 
     name: str
     scopes: frozenset[str]

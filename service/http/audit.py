@@ -1,10 +1,10 @@
-"""The audit log: one JSON line on standard error for each request that may have changed something.
+"""The audit log. It has one JSON line, on standard error, for each request that may have changed something.
 
 {"event":"audit","timestamp":...,"request_id":...,"key":"1f3a9c20","client":"10.0.0.7","method":"POST","route":"/events",
  "status":200,"accepted":12}
 
-``key`` is the beginning of the SHA-256 of the API key. A video is named by the beginning of the SHA-256 of its id (``video``):
-with the id its lines can be found, but the id of a deleted video is not kept.
+``key`` is the beginning of the SHA-256 of the API key. ``video`` is the beginning of the SHA-256 of a video's id. If the id is known,
+the lines about the video can be found. The id itself is not in the log, so the log does not keep the ids of deleted videos.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _DIGITS: Final = 16
 
 
 def video_digest(video_id: str) -> str:
-    """The name of a video in the audit log."""
+    """Return the digest that stands for a video's id in the audit log."""
     return hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 class Audit:
-    """Writes the lines; ``enabled`` False: writes nothing."""
+    """Writes the audit log. If ``enabled`` is False, nothing is written."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
         self._lines: list[bytes] = []
 
     def __call__(self, visit: Visit, **fields: Any) -> None:
-        """Write a line about a request, with further fields."""
+        """Write a line about a request. ``fields`` are added to the line."""
         if not self._enabled:
             return
         line = orjson.dumps(
@@ -48,7 +48,7 @@ class Audit:
                 **fields,
             }
         )
-        # Lines of requests that end in the same pass of the event loop are written together in the next one.
+        # If several requests end in the same pass of the event loop, their lines are written together in the next pass.
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._write)
         self._lines.append(line)

@@ -1,8 +1,8 @@
-"""API keys: only their SHA-256 is known, each with a scope.
+"""Checks API keys. The service only knows the SHA-256 of each key, and its scopes.
 
-ingest    rows and registrations
-predict   forecasts and reading back
-admin     everything, including deletion
+ingest    allows sending rows and registering videos
+predict   allows forecasts and reading stored data
+admin     allows everything, including deletion
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from service.problems import Forbidden, Unauthorized
 
 Scope = Literal["ingest", "predict", "admin"]
 Refusal = Literal["missing", "unknown", "scope"]
-"""Why a key is refused: none was sent; it is not known; it lacks the scope."""
+"""Why a request is refused. ``missing``: no key was sent. ``unknown``: the key is not known. ``scope``: the key lacks the scope."""
 _NAME_DIGITS: Final = 8
 
 
 class Keys:
-    """The accepted keys. Without any, every request is allowed, and the service listens on loopback only."""
+    """The accepted keys. If there are none, every request is allowed, and the service only listens on loopback."""
 
     def __init__(self, keys: Iterable[str], refused: Callable[[Refusal], None] = lambda reason: None) -> None:
         scopes: dict[str, set[str]] = {}
@@ -39,16 +39,16 @@ class Keys:
         return bool(self._keys)
 
     def find(self, presented: str | None) -> Key | None:
-        """The key that a request presented; None where it is not known."""
+        """Return the key that a request sent, or None if it is not known."""
         if presented is None or not self._keys:
             return None
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
-        # All keys are compared, so the time does not show which one matched.
+        # All keys are compared, so the time of the comparison does not reveal which key matched.
         matching = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
         return matching[0] if matching else None
 
     def check(self, request: HTTPConnection, scope: Scope) -> None:
-        """Raise Unauthorized without a known key, Forbidden when the key lacks ``scope``."""
+        """Raise Unauthorized if the request has no known key. Raise Forbidden if the key lacks ``scope``."""
         if not self._keys:
             return
         visit = cast(Visit, request.scope["m3tr"])

@@ -1,7 +1,7 @@
-"""Reading request bodies: within a limit of bytes and time, unpacked, whole or line by line.
+"""Reads request bodies, either whole or line by line. Bodies are decompressed, and their size and time are limited.
 
-Nothing is read past the limit, neither of the bytes that were sent nor of what they unpack to. NDJSON as a whole has no limit:
-it is handled in batches while it arrives.
+The size limit applies to the bytes as sent and to the decompressed bytes. Reading stops when it is reached. An NDJSON body has no
+limit as a whole, because it is handled in batches while it arrives.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from service.problems import Malformed, TooLarge, TooSlow
 from service.strict_json import BYTE_ORDER_MARK, parse_json
 
 BATCH_LINES: Final = 2048
-"""Lines of NDJSON that are stored together. They take some milliseconds of this process and of the store."""
+"""Maximum number of NDJSON lines that are stored together. They take this process and the store a few milliseconds."""
 _BATCH_BYTES: Final = 2 * 2**20
-"""Approximate bytes of lines that are handled together."""
+"""Approximate maximum number of bytes of lines that are handled together."""
 _CLOSE: Final = {"Connection": "close"}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a body: bytes as sent and after unpacking, and seconds to arrive.
+    """Limits of a request body.
 
-    ``values``: how many JSON values one body may hold, because they decide the time (which stops all other requests) and the
-    memory that parsing takes. Of NDJSON, ``line`` limits the bytes of a line, and ``deadline_s`` the wait for the next bytes.
+    ``size``: maximum number of bytes, as sent and after decompression.
+    ``line``: maximum number of bytes in one NDJSON line.
+    ``deadline_s``: time limit for receiving the body. For NDJSON, time limit for receiving the next bytes.
+    ``values``: maximum number of JSON values in one body. The time and memory for parsing depend on this number, and no other
+    request is handled during parsing.
+    ``turns``: shares the event loop between clients.
     """
 
     size: int
@@ -44,16 +48,20 @@ class Limits:
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
-    """The body as JSON."""
+    """Read the body and parse it as JSON."""
     check_media(request, JSON)
     return parse_json(await read_body(request, limits))
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The unpacked body; raises TooLarge as soon as it must be, and TooSlow at the deadline.
+    """Read the whole body and decompress it. Then take a slot of the concurrency limit, or wait for one.
 
-    Its bytes count in the budget until the response is written. When this returns, the request holds its slot of the concurrency
-    limit.
+    The body's bytes count in the budget until the response is written.
+
+    Raises:
+        TooLarge: as soon as the body exceeds a limit.
+        TooSlow: if the body does not arrive within the deadline.
+        Overloaded: if the budget has too few bytes left, or no slot is free in time.
     """
     visit = Visit.of(request)
     declared = request.headers.get("content-length", "")
@@ -72,7 +80,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 visit.hold(len(part))
                 parts.append(part)
                 if received > UNCOUNTED_BYTES:
-                    # Counted while it arrives, so that no more is read than is needed to refuse it.
+                    # Values are counted while the body arrives, so that reading stops as soon as there are too many.
                     values += sum(map(count_values, parts if not values else (part,)))
                     check_values(values, limits.values)
                     await limits.turns.take(visit.client)
@@ -88,7 +96,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def _read_arrived(request: Request, limits: Limits, visit: Visit) -> bytes:
-    """A short body that has arrived completely: nothing has to be waited for."""
+    """Read a short body that has already arrived completely. This needs no waiting for bytes and no deadline."""
     body: bytes | None = (await request.receive()).get("body")
     if body is None:
         raise Malformed("the body ended early")
@@ -101,15 +109,15 @@ async def _read_arrived(request: Request, limits: Limits, visit: Visit) -> bytes
 
 
 async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncIterator[list[bytes]]:
-    """The non-blank lines of a body of any length, in batches of ``limit`` lines, or fewer where lines are long.
+    """Yield the non-blank lines of a body of any length, in batches of up to ``limit`` lines. Long lines make a batch shorter.
 
-    The request holds a slot of the concurrency limit while a batch is handled, and not while it waits for the next one. Only
-    the lines of the batch and the newest bytes are in memory.
+    The request holds a slot of the concurrency limit while the caller handles a batch. It holds none while it waits for the next
+    batch. Only the lines of the present batch and the newest bytes are in memory.
 
     Raises:
-        TooLarge: a line is too long.
-        TooSlow: the next bytes do not come in time.
-        Malformed: no line comes at all: a client that announces rows and sends none has lost them.
+        TooLarge: if a line is too long.
+        TooSlow: if the next bytes do not arrive in time.
+        Malformed: if the body has no lines. A client that sends no rows has probably lost them.
     """
     visit = Visit.of(request)
     limit = min(limit, BATCH_LINES)
@@ -120,7 +128,7 @@ async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncItera
         part = rest + part
         *whole, rest = part.split(b"\n")
         if BYTE_ORDER_MARK in part:
-            # Concatenated files have one in the middle as well.
+            # If files were concatenated, there are also byte order marks in the middle.
             whole = [line.removeprefix(BYTE_ORDER_MARK) for line in whole]
         longest = max(map(len, (*whole, rest)))
         if longest > limits.line:
@@ -143,18 +151,18 @@ async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncItera
         await visit.enter()
         yield lines
     elif not any_line:
-        raise Malformed("the body holds no row", field="body", value="empty", allowed="one JSON object a line")
+        raise Malformed("the body holds no row", field="body", value="empty", allowed="one JSON object per line")
 
 
 def check_gone(request: Request) -> None:
-    """Raise Malformed where the client has left: its rows are not worth storing, as it will not read the response."""
+    """Raise Malformed if the client has closed the connection. Its rows are not stored, because it cannot read the response."""
     gone = request.scope.get(GONE)
     if gone is not None and gone():
-        raise Malformed("the client left before its rows were stored")
+        raise Malformed("the client closed the connection before its rows were stored")
 
 
 async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:
-    """The body as it was sent."""
+    """Yield the body in chunks, as it was sent. Raise TooLarge if it has more than ``limit`` bytes."""
     received = 0
     try:
         async for piece in request.stream():
@@ -167,7 +175,7 @@ async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[b
 
 
 async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterator[bytes]:
-    """The same pieces, each within the deadline."""
+    """Yield the same chunks. Raise TooSlow if one does not arrive within the deadline."""
     while True:
         try:
             async with asyncio.timeout(deadline_s):
@@ -180,7 +188,7 @@ async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterat
 
 
 async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns) -> AsyncIterator[bytes]:
-    """The pieces, unpacked where the body is gzip."""
+    """Yield the body in chunks, decompressed if it is gzip."""
     unpacker = Gunzip() if is_gzip(request) else None
     async for piece in pieces:
         if unpacker is None:
@@ -188,7 +196,7 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns
             continue
         for part in unpacker.feed(piece):
             yield part
-            # A small piece may unpack to many parts: other clients get a turn between them.
+            # A small chunk may decompress to many parts. Other clients get a turn between the parts.
             await turns.take(Visit.of(request).client)
     if unpacker is not None:
         unpacker.finish()

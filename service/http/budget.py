@@ -1,4 +1,4 @@
-"""A budget for the bytes of bodies in memory, over all requests."""
+"""A budget for the bytes of request bodies in memory. All requests share it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Final
 from service.problems import Overloaded, OverShare
 
 CLIENT_SHARE: Final = 0.5
-"""The part of the budget that one client may hold, so that its slow bodies do not block all other clients."""
+"""Fraction of the budget that one client may hold. It keeps one client's slow bodies from blocking all other clients."""
 
 
 class Budget:
-    """Up to ``limit`` bytes are held at the same time, and by one client ``CLIENT_SHARE`` of that."""
+    """Allows up to ``limit`` bytes to be held at the same time. One client may hold the fraction ``CLIENT_SHARE`` of them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._client_limit = int(limit * CLIENT_SHARE)
         self._by_client: Counter[bytes] = Counter()
         self.held = 0
-        """Bytes held now."""
+        """Number of bytes that are held now."""
         self.taken = 0
-        """Bytes taken since the start."""
+        """Number of bytes that were taken since the start."""
 
     def take(self, client: bytes, size: int) -> None:
-        """Hold ``size`` more bytes; raises Overloaded or OverShare, and then holds none of them."""
+        """Hold ``size`` more bytes. If there is no room for all of them, hold none and raise Overloaded or OverShare."""
         if self.held + size > self._limit:
-            raise Overloaded("too many bytes of bodies are in memory", headers=_CLOSE, kind="bodies", reason="full")
+            raise Overloaded("request bodies take too much memory", headers=_CLOSE, kind="bodies", reason="full")
         if self._by_client[client] + size > self._client_limit:
-            raise OverShare("this client has too many bytes of bodies in memory", headers=_CLOSE, kind="bodies")
+            raise OverShare("this client's request bodies take too much memory", headers=_CLOSE, kind="bodies")
         self.held += size
         self.taken += size
         self._by_client[client] += size

@@ -1,4 +1,4 @@
-"""A concurrency limit for requests of one kind: some run, a few more wait a short time, the others are refused."""
+"""A concurrency limit for requests of one kind. Some requests run, a few wait for a short time, and the others are refused."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections import deque
 from typing import Literal
 
 Refusal = Literal["full", "late", "share"]
-"""Why a request is refused: running and waiting slots are full; no slot became free in time; the client has its share already."""
+"""Why a request is refused.
+
+``full``: all running and waiting slots are taken. ``late``: no slot became free in time. ``share``: the client has its share already.
+"""
 
 
 class ConcurrencyLimit:
-    """Up to ``limit`` requests run, and up to ``waiting`` wait for a slot, each for up to ``wait_s`` seconds.
+    """Lets up to ``limit`` requests run. Up to ``waiting`` requests wait for a slot, each for at most ``wait_s`` seconds.
 
-    Clients are served fairly: a free slot goes to the client with the fewest running requests, and among those to the longest
-    waiter. When all waiting slots are taken, a new client displaces the newest waiter of the client with the most requests, if that
-    one has more. ``share``: the part of all running and waiting slots that one client may hold, even while no other client is
-    there.
+    Slots are shared fairly. A free slot is given to the waiting client with the fewest running requests. If several clients have
+    equally few, the one that has waited longest gets it. If all waiting slots are taken, a new request displaces the newest waiting
+    request of the client with the most requests, provided that this client has more requests than the new request's client.
 
-    This bounds the latency of accepted requests: at most ``limit + waiting`` others are ahead of each, however many are sent.
+    ``share``: fraction of all running and waiting slots that one client may hold, even if there is no other client.
+
+    The limit bounds the latency of accepted requests. At most ``limit + waiting`` requests are ahead of each, no matter how many
+    are sent.
     """
 
     def __init__(self, limit: int, waiting: int, wait_s: float, share: float) -> None:
@@ -31,16 +36,19 @@ class ConcurrencyLimit:
         self._running: dict[bytes, int] = {}
         self.running = 0
         self.waiting = 0
-        """Requests that wait for a slot."""
+        """Number of requests that wait for a slot."""
 
     def refusal(self, client: bytes) -> Refusal | None:
-        """Why this client's next request is refused without waiting; None when it may wait."""
+        """Return why this client's next request is refused without waiting. Return None if it may run or wait."""
         if self.running >= self._limit and self.waiting >= self._max_waiting and self._heavier(client) is None:
             return "full"
         return "share" if self._held.get(client, 0) >= self._max_held else None
 
     def take(self, client: bytes) -> bool:
-        """Take a free slot, which must be released by ``leave``; False where none is free, or the client has its share already."""
+        """Take a free slot. Return False if none is free, or if the client has its share already.
+
+        The slot must be released with ``leave``.
+        """
         held = self._held.get(client, 0)
         if self.running >= self._limit or held >= self._max_held:
             return False
@@ -50,9 +58,9 @@ class ConcurrencyLimit:
         return True
 
     async def enter(self, client: bytes) -> bool:
-        """Wait for a slot, which must be released by ``leave``; False when none became free in time.
+        """Take a slot, or wait for one. Return False if none became free in time, or if a different client displaced the request.
 
-        To be called only where ``refusal`` returns None.
+        The slot must be released with ``leave``. Call this only after ``refusal`` has returned None.
         """
         if self.take(client):
             return True
@@ -72,16 +80,19 @@ class ConcurrencyLimit:
         except asyncio.CancelledError:
             self._give_up(turn, client)
             raise
-        # Displaced by a client with fewer requests.
+        # The request was displaced by a client with fewer requests.
         self._release(self._held, client)
         return False
 
     def leave(self, client: bytes) -> None:
-        """Release a slot: wake the longest waiter of the client with the fewest running requests."""
+        """Release a slot, and give it to the next waiting request.
+
+        This is the oldest waiting request of the client with the fewest running requests.
+        """
         self._release(self._held, client)
         self._release(self._running, client)
         while self._queues:
-            # The dictionary keeps the order in which clients started to wait, and ``min`` returns the first of equals.
+            # The dictionary keeps the order in which clients started to wait. If several have equally few, ``min`` returns the first.
             next_client = min(self._queues, key=lambda waiting: self._running.get(waiting, 0))
             queue = self._queues.pop(next_client)
             turn = queue.popleft()
@@ -96,11 +107,14 @@ class ConcurrencyLimit:
         self.running -= 1
 
     def others(self, client: bytes) -> bool:
-        """Whether another client has a running request."""
+        """Return whether a different client has a running request."""
         return len(self._running) > (client in self._running)
 
     def _heavier(self, client: bytes) -> bytes | None:
-        """The waiting client with the most requests, if it has more than this client would have with one more; else None."""
+        """Return the waiting client with the most requests.
+
+        Return None if ``client`` would have at least as many after one more request, or if no client waits.
+        """
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
         return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None
 
@@ -122,7 +136,7 @@ class ConcurrencyLimit:
 
     def _give_up(self, turn: asyncio.Future[bool], client: bytes) -> None:
         if turn.done() and not turn.cancelled() and turn.result():
-            # The slot became free at the same time: pass it on.
+            # The slot became free at the same moment, so it is passed on.
             self.leave(client)
             return
         turn.cancel()

@@ -1,4 +1,4 @@
-"""The server's open connections: how many there are, which one is closed for a new one, and the limits of each."""
+"""Counts the server's open connections, and decides which one is closed for a new one. Also defines the limits of a connection."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from service.settings import ServerSettings
 
 _MIN_CONNECTIONS: Final = 8
 _OTHER_FILES: Final = 48
-"""Open files that are connections neither of clients nor of the store: libraries, the bundle, logs."""
+"""Number of open files reserved for other purposes than connections of clients and of the store: libraries, the bundle, logs."""
 
 
 class Connections:
-    """Up to ``limit`` open connections. ``silent``: those that the server waits for, the longest silent one first."""
+    """Up to ``limit`` open connections.
+
+    ``silent``: the connections on which the server waits for a request. The one that has waited longest comes first.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.silent: OrderedDict[asyncio.Transport, None] = OrderedDict()
         self.partial = 0
-        """Bytes of incomplete messages, of all WebSockets."""
+        """Number of bytes of incomplete messages, over all WebSockets."""
         self.open = self.opened = self.refused = self.evicted = 0
 
     def make_room(self) -> bool:
-        """Make room for one more, by closing the longest silent connection if necessary; False where that is impossible."""
+        """Make room for one more connection. Return False if that is impossible.
+
+        If necessary, the connection that has been silent longest is closed.
+        """
         if self.open < self.limit:
             return True
         if not self.silent:
@@ -37,24 +43,24 @@ class Connections:
             return False
         transport, _ = self.silent.popitem(last=False)
         self.evicted += 1
-        # It stays in the count until it is closed, in the loop's next pass.
+        # The closed connection still counts until the event loop's next pass.
         transport.abort()
         return True
 
     def readings(self) -> list[Metric]:
-        """The metrics for Prometheus."""
+        """Return the metrics for Prometheus."""
         return [
-            gauge("m3tr_connections", "Open connections, WebSockets included", self.open),
-            gauge("m3tr_connections_limit", "Limit of open connections", self.limit),
-            counter("m3tr_connections_opened", "Accepted connections", self.opened),
-            counter("m3tr_connections_refused", "Connections refused at the limit", self.refused),
-            counter("m3tr_connections_evicted", "Silent connections closed to make room", self.evicted),
+            gauge("m3tr_connections", "Number of open connections, including WebSockets", self.open),
+            gauge("m3tr_connections_limit", "Maximum number of open connections", self.limit),
+            counter("m3tr_connections_opened", "Number of accepted connections", self.opened),
+            counter("m3tr_connections_refused", "Number of connections refused at the limit", self.refused),
+            counter("m3tr_connections_evicted", "Number of idle connections closed to make room", self.evicted),
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of one connection: bytes of a request's head, and deadlines in seconds."""
+    """The limits of one connection: the maximum number of bytes in a request's head, and deadlines in seconds."""
 
     connections: Connections
     header_bytes: int
@@ -64,9 +70,9 @@ class ConnectionLimits:
 
 
 def connection_limit(settings: ServerSettings, store_connections: int) -> int:
-    """How many connections are allowed: the setting, or fewer where this process may not open as many files.
+    """Return how many connections are allowed. This is the setting, or less if this process may not open enough files.
 
-    Raises the process's soft limit of open files as far as that helps.
+    If necessary, the process's soft limit on open files is raised, as far as its hard limit allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = store_connections + _OTHER_FILES

@@ -1,4 +1,4 @@
-"""Unpacking gzip while it arrives."""
+"""Decompresses gzip while it arrives."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 from service.problems import Malformed
 
 _WINDOW: Final = 16 + zlib.MAX_WBITS
-"""zlib's code for gzip with the largest window."""
+"""zlib's code for the gzip format with the largest window."""
 _PART_BYTES: Final = 64 * 1024
 
 
 class Gunzip:
-    """Unpacks gzip members one after the other, in parts of up to ``_PART_BYTES`` bytes."""
+    """Decompresses gzip members one after the other, in parts of up to ``_PART_BYTES`` bytes."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_WINDOW)
         self._started = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack the next bytes; raises Malformed where they are not gzip."""
+        """Decompress the next bytes, and yield the result in parts. Raise Malformed if the bytes are not gzip."""
         while data:
             if self._member.eof:
                 self._member = zlib.decompressobj(_WINDOW)

@@ -1,7 +1,8 @@
-"""Protects a service without API keys from requests that a page of another site makes.
+"""Protects a service without API keys from requests that come from web pages of other sites.
 
-Such a service listens on loopback, where every browser of the machine can reach it. A request of another site's page has that
-site's Origin; or, where the site's name was made to point to this machine (DNS rebinding), that name as its Host.
+A service without API keys listens on loopback, so every browser on the machine can reach it. If a page of another site sends a
+request, the request's Origin header names that site. A site can also make its own name point to this machine (DNS rebinding). The
+request's Host header then contains that name.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ _REMEMBERED: Final = 1024
 
 
 class Hosts:
-    """Allowed hosts: IP addresses, loopback names, names without a dot, and the given names.
+    """Decides which requests are allowed.
 
-    Allowed origins: loopback names, the given names, and the host that the request was sent to.
+    Allowed hosts: IP addresses, loopback names, names without a dot, and the names in ``allowed``.
+    Allowed origins: loopback names and addresses, the names in ``allowed``, and the host that the request was sent to.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -27,7 +29,7 @@ class Hosts:
         self._known: dict[tuple[bytes, bytes], bool] = {}
 
     def check(self, host: bytes, origin: bytes) -> None:
-        """Raise Forbidden where a request was sent to a host that is not allowed, or by another site's page."""
+        """Raise Forbidden if the host is not allowed, or if a page of another site sent the request."""
         if not host and not origin:
             return
         allowed = self._known.get((host, origin))
@@ -41,7 +43,7 @@ class Hosts:
                 f"{field}: without API keys, the service answers only this machine's own pages and programs",
                 field=field,
                 value=value.decode("latin-1")[:100],
-                allowed="localhost, an address, a name without dots, or one of the setting allowed_hosts",
+                allowed="localhost, an address, a name without dots, or a name in allowed_hosts",
             )
 
     def _is_allowed(self, host: str, origin: bytes) -> bool:
@@ -60,7 +62,7 @@ class Hosts:
 
 
 def _name(host: bytes) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without the port."""
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

@@ -1,11 +1,16 @@
-"""Load shedding, the outermost ASGI layer: excess requests are refused before routing and reading, which costs very little.
+"""Load shedding, the outermost ASGI layer. Excess requests are refused before routing and before the body is read, at little cost.
 
-1. visit: the request's id, its API key (or address), and what is held for it
-2. turn: each client's requests continue one after the other, so that other clients' requests come in between
-3. kind: reads, writes, bulk, or free (probes, metrics, the schema, models, streams with limits of their own)
-4. concurrency limit of the kind: 503 at once where even the waiting slots are taken, 429 where this client has its share
-5. body: its bytes count in the budget for all bodies
-6. concurrency limit again, once the body has arrived: a slot, or a short wait for one; released before the response is written
+Each request passes these steps:
+
+1. Visit: the request's id and its client are determined. The client is an API key, or an address.
+2. Turn: the requests of one client continue one after the other. Requests of other clients come in between.
+3. Kind: the request is classified as reads, writes or bulk. Some requests have no kind and skip steps 4 and 6: probes, metrics, the
+   schema, models, and streams, which have their own limits.
+4. Early refusal: if all running and waiting slots of the kind are taken, the request gets 503. If its client has its share already,
+   it gets 429.
+5. Body: the body's bytes count in the budget for all bodies.
+6. Slot: after the body has arrived, the request takes a slot of its kind, or waits for one for a short time. It releases the slot
+   before the response is written.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from service.settings import LoadSettings
 Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
-"""A batch of rows that is larger, as sent, is bulk: its sender wants throughput, and can wait."""
+"""A batch of rows with more bytes as sent is of kind bulk. Its sender needs throughput and can wait."""
 _FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/redoc", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))
@@ -43,9 +48,10 @@ _QUERY_KEY: Final = b"api_key"
 
 
 def classify(scope: Scope, length: int | None = None) -> Kind | None:
-    """The kind of a request, from its head alone; a request of kind None is never refused. ``length``: see ``Visit``.
+    """Return the kind of a request, which only depends on its head. A request of kind None is never refused because of load.
 
-    Paths are compared undecoded, so no video id can look like another route.
+    ``length``: the length of the body, as in ``Visit``. Paths are compared without decoding them, so no video id can look like a
+    different route.
     """
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if path == b"/" or path.startswith(_FREE) or path.endswith(b"/forecast/stream"):
@@ -56,7 +62,7 @@ def classify(scope: Scope, length: int | None = None) -> Kind | None:
 
 
 def concurrency_limits(settings: LoadSettings) -> dict[Kind, ConcurrencyLimit]:
-    """The concurrency limit of each kind of request."""
+    """Return the concurrency limit for each kind of request."""
     wait_s, share = settings.wait_ms / 1000, settings.client_share
     return {
         "reads": ConcurrencyLimit(settings.reads_in_flight, settings.reads_waiting, wait_s, share),
@@ -66,22 +72,22 @@ def concurrency_limits(settings: LoadSettings) -> dict[Kind, ConcurrencyLimit]:
 
 
 def load_readings(limits: Mapping[Kind, ConcurrencyLimit], budget: Budget) -> Sequence[Metric]:
-    """Metrics of requests in flight and of bodies in memory."""
+    """Return the metrics for Prometheus of requests in flight and of bodies in memory."""
     return [
         reading
         for kind, limit in limits.items()
         for reading in (
-            gauge(f"m3tr_{kind}_in_flight_requests", "Requests that hold a slot", limit.running),
-            gauge(f"m3tr_{kind}_waiting_requests", "Requests that wait for a slot", limit.waiting),
+            gauge(f"m3tr_{kind}_in_flight_requests", "Number of requests that hold a slot", limit.running),
+            gauge(f"m3tr_{kind}_waiting_requests", "Number of requests that wait for a slot", limit.waiting),
         )
     ] + [
         gauge("m3tr_body_held_bytes", "Bytes of request bodies in memory", budget.held),
-        counter("m3tr_body_bytes", "Bytes of request bodies, unpacked", budget.taken),
+        counter("m3tr_body_bytes", "Bytes of request bodies after decompression", budget.taken),
     ]
 
 
 class Refused:
-    """A refusal that is encoded once and sent many times."""
+    """An error response that is encoded once and sent many times."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -92,7 +98,7 @@ class Refused:
         ]
 
     async def __call__(self, send: Send, visit: Visit, *, close: bool) -> None:
-        """Send it; ``close`` ends the connection."""
+        """Send the response. If ``close``, tell the client that the connection will be closed."""
         body = self._body + b',"request_id":"' + visit.request_id.encode() + b'"}'
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
         if close:
@@ -102,7 +108,7 @@ class Refused:
 
 
 class Shedding:
-    """Refuses excess requests, and tells clients when the service stops."""
+    """Refuses excess requests, and answers the requests that are cut off when the service stops."""
 
     def __init__(
         self,
@@ -129,8 +135,8 @@ class Shedding:
             problem = OverShare("this client has too many requests of this kind under way", kind=kind)
             self._refused[kind, "share"] = Refused(problem)
         self._refusals = {kind: partial(self._refuse, kind) for kind in self.limits}
-        self._stopped = Refused(Unavailable("the service stopped before this was done"))
-        # Labels are resolved once, because a refusal must be cheap.
+        self._stopped = Refused(Unavailable("the service stopped before this request was done"))
+        # The counters are looked up by their labels only once, because a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,7 +186,7 @@ class Shedding:
                 raise
             await Refused(problem)(responder, visit, close=False)
         except asyncio.CancelledError:
-            # The service stops now. Without a response the client could not know whether to retry.
+            # The service is stopping now. Without a response, the client would not know whether to retry.
             if not self._lifecycle.draining or responder.started:
                 raise
             await self._stopped(responder, visit, close=True)
@@ -188,7 +194,7 @@ class Shedding:
             visit.close()
 
     def _strip(self, scope: Scope) -> None:
-        """Remove a proxy's prefix from the path, where the proxy has not done so."""
+        """Remove a proxy's prefix from the path, if the proxy has not removed it."""
         if self._prefix and scope["path"].startswith(self._prefix + "/"):
             scope["path"] = scope["path"][len(self._prefix) :]
             raw: bytes = scope.get("raw_path") or b""
@@ -196,7 +202,10 @@ class Shedding:
                 scope["raw_path"] = raw[len(self._prefix.encode()) :]
 
     def _identify(self, scope: Scope, visit: Visit) -> None:
-        """Find the request's key. Browsers cannot set a header for a stream; a key in the query is removed from it."""
+        """Find the request's API key and set its client.
+
+        Browsers cannot set a header for a stream, so a stream's key may be in the query. It is removed from the query here.
+        """
         query: bytes = scope["query_string"]
         if _QUERY_KEY in query and scope["path"].endswith("/stream"):
             pairs = [part.partition(b"=") for part in query.split(b"&")]
@@ -205,7 +214,7 @@ class Shedding:
                 if name == _QUERY_KEY and visit.presented is None:
                     visit.presented = unquote_plus(value.decode("latin-1"))
         visit.key = self._keys.find(visit.presented)
-        # An unknown key does not count as a client, so inventing keys gains nothing.
+        # If the key is unknown, the address is the client. So a client cannot get more shares by inventing keys.
         visit.client = visit.key.name.encode() if visit.key else visit.address.encode()
 
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
@@ -214,10 +223,10 @@ class Shedding:
 
 
 class _Responder:
-    """An ASGI ``send`` that adds the request's id, and waits for the client's turn.
+    """An ASGI ``send`` that adds the request's id to the response, and waits for the client's turn before it sends the head.
 
-    The concurrency slot is released before that wait, and before the client reads. While the service stops, each response is the
-    last of its connection.
+    It releases the concurrency slot before it waits and sends. While the service is stopping, each response is the last one on its
+    connection.
     """
 
     __slots__ = ("_lifecycle", "_send", "_turns", "_visit", "started")
@@ -230,7 +239,7 @@ class _Responder:
         if message["type"] == "http.response.start":
             self.started = True
             self._visit.leave()
-            # Many requests may have waited for the store or the model, and continue at the same time.
+            # Many requests may have waited for the store or the model, and may now continue at the same time.
             if not self._turns.free(self._visit.client):
                 await self._turns.wait(self._visit.client)
             headers = [*message["headers"], (b"x-request-id", self._visit.request_id.encode())]

@@ -1,4 +1,4 @@
-"""Content type and content encoding of a request."""
+"""Checks the content type and the content encoding of a request."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _GZIP: Final = ("gzip", "x-gzip")
 
 
 def media_type(request: Request) -> str:
-    """The content type without parameters, in lower case."""
+    """Return the content type in lower case, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def check_media(request: Request, *allowed: str) -> str:
-    """The content type; raises WrongMedia where it is not one of the ``allowed`` ones."""
+    """Return the content type. Raise WrongMedia if it is not one of ``allowed``."""
     kind = media_type(request)
     if kind not in allowed:
         raise WrongMedia(
-            f"content type {kind or 'missing'}", field="Content-Type", value=kind, allowed=", ".join(allowed)
+            f"wrong content type: {kind or 'missing'}", field="Content-Type", value=kind, allowed=", ".join(allowed)
         )
     return kind
 
 
 def is_lines(request: Request) -> bool:
-    """Whether rows come as NDJSON, not as JSON; raises WrongMedia when they come as neither."""
+    """Return True if the body is NDJSON, and False if it is JSON. Raise WrongMedia if it is neither."""
     return check_media(request, JSON, *NDJSON) in NDJSON
 
 
 def is_gzip(request: Request) -> bool:
-    """Whether the body is gzip; raises WrongMedia for another encoding, and for more than one."""
+    """Return whether the body is gzip. Raise WrongMedia for any other encoding, or for several encodings."""
     if "content-encoding" not in request.headers:
         return False
     given = ",".join(request.headers.getlist("content-encoding"))

@@ -1,10 +1,12 @@
-"""HTTP/1.1 as clients really speak it, on top of uvicorn's own protocol.
+"""HTTP/1.1 with limits and deadlines, on top of uvicorn's own protocol.
 
-connection -> limit    at the limit, the longest silent connection is closed, or this one gets 503
-bytes -> head          within ``head_deadline_s`` (408) and ``header_bytes`` (431); trailers are read and dropped
--> upgrade offer       only WebSocket is accepted; otherwise the request is answered as it is (RFC 9110 7.8)
--> body                see ``service.http.bodies``; bytes after the response are dropped, up to ``DISCARDED_BYTES``
-response -> bytes      a client that reads nothing of it for ``write_deadline_s`` is disconnected
+1. Connection: at the limit on connections, the one that has been idle longest is closed. If none is idle, the new one gets 503.
+2. Head: it must arrive within ``head_deadline_s`` (else 408), and have at most ``header_bytes`` (else 431). Trailers are dropped.
+3. Upgrade offer: only WebSocket is accepted. Any other offer is ignored, and the request is answered without it (RFC 9110 7.8).
+4. Body: see ``service.http.bodies``. Bytes that arrive after the response are dropped, up to ``DISCARDED_BYTES``.
+5. Response: a client that reads nothing for ``write_deadline_s`` is disconnected.
+
+In this module and in ``connections``, a connection is called silent while the server waits for a request on it.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ from service.http.writing import HeadBuffer, WriteDeadline
 from service.problems import HeadersTooLarge, Malformed, Overloaded, Problem, TooSlow
 
 DISCARDED_BYTES: Final = 2**20
-"""A refused body of up to this size is read and dropped, so that the connection stays open; a larger one closes it."""
+"""Maximum size of a refused body that is read and dropped. The connection then stays open. A larger body closes it."""
 _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
-"""Names that are removed from a head whose upgrade offer is declined, as headers and as options of Connection."""
+"""Names that are removed from a head if its upgrade offer is declined: as headers, and as options of the header Connection."""
 _PARSED_BYTES: Final = 4096
-"""Bytes that are parsed at once; after each, the rest stays unparsed where a request waits for the one before it."""
+"""Number of bytes that are parsed at once. If a request then waits for the previous one, further bytes stay unparsed."""
 _CLOSED: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""The poll event of a socket whose client will send nothing more."""
+"""The poll event that means that the client will send nothing more."""
 
 
 class HttpProtocol(WriteDeadline, HttpToolsProtocol):
-    """One connection; ``config`` are the arguments of uvicorn's protocol."""
+    """One connection. ``config`` contains the arguments of uvicorn's protocol."""
 
     def __init__(self, limits: ConnectionLimits, **config: Any) -> None:
         HttpToolsProtocol.__init__(self, **config)
@@ -44,16 +46,16 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._started = False
-        """Whether a message has started and is not complete."""
+        """Whether a request has started to arrive and is not complete."""
         self._since_progress = 0
         self._discarded = 0
         self._counted = False
         self._unparsed = b""
         self._waits_for_reader = False
-        """Whether the next request waits until the client has read the responses before it."""
+        """Whether the next request waits until the client has read the previous responses."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection, or refuse it at the limit."""
+        """Accept the connection, or refuse it if the limit is reached."""
         connections = self.limits.connections
         if not connections.make_room():
             self.transport = transport
@@ -67,7 +69,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remove it from the count."""
+        """Stop counting the connection."""
         self._stop_head_timer()
         self._stop_write_timer()
         if self._counted:
@@ -77,9 +79,10 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, unless a request waits for the one before it, or for the client to read its response.
+        """Parse the bytes that arrived, or keep them unparsed.
 
-        Those bytes are kept unparsed: parsed, they would take many times the memory.
+        They are kept unparsed if a request waits for the previous one, or if the client has not read its responses yet. Parsed
+        bytes would take many times the memory.
         """
         if self._unparsed:
             self._unparsed += data
@@ -97,7 +100,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             self._parse(data[start : start + _PARSED_BYTES])
 
     def _parse(self, data: bytes) -> None:
-        """Parse bytes; a request whose upgrade offer is declined is parsed again without the offer."""
+        """Parse bytes. If a request's upgrade offer is declined, parse the request again without the offer."""
         silent = self.limits.connections.silent
         if self.transport in silent:
             silent.move_to_end(self.transport)
@@ -121,25 +124,25 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         if self.transport.is_closing() or self.parser is None:
             return
         if self._since_progress > self.limits.header_bytes:
-            # A head, a trailer or a chunk extension that does not end.
+            # This is a head, a trailer or a chunk extension that does not end.
             self._refuse(self._head_too_large())
         elif self._in_head and self._head_timer is None:
             self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """Start a head."""
+        """Begin a new request with its head."""
         self._in_head = self._started = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; trailers are dropped."""
+        """Keep a header. Drop a trailer."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless its head offers an upgrade: then it is not known yet how its body is read."""
+        """Start the request. If its head offers an upgrade, wait: it is not decided yet how its body is read."""
         limit = self.limits.header_bytes
-        # The bytes that arrived are at least as many as the head's; only where they exceed the limit is the head measured.
+        # At least as many bytes arrived as the head has. So the head is only measured if the number of bytes exceeds the limit.
         if self._since_progress > limit and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > limit:
             raise self._head_too_large()
         self._since_progress = self._discarded = 0
@@ -156,7 +159,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self.cycle.on_response = partial(self._responded, response)
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body, or drop it where the response is complete already."""
+        """Keep a chunk of the body. Drop it if the response is already complete."""
         if self.parser.should_upgrade():
             return
         self._since_progress = 0
@@ -168,7 +171,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the body. The parser also calls this after a head with an upgrade offer, which is ignored here."""
+        """End the body. The parser also calls this after a head with an upgrade offer. Such a call is ignored."""
         if not self.parser.should_upgrade():
             self._since_progress, self._started = 0, False
             self.limits.connections.silent.pop(self.transport, None)
@@ -179,7 +182,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request, once the client has read the responses before it."""
+        """Continue with the next request. If the client has not read the previous responses, wait until it has."""
         if self.flow.write_paused and not self.transport.is_closing():
             self._waits_for_reader = True
             return
@@ -196,7 +199,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """Continue with the next request: the client has read the responses before it."""
+        """Continue with the next request, because the client has read the previous responses."""
         super().resume_writing()
         if self._waits_for_reader:
             self._waits_for_reader = False
@@ -204,9 +207,9 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
                 self.on_response_complete()
 
     def _has_left(self) -> bool:
-        """Whether the client has left.
+        """Return whether the client has closed the connection.
 
-        While reading is paused, the kernel is asked: the event loop notices the end only after it has read all bytes before it.
+        While reading is paused, the kernel is asked. The event loop would only notice after it has read all earlier bytes.
         """
         if self.transport.is_closing():
             return True
@@ -218,26 +221,26 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection without requests; bytes that its client has not read by now are dropped."""
+        """Close a connection on which no request came in time. Response bytes that the client has not read are dropped."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
 
     def _should_upgrade(self) -> bool:
-        # A WebSocket is opened by GET; any other method that offers an upgrade is a request with a body to read.
+        # A WebSocket is opened with GET. If a request with a different method offers an upgrade, it has a body to read.
         return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _become_websocket(self) -> None:
         self._stop_head_timer()
         self._stop_write_timer()
         self.limits.connections.silent.pop(self.transport, None)
-        # The new protocol removes it from the count.
+        # The WebSocket protocol will remove the connection from the count.
         self._counted = False
         self.handle_websocket_upgrade()
 
     def _without_offer(self) -> bytes:
-        """The head without its upgrade offer; also replaces the parser by a new one."""
+        """Return the head without its upgrade offer. Also replace the parser with a new one."""
         version = self.parser.get_http_version().encode()
         head = [self.scope["method"].encode(), b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
@@ -271,7 +274,10 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         return HeadersTooLarge(f"the head has more than {limit} bytes", allowed=f"at most {limit} bytes")
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer bytes that never became a request, and close; a response that is under way is aborted instead."""
+        """Send an error for bytes that are not a valid request, and close the connection.
+
+        If a response is under way, the connection is aborted instead.
+        """
         self._stop_head_timer()
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
@@ -288,5 +294,5 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
 def protocols(
     limits: ConnectionLimits,
 ) -> tuple[Callable[..., asyncio.Protocol], Callable[..., asyncio.Protocol]]:
-    """Factories of HTTP and of WebSocket connections, as uvicorn's configuration takes them."""
+    """Return the factories of HTTP and WebSocket connections that uvicorn's configuration needs."""
     return partial(HttpProtocol, limits), partial(WebSocketProtocol, limits)

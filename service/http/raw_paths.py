@@ -1,4 +1,4 @@
-"""An ASGI layer that keeps ids in paths undecoded."""
+"""An ASGI layer that keeps video ids in paths percent-encoded."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RawVideoPaths:
-    """Routes paths below /videos/ undecoded, so that an id may contain an encoded slash.
+    """Routes paths below /videos/ without decoding them, so that an id may contain an encoded slash.
 
-    Handlers decode the id: ``a%2Fforecast`` is the video ``a/forecast``, and ``a/forecast`` is the forecast of the video ``a``.
+    Handlers decode the id. For example, ``a%2Fforecast`` is the video ``a/forecast``, but ``a/forecast`` is the forecast of the
+    video ``a``.
     """
 
     def __init__(self, app: ASGIApp) -> None:

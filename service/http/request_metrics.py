@@ -1,4 +1,4 @@
-"""An ASGI layer around the router: measures every request, writes the audit log, and answers unexpected exceptions."""
+"""An ASGI layer around the router. It measures every request, writes the audit log, and handles unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "O
 
 
 class RequestMetrics:
-    """Counts and times requests by route template; unknown routes and methods share one label.
+    """Counts and times requests for each route template. All unknown routes share one label, and so do all unknown methods.
 
-    Writes the audit log. An exception that no other layer handled is logged and answered here, and the connection stays open.
+    It also writes the audit log. If no other layer handles an exception, this layer logs it and sends an error response. The
+    connection then stays open.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
@@ -40,14 +41,14 @@ class RequestMetrics:
             return
         started = time.perf_counter()
         responded: float | None = None
-        # Every route for GET also handles HEAD; the server leaves the body out (RFC 9110 9.1).
+        # Every route for GET also handles HEAD. The server then leaves out the body (RFC 9110 9.1).
         routed = {**scope, "method": "GET", "head": True} if scope["method"] == "HEAD" else scope
         status: int | None = None
 
         async def send_and_note(message: Message) -> None:
             nonlocal responded, status
             if message["type"] == "http.response.start":
-                # The time to the head: how long a client stays on a stream says nothing about the service.
+                # The time until the head is measured. How long a client reads a stream says nothing about the service.
                 responded, status = time.perf_counter(), message["status"]
             await send(message)
 
@@ -66,12 +67,12 @@ class RequestMetrics:
             count.inc()
             seconds.observe((responded or time.perf_counter()) - started)
             visit: Visit = scope["m3tr"]
-            # A prediction without rows changes nothing.
+            # A prediction without rows changes nothing, so it is not in the audit log.
             if method in _CHANGING and (visit.note is not None or route != "/predict"):
                 self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
 
     def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        # Finding an instrument by its labels costs more than using it, and there are only a few.
+        # Instruments are cached, because finding one by its labels costs more than using it. There are only a few.
         key = (route, method, status)
         found = self._known.get(key)
         if found is None:

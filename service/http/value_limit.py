@@ -1,4 +1,4 @@
-"""A limit on how many JSON values a body may hold: parsing costs time and memory for each of them."""
+"""Limits how many JSON values a body may contain, because each value costs time and memory during parsing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import numpy as np
 from service.problems import TooLarge
 
 UNCOUNTED_BYTES: Final = 256 * 1024
-"""Bodies of up to this size are parsed uncounted: parsing them takes milliseconds, whatever they hold."""
+"""Maximum size in bytes of a body whose values are not counted. Parsing it only takes milliseconds, whatever it contains."""
 VALUE_BYTES: Final = 64
-"""Approximate memory of one parsed value."""
+"""Approximate memory of one parsed value in bytes."""
 
 
 def count_values(body: bytes) -> int:
-    """An upper bound of the values in a part of a JSON text: each value but the first follows a comma or an opening bracket."""
+    """Return an upper bound on the number of values in a part of a JSON text.
+
+    Each value except the first follows a comma or an opening bracket, so these characters are counted.
+    """
     characters = np.frombuffer(body, np.uint8)
     return 1 + sum(int(np.count_nonzero(characters == ord(mark))) for mark in ",[{")
 
 
 def check_values(values: int, limit: int) -> None:
-    """Raise TooLarge for more than ``limit`` values."""
+    """Raise TooLarge if there are more than ``limit`` values."""
     if values > limit:
         raise TooLarge(
             f"the body holds more than {limit} values",

@@ -1,4 +1,4 @@
-"""One request on its way through the service: its client, its id, and its part of the shared limits."""
+"""One request while it is handled: its client, its id, and what it holds of the shared limits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from service.http.concurrency import ConcurrencyLimit, Refusal
 from service.problems import Problem
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the present request, for the log."""
+"""Id of the current request, for log messages."""
 GONE: Final = "m3tr.gone"
-"""Key of the scope for a function that returns whether the client has left."""
+"""Key in the ASGI scope. Its value is a function that returns whether the client has closed the connection."""
 CYCLE: Final = "m3tr.cycle"
-"""Key of the scope for the body so far: an object with ``body``, and with ``more_body``: whether more is to come."""
+"""Key in the ASGI scope. Its value is an object with ``body``, the body received so far, and ``more_body``, whether more will come."""
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ID_PREFIX: Final = secrets.token_hex(6)
 _ID_NUMBERS: Final = count(1)
@@ -30,11 +30,12 @@ _UNKNOWN_LENGTH: Final = 2**63
 
 
 class Visit:
-    """What the request's head says, and what the request holds until ``close``.
+    """What a request's head says, and what the request holds of the shared limits until ``close``.
 
-    ``length``: bytes of the body that may still come; very large where the head does not say, or the client expects a 100 response
-    first. ``client``: the known key, or the ``address``; its share of each limit is counted. ``note``: what the request changed, for
-    the audit log.
+    ``length``: the body's length in bytes. It is very large if the head does not say it, or if the client waits for a 100 response
+    before it sends the body.
+    ``client``: the name of the API key if the key is known, else the address. Limits that each client has a share of use this name.
+    ``note``: what the request changed, for the audit log.
     """
 
     __slots__ = (
@@ -95,24 +96,30 @@ class Visit:
 
     @staticmethod
     def of(connection: HTTPConnection) -> Visit:
-        """The visit of a request."""
+        """Return the visit that belongs to a request."""
         return cast(Visit, connection.scope["m3tr"])
 
     def set_limits(
         self, concurrency: ConcurrencyLimit | None, budget: Budget, refused: Callable[[Refusal], Problem]
     ) -> None:
-        """Set the limits that the request counts in; ``concurrency`` None: it needs no slot. ``refused`` makes the problem."""
+        """Set the limits that apply to the request.
+
+        Args:
+            concurrency: the concurrency limit. If None, the request needs no slot.
+            budget: the budget for the bytes of bodies.
+            refused: creates the error for a refusal of the concurrency limit.
+        """
         self._concurrency, self._budget, self._refused = concurrency, budget, refused
 
     def enter_now(self) -> bool:
-        """Take a slot that is free; False where the request has to wait for one, or is refused."""
+        """Take a slot if one is free. Return False if the request must wait for one, or is refused."""
         if not self._running and self._concurrency is not None:
             self._running = self._concurrency.take(self.client)
             return self._running
         return True
 
     async def enter(self) -> None:
-        """Take a slot, or wait for one, once the body has arrived; raises Overloaded or OverShare."""
+        """Take a slot, or wait for one. Call this after the body has arrived. Raise Overloaded or OverShare if there is none."""
         concurrency = self._concurrency
         if concurrency is None or self.enter_now():
             return
@@ -125,7 +132,7 @@ class Visit:
         self._running = True
 
     def leave(self) -> None:
-        """Release the slot: all that is left is to send the response."""
+        """Release the slot, because only the response remains to be sent."""
         if self._running:
             assert self._concurrency is not None
             self._running = False
@@ -133,11 +140,14 @@ class Visit:
 
     @property
     def held(self) -> int:
-        """Bytes of the budget that the request holds."""
+        """Number of bytes of the budget that the request holds."""
         return self._held
 
     def hold(self, size: int) -> None:
-        """Hold ``size`` more bytes of the budget, or release some where it is negative; raises Overloaded or OverShare."""
+        """Hold ``size`` more bytes of the budget. If ``size`` is negative, release bytes.
+
+        Raise Overloaded or OverShare if the budget has too few bytes left.
+        """
         budget = self._budget
         if budget is None:
             return

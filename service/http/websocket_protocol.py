@@ -12,16 +12,17 @@ from service.http.connections import ConnectionLimits
 from service.http.writing import WriteDeadline
 
 PARTIAL_BYTES: Final = 64 * 2**20
-"""Limit of the bytes of incomplete messages, over all WebSockets; past it, those with a long message are disconnected."""
+"""Maximum number of bytes of incomplete messages, over all WebSockets. Beyond it, WebSockets with a long incomplete message are
+disconnected."""
 _LONG_BYTES: Final = 64 * 1024
 _FRAGMENTS: Final = 1024
-"""Limit of the fragments of one message."""
+"""Maximum number of fragments of one message."""
 
 
 class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
-    """One WebSocket; ``config`` are the arguments of uvicorn's protocol.
+    """One WebSocket. ``config`` contains the arguments of uvicorn's protocol.
 
-    A message must be complete within ``message_deadline_s`` of its first bytes. The bytes of incomplete messages are counted.
+    A message must be complete within ``message_deadline_s`` after its first byte. The bytes of incomplete messages are limited.
     """
 
     def __init__(self, limits: ConnectionLimits, **config: Any) -> None:
@@ -29,36 +30,36 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         self.limits = limits
         self._message_timer: asyncio.TimerHandle | None = None
         self._fragment_bytes = 0
-        """Bytes of the fragments so far of the message that is incomplete."""
+        """Number of bytes in the complete fragments of the incomplete message."""
         self._partial = 0
-        """Its bytes so far, unparsed ones included."""
+        """Number of all bytes of the incomplete message so far, including unparsed ones."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remove it from the count, which it entered as an HTTP connection."""
+        """Stop counting the connection. Counting began while it was an HTTP connection."""
         self._stop_write_timer()
         self._set_partial(0)
         self.limits.connections.open -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived."""
+        """Parse the bytes that arrived."""
         super().data_received(data)
         self._set_partial(self._fragment_bytes + len(self.conn.reader.buffer))
         if self.limits.connections.partial > PARTIAL_BYTES and self._partial > _LONG_BYTES:
             self.transport.abort()
 
     def handle_text(self, event: Frame) -> None:
-        """Take a message, or its first fragment."""
+        """Handle a text message, or its first fragment."""
         self._fragment_bytes = len(event.data)
         super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
-        """Take a message, or its first fragment."""
+        """Handle a binary message, or its first fragment."""
         self._fragment_bytes = len(event.data)
         super().handle_bytes(event)
 
     def handle_cont(self, event: Frame) -> None:
-        """Add a fragment to a message."""
+        """Add a fragment to the incomplete message."""
         self._fragment_bytes += len(event.data)
         if len(self.frames) >= _FRAGMENTS:
             self.transport.abort()
@@ -72,7 +73,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def _set_partial(self, size: int) -> None:
-        """Note that ``size`` bytes of an incomplete message have arrived; 0: there is none."""
+        """Record that ``size`` bytes of an incomplete message have arrived. 0 means that no message is incomplete."""
         self.limits.connections.partial += size - self._partial
         self._partial = size
         if not size and self._message_timer is not None:
@@ -84,7 +85,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
     def _message_is_late(self) -> None:
         self._message_timer = None
         if self.read_paused:
-            # It is not the client's fault: this side has paused reading. Start the timer again.
+            # The client is not at fault, because this side has paused reading. Start the timer again.
             self._set_partial(self._partial)
         else:
             self.transport.abort()

@@ -1,4 +1,4 @@
-"""Writing responses: a client that stops reading is disconnected, and a response's head and body share a system call."""
+"""Writes responses. A client that stops reading is disconnected. A response's head and body are written in one system call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _CONTINUE: Final = b"HTTP/1.1 100 "
 
 
 class WriteDeadline(asyncio.Protocol):
-    """A connection whose client must keep reading: it has ``write_deadline_s`` from a full write buffer to one with space."""
+    """A connection whose client must keep reading its responses.
+
+    When the write buffer is full, the client must read enough within ``write_deadline_s`` that the buffer has space again.
+    """
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -19,12 +22,12 @@ class WriteDeadline(asyncio.Protocol):
     _write_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Start the timer: the write buffer is full."""
+        """Start the timer, because the write buffer is full."""
         super().pause_writing()
         self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """Stop the timer: the write buffer has space again."""
+        """Stop the timer, because the write buffer has space again."""
         super().resume_writing()
         self._stop_write_timer()
 
@@ -43,7 +46,7 @@ class WriteDeadline(asyncio.Protocol):
 
 
 class HeadBuffer:
-    """A transport for one response that sends the head with the first part of the body, which saves a system call."""
+    """A transport for one response. It sends the head together with the first part of the body, which saves a system call."""
 
     __slots__ = ("_head", "_started", "_transport", "is_closing")
 
@@ -52,7 +55,7 @@ class HeadBuffer:
         self._head, self._started = b"", False
 
     def write(self, data: bytes) -> None:
-        """Keep the head, and write everything else at once; an interim 100 response is no head."""
+        """Keep the head, and write everything else at once. An interim 100 response does not count as a head."""
         if self._head:
             data, self._head = self._head + data, b""
         elif not self._started and not data.startswith(_CONTINUE):
@@ -61,12 +64,12 @@ class HeadBuffer:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a head that has no body."""
+        """Write the head if it is still kept, because no body followed."""
         if self._head:
             self._transport.write(self._head)
             self._head = b""
 
     def close(self) -> None:
-        """Write what is kept, and close."""
+        """Write the head if it is still kept, and close the transport."""
         self.flush()
         self._transport.close()

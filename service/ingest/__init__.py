@@ -1,1 +1,1 @@
-"""How rows come in (HTTP bodies, WebSockets, a Redis stream), and the group commit behind all of them."""
+"""Receives rows from HTTP bodies, WebSockets and a Redis stream, and stores them in group commits."""

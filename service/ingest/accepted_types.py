@@ -9,12 +9,12 @@ from service.store.rows.row_fields import SHARED_FIELDS
 
 
 class AcceptedTypes:
-    """The types of the served bundle; ``columns``: counter column to type."""
+    """The engagement types of the served bundle. ``columns`` maps the name of each counter column to its type."""
 
     def __init__(self, types: Sequence[str]) -> None:
         self.types = frozenset(types)
         self.columns = {counter_column(kind): kind for kind in types}
         self.counters_fields = frozenset((*SHARED_FIELDS, *self.columns))
-        """All fields of a counters row."""
+        """All fields that a counters row may have."""
         self.types_text = ", ".join(types)
         self.columns_text = ", ".join(self.columns)

@@ -1,7 +1,7 @@
-"""Decoding batches of valid rows at the speed of a compiled decoder.
+"""Decodes batches of valid rows at the speed of a compiled decoder.
 
-``BatchDecoder`` takes a batch only as a whole. When anything about any row is unusual it returns None, and ``RowParser`` checks
-each row by itself. Both accept the same rows and read them the same; a test compares them.
+``BatchDecoder`` accepts a batch only as a whole. If anything about a row is unusual, it returns None. ``RowParser`` then checks each
+row by itself. Both accept the same rows and return the same values. A test compares them.
 """
 
 from __future__ import annotations
@@ -36,21 +36,24 @@ from service.store.rows.row_fields import (
 from service.times import now_us
 
 _FLOAT_LIMIT_S: Final = 9e9
-"""Below it (the year 2255), microseconds are exact in a float."""
+"""Limit in seconds since 1970 (the year 2255). Below it, a float is precise enough for microseconds."""
 _DATE_LENGTH: Final = 10
-"""Characters of a date without a time of day, which is not accepted as a time."""
+"""Length of a date without a time of day. Such a date is not accepted as a timestamp."""
 _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError, RecursionError)
 
 
 class BatchDecoder:
-    """Decodes whole batches, checked against the served types, the clock and the limits."""
+    """Decodes whole batches, and checks them against the served types, the clock and the limits.
+
+    Each method returns None if anything about a row is unusual.
+    """
 
     def __init__(self, accepted: AcceptedTypes, settings: IngestSettings, clock: Callable[[], int] = now_us) -> None:
         self._skew_us = round(settings.future_skew_s * 1_000_000)
         self._clock = clock
         self._types = tuple(sorted(accepted.types))
         self._codes = {name: code for code, name in enumerate(self._types)}
-        # Columns are named after types, which need not be valid names in Python.
+        # A column's name contains a type's name, which may not be a valid name in Python.
         attributes = {f"column_{i}": column for i, column in enumerate(accepted.columns)}
         self._cells = tuple((attribute, accepted.columns[column]) for attribute, column in attributes.items())
         rows = _row_structs(self._types, attributes, settings.max_id_length)
@@ -63,24 +66,24 @@ class BatchDecoder:
         self._body = {mode: msgspec.json.Decoder(body([("rows", several)])) for mode, several in lists.items()}
 
     def json(self, mode: Mode, body: bytes) -> RowBatch | None:
-        """The rows of a JSON body."""
+        """Decode the rows of a JSON body."""
         if body[:100].lstrip()[:1] == b"{":
             return self._batch(mode, lambda: _rows(self._body[mode].decode(body)))
         return self._batch(mode, lambda: self._list[mode].decode(body))
 
     def lines(self, mode: Mode, lines: Sequence[bytes]) -> RowBatch | None:
-        """The rows of lines of NDJSON."""
+        """Decode the rows of NDJSON lines."""
         return self._batch(mode, lambda: list(map(self._line[mode].decode, lines)))
 
     def packed(self, mode: Mode, rows: Sequence[msgspec.Raw]) -> RowBatch | None:
-        """Rows in MessagePack."""
+        """Decode rows in MessagePack."""
         return self._batch(mode, lambda: list(map(self._packed[mode].decode, rows)))
 
     def items(self, mode: Mode, items: Sequence[Any]) -> RowBatch | None:
-        """Rows as parsed JSON."""
+        """Decode rows from parsed JSON."""
 
         def rows() -> list[Any]:
-            # The parser was another one, which lets through text that UTF-8 cannot encode.
+            # The JSON was parsed by a different parser, which accepts text that UTF-8 cannot encode.
             found: list[Any] = msgspec.convert(items, self._lists[mode])
             "".join([row.video_id for row in found]).encode()
             return found
@@ -123,7 +126,7 @@ class BatchDecoder:
             times = list(map(datetime.fromisoformat, values))
             if min(map(len, values)) <= _DATE_LENGTH or any(time.tzinfo is None for time in times):
                 return None
-            # The float is off by less than half a microsecond, so rounding it below gives the exact time.
+            # The float's error is less than half a microsecond, so rounding below gives the exact time.
             values = [time.timestamp() for time in times]
         elif kinds - {float}:
             return None
@@ -135,8 +138,11 @@ class BatchDecoder:
 
 
 def _row_structs(types: Sequence[str], columns: dict[str, str], max_id_length: int) -> dict[Mode, Any]:
-    """Msgspec structs of an event row and of a counters row, whose attributes for ``columns`` are the keys of that."""
-    # Types made at run time, which a type checker cannot follow.
+    """Create the msgspec structs of an event row and of a counters row.
+
+    ``columns`` maps the attributes of the counters row's struct to the names of its counter columns.
+    """
+    # These types are made at run time, and a type checker cannot follow them.
     identifier: Any = Annotated[str, msgspec.Meta(min_length=1, max_length=max_id_length)]
 
     def number(minimum: int) -> Any:
@@ -163,7 +169,7 @@ def _rows(body: Any) -> list[Any]:
 
 
 def _numbers(values: list[int | None], default: int) -> NDArray[np.int64] | None:
-    """A column of numbers; None where all of them are the default."""
+    """Convert numbers to a column. Return None if all of them are the default."""
     distinct = set(values)
     if distinct <= {None, default}:
         return None

@@ -1,4 +1,4 @@
-"""Group commit: batches that wait at the same time are stored together."""
+"""Group commits: batches that wait at the same time are stored together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from service.store.rows.row_batch import RowBatch
 from service.store.store import Store
 
 WaitingBatch = tuple[RowBatch, asyncio.Future[Outcome], bool]
-"""Rows, the future that their sender waits for, and whether they may be parked."""
+"""A batch of rows, the future that its sender awaits, and whether the rows may be parked."""
 COMMITS_IN_FLIGHT: Final = 2
-"""Limit of the commits under way: one is packed or read here while the server works on the other."""
+"""Maximum number of commits at the same time. While the server works on one, this process prepares or finishes the other."""
 
 
 class GroupCommitQueue:
-    """A queue of batches with up to ``queue_rows`` rows in all.
+    """A queue of batches with up to ``queue_rows`` rows in total.
 
-    A commit takes the batches that wait, up to about ``commit_rows`` rows, in turn from each client. Rows of a client that has
-    used up its share of ``parking`` may not be parked, so they go into commits of their own.
+    A commit takes waiting batches with up to about ``commit_rows`` rows. It takes one batch from each client in turn. If a client has
+    used up its share of ``parking``, its rows may not be parked. They are then stored in separate commits.
     """
 
     def __init__(self, store: Store, *, commit_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
@@ -32,12 +32,13 @@ class GroupCommitQueue:
         self._waiting: dict[bytes, deque[WaitingBatch]] = {}
         self._commits: set[asyncio.Task[None]] = set()
         self.waiting_rows = 0
-        """Rows that no commit has taken yet."""
+        """Number of rows that no commit has taken yet."""
 
     async def write(self, batch: RowBatch, client: bytes = b"") -> Outcome:
-        """Store a client's batch; returns after the server has acknowledged it.
+        """Store a client's batch. Return its outcome after the server has acknowledged it.
 
-        Raises Unavailable when the server does not answer, or when too many rows are waiting; in that case nothing was stored.
+        Raises:
+            Unavailable: if the server does not answer, or if too many rows are waiting. If too many are waiting, nothing was stored.
         """
         if self.waiting_rows and self.waiting_rows + len(batch) > self._queue_rows:
             raise Unavailable(
@@ -55,7 +56,7 @@ class GroupCommitQueue:
 
     def _start_commits(self) -> None:
         while self._waiting and len(self._commits) < COMMITS_IN_FLIGHT:
-            # An empty context: a commit has rows of many requests, so its log lines must not name one of them.
+            # The context is empty, because a commit has rows of many requests and its log lines must not name one of them.
             task = asyncio.get_running_loop().create_task(self._commit(), context=Context())
             self._commits.add(task)
             task.add_done_callback(self._ended)
@@ -65,7 +66,10 @@ class GroupCommitQueue:
         self._start_commits()
 
     def _take(self) -> list[WaitingBatch]:
-        """The batches of the next commit: one of each client, then another, starting with the client served longest ago."""
+        """Take the batches of the next commit: one from each client, then a second one from each, and so on.
+
+        Clients are visited in turn, starting with the one that was served longest ago.
+        """
         taken: list[WaitingBatch] = []
         rows, full, skipped = 0, False, set[bytes]()
         while not full and len(skipped) < len(self._waiting):
@@ -82,7 +86,7 @@ class GroupCommitQueue:
                 if queue:
                     self._waiting[client] = queue
                 self.waiting_rows -= len(batch)
-                # A sender that has left by now does not want its rows stored.
+                # If the sender has left in the meantime, its rows are not stored.
                 if not done.done():
                     taken.append((batch, done, park))
                     rows += len(batch)

@@ -1,4 +1,8 @@
-"""Batches of rows from any transport: parsed, stored, and summed up."""
+"""Parses and stores batches of rows from HTTP, WebSockets or the Redis stream, and reports their outcomes.
+
+A long batch is handled in slices. Before each slice, its client must get a turn: a short time in which the client may use the event
+loop (see ``service.fair_turns``).
+"""
 
 from __future__ import annotations
 
@@ -23,26 +27,26 @@ from service.store.rows.row_batch import RowBatch
 from service.strict_json import parse_line, parse_rows
 
 SLICE_ROWS: Final = 512
-"""Valid rows that are decoded in one turn: about 0.3 ms."""
+"""Number of rows that are decoded in one turn. If they are valid, this takes about 0.3 ms."""
 CAREFUL_ROWS: Final = 16
-"""Rows that ``RowParser`` checks in one turn: about 10 us each, and more where they are long."""
+"""Number of rows that ``RowParser`` checks in one turn. Each takes about 10 us, or more if it is long."""
 SLICE_BYTES: Final = 64 * 1024
-"""Approximate bytes of a JSON body that are decoded in one turn."""
+"""Approximate number of bytes of a JSON body that are decoded in one turn."""
 _CUT_TRIES: Final = 8
-"""Possible ends of rows that are tried one after the other; after that, most are skipped."""
+"""Number of possible ends of a row that are tried one after the other. After that, most are skipped."""
 _SMALL_BYTES: Final = 4096
-"""Bodies of up to this size do not wait for a turn."""
+"""Maximum size in bytes of a body that is decoded without waiting for a turn."""
 
 
 class Take(Protocol):
-    """Stores a batch of parsed rows; ``IngestHandler.take`` is one."""
+    """A function that stores a batch of parsed rows, such as ``IngestHandler.take``."""
 
     async def __call__(self, kind: Mode, items: list[Any]) -> Outcome:
-        """Store rows; what became of them."""
+        """Store rows. Return their outcome."""
 
 
 class IngestHandler:
-    """Takes batches of events or counters, one slice in each of their client's turns."""
+    """Parses and stores batches of events or counters. It handles one slice of a batch in each turn of the batch's client."""
 
     def __init__(
         self,
@@ -59,17 +63,20 @@ class IngestHandler:
         self._turns = turns
         self._max_row_bytes = settings.max_line_bytes
         self.max_rows = settings.max_batch_rows
-        """Limit of the rows in one batch."""
+        """Maximum number of rows in one batch."""
 
     async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
-        """Store the valid rows of a batch and report the others; of a batch that is too long, nothing is stored.
+        """Store the valid rows of a batch. Return the outcome, which lists the invalid rows.
 
-        ``client``: whose share of the parked rows they count in.
+        If the batch is too long, nothing is stored. ``client``: the client to whose share parked rows count.
         """
         return await self._take(_Batch(kind, client), items, self._decoder.items)
 
     async def take_json(self, kind: Mode, body: bytes, client: bytes = b"", request: str | None = None) -> Outcome:
-        """``take`` for a JSON body; events without an id get one made of ``request``, the request's key, if there is one."""
+        """Store the rows of a JSON body, as ``take`` does.
+
+        ``request``: the request's idempotency key, if it has one. Events without an id get one that is made of this key.
+        """
         batch = _Batch(kind, client, request)
         if len(body) > 2 * SLICE_BYTES:
             await self._take_slices(batch, body)
@@ -85,7 +92,7 @@ class IngestHandler:
         return await self._store(batch)
 
     async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
-        """``take`` for a list in MessagePack; raises Malformed or Invalid where it is not one."""
+        """Store the rows of a MessagePack list, as ``take`` does. Raise Invalid if it is not a list of rows."""
         return await self._take(_Batch(kind, client), parse_packed(rows, self.max_rows), self._decoder.packed, unpack)
 
     async def take_lines(
@@ -97,15 +104,15 @@ class IngestHandler:
         first: int = 0,
         list_rejections: bool = True,
     ) -> Outcome:
-        """``take`` for lines of NDJSON, none of them blank.
+        """Store the rows of NDJSON lines, as ``take`` does.
 
         Args:
-            kind: what the rows are.
-            lines: the lines.
-            client: whose share of the parked rows they count in.
-            request: the request's key; see ``take_json``.
+            kind: whether the rows are events or counters.
+            lines: the lines. None of them is blank.
+            client: the client to whose share parked rows count.
+            request: the request's idempotency key (see ``take_json``).
             first: the position of the first line in the request.
-            list_rejections: False: refused rows are only counted.
+            list_rejections: if False, refused rows are only counted.
         """
         batch = _Batch(kind, client, request, first, list_rejections)
         return await self._take(batch, lines, self._decoder.lines, parse_line)
@@ -131,14 +138,14 @@ class IngestHandler:
     async def _take_slices(self, batch: _Batch, body: bytes) -> None:
         """Decode a long JSON body slice by slice.
 
-        The rows are correct only where every slice is valid; otherwise the whole body is refused.
+        If one slice is not valid JSON, the whole body is refused, because earlier slices may then have been cut at a wrong place.
         """
         start, end = rows_within(body)
         while start < end:
             stop, following = row_end(body, start, min(start + SLICE_BYTES, end), end)
             tries = 0
             while not await self._take_slice(batch, b"[" + body[start:stop] + b"]", last=stop == end):
-                # The cut was inside a row: try the next possible end of a row.
+                # The cut was inside a row. Try the next possible end of a row.
                 tries += 1
                 if stop - start > SLICE_BYTES + self._max_row_bytes:
                     raise row_too_long(self._max_row_bytes)
@@ -149,7 +156,7 @@ class IngestHandler:
                 raise self._too_many(f"more than {self.max_rows}")
 
     async def _take_slice(self, batch: _Batch, text: bytes, *, last: bool) -> bool:
-        """Decode a list of rows; False where it is cut inside a row. Raises Malformed where it is not JSON."""
+        """Decode a list of rows. Return False if the list is cut inside a row. Raise Malformed if it is not JSON."""
         if len(text) > 2 * SLICE_BYTES + self._max_row_bytes:
             raise row_too_long(self._max_row_bytes)
         await self._turns.take(batch.client)
@@ -198,9 +205,9 @@ class IngestHandler:
         first: int = 0,
         list_rejections: bool = True,
     ) -> Parsed:
-        """Validate rows one by one, ``CAREFUL_ROWS`` in each turn; see ``RowParser.parse``.
+        """Validate rows one by one, as ``RowParser.parse`` does. ``CAREFUL_ROWS`` rows are checked in each turn.
 
-        ``read``: makes the parsed JSON value of an item that is not one yet.
+        ``read``: a function that parses an item. None if the items are parsed JSON already.
         """
         self._check_length(len(items))
         parsed = Parsed()
@@ -220,7 +227,7 @@ class IngestHandler:
         return Invalid("rows", f"{rows} rows", f"at most {self.max_rows} rows in one request")
 
     def count(self, kind: str, outcome: Outcome) -> None:
-        """Add a batch to the metrics; ``kind`` is the call that brought it."""
+        """Add the outcome of a batch to the metrics. ``kind`` is the metrics' label for the rows."""
         for name, n in (
             ("accepted", outcome.accepted),
             ("duplicate", outcome.duplicate),
@@ -236,7 +243,7 @@ class IngestHandler:
 
 
 class _Batch:
-    """The rows of a request, collected slice by slice; see ``IngestHandler.take_lines``."""
+    """The rows of a request, which are collected slice by slice. ``IngestHandler.take_lines`` explains the arguments."""
 
     def __init__(
         self, kind: Mode, client: bytes, request: str | None = None, first: int = 0, list_rejections: bool = True
@@ -244,7 +251,7 @@ class _Batch:
         self.kind, self.client, self.request = kind, client, request
         self.first, self.list_rejections = first, list_rejections
         self.items = 0
-        """Rows so far, refused ones included."""
+        """Number of rows so far, including refused ones."""
         self.refused: list[Rejection] = []
         self.unlisted = 0
         self.ignored: Counter[str] = Counter()
@@ -258,7 +265,7 @@ class _Batch:
         self._parts.append(rows)
 
     def add_parsed(self, parsed: Parsed, items: int) -> None:
-        """Add the result of parsing ``items`` rows one by one."""
+        """Add the result of parsing rows one by one. ``items`` is the number of these rows."""
         self.items += items
         self.refused += parsed.refused
         self.unlisted += parsed.unlisted
@@ -267,7 +274,7 @@ class _Batch:
             self._parts.append(RowBatch.of(parsed.rows))
 
     def rows(self) -> RowBatch:
-        """All valid rows."""
+        """Return all valid rows as one batch."""
         rows = RowBatch.joined(self._parts) if self._parts else RowBatch.of(())
         rows.list_rejections = self.list_rejections
         return rows

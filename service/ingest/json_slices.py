@@ -1,8 +1,8 @@
-"""Cutting a long JSON body between two rows without parsing it, so that each slice can be parsed in a turn of its own.
+"""Cuts a long JSON body between two rows without parsing it. Each slice can then be parsed in a separate turn.
 
-A cut may be wrong: inside a nested list of a row, or where the body is not JSON. Parsing the slice shows that. A slice starts at
-the start of a row; if it is a valid list up to the cut, the cut is between two rows. So where every slice is valid, the body is
-valid, and its rows are the rows of the slices.
+A cut may be wrong: it may be inside a nested list of a row, or the body may not be JSON. Parsing the slice detects this. Each slice
+begins at the start of a row. If the text from there to the cut is a valid list of rows, the cut is between two rows. So if every
+slice is valid, the whole body is valid, and the body's rows are the rows of the slices.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ _BEGIN: Final = re.compile(rb'[ \t\r\n]*(\{[ \t\r\n]*"rows"[ \t\r\n]*:[ \t\r\n]*
 _BETWEEN: Final = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _BLANK: Final = b" \t\r\n"
 _CANDIDATES: Final = 32
-"""Possible ends that are looked at before ``_SKIP_BYTES`` are skipped."""
+"""Number of possible ends of a row that are examined before ``_SKIP_BYTES`` bytes are skipped."""
 _SKIP_BYTES: Final = 4096
 
 
 def rows_within(body: bytes) -> tuple[int, int]:
-    """Where the rows of a list, or of an object ``{"rows": [...]}``, start and end; raises Malformed for anything else."""
+    """Return the positions where the rows of a body start and end.
+
+    The body is a list, or an object ``{"rows": [...]}``. Raise Malformed if it is anything else.
+    """
     begin, text = _BEGIN.match(body), body.rstrip(_BLANK)
     if begin is not None and begin[1] and text.endswith(b"}"):
         text = text[:-1].rstrip(_BLANK)
@@ -37,9 +40,10 @@ def rows_within(body: bytes) -> tuple[int, int]:
 
 
 def row_end(body: bytes, start: int, position: int, end: int) -> tuple[int, int]:
-    """Where a row seems to end, from ``position`` on, and where the next row starts; ``end`` twice where none does.
+    """Find the first position from ``position`` on where a row seems to end. Return it, and the position where the next row starts.
 
-    A row must start at ``start``: the quotes from there on tell what is inside a string.
+    Return ``end`` twice if no row seems to end before ``end``. A row must start at ``start``. The quotes from there on show which
+    text is inside a string.
     """
     seen, quotes, looked = start, 0, 0
     while found := _BETWEEN.search(body, max(0, position - 1), end):
@@ -47,20 +51,20 @@ def row_end(body: bytes, start: int, position: int, end: int) -> tuple[int, int]
         quotes += _quotes(body[seen:stop])
         if quotes % 2 == 0:
             return stop, found.end()
-        # Among very many candidates, most are skipped.
+        # If there are very many candidates, most of them are skipped.
         seen, position = stop, stop + (_SKIP_BYTES if looked % _CANDIDATES == 0 else 1)
     return end, end
 
 
 def _quotes(text: bytes) -> int:
-    """The number of quotes that start or end a string."""
+    """Return the number of quotes that start or end a string."""
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     return text.count(b'"')
 
 
 def is_cut(text: bytes) -> bool:
-    """Whether a text that is not a valid list could become one if it continued."""
+    """Return whether a text that is not a valid list might become one if more text followed."""
     try:
         msgspec.json.decode(text, type=list[msgspec.Raw])
     except (msgspec.DecodeError, RecursionError) as error:
@@ -69,7 +73,7 @@ def is_cut(text: bytes) -> bool:
 
 
 def row_too_long(limit: int) -> TooLarge:
-    """The refusal of a body with a row of more than ``limit`` bytes."""
+    """Return the error for a body with a row of more than ``limit`` bytes."""
     return TooLarge(
         f"a row has more than {limit} bytes, or is not an object",
         field="rows",

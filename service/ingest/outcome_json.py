@@ -1,4 +1,4 @@
-"""The outcome of a batch of rows as JSON values."""
+"""Turns the outcome of a batch of rows into JSON values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from service.fair_turns import Turns
 from service.store.rows.outcome import Outcome, Rejection
 
 LISTED_AT_ONCE: Final = 256
-"""Rejected rows that are encoded in one turn: some tenths of a millisecond."""
+"""Maximum number of rejected rows that are encoded in one turn. They take a few tenths of a millisecond."""
 
 
 def rejection(rejected: Rejection) -> dict[str, Any]:
-    """One rejected row."""
+    """Return one rejected row as a JSON object."""
     return {
         "index": rejected.index,
         "reason": rejected.reason,
@@ -27,12 +27,15 @@ def rejection(rejected: Rejection) -> dict[str, Any]:
 
 
 def ignored_counters(result: Outcome) -> dict[str, Any]:
-    """The member ``ignored``: rows by counter that the served bundle does not know; empty if there are none."""
+    """Return a JSON object with the member ``ignored``: the number of rows for each counter that the served bundle does not know.
+
+    If there are none, return an empty object.
+    """
     return {"ignored": result.ignored} if result.ignored else {}
 
 
 def outcome(result: Outcome) -> dict[str, Any]:
-    """How many rows were accepted, duplicate, parked, rejected and corrected, and why rows were rejected."""
+    """Return the outcome as a JSON object: the number of rows of each kind, and the reasons for rejections."""
     return {
         "accepted": result.accepted,
         "duplicate": result.duplicate,
@@ -45,7 +48,7 @@ def outcome(result: Outcome) -> dict[str, Any]:
 
 
 async def long_outcome(result: Outcome, turns: Turns, client: bytes) -> dict[str, Any]:
-    """``outcome``, with a long list of rejections encoded in several of the client's turns."""
+    """Return the same as ``outcome``. A long list of rejections is encoded piece by piece, in several of the client's turns."""
     if len(result.rejections) <= LISTED_AT_ONCE:
         return outcome(result)
     parts = []

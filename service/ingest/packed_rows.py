@@ -1,4 +1,4 @@
-"""Rows in MessagePack."""
+"""Decodes rows in MessagePack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.strict_json import BrokenLine
 
 
 def parse_packed(rows: msgspec.Raw, limit: int) -> list[msgspec.Raw]:
-    """The rows of a list in MessagePack, not unpacked; raises Invalid where it is not a list of up to ``limit`` rows."""
+    """Split a MessagePack list into its rows, without unpacking them. Raise Invalid if it is not a list of up to ``limit`` rows."""
     try:
         items: list[msgspec.Raw] = msgspec.msgpack.decode(
             rows, type=Annotated[list[msgspec.Raw], msgspec.Meta(max_length=limit)]
@@ -22,7 +22,7 @@ def parse_packed(rows: msgspec.Raw, limit: int) -> list[msgspec.Raw]:
 
 
 def unpack(row: msgspec.Raw) -> Any:
-    """A row in MessagePack as a Python value, or a ``BrokenLine``."""
+    """Unpack a row in MessagePack. Return a ``BrokenLine`` if it is not valid MessagePack."""
     try:
         return msgspec.msgpack.decode(row)
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):

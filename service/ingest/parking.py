@@ -1,4 +1,4 @@
-"""Each client's share of the parked rows, so that a client that invents video ids does not use up everybody's limit."""
+"""Limits how many videos each client may have parked rows for. A client that invents video ids cannot use up the whole limit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _CLIENTS: Final = 10_000
 
 
 class Parking:
-    """The videos for which this replica has parked rows of a client; up to ``limit`` of one client.
+    """Remembers for which videos this replica has parked rows, for each client. One client may have up to ``limit`` videos.
 
-    A video counts until any replica registers or deletes it, and not longer than ``ttl_s`` after its newest row.
+    A video counts until a replica registers or deletes it, but at most for ``ttl_s`` after its newest parked row.
     """
 
     def __init__(self, limit: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
         self._videos: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
-        """By client: each video, and when a row was parked for it last."""
+        """For each client, its videos and the time at which a row was last parked for each."""
 
     def allows(self, client: bytes) -> bool:
-        """Whether rows of this client may be parked."""
+        """Return whether rows of this client may be parked."""
         videos = self._videos.peek(client)
         if not videos:
             return self._limit > 0
@@ -35,7 +35,7 @@ class Parking:
         return len(videos) < self._limit
 
     def parked(self, client: bytes, video_ids: Iterable[str]) -> None:
-        """Note that rows of this client were parked for these videos."""
+        """Record that rows of this client were parked for these videos."""
         videos = self._videos.peek(client)
         if videos is None:
             videos = OrderedDict()
@@ -46,11 +46,11 @@ class Parking:
             videos.move_to_end(video_id)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Stop counting these videos: they are registered or deleted, so nothing is parked for them."""
+        """Stop counting the changed videos. They are registered or deleted now, so no rows are parked for them."""
         for videos in self._videos.values():
             if videos:
                 for video_id, _ in changes:
                     videos.pop(video_id, None)
 
     def missed(self) -> None:
-        """Do nothing: a video whose change was missed counts until ``ttl_s`` has passed."""
+        """Do nothing. If the change of a video was missed, the video counts until ``ttl_s`` has passed."""

@@ -1,4 +1,4 @@
-"""From parsed JSON to rows, one by one: each refused row gets its reason."""
+"""Turns parsed JSON into rows, one by one. Each refused row gets a reason."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ from service.strict_json import BrokenLine
 from service.times import iso, now_us, parse_time
 
 IGNORED_PER_ROW: Final = 32
-"""Limit of the unknown counters of one row that are counted by name."""
+"""Maximum number of unknown counters of one row that are counted by name."""
 _EVENT_FIELDS: Final = frozenset(EVENT_FIELDS)
 
 
 def parse_identifier(field: str, value: object, max_length: int) -> str:
-    """A video id or event id: any text that UTF-8 can encode, of 1 to ``max_length`` characters; raises Invalid."""
+    """Check a video id or event id, and return it. Raise Invalid if it is not valid.
+
+    An id is any text of 1 to ``max_length`` characters that UTF-8 can encode.
+    """
     if isinstance(value, str) and 0 < len(value) <= max_length:
         try:
             value.encode()
@@ -49,7 +52,7 @@ def parse_identifier(field: str, value: object, max_length: int) -> str:
 
 
 def _parse_number(name: str, value: object, minimum: int) -> int:
-    # bool is an int in Python, and is refused; 3.0 is a whole number in JSON, and is accepted.
+    # A bool is an int in Python, but it is refused here. 3.0 is a whole number in JSON, so it is accepted.
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is int and minimum <= value <= MAX_COUNT:
@@ -69,9 +72,10 @@ def _is_number(value: object) -> bool:
 
 @dataclass(slots=True)
 class Parsed:
-    """Rows, and why others were refused; ``unlisted``: how many more were refused than are listed.
+    """Valid rows, and the reasons why other rows were refused.
 
-    ``ignored``: for each counter that the bundle does not know, how many rows had it.
+    ``unlisted``: number of refused rows that are not in ``refused``.
+    ``ignored``: for each counter that the bundle does not know, the number of rows with this counter.
     """
 
     rows: list[InputRow] = field(default_factory=list)
@@ -99,15 +103,15 @@ class RowParser:
         into: Parsed | None = None,
         list_rejections: bool = True,
     ) -> Parsed:
-        """Validate rows.
+        """Validate rows, and return the result.
 
         Args:
-            mode: what the rows are.
+            mode: whether the rows are events or counters.
             items: the rows as parsed JSON.
-            video_id: the video of all rows, where the request names it; else each row names its own.
+            video_id: the video of all rows, if the request names it. If None, each row names its own video.
             first: the position of the first item in the request.
-            into: where the result is added.
-            list_rejections: False: refused rows are only counted.
+            into: an earlier result to which this one is added.
+            list_rejections: if False, refused rows are only counted.
         """
         parsed = Parsed() if into is None else into
         latest_us = self._clock() + self._skew_us
@@ -125,7 +129,7 @@ class RowParser:
         return parsed
 
     def check_future(self, field: str, time_us: int) -> int:
-        """``time_us`` itself; raises Invalid where it is further ahead of the clock than the skew allows."""
+        """Return ``time_us`` itself. Raise Invalid if it is more than ``future_skew_s`` ahead of the clock."""
         self._check_future(field, time_us, self._clock() + self._skew_us)
         return time_us
 
@@ -176,14 +180,14 @@ class RowParser:
         return row
 
     def _unknown_counters(self, item: dict[str, Any]) -> Sequence[str]:
-        """Names of counters that the bundle does not know; raises Invalid for an unknown field that is not a counter."""
+        """Return the names of counters that the bundle does not know. Raise Invalid for any other unknown field."""
         known = self._accepted.counters_fields
         if item.keys() <= known:
             return ()
         unknown = [name for name, value in item.items() if name not in known and value is not None]
         for name in unknown:
             if name in ONLY_EVENT_FIELDS:
-                raise Invalid(name, item[name], f"in events only; counters have {self._accepted.columns_text}")
+                raise Invalid(name, item[name], f"only in events; counters have {self._accepted.columns_text}")
             if not _is_number(item[name]):
                 fields = ", ".join((*SHARED_FIELDS, self._accepted.columns_text))
                 allowed = f"the fields {fields}, and numbers of other counters"
@@ -195,7 +199,7 @@ class RowParser:
         if expected is None:
             return parse_identifier(VIDEO_ID, value, self._max_id_length)
         if value is not None and value != expected:
-            raise Invalid(VIDEO_ID, value, f"the request's own video, {expected!r}, or nothing")
+            raise Invalid(VIDEO_ID, value, f"{expected!r}, the video of the request, or no value")
         return expected
 
     def _event_id(self, item: dict[str, Any]) -> str | None:

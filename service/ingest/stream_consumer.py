@@ -1,13 +1,14 @@
-"""Rows from the Redis stream ``m3tr:ingest``: each counts exactly once, with any number of replicas.
+"""Reads rows from the Redis stream ``m3tr:ingest``. Each row counts exactly once, with any number of replicas.
 
-An entry has the fields ``kind`` (events or counters) and ``row`` (a JSON object) or ``rows`` (a JSON list of them). An event
-without an id gets one made of the entry's id. It is stored in the same call as the count, so an entry that is delivered again
-changes nothing (for ``dedup_ttl_s``). Cumulative counters cannot count twice, and need no id.
+An entry has the field ``kind`` (events or counters), and either ``row`` (a JSON object) or ``rows`` (a JSON list of objects). An
+event without an id gets one that is made of the entry's id. The store saves this id in the same call as the count. If the entry is
+delivered again within ``dedup_ttl_s``, it therefore changes nothing. Cumulative counters need no id, because they cannot count
+twice.
 
-An entry is acknowledged after the store has answered. An entry that a consumer took and did not finish is claimed by another
-one after ``claim_s``, one entry at a time. Rows that can never be stored go to ``m3tr:ingest:dead`` with the reason, and so does
-an entry after its fifth delivery: an entry that kills its consumers becomes a dead letter. Entries that every group has
-acknowledged are trimmed.
+An entry is acknowledged after the store has replied. If a consumer took an entry and did not finish it, a different consumer claims
+it after ``claim_s``. Entries are claimed one at a time. Rows that can never be stored are written to ``m3tr:ingest:dead`` with the
+reason. An entry is also written there if it was delivered ``DELIVERIES`` times and not finished. An entry that crashes its consumers
+is thus given up. Entries that every group has acknowledged are deleted from the stream.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ log = structlog.get_logger(__name__)
 
 GROUP: Final = "m3tr"
 DELIVERIES: Final = 5
-"""Limit of the deliveries of an entry."""
+"""Maximum number of deliveries of an entry."""
 DEAD_KEPT: Final = 100_000
 _ENTRIES: Final = 256
 _PAUSE_S: Final = 1.0
 _GONE_S: Final = 3600
-"""Idle seconds after which a consumer without pending entries is removed from the group."""
+"""Idle time in seconds after which a consumer without pending entries is removed from the group."""
 
 
 class Consumer(Reading):
-    """One consumer of the group."""
+    """One consumer of the group. Each service process has one."""
 
     _what = "the stream of rows"
 
@@ -67,7 +68,7 @@ class Consumer(Reading):
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     async def _run(self) -> None:
-        # Entries that are taken and not acknowledged when this ends are claimed by others; storing them twice is harmless.
+        # When this ends, other consumers claim the entries that are not acknowledged yet. Storing an entry twice is harmless.
         while True:
             try:
                 await self._connect()
@@ -75,14 +76,14 @@ class Consumer(Reading):
                 self._failures = 0
                 await self._follow()
             except (RedisError, OSError, TimeoutError) as error:
-                # NOGROUP: the stream was deleted, and the group with it.
+                # NOGROUP means that the stream was deleted, and the group with it.
                 await asyncio.sleep(_PAUSE_S if "NOGROUP" in str(error) else await self._missed(error))
             except Exception:
-                log.exception("the consumer of the stream of rows failed")
+                log.exception("reading the stream of rows failed")
                 await asyncio.sleep(_PAUSE_S)
 
     async def _join(self) -> None:
-        """Wait for the stream's first entry, then create the group: without producers, no key is created."""
+        """Wait for the stream's first entry, then create the group. If there are no producers, no key is created."""
         while not await self._redis.xread({keys.INGEST: "0-0"}, count=1, block=BLOCK_S * 1000):
             pass
         try:
@@ -105,9 +106,10 @@ class Consumer(Reading):
                 await self._handle([StreamEntry(name, fields) for name, fields in reply[0][1]])
 
     async def _take_over(self) -> None:
-        """Claim entries that other consumers did not finish; those that were delivered too often become dead letters.
+        """Claim and handle the entries that other consumers did not finish.
 
-        Each entry is claimed after the one before it is done: if one kills this process, the others lose no delivery.
+        Each entry is claimed only after the previous one is done. If one entry crashes this process, the following entries have
+        therefore not used up a delivery.
         """
         position = "-"
         while True:
@@ -119,7 +121,10 @@ class Consumer(Reading):
             position = f"({pending[-1]['message_id'].decode()}"
 
     async def _claim(self, entry_id: bytes, deliveries: int) -> None:
-        """Claim and handle one entry, unless another consumer has claimed it; ``deliveries``: how many there were before."""
+        """Claim and handle one entry, unless a different consumer has claimed it.
+
+        ``deliveries``: number of earlier deliveries. If there were too many, the entry becomes a dead letter.
+        """
         taken = await self._redis.xclaim(keys.INGEST, GROUP, self._name, self._claim_ms, [entry_id])
         for name, fields in taken:
             entry = StreamEntry(name, fields)
@@ -130,7 +135,7 @@ class Consumer(Reading):
                 await self._handle([entry])
 
     async def _handle(self, entries: Sequence[StreamEntry]) -> None:
-        """Store the rows of these entries together, and acknowledge the entries."""
+        """Store the rows of several entries together, and acknowledge the entries."""
         batches: dict[Mode, list[tuple[StreamEntry, Any]]] = {"events": [], "counters": []}
         for entry in entries:
             try:
@@ -147,7 +152,7 @@ class Consumer(Reading):
     async def _without_deleted(
         self, batches: dict[Mode, list[tuple[StreamEntry, Any]]]
     ) -> dict[Mode, list[tuple[StreamEntry, Any]]]:
-        """The batches without rows that entered the stream before their video was deleted."""
+        """Leave out the rows that entered the stream before their video was deleted. Return the remaining batches."""
         if self._forgotten is None:
             return batches
         since_us: dict[str, int] = {}
@@ -161,7 +166,7 @@ class Consumer(Reading):
             return batches
         kept: dict[Mode, list[tuple[StreamEntry, Any]]] = {}
         for kind, items in batches.items():
-            # A later row belongs to a new registration of the video, which may still follow.
+            # A row that came after the deletion belongs to a new registration of the video. That registration may still follow.
             kept[kind] = [
                 (entry, row)
                 for entry, row in items
@@ -184,12 +189,12 @@ class Consumer(Reading):
                 outcome = await self._take(kind, [item for _, item in items])
                 break
             except Unavailable:
-                # Not a fault of the entries, so they keep their remaining deliveries.
+                # The entries are not at fault, so this must not use up their deliveries.
                 await asyncio.sleep(_PAUSE_S)
             except Exception as error:
                 owners = list({id(entry): entry for entry, _ in items}.values())
                 if len(owners) == 1:
-                    log.warning("an entry of the stream of rows failed", id=owners[0].entry_id, error=repr(error))
+                    log.warning("storing an entry of the stream failed", id=owners[0].entry_id, error=repr(error))
                     owners[0].later = True
                     return
                 for owner in owners:
@@ -204,9 +209,9 @@ class Consumer(Reading):
                 entry.dead.append((item, why))
 
     async def _finish(self, entries: Sequence[StreamEntry]) -> None:
-        """Write dead letters, then acknowledge the entries that are done."""
+        """Write the dead letters, then acknowledge the entries that are done."""
         done = [entry for entry in entries if not entry.later]
-        # The two streams may be on two servers: an entry is acknowledged only after its dead letters are written.
+        # The two streams may be on different servers, so the two writes are not atomic. The dead letters must be written first.
         if any(entry.dead for entry in done):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for entry in done:
@@ -218,7 +223,7 @@ class Consumer(Reading):
         self._metrics.stream_dead.inc(sum(len(entry.dead) for entry in done))
 
     async def _measure(self) -> None:
-        """Measure the group's lag, trim entries that every group is done with, and remove consumers that are gone."""
+        """Measure the group's lag, delete the entries that every group has finished, and remove consumers that are gone."""
         done: list[tuple[int, int]] = []
         for group in await self._redis.xinfo_groups(keys.INGEST):
             if group["name"] == GROUP.encode():
@@ -239,7 +244,7 @@ class Consumer(Reading):
 
 
 def _video_of(row: Any) -> str | None:
-    """The video that a row names; None where it names none."""
+    """Return the id of the video that a row names, or None if the row has no valid id."""
     video_id = row.get(VIDEO_ID) if isinstance(row, dict) else None
     if not isinstance(video_id, str):
         return None

@@ -15,7 +15,11 @@ from service.strict_json import parse_json
 
 @dataclass(slots=True)
 class StreamEntry:
-    """One entry. ``dead``: (row, or None for the whole entry; reason) pairs; ``later``: whether it must be delivered again."""
+    """One entry.
+
+    ``dead``: (row, reason) pairs for rows that can never be stored. The row is None if the reason concerns the whole entry.
+    ``later``: whether the entry must be delivered again.
+    """
 
     entry_id: bytes
     fields: dict[bytes, bytes]
@@ -23,7 +27,10 @@ class StreamEntry:
     later: bool = False
 
     def rows(self) -> tuple[Mode, list[Any]]:
-        """The entry's rows; events without an id get one made of the entry's id. Raises Malformed."""
+        """Return the kind and the rows of the entry. Raise Malformed if it is not valid.
+
+        An event without an id gets one that is made of the entry's id and the row's position.
+        """
         kind = self.fields.get(b"kind", b"").decode("utf-8", "replace")
         if kind not in ("events", "counters"):
             raise Malformed("kind: must be events or counters", field="kind", value=kind[:100])
@@ -43,7 +50,7 @@ class StreamEntry:
         return cast(Mode, kind), items
 
     def dead_entry(self, row: Any, why: dict[str, Any]) -> dict[Any, Any]:
-        """The fields of the dead letter about one of its rows, or about the whole entry (None)."""
+        """Return the fields of a dead letter about one row, or about the whole entry if ``row`` is None."""
         letter: dict[Any, Any] = {"entry": self.entry_id, "reason": json.dumps(why)}
         if row is None:
             letter.update({name: value for name, value in self.fields.items() if name in (b"kind", b"row", b"rows")})

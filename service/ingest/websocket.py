@@ -1,13 +1,13 @@
-"""Rows over a WebSocket: frames in, acknowledgements out, in the order of the frames.
+"""Receives rows over a WebSocket. Each frame is answered, in the order of the frames.
 
     client                                  service
     {"seq": 1, "kind": "events", "rows"} ->
-                                         <- {"ack": 1, "accepted": 2, "duplicate": 0, ...}   the store has them
-                                         <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send them again
-                                         <- {"error": {...problem...}, "seq": 1}   and the connection is closed
+                                         <- {"ack": 1, "accepted": 2, "duplicate": 0, ...}   the rows are stored
+                                         <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send the rows again
+                                         <- {"error": {...problem...}, "seq": 1}   the connection is then closed
 
-A frame is JSON text, or MessagePack in a binary frame. Up to ``window`` frames are read before the first of them is answered. The
-next one stays in the socket, so TCP slows down a client that is too fast (backpressure).
+A frame is JSON in a text frame, or MessagePack in a binary frame. At most ``window`` frames are read before the first of them is
+answered. Further frames stay in the socket, so TCP slows down a client that is too fast (backpressure).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters",
 
 
 _Answer = asyncio.Task[dict[str, Any]] | Problem | None
-"""The answer to a frame, why a frame could not be read, or the end."""
+"""A task that computes the answer to a frame, or the reason why a frame could not be read. None marks the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch; ``seq`` is the client's number for it.
+    """One batch of rows. ``seq`` is the number that the client gave to it.
 
-    ``rows``: parsed rows (list); or rows that are not parsed yet, in MessagePack (Raw), or many in JSON (bytes).
+    ``rows``: a list of parsed rows, or unparsed rows. Unparsed rows are MessagePack (Raw), or JSON (bytes) if there are many.
     """
 
     seq: int
@@ -67,12 +67,12 @@ class _Parts(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -> Frame:
-    """The frame in a WebSocket message.
+    """Parse the frame in a WebSocket message.
 
     Raises:
-        TooLarge: the message has more than ``limit`` bytes, or as JSON more than ``values`` values.
-        Malformed: it is not JSON, or not MessagePack.
-        Invalid: it is not a frame.
+        TooLarge: if the message has more than ``limit`` bytes, or is JSON with more than ``values`` values.
+        Malformed: if the message is not valid JSON or MessagePack.
+        Invalid: if the message is not a frame.
     """
     text = message.get("text")
     raw: bytes = message["bytes"] if text is None else text.encode("utf-8", "surrogatepass")
@@ -110,7 +110,7 @@ def parse_frame(message: Mapping[str, Any], limit: int, values: int = 250_000) -
 
 
 def _with_unparsed_rows(raw: bytes) -> dict[str, Any] | None:
-    """The parts of a frame in JSON, with its rows as text; None where anything about it is unusual."""
+    """Parse a frame in JSON, but leave its rows as text. Return None if anything about the frame is unusual."""
     try:
         parts = msgspec.json.decode(raw, type=_Parts)
         seq, kind, rows = (bytes(part) for part in (parts.seq, parts.kind, parts.rows))
@@ -127,10 +127,11 @@ def _short(part: msgspec.Raw) -> Any:
 
 
 class RowSockets:
-    """Every WebSocket that brings rows.
+    """All WebSockets that send rows.
 
-    ``share``: the part of ``connections`` that one client may hold. The bytes of unanswered frames count in ``budget``, as those
-    of bodies do.
+    ``connections``: maximum number of connections.
+    ``share``: fraction of ``connections`` that one client may hold.
+    ``budget``: limits the bytes of unanswered frames and of request bodies together.
     """
 
     def __init__(
@@ -156,10 +157,10 @@ class RowSockets:
         self._served: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.connections = 0
-        """Open connections."""
+        """Number of open connections."""
 
     def check_room(self, client: bytes) -> None:
-        """Raise Unavailable at the limit of connections, OverShare at this client's."""
+        """Raise Unavailable if all connections are taken. Raise OverShare if this client holds its share already."""
         if self._stopping:
             raise Unavailable("the service is stopping")
         if self.connections >= self._limit:
@@ -186,7 +187,7 @@ class RowSockets:
         finally:
             reader.cancel()
             while not answers.empty():
-                # The client has left, but its rows are being stored.
+                # The client has left, but its rows are still being stored. Wait until they are.
                 if isinstance(item := answers.get_nowait(), asyncio.Task):
                     await item
             self._readers.discard(reader)
@@ -197,7 +198,7 @@ class RowSockets:
                 del self._by_client[visit.client]
 
     async def close(self) -> None:
-        """Stop reading, answer the frames that were read, and close every connection with 1012."""
+        """Stop reading, answer the frames that were already read, and close every connection with code 1012."""
         self._stopping = True
         for reader in self._readers:
             reader.cancel()
@@ -224,7 +225,7 @@ class RowSockets:
                     return
                 size = len(message.get("text") or message.get("bytes") or b"")
                 answers.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
-                # The budget counts a frame until it is answered, so nothing may keep it longer.
+                # The budget only counts a frame until it is answered, so its memory must not be kept longer.
                 del message, frame
         finally:
             answers.put_nowait(None)

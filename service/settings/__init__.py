@@ -1,4 +1,4 @@
-"""Settings: one class for each part of the service that is set, and all of them together as ``Settings``."""
+"""The settings: one class per topic, and the class ``Settings`` that combines them all."""
 
 from __future__ import annotations
 

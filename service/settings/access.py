@@ -1,4 +1,4 @@
-"""Settings of access: API keys, allowed hosts, the audit log."""
+"""Settings of access control: API keys, allowed hosts and the audit log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ class AccessSettings(SettingsGroup):
     """Who may call the service."""
 
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Accepted API keys as ``scope:sha256`` (scope: ingest, predict or admin; lower-case hex of the key's SHA-256), separated by
-    commas or white space. Empty: requests need no key, and only loopback can be bound."""
+    """Accepted API keys, separated by commas or white space. Each has the form ``scope:sha256``. The scope is ingest, predict or
+    admin. The hash is the SHA-256 of the key in lower-case hexadecimal. If there are no keys, requests need none, and the server
+    can only bind a loopback address."""
     api_keys_file: Path | None = None
-    """File with further ``api_keys``; a line that starts with # is a comment."""
+    """File with further ``api_keys``, one per line. A line that starts with # is a comment."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Without ``api_keys``: further host names that the service is called by, separated by commas or white space. Loopback names,
-    IP addresses and names without a dot are always allowed; any other name may belong to a page of another site (DNS rebinding)."""
+    """Further host names that requests may use, separated by commas or white space. This setting only has an effect without
+    ``api_keys``. Loopback names, IP addresses and names without a dot are always allowed. Any other name is refused, because it
+    may belong to another site's page (DNS rebinding)."""
     audit: bool = True
-    """Whether the log has a line for each request that may change something: key, request id, what was done."""
+    """Whether the audit log is written. It has one line per request that may change something. The line has the API key's name, the
+    request id and what was done."""
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod
@@ -38,19 +41,19 @@ class AccessSettings(SettingsGroup):
         keys = self.keys()
         if self.api_keys_file is not None and len(keys) == len(self.api_keys):
             raise ValueError(
-                f"api_keys_file: {self.api_keys_file} holds no key; without one, everybody would be let in"
+                f"api_keys_file: {self.api_keys_file} holds no key; without a key, every request would be allowed"
             )
         if not all(map(_KEY.fullmatch, keys)):
             raise ValueError("api_keys: each must be scope:sha256, with scope ingest, predict or admin")
         return self
 
     def keys(self) -> tuple[str, ...]:
-        """All accepted keys, including those of the file."""
+        """Return all accepted keys, including the keys in the file."""
         if self.api_keys_file is None:
             return self.api_keys
         try:
             text = self.api_keys_file.read_text("utf-8-sig")
         except UnicodeDecodeError:
-            raise ValueError(f"api_keys_file: {self.api_keys_file} is no text in UTF-8") from None
+            raise ValueError(f"api_keys_file: {self.api_keys_file} is not UTF-8 text") from None
         lines = (line.strip() for line in text.splitlines())
         return self.api_keys + tuple(line for line in lines if line and not line.startswith("#"))

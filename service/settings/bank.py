@@ -8,19 +8,20 @@ from service.settings.group import SettingsGroup
 
 
 class BankSettings(SettingsGroup):
-    """Where the bank is, and how it grows."""
+    """Where the bank of past videos is, and how it grows."""
 
     qdrant_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_QDRANT_URL", "QDRANT_URL"))
-    """Qdrant server that holds the bank; None opens the bundle's own bank."""
+    """URL of the Qdrant server that holds the bank. None opens the bundle's own bank."""
     qdrant_api_key: SecretStr | None = Field(
         None, validation_alias=AliasChoices("M3TR_QDRANT_API_KEY", "QDRANT_API_KEY")
     )
-    """Key of the Qdrant server."""
+    """API key for the Qdrant server."""
     bank_deadline_ms: int = Field(500, ge=1, le=60_000)
-    """Deadline of one bank query in milliseconds; after it the forecast is made without neighbours."""
+    """Time limit in milliseconds for one bank query. If the query takes longer, the forecast is made without neighbours."""
     bank_after_s: int = Field(86_400, ge=0, le=365 * 86_400)
-    """Age at which a video is admitted to the bank, in seconds, and again whenever its age has doubled. 0 admits none."""
+    """Age in seconds at which a video is admitted to the bank. It is admitted again each time its age has doubled. 0 admits no
+    video."""
     bank_videos: int = Field(100_000, ge=0, le=100_000_000)
-    """Videos in the bank past which none is admitted."""
+    """Maximum number of videos in the bank. No video is admitted to a full bank."""
     bank_entries: float = Field(5, gt=0, le=1000)
-    """Limit of videos a second that are admitted to the bank."""
+    """Maximum number of videos admitted to the bank per second."""

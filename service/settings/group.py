@@ -1,4 +1,4 @@
-"""What all groups of settings have in common."""
+"""The base class of all groups of settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SettingsGroup(BaseModel):
-    """Base of the groups: values are checked once and never change.
+    """Base class of the groups. Values are checked once and never change.
 
-    A validator's name must be unique over all groups: ``Settings`` inherits from all of them.
+    A validator's name must be unique among all groups, because ``Settings`` inherits from all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 def split_list(value: object) -> object:
-    """Items of a list that is written as text, separated by commas or white space; empty values give an empty list."""
+    """Split a text at commas and white space into a tuple. Return a value that is not text as it is.
+
+    An empty value gives an empty tuple.
+    """
     return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()

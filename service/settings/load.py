@@ -1,4 +1,4 @@
-"""Settings of load: how many requests are handled at once and how many wait."""
+"""Settings of load: how many requests are handled at once, and how many may wait."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from service.settings.group import SettingsGroup
 
 
 class LoadSettings(SettingsGroup):
-    """Concurrency limits by kind of request. Streams, probes and metrics are not counted."""
+    """Concurrency limits for each kind of request. Streams, health probes and metrics are not counted."""
 
     reads_in_flight: int = Field(24, ge=1, le=100_000)
-    """Forecasts and other reads handled at once."""
+    """Maximum number of reads, such as forecasts, that are handled at once."""
     reads_waiting: int = Field(16, ge=0, le=100_000)
-    """Reads that wait until one of those ends; further ones are refused with 503."""
+    """Maximum number of reads that may wait. Further ones are refused with 503."""
     writes_in_flight: int = Field(8, ge=1, le=100_000)
-    """Registrations and small batches of rows (up to 4 KB as sent) handled at once."""
+    """Maximum number of small writes that are handled at once. Small writes are registrations, and batches of rows of up to 4 KB
+    as sent."""
     writes_waiting: int = Field(16, ge=0, le=100_000)
-    """Such writes that wait; further ones are refused with 503."""
+    """Maximum number of small writes that may wait. Further ones are refused with 503."""
     bulk_in_flight: int = Field(64, ge=1, le=100_000)
-    """Larger batches of rows handled at once: many, because batches that arrive together are stored in one group commit."""
+    """Maximum number of larger batches of rows that are handled at once. The limit is high, because batches that arrive together
+    are stored in one group commit."""
     bulk_waiting: int = Field(64, ge=0, le=100_000)
-    """Larger batches that wait; further ones are refused with 503."""
+    """Maximum number of larger batches that may wait. Further ones are refused with 503."""
     wait_ms: int = Field(500, ge=1, le=60_000)
-    """Milliseconds that a request waits before it is refused with 503."""
+    """Maximum time in milliseconds that a request waits. After that it is refused with 503."""
     client_share: float = Field(1.0, gt=0, le=1)
-    """Part of these limits that one client (API key, or address without one) may use; a request over it gets 429."""
+    """Fraction of these limits that one client may use. Requests beyond it are refused with 429. A client is an API key, or an
+    address if the request has no key."""

@@ -1,4 +1,4 @@
-"""Settings of models: bundles, device, caches, the shadow."""
+"""Settings of models: bundles, the device, caches and the shadow model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from service.settings.group import SettingsGroup
 
 
 class ModelSettings(SettingsGroup):
-    """Which models are loaded, where they run, and what is kept of them."""
+    """Which models are loaded, where they run, and what is cached for them.
+
+    A bundle is a folder with a trained model and its data. A shadow model computes the same forecasts for comparison only.
+    """
 
     bundle: Path
     """Folder of the bundle to serve."""
     bundles: Path | None = None
-    """Folder whose sub-folders are bundles that can be activated. The active version is kept in the event store, and all services
-    that share it follow. None: only ``bundle``."""
+    """Folder whose sub-folders are bundles that can be activated. The event store records which bundle is active, and all services
+    that share the store switch to it. None allows only ``bundle``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs."""
+    """Device that the model runs on."""
     cache_videos: int = Field(4096, ge=1, le=10_000_000)
-    """Videos whose model state and histogram are cached."""
+    """Maximum number of videos whose model state and histogram are cached."""
     models_kept: int = Field(1, ge=0, le=16)
-    """Earlier models kept in memory for a quick rollback (about 0.1 GB each)."""
+    """Number of earlier models kept in memory for a quick rollback. Each takes about 0.1 GB."""
     warm_videos: int = Field(1024, ge=0, le=10_000_000)
-    """Most recently requested videos that a model forecasts before it becomes active."""
+    """Number of videos that a model forecasts before it becomes active. The most recently requested videos are taken."""
     shadow_share: float = Field(1.0, gt=0, le=1)
-    """Part of the forecasts that a shadow model computes as well."""
+    """Fraction of the forecasts that a shadow model also computes."""
     shadow_queue: int = Field(256, ge=1, le=1_000_000)
-    """Limit of forecasts that wait for the shadow model; further ones are dropped."""
+    """Maximum number of forecasts that may wait for the shadow model. Further ones are dropped."""

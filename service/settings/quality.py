@@ -1,4 +1,4 @@
-"""Settings of quality: the forecasts that are scored, and the intervals that adapt to the scores."""
+"""Settings of forecast quality: which forecasts are scored, and whether intervals adapt to the scores."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from service.settings.group import SettingsGroup, split_list
 
 
 class QualitySettings(SettingsGroup):
-    """Which forecasts become labels, when they are scored, and for how long scores are shown."""
+    """Which forecasts are kept and scored, when they are scored, and for how long scores are shown.
+
+    A label is a forecast that is kept until its outcome is known. It is then scored.
+    """
 
     labels: int = Field(100_000, ge=0, le=10_000_000)
-    """Limit of forecasts kept in the event store until their outcome is known, over all replicas (about 0.4 KB each). 0 keeps none,
-    scores none, and adapts nothing."""
+    """Maximum number of labels in the event store, over all replicas. Each takes about 0.4 KB. With 0, no forecast is kept or
+    scored, and no interval adapts."""
     label_horizon_s: int = Field(7 * 86_400, ge=1, le=365 * 86_400)
-    """Longest horizon of a forecast that is kept, in seconds."""
+    """Longest horizon, in seconds, of the forecasts that are kept."""
     label_horizons_s: Annotated[tuple[Annotated[int, Field(ge=1, le=365 * 86_400)], ...], NoDecode] = Field(
         (15, 300, 3600, 4 * 3600, 12 * 3600, 86_400, 2 * 86_400, 3 * 86_400, 7 * 86_400), min_length=1, max_length=64
     )
-    """Horizons of those forecasts in seconds, separated by commas; those beyond the bundle's longest horizon are left out."""
+    """Horizons in seconds of the forecasts that are kept, separated by commas. Horizons beyond the bundle's longest one are left
+    out."""
     label_forecasts: float = Field(5, gt=0, le=1000)
-    """Limit of forecasts a second that are made to be scored."""
+    """Maximum number of forecasts per second that are made in order to be scored."""
     label_share: float = Field(0.5, gt=0, le=1)
-    """Part of ``labels`` that the videos of one API key may use."""
+    """Fraction of ``labels`` that the videos of one API key may use."""
     label_grace_s: int = Field(60, ge=0, le=86_400)
-    """Seconds after its target time at which a forecast is scored, so that late rows are in."""
+    """Time in seconds between a forecast's target time and its scoring. Rows that arrive late within this time still count."""
     quality_days: int = Field(7, ge=1, le=90)
-    """Days over which scores are shown."""
+    """Number of days for which scores are shown."""
     adaptive: bool = True
     """Whether intervals adapt to the coverage of the scored forecasts."""
 

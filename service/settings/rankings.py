@@ -8,13 +8,14 @@ from service.settings.group import SettingsGroup
 
 
 class RankingSettings(SettingsGroup):
-    """By what videos are listed, and how the lists are kept current."""
+    """How videos are ranked, and how the lists are kept up to date."""
 
     ranking_horizon_s: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
-    """Horizon of the forecasts that videos are listed by, in seconds; the bundle's longest horizon where that is shorter."""
+    """Horizon in seconds of the forecasts that videos are ranked by. If the bundle's longest horizon is shorter, that one is
+    used."""
     ranking_forecasts: int = Field(25, ge=0, le=10_000)
-    """Limit of forecasts a second that keep the lists current; 0 leaves that to other replicas."""
+    """Maximum number of forecasts per second that are made to keep the lists up to date. 0 leaves this work to other replicas."""
     ranking_silent_s: float = Field(3 * 86_400, ge=1, le=365 * 86_400)
-    """Seconds without an engagement after which a video is no longer listed as rising."""
+    """Time in seconds without an engagement after which a video is removed from the list of rising videos."""
     ranking_videos: int = Field(100_000, ge=1, le=100_000_000)
-    """Limit of videos in each list; the lowest are dropped."""
+    """Maximum number of videos in each list. The lowest-ranked videos beyond it are dropped."""

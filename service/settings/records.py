@@ -1,4 +1,4 @@
-"""Settings of what the event store keeps, and for how long."""
+"""Settings that say what the event store keeps, and for how long."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from service.settings.group import SettingsGroup
 
 
 class RecordSettings(SettingsGroup):
-    """Event ids, parked rows, and the retention of videos."""
+    """Event ids, parked rows, and the retention of videos.
+
+    A row is parked if its video is not registered yet. It is applied when the video is registered.
+    """
 
     dedup_ttl_s: int = Field(48 * 3600, ge=3600, le=30 * 86400)
-    """Seconds for which an event id is remembered, at least."""
+    """Minimum time in seconds for which an event id is remembered."""
     park_rows: int = Field(2000, ge=0, le=1_000_000)
-    """Limit of rows parked for one video that is not registered yet."""
+    """Maximum number of rows parked for one unregistered video."""
     park_videos: int = Field(5000, ge=0, le=1_000_000)
-    """Limit of unregistered videos with parked rows (a soft limit where several services share a store)."""
+    """Maximum number of unregistered videos with parked rows. The limit may be exceeded slightly when several services share a
+    store."""
     park_share: float = Field(0.5, gt=0, le=1)
-    """Part of ``park_videos`` that rows of one API key may use. Without keys all requests are one client, which may use all of it."""
+    """Fraction of ``park_videos`` that the rows of one API key may use. Without API keys, all requests count as one client, and it
+    may use the whole limit."""
     park_ttl_s: int = Field(24 * 3600, ge=60, le=30 * 86400)
-    """Seconds for which parked rows wait for the registration, counted from the last row."""
+    """Time in seconds for which parked rows wait for their video's registration. It is counted from the last parked row."""
     retention_days: int = Field(0, ge=0, le=36_500)
-    """Days without an engagement (or since the registration, if there was none) after which a video's record is deleted, with its
-    ids, labels and positions in lists. Its entries in the bank stay. 0 keeps videos forever."""
+    """Number of days after which an inactive video is deleted. They are counted from its newest engagement or from its
+    registration, whichever is later. The video's record, event ids, labels and positions in ranked lists are deleted. Its entries
+    in the bank stay. 0 keeps videos forever."""

@@ -1,15 +1,15 @@
-"""The address of Redis: ``REDIS_URL`` is parsed and checked at the start, so that a mistake in it ends the start with one line.
+"""The address of Redis. ``REDIS_URL`` is parsed and checked at the start, so a mistake in it is reported at once, in one line.
 
     redis://[[user]:password@]host[:port][/db]                         one server
     rediss://...                                                       the same over TLS
     unix://[[user]:password@]/path/of/the/socket[?db=0]                one server on this machine
-    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   the server that the Sentinels call the master
+    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   the current primary, found through Sentinels
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, found through any of these nodes
     rediss+sentinel://, rediss+cluster://                              the same over TLS
 
-User and password are those of the Redis servers; ``?sentinel_username=`` and ``?sentinel_password=`` are those of the
-Sentinels. TLS options are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and others of redis-py.
-In a password #, /, ?, @, : and % are percent-encoded. No error message shows any part of the URL.
+``user`` and ``password`` are for the Redis servers. The options ``?sentinel_username=`` and ``?sentinel_password=`` are for the
+Sentinels. TLS options are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and further ones of redis-py.
+The characters #, /, ?, @, : and % must be percent-encoded in a password. No error message shows any part of the URL.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _VERSIONS: Final = {"tlsv1.2": TLSVersion.TLSv1_2, "tlsv1.3": TLSVersion.TLSv1_3
 
 
 class AddressError(ValueError):
-    """``REDIS_URL`` is not valid. The message names the variable and what is allowed, and shows no part of the value."""
+    """``REDIS_URL`` is not valid. The message names the variable and says what is allowed. It shows no part of the value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"REDIS_URL: {text}")
@@ -78,15 +78,16 @@ class AddressError(ValueError):
 class Address:
     """A checked URL.
 
-    ``hosts``: (name, port) of the server, the Sentinels or some nodes; ``ignored``: options of the URL that have no effect.
+    ``hosts``: (name, port) pairs of the server, of the Sentinels, or of some cluster nodes.
+    ``ignored``: options of the URL that have no effect.
     """
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
-    """A unix socket, instead of ``hosts``."""
+    """Path of a unix socket. It is used instead of ``hosts``."""
     master: str = ""
-    """The Sentinels' name for the servers."""
+    """The name under which the Sentinels know the primary and its replicas."""
     db: int = 0
     tls: bool = False
     username: str | None = None
@@ -97,16 +98,16 @@ class Address:
     ignored: tuple[str, ...] = ()
 
     def credentials(self) -> dict[str, Any]:
-        """The options of every connection to a Redis server: login and TLS."""
+        """Return the login and TLS options that every connection to a Redis server needs."""
         login = {"username": self.username, "password": self.password}
         return {name: value for name, value in login.items() if value} | (self.tls_options if self.tls else {})
 
 
 def parse_address(url: str) -> Address:
-    """Parse a URL.
+    """Parse and check a URL.
 
     Raises:
-        AddressError: it has none of the forms above.
+        AddressError: if the URL has none of the forms listed in this module.
     """
     if url != url.strip() or url[:1] in "\"'" or any(mark.isspace() or not mark.isprintable() for mark in url):
         raise AddressError("contains quotes or white space; give the URL without them")
@@ -205,6 +206,6 @@ def _hosts(text: str, kind: Kind) -> tuple[tuple[str, int], ...]:
 def _db(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 6):
         raise AddressError(
-            f"the part after the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
+            f"the text after the host must be the number of a database, as in redis://host:6379/0; {_ENCODE}"
         )
     return int(text or 0)

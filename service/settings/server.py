@@ -1,4 +1,4 @@
-"""Settings of the HTTP server: address, connections, and the end of the process."""
+"""Settings of the HTTP server: its address, its connections, and how it stops."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from service.settings.group import SettingsGroup
 
 
 class ServerSettings(SettingsGroup):
-    """Where the server listens, how many connections it takes, and how it stops."""
+    """Where the server listens, how many connections it accepts, and how it stops."""
 
     host: str = "127.0.0.1"
-    """Address to bind. Any address but loopback needs ``api_keys``."""
+    """Address to bind. An address other than loopback requires ``api_keys``."""
     port: int = Field(8000, ge=0, le=65535)
-    """TCP port; 0 takes a free one."""
+    """TCP port. 0 takes any free port."""
     root_path: str = Field("", pattern=r"^(/[^/\s?#]+)*$")
-    """Path prefix that a proxy serves this service under, such as /m3tr. Requests are accepted with and without it."""
+    """Path prefix under which a proxy serves this service, such as /m3tr. Requests are accepted with and without the prefix."""
     max_connections: int = Field(4096, ge=8, le=1_000_000)
-    """Limit of open connections, lowered to what the limit on open files allows. Past it, the connection that has been silent
-    longest is closed; if none is silent, the new one gets 503."""
+    """Maximum number of open connections. It is lowered if the process may not open enough files. At the limit, the connection
+    that has been idle longest is closed for a new one. If no connection is idle, the new one gets 503."""
     max_header_bytes: int = Field(32 * 1024, ge=4096, le=2**20)
-    """Limit of a request's head, in bytes; a longer one gets 431."""
+    """Maximum size of a request's head in bytes. The head is the request line and the headers. A longer head gets 431."""
     head_deadline_ms: int = Field(15_000, ge=100, le=600_000)
-    """Milliseconds in which a new connection must send the head of its first request, and in which a head must be complete once
-    it has begun."""
+    """Time limit in milliseconds for receiving a request's head. For the first request, it runs from the start of the connection.
+    For each later request, it runs from the first byte of the head."""
     keep_alive_s: float = Field(75, ge=1, le=3600)
-    """Seconds for which a connection stays open between two requests. Longer than load balancers keep theirs (mostly 60)."""
+    """Time in seconds for which a connection stays open between two requests. It should be longer than a load balancer keeps idle
+    connections, which is mostly 60 s."""
     write_deadline_ms: int = Field(30_000, ge=100, le=600_000)
-    """Milliseconds in which a client must read some of its response; a connection whose client reads nothing is closed."""
+    """Time limit in milliseconds for a client to read more of its response. If the client reads nothing in this time, its
+    connection is closed."""
     drain_s: float = Field(1.0, ge=0, le=600)
-    """Seconds for which a stopping service is not ready but still answers, so that load balancers stop sending requests first."""
+    """Time in seconds for which a stopping service still answers requests but reports that it is not ready. Load balancers can
+    stop sending requests during this time."""
     shutdown_s: int = Field(10, ge=0, le=600)
-    """Seconds after ``drain_s`` in which requests in flight must end."""
+    """Time limit in seconds for the requests in flight to end. It starts after ``drain_s``."""
 
     @field_validator("root_path", mode="before")
     @classmethod

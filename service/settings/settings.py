@@ -1,9 +1,9 @@
-"""Every setting of one service process, read from the environment variable ``M3TR_<NAME>``.
+"""All settings of one service process. Each is read from the environment variable ``M3TR_<NAME>``.
 
-The fields, with their units and ranges, are in the groups that ``Settings`` is made of; a part of the service takes the one or
-two groups that it needs. ``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the prefix. An empty variable
-counts as not set. A value that is unsafe or out of range stops the start. Variables that Kubernetes sets for a Service of this
-name are not settings (see ``service.environment``).
+``Settings`` inherits from several groups, which define the fields with their units and ranges. Each component of the service
+takes only the one or two groups that it needs. ``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the
+prefix. An empty variable counts as not set. The service does not start if a value is unsafe or out of range. Kubernetes sets
+variables of its own for a Service with this name. They are ignored (see ``service.environment``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from service.settings.streams import StreamSettings
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address bound to ``host``."""
+    """Return whether a server that binds ``host`` can only be reached from this machine."""
     if host == "localhost":
         return True
     try:
@@ -57,7 +57,7 @@ class Settings(
     QualitySettings,
     LoadSettings,
 ):
-    """All groups together, and the rules that concern several of them."""
+    """All groups together, and the rules that involve several groups."""
 
     model_config = SettingsConfigDict(
         env_prefix="M3TR_",
@@ -78,7 +78,10 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments come first, then the environment, without the variables that an orchestrator has set for others."""
+        """Return the sources of values: arguments first, then the environment.
+
+        Variables that an orchestrator sets for other purposes are left out of the environment.
+        """
         assert isinstance(env_settings, EnvSettingsSource)
         links = frozenset(name.lower() for name in service_links(os.environ))
         env_settings.env_vars = {name: value for name, value in env_settings.env_vars.items() if name not in links}
@@ -91,7 +94,7 @@ class Settings(
                 f"host: {self.host} can be reached from outside this machine; set api_keys, or bind 127.0.0.1"
             )
         if self.bundles is not None and not self.bundles.is_dir():
-            raise ValueError(f"bundles: {self.bundles} is no folder")
+            raise ValueError(f"bundles: {self.bundles} is not a folder")
         if self.bank_deadline_ms > self.request_deadline_ms:
             raise ValueError("bank_deadline_ms: must not be longer than request_deadline_ms")
         return self

@@ -12,24 +12,26 @@ from service.settings.redis_address import AddressError, parse_address
 
 
 class StoreSettings(SettingsGroup):
-    """Which Redis server holds the event store, and how it is called."""
+    """Which Redis server holds the event store, and how the service connects to it."""
 
     data_dir: Path = Path("m3tr-data")
-    """Folder for the files of the embedded event store; only one running service can use a folder."""
+    """Folder for the files of the embedded event store. Only one running service can use a folder."""
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_REDIS_URL", "REDIS_URL"))
-    """Event store server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see
-    ``service.settings.redis_address``). None starts the embedded one."""
+    """Address of the event store's server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see
+    ``service.settings.redis_address``). None starts the embedded server."""
     store_safety: Literal["warn", "refuse"] = "warn"
-    """What to do about an event store that may lose data (a maxmemory-policy that evicts, or no persistence): warn in the log, in
-    readiness and in metrics; or refuse to start, and to be ready."""
+    """What to do if the event store may lose data. It may lose data if its maxmemory-policy evicts keys, or if it has no
+    persistence. ``warn`` shows warnings in the log, in the readiness response and in the metrics. ``refuse`` prevents the start of
+    the service. If the store becomes unsafe later, the service reports that it is not ready."""
     store_binary: Path | None = None
-    """Server binary of the embedded store; None takes the one that comes with the package."""
+    """Path of the embedded store's server binary. None takes the binary that comes with the package."""
     appendfsync: Literal["everysec", "always"] = "everysec"
-    """When the embedded store syncs its log to disk: each second (a power cut loses up to a second), or before each answer."""
+    """When the embedded store syncs its log to disk. ``everysec``: once per second, so a power cut may lose the last second.
+    ``always``: before each reply."""
     store_deadline_ms: int = Field(2000, ge=10, le=60_000)
-    """Deadline of one event store call, in milliseconds."""
+    """Time limit in milliseconds for one call to the event store."""
     store_connections: int = Field(64, ge=1, le=10_000)
-    """Limit of connections to the event store."""
+    """Maximum number of connections to the event store."""
 
     @field_validator("redis_url")
     @classmethod
@@ -38,6 +40,6 @@ class StoreSettings(SettingsGroup):
             try:
                 parse_address(value.get_secret_value())
             except AddressError as error:
-                # The error of a setting names its variable already.
+                # The error message of a setting already names its variable.
                 raise ValueError(error.text) from None
         return value

@@ -1,1 +1,1 @@
-"""The event store: its semantics in Redis (``store.lua``), writing rows, and reading videos."""
+"""The event store: Redis functions (``store.lua``), writing rows, and reading videos."""

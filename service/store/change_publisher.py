@@ -1,6 +1,7 @@
-"""What the store publishes besides a video's own keys: what changed, and which videos have parked rows.
+"""Publishes which videos changed, and which videos have parked rows.
 
-It is published after the change, outside the video's hash tag. Losing it loses no row, because versions decide what is current.
+This is published after the change itself, in keys without the video's hash tag. If a publication is lost, no row is lost:
+readers compare versions to find out what is current.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
 Change = tuple[str, int]
-"""A video id and its version; or the tombstone of a deleted video, and 0."""
+"""A video id and its new version. For a deleted video: its tombstone, which is a digest of the id, and 0."""
 
 ENTRIES_KEPT: Final = 4096
 CHANGES_PER_ENTRY: Final = 256
@@ -27,7 +28,10 @@ _MEMBERS_PER_COMMAND: Final = 500
 
 
 class ChangePublisher:
-    """Publishes changes; ``parking_full``: the limit of unregistered videos with parked rows is reached."""
+    """Publishes changes.
+
+    ``parking_full``: whether the limit on unregistered videos with parked rows has been reached.
+    """
 
     def __init__(self, connection: RedisConnection, settings: RecordSettings, metrics: Metrics) -> None:
         self._connection = connection
@@ -38,7 +42,10 @@ class ChangePublisher:
     async def publish(
         self, changes: Sequence[Change], *, parked: Sequence[str] = (), unparked: Sequence[str] = ()
     ) -> None:
-        """Publish changes, and which videos got parked rows or lost them; nothing happens when the store does not answer."""
+        """Publish changes, the videos with new parked rows, and the videos that no longer have parked rows.
+
+        Nothing happens if the store does not answer.
+        """
         commands: list[Command] = [
             _entry(changes[first : first + CHANGES_PER_ENTRY]) for first in range(0, len(changes), CHANGES_PER_ENTRY)
         ]
@@ -61,7 +68,7 @@ def _entry(changes: Sequence[Change]) -> Command:
 
 
 def unlist_commands(video_ids: Sequence[str | bytes]) -> list[Command]:
-    """Commands that remove videos from every ranking."""
+    """Return the commands that remove videos from every ranking."""
     commands: list[Command] = []
     for start in range(0, len(video_ids), _MEMBERS_PER_COMMAND):
         some = video_ids[start : start + _MEMBERS_PER_COMMAND]

@@ -1,8 +1,8 @@
-"""Following what changes in the store: one reader of the capped stream of changes for the whole process.
+"""Reads the stream of changes in the store. One reader serves the whole process.
 
-An entry's field ``videos`` is a JSON list of [video_id, version], or of [tombstone, 0] for a deleted video. The stream may lose
-entries (it is capped, and a power failure may lose its end). So an entry says which video to look at again, and never what is in
-it.
+An entry's field ``videos`` is a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos. The stream
+may lose entries: it has a maximum length, and a power failure may lose the newest ones. Therefore an entry only names the videos
+that must be read again. It does not contain their data.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _START: Final = "0-0"
 
 
 class Listener(Protocol):
-    """Is called in the event loop's thread; must neither block nor raise."""
+    """Is notified of changes. Its methods are called in the event loop's thread, and must neither block nor raise."""
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """These videos now have these versions."""
+        """Handle the changes: each is a video id and its new version, or the tombstone of a deleted video and 0."""
 
     def missed(self) -> None:
-        """Entries may have been lost: any video may have changed."""
+        """Handle a possible loss of entries. Any video may have changed."""
 
 
 class ChangeSubscriber(Reading):
-    """Follows the stream from the first connection on; after an interruption it continues from its position."""
+    """Follows the stream, starting at the first connection. After an interruption it continues from its last position."""
 
     _what = "the stream of changes"
 
@@ -46,10 +46,10 @@ class ChangeSubscriber(Reading):
         self._listeners: list[Listener] = []
         self._decoder = msgspec.json.Decoder(list[Change])
         self._position: str | None = None
-        """Id of the last entry that was read."""
+        """Id of the last entry that was read. None before the first connection."""
 
     def on_change(self, listener: Listener) -> None:
-        """Call a listener about every change from now on."""
+        """Call the listener for every change from now on."""
         self._listeners.append(listener)
 
     async def _run(self) -> None:
@@ -60,19 +60,19 @@ class ChangeSubscriber(Reading):
                 while True:
                     self._failures = 0
                     if await self._read() == _ENTRIES_PER_READ:
-                        # Far behind: the next entries may have been trimmed already.
+                        # A full read means that we are far behind, so the next entries may already have been trimmed.
                         await self._check_position()
             except (RedisError, OSError, TimeoutError) as error:
                 await asyncio.sleep(await self._missed(error))
             except Exception:
-                # A fault of one listener must not end the stream for the others.
-                log.exception("following the stream of changes failed")
+                # An error in one listener must not end the stream for the other listeners.
+                log.exception("reading the stream of changes failed")
                 for listener in self._listeners:
                     listener.missed()
                 await asyncio.sleep(PAUSES_S[-1])
 
     async def _check_position(self) -> None:
-        """Check that no entry after the position was trimmed; where one may have been, report that changes were missed."""
+        """Check that no unread entry was trimmed. If one may have been trimmed, tell the listeners that changes were missed."""
         newest = await self._redis.xrevrange(keys.CHANGES, count=1)
         last = newest[0][0].decode() if newest else _START
         if self._position is None:

@@ -1,4 +1,4 @@
-"""One group commit: the rows of several batches, packed for the store, and what became of each batch."""
+"""One group commit: the rows of several batches, packed for the store, and the outcome of each batch."""
 
 from __future__ import annotations
 
@@ -31,36 +31,39 @@ from service.store.rows.row_table import RowTable
 
 @dataclass(frozen=True, slots=True)
 class CommitChunk:
-    """Whole videos of a commit, for one call of the store's function ``apply``: its arguments besides the options."""
+    """Some videos of a commit with all their rows, for one call of the store's function ``apply``.
+
+    The fields hold the call's arguments except the options.
+    """
 
     videos: Sequence[str]
     head: dict[str, Any]
     columns: tuple[bytes, ...]
     first: int
-    """Position in the commit of the first of ``videos``."""
+    """Position of ``videos[0]`` in the commit."""
 
 
 def empty_chunk(video_id: str) -> CommitChunk:
-    """A chunk of one video and no row."""
+    """Return a chunk with one video and no rows."""
     return CommitChunk([video_id], {"names": [], "lengths": [0]}, (b"",) * 5, 0)
 
 
 class GroupCommit:
-    """Rows of batches that arrived together; of rows with the same id, the earliest batch's is stored.
+    """Rows of batches that arrived together. If several rows have the same id, the row of the earliest batch is stored.
 
-    ``published_us``: the known publication times, to merge rows by. The store refuses a video's rows that were merged by another
-    time than it has. Those videos are in ``stale``; their rows must be sent again unmerged.
+    ``published_us``: the known publication time of each video. It is needed to merge rows. If the store has a different time for a
+    video, it refuses that video's merged rows. The video is then in ``stale``, and its rows must be sent again unmerged.
     """
 
     def __init__(self, batches: Sequence[RowBatch], published_us: Mapping[str, int] | None = None) -> None:
         self.batches = batches
         self.outcomes = [Outcome(accepted=len(batch)) for batch in batches]
-        """Starts from all rows accepted; ``record`` corrects that."""
+        """Outcome of each batch. At first all rows count as accepted. ``record`` corrects the counts."""
         self.faults: list[Exception | None] = [None] * len(batches)
         self.lost = [0] * len(batches)
-        """Rows of each batch whose outcome is not known."""
+        """Per batch, the number of rows whose outcome is unknown."""
         self.stale: list[int] = []
-        """Positions of videos in ``videos``."""
+        """Positions of the stale videos in ``videos``."""
         self.replies: list[ApplyReply | Lost] = []
         self._table = RowTable(batches)
         self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in batches])])
@@ -70,11 +73,14 @@ class GroupCommit:
 
     @property
     def videos(self) -> Sequence[str]:
-        """Every video of the commit, once."""
+        """The ids of all videos in the commit. Each id occurs once."""
         return self._table.videos
 
     def chunks(self, rows: int, videos: int | None = None) -> Iterator[CommitChunk]:
-        """The commit in chunks of about ``rows`` rows and up to ``videos`` videos, each of one video or more."""
+        """Yield the commit in chunks of about ``rows`` rows and at most ``videos`` videos.
+
+        Each chunk has at least one video.
+        """
         table, first_rows = self._table, self._first_rows
         first = 0
         while first < len(self.videos):
@@ -104,7 +110,7 @@ class GroupCommit:
             first = last
 
     def record(self, chunk: CommitChunk, replies: Sequence[ApplyReply]) -> None:
-        """Record the store's replies about a chunk; chunks must come in their order."""
+        """Record the store's replies to a chunk. Chunks must be recorded in the order of ``chunks``."""
         self.replies += replies
         for video, reply in enumerate(replies, chunk.first):
             if isinstance(reply, Applied):
@@ -114,7 +120,7 @@ class GroupCommit:
                 self._record_not_applied(video, reply)
 
     def record_lost(self, chunk: CommitChunk, fault: Exception) -> None:
-        """Record that the store did not reply about a chunk; chunks must come in their order."""
+        """Record that the store did not reply to a chunk. Chunks must be recorded in the order of ``chunks``."""
         self.replies += [Lost()] * len(chunk.videos)
         rows = range(self._first_rows[chunk.first], self._first_rows[chunk.first + len(chunk.videos)])
         self._fail(rows, fault)
@@ -123,7 +129,7 @@ class GroupCommit:
             self.lost[batch] += 1
 
     def stale_rows(self) -> list[RowBatch]:
-        """The rows of the stale videos, batch by batch; a batch may have none."""
+        """Return the rows of the stale videos, as one batch per original batch. A batch may be empty."""
         rows = np.array(
             [
                 origin
@@ -137,7 +143,7 @@ class GroupCommit:
         return [batch.part(np.sort(rows[batches == b]) - self._starts[b]) for b, batch in enumerate(self.batches)]
 
     def add_retry(self, retry: GroupCommit) -> None:
-        """Add what became of ``stale_rows()``, which were sent again as ``retry``."""
+        """Add the outcomes of the stale rows, which were sent again as the commit ``retry``."""
         for outcome, more in zip(self.outcomes, retry.outcomes, strict=True):
             outcome.add(more)
         self.lost = [first + second for first, second in zip(self.lost, retry.lost, strict=True)]
@@ -184,21 +190,21 @@ class GroupCommit:
 
     @cached_property
     def _owners(self) -> list[int]:
-        """For each of the batches' rows, its batch."""
+        """Index of the batch that each original row belongs to."""
         return [b for b, batch in enumerate(self.batches) for _ in range(len(batch))]
 
     def _batches_of(self, rows: Sequence[int]) -> list[int]:
-        """The batches of all rows that were merged into ``rows``, once for each such row."""
+        """Return the batch index of each original row that was merged into ``rows``."""
         owners, members = self._owners, self._table.members
         return [owners[origin] for row in rows for origin in members(row)]
 
     def _counts_by_batch(self, rows: Sequence[int]) -> Iterable[tuple[int, int]]:
-        """How many of the rows that were merged into ``rows`` are each batch's."""
+        """Return (batch, count) pairs: how many original rows of each batch were merged into ``rows``."""
         batches = self._batches_of(rows)
         return Counter(batches).items() if len(batches) > 1 else [(batch, 1) for batch in batches]
 
     def _count(self, rows: Sequence[int], **changes: int) -> None:
-        """Change counts of the batches' outcomes by so much for each row."""
+        """Add to counts in the batches' outcomes. ``changes`` says by how much each count changes per original row."""
         for batch, n in self._counts_by_batch(rows):
             outcome = self.outcomes[batch]
             for name, change in changes.items():
@@ -216,7 +222,7 @@ class GroupCommit:
         published_us: int | None,
         counted_as: str,
     ) -> None:
-        """Count rows as duplicate or rejected that so far are counted as ``counted_as``."""
+        """Recount rows as duplicate or rejected. Until now they were counted as ``counted_as``."""
         self._count([first + row for row in duplicates], duplicate=1, **{counted_as: -1})
         self._count([first + refused.position for refused in rejected], **{counted_as: -1})
         self._reject(first, rejected, published_us)

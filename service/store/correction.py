@@ -1,4 +1,4 @@
-"""Lowering a count that was wrong."""
+"""Lowers a count that was too high."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from service.times import iso
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Lowers the count of a type from ``replaces``, which it must have now, because it was counted too high.
+    """Lowers the count of a type from ``replaces`` to ``value``. The count must be equal to ``replaces`` now.
 
-    Counters: readings of ``replaces`` become ``value``; with ``from_us`` (us), so do all readings from that time on that are
-    above ``value``. The count is then the largest reading, which may be another one.
+    Counters: without ``from_us``, all readings equal to ``replaces`` become ``value``. With ``from_us`` (us), all readings from that
+    time on that are above ``value`` become ``value``. The count is then the largest remaining reading, which may be larger than
+    ``value``.
 
-    Events: the sum becomes ``value``. The difference is subtracted from the bins with the largest sums; with ``from_us``, from
-    those from that time on.
+    Events: the sum becomes ``value``. The difference is subtracted from the bins with the largest sums. With ``from_us``, only bins
+    from that time on are changed.
     """
 
     type: str
@@ -29,21 +30,21 @@ class Correction:
     from_us: int | None = None
 
     def packed(self) -> bytes:
-        """The argument of the store's function ``correct``."""
+        """Pack the correction as the argument of the store's function ``correct``."""
         return msgspec.msgpack.encode({**asdict(self), "from_us": -1 if self.from_us is None else self.from_us})
 
     def raise_conflict(self, reply: TotalConflict | NotCounted) -> NoReturn:
-        """Raise Conflict for the store's refusal."""
+        """Raise the Conflict that explains why the store refused the correction."""
         if isinstance(reply, TotalConflict):
             raise Conflict(
-                f"the count of {self.type} is {reply.total}, not the one to be replaced",
+                f"the count of {self.type} is {reply.total}, which is not the count to be replaced",
                 field="replaces",
                 value=str(self.replaces),
                 allowed=str(reply.total),
             )
         raise Conflict(
-            f"{reply.amount} of what is to be subtracted from {self.type} was not counted from that time on",
+            f"{self.type}: {reply.amount} of the amount to be subtracted was not counted from that time on",
             field="from",
             value="" if self.from_us is None else iso(self.from_us),
-            allowed="a time before the wrong readings, or nothing",
+            allowed="a time before the wrong readings, or no time",
         )

@@ -1,10 +1,10 @@
-"""Tombstones of deleted videos: everything that may still hold a video learns from them that it must drop it.
+"""Tombstones of deleted videos. Banks and streams that may still contain a deleted video use them to find and remove it.
 
-A tombstone is a digest of the id (``model.bank.tombstone``); the id itself is not kept. A tombstone stays forever, because a bank
-that is opened years later may hold the video; it takes about 0.15 KB.
+A tombstone is a digest of the video's id (``model.bank.tombstone``). The id itself is not kept. A tombstone is kept forever,
+because a bank that is opened years later may still contain the video. It takes about 0.15 KB.
 
-Code that writes a video's id anywhere outside the video's own keys must look for a tombstone *after* the write. A deletion writes
-the tombstone first, and then removes the ids that it finds. So either the writer finds the tombstone, or the deletion finds the id.
+Code that writes a video's id outside the video's own keys must look for a tombstone *after* the write. A deletion first writes
+the tombstone, and then removes the ids that it finds. Therefore either the writer finds the tombstone, or the deletion finds the id.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
 _KEPT_S: Final = 90 * 86_400
-"""Seconds for which the progress of a bank that no service opens is kept."""
+"""Time in seconds for which a bank's progress is kept while no service opens the bank."""
 
-# Allowed at maxmemory too: a deletion frees memory. Times only increase, even where a new primary's clock is behind.
+# This script is also allowed at maxmemory, because a deletion frees memory. Times only increase, even if a new primary's clock is
+# behind the old one's.
 _BURY: Final = """#!lua flags=allow-oom
 local clock, newest = redis.call('TIME'), redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
@@ -42,19 +43,19 @@ if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 """
 
 Tombstone = tuple[str, int]
-"""A digest, and the time of the deletion (us, by the store's clock)."""
+"""The digest of a video's id, and the time of the deletion (us, by the store's clock)."""
 
 
 class Forgotten:
-    """The tombstones in the store; every method raises Unavailable when the store does not answer."""
+    """The tombstones in the store. Every method raises Unavailable if the store does not answer."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self.newest_us: float = float("inf")
-        """Time of the newest tombstone that is known here; infinite until the store has been asked."""
+        """Time (us) of the newest tombstone that this process knows of. Infinite until the store has been asked."""
 
     async def bury(self, video_id: str) -> int:
-        """Write a tombstone; returns its time (us)."""
+        """Write a video's tombstone. Return its time (us)."""
         command: Command = ["EVAL", _BURY, 2, keys.FORGOTTEN, keys.FORGOTTEN_LIFTED, tombstone(video_id)]
         at_us = int((await self._connection.pipeline("forget", [command]))[0])
         if self.newest_us < at_us:
@@ -62,29 +63,35 @@ class Forgotten:
         return at_us
 
     async def lift(self, video_id: str) -> bool:
-        """Note that the video is registered again, so banks may have it again; returns whether there was a tombstone."""
+        """Record that a deleted video was registered again. Banks may then contain it again.
+
+        Return whether the video had a tombstone.
+        """
         command: Command = ["EVAL", _LIFT, 2, keys.FORGOTTEN, keys.FORGOTTEN_LIFTED, tombstone(video_id)]
         return bool((await self._connection.pipeline("forget", [command]))[0])
 
     async def since(self, us: float) -> list[Tombstone]:
-        """Tombstones later than a time (us), oldest first."""
+        """Return the tombstones that are later than a time (us), the oldest first."""
         later: Command = ["ZRANGE", keys.FORGOTTEN, f"({us:.0f}", "+inf", "BYSCORE", "WITHSCORES"]
         found, last = await self._connection.pipeline(
             "forget", [later, ["ZRANGE", keys.FORGOTTEN, -1, -1, "WITHSCORES"]]
         )
         newest = _scored(last)
         found_us = newest[0][1] if newest else 0
-        # A deletion that ended while the reply was on its way is later than the reply.
+        # `bury` may have noted a newer tombstone while this reply was on its way.
         self.newest_us = found_us if self.newest_us == float("inf") else max(self.newest_us, found_us)
         return _scored(found)
 
     async def lifted(self) -> set[str]:
-        """Digests of deleted videos that were registered again."""
+        """Return the digests of the deleted videos that were registered again."""
         found = (await self._connection.pipeline("forget", [["ZRANGE", keys.FORGOTTEN_LIFTED, 0, -1]]))[0]
         return {digest.decode() for digest in found}
 
     async def gone(self, since_us: Mapping[str, int]) -> dict[str, int]:
-        """Of the given videos, those deleted at or after their given time (us, by the store's clock), and when."""
+        """Return which of the given videos were deleted at or after their given time, and when.
+
+        All times are in microseconds by the store's clock.
+        """
         if not since_us or not self.newest_us:
             return {}
         command: Command = ["ZMSCORE", keys.FORGOTTEN, *map(tombstone, since_us)]
@@ -96,27 +103,30 @@ class Forgotten:
         }
 
     async def obeyed(self, bank: str) -> int:
-        """Time up to which a bank has obeyed the tombstones (us); 0 for an unknown bank."""
+        """Return the time (us) up to which a bank has removed all deleted videos. It is 0 for an unknown bank."""
         return await self._time(keys.forgotten_by(bank))
 
     async def obey(self, bank: str, us: int) -> None:
-        """Note that a bank has obeyed all tombstones up to a time (us)."""
+        """Record that a bank has removed all videos that were deleted up to a time (us)."""
         await self._note(keys.forgotten_by(bank), us, _KEPT_S)
 
     async def swept(self) -> int:
-        """Time (us) of the newest tombstone whose video is no longer in any stream."""
+        """Return the time (us) of the newest tombstone whose video is no longer in any stream."""
         return await self._time(keys.FORGOTTEN_SWEPT)
 
     async def sweep(self, us: int) -> None:
-        """Note that all streams were swept for tombstones up to a time (us)."""
+        """Record that no stream contains a video that was deleted up to a time (us)."""
         await self._note(keys.FORGOTTEN_SWEPT, us, 0)
 
     async def rewritten(self) -> int:
-        """Time (us) of the newest tombstone whose video is no longer in the embedded store's log."""
+        """Return the time (us) of the newest tombstone whose video is no longer in the embedded store's log."""
         return await self._time(keys.FORGOTTEN_REWRITTEN)
 
     async def rewrite(self, us: int) -> None:
-        """Note that the embedded store's log was rewritten after the sweep for tombstones up to a time (us)."""
+        """Record that the embedded store's log contains no video that was deleted up to a time (us).
+
+        The log must have been rewritten after ``sweep`` was called with this time.
+        """
         await self._note(keys.FORGOTTEN_REWRITTEN, us, 0)
 
     async def _time(self, key: str) -> int:
@@ -128,7 +138,7 @@ class Forgotten:
 
 
 def _scored(reply: Sequence[Any]) -> list[Tombstone]:
-    """The (digest, time) pairs of a reply with scores, which is flat or in pairs."""
+    """Convert a reply with scores to (digest, time) pairs. The reply is a flat list or a list of pairs."""
     pairs: Iterable[Any] = reply
     if reply and isinstance(reply[0], bytes):
         pairs = zip(reply[::2], reply[1::2], strict=True)

@@ -1,9 +1,10 @@
-"""The version of the store's format, and the version of the bins that ages fall into.
+"""The version of the store's format, and the version of the age bins.
 
-``m3tr:format`` holds both, as JSON. A store without this key has format 1 and bins 1, and the key is written. A store of a newer
-release is refused, at the start and by the export: this release would read it wrongly, and would write what the newer one cannot
-read. A record of a newer format begins with its format as text, and is refused by itself (``store.lua``). A release with a new
-format says how it reads the older one, or names the command that migrates it; so far there is only one format.
+The key ``m3tr:format`` holds both versions as JSON. If a store does not have this key, its format is 1 and its bins are 1, and the
+key is written. The service and the export refuse a store that a newer release has written. This release would read it wrongly, and
+the newer release could not read what this one writes. A single record of a newer format begins with its format as text.
+``store.lua`` refuses such a record and no other. A release with a new format will say how it reads the older format, or name the
+command that migrates it. So far there is only one format.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FORMAT: Final = 1
 
 
 class Format(msgspec.Struct, frozen=True):
-    """Versions of a store's format and bins."""
+    """The versions of a store's format and of its bins."""
 
     format: int
     bins: int
@@ -36,15 +37,15 @@ OURS: Final = Format(FORMAT, BINS_VERSION)
 
 
 class FormatError(M3TRError):
-    """The store has another format; the message says which."""
+    """The store has a different format. The message names it."""
 
 
 async def check_format(connection: RedisConnection) -> None:
-    """Write the format into a store that has none yet, and refuse a store with another one.
+    """Check that the store has this release's format. Write the format if the store has none yet.
 
     Raises:
-        FormatError: the store has another format, or other bins.
-        Unavailable: the store does not answer, or takes no writes.
+        FormatError: if the store has a different format, or different bins.
+        Unavailable: if the store does not answer, or does not accept writes.
     """
     found = (await connection.pipeline("format", [["GET", keys.FORMAT]]))[0]
     if found is None:
@@ -61,10 +62,10 @@ async def check_format(connection: RedisConnection) -> None:
 
 
 async def check_at_start(url: str, settings: StoreSettings, metrics: Metrics) -> None:
-    """``check_format`` of the store at ``url``; a store that does not answer now is checked later, by ``Health``.
+    """Check the format of the store at ``url``. If the store does not answer now, ``Health`` checks it later.
 
     Raises:
-        FormatError: the store has another format, or other bins.
+        FormatError: if the store has a different format, or different bins.
     """
     connection = connect(url, metrics, deadline_s=settings.store_deadline_ms / 1000, connections=2)
     try:

@@ -1,4 +1,4 @@
-"""Probes the event store in the background, so that readiness is answered from memory and costs nothing."""
+"""Probes the event store in the background. Readiness requests are then answered from memory, without a call to the store."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from service.store.redis.safety import Safety, find_safety
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two probes."""
+"""Seconds between two probes while the store accepts writes."""
 _TROUBLED_S: Final = 0.25
-"""The same while no writes are taken; also the shortest time between two probes."""
+"""Seconds between two probes while the store does not accept writes. It is also the shortest time between any two probes."""
 _SAFETY_S: Final = 30.0
 MIN_SKEW_S: Final = 1.0
-"""Seconds that two clocks may always differ by, whatever the setting."""
+"""Difference in seconds between two clocks that is always allowed, even if the setting is lower."""
 
 
 async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
-    """Refuse a wrong address, and with ``store_safety=refuse`` a store that may lose data.
+    """Refuse a wrong address. With ``store_safety=refuse``, also refuse a store that may lose data.
 
-    A server that does not answer now is no reason to refuse: it may answer later. A Sentinel that does not is: its address is
-    wrong.
+    A server that does not answer now is accepted, because it may answer later. If no Sentinel answers, the address is refused
+    as wrong.
 
     Raises:
-        StoreRefused: the reason, which names the setting.
+        StoreRefused: if the store is refused. The message gives the reason and names the setting.
     """
     assert settings.redis_url is not None
     url, deadline_s = settings.redis_url.get_secret_value(), settings.store_deadline_ms / 1000
@@ -59,11 +59,11 @@ async def check_at_start(settings: StoreSettings, metrics: Metrics) -> None:
 
 
 class StoreRefused(Exception):
-    """The service does not start with this event store; the message says why."""
+    """The service does not start with this event store. The message says why."""
 
 
 class Health(BackgroundTask):
-    """The result of the last probe; ``reason`` says why the service is not ready, empty where it is."""
+    """Probes the store and keeps the last result. ``reason`` says why the service is not ready. It is empty if it is ready."""
 
     def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._connection = connection
@@ -76,15 +76,15 @@ class Health(BackgroundTask):
 
     @property
     def reason(self) -> str:
-        """Why rows cannot be stored, or not correctly; empty where they can."""
+        """Why rows cannot be stored correctly, or cannot be stored at all. Empty if they can be stored correctly."""
         if self._connection.state.kind is not None:
             return self._connection.state.detail
         if self._connection.server.silent:
             return "the event store does not answer"
         if self.skewed:
             return (
-                f"the clock of this machine is {abs(self._connection.state.offset_s or 0):.1f} s off the event store's;"
-                f" {self._skew_s:g} s are allowed"
+                f"this machine's clock differs from the event store's by {abs(self._connection.state.offset_s or 0):.1f} s;"
+                f" at most {self._skew_s:g} s are allowed"
             )
         if self._format_error:
             return self._format_error
@@ -94,12 +94,15 @@ class Health(BackgroundTask):
 
     @property
     def skewed(self) -> bool:
-        """Whether the clocks certainly differ by more than is allowed."""
+        """Whether this machine's clock and the store's clock certainly differ by more than is allowed."""
         state = self._connection.state
         return state.offset_s is not None and abs(state.offset_s) - state.doubt_s > self._skew_s
 
     def summary(self) -> dict[str, Any]:
-        """The event store's part of readiness: ``store`` is ok, down, or refuses (it answers, but takes no writes)."""
+        """Return the readiness response's fields about the event store.
+
+        ``store`` is ``ok``, ``down``, or ``refuses`` if the store answers but does not accept writes.
+        """
         state = self._connection.state
         return {
             "store": "down" if self._connection.server.silent else state.status,
@@ -108,13 +111,13 @@ class Health(BackgroundTask):
         }
 
     def readings(self) -> Sequence[Metric]:
-        """Gauges; an unknown value is left out."""
-        found = [gauge("m3tr_store_takes_writes", "Whether the event store takes writes", float(not self.reason))]
+        """Return the gauges for Prometheus. Unknown values are left out."""
+        found = [gauge("m3tr_store_takes_writes", "Whether the event store accepts writes", float(not self.reason))]
         if self._connection.state.offset_s is not None:
-            text = "Clock of the event store minus this machine's"
+            text = "Event store's clock minus this machine's clock"
             found.append(gauge("m3tr_store_clock_offset_seconds", text, self._connection.state.offset_s))
         lossy = GaugeMetricFamily(
-            "m3tr_store_may_lose_data", "Whether the event store may drop what it has, by reason", labels=["reason"]
+            "m3tr_store_may_lose_data", "Whether the event store may lose stored data, by reason", labels=["reason"]
         )
         if self.safety.evicts is not None:
             lossy.add_metric(["eviction"], float(self.safety.evicts))
@@ -123,7 +126,7 @@ class Health(BackgroundTask):
         return [*found, lossy]
 
     async def probe(self) -> None:
-        """Probe once."""
+        """Probe the store once. Log an error if its clock has begun to differ too much."""
         await self._connection.probe()
         if self.skewed != self._skewed:
             self._skewed = self.skewed
@@ -135,7 +138,7 @@ class Health(BackgroundTask):
                 )
 
     async def check_safety(self) -> None:
-        """Check the store's format, and whether it may lose data; each new finding is logged once."""
+        """Check the store's format, and whether the store may lose data. Each new warning is logged once."""
         try:
             await check_format(self._connection)
             self._format_error = ""

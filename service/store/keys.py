@@ -1,6 +1,7 @@
-"""Names of all keys in the store.
+"""The names of all keys in the store.
 
-All keys of one video share the hash tag ``{video_id}``, so in a cluster one function call may touch all of them.
+All keys of one video share the hash tag ``{video_id}``. In a cluster they are therefore on one node, and one function call may use
+all of them.
 """
 
 from __future__ import annotations
@@ -8,50 +9,50 @@ from __future__ import annotations
 from typing import Final
 
 CHANGES: Final = "m3tr:changes"
-"""Capped stream of changes: each entry's field ``videos`` is a JSON list of [video_id, version], or of
-[tombstone, 0] for a deleted video."""
+"""Stream of changes with a maximum length. Each entry's field ``videos`` is a JSON list of [video_id, version] pairs, or of
+[tombstone, 0] pairs for deleted videos."""
 
 FORMAT: Final = "m3tr:format"
-"""Version of the store's format, and of its bins (JSON)."""
+"""Versions of the store's format and of its bins, as JSON."""
 
 ACTIVE_MODEL: Final = "m3tr:active-model"
-"""Hash of the bundle that was activated last; absent before the first activation."""
+"""Hash of the bundle that was activated last. The key does not exist before the first activation."""
 
 PARKED: Final = "m3tr:parked"
-"""Sorted set of unregistered video ids that have parked rows, by the time the rows expire (seconds)."""
+"""Sorted set of the unregistered videos that have parked rows. The score is the time at which the rows expire (s)."""
 
 INGEST: Final = "m3tr:ingest"
-"""Stream that producers append rows to."""
+"""Stream to which producers append rows."""
 
 INGEST_DEAD: Final = "m3tr:ingest:dead"
-"""Capped stream of rows from ``INGEST`` that cannot be stored, each with the reason."""
+"""Stream, with a maximum length, of rows from ``INGEST`` that cannot be stored. Each entry gives the reason."""
 
 RANK_DUE: Final = "m3tr:{rank}:due"
-"""Sorted set of video ids by the time at which their rank is due to be updated (seconds)."""
+"""Sorted set of video ids. The score is the time at which the video's rank must be updated (s)."""
 
 RANK_AT: Final = "m3tr:{rank}:at"
-"""When a replica last updated any video's rank (seconds)."""
+"""Time (s) at which a replica last updated the rank of any video."""
 
 RANK_ROWS: Final = "m3tr:{rank}:rows"
-"""Hash from video id to what the rankings show about it (JSON)."""
+"""Hash from video id to the fields that rankings show about the video, as JSON."""
 
 FORGOTTEN: Final = "m3tr:{forgotten}:tombstones"
-"""Sorted set of digests of deleted videos' ids, by the time of the deletion (us)."""
+"""Sorted set of tombstones, which are digests of deleted videos' ids. The score is the time of the deletion (us)."""
 
 FORGOTTEN_LIFTED: Final = "m3tr:{forgotten}:lifted"
-"""Sorted set of the members of ``FORGOTTEN`` that were registered again."""
+"""Sorted set of the tombstones whose videos were registered again. The scores are the same as in ``FORGOTTEN``."""
 
 FORGOTTEN_SWEPT: Final = "m3tr:{forgotten}:swept"
 """Time (us) of the newest tombstone whose video is no longer in any stream."""
 
 FORGOTTEN_LEASE: Final = "m3tr:{forgotten}:lease"
-"""Lease of the replica that sweeps the streams."""
+"""Lease of the replica that removes deleted videos from the streams."""
 
 FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
-"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log, after the last finished rewrite."""
+"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log. It is set after the log is rewritten."""
 
 RETENTION: Final = "m3tr:{retention}:due"
-"""Sorted set of video ids by the time at which retention is due to check them (seconds)."""
+"""Sorted set of video ids. The score is the time at which the video must be checked for deletion because of its age (s)."""
 
 RETENTION_SEEDED: Final = "m3tr:{retention}:seeded"
 """Exists while every video is known to be in ``RETENTION``."""
@@ -60,53 +61,56 @@ RETENTION_LEASE: Final = "m3tr:{retention}:lease"
 """Lease of the replica that deletes old videos."""
 
 MATURING: Final = "m3tr:maturing"
-"""Sorted set of the banks that have a set ``maturing(bank)``, by the time one was last used (seconds)."""
+"""Sorted set of the banks that have a set ``maturing(bank)``. The score is the time at which that set was last used (s)."""
 
 EVERY_META: Final = "m3tr:{*}:meta"
-"""Pattern of the key that every registered video has."""
+"""Pattern of the key ``meta``, which every registered video has."""
 
 LABELS_LEASE: Final = "m3tr:{labels}:lease"
 """Lease of the replica that scores forecasts."""
 
 SAMPLING_LEASE: Final = "m3tr:{labels}:sampling"
-"""Lease of the replica that makes the forecasts that are scored."""
+"""Lease of the replica that makes the forecasts to be scored."""
 
 _ESCAPES: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
 SORTS: Final = ("rising", "expected", "views")
-"""What rankings are sorted by."""
+"""The values that rankings can be sorted by."""
 
 
 def rank(sort: str) -> str:
-    """Sorted set of video ids by the score of one ranking; all keys with ``{rank}`` share one slot."""
+    """Return the key of a ranking: a sorted set of video ids by score. All keys with ``{rank}`` share one slot."""
     return f"m3tr:{{rank}}:{sort}"
 
 
 def maturing(bank: str) -> str:
-    """Sorted set of video ids by the time at which they are due to enter a bank (seconds); with ":lease", the lease for it."""
+    """Return the key of a sorted set of video ids. The score is the time at which the video must be added to the bank (s).
+
+    The same key followed by ":lease" is the lease for this work.
+    """
     return f"m3tr:{{maturing-{bank}}}"
 
 
 def forgotten_by(bank: str) -> str:
-    """Time (us) up to which a bank has obeyed the tombstones."""
+    """Return the key of a time (us). The bank has removed all videos that were deleted up to this time."""
     return f"m3tr:{{forgotten}}:by:{bank}"
 
 
 def label_key(name: str) -> str:
-    """A key of the labels and their scores; all these keys share one slot."""
+    """Return a key for labels (forecasts that wait to be scored) or their scores. All these keys share one slot."""
     return f"m3tr:{{labels}}:{name}"
 
 
 def video_prefix(video_id: str) -> str:
-    """Prefix of every key of a video; braces in the id are escaped, so that the hash tag is the whole id."""
+    """Return the prefix of all keys of a video. Braces in the id are escaped, so the hash tag is always the whole id."""
     if "{" in video_id or "}" in video_id or "%" in video_id:
         video_id = video_id.translate(_ESCAPES)
     return f"m3tr:{{{video_id}}}:"
 
 
 def video_id_of(key: bytes) -> str | None:
-    """The video that a key belongs to; None for a key of another kind."""
+    """Return the id of the video that a key belongs to, or None for a key without a hash tag."""
     text = member(key)
     if text is None or "{" not in text:
         return None
@@ -115,7 +119,7 @@ def video_id_of(key: bytes) -> str | None:
 
 
 def member(name: bytes) -> str | None:
-    """A member of a set as a video id; None where it is not UTF-8, so this service has not written it."""
+    """Decode a set's member as a video id. Return None if it is not UTF-8: this service has not written such a member."""
     try:
         return name.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Quarantine of records that cannot be read: each is logged and counted once."""
+"""Quarantine of records that cannot be read. Each is logged and counted once."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A video whose record cannot be read, and ``why``."""
+    """A video whose record cannot be read. ``why`` gives the reason."""
 
     video_id: str
     why: str
 
     def problem(self) -> DamagedRecord:
-        """The problem for a client that asks for the video."""
+        """Return the error for a client that requests the video."""
         return DamagedRecord(self.video_id, self.why)
 
 
 class Quarantine:
-    """The damaged records that this process has found, the last ``_REMEMBERED`` of them."""
+    """The last ``_REMEMBERED`` damaged records that this process has found."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._known: LRUCache[str, None] = LRUCache(_REMEMBERED)
 
     def note(self, damaged: Damaged) -> Damaged:
-        """Log and count a record that was not known to be damaged; returns ``damaged`` itself."""
+        """Log and count a damaged record, if it is not known yet. Return ``damaged`` itself."""
         if damaged.video_id not in self._known:
             self._metrics.damaged_records.inc()
             log.error("a stored record cannot be read", video_id=damaged.video_id, why=damaged.why)
@@ -44,5 +44,5 @@ class Quarantine:
         return damaged
 
     def forget(self, video_id: str) -> None:
-        """Remove a video that was deleted or registered again."""
+        """Remove a video, because it was deleted or registered again."""
         self._known.drop(video_id)

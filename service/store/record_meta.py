@@ -1,4 +1,4 @@
-"""The packed head of a video's record (its key ``meta``), as ``store.lua`` writes it."""
+"""The packed head of a video's record. It is stored in the video's key ``meta``, and ``store.lua`` writes it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 from model.engagement.history import Mode
 
 CUMULATIVE: Final = 2
-"""The mode number of a type that counters feed; ``store.lua`` has the same number."""
+"""Mode number of an engagement type whose rows are cumulative counters. ``store.lua`` uses the same number."""
 MODES: Final[dict[int, Mode]] = {1: "events", CUMULATIVE: "counters"}
-"""By mode number; 0 is a type that nothing has fed yet."""
+"""Mode for each mode number. The number 0, for a type without any rows, is not included."""
 _TYPE_FIELDS: Final = 6
 
 
 class TypeMeta(msgspec.Struct, frozen=True, gc=False):
-    """What the head says about one engagement type, or about reach; ``total`` is a sum of events or the largest counter."""
+    """The head's fields for one engagement type, or for reach. ``total`` is the sum of events, or the largest counter value."""
 
     name: str
     mode: int
@@ -24,7 +24,7 @@ class TypeMeta(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordMeta(msgspec.Struct, frozen=True):
-    """Times in us, ``newest_us`` -1 before the first row."""
+    """The fields of a head. Times are in microseconds. ``newest_us`` is the newest row's time, or -1 before the first row."""
 
     published_us: int
     registered_us: int
@@ -34,7 +34,7 @@ class RecordMeta(msgspec.Struct, frozen=True):
 
 
 def parse_meta(packed: bytes) -> RecordMeta:
-    """Unpack a head; raises ValueError or a msgspec error where it is not one."""
+    """Unpack a head. Raise ValueError or a msgspec error if the bytes are not a head."""
     published_us, registered_us, version, newest_us, _, _, *fields = msgspec.msgpack.decode(packed)
     names, modes, totals = fields[::_TYPE_FIELDS], fields[1::_TYPE_FIELDS], fields[2::_TYPE_FIELDS]
     types = [TypeMeta(*values) for values in zip(names, modes, totals, strict=True)]

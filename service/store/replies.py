@@ -1,7 +1,7 @@
-"""Replies of the store's functions (``store.lua``), decoded in this one place.
+"""The replies of the store's functions (``store.lua``). They are decoded only in this module.
 
-A reply about a video is a list whose first element is its tag. Positions of rows in it are relative to the video's first row in
-the call.
+A reply about a video is a list. Its first element is a tag that names the kind of reply. Positions of rows are counted from the
+video's first row in the call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 
 class RefusedRow(msgspec.Struct, array_like=True, frozen=True):
-    """A row that the store refused: its position, a reason code, and the type or field that it is about."""
+    """A row that the store refused: its position, a reason code, and the engagement type or field that the reason concerns."""
 
     position: int
     reason: str
@@ -21,10 +21,11 @@ class RefusedRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Applied(msgspec.Struct, array_like=True, gc=False):
-    """The rows of a video were applied, all but the ``duplicates`` and the ``rejected`` ones.
+    """The rows of a video were applied, except the ``duplicates`` and the ``rejected`` rows.
 
-    ``corrected``: positions of counters rows with a value below the total, once for each such value. The last three come from a
-    registration: how many parked rows were applied, how many were not, and whether the video is new.
+    ``corrected``: positions of counters rows with a value below the total. A position occurs once for each such value.
+    ``parked_applied``, ``parked_rejected`` and ``created`` are only set by a registration. They say how many parked rows were
+    applied, how many were not, and whether the video is new.
     """
 
     version: int
@@ -42,11 +43,11 @@ class Changed(Applied, array_like=True, tag="changed", gc=False):
 
 
 class Unchanged(Applied, array_like=True, tag="unchanged", gc=False):
-    """The video is as it was before."""
+    """The video did not change."""
 
 
 class Parked(msgspec.Struct, array_like=True, tag="parked", gc=False):
-    """The video is not registered: ``kept`` of its rows wait for that."""
+    """The video is not registered. ``kept`` of its rows were parked, and wait for its registration."""
 
     kept: int
     duplicates: Sequence[int]
@@ -54,15 +55,15 @@ class Parked(msgspec.Struct, array_like=True, tag="parked", gc=False):
 
 
 class ParkingFull(msgspec.Struct, array_like=True, tag="full", gc=False):
-    """The video is not registered, and its only row was refused, as no rows may be parked."""
+    """The video is not registered, and no rows may be parked, so its only row was refused."""
 
 
 class Stale(msgspec.Struct, array_like=True, tag="stale", gc=False):
-    """Nothing was applied: the rows were merged by another publication time than the store has."""
+    """Nothing was applied, because the rows were merged with a publication time that differs from the store's."""
 
 
 class PublicationConflict(msgspec.Struct, array_like=True, tag="conflict", gc=False):
-    """A registration was refused: rows were applied under another publication time, ``published_us``."""
+    """A registration was refused, because rows have already been applied with a different publication time, ``published_us``."""
 
     published_us: int
 
@@ -81,7 +82,7 @@ class DamagedReply(msgspec.Struct, array_like=True, tag="damaged", gc=False):
 
     @property
     def why(self) -> str:
-        """The reason, without the mark by which the functions know it."""
+        """The reason, without the prefix that marks damage in error messages of the functions."""
         return self.text.removeprefix("damaged: ")
 
 
@@ -92,15 +93,15 @@ class Failed(msgspec.Struct, array_like=True, tag="error", gc=False):
 
 
 class Lost(msgspec.Struct, tag="lost", gc=False):
-    """There is no reply: whether the rows were stored is not known."""
+    """There is no reply, so it is unknown whether the rows were stored."""
 
 
 ApplyReply = Changed | Unchanged | Parked | ParkingFull | Stale | PublicationConflict | Refused | DamagedReply | Failed
-"""The reply of ``apply`` about one video."""
+"""A reply of the function ``apply`` about one video."""
 
 
 class Corrected(msgspec.Struct, array_like=True, tag="corrected"):
-    """A correction was stored: the video's new version, and the type's total now."""
+    """A correction was stored. The fields are the video's new version and the type's new total."""
 
     version: int
     total: int
@@ -111,23 +112,27 @@ class Unknown(msgspec.Struct, array_like=True, tag="unknown"):
 
 
 class TotalConflict(msgspec.Struct, array_like=True, tag="conflict"):
-    """The total is not the one that the correction replaces."""
+    """The type's total is not the one that the correction replaces."""
 
     total: int
 
 
 class NotCounted(msgspec.Struct, array_like=True, tag="missing"):
-    """``amount`` of what is to be subtracted was not counted in the period that the correction names."""
+    """The correction subtracts more than was counted in its period. The excess is ``amount``."""
 
     amount: int
 
 
 CorrectReply = Corrected | Unknown | TotalConflict | NotCounted | DamagedReply | Failed
-"""The reply of ``correct``."""
+"""A reply of the function ``correct``."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """The reply of ``read`` with a whole video: packed meta, metadata (JSON), and (type, {bin, value, ...}) pairs."""
+    """A reply of the function ``read`` with a whole video.
+
+    ``meta``: the packed head. ``metadata``: JSON. ``cells``: a flat list in which an engagement type is followed by its
+    [bin, value, ...] list. A type may occur several times.
+    """
 
     meta: bytes
     metadata: bytes
@@ -135,7 +140,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Current(msgspec.Struct):
-    """The reply of ``read`` where the caller's version is still the newest."""
+    """A reply of the function ``read`` if the caller already has the newest version."""
 
 
 _apply: Final = msgspec.msgpack.Decoder(list[ApplyReply])
@@ -144,16 +149,16 @@ _CURRENT: Final = Current()
 
 
 def decode_apply(packed: bytes) -> Sequence[ApplyReply]:
-    """The replies of ``apply``, one for each video of the call."""
+    """Decode the replies of ``apply``. There is one for each video of the call."""
     try:
         return _apply.decode(packed)
     except msgspec.ValidationError:
-        # A damaged record may hold a value of another type; the other videos' replies are still good.
+        # A damaged record may hold a value of a wrong type. The replies about the other videos are still valid.
         return [_convert(reply, ApplyReply) for reply in msgspec.msgpack.decode(packed)]
 
 
 def decode_correct(packed: bytes) -> CorrectReply:
-    """The reply of ``correct``."""
+    """Decode the reply of ``correct``."""
     try:
         reply: CorrectReply = _correct.decode(packed)
     except msgspec.ValidationError as error:
@@ -162,7 +167,7 @@ def decode_correct(packed: bytes) -> CorrectReply:
 
 
 def parse_read(reply: Sequence[Any]) -> Record | Current | DamagedReply | None:
-    """The reply of ``read`` about one video; None where it is not registered."""
+    """Decode the reply of ``read`` about one video. Return None if the video is not registered."""
     if not reply:
         return None
     if len(reply) == 1:

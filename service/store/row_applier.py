@@ -1,4 +1,4 @@
-"""Sends rows to the store's function ``apply``, in calls that do not hold up the server or the event loop for long."""
+"""Sends rows to the store's function ``apply``, in calls that are short enough not to block the server or the event loop."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from service.store.replies import Applied, ApplyReply, decode_apply
 from service.store.rows.row_batch import RowBatch
 
 REMEMBERED_VIDEOS: Final = 250_000
-"""Videos whose publication time is kept in memory, to merge rows by."""
+"""Maximum number of videos whose publication time is kept in memory. The times are needed to merge rows."""
 ROWS_PER_CALL: Final = 500
-"""Approximate rows in one call: two to four milliseconds of the server, which answers no other client in that time."""
+"""Approximate number of rows in one call. They take the server two to four milliseconds. It answers no other client meanwhile."""
 VIDEOS_PER_CALL: Final = 64
-"""Limit of the videos in one call while several clients are active. Calls are then sent one by one, because the server answers no
-other client between calls that are sent together."""
+"""Maximum number of videos in one call while several clients are active. Calls are then also sent one by one, because the server
+answers no other client between calls that are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowRetention:
-    """How long the store keeps ids and parked rows, and how many parked rows for each video."""
+    """How long the store keeps event ids and parked rows, and how many parked rows it keeps per video."""
 
     dedup_ttl_s: int
     park_rows: int
@@ -37,7 +37,7 @@ class RowRetention:
 
 
 class RowApplier:
-    """Applies batches of rows, and remembers the publication times that the replies contain."""
+    """Applies batches of rows. It remembers the videos' publication times, which the store's replies contain."""
 
     def __init__(
         self, connection: RedisConnection, retention: RowRetention, publisher: ChangePublisher, turns: Turns
@@ -46,13 +46,21 @@ class RowApplier:
         self._published_us: dict[str, int] = {}
 
     def forget(self, video_id: str) -> None:
-        """Drop what is remembered about a video."""
+        """Forget a video's publication time."""
         self._published_us.pop(video_id, None)
 
     async def apply(self, batches: Sequence[RowBatch], *, strict: bool = False, park: bool = True) -> GroupCommit:
-        """Apply the rows of batches, merged where that is possible, and stale ones a second time unmerged.
+        """Apply the rows of batches. Rows are merged first if possible. Stale rows are sent a second time, unmerged.
 
-        Raises Unavailable when the server does not answer the first call.
+        Rows are stale if they were merged with an outdated publication time.
+
+        Args:
+            batches: the rows.
+            strict: whether all rows of a video are refused if one of them is refused.
+            park: whether rows of unregistered videos may be parked.
+
+        Raises:
+            Unavailable: if the server does not answer the first call.
         """
         commit = GroupCommit(batches, self._published_us)
         await self._send(commit, strict=strict, park=park)
@@ -65,7 +73,10 @@ class RowApplier:
     async def call(
         self, chunks: Sequence[CommitChunk], options: Mapping[str, Any], *, park: bool = True
     ) -> list[Sequence[ApplyReply] | Unavailable]:
-        """Send chunks in one pipeline; the replies about each chunk's videos, Unavailable for a chunk without a reply."""
+        """Send chunks in one pipeline. Return one list of replies per chunk, or Unavailable for a chunk without a reply.
+
+        The replies of a chunk are in the order of its videos.
+        """
         limits = {
             **options,
             "dedup_ttl_s": self._retention.dedup_ttl_s,
@@ -91,7 +102,10 @@ class RowApplier:
             del self._published_us[next(iter(self._published_us))]
 
     async def _send(self, commit: GroupCommit, *, strict: bool, park: bool) -> None:
-        """Send a commit's chunks. When they go one by one and the store stops answering, the remaining ones are lost as well."""
+        """Send a commit's chunks, and record the replies.
+
+        The chunks may be sent one by one. If the store then stops answering, all remaining chunks are recorded as lost.
+        """
         clustered = await self._connection.clustered()
         one_by_one = self._turns.crowded and not clustered
         chunks = commit.chunks(1 if clustered else ROWS_PER_CALL, VIDEOS_PER_CALL if one_by_one else None)
@@ -109,7 +123,7 @@ class RowApplier:
                 return
             for chunk, replies in zip(some, answers, strict=True):
                 if started:
-                    # Recording a chunk takes some tenths of a millisecond.
+                    # Recording a chunk takes a few tenths of a millisecond, so other work gets a turn first.
                     await self._turns.take(ROWS)
                 started = True
                 if isinstance(replies, Unavailable):

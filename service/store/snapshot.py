@@ -1,4 +1,4 @@
-"""A video as the store holds it."""
+"""A snapshot: one version of a video, as it is in the store."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from service.store.replies import Record
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of a video; ``newest_us`` is the time of its newest accepted row, None before the first.
+    """One version of a video.
 
-    ``registered_us``: when it was first registered, by the store's clock.
+    ``newest_us``: the time of its newest accepted row, or None before the first row.
+    ``registered_us``: the time of its first registration, by the store's clock.
     """
 
     version: int
@@ -32,13 +33,13 @@ class Snapshot:
     newest_us: int | None
     registered_us: int = 0
     client: str = ""
-    """Name of the API key that first registered it; "" where there was none."""
+    """Name of the API key that first registered the video, or "" if it was registered without a key."""
 
 
 _OWN_FIELDS: Final = ("video_id", "published_us")
-"""Fields of a video that are not in its metadata."""
+"""Fields of ``Video`` that are not in the metadata."""
 _CLIENT: Final = "registered_by"
-# Fields that a newer replica has stored and this one does not know are ignored.
+# A newer replica may have stored fields that this one does not know. They are ignored.
 _Metadata: Final[Any] = msgspec.defstruct(
     "_Metadata",
     [
@@ -50,17 +51,20 @@ _metadata: Final = msgspec.json.Decoder(_Metadata)
 
 
 def signed(metadata: str, client: str) -> str:
-    """Metadata (canonical JSON) with the key's name at its end, where ``store.lua`` looks for it; "" adds nothing."""
+    """Append the API key's name to metadata (canonical JSON), where ``store.lua`` looks for it.
+
+    An empty ``client`` adds nothing.
+    """
     if not client:
         return metadata
     return f'{metadata[:-1]}{"," if len(metadata) > 2 else ""}"{_CLIENT}":"{client}"}}'
 
 
 def parse_snapshot(video_id: str, record: Record) -> Snapshot | Damaged:
-    """The snapshot that a record holds, or why it cannot be read."""
+    """Parse a record into a snapshot. Return Damaged, with the reason, if it cannot be read."""
     try:
         return _parse(video_id, record)
-    # Any fault in one record is reported as damage to it, and does not affect others.
+    # Any error while reading one record is reported as damage to that record. It does not affect other records.
     except Exception as error:
         return Damaged(video_id, str(error) or type(error).__name__)
 
@@ -96,7 +100,7 @@ def _parse(video_id: str, record: Record) -> Snapshot:
 
 
 def _cells(kind: str, flat: Sequence[bytes]) -> NDArray[np.int64]:
-    """(bin, value) rows in the order of bins, (n, 2) int64."""
+    """Convert a flat list to an array of (bin, value) rows (n, 2) int64, sorted by bin."""
     cells = np.array(list(map(int, flat)), np.int64).reshape(-1, 2)
     ordered: NDArray[np.int64] = cells[np.argsort(cells[:, 0])]
     if len(ordered) and (ordered[0, 0] < 0 or ordered[-1, 0] >= N_BINS or ordered[:, 1].min() < 0):

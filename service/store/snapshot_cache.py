@@ -1,4 +1,4 @@
-"""A cache of snapshots: a video is parsed again only when it changed, and can still be served when the store fails."""
+"""A cache of snapshots. A video is parsed again only if it changed. Cached videos can be served even when the store fails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.store.store import Store
 
 Waiting = asyncio.Future[tuple[Snapshot | None, bool]]
 READS_IN_FLIGHT: Final = 2
-"""Limit of the round trips under way."""
+"""Maximum number of round trips to the store at the same time."""
 
 
 class SnapshotCache:
-    """A read-through cache of ``capacity`` snapshots; the least recently used one is evicted first.
+    """A read-through cache of ``capacity`` snapshots. The least recently used snapshot is evicted first.
 
-    Every ``get`` asks the store, so it sees all rows that any replica acknowledged before. Gets in the same pass of the event
-    loop, or while enough round trips are under way, are coalesced into the next round trip.
+    Every ``get`` asks the store, so it sees all rows that any replica has acknowledged before. Calls of ``get`` in the same pass of
+    the event loop share one round trip. Calls that are made while ``READS_IN_FLIGHT`` round trips are under way share the next one.
     """
 
     def __init__(self, store: Store, capacity: int) -> None:
@@ -31,11 +31,13 @@ class SnapshotCache:
         self._reads: set[asyncio.Task[None]] = set()
 
     async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
-        """The video (None: not registered), and whether it is stale because the store does not answer.
+        """Return the video's snapshot, and whether it is stale because the store does not answer.
+
+        The snapshot is None if the video is not registered.
 
         Raises:
-            Unavailable: the store does not answer, and the video is not in the cache.
-            DamagedRecord: the video's record cannot be read.
+            Unavailable: if the store does not answer, and the video is not in the cache.
+            DamagedRecord: if the video's record cannot be read.
         """
         loop = asyncio.get_running_loop()
         waiting: Waiting = loop.create_future()
@@ -45,15 +47,15 @@ class SnapshotCache:
         return await waiting
 
     def newest(self, limit: int) -> list[Snapshot]:
-        """The cached snapshots of the ``limit`` most recently used videos, the last used first."""
+        """Return the cached snapshots of the ``limit`` most recently used videos, the most recent first."""
         return self._known.values()[::-1][:limit]
 
     def names(self) -> list[str]:
-        """The id of every cached video."""
+        """Return the id of every cached video."""
         return self._known.keys()
 
     def forget(self, video_id: str) -> None:
-        """Remove a deleted video."""
+        """Remove a video that was deleted."""
         self._known.drop(video_id)
 
     def _start_read(self) -> None:

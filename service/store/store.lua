@@ -1,19 +1,23 @@
 #!lua name=m3tr_@TAG@
--- The event store's semantics: a function makes its whole change of a video atomically.
--- KEYS of every function: one prefix for each video. The names below are appended to it, so a video's keys share its hash tag.
+-- The functions of the event store. Each function makes its whole change of a video atomically.
+-- KEYS of every function: one prefix for each video. The names below are appended to the prefix. All keys of a video contain the
+-- same hash tag, so they are on the same node of a cluster.
 --
--- meta   string: MessagePack list, see the positions below. It is small, and read and written as a whole, which costs less than
---              the fields of a hash
--- about  string: metadata (JSON); its last field is registered_by (the name of a key), where there is one. It is a key of its
---              own, so that applying rows does not read it
--- bins:<type>:<block> hash: bin -> sum (events; except the open bin) or largest value (counters); type "reach": bin -> audience
---              sum. A block has BLOCK bins, few enough that Redis keeps it as a listpack: about 10 bytes for a cell
--- parked list: rows of an unregistered video as they came (MessagePack), up to a limit; parked-ids: a set of their ids
--- ids:<day> set: event ids that came from that day on, for as many days as dedup_ttl_s has; it expires dedup_ttl_s later.
---              So an id is remembered for dedup_ttl_s to twice that, and two sets hold all ids
+-- meta         string: a MessagePack list, with the positions given below. It is small, and is read and written as a whole.
+--              This costs less than a hash with one field for each value.
+-- about        string: the metadata as JSON. If the video was registered with an API key, its last field is registered_by, the
+--              name of that key. It is separate from meta, so that applying rows need not read it.
+-- bins:<type>:<block>  hash from bin to a number. Events: the sum in the bin (the open bin is not in the hash). Counters: the
+--              largest value in the bin. Type "reach": the sum of audiences in the bin. A block has BLOCK bins. With so few, Redis
+--              stores the hash as a listpack, which takes about 10 bytes for each bin.
+-- parked       list: the rows of an unregistered video as they were sent (MessagePack), up to a limit.
+-- parked-ids   set: the event ids of the parked rows.
+-- ids:<day>    set: the event ids that arrived from that day on, for dedup_ttl_s rounded up to days. The set expires dedup_ttl_s
+--              after that. An id is therefore remembered for at least dedup_ttl_s and at most about twice as long. All ids of a
+--              video are in at most two sets.
 --
 -- Every decision about a video is made before the first write, so a refused call changes nothing.
--- Numbers are doubles: exact up to MAX, and a count, sum or audience above it is refused.
+-- Numbers are doubles, which are exact up to MAX. A count, sum or audience above MAX is refused.
 
 local EDGES = {@EDGES@}
 local MAX = 9007199254740991
@@ -24,16 +28,23 @@ local SECOND_US = 1000000
 local LINEAR = 64
 local LINEAR_US = LINEAR * SECOND_US
 local LAST_BIN = #EDGES - 2
-local LOG_RATIO = 0.015504186535965254 -- ln(1 + 1/64); functions load without the math library
+local LOG_RATIO = 0.015504186535965254 -- ln(1 + 1/64), written out because functions load without the math library
 local COUNTERS_ROW = 255 -- the type code of a counters row
 
--- Positions in meta: times in us (NEWEST -1: no row yet), days of the id sets (-1: none), then FIELDS values for each type:
--- its name, mode, total (sum, or largest value), top (time of that value, us; -1: none), open bin (-1: none), sum of that bin.
--- The newest bin of events is open: it is kept here, because most rows add to it, and moves to its hash when a newer bin opens.
+-- Positions in meta. Times are in microseconds. NEWEST is -1 before the first row. IDS_NOW and IDS_BEFORE are the days of the two
+-- id sets, or -1 without a set. From TYPES on, there are FIELDS values for each engagement type:
+--   1. name
+--   2. mode
+--   3. total: the sum of events, or the largest counter value
+--   4. top: for counters, the time of the largest value (us), else -1
+--   5. open bin: for events and reach, the newest bin, else -1
+--   6. the sum in the open bin
+-- The newest bin of events is called open. Its sum is kept in meta, because most rows add to it. When a newer bin opens, the old one
+-- is moved to its hash.
 local PUBLISHED, REGISTERED, VERSION, NEWEST, IDS_NOW, IDS_BEFORE, TYPES, FIELDS = 1, 2, 3, 4, 5, 6, 7, 6
 local UNFED, EVENTS, CUMULATIVE = 0, 1, 2
 
--- The logarithm may be one bin off next to an edge; the edges decide.
+-- Returns the bin of an age. Next to an edge, the logarithm may give a neighbouring bin, so the edges decide.
 local function bin_of(age)
   if age < LINEAR_US then return math.floor(age / SECOND_US) end
   local bin = math.min(LINEAR + math.floor(math.log(age / LINEAR_US) / LOG_RATIO), LAST_BIN)
@@ -42,11 +53,11 @@ local function bin_of(age)
   return bin
 end
 
--- A record that cannot be read affects no other video: functions reply {'damaged', why} for it, and continue with the others.
+-- Raises the error that marks a record as damaged. Functions then reply {'damaged', why} for this video and continue with the others.
 local function damaged(why) error('damaged: ' .. why, 0) end
 
--- The content of meta, or nil where there is none. A record of a newer release begins with its format as text.
--- Only cheap checks are made here. Other damage makes the function fail before it writes, or is found by the reader.
+-- Returns the content of meta, unpacked and packed, or nil if there is none. A record of a newer release begins with its format as
+-- text. Only cheap checks are made here. Other damage makes the calling function fail before it writes, or Python finds it.
 local function meta_of(prefix)
   local packed = redis.call('GET', prefix .. 'meta')
   if not packed then return nil end
@@ -55,12 +66,12 @@ local function meta_of(prefix)
   local n = #meta
   if type(meta[PUBLISHED]) ~= 'number' then damaged('meta has the format ' .. string.sub(tostring(meta[PUBLISHED]), 1, 20)) end
   if n < IDS_BEFORE or (n - IDS_BEFORE) % FIELDS ~= 0 then damaged('meta has ' .. n .. ' fields') end
-  -- Fails where one of them is not a number.
+  -- This fails if one of them is not a number.
   local _ = meta[REGISTERED] + meta[VERSION] + meta[NEWEST] + meta[IDS_NOW] + meta[IDS_BEFORE]
   return meta, packed
 end
 
--- The message of an error, shortened.
+-- Returns the message of an error, shortened.
 local function message_of(fault) return string.sub(type(fault) == 'table' and fault.err or tostring(fault), 1, 200) end
 
 local function block_key(prefix, kind, bin) return prefix .. 'bins:' .. kind .. ':' .. math.floor(bin / BLOCK) end
@@ -73,13 +84,17 @@ local function in_chunks(command, key, items, first, last, each)
   end
 end
 
--- Rows come as columns; element i of each column belongs to row i:
--- times (us), ids (false: none), kinds (a type, or a counters row's {type, value, ...}), counts (nil: all 1), reaches (nil: all 0).
+-- Rows are passed as columns. Element i of each column belongs to row i:
+--   times     in microseconds
+--   ids       an event id, or false for none
+--   kinds     an event row's type, or a counters row's {type, value, ...}
+--   counts    nil if all counts are 1
+--   reaches   nil if all are 0
 
 local FORMATS = {d = {}, B = {}, Bc0 = {}}
 local STEP = 100
 
--- Unpacks the n values of a column, each packed as `format`.
+-- Unpacks the n values of a column. Each value is packed as `format`.
 local function column(blob, format, n)
   local out, position = {}, 1
   for from = 0, n - 1, STEP do
@@ -96,7 +111,8 @@ local function column(blob, format, n)
   return out
 end
 
--- head: names (types), cells (of the counters rows, in their order); blobs: times, ids, kinds, counts, reaches ('': all default).
+-- Unpacks the columns of a call. head.names are the types. head.cells are the cells of the counters rows, in order. The other
+-- arguments are packed columns. An empty counts, reaches or ids means that all values are the default.
 local function columns_of(head, times, ids, kinds, counts, reaches)
   local n = #kinds
   local rows = {n = n, times = column(times, 'd', n), ids = {}, kinds = column(kinds, 'B', n), with_ids = ids ~= ''}
@@ -123,7 +139,8 @@ local function columns_of(head, times, ids, kinds, counts, reaches)
   return rows
 end
 
--- Ids of rows first..last except those of `skipped` (offsets from first), as a list with its first and last position.
+-- Returns a list with the ids of rows first..last, and the first and last position in it. Rows in `skipped` are left out. `skipped`
+-- holds offsets from first.
 local function ids_of(rows, first, last, skipped)
   if rows.with_ids and not skipped then return rows.ids, first, last end
   local ids = {}
@@ -133,7 +150,7 @@ local function ids_of(rows, first, last, skipped)
   return ids, 1, #ids
 end
 
--- Marks the ids that are in a set of video v as seen.
+-- Looks up ids first..last of a list in the set `key`. Marks the ids that are in the set as seen by video v.
 local function mark_seen(seen, v, key, ids, first, last)
   in_chunks('SMISMEMBER', key, ids, first, last, function(from, reply)
     for i = 1, #reply do
@@ -142,9 +159,9 @@ local function mark_seen(seen, v, key, ids, first, last)
   end)
 end
 
--- Parks rows of a video that is not registered, up to the limits.
+-- Parks rows of an unregistered video, up to the limit.
 local function park(prefix, rows, first, last, head)
-  -- Cheap, because a client may send very many ids that are not registered.
+  -- This case is handled first, because it must be cheap: a client may send very many ids that are not registered.
   if head.park_rows == 0 and not rows.with_ids and last == first and not rows.ids[first] then return {'full'} end
   local duplicates, rejected, kept, new_ids, seen = {}, {}, {}, {}, {}
   mark_seen(seen, true, prefix .. 'parked-ids', ids_of(rows, first, last))
@@ -178,7 +195,7 @@ local function is_row(row)
     and (type(row[3]) == 'string' or type(row[3]) == 'table') and type(row[4]) == 'number' and type(row[5]) == 'number'
 end
 
--- The parked rows, and how many entries of the list are not rows.
+-- Returns the parked rows, and the number of entries in the list that are not valid rows.
 local function parked_rows(prefix)
   local rows, broken = {n = 0, times = {}, ids = {}, kinds = {}, counts = {}, reaches = {}}, 0
   for _, packed in ipairs(redis.call('LRANGE', prefix .. 'parked', 0, -1)) do
@@ -194,7 +211,8 @@ local function parked_rows(prefix)
   return rows, broken
 end
 
--- The state of one type of a video: its values in meta, and `closed`: what rows add to bins that are not open.
+-- Returns the state of one type of a video: its values in meta. Later, `closed` is added to the state. It maps bins that are not open
+-- to what the rows add to them.
 local function state_of(plan, kind)
   local state = plan.states[kind]
   if not state then
@@ -228,7 +246,7 @@ local function add_to(state, bin, count)
   end
 end
 
--- Adds an event row to the plan, or returns why not: reason and subject.
+-- Adds an event row to the plan. If the row is refused, returns the reason and the subject.
 local function add_event(plan, age, kind, count, reach)
   local state = state_of(plan, kind)
   if state.mode == CUMULATIVE then return 'mode_conflict', kind end
@@ -243,7 +261,8 @@ local function add_event(plan, age, kind, count, reach)
   add_to(state, bin, count)
 end
 
--- Adds a row of cumulative counters to the plan, or returns why not. Also returns how many of its counters are below the total.
+-- Adds a row of cumulative counters to the plan. If the row is refused, returns the reason and the subject. The third value is the
+-- number of its counters that are below the total and not older than the largest value.
 local function raise_counters(plan, time, cells)
   for i = 1, #cells, 2 do
     if state_of(plan, cells[i]).mode == EVENTS then return 'mode_conflict', cells[i] end
@@ -270,7 +289,8 @@ local function raise_counters(plan, time, cells)
   return nil, nil, corrected
 end
 
--- Adds each row to the plan, unless it is a duplicate or refused. The lists are nil where empty; offsets count from 0.
+-- Adds each row to the plan, unless the row is a duplicate or is refused. Returns three lists: duplicates, rejected rows, corrections.
+-- A list is nil if it is empty. Offsets in the lists count from 0.
 local function plan_rows(plan, rows, first, last)
   local duplicates, rejected, corrections
   local times, ids, kinds, counts, reaches = rows.times, rows.ids, rows.kinds, rows.counts, rows.reaches
@@ -307,7 +327,8 @@ local function plan_rows(plan, rows, first, last)
   return duplicates, rejected, corrections
 end
 
--- Writes the bins of a plan, and puts the types' new values into its meta (not written here); returns whether anything changed.
+-- Writes the bins of a plan. Also puts the types' new values into the plan's meta, which `write` stores later. Returns whether
+-- anything changed.
 local function write_bins(plan)
   local changed = false
   local meta, prefix = plan.meta, plan.prefix
@@ -330,7 +351,7 @@ local function id_days(dedup_ttl_s) return math.ceil(dedup_ttl_s / DAY_S) end
 
 local function ids_due(meta, day, dedup_ttl_s) return meta[IDS_NOW] < 0 or day >= meta[IDS_NOW] + id_days(dedup_ttl_s) end
 
--- Adds ids to the newest set, or to a new one when that is old enough; returns how many were not in it.
+-- Adds ids to the newest set. If that set is old enough, starts a new set and adds them there. Returns how many of the ids were new.
 local function write_ids(plan, day, dedup_ttl_s, ids, first, last)
   if first > last then return 0 end
   local meta, new_set, added = plan.meta, ids_due(plan.meta, day, dedup_ttl_s), 0
@@ -341,7 +362,7 @@ local function write_ids(plan, day, dedup_ttl_s, ids, first, last)
   return added
 end
 
--- Offsets of rows that were not applied; nil when all were.
+-- Returns the offsets of the rows that were not applied, or nil if all were applied.
 local function not_applied(duplicates, rejected)
   if not duplicates and not rejected then return nil end
   local offsets = {}
@@ -350,7 +371,7 @@ local function not_applied(duplicates, rejected)
   return offsets
 end
 
--- Marks the ids of rows first..last that the video has already; newest_too: also those in the newest set.
+-- Marks the ids of rows first..last that are already in the video's older set. With newest_too, also marks those in the newest set.
 local function find_seen(plan, rows, first, last, day, dedup_ttl_s, newest_too)
   local meta = plan.meta
   local ids, from, to = ids_of(rows, first, last)
@@ -360,10 +381,10 @@ local function find_seen(plan, rows, first, last, day, dedup_ttl_s, newest_too)
   end
 end
 
--- Writes the meta of a plan, with the next version where the video changed.
+-- Writes the meta of a plan. If the video changed, gives it the next version.
 local function write(plan, changed, now_us)
   local meta = plan.meta
-  -- Versions follow the clock, so they never repeat: not after a deletion, and not after a crash that lost the newest changes.
+  -- Versions follow the clock, so they never repeat. This also holds after a deletion, or after a crash that lost the newest changes.
   if changed then meta[VERSION] = math.max(meta[VERSION] + 1, now_us) end
   redis.call('SET', plan.prefix .. 'meta', cmsgpack.pack(meta))
 end
@@ -372,7 +393,8 @@ local function new_plan(prefix, v, seen, meta)
   return {prefix = prefix, v = v, seen = seen, meta = meta, states = {}, applied = 0}
 end
 
--- Deletes bins and ids of a video without a readable meta: every key that it may have with types[first], types[first + 1], ...
+-- Deletes the bins and ids of a video whose meta cannot be read. Without meta, it is unknown which keys exist. So every key is deleted
+-- that the video may have with one of types[first], types[first + 1], ... Returns the number of deleted keys.
 local function purge(prefix, types, first, dedup_ttl_s)
   local deleted = 0
   for i = first, #types do
@@ -385,8 +407,9 @@ local function purge(prefix, types, first, dedup_ttl_s)
   return deleted
 end
 
--- The new metadata of a video whose present metadata is `about`: the key that registered it first stays its registrar. The name
--- is hexadecimal and stands at the end. Quotes within other values are escaped, so no other value can look like it.
+-- Returns `metadata` with the registrar of the video's present metadata, `about`. The registrar is the API key that first registered
+-- the video, and it never changes. Its name is hexadecimal and stands at the end. Quotes within other values are escaped, so no other
+-- value can look like it.
 local function with_registrar(about, metadata)
   if not about then return metadata end
   local bare = string.gsub(metadata, ',?"registered_by":"%x+"}$', '}')
@@ -395,12 +418,12 @@ local function with_registrar(about, metadata)
   return string.sub(bare, 1, -2) .. (#bare > 2 and ',' or '') .. registrar
 end
 
--- Registers a video, applies its parked rows, then rows first..last.
+-- Registers a video, applies its parked rows, and then applies rows first..last.
 local function register(prefix, v, seen, rows, first, last, head, now_us, day)
   local wanted = head.register
   local meta, packed = meta_of(prefix)
   local about = redis.call('GET', prefix .. 'about')
-  -- Metadata without meta is the rest of a damaged record: its old bins must not be counted in the new record.
+  -- Metadata without meta is left over from a damaged record. The old bins of that record must not count in the new one.
   if not meta and about then purge(prefix, head.types, 1, head.dedup_ttl_s) end
   meta = meta or {wanted.published_us, now_us, 0, -1, -1, -1}
   if meta[PUBLISHED] ~= wanted.published_us and meta[NEWEST] >= 0 then return {'conflict', meta[PUBLISHED]} end
@@ -443,7 +466,8 @@ local function apply_one(prefix, v, seen, rows, first, last, head, expected, now
   if not meta then return park(prefix, rows, first, last, head) end
   local plan = new_plan(prefix, v, seen, meta)
   local version, newest = meta[VERSION], meta[NEWEST]
-  -- Adding a single id shows whether it was new, so it is not looked up first. Nothing else is written when it was not new.
+  -- The reply to adding a single id shows whether the id was new, so it is not looked up first. If it was not new, nothing else is
+  -- written.
   local single = first == last and rows.ids[first] and not ids_due(meta, day, head.dedup_ttl_s)
   find_seen(plan, rows, first, last, day, head.dedup_ttl_s, not single)
   local duplicates, rejected, corrections = plan_rows(plan, rows, first, last)
@@ -465,7 +489,7 @@ local function apply_one(prefix, v, seen, rows, first, last, head, expected, now
   return {changed and 'changed' or 'unchanged', meta[VERSION], meta[PUBLISHED]}
 end
 
--- The reply for a video on which a function failed. Errors of reading its record, or of computing with it, are damage.
+-- Returns the reply for a video on which a function failed. An error while reading its record, or computing with it, counts as damage.
 local DAMAGE = {'^damaged: ', 'WRONGTYPE', 'hash value is not', 'Bad data format', 'attempt to ', 'Missing bytes'}
 local function fault_of(fault)
   local message = message_of(fault)
@@ -475,21 +499,27 @@ local function fault_of(fault)
   return {'error', message}
 end
 
--- Applies rows to many videos, each independently: a failure of one video is only that video's reply.
--- ARGV: head, times, ids, kinds, counts, reaches. head is a MessagePack map:
---   lengths    the number of rows of each video; rows of a video follow one another
---   names      the types that codes in kinds are indices of
---   cells      the cells of the counters rows, where there are any
---   expected   for each video the published_us that its rows were merged by, 0: not merged; or absent
---   register   {published_us, metadata} (for one video only), or absent
+-- Applies rows to many videos independently. If one video fails, only its own reply says so.
+-- ARGV: head, times, ids, kinds, counts, reaches. The last five are packed columns. head is a MessagePack map:
+--   lengths    the number of rows of each video. The rows of a video follow one another.
+--   names      the list of types. A code in kinds is an index into it.
+--   cells      the cells of the counters rows, if there are any
+--   expected   for each video, the published_us that its rows were merged with, or 0 if they were not merged. May be absent.
+--   register   {published_us, metadata}, only for a call with one video. Absent if the video is not to be registered.
 --   types      with register: all types that the video may have
---   strict     whether all rows of a video are refused when one is
---   dedup_ttl_s, park_rows, park_ttl_s
--- Replies (MessagePack) for each video, which Python decodes in replies.py, one of:
---   {'changed' or 'unchanged', version, published_us}, and where there are any: duplicates, rejected, corrected;
---     after register also: parked rows applied, parked rows rejected, created
---   {'parked', kept, duplicates, rejected}, {'full'} (its only row is refused), {'stale'}, {'conflict', published_us},
---   {'refused', published_us, rejected}, {'damaged', why}, {'error', message}
+--   strict     whether all rows of a video are refused if one is refused
+--   dedup_ttl_s, park_rows, park_ttl_s: see the settings of the same names
+-- Replies (MessagePack) with one of these lists for each video. Python decodes them in replies.py.
+--   {'changed', version, published_us} or {'unchanged', version, published_us}. If there are any duplicates, rejected or corrected
+--     rows, these three lists follow. After register, three more values follow: the number of parked rows applied, the number of
+--     parked rows rejected, and whether the video is new.
+--   {'parked', kept, duplicates, rejected}
+--   {'full'}: the video's only row was refused, because no rows may be parked
+--   {'stale'}: the video does not have the expected published_us
+--   {'conflict', published_us}
+--   {'refused', published_us, rejected}
+--   {'damaged', why}
+--   {'error', message}
 local function apply(keys, args)
   local head = cmsgpack.unpack(args[1])
   local clock = redis.call('TIME')
@@ -507,7 +537,7 @@ local function apply(keys, args)
   return cmsgpack.pack(replies)
 end
 
--- Calls each(type, key) for every key that bins of a video may have.
+-- Calls each(type, key) for every key that may hold bins of a video.
 local function each_block(prefix, meta, each)
   if meta[NEWEST] < 0 then return end
   for at = TYPES, #meta, FIELDS do
@@ -517,8 +547,10 @@ local function each_block(prefix, meta, each)
   end
 end
 
--- One whole video, or only its version where the caller already has it: {} (not registered), {version} or
--- {version, meta, metadata, {type, {bin, value, ...}, ...}}, where a type may occur several times.
+-- Returns one video:
+--   {} if it is not registered
+--   {version} if the caller already has this version
+--   {version, meta, metadata, {type, {bin, value, ...}, ...}} otherwise. A type may occur several times.
 local function read_one(prefix, known)
   local meta, packed = meta_of(prefix)
   if not meta then return {} end
@@ -543,7 +575,8 @@ local function read_one(prefix, known)
   return {version, packed, about, cells}
 end
 
--- Reads videos. ARGV: for each, the version that the caller has, or ''. Replies {'damaged', why} for one that cannot be read.
+-- Reads videos. ARGV: for each video, the version that the caller already has, or ''. Replies with what read_one returns for each
+-- video, or with {'damaged', why} for a video that cannot be read.
 local function read(keys, args)
   local videos = {}
   for i = 1, #keys do
@@ -553,9 +586,10 @@ local function read(keys, args)
   return videos
 end
 
--- Deletes everything about a video, parked rows included; replies 1 when there was something, else 0.
--- ARGV: dedup_ttl_s, a time (us; '': none) after which the video must not have changed, then the types that it may have.
--- Where meta cannot be read, or is lost, every key is deleted that the video may have.
+-- Deletes everything about a video, including its parked rows. Replies 1 if there was something to delete, else 0.
+-- ARGV: dedup_ttl_s, a time (us) or '', then the types that the video may have. With a time, nothing is deleted unless the video's
+-- registration and newest row are before that time.
+-- If meta cannot be read or is missing, every key is deleted that the video may have.
 local function forget(keys, args)
   local prefix, since_us = keys[1], tonumber(args[2])
   local readable, meta = pcall(meta_of, prefix)
@@ -570,7 +604,8 @@ local function forget(keys, args)
   return deleted > 0 and 1 or 0
 end
 
--- Every bin of a type, as {bin, value, key of its hash, or false for the open bin}; `value` is set where it is to change.
+-- Returns every bin of a type as a cell {bin, value, key}. The key is that of the bin's hash, or false for the open bin. A cell that
+-- must change gets its new value in the field `value`.
 local function cells_of(prefix, meta, at)
   local cells = {}
   each_block(prefix, meta, function(kind, key)
@@ -582,7 +617,8 @@ local function cells_of(prefix, meta, at)
   return cells
 end
 
--- Counters: readings of `replaces` become `value`; with a first bin, so do all readings from it on that are above `value`.
+-- Corrects counters. Without a first bin (-1), readings equal to `replaces` become `value`. With a first bin, all readings from that
+-- bin on that are above `value` become `value`.
 local function lower_counters(cells, given, first)
   for _, cell in ipairs(cells) do
     if first < 0 and cell[2] == given.replaces or first >= 0 and cell[1] >= first and cell[2] > given.value then
@@ -591,7 +627,8 @@ local function lower_counters(cells, given, first)
   end
 end
 
--- Events: subtracts what was counted too high from the largest sums, from the first bin on; returns how much of it is left over.
+-- Corrects events. Subtracts the excess (`replaces` - `value`) from the largest sums, in the first bin and later ones. Returns how much
+-- could not be subtracted.
 local function lower_events(cells, given, first)
   local left = given.replaces - given.value
   local largest = {}
@@ -607,7 +644,7 @@ local function lower_events(cells, given, first)
   return left
 end
 
--- Sets the total of counters, and the time of the largest reading, from the corrected bins.
+-- Computes the total of counters and the time of the largest reading from the corrected bins.
 local function settle_counters(meta, at, cells)
   local top = cells[1]
   for _, cell in ipairs(cells) do
@@ -620,7 +657,7 @@ local function settle_counters(meta, at, cells)
   end
 end
 
--- Restores the rules of events after a correction: the newest bin is the open one, and no bin is empty.
+-- Restores two rules for events after a correction: the newest bin is the open one, and no bin is empty.
 local function settle_events(meta, at, cells, total)
   local newest
   for _, cell in ipairs(cells) do
@@ -668,20 +705,26 @@ local function correct_one(prefix, given)
   return {'corrected', meta[VERSION], meta[at + 2]}
 end
 
--- Lowers a count that was wrong. ARGV: MessagePack of type, value, replaces, from_us (-1: all times).
--- Replies (MessagePack) {'corrected', version, total}, {'unknown'} (not registered), {'conflict', total}, {'missing', amount that was
--- not counted}, {'damaged', why} or {'error', message}.
+-- Lowers a count that was too high. ARGV: a MessagePack map of type, value, replaces and from_us (-1: all times).
+-- Replies (MessagePack) with one of:
+--   {'corrected', version, total}
+--   {'unknown'}: the video is not registered
+--   {'conflict', total}: the total is not `replaces`
+--   {'missing', amount}: this much of what is to be subtracted was not counted
+--   {'damaged', why}
+--   {'error', message}
 local function correct(keys, args)
   local ok, reply = pcall(correct_one, keys[1], cmsgpack.unpack(args[1]))
   return cmsgpack.pack(ok and reply or fault_of(reply))
 end
 
--- Replies the time. It writes nothing, but has no flag no-writes, so it is refused wherever a write would be.
+-- Replies with the time. The function writes nothing, but it does not have the flag no-writes. So Redis refuses it whenever it would
+-- refuse a write.
 local function probe() return redis.call('TIME') end
 
 redis.register_function('m3tr_probe_@TAG@', probe)
 redis.register_function('m3tr_apply_@TAG@', apply)
 redis.register_function('m3tr_correct_@TAG@', correct)
 redis.register_function{function_name = 'm3tr_read_@TAG@', callback = read, flags = {'no-writes'}}
--- Allowed at maxmemory too: it frees memory.
+-- This function is also allowed at maxmemory, because it frees memory.
 redis.register_function{function_name = 'm3tr_forget_@TAG@', callback = forget, flags = {'allow-oom'}}

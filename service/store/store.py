@@ -1,8 +1,8 @@
-"""The event store: what the service asks of Redis; it knows nothing about HTTP.
+"""The event store: all operations of the service on its data in Redis. It knows nothing about HTTP.
 
-Every change of a video is made by one Redis function (``store.lua``), atomically for that video; a call takes many videos where
-the server is not a cluster. After the change, an entry is added to the stream ``m3tr:changes``. It has one field ``videos``, a
-JSON list of [video_id, version], or of [tombstone, 0] for a deleted video.
+Every change of a video is made by one Redis function (``store.lua``), atomically for that video. If the server is not a cluster,
+one call can change many videos. After the change, an entry is added to the stream ``m3tr:changes``. The entry has one field,
+``videos``: a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 
 READS_PER_CALL: Final = 32
-"""Videos that are read in one call of the function."""
+"""Maximum number of videos that are read in one call of the function ``read``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a video is registered with; ``metadata``: canonical JSON of the fields besides id and publication time."""
+    """The data of a registration. ``metadata`` is canonical JSON of all fields except the id and the publication time."""
 
     published_us: int
     metadata: str
@@ -65,7 +65,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class AppliedRows:
-    """One video after its rows; ``version`` is None while it is not registered, or when a strict batch was refused."""
+    """The result of applying rows to one video.
+
+    ``version``: None if the video is not registered, or if a strict batch was refused.
+    """
 
     outcome: Outcome
     version: int | None = None
@@ -73,11 +76,14 @@ class AppliedRows:
     parked_applied: int = 0
     parked_rejected: int = 0
     created: bool = False
-    """Whether the video was not registered before."""
+    """Whether the video was not registered before this call."""
 
 
 class Store:
-    """The event store over one Redis (or compatible) deployment; ``types`` are the engagement types that rows may have."""
+    """The event store in one Redis deployment, or one that is compatible with Redis.
+
+    ``types``: the engagement types that rows may have.
+    """
 
     def __init__(
         self,
@@ -102,21 +108,22 @@ class Store:
         self.quarantine = Quarantine(metrics)
 
     async def ready(self) -> None:
-        """Raise Unavailable unless the server answers and has our functions."""
+        """Raise Unavailable unless every server accepts writes and has our functions."""
         await self._connection.ready()
 
     async def ingest(self, batches: Sequence[RowBatch], *, park: bool = True) -> list[Outcome | Exception]:
-        """Apply each batch's rows, or park those of videos that are not registered; the outcome of each batch.
+        """Apply the rows of each batch, and park the rows of unregistered videos. Return one outcome per batch.
 
-        Rows of one video are applied together, whatever batch they came in. A fault of one video is the outcome of the batches
-        with rows of that video, and of no other batch.
+        All rows of one video are applied together, even if they come from different batches. If applying the rows of one video
+        fails, the exception is the outcome of each batch with rows of that video. Other batches are not affected.
 
         Args:
             batches: the rows.
-            park: False: refuse the rows of videos that are not registered.
+            park: if False, rows of unregistered videos are refused.
 
         Raises:
-            Unavailable: the server does not answer. The outcome is not known then; sending the same ids again is safe.
+            Unavailable: if the server does not answer. It is then unknown whether rows were stored. Sending rows with the same
+                event ids again is safe.
         """
         commit = await self._apply(batches, park=park)
         return [
@@ -125,19 +132,22 @@ class Store:
         ]
 
     async def apply(self, rows: Mapping[str, Sequence[InputRow]], *, strict: bool = False) -> dict[str, AppliedRows]:
-        """Apply each video's rows like ``ingest``; ``strict``: none of a video's rows when one of them is refused."""
+        """Apply the rows of each video, as ``ingest`` does. Return the result for each video.
+
+        ``strict``: if one row of a video is refused, none of its rows is applied.
+        """
         commit = await self._apply([RowBatch.of(some) for some in rows.values()], strict=strict)
         replies = dict(zip(commit.videos, commit.replies, strict=True))
         return {video_id: _applied_rows(commit, i, replies[video_id]) for i, video_id in enumerate(rows)}
 
     async def register(self, video_id: str, registration: Registration, rows: Sequence[InputRow] = ()) -> AppliedRows:
-        """Register a video or replace its metadata, apply its parked rows, then ``rows``: all of it or nothing.
+        """Register a video or replace its metadata. Then apply its parked rows, and after them ``rows``.
 
-        A refused row is in the outcome, and then nothing was stored.
+        Everything is done, or nothing is. If one of ``rows`` is refused, nothing is stored, and the outcome lists the row.
 
         Raises:
-            Conflict: rows were applied under another ``published_us``.
-            DamagedRecord: the video's record cannot be read.
+            Conflict: if rows have already been applied with a different ``published_us``.
+            DamagedRecord: if the video's record cannot be read.
         """
         register = {"published_us": registration.published_us, "metadata": registration.metadata}
         commit = GroupCommit([RowBatch.of(rows)])
@@ -154,7 +164,7 @@ class Store:
                 raise ResponseError(message)
             case PublicationConflict(published_us=published_us):
                 raise Conflict(
-                    "published_at cannot change once rows were applied",
+                    "published_at cannot change after rows were applied",
                     field="published_at",
                     value=iso(registration.published_us),
                     allowed=iso(published_us),
@@ -170,9 +180,10 @@ class Store:
         return applied
 
     async def read(self, video_id: str, known: Snapshot | None = None) -> Snapshot | None:
-        """The video as it is now; None when it is not registered; ``known`` itself when that is still current.
+        """Read a video. Return None if it is not registered. Return ``known`` itself if it is still current.
 
-        Raises DamagedRecord where its record cannot be read.
+        Raises:
+            DamagedRecord: if the video's record cannot be read.
         """
         found = (await self.read_many({video_id: known}))[video_id]
         if isinstance(found, Damaged):
@@ -180,9 +191,10 @@ class Store:
         return found
 
     async def read_many(self, known: Mapping[str, Snapshot | None]) -> dict[str, Snapshot | Damaged | None]:
-        """``read`` of several videos in one round trip; a damaged record does not affect the others.
+        """Read several videos in one round trip, as ``read`` does. A damaged record does not affect the other videos.
 
-        Raises Unavailable when a server does not answer.
+        Raises:
+            Unavailable: if a server does not answer.
         """
         found = await self.read_some(known)
         for snapshot in found.values():
@@ -193,7 +205,11 @@ class Store:
     async def read_some(
         self, known: Mapping[str, Snapshot | None]
     ) -> dict[str, Snapshot | Damaged | Unavailable | None]:
-        """``read_many``, with Unavailable for each video whose server does not answer; raised when no server answers."""
+        """Read several videos, as ``read_many`` does. A video whose server does not answer gets Unavailable as its value.
+
+        Raises:
+            Unavailable: if no server answers.
+        """
         video_ids, snapshots = list(known), list(known.values())
         versions = [str(snapshot.version) if snapshot else "" for snapshot in snapshots]
         size = 1 if await self._connection.clustered() else READS_PER_CALL
@@ -219,38 +235,40 @@ class Store:
         return None
 
     async def forget(self, video_id: str, *, idle_since_us: int | None = None) -> bool:
-        """Delete everything about a video, parked rows included; False when there was nothing.
+        """Delete everything about a video, including its parked rows. Return False if there was nothing to delete.
 
-        ``idle_since_us``: only if the video was registered, and had its newest row, before that time (us); otherwise False.
+        With ``idle_since_us`` (us), the video is only deleted if its registration and its newest row are older than that time.
+        Otherwise False is returned.
         """
         idle = "" if idle_since_us is None else str(idle_since_us)
         calls = [([keys.video_prefix(video_id)], [str(self._settings.dedup_ttl_s), idle, *self._types])]
-        # A deleted video also leaves the rankings where an earlier call had deleted it and then failed to say so.
+        # Without `idle`, the rankings are cleaned even if the record is gone: an earlier call may have failed after deleting it.
         if idle and not (await self._connection.call("forget", calls))[0]:
             return False
         await self.unlist(video_id)
         deleted = bool(idle or (await self._connection.call("forget", calls))[0])
         self.quarantine.forget(video_id)
         if deleted:
-            # The tombstone, and not the id, which must not remain in the stream.
+            # The tombstone is published instead of the id, because the id must not remain in the stream.
             await self._publisher.publish([(tombstone(video_id), 0)])
         return deleted
 
     async def unlist(self, video_id: str) -> None:
-        """Remove a video that is being deleted, or was, from everything that is kept about videos together."""
+        """Remove a deleted video from all keys that hold data about many videos."""
         self._applier.forget(video_id)
-        # Rankings learn of changes from a stream that may lose entries; a deletion must not depend on it.
+        # Rankings learn about changes from a stream that may lose entries. A deletion must not depend on that stream.
         banks = (await self._connection.pipeline("unlist", [["ZRANGE", keys.MATURING, 0, -1]]))[0]
         commands: list[Command] = [["ZREM", key, video_id] for key in (keys.PARKED, keys.RETENTION, *banks)]
         await self._connection.pipeline("unlist", unlist_commands([video_id]) + commands)
 
     async def correct(self, video_id: str, correction: Correction) -> Corrected:
-        """Lower a count that was wrong; all of it or nothing.
+        """Lower a count that was too high. The correction is stored completely or not at all.
 
         Raises:
-            NotFound: the video is not registered.
-            DamagedRecord: its record cannot be read.
-            Conflict: the count is not the one that the correction replaces, or was not counted as the correction says.
+            NotFound: if the video is not registered.
+            DamagedRecord: if the video's record cannot be read.
+            Conflict: if the count is not the one that the correction replaces, or if too little was counted in the correction's
+                period.
         """
         calls = [([keys.video_prefix(video_id)], [correction.packed()])]
         reply = decode_correct((await self._connection.call("correct", calls))[0])
@@ -267,7 +285,7 @@ class Store:
         correction.raise_conflict(reply)
 
     async def _note_created(self, video_id: str) -> None:
-        """Note a video that was registered for the first time, or again after a deletion, where other parts look for it."""
+        """Schedule retention and bank admission for a video that is new, or was registered again after a deletion."""
         self.quarantine.forget(video_id)
         with suppress(Unavailable):
             if days := self._settings.retention_days:
@@ -293,7 +311,10 @@ class Store:
 
 
 def _with_counts(fault: Exception, outcome: Outcome, lost: int) -> Exception:
-    """An Unavailable with the counts of the batch's other rows, and of the ``lost`` ones, whose outcome is not known."""
+    """Add a batch's counts to an Unavailable. ``lost`` is the number of rows whose outcome is unknown.
+
+    Any other exception is returned as it is.
+    """
     if not isinstance(fault, Unavailable):
         return fault
     stored = {name: getattr(outcome, name) for name in ("accepted", "duplicate", "parked", "corrected")}

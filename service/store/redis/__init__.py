@@ -1,1 +1,1 @@
-"""The Redis deployment: address, connections, cluster and Sentinel, calls, the embedded server. Knows no key and no record."""
+"""Access to Redis: connections, clusters, Sentinels, calls and the embedded server. It knows nothing about keys or records."""

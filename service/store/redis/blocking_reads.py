@@ -1,4 +1,4 @@
-"""Blocking reads: a call that waits for new entries has connections of its own, so that it takes none from the store's calls."""
+"""Blocking reads, which wait for new stream entries. They have their own connections and take none from the store's other calls."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from service.store.redis.server import Server
 log = structlog.get_logger(__name__)
 
 BLOCK_S: Final = 5
-"""Seconds that a read waits for new entries before it is sent again."""
+"""Time in seconds that a read waits for new entries. After that, it is sent again."""
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Waits between attempts while the store is out of reach."""
+"""Seconds to wait before each new attempt while the store cannot be reached. The last value repeats."""
 
 
 class Reading(BackgroundTask):
-    """Background work with a client for blocking reads, ``_redis``, which is there after the first ``_connect``."""
+    """A background task that makes blocking reads. Its client is ``_redis``, which is None before the first ``_connect``."""
 
     _what: str
-    """What is read, for the log."""
+    """Name of what is read, for log messages."""
 
     def __init__(self, server: Server | str, deadline_s: float) -> None:
         self._owned = isinstance(server, str)
@@ -42,16 +42,19 @@ class Reading(BackgroundTask):
             await self._server.close()
 
     async def _missed(self, error: BaseException) -> float:
-        """Log the first of several failures in a row; returns how long to wait before the next attempt, seconds."""
+        """React to a failed read. Log it if it is the first of several in a row.
+
+        Return how many seconds to wait before the next attempt.
+        """
         kind = await self._server.failed(error, self._generation)
         if self._failures == 0:
-            log.warning(f"{self._what} is out of reach", kind=kind, error=str(error) or type(error).__name__)
+            log.warning(f"{self._what} cannot be reached", kind=kind, error=str(error) or type(error).__name__)
         pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
         self._failures += 1
         return pause_s
 
 
 def stream_id(text: bytes | str) -> tuple[int, int]:
-    """The id of a stream entry as (milliseconds, sequence number), which can be compared."""
+    """Parse the id of a stream entry into (milliseconds, sequence number), which can be compared."""
     left, _, right = (text.decode() if isinstance(text, bytes) else text).partition("-")
     return int(left), int(right or 0)

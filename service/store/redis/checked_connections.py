@@ -1,12 +1,13 @@
-"""Connections that are checked before each call, and replaced when they are of no more use.
+"""Connections that are checked before each call, and replaced if they are no longer usable.
 
-redis-py hands out any connection of its pool. But a server closes a connection that was idle for its ``timeout``, a load
-balancer drops an idle one silently, and after a failover a connection may lead to a server that is no longer the primary. A
-call on such a connection would be lost. So each connection is replaced right before it sends where one of these is true:
+redis-py may hand out any connection of its pool, but a connection may have become unusable. A server closes a connection that was
+idle for the server's ``timeout``. A load balancer drops an idle connection without notice. After a failover, a connection may lead
+to a server that is no longer the primary. A call on an unusable connection would be lost. So a connection is replaced right before
+it sends if one of these conditions is true:
 
-1. it was made before the last ``ConnectionGeneration.advance()``: it may lead to the wrong server;
-2. the other side has closed it: the event loop may not have noticed yet, but the kernel has;
-3. it was idle for longer than ``IDLE_S``: nothing may listen at the other end any more.
+1. It was made before the last ``ConnectionGeneration.advance()``. It may lead to the wrong server.
+2. The other side has closed it. The kernel knows this even if the event loop has not noticed yet.
+3. It was idle for longer than ``IDLE_S``. A load balancer may have dropped it.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from service.settings.redis_address import Address
 from service.store.redis.failures import CLOSED, TIMEOUT, Unreached, kind_of
 
 IDLE_S: Final = 30.0
-"""Idle seconds after which a connection is replaced; load balancers drop theirs after 60 or more."""
+"""Idle time in seconds after which a connection is replaced. Load balancers drop idle connections after 60 s or more."""
 _CHECK_AFTER_S: Final = 0.2
-"""Idle seconds after which the kernel is asked; no server closes a connection sooner."""
+"""Idle time in seconds after which the kernel is asked whether the connection is closed. No server closes a connection sooner."""
 _HANG_UP: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class ConnectionGeneration:
-    """A counter that all connections to one deployment share."""
+    """A counter that all connections to one deployment share. A connection belongs to the generation in which it was made."""
 
     def __init__(self) -> None:
         self.generation = 0
 
     def advance(self) -> None:
-        """Start a new generation: connections made before this are not used for another call."""
+        """Start a new generation. Connections of earlier generations are not used for further calls."""
         self.generation += 1
 
 
 class _CheckedConnection(AbstractConnection):
-    """A mixin in front of a connection class of redis-py; see ``connection_class``."""
+    """A mixin that ``connection_class`` puts before a connection class of redis-py."""
 
     current: ClassVar[ConnectionGeneration]
     _generation: int | None = None
     _idle_since: float = 0.0
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        """Connect. A failure to connect is raised as Unreached, to tell it apart from the failure of a call."""
+        """Connect. Raise Unreached if that fails, so that it can be distinguished from the failure of a call."""
         if self.is_connected:
             return
         self._generation = None
@@ -65,7 +66,7 @@ class _CheckedConnection(AbstractConnection):
         self._idle_since = asyncio.get_running_loop().time()
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send, over a new connection where this one is of no more use; see the module."""
+        """Send a command. If this connection is no longer usable, connect again first (see the module's docstring)."""
         if self._generation is not None:
             now = asyncio.get_running_loop().time()
             if self._useless(now):
@@ -91,13 +92,13 @@ def _hung_up(writer: asyncio.StreamWriter) -> bool:
         poll.register(writer.get_extra_info("socket").fileno(), _HANG_UP)
     except (AttributeError, ValueError, OSError):
         return True
-    # Set for a hang-up of the other side, an error, or a hang-up of both sides; not for bytes to read.
+    # An event is reported if the other side or both sides hung up, or if there was an error. Bytes to read are not reported.
     return bool(poll.poll(0))
 
 
 class _SentinelConnection(_CheckedConnection, SentinelManagedConnection):
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """Read as a plain connection does: READONLY is an error reply, not a broken connection."""
+        """Read a reply as a plain connection does. READONLY is then an error reply and does not close the connection."""
         return await Connection.read_response(self, *args, **options)
 
 
@@ -118,11 +119,11 @@ class _UnixConnection(_CheckedConnection, UnixDomainSocketConnection):
 
 
 class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the server that the Sentinels call the master; a call waits for one while all are in use."""
+    """Connections to the server that the Sentinels report as the master. If all are in use, a call waits for a free one."""
 
 
 def connection_class(address: Address, current: ConnectionGeneration) -> type[AbstractConnection]:
-    """The class of checked connections to an address, which share one generation counter."""
+    """Create the class of checked connections to an address. All its connections share the counter ``current``."""
     base: type[AbstractConnection]
     if address.kind == "sentinel":
         base = _SentinelTlsConnection if address.tls else _SentinelConnection

@@ -1,11 +1,11 @@
-"""A Redis Cluster: each command goes to the node that holds its key, and each node can fail on its own.
+"""A Redis Cluster. Each command is sent to the node that holds its key. Each node can fail independently.
 
 redis-py keeps the slot map and the connections. This module adds:
 
-- one pipeline for each node, all at the same time, so that a node that does not answer does not delay the others;
-- redirections (MOVED, ASK, TRYAGAIN), with ASKING on the same connection as its command; calls of our functions wait until
-  their slot has moved;
-- a new slot map as soon as a node reports one that differs from ours.
+- One pipeline per node. All pipelines run at the same time, so a node that does not answer does not delay the others.
+- Redirections (MOVED, ASK, TRYAGAIN). ASKING is sent on the same connection as its command. Calls of our functions wait until
+  their slot has moved.
+- A new slot map as soon as a node reports one that differs from ours.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from service.store.redis.failures import CLOSED, NO_ANSWER, kind_of
 from service.store.redis.single_server import Command, RedisSilent, connection_options, no_retry, reader_options
 
 _REDIRECTIONS: Final = 8
-"""How often one command may be redirected."""
+"""Maximum number of MOVED redirections that are followed in one call."""
 _TRY_AGAIN_S: Final = 0.05
 _MAP_S: Final = 0.5
-"""Seconds that the nodes have to report their slot map; the first answer is taken."""
+"""Time limit in seconds for the nodes to report their slot map. The first reply is used."""
 
 
 class _Keys(AsyncCommandsParser):
-    """Finds a command's key without asking a node, which may be down."""
+    """Finds a command's key without asking a node, because the node may be down."""
 
     async def initialize(self, node: Any | None = None) -> None:
-        """Do nothing: only our own commands are sent, and ``key_of`` knows them."""
+        """Do nothing. Only our own commands are sent, and ``key_of`` knows them."""
 
     async def get_keys(self, *args: Any) -> tuple[Any, ...] | None:
-        """The key that decides which node a command goes to."""
+        """Return the key that decides which node a command is sent to, as a tuple. Return None if the command has no key."""
         key = key_of(args)
         return None if key is None else (key,)
 
 
 class Cluster:
-    """The client of a cluster; ``silent_nodes``: those that did not reply to a call, and to no probe since."""
+    """The client of a cluster.
+
+    ``silent_nodes``: names of the nodes that did not reply to a call, and have not replied to a probe since then.
+    """
 
     def __init__(
         self, address: Address, generation: ConnectionGeneration, *, deadline_s: float, connections: int
@@ -53,14 +56,14 @@ class Cluster:
         self._deadline_s, self._connections = deadline_s, connections
         self._redis = self._new(connection_options(deadline_s, "m3tr"))
         self._slots: dict[str, asyncio.Semaphore] = {}
-        """Limits the calls under way, by node."""
+        """Per node, a limit on the number of calls at the same time."""
         self._unmapped: dict[str, ClusterNode] = {}
         self._map: Any = None
         self.silent_nodes: set[str] = set()
 
     @property
     def silent(self) -> bool:
-        """Whether a node does not answer."""
+        """Whether at least one node does not answer."""
         return bool(self.silent_nodes)
 
     def _new(self, options: dict[str, Any]) -> RedisCluster:
@@ -69,7 +72,7 @@ class Cluster:
             startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
             **{**options, **address.credentials()},
             ssl=address.tls,
-            # Calls wait for one of ``connections``; the others are for redirections and probes.
+            # Calls use up to ``connections`` connections. The others are for redirections and probes.
             max_connections=2 * self._connections + 8,
             require_full_coverage=False,
         )
@@ -81,7 +84,7 @@ class Cluster:
         return client
 
     def check_arguments(self) -> None:
-        """Raise what redis-py raises for options that it does not accept; nothing is connected."""
+        """Check that redis-py accepts the options, and raise its error otherwise. No connection is made."""
         node = next(iter(self._redis.nodes_manager.startup_nodes.values()))
         node.connection_class(**{**node.connection_kwargs, "retry": no_retry()})
 
@@ -92,9 +95,9 @@ class Cluster:
         await self._redis.aclose()
 
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run each command on its node until ``end`` (loop time); replies in order.
+        """Run each command on its node until ``end`` (loop time). Return the replies in order.
 
-        An exception stands where a reply is one, or is missing.
+        If a reply is an error, or is missing, an exception takes its place.
         """
         replies: list[Any] = [None] * len(commands)
         waiting: dict[int, ClusterNode | None] = dict.fromkeys(range(len(commands)))
@@ -132,7 +135,7 @@ class Cluster:
         return replies
 
     async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
-        """The replies of each primary to the commands."""
+        """Run the commands on each primary. Return one list of replies per primary."""
         try:
             async with asyncio.timeout_at(end):
                 await self._redis.initialize()
@@ -142,10 +145,10 @@ class Cluster:
         return list(await asyncio.gather(*(self._ask(node, commands, end, probe=True) for node in nodes)))
 
     def note_answer(self) -> None:
-        """Do nothing: a probe notes for each node whether it answers."""
+        """Do nothing. Each probe already records which nodes answer."""
 
     async def refresh(self) -> None:
-        """Take the slot map of the first node that answers, where it differs from ours."""
+        """Ask all nodes for their slot map. If the first reply differs from our map, use it."""
         end = asyncio.get_running_loop().time() + min(_MAP_S, self._deadline_s)
         asks = [
             asyncio.create_task(self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))
@@ -158,7 +161,7 @@ class Cluster:
                     await self._take_map(slots)
                     break
             else:
-                # No known node answers: start again with the nodes of the address.
+                # No known node answers. Start again with the nodes in the address.
                 options = connection_options(self._deadline_s, "m3tr")
                 old, self._redis, self._map = self._redis, self._new(options), None
                 await old.aclose()
@@ -171,22 +174,22 @@ class Cluster:
     async def _take_map(self, slots: Any) -> None:
         if slots == self._map:
             return
-        # redis-py asks a silent node last.
+        # redis-py asks the node with this name last.
         silent = next(iter(self.silent_nodes), None)
         await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
         self._map = slots
 
     def reader(self, block_s: float) -> Any:
-        """A client for blocking calls of up to ``block_s`` seconds."""
+        """Create a client for blocking calls of up to ``block_s`` seconds."""
         return self._new(reader_options(self._deadline_s, block_s))
 
     @property
     def primaries(self) -> list[ClusterNode]:
-        """The nodes that take writes, in a fixed order."""
+        """The nodes that accept writes, sorted by name."""
         return sorted(self._redis.get_primaries(), key=lambda node: str(node.name))
 
     async def ask(self, node: ClusterNode, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run commands on one node."""
+        """Run commands on one node. Return the replies as ``send`` does."""
         return await self._ask(node, commands, end)
 
     def _node_of(self, command: Command) -> ClusterNode:
@@ -198,7 +201,7 @@ class Cluster:
     def _node_at(self, host: str, port: int) -> ClusterNode:
         node = self._redis.get_node(host=host, port=port)
         if node is None:
-            # A node that has no slot yet is not on the map.
+            # A node without slots is not on the slot map.
             name = f"{host}:{port}"
             node = self._unmapped.get(name)
             if node is None:
@@ -231,16 +234,16 @@ class Cluster:
 
 
 def _on_many_keys(command: Command) -> bool:
-    """Whether a command calls one of our functions, which touch more keys of the slot than they name.
+    """Return whether a command calls one of our functions. They use more keys of the slot than they name.
 
-    The key that is named, a prefix, never exists. So the old node redirects the call as soon as the slot begins to move, while
-    the video's keys may still be on either node. Such a call waits until the slot has moved.
+    A call only names a prefix, and no key with this exact name exists. As soon as the slot begins to move, the old node therefore
+    redirects the call. The video's keys may still be on either node at that time. So the call must wait until the slot has moved.
     """
     return command[0] == "FCALL"
 
 
 def key_of(command: Command) -> str | bytes | None:
-    """The first key of a command, None where it has none; all keys of a command share their slot."""
+    """Return the first key of a command, or None if it has no key. All keys of a command are in the same slot."""
     name = str(command[0]).upper()
     if name in ("FCALL", "FCALL_RO", "EVAL", "EVALSHA"):
         return _text(command[3]) if int(command[2]) else None

@@ -1,12 +1,12 @@
-"""Calls of the Redis deployment: deadlines, failures, and the functions of a library.
+"""Calls to the Redis deployment: deadlines, failures, and the functions of a library.
 
-When the server does not reply to a call, further calls fail at once until a probe in the background gets an answer. So a
-server that hangs costs one deadline, not one for each caller. A server that refuses a call (OOM, READONLY, ...) does answer:
-the refusal is the outcome of that call and of no other.
+If the server does not reply to a call, further calls fail at once until a background probe gets a reply. Therefore only the first
+caller waits for the whole deadline while a server hangs. If the server refuses a call (OOM, READONLY, ...), it has replied. The
+refusal then only affects that call.
 
-A call whose reply was lost is never repeated: it may have been applied. Only the sender can repeat it safely, by sending the
-same event ids again. A call that the server refused without executing it is sent again once or twice where that can help: to
-the new primary after a failover, to the node that has the slot now, or after the functions were loaded again.
+If the reply to a call is lost, the call is never repeated, because it may have been executed. Only the sender of the rows can repeat
+it safely, by sending the same event ids again. If the server refused a call without executing it, the call may be sent once or
+twice again: to the new primary after a failover, to the node that now has the slot, or after the functions were loaded again.
 """
 
 from __future__ import annotations
@@ -44,29 +44,32 @@ __all__ = ["Command", "RedisConnection"]
 log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 0.1
-"""Seconds between two attempts to reach a server that did not reply."""
+"""Seconds to wait between two probes of a server that did not reply."""
 PROBE_S: Final = 1.0
-"""Seconds that one attempt may take; a new primary may take over in the meantime."""
+"""Time limit in seconds for one probe. It is short, because a new primary may take over while a probe waits."""
 LOG_S: Final = 1.0
-"""Seconds between two log lines about one kind of failure; the metrics count every failure."""
+"""Minimum seconds between two log lines about the same kind of failure. The metrics count every failure."""
 _RESENDS: Final = 2
-"""How often a call is sent again that was certainly not executed."""
+"""Maximum number of times that a call is sent again. Only a call that was certainly not executed is sent again."""
 _RESEND_PAUSE_S: Final = 0.05
 wall_s = time.time
-"""This machine's clock, which is compared with the store's."""
+"""This machine's clock. It is compared with the store's clock."""
 
 
 class RedisConnection:
-    """Calls of the deployment at ``url``; every method raises Unavailable when it does not answer in time, or refuses."""
+    """Makes calls to the deployment at ``url``.
+
+    Most methods raise Unavailable if the deployment does not answer in time, or refuses the call.
+    """
 
     def __init__(
         self, url: str, library: FunctionLibrary, metrics: Metrics, *, deadline_s: float, connections: int
     ) -> None:
         self.server = Server(url, deadline_s=deadline_s, connections=connections)
         self.state = State()
-        """What the last probe found."""
+        """The result of the last probe."""
         self.troubled = asyncio.Event()
-        """Set when a call failed in a way that a probe should look into."""
+        """Is set when a call fails, so that a probe is made soon."""
         self._library = library
         self._metrics = metrics
         self._deadline_s = deadline_s
@@ -80,13 +83,13 @@ class RedisConnection:
         await self.server.close()
 
     async def ready(self) -> None:
-        """Raise Unavailable, with the reason, unless every server takes writes and has the functions."""
+        """Raise Unavailable, with the reason, unless every server accepts writes and has the functions."""
         state = await self.probe()
         if state.kind is not None:
             self._fail("ready", state.kind, state.text)
 
     async def probe(self) -> State:
-        """Find out over a new connection whether each server takes writes; no failure of a server is raised."""
+        """Find out whether each server accepts writes, over a new connection. Failures of a server are returned, not raised."""
         started = time.perf_counter()
         end = self._end(min(PROBE_S, self._deadline_s))
         found = await self._probe(end)
@@ -94,7 +97,7 @@ class RedisConnection:
             await self._load(end)
             found = await self._probe(end)
         if self.state.servers and found.servers and found.servers != self.state.servers:
-            log.warning("the event store is now another server; all connections are replaced")
+            log.warning("the event store is now on a different server, so all connections are replaced")
             await self.server.drop_connections()
         elif self.server.silent or found.kind is not None:
             with suppress(RedisError, OSError, TimeoutError):
@@ -119,16 +122,16 @@ class RedisConnection:
     async def call(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]], *, partial: bool = False
     ) -> list[Any]:
-        """Run the library's function ``name`` on each (keys, arguments), in one pipeline; replies in order.
+        """Run the library's function ``name`` on each (keys, arguments) pair, in one pipeline. Return the replies in order.
 
-        ``partial``: where some calls got an answer, Unavailable stands in the positions of the others and is not raised.
+        ``partial``: if only some calls fail, Unavailable takes the place of their replies and is not raised.
         """
         function = self._library.function(name)
         commands: list[Command] = [["FCALL", function, len(keys), *keys, *arguments] for keys, arguments in calls]
         return await self._run(name, commands, partial=partial)
 
     async def clustered(self) -> bool:
-        """Whether the server is part of a cluster, where a call may touch one slot only."""
+        """Return whether the server is part of a cluster. In a cluster, one call may only use keys of one slot."""
         if (known := self.server.known_clustered) is not None:
             return known
         try:
@@ -138,18 +141,24 @@ class RedisConnection:
             self._failed("info", error)
 
     async def pipeline(self, name: str, commands: Sequence[Command]) -> list[Any]:
-        """Run plain commands in one pipeline (one for each node of a cluster); replies in order."""
+        """Run plain commands in one pipeline, or in one per node of a cluster. Return the replies in order."""
         return await self._run(name, commands)
 
     async def scan(self, name: str, position: str, pattern: str, count: int) -> tuple[str, list[bytes]]:
-        """Some of the keys that match, and the position to continue from; "" is both the start and the end."""
+        """Return the position to continue from, and some of the keys that match ``pattern``.
+
+        The position "" starts a scan. If "" is returned, the scan has ended.
+        """
         try:
             return await self.server.scan(position, pattern, count, self._end(self._deadline_s))
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(name, error)
 
     async def everywhere(self, name: str, commands: Sequence[Command]) -> list[list[Any]]:
-        """The replies of each server that takes writes to plain commands; an exception stands where a reply is one."""
+        """Run plain commands on each server that accepts writes. Return one list of replies per server.
+
+        If a reply is an error, or is missing, an exception takes its place. No exception is raised.
+        """
         return await self.server.everywhere(commands, self._end(self._deadline_s))
 
     def _end(self, seconds: float) -> float:
@@ -179,7 +188,10 @@ class RedisConnection:
             self._metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
 
     async def _resend(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
-        """Send the commands again that were certainly not executed, after acting on the reason; changes ``replies``."""
+        """Resend the commands that were certainly not executed, and put the new replies into ``replies``.
+
+        The reason for the refusal is handled first, for example by loading missing functions.
+        """
         for attempt in range(_RESENDS):
             kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
             refused = [i for i, kind in kinds.items() if kind in REFUSED]
@@ -187,7 +199,7 @@ class RedisConnection:
                 return
             found = {kinds[i] for i in refused}
             if NO_FUNCTION in found and (fault := await self._load(end)) is not None:
-                # The server came back empty, or is another primary after a failover, and it takes no functions.
+                # The functions are missing, because the server restarted empty or a new primary took over. It also refuses to load them.
                 replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
                 return
             if attempt and found != {NO_FUNCTION}:
@@ -203,7 +215,7 @@ class RedisConnection:
                 replies[i] = reply
 
     async def _load(self, end: float) -> Exception | None:
-        """Load the functions where they are missing; returns the first refusal."""
+        """Load the functions on every server that does not have them. Return the first server's refusal, or None."""
         replies = await self.server.everywhere([["FUNCTION", "LOAD", self._library.source]], end)
         return next((r for [r] in replies if isinstance(r, Exception) and "already exists" not in str(r)), None)
 
@@ -221,12 +233,12 @@ class RedisConnection:
         if name != "ready":
             self.troubled.set()
             if kind in WITHOUT_WRITES and self.state.kind is None:
-                # Readiness shows it at once; the next probe finds out whether it still holds.
+                # Readiness then reports the failure at once. The next probe finds out whether the reason still exists.
                 self.state = replace(self.state, kind=kind, text=text)
         now = time.monotonic()
         if not isinstance(error, RedisSilent) and now - self._logged_at.get(kind, float("-inf")) >= LOG_S:
             self._logged_at[kind] = now
-            log.warning("store call failed", call=name, kind=kind, error=text)
+            log.warning("a call to the event store failed", call=name, kind=kind, error=text)
         raise Unavailable(detail_of(kind), part="store", reason=kind) from error
 
     async def _until_it_replies(self) -> None:

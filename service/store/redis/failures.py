@@ -1,7 +1,8 @@
-"""Kinds of failures of Redis calls: each kind needs another reaction, and only some mean that no server answers.
+"""Kinds of failures of Redis calls. Each kind needs a different reaction. Only some kinds mean that no server answers.
 
-A server that refuses a command names the reason in the first word of its error (OOM, READONLY, ...). It has not executed the
-command, so the command may be sent again. A call whose reply was lost may have been executed, and is never repeated here.
+If a server refuses a command, the first word of its error names the reason (OOM, READONLY, ...). The server has then not executed
+the command, so the command may be sent again. If the reply to a call was lost, the call may have been executed. Such a call is
+never repeated.
 """
 
 from __future__ import annotations
@@ -40,50 +41,50 @@ DETAILS: Final = {
     CLOSED: "the event store does not answer: it closed the connection before its reply",
     "SLOTS": "the event store does not answer: the cluster cannot be reached, or does not cover every slot",
     "CONNECTIONS": "the event store does not answer: every connection is in use",
-    "MAXCLIENTS": "the event store takes no further connection: its maxclients is reached",
-    "OOM": "the event store takes no writes: it is out of memory (OOM: its maxmemory is reached)",
-    "READONLY": "the event store takes no writes: its server is a read-only replica (READONLY)",
+    "MAXCLIENTS": "the event store accepts no further connection: its maxclients is reached",
+    "OOM": "the event store accepts no writes: it is out of memory (OOM: its maxmemory is reached)",
+    "READONLY": "the event store accepts no writes: its server is a read-only replica (READONLY)",
     "LOADING": "the event store is not ready: it is loading its data (LOADING)",
-    "MISCONF": "the event store takes no writes: it cannot write to its disk (MISCONF)",
-    "NOREPLICAS": "the event store takes no writes: too few replicas are in step (NOREPLICAS)",
+    "MISCONF": "the event store accepts no writes: it cannot write to its disk (MISCONF)",
+    "NOREPLICAS": "the event store accepts no writes: too few of its replicas are up to date (NOREPLICAS)",
     "MASTERDOWN": "the event store is a replica that has lost its primary (MASTERDOWN)",
-    "NOAUTH": "the event store asks for a password, and REDIS_URL has none (NOAUTH)",
+    "NOAUTH": "the event store requires a password, but REDIS_URL has none (NOAUTH)",
     "WRONGPASS": "the event store does not accept the user or password of REDIS_URL (WRONGPASS)",
-    "NOPERM": "the event store does not let the user of REDIS_URL run a command that is needed (NOPERM)",
+    "NOPERM": "the event store does not allow the user of REDIS_URL to run a required command (NOPERM)",
     "MOVED": "the event store is a cluster whose slots are being moved (MOVED)",
     "ASK": "the event store is a cluster whose slots are being moved (ASK)",
     "TRYAGAIN": "the event store is a cluster whose slots are being moved (TRYAGAIN)",
     "CLUSTERDOWN": "the event store is a cluster that is down (CLUSTERDOWN)",
-    "CROSSSLOT": "the event store is a cluster, and a call touched two of its slots (CROSSSLOT)",
+    "CROSSSLOT": "the event store is a cluster, and a call used keys of two slots (CROSSSLOT)",
     "BUSY": "the event store is busy with a script that takes too long (BUSY)",
     "UNBLOCKED": "the event store's server became a read-only replica (UNBLOCKED)",
     NO_FUNCTION: "the event store lost its functions",
 }
-"""The detail that a client of the service reads, by kind."""
+"""For each kind, the explanation that a client of the service gets."""
 
 NO_ANSWER: Final = frozenset({TIMEOUT, UNREACHED})
-"""Kinds after which further calls would only wait for the same deadline in vain."""
+"""Kinds that mean that the server does not answer. Further calls would only wait until their deadline."""
 ELSEWHERE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
-"""Kinds that mean that the primary is now another server."""
+"""Kinds that mean that a different server is now the primary."""
 WITHOUT_WRITES: Final = frozenset(
     {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"}
 )
-"""Kinds that every write would meet, once one call has met them."""
+"""Kinds that affect every write: if one call fails with such a kind, all further writes would fail as well."""
 REFUSED: Final = frozenset(
     {"READONLY", "LOADING", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", NO_FUNCTION}
 )
-"""Kinds of a call that was certainly not executed, and may succeed soon, here or on another server."""
+"""Kinds that mean that a call was certainly not executed. It may succeed soon, on the same server or on a different one."""
 
 _WORD: Final = re.compile(r"-?([A-Z][A-Z0-9]{2,})\b")
 _TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (MaxConnectionsError, "CONNECTIONS"),
     (BusyLoadingError, "LOADING"),
     (ReadOnlyError, "READONLY"),
-    # In redis-py MovedError is a subclass of AskError, so it comes first.
+    # In redis-py, MovedError is a subclass of AskError, so it must be checked first.
     (MovedError, "MOVED"),
     (AskError, "ASK"),
     (TryAgainError, "TRYAGAIN"),
-    # MasterDownError is a subclass of ClusterDownError.
+    # MasterDownError is a subclass of ClusterDownError, so it must be checked first.
     (MasterDownError, "MASTERDOWN"),
     (ClusterDownError, "CLUSTERDOWN"),
     (RedisTimeoutError, TIMEOUT),
@@ -92,11 +93,11 @@ _TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 
 class Unreached(RedisConnectionError):
-    """No connection could be made: the call was never sent."""
+    """No connection could be made, so the call was not sent."""
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of an error of the client library, of the network, or of the server."""
+    """Return the kind of an error. The error may come from the client library, the network or the server."""
     for form, kind in _TYPES:
         if isinstance(error, form):
             return kind
@@ -122,10 +123,10 @@ def kind_of(error: BaseException) -> str:
 
 
 def detail_of(kind: str) -> str:
-    """A sentence that explains a kind and names it."""
+    """Return a sentence that explains a kind of failure."""
     return DETAILS.get(kind) or f"the event store refused the call ({kind})"
 
 
 def is_fault_of_ours(error: BaseException) -> bool:
-    """Whether one of our own functions failed for a reason that the server's state does not explain."""
+    """Return whether one of our own functions failed for a reason that the server's state does not explain."""
     return isinstance(error, ResponseError) and "script: m3tr_" in str(error) and kind_of(error) not in DETAILS

@@ -1,4 +1,4 @@
-"""A library of Redis functions: its source, and the tag that keeps two releases on one server apart."""
+"""A library of Redis functions: its source, and a tag that distinguishes the libraries of different releases on one server."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class FunctionLibrary:
-    """Lua source that is loaded with FUNCTION LOAD; ``tag`` ends the name of each of its functions."""
+    """Lua source that is loaded with FUNCTION LOAD. The name of each of its functions ends with ``tag``."""
 
     source: str
     tag: str
 
     @classmethod
     def from_template(cls, template: str) -> Self:
-        """Replace ``@TAG@`` by a hash of the template, so that each version of the source has functions of its own."""
+        """Create a library from a template. ``@TAG@`` is replaced by a hash of the template.
+
+        Each version of the source therefore has its own function names.
+        """
         tag = hashlib.sha256(template.encode()).hexdigest()[:12]
         return cls(template.replace("@TAG@", tag), tag)
 
     def function(self, name: str) -> str:
-        """The full name of the function ``name``."""
+        """Return the full name of the function ``name``."""
         return f"m3tr_{name}_{self.tag}"

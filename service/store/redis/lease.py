@@ -1,7 +1,7 @@
-"""A lease: work that one replica does at a time. It saves duplicate work; no result depends on it.
+"""A lease, for work that only one replica should do at a time. It avoids duplicate work. No result depends on it.
 
-Not redis-py's ``Lock``: its ``SET NX`` fails at maxmemory, when the work that frees memory needs its lease; taking and renewing
-would be two calls; and it calls a client directly, without our deadline, metrics and errors.
+redis-py's ``Lock`` is not used, for three reasons. Its ``SET NX`` fails at maxmemory, but then the work that frees memory needs its
+lease. It needs different calls to acquire and to renew. It calls a client directly, without our deadline, metrics and errors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from service.problems import Unavailable
 from service.store.redis.connection import RedisConnection
 
-# Also allowed at maxmemory: the work that frees memory needs its lease.
+# This script is also allowed at maxmemory, because the work that frees memory needs its lease.
 _ACQUIRE: Final = """#!lua flags=allow-oom
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -24,18 +24,18 @@ _RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL
 
 
 class Lease:
-    """Held by at most one of the replicas that share ``key``, until ``ttl_s`` after it was last acquired or renewed."""
+    """A lease that at most one of the replicas that share ``key`` holds. It ends ``ttl_s`` after it was last acquired or renewed."""
 
     def __init__(self, connection: RedisConnection, key: str, ttl_s: float) -> None:
         self._connection, self._key, self._ttl_ms = connection, key, round(ttl_s * 1000)
         self._token = secrets.token_hex(8)
 
     async def acquire(self) -> bool:
-        """Acquire or renew the lease; False while another replica holds it."""
+        """Acquire or renew the lease. Return False if another replica holds it."""
         reply = await self._connection.pipeline("lease", [["EVAL", _ACQUIRE, 1, self._key, self._token, self._ttl_ms]])
         return bool(reply[0])
 
     async def release(self) -> None:
-        """Release the lease, if it is still ours."""
+        """Release the lease, if this replica still holds it."""
         with suppress(Unavailable):
             await self._connection.pipeline("lease", [["EVAL", _RELEASE, 1, self._key, self._token]])

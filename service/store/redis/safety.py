@@ -1,4 +1,4 @@
-"""Whether the event store may lose data: because it evicts keys when its memory is full, or writes nothing to a disk."""
+"""Finds out whether the event store may lose data. It may if it evicts keys when memory is full, or does not write to a disk."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ _NO_EVICTION: Final = "noeviction"
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """``policy``: the maxmemory-policy; ``persistent``: whether anything is written to a disk; None: the server does not say."""
+    """Whether the event store may lose data.
+
+    ``policy``: the maxmemory-policy, or None if the server does not report it.
+    ``persistent``: whether data is written to a disk, or None if the server does not report it.
+    """
 
     policy: str | None = None
     persistent: bool | None = None
 
     @property
     def evicts(self) -> bool | None:
-        """Whether keys are evicted when memory is full."""
+        """Whether keys are evicted when memory is full. None if this is unknown."""
         return None if self.policy is None else self.policy != _NO_EVICTION
 
     def warnings(self) -> list[str]:
-        """What may be lost, one sentence each."""
+        """Return one sentence for each reason why data may be lost."""
         found = []
         if self.evicts:
             found.append(
-                f"maxmemory-policy is {self.policy}: at its maxmemory the event store evicts videos, counts and ids that are"
-                f" still needed; set it to {_NO_EVICTION}"
+                f"maxmemory-policy is {self.policy}: when its memory is full, the event store evicts videos, counts and ids that"
+                f" are still needed; set it to {_NO_EVICTION}"
             )
         if self.persistent is False:
             found.append(
@@ -41,7 +45,7 @@ class Safety:
 
 
 async def find_safety(connection: RedisConnection) -> Safety | None:
-    """Ask every server, and combine the least safe answers; None when no server answers."""
+    """Ask every server, and combine their least safe values. Return None if no server answers."""
     answers = [_safety(replies) for replies in await connection.everywhere("safety", _QUESTIONS)]
     known = [answer for answer in answers if answer is not None]
     if not known:
@@ -65,7 +69,7 @@ def _safety(replies: Sequence[Any]) -> Safety | None:
 
 
 def field_of(info: Any, name: str) -> str | None:
-    """A field of INFO's reply, whether redis-py has parsed it or not; None where it is missing."""
+    """Return a field of a reply to INFO, or None if it is missing. The reply may be parsed by redis-py or not."""
     if isinstance(info, Exception):
         return None
     if isinstance(info, dict):
@@ -76,7 +80,7 @@ def field_of(info: Any, name: str) -> str | None:
 
 
 def _saves(reply: Any) -> bool | None:
-    """Whether snapshots are saved; None where CONFIG is forbidden, as on managed services."""
+    """Return whether snapshots are saved, or None if CONFIG is forbidden, as on managed services."""
     if isinstance(reply, Exception) or not reply:
         return None
     value = next(iter(reply.values())) if isinstance(reply, dict) else reply[-1]

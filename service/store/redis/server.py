@@ -1,10 +1,10 @@
-"""The Redis deployment behind ``REDIS_URL``, whatever its form: everything reaches Redis through this one object.
+"""The Redis deployment at ``REDIS_URL``: one server, a primary with Sentinels, or a cluster. All access to Redis uses ``Server``.
 
     RedisConnection   send   ---+            +-- SingleServer: one server, by its address or through Sentinels
     ChangeSubscriber  reader ---+-- Server --+
-    Consumer          reader ---+            +-- Cluster: also where the URL names only one of its nodes
+    Consumer          reader ---+            +-- Cluster: also if the URL names only one of its nodes
 
-Before the first call, a server with a plain URL is asked whether it is a node of a cluster.
+If the URL names a single server, the server is asked before the first call whether it is a node of a cluster.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from service.store.redis.single_server import Command, SingleServer
 log = structlog.get_logger(__name__)
 
 _INTERRUPT_S: Final = 0.5
-"""Shortest time between two interruptions of the readers because of failed calls, seconds."""
+"""Minimum seconds between two interruptions of the readers because of failed calls."""
 
 
 class Server:
-    """Connections to a deployment.
+    """All connections to one deployment.
 
     Raises:
-        AddressError: ``url`` is not a Redis address; the message shows no part of it.
+        AddressError: if ``url`` is not a Redis address. The message shows no part of the URL.
     """
 
     def __init__(self, url: str, *, deadline_s: float, connections: int = 2) -> None:
@@ -59,7 +59,10 @@ class Server:
         return kind(address, generation, deadline_s=deadline_s, connections=self._connections)
 
     async def clustered(self) -> bool:
-        """Whether a call may touch one slot only; raises redis-py's error when no server answers the question."""
+        """Return whether the deployment is a cluster, in which one call may only use keys of one slot.
+
+        Raise redis-py's error if no server answers.
+        """
         if self._clustered is None:
             end = asyncio.get_running_loop().time() + self._deadline_s
             async with self._asking:
@@ -69,12 +72,12 @@ class Server:
 
     @property
     def known_clustered(self) -> bool | None:
-        """The result of ``clustered``, None before it is known."""
+        """The result of ``clustered``, or None if it is not known yet."""
         return self._clustered
 
     @property
     def is_cluster(self) -> bool:
-        """The result of ``clustered``, False before it is known."""
+        """The result of ``clustered``, or False if it is not known yet."""
         return bool(self._clustered)
 
     async def _ask(self, end: float) -> None:
@@ -85,15 +88,15 @@ class Server:
             reply = {}
         clustered = str(reply.get("cluster_enabled", 0)) == "1"
         if clustered and self.address.hosts and isinstance(self.backend, SingleServer):
-            log.info("REDIS_URL leads to a node of a cluster; it is used as a cluster")
+            log.info("REDIS_URL names a node of a cluster, so the whole cluster is used")
             old, self.backend = self.backend, self._backend(replace(self.address, kind="cluster", db=0))
             await old.close()
         self._clustered = clustered
 
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run commands, in one pipeline for each server, until ``end`` (loop time); replies in order.
+        """Run commands until ``end`` (loop time), in one pipeline per server. Return the replies in order.
 
-        An exception stands where a reply is one, or is missing. No command is repeated that may have been executed.
+        If a reply is an error, or is missing, an exception takes its place. A command that may have been executed is not repeated.
         """
         if self._clustered is None:
             try:
@@ -103,16 +106,17 @@ class Server:
         return await self.backend.send(commands, end)
 
     async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
-        """The replies of each server that takes writes to the commands."""
+        """Run the commands on each server that accepts writes. Return one list of replies per server."""
         if self._clustered is None:
             with suppress(RedisError, OSError, TimeoutError):
                 await self.clustered()
         return await self.backend.everywhere(commands, end)
 
     async def scan(self, position: str, pattern: str, count: int, end: float) -> tuple[str, list[bytes]]:
-        """Some of the keys that match, and the position to continue from; "" is both the start and the end.
+        """Return the position to continue from, and some of the keys that match ``pattern``.
 
-        Goes through the servers one after the other; a position in a cluster is ``cursor@node``.
+        The position "" starts a scan. If "" is returned, the scan has ended. In a cluster, the servers are scanned one after the
+        other, and a position is ``cursor@node``.
         """
         at, _, name = position.rpartition("@")
         command: Command = ["SCAN", at or 0, "MATCH", pattern, "COUNT", count]
@@ -122,7 +126,7 @@ class Server:
         else:
             await self.backend.everywhere([["PING"]], end)
             nodes = {str(node.name): node for node in self.backend.primaries}
-            # A node that has gone has handed its slots to others, which are scanned later, or in the next scan.
+            # If the node is gone, different nodes now have its slots. They are scanned later, or in the next scan.
             name = name if name in nodes else next((other for other in nodes if other > name), "")
             if not name:
                 return "", []
@@ -137,41 +141,41 @@ class Server:
 
     @property
     def silent(self) -> bool:
-        """Whether calls are not sent now, because an earlier one got no reply."""
+        """Whether a call got no reply. Further calls are not sent until a probe is answered."""
         return self.backend.silent
 
     def note_answer(self) -> None:
-        """Note that a probe was answered."""
+        """Record that a probe was answered, so calls are sent again."""
         self.backend.note_answer()
 
     async def check_sentinels(self) -> None:
-        """Raise AddressError unless a Sentinel knows the name of the master; the master itself need not answer."""
+        """Raise AddressError unless a Sentinel knows the name of the master. The master itself need not answer."""
         if self.address.kind == "sentinel" and isinstance(self.backend, SingleServer):
             known = await self.backend.known_to_sentinels()
             if known is None:
                 raise AddressError("none of its Sentinels answers")
             if not known:
-                raise AddressError("its Sentinels know no master of this name")
+                raise AddressError("its Sentinels do not know a master with this name")
 
     async def refresh(self) -> None:
-        """Find out again which servers there are."""
+        """Find out which servers the deployment has now."""
         await self.backend.refresh()
 
     async def recheck_cluster(self) -> None:
-        """Ask again whether the server is part of a cluster: it was not, and now it redirects calls."""
+        """Ask the server before the next call whether it is part of a cluster. It was not before, but now it redirects calls."""
         if self.address.kind == "server" and isinstance(self.backend, SingleServer):
             self._clustered = None
 
     @property
     def generation(self) -> int:
-        """How often all connections were dropped."""
+        """The number of times that all connections were dropped."""
         return self._connection_generation.generation
 
     async def drop_connections(self, generation: int | None = None) -> None:
-        """Stop using all present connections: the primary is now another server.
+        """Stop using all present connections, because a different server is now the primary.
 
-        ``generation``: its value when the call was sent whose failure says so. Nothing is done where connections have been
-        dropped since.
+        A failed call may have shown this. ``generation`` is then the value of ``self.generation`` when that call was sent. If
+        connections were already dropped after that, nothing is done.
         """
         if generation is not None and generation != self._connection_generation.generation:
             return
@@ -185,9 +189,10 @@ class Server:
                     await interrupt(reader)
 
     async def reader(self, block_s: float) -> Any:
-        """A client for blocking reads (``Redis`` or ``RedisCluster``); ``drop_connections`` interrupts its reads.
+        """Create a client for blocking reads, a ``Redis`` or a ``RedisCluster``. ``drop_connections`` interrupts its reads.
 
-        The type is Any, because redis-py's types of stream replies say less than protocol 2 guarantees, and differ by release.
+        The return type is Any, because redis-py's types for stream replies are less precise than protocol 2, and differ between
+        releases.
         """
         await self.clustered()
         reader = self.backend.reader(block_s)
@@ -202,7 +207,7 @@ class Server:
             await reader.aclose()
 
     async def failed(self, error: BaseException, generation: int) -> str:
-        """React to a reader's error: drop connections that lead to the wrong server. Returns the kind of the error."""
+        """React to a reader's error, for example by dropping connections to the wrong server. Return the kind of the error."""
         kind = kind_of(error)
         if kind in ELSEWHERE:
             await self.drop_connections(generation)
@@ -221,7 +226,7 @@ class Server:
 
 
 async def interrupt(reader: Any) -> None:
-    """Close a reader's connections, those with a read under way included."""
+    """Close a reader's connections, including those with a read under way."""
     pool = getattr(reader, "connection_pool", None)
     if pool is not None:
         await pool.disconnect()

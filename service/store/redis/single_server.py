@@ -1,4 +1,4 @@
-"""One Redis server, reached by its address or through Sentinels: a connection pool, and clients for blocking reads."""
+"""One Redis server, found by its address or through Sentinels. It has a connection pool, and clients for blocking reads."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ from service.store.redis.failures import NO_ANSWER, kind_of
 Command = Sequence[str | bytes | int | float]
 
 _SENTINEL_S: Final = 0.5
-"""Seconds that one Sentinel has to answer before the next is asked."""
+"""Time limit in seconds for one Sentinel to answer. After that, the next Sentinel is asked."""
 
 
 def no_retry() -> Retry:
-    """A retry policy by which redis-py repeats no call."""
+    """Return a retry policy with which redis-py never repeats a call."""
     return Retry(NoBackoff(), 0)
 
 
 def connection_options(deadline_s: float, name: str) -> dict[str, Any]:
-    """The options of every connection."""
+    """Return the options that every connection has."""
     return {
         "socket_timeout": deadline_s,
         "socket_connect_timeout": deadline_s,
         "retry": no_retry(),
         "client_name": name,
-        # With notifications on, redis-py 8 takes a closed connection for one with bytes to read.
+        # If notifications are enabled, redis-py 8 mistakes a closed connection for one with bytes to read.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 
 class SingleServer:
-    """A server that holds every key. It is ``silent`` from a call that got no reply until a probe gets one."""
+    """A server that holds all keys.
+
+    ``silent`` becomes True when a call gets no reply. It becomes False when a probe gets a reply.
+    """
 
     def __init__(
         self, address: Address, generation: ConnectionGeneration, *, deadline_s: float, connections: int
@@ -85,7 +88,7 @@ class SingleServer:
         return BlockingConnectionPool(host=host, port=port, socket_keepalive=True, **options)
 
     def check_arguments(self) -> None:
-        """Raise what redis-py raises for options that it does not accept; nothing is connected."""
+        """Check that redis-py accepts the options, and raise its error otherwise. No connection is made."""
         self._pool.make_connection()
 
     async def close(self) -> None:
@@ -96,9 +99,9 @@ class SingleServer:
             await self._sentinel.aclose()
 
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Run commands in one pipeline until ``end`` (loop time); replies in order.
+        """Run commands in one pipeline until ``end`` (loop time). Return the replies in order.
 
-        An exception stands where a reply is one, or is missing.
+        If a reply is an error, or is missing, an exception takes its place.
         """
         if self.silent:
             return [RedisSilent()] * len(commands)
@@ -112,7 +115,10 @@ class SingleServer:
             return [error] * len(commands)
 
     async def everywhere(self, commands: Sequence[Command], end: float) -> list[list[Any]]:
-        """The server's replies to the commands, over a new connection, so that the pool's state does not matter."""
+        """Run the commands over a new connection, so that the state of the pool does not matter.
+
+        Return a list with one element: the list of replies.
+        """
         connection: AbstractConnection = self._pool.make_connection()
         replies: list[Any] = []
         try:
@@ -131,11 +137,11 @@ class SingleServer:
         return [replies]
 
     def note_answer(self) -> None:
-        """Send calls again: a probe was answered."""
+        """Record that a probe was answered, so calls are sent again."""
         self.silent = False
 
     async def known_to_sentinels(self) -> bool | None:
-        """Whether a Sentinel knows the master's name; None when no Sentinel answers."""
+        """Return whether a Sentinel knows the master's name, or None if no Sentinel answers."""
         assert self._sentinel is not None
         answered = False
         for sentinel in self._sentinel.sentinels:
@@ -146,22 +152,22 @@ class SingleServer:
         return False if answered else None
 
     async def refresh(self) -> None:
-        """Do nothing: each new connection resolves the address."""
+        """Do nothing. Each new connection looks up the server's address anyway."""
 
     def reader(self, block_s: float) -> Any:
-        """A client for blocking calls of up to ``block_s`` seconds."""
+        """Create a client for blocking calls of up to ``block_s`` seconds."""
         options = reader_options(self._deadline_s, block_s)
         return Redis(connection_pool=self._new_pool(2, options, self._deadline_s))
 
 
 def reader_options(deadline_s: float, block_s: float) -> dict[str, Any]:
-    """The options of connections for blocking reads."""
+    """Return the options of connections for blocking reads."""
     options = connection_options(deadline_s, "m3tr-reader")
     return {**options, "protocol": 2, "socket_timeout": block_s + deadline_s}
 
 
 class RedisSilent(TimeoutError):
-    """The call was not sent: the server has not replied to an earlier one, and to no probe since."""
+    """The call was not sent. The server did not reply to an earlier call, and has not replied to a probe since then."""
 
     def __init__(self) -> None:
         super().__init__("not sent: an earlier call got no reply")

@@ -1,4 +1,4 @@
-"""What a probe found: whether the event store takes writes, which servers it consists of, and what time it is there."""
+"""The result of a probe: whether the event store accepts writes, which servers it consists of, and what time its clock shows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from redis.exceptions import ClusterDownError
 from service.store.redis.failures import CLOSED, NO_ANSWER, detail_of, kind_of
 
 DOWN = NO_ANSWER | {CLOSED, "SLOTS"}
-"""Kinds of failures of a server that does not answer."""
+"""Kinds of failures that mean that the server does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """``kind`` and ``text`` say why no writes are taken (None: they are). ``servers``: run ids of the servers that answered.
+    """The result of a probe.
 
-    ``offset_s``: the store's clock minus ours, seconds, for the server that is furthest off; ``doubt_s``: its uncertainty.
+    ``kind`` and ``text``: why writes are not accepted. ``kind`` is None if they are accepted.
+    ``servers``: the run ids of all servers. It is empty if a server did not report its run id.
+    ``offset_s``: the store's clock minus ours in seconds, for the server with the largest difference.
+    ``doubt_s``: the uncertainty of ``offset_s`` in seconds.
+    ``errors``: one error for each server that failed the probe.
     """
 
     kind: str | None = None
@@ -30,23 +34,26 @@ class State:
 
     @property
     def detail(self) -> str:
-        """Why no writes are taken, in a sentence; empty where they are."""
+        """One sentence that says why writes are not accepted. Empty if they are accepted."""
         return "" if self.kind is None else detail_of(self.kind)
 
     @property
     def status(self) -> str:
-        """``ok``, ``down`` (no answer) or ``refuses`` (an answer, but no writes)."""
+        """``ok``, ``down`` if the store does not answer, or ``refuses`` if it answers but does not accept writes."""
         return "ok" if self.kind is None else "down" if self.kind in DOWN else "refuses"
 
     def at(self, servers: frozenset[str]) -> Self:
-        """The same state with these run ids, for servers that did not report theirs."""
+        """Return the same state with the given run ids. It is used if a server did not report its run id."""
         return replace(self, servers=servers)
 
 
 def state_of(replies: Sequence[Sequence[Any]], began_s: float, ended_s: float) -> State:
-    """The state, from each server's replies to the probe, to INFO and in a cluster to CLUSTER INFO.
+    """Combine the replies of all servers into one state.
 
-    ``began_s`` and ``ended_s``: our time before and after the replies, seconds.
+    Args:
+        replies: for each server, its replies to the probe and to INFO, and in a cluster also to CLUSTER INFO.
+        began_s: our time in seconds before the commands were sent.
+        ended_s: our time in seconds after the replies arrived.
     """
     errors = tuple(error for reply in replies if (error := _refusal(reply)) is not None)
     middle_s = (began_s + ended_s) / 2

@@ -1,1 +1,1 @@
-"""Rows on their way to the store: their fields, one row, batches and tables of rows, and what became of them."""
+"""Rows before they are stored: their fields, single rows, batches and tables of rows, and their outcomes."""

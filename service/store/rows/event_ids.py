@@ -1,8 +1,8 @@
-"""Event ids as the store keeps them: short, because a popular video has very many.
+"""Event ids in the short form in which the store keeps them. They are short, because a popular video has very many.
 
-An id of up to ``MAX_PLAIN`` bytes is kept as it is. A longer one is replaced by a 96-bit digest after a byte that no text
-contains. Among a billion ids of one video, two digests are equal with a probability below 1e-11, and a digest never equals an id
-that was kept as it is.
+An id of up to ``MAX_PLAIN`` bytes is kept unchanged. A longer id is replaced by a 96-bit digest. The digest follows a byte that
+never occurs in UTF-8 text, so it never equals an id that was kept unchanged. Among a billion ids of one video, the probability
+that two digests are equal is below 1e-11.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 MAX_PLAIN: Final = 16
 NONE: Final = b"\0"
-"""Stands for a row without an id."""
+"""Packed form of a missing id."""
 
 _DIGEST_BYTES: Final = 12
 _DIGEST_HEAD: Final = bytes((_DIGEST_BYTES + 1, 0xFF))
@@ -21,12 +21,15 @@ _SIZES: Final = [bytes((size,)) for size in range(MAX_PLAIN + 1)]
 
 
 def event_id(request: str, index: int) -> str:
-    """The id of an event that has none of its own, from its request's key and its position in the request."""
+    """Make an id for an event that has none, from its request's idempotency key and its position in the request."""
     return f"idempotency-key {request} {index}"
 
 
 def packed_ids(ids: Iterable[str | None]) -> list[bytes]:
-    """Each id after a byte with its length, as the store's function unpacks them; ids must not be empty."""
+    """Pack each id as a byte with the length, followed by the id. The store's function unpacks this form.
+
+    An id must not be an empty text. None stands for a missing id.
+    """
     texts = [b"" if one is None else one.encode() for one in ids]
     return [
         _SIZES[len(text)] + text

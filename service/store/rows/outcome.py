@@ -1,4 +1,4 @@
-"""What became of a batch of rows."""
+"""The outcome of a batch of rows: how many were stored, and why others were refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Final
 from model.engagement.history import Mode
 
 IGNORED_NAMES: Final = 100
-"""Limit of the unknown counters that an outcome names."""
+"""Maximum number of unknown counters that an outcome names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a row was refused: the value of ``field``, and what is allowed. ``index`` is its position in the ``mode`` list."""
+    """Why a row was refused: the field, its value, and what is allowed.
+
+    ``index``: the row's position in its list. ``mode`` says whether it is the list of events or of counters.
+    ``retryable``: whether the same row may be accepted later.
+    """
 
     mode: Mode
     index: int
@@ -27,10 +31,11 @@ class Rejection:
 
 @dataclass(slots=True)
 class Outcome:
-    """Counts of a batch's rows, and its refused rows; ``unlisted``: how many more rows were refused than are listed.
+    """Counts of a batch's rows, and a list of its refused rows.
 
-    ``parked_videos``: the videos that rows were parked for. ``ignored``: for each counter that the served bundle does not know,
-    how many of the accepted rows had it.
+    ``unlisted``: number of refused rows that are not in ``rejections``.
+    ``ignored``: for each counter that the served bundle does not know, the number of accepted rows with this counter.
+    ``parked_videos``: the videos that rows were parked for.
     """
 
     accepted: int = 0
@@ -44,7 +49,7 @@ class Outcome:
 
     @property
     def rejected(self) -> int:
-        """The number of refused rows, listed or not."""
+        """The number of all refused rows, listed or not."""
         return len(self.rejections) + self.unlisted
 
     def add(self, other: Outcome) -> None:
@@ -59,12 +64,15 @@ class Outcome:
         self.parked_videos += other.parked_videos
 
     def ignore(self, names: Mapping[str, int]) -> None:
-        """Count rows by the unknown counter that they had; up to ``IGNORED_NAMES`` names are kept."""
+        """Add to the counts of rows with unknown counters. ``names`` maps each counter to its number of rows.
+
+        At most ``IGNORED_NAMES`` names are kept.
+        """
         for name, rows in names.items():
             if name in self.ignored or len(self.ignored) < IGNORED_NAMES:
                 self.ignored[name] = self.ignored.get(name, 0) + rows
 
     def list_at_most(self, limit: int) -> None:
-        """Keep the first ``limit`` rejections, and only count the others."""
+        """Keep only the first ``limit`` rejections in the list. The others are only counted."""
         self.unlisted += max(0, len(self.rejections) - limit)
         del self.rejections[limit:]

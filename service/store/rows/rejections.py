@@ -1,4 +1,4 @@
-"""The store's refusals in words: from a reason code to the field, its value, and what is allowed."""
+"""Explains the store's refusals: turns a reason code into the field, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.times import iso
 
 
 def rejection(row: InputRow, reason: str, subject: str, published_us: int | None) -> Rejection:
-    """Why the store refused ``row``; ``subject`` is the type or the field that the reason is about, where there is one."""
+    """Explain why the store refused ``row``. ``subject`` is the type or field that the reason concerns, or empty."""
     if reason == "before_publication":
         limit = f" ({iso(published_us)})" if published_us is not None else ""
         return Rejection(row.mode, row.index, reason, TIME, iso(row.time_us), f"published_at{limit} or later")
@@ -26,9 +26,9 @@ def rejection(row: InputRow, reason: str, subject: str, published_us: int | None
         else:
             field = COUNT.name if row.mode == "events" else counter_column(subject)
             value = str(dict(row.cells)[subject])
-        return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} a video")
+        return Rejection(row.mode, row.index, reason, field, value, f"a sum of at most {MAX_COUNT} per video")
     if reason == "parking_full":
-        allowed = "a registered video, or fewer rows ahead of its registration"
+        allowed = "a registered video, or fewer rows before its registration"
         return Rejection(row.mode, row.index, reason, VIDEO_ID, row.video_id, allowed, retryable=True)
     if reason == "damaged":
         allowed = "a video whose stored record can be read; DELETE the video and register it again"

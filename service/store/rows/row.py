@@ -10,7 +10,11 @@ from service.store.rows.row_fields import REACH
 
 @dataclass(frozen=True, slots=True)
 class InputRow:
-    """A valid row; ``index`` is its position in the request, ``cells`` are (type, value) pairs: one of an event."""
+    """A valid row.
+
+    ``index``: its position in the request.
+    ``cells``: (type, value) pairs. An event has exactly one.
+    """
 
     index: int
     video_id: str

@@ -1,4 +1,4 @@
-"""Rows by column: batches travel from the parser to the store without one object for each row."""
+"""Batches of rows, stored as columns. Between the parser and the store, no object is created for each row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 TYPE_CODES: Final = 256
 """Number of different type codes."""
 COUNTERS_ROW: Final = 255
-"""Type code of a row of counters, whose types and values are in ``cells``; any other code is an index into ``types``."""
+"""Type code of a counters row. The row's types and values are in ``cells``. Any other code is an index into ``types``."""
 
 
 @dataclass(slots=True)
 class RowBatch:
-    """n valid rows; element i of every column belongs to row i.
+    """A batch of n valid rows. Element i of every column belongs to row i.
 
-    ``times_us`` and, where given, ``counts`` and ``reaches`` are (n,) int64, ``type_codes`` (n,) uint8. A column that is None
-    holds only the default of its field: count 1, reach 0, no id. ``rows``: the rows as objects, where there are any.
-
-    ``indices``: the rows' positions in their request, ascending; None: 0 .. n - 1. ``list_rejections``: whether refused rows are
-    listed one by one, or only counted.
+    ``times_us``, ``counts`` and ``reaches`` (n,) int64. ``type_codes`` (n,) uint8.
+    If a column is None, every row has the field's default: count 1, reach 0, no id, no cells.
+    ``rows``: the same rows as objects, or None.
+    ``indices``: the rows' positions in their request, ascending. None means 0 .. n - 1.
+    ``list_rejections``: if True, each refused row is listed. If False, refused rows are only counted.
     """
 
     types: tuple[str, ...]
@@ -49,7 +49,7 @@ class RowBatch:
 
     @staticmethod
     def of(rows: Sequence[InputRow]) -> RowBatch:
-        """The columns of row objects."""
+        """Convert row objects to columns."""
         types: dict[str, int] = {}
         events = [row.mode == "events" for row in rows]
         codes = [
@@ -73,7 +73,7 @@ class RowBatch:
 
     @staticmethod
     def joined(parts: Sequence[RowBatch]) -> RowBatch:
-        """The rows of all parts in their order; each part must have ``indices`` where there are several."""
+        """Concatenate the rows of several batches, in order. If there are several, each must have ``indices``."""
         if len(parts) == 1:
             return parts[0]
         types: dict[str, int] = {}
@@ -93,7 +93,7 @@ class RowBatch:
         )
 
     def row(self, i: int) -> InputRow:
-        """Row i as an object, without its id."""
+        """Return row i as an object. Its id may be missing."""
         if self.rows is not None:
             return self.rows[i]
         index = i if self.indices is None else self.indices[i]
@@ -106,7 +106,7 @@ class RowBatch:
         return InputRow(index, self.video_ids[i], time_us, "events", ((self.types[code], count),), reach)
 
     def identify(self, request: str) -> None:
-        """Give each event without an id one that is made of its request's key and its position in the request."""
+        """Give an id to each event without one. The id is made of the request's key and the row's position in the request."""
         indices = range(len(self)) if self.indices is None else self.indices
         ids = self.ids or [NONE] * len(self)
         without = [i for i, code in enumerate(self.type_codes.tolist()) if code != COUNTERS_ROW and ids[i] == NONE]
@@ -115,7 +115,7 @@ class RowBatch:
         self.ids = ids
 
     def part(self, positions: NDArray[np.int64]) -> RowBatch:
-        """Only the rows at these positions of the batch; they keep their ``indices``."""
+        """Return a batch of only the rows at these positions. The rows keep their ``indices``."""
         chosen: list[Any] = positions.tolist()
         return RowBatch(
             types=self.types,
@@ -133,7 +133,7 @@ class RowBatch:
 
 
 def recoded(part: RowBatch, types: dict[str, int]) -> NDArray[np.uint8]:
-    """The type codes of rows as indices into ``types``, to which the types that it lacks are added."""
+    """Convert a batch's type codes to indices into ``types``. Types that are not in ``types`` yet are added to it."""
     codes = [types.setdefault(name, len(types)) for name in part.types]
     if codes == list(range(len(codes))):
         return part.type_codes
@@ -146,7 +146,10 @@ def recoded(part: RowBatch, types: dict[str, int]) -> NDArray[np.uint8]:
 def joined_numbers(
     columns: Sequence[NDArray[np.int64] | None], sizes: Sequence[int], default: int
 ) -> NDArray[np.int64] | None:
-    """The columns of parts one after the other, ``default`` for parts that have none; None where no part has one."""
+    """Concatenate a column of several batches. ``sizes`` are the batches' numbers of rows.
+
+    A batch without the column contributes ``default`` for each row. The result is None if no batch has the column.
+    """
     if all(column is None for column in columns):
         return None
     return np.concatenate(
@@ -155,7 +158,7 @@ def joined_numbers(
 
 
 def joined_lists(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T) -> list[T] | None:
-    """``joined_numbers`` for columns that are lists."""
+    """Concatenate a column of several batches, as ``joined_numbers`` does, if the columns are lists."""
     if all(column is None for column in columns):
         return None
     flat: list[T] = []

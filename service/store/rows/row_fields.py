@@ -1,4 +1,4 @@
-"""The fields of a row, declared once: parsers, decoders, the OpenAPI schema and the columns of a batch derive from them.
+"""The fields of a row. Parsers, decoders, the OpenAPI schema and the columns of a batch are derived from these definitions.
 
 An event row has ``EVENT_FIELDS``. A counters row has ``SHARED_FIELDS`` and one field for each counter column.
 """
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_COUNT: Final = 2**53 - 1
-"""Largest count, sum or audience: the store's arithmetic is exact up to it."""
+"""Largest allowed count, sum or audience. The store's arithmetic is exact up to this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberField:
-    """A whole number from ``minimum`` to ``MAX_COUNT``; ``default`` is the value of a row without the field."""
+    """A field with a whole number from ``minimum`` to ``MAX_COUNT``. ``default`` is the value if a row lacks the field."""
 
     name: str
     minimum: int
@@ -22,13 +22,13 @@ class NumberField:
 
 
 VIDEO_ID: Final = "video_id"
-"""Required: text of 1 to ``max_id_length`` characters."""
+"""Required. Text of 1 to ``max_id_length`` characters."""
 TIME: Final = "time"
-"""Required: a time as ``service.times`` reads it."""
+"""Required. A time in a form that ``service.times`` accepts."""
 ID: Final = "id"
-"""Optional: text of 1 to ``max_id_length`` characters; rows of a video with the same id count once."""
+"""Optional. Text of 1 to ``max_id_length`` characters. If several rows of a video have the same id, only one counts."""
 TYPE: Final = "type"
-"""Required: an engagement type of the served bundle."""
+"""Required. An engagement type of the served bundle."""
 COUNT: Final = NumberField("count", minimum=1, default=1)
 REACH: Final = NumberField("reach", minimum=0, default=0)
 
@@ -37,5 +37,5 @@ EVENT_FIELDS: Final = (VIDEO_ID, TIME, TYPE, COUNT.name, REACH.name, ID)
 ONLY_EVENT_FIELDS: Final = frozenset(EVENT_FIELDS) - frozenset(SHARED_FIELDS)
 """Fields that only an event row has."""
 COUNTER_MINIMUM: Final = 0
-"""Smallest value of a counter; a counters row has at least one counter, and none has a default."""
+"""Smallest value of a counter. A counters row has at least one counter. Counters have no default."""
 EVENT_FIELDS_TEXT: Final = f"the fields {', '.join(EVENT_FIELDS)}"

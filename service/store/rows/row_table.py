@@ -1,7 +1,7 @@
-"""The rows of a commit, sorted by video, with equal events merged.
+"""The rows of a commit, sorted by video. Similar events are merged.
 
-Event rows without an id that fall into the same bin are merged into one row. A bin is an age, so merging needs the video's
-publication time.
+Event rows of one video are merged into one row if they have no id, the same type, and an age in the same bin. The age is counted
+from the video's publication time, so merging needs that time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ Ints = NDArray[np.int64]
 T = TypeVar("T")
 
 _EXACT: Final = 2**52
-"""Only sums below it are merged; near the limit of counts the store decides about each row alone."""
+"""Rows are only merged if their sum is below this number. Near the limit of counts, the store must decide about each row by
+itself."""
 
 
 class RowTable:
-    """Rows sorted by video, those of a video in the batches' order; element i of every column belongs to row i.
+    """Rows sorted by video. Rows of one video keep the batches' order. Element i of every column belongs to row i.
 
-    ``origins``: a row's position among all rows of the batches; ``video_codes``: its video's position in ``videos``.
+    ``origins``: the row's position among all rows of the batches.
+    ``video_codes``: the position of the row's video in ``videos``.
     """
 
     def __init__(self, batches: Sequence[RowBatch]) -> None:
@@ -54,7 +56,7 @@ class RowTable:
         self.ids = _ordered_lists([batch.ids for batch in batches], sizes, NONE, order)
         self.cells = _ordered_lists([batch.cells for batch in batches], sizes, (), order)
         self._groups: tuple[Ints, Ints] | None = None
-        """Origins of the rows that could be merged, group by group, and where each group starts."""
+        """Origins of the rows that could be merged, sorted by group, and the position where each group starts."""
         self._group_of: dict[int, int] | None = None
         self._origin_list: list[int] = []
 
@@ -64,7 +66,8 @@ class RowTable:
     def merge_known(self, published_us: Mapping[str, int]) -> list[int] | None:
         """Merge the events of the videos whose publication time is given.
 
-        Returns the time that each video's rows were merged by, 0 where none were; None where no row could be merged.
+        Return the publication time that was used for each video, or 0 for a video without merged rows. Return None if no row
+        could be merged.
         """
         mergeable = self._mergeable()
         if not mergeable.any():
@@ -82,7 +85,7 @@ class RowTable:
         return times_us
 
     def members(self, row: int) -> list[int]:
-        """The positions, among all rows of the batches, of the rows that were merged into row ``row``."""
+        """Return the original rows that were merged into row ``row``, as positions among all rows of the batches."""
         if not self._origin_list:
             self._origin_list = self.origins.tolist()
         origin = self._origin_list[row]
@@ -98,12 +101,15 @@ class RowTable:
         return [origin]
 
     def _mergeable(self) -> NDArray[np.bool_]:
-        """Which rows are events without an id, (n,)."""
+        """Return which rows are events without an id, as a boolean array (n,) for n rows."""
         events: NDArray[np.bool_] = self.type_codes != COUNTERS_ROW
         return events if self.ids is None else events & np.array([packed == NONE for packed in self.ids], bool)
 
     def _merge(self, mergeable: NDArray[np.bool_], age_us: Ints) -> None:
-        """Sum up the mergeable rows of one video, bin and type in the first of them; their ages must be 0 or more."""
+        """Merge the mergeable rows of the same video, bin and type into the first of them.
+
+        The first row gets the sums and the latest time. The ages of mergeable rows must not be negative.
+        """
         rows = np.flatnonzero(mergeable)
         cells = self.video_codes[rows] * N_BINS + bin_index(age_us[rows])
         cells = cells * TYPE_CODES + self.type_codes[rows]
@@ -120,7 +126,7 @@ class RowTable:
         for column, combined in ((self.counts, np.add), (self.reaches, np.add), (self.times_us, np.maximum)):
             if column is not None:
                 column[firsts] = combined.reduceat(column[rows], starts)[fits]
-        # A group whose sum is too large is not merged: each of its rows starts a group of its own.
+        # A group is not merged if its sum is too large. Each of its rows then starts a group of its own.
         begins = np.repeat(~fits, np.diff(np.append(starts, len(rows))))
         begins[starts] = True
         self._groups = self.origins[rows], np.flatnonzero(begins)
