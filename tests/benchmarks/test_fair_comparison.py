@@ -20,6 +20,8 @@ from model.bundle import load_bundle
 from model.engagement.bins import EDGES_US, HOUR_US, SECOND_US
 from tests.conftest import Mini
 
+pytestmark = pytest.mark.slow
+
 
 def test_fine_bins_are_nested_in_default_bins_and_the_grid_is_restored() -> None:
     fine = split_edges(16)

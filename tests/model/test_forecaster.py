@@ -28,6 +28,8 @@ from model.forecaster import Forecaster
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
 from tests.conftest import Mini
 
+pytestmark = pytest.mark.slow
+
 DAY_US = 24 * HOUR_US
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(os.environ.get("M3TR_TEST_CASES", ROOT.parent / "shared" / "cases"))
 IN_CI = os.environ.get("CI") == "true"
 CANNOT_BE_TRIED = 77

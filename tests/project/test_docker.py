@@ -29,6 +29,8 @@ from tests import patience
 from tests.project.dockerfiles import Stage, parse
 from tests.project.processes import answers, free_port, running, tool, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))

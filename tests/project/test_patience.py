@@ -13,6 +13,8 @@ import pytest
 from tests.patience import Patience, run, slowdown
 from tests.project.source import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_busy_machine_makes_a_second_count_less(tmp_path: Path) -> None:
     loadavg = tmp_path / "loadavg"

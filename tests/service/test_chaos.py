@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.service.conftest import Starter
 from tests.service.running import T0, Process, wait_until
+
+pytestmark = pytest.mark.slow
 
 SEED = 20_261_124
 REQUESTS = 10_000

@@ -32,6 +32,8 @@ from tests.service.conftest import Starter
 from tests.service.fakes import FakeBank, FakeForecaster, FakePool
 from tests.service.running import QUIET, T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 0.4
 DIM = 4
 

@@ -16,6 +16,8 @@ from service.settings import Settings
 from tests import patience
 from tests.service.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 KUBERNETES = {
     "M3TR_PORT": "tcp://10.96.0.12:8000",
     "M3TR_SERVICE_HOST": "10.96.0.12",

@@ -24,6 +24,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.service.running import T0, Live, live
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 25
 """Number of valid requests for each operation, and of invalid ones."""

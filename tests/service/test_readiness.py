@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from service.readiness import EVERY_S
 from tests.service.fakes import FakeBank, FakeForecaster
 from tests.service.running import Live, live, wait_until
+
+pytestmark = pytest.mark.slow
 
 
 class Moody(FakeForecaster):

@@ -29,6 +29,8 @@ from tests.conftest import Mini
 from tests.service.running import Process
 from tests.service.test_metrics import promtool_complaints
 
+pytestmark = pytest.mark.slow
+
 HORIZONS_S = (3600, 24 * 3600, 100 * 3600)
 COMMAND = [sys.executable, "-m", "service.cli"]
 

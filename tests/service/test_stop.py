@@ -26,6 +26,8 @@ from tests.service.conftest import Starter
 from tests.service.deployment.test_deployment import ShadowKit, until
 from tests.service.running import T0, Process, is_dead, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 HANDSHAKE = (
     b"GET /events/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -22,6 +22,8 @@ from tests.service.deployment.test_deployment import deployed
 from tests.service.fakes import FakeForecaster
 from tests.service.running import ROOT, Process
 
+pytestmark = pytest.mark.slow
+
 
 def test_first_forecast_is_fast_with_an_empty_kernel_cache(mini: Mini, tmp_path: Path) -> None:
     bundle, root = shutil.copytree(mini.bundle, tmp_path / "bundle"), tmp_path / "install"

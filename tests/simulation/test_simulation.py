@@ -29,6 +29,8 @@ from tests.simulation.models import FakeModels, Models, RealModels
 from tests.simulation.plan import PlannedRow
 from tests.simulation.simulate import live, report, shortened
 
+pytestmark = pytest.mark.slow
+
 WORLDS = 250
 REAL_WORLDS = 60
 ALWAYS_SEEN = {

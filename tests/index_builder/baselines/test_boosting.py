@@ -18,6 +18,8 @@ from model.errors import DataError
 from model.features.schema import Schema
 from tests.conftest import Mini
 
+pytestmark = pytest.mark.slow
+
 HORIZONS_H = (6.0, 24.0)
 
 

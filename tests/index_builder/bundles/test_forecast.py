@@ -16,6 +16,8 @@ from model.engagement.bins import HOUR_US
 from model.errors import DataError
 from tests.conftest import Mini
 
+pytestmark = pytest.mark.slow
+
 TIME = pa.timestamp("us", tz="UTC")
 ASKED = tuple[str | None, str, int | None, int | None]
 

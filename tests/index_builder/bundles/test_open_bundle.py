@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
 from index_builder.bundles.forecast import forecast
 from index_builder.datasets.load import load_dataset
@@ -17,6 +18,8 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 from model.forecaster import Forecaster
 from tests.conftest import Mini
+
+pytestmark = pytest.mark.slow
 
 
 def _queries(chosen: Sequence[Video], path: Path) -> Path:

@@ -32,6 +32,8 @@ from model.engagement.video import Video
 from model.errors import DataError
 from tests.conftest import Mini
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "</svg></style><script>alert('x')</script><img src=x onerror=\"alert(1)\"> & \u202etxet"
 TITLES = (HOSTILE, "אולי זה סרטון ארוך " * 12, "短视频 的 标题" * 30, "x" * 400, "", None, "nul \x00 and \x1b[31m")
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -24,6 +24,8 @@ from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
 from tests.conftest import MINI_CONFIG, Mini
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("mhp", "trajectory", "retrieval", "content")
 
 

@@ -23,6 +23,8 @@ from index_builder.training.staging import staging_folder, staging_path
 from index_builder.training.train import train
 from model.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 AS_OF = "2025-09-10"
 CONFIG = """epochs = 6
 fusion_epochs = 8

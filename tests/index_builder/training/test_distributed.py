@@ -18,6 +18,8 @@ from model.bundle import load_bundle
 from tests import patience
 from tests.project.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 AS_OF = "2025-09-10"
 CONFIG = """epochs = 3

@@ -16,6 +16,8 @@ from index_builder.training.train import train
 from model.bundle import load_bundle
 from tests.conftest import MINI_CONFIG, Mini
 
+pytestmark = pytest.mark.slow
+
 
 def net_of(value: float) -> nn.Linear:
     net = nn.Linear(1, 1, bias=False)

@@ -14,6 +14,8 @@ from model.bundle import Bundle, load_bundle
 from model.mhp.network import MambaHawkes
 from tests.model.mhp.test_network import SHAPE
 
+pytestmark = pytest.mark.slow
+
 AS_OF_US = 1_757_462_400_000_000
 CONFIG = """epochs = 2
 fusion_epochs = 2

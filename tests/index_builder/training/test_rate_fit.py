@@ -10,6 +10,8 @@ import pytest
 from index_builder.training.rate_fit import Spans, fit
 from model.rates import HOUR_S, N_WAVES, RateInputs, Rates, slope_horizon_s, waves
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 24 * HOUR_S
 AGES_H = (1.0, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 168.0)
 SHARE = 0.1

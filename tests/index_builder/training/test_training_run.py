@@ -9,6 +9,8 @@ from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
 from tests.conftest import MINI_CONFIG, Mini
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def once(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -34,6 +34,8 @@ from tests.model.bank.bank_cases import (
     video,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str, *args: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Run Python code in another process, with ``bank_cases`` as ``t``."""

@@ -33,6 +33,8 @@ from tests.service.fakes import FakeBank
 from tests.service.running import Live, live, wait_until
 from tests.service.test_real_bundle import rows_until
 
+pytestmark = pytest.mark.slow
+
 DAY_US = 24 * HOUR_US
 
 

@@ -22,6 +22,8 @@ from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.fakes import FakeForecaster, FakePool
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 DIMS = 8, 4
 NAME = "qZ7-tombstone-Xk93"
 OTHER = "another"

@@ -6,12 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service.store import keys
 from service.store.store import Store
 from service.times import now_us
 from tests.service.forgetting.test_forgetting import keys_with, make_bank, open_bank
 from tests.service.running import Live, live, wait_until
 from tests.service.store.test_store import P0, REGISTRATION, S, event, with_store
+
+pytestmark = pytest.mark.slow
 
 DAY_S = 86_400
 DAYS = 10

@@ -23,6 +23,8 @@ from service.problems import Overloaded, OverShare
 from service.strict_json import parse_json
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROW = {"video_id": "a", "time": T0 + 5, "type": "view"}
 JSON = {"content-type": "application/json"}
 

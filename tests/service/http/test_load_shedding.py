@@ -22,6 +22,8 @@ from service.http.load_shedding import classify
 from tests.service.fakes import FakeForecaster
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class SlowForecaster(FakeForecaster):
     """Returns its forecasts only when the test allows it."""

@@ -22,6 +22,8 @@ from service.store.rows.outcome import Outcome
 from service.wiring import new_metrics
 from tests.service.running import T0, Live, Process, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 

@@ -23,6 +23,8 @@ from websockets.sync.client import ClientConnection, connect
 from service.store.redis.embedded_server import EmbeddedServer
 from tests.service.running import T0, Live, Process, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 

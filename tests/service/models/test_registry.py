@@ -29,6 +29,8 @@ from tests.service.running import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 from tests.service.test_real_bundle import COMMAND, closing_process
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = [f"v{i}" for i in range(12)]
 AT = T0 + 30 * 3600
 

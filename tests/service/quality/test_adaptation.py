@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from model.engagement.bins import HOUR_US
 from model.forecaster import Forecaster
@@ -21,6 +22,8 @@ from service.times import iso
 from tests.conftest import Mini
 from tests.service.quality.world import Clock, World, answer, events, given, keep, with_world
 from tests.service.running import T0, Live, live, wait_until
+
+pytestmark = pytest.mark.slow
 
 S, H = 1_000_000, HOUR_US
 P0 = T0 * S

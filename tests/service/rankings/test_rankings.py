@@ -14,6 +14,8 @@ from service.store import keys
 from tests.service.fakes import FakeForecaster
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 NOW = int(time.time()) - 3600
 
 

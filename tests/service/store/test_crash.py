@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.service.conftest import Starter
 from tests.service.producer import Producer
 from tests.service.running import T0
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20
 

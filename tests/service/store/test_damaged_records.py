@@ -22,6 +22,8 @@ from service.times import iso
 from tests.conftest import Mini
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 BAD = keys.video_prefix("bad")
 Harm = Callable[[Any], object]
 

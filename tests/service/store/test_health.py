@@ -26,6 +26,8 @@ from service.wiring import new_metrics
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import RedisProcess, server
 
+pytestmark = pytest.mark.slow
+
 ROW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 

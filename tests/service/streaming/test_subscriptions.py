@@ -26,6 +26,8 @@ from service.streaming.topic import Subscription
 from tests.service.fakes import FakeForecaster
 from tests.service.running import T0, Live, Process, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 VIEW = {"video_id": "v", "time": T0 + 5, "type": "view"}
 
 

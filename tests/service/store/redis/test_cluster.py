@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from tests import patience
 from tests.service.running import ROOT
+
+pytestmark = pytest.mark.slow
 
 SUITES = (
     "store/test_store",
     "ingest/test_group_commit",
-    "live/test_subscriptions",
+    "streaming/test_subscriptions",
     "quality/test_scorer",
     "http/test_hostile",
 )
@@ -25,6 +29,6 @@ def test_the_suites_pass_on_a_cluster() -> None:
         env={**os.environ, "M3TR_TEST_STORE": "cluster"},
         capture_output=True,
         text=True,
-        seconds=280,
+        seconds=400,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

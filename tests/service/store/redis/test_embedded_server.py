@@ -17,6 +17,8 @@ from tests import patience
 from tests.service.conftest import Starter
 from tests.service.running import ROOT, T0, is_dead, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:

@@ -21,6 +21,8 @@ from service.wiring import new_metrics
 from tests.service.running import T0, Live, live, wait_until
 from tests.service.servers import Address, Cluster, RedisProcess, cluster, free_port, pair, sentinels, server
 
+pytestmark = pytest.mark.slow
+
 WITHIN_S = 2.0
 
 
