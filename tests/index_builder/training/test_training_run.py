@@ -39,6 +39,6 @@ def test_the_report_says_which_model_is_served(mini: Mini, once: Bundle) -> None
     two, one = ((path / "report.html").read_text(encoding="utf-8") for path in (mini.bundle, once.path))
     for words in (
         "held out for the scores; then a second model learned from all samples",
-        "which has learned from these videos too",
+        "It has learned from these videos too",
     ):
         assert words in two and words not in one
