@@ -40,7 +40,7 @@ def test_the_served_model_has_learned_from_the_holdout_too(mini: Mini, once: Bun
 def test_the_report_says_which_model_is_served(mini: Mini, once: Bundle) -> None:
     two, one = ((path / "report.html").read_text(encoding="utf-8") for path in (mini.bundle, once.path))
     for words in (
-        "held out for the scores, after which a second model learned from all of them",
-        "which has learned from these videos too",
+        "held out for the scores; then a second model learned from all samples",
+        "It has learned from these videos too",
     ):
         assert words in two and words not in one
