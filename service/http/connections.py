@@ -15,7 +15,7 @@ from service.settings import ServerSettings
 
 _MIN_CONNECTIONS: Final = 8
 _OTHER_FILES: Final = 48
-"""Number of open files reserved for other purposes than connections of clients and of the store: libraries, the bundle, logs."""
+"""Number of open files reserved for libraries, the bundle and logs. Connections of clients and of the store are not included."""
 
 
 class Connections:

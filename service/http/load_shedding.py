@@ -40,7 +40,7 @@ from service.settings import LoadSettings
 Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
-"""A batch of rows with more bytes as sent is of kind bulk. Its sender needs throughput and can wait."""
+"""A batch of rows that has more bytes than this, as sent, is of kind bulk. Its sender needs throughput and can wait."""
 _FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/redoc", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))

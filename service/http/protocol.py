@@ -124,7 +124,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         if self.transport.is_closing() or self.parser is None:
             return
         if self._since_progress > self.limits.header_bytes:
-            # This is a head, a trailer or a chunk extension that does not end.
+            # The bytes belong to a head, a trailer or a chunk extension that does not end.
             self._refuse(self._head_too_large())
         elif self._in_head and self._head_timer is None:
             self._start_head_timer()
@@ -142,7 +142,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request. If its head offers an upgrade, wait: it is not decided yet how its body is read."""
         limit = self.limits.header_bytes
-        # At least as many bytes arrived as the head has. So the head is only measured if the number of bytes exceeds the limit.
+        # The head is not longer than the bytes that arrived. So it is only measured if their number exceeds the limit.
         if self._since_progress > limit and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > limit:
             raise self._head_too_large()
         self._since_progress = self._discarded = 0

@@ -34,7 +34,8 @@ class Visit:
 
     ``length``: the body's length in bytes. It is very large if the head does not say it, or if the client waits for a 100 response
     before it sends the body.
-    ``client``: the name of the API key if the key is known, else the address. Limits that each client has a share of use this name.
+    ``client``: the name of the API key if the key is known, else the address. Each client has a share of the limits, and is
+    identified by this name.
     ``note``: what the request changed, for the audit log.
     """
 

@@ -30,7 +30,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         self.limits = limits
         self._message_timer: asyncio.TimerHandle | None = None
         self._fragment_bytes = 0
-        """Number of bytes in the complete fragments of the incomplete message."""
+        """Number of bytes in those fragments of the incomplete message that are complete."""
         self._partial = 0
         """Number of all bytes of the incomplete message so far, including unparsed ones."""
 

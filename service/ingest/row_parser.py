@@ -187,7 +187,7 @@ class RowParser:
         unknown = [name for name, value in item.items() if name not in known and value is not None]
         for name in unknown:
             if name in ONLY_EVENT_FIELDS:
-                raise Invalid(name, item[name], f"only in events; counters have {self._accepted.columns_text}")
+                raise Invalid(name, item[name], f"for events only; counters have {self._accepted.columns_text}")
             if not _is_number(item[name]):
                 fields = ", ".join((*SHARED_FIELDS, self._accepted.columns_text))
                 allowed = f"the fields {fields}, and numbers of other counters"

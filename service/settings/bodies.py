@@ -1,4 +1,4 @@
-"""Settings of request bodies: size, memory, time."""
+"""Settings of request bodies: limits on size, memory and time."""
 
 from __future__ import annotations
 

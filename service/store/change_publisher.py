@@ -1,7 +1,7 @@
 """Publishes which videos changed, and which videos have parked rows.
 
-This is published after the change itself, in keys without the video's hash tag. If a publication is lost, no row is lost:
-readers compare versions to find out what is current.
+This is published after the change itself, in keys without the video's hash tag. If a publication is lost, no row is lost. Readers
+compare versions, so they still find out what is current.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ class ChangePublisher:
     async def publish(
         self, changes: Sequence[Change], *, parked: Sequence[str] = (), unparked: Sequence[str] = ()
     ) -> None:
-        """Publish changes, the videos with new parked rows, and the videos that no longer have parked rows.
+        """Publish what changed. If the store does not answer, nothing is published and no error is raised.
 
-        Nothing happens if the store does not answer.
+        Args:
+            changes: the videos that changed.
+            parked: the videos for which rows were just parked.
+            unparked: the videos that no longer have parked rows.
         """
         commands: list[Command] = [
             _entry(changes[first : first + CHANGES_PER_ENTRY]) for first in range(0, len(changes), CHANGES_PER_ENTRY)

@@ -222,7 +222,7 @@ class GroupCommit:
         published_us: int | None,
         counted_as: str,
     ) -> None:
-        """Recount rows as duplicate or rejected. Until now they were counted as ``counted_as``."""
+        """Count rows as duplicate or rejected. They no longer count as ``counted_as``."""
         self._count([first + row for row in duplicates], duplicate=1, **{counted_as: -1})
         self._count([first + refused.position for refused in rejected], **{counted_as: -1})
         self._reject(first, rejected, published_us)

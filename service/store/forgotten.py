@@ -1,4 +1,4 @@
-"""Tombstones of deleted videos. Banks and streams that may still contain a deleted video use them to find and remove it.
+"""Tombstones of deleted videos. They are used to find and remove deleted videos that banks and streams still contain.
 
 A tombstone is a digest of the video's id (``model.bank.tombstone``). The id itself is not kept. A tombstone is kept forever,
 because a bank that is opened years later may still contain the video. It takes about 0.15 KB.

@@ -52,10 +52,10 @@ FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
 """Time (us) of the newest tombstone whose video is no longer in the embedded store's log. It is set after the log is rewritten."""
 
 RETENTION: Final = "m3tr:{retention}:due"
-"""Sorted set of video ids. The score is the time at which the video must be checked for deletion because of its age (s)."""
+"""Sorted set of video ids. The score is the time at which the service must check whether the video is inactive for too long (s)."""
 
 RETENTION_SEEDED: Final = "m3tr:{retention}:seeded"
-"""Exists while every video is known to be in ``RETENTION``."""
+"""This key exists while all videos are known to be in ``RETENTION``."""
 
 RETENTION_LEASE: Final = "m3tr:{retention}:lease"
 """Lease of the replica that deletes old videos."""

@@ -285,7 +285,7 @@ class Store:
         correction.raise_conflict(reply)
 
     async def _note_created(self, video_id: str) -> None:
-        """Schedule retention and bank admission for a video that is new, or was registered again after a deletion."""
+        """Schedule the retention check for a new video. If the video was deleted before, also schedule its admission to banks."""
         self.quarantine.forget(video_id)
         with suppress(Unavailable):
             if days := self._settings.retention_days:
@@ -311,7 +311,7 @@ class Store:
 
 
 def _with_counts(fault: Exception, outcome: Outcome, lost: int) -> Exception:
-    """Add a batch's counts to an Unavailable. ``lost`` is the number of rows whose outcome is unknown.
+    """Return a copy of an Unavailable with the batch's counts. ``lost`` is the number of rows whose outcome is unknown.
 
     Any other exception is returned as it is.
     """

@@ -1,4 +1,7 @@
-"""Finds out whether the event store may lose data. It may if it evicts keys when memory is full, or does not write to a disk."""
+"""Finds out whether the event store may lose data.
+
+The store may lose data if it evicts keys when memory is full, or if it does not write to a disk.
+"""
 
 from __future__ import annotations
 

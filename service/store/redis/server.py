@@ -174,8 +174,8 @@ class Server:
     async def drop_connections(self, generation: int | None = None) -> None:
         """Stop using all present connections, because a different server is now the primary.
 
-        A failed call may have shown this. ``generation`` is then the value of ``self.generation`` when that call was sent. If
-        connections were already dropped after that, nothing is done.
+        If a failed call showed this, pass the value that ``self.generation`` had when the call was sent. Nothing is done if
+        connections were dropped after that.
         """
         if generation is not None and generation != self._connection_generation.generation:
             return
