@@ -47,7 +47,7 @@ lint: install-dev ## ruff, its formatter, and mypy
 check: lint test ## lint and test
 
 clean: ## remove .venv, caches and what the demo left
-	rm -rf $(VENV) build demo *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build demo *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed ## set up .venv for running

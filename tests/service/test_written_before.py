@@ -16,6 +16,8 @@ import pytest
 from tests.service.running import Process
 from tests.service.test_real_bundle import COMMAND
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CLOSE = 1e-4
 """Allowed relative difference of a number: one machine computes it to the bit, another rounds otherwise."""

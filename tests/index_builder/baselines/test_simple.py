@@ -118,7 +118,7 @@ def test_log_linear_ignores_terms_that_do_not_vary() -> None:
 
 
 def test_arrays_of_pairs_must_have_the_same_length() -> None:
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         Pairs(np.ones(2), np.ones(2), np.ones(3), np.ones(2))
     with pytest.raises(ValueError, match="at least 1"):
         GrowthFactor(min_pairs=0)

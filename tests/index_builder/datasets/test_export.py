@@ -37,6 +37,8 @@ from service.store.store import Registration, Store
 from service.wiring import new_metrics
 from tests import patience
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TYPES = ("view", "like", "comment", "share")
 

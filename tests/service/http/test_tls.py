@@ -12,6 +12,8 @@ import pytest
 from tests.service.running import T0, live, wait_until
 from tests.service.servers import BINARY, RedisProcess, cluster_info, free_port, server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.service.running import T0, Live, live, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = 50
 """Limit of the rows in a batch of these services."""
 NDJSON = {"content-type": "application/x-ndjson"}

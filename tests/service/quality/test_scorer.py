@@ -252,6 +252,7 @@ def test_lease_has_one_holder(empty_redis: str) -> None:
     with_world(empty_redis, work)
 
 
+@pytest.mark.slow
 def test_label_is_scored_over_http(empty_redis: str) -> None:
     """A video and its rows by HTTP, and then the scores in GET /quality and in the metrics."""
     clock = Clock(P0 + 2 * H)

@@ -18,6 +18,8 @@ from tests import patience
 from tests.service.running import FAKE_COMMAND, ROOT, Process, live, wait_until
 from tests.service.store.test_store import REGISTRATION, event, with_store
 
+pytestmark = pytest.mark.slow
+
 
 def fill(url: str) -> None:
     async def work(store: Store) -> None:

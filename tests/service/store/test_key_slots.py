@@ -15,6 +15,8 @@ from service.store.store import Registration, Store
 from tests.service.running import wait_until
 from tests.service.store.test_store import P0, S, with_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cluster_url(tmp_path: Path) -> Iterator[str]:
