@@ -1,1 +1,1 @@
-"""The event store: Redis functions (``store.lua``), writing rows, and reading videos."""
+"""The event store: Redis functions (``lua/``), writing rows, and reading videos."""

@@ -3,7 +3,7 @@
 The key ``m3tr:format`` holds both versions as JSON. If a store does not have this key, its format is 1 and its bins are 1, and the
 key is written. The service and the export refuse a store that a newer release has written. This release would read it wrongly, and
 the newer release could not read what this one writes. A single record of a newer format begins with its format as text.
-``store.lua`` only refuses that record. A release with a new format will say how it reads the older format, or name the
+The Lua functions only refuse that record. A release with a new format will say how it reads the older format, or name the
 command that migrates it. So far there is only one format.
 """
 

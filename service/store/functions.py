@@ -1,18 +1,23 @@
-"""The store's function library (``store.lua``), and connections that can call its functions."""
+"""The store's function library (``lua/``), and connections that can call its functions."""
 
 from __future__ import annotations
 
 from importlib import resources
+from typing import Final
 
 from model.engagement.bins import EDGES_US
 from service.metrics import Metrics
 from service.store.redis.connection import RedisConnection
 from service.store.redis.function_library import FunctionLibrary
 
+_FILES: Final = ("record", "rows", "plan", "apply", "read", "correct", "functions")
+"""Files of the library in ``lua/``, in the order in which they make up one source: each uses only what stands before it."""
+
 
 def library() -> FunctionLibrary:
-    """Load the function library from ``store.lua`` and fill in the edges of the age bins."""
-    template = resources.files("service.store").joinpath("store.lua").read_text("utf-8")
+    """Put the function library together and fill in the edges of the age bins."""
+    folder = resources.files("service.store") / "lua"
+    template = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in _FILES)
     return FunctionLibrary.from_template(template.replace("@EDGES@", ",".join(map(str, EDGES_US.tolist()))))
 
 

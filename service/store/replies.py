@@ -1,4 +1,4 @@
-"""The replies of the store's functions (``store.lua``). They are decoded only in this module.
+"""The replies of the store's functions (``lua/``). They are decoded only in this module.
 
 A reply about a video is a list. Its first element is a tag that names the kind of reply. Positions of rows are counted from the
 video's first row in the call.

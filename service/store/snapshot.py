@@ -51,7 +51,7 @@ _metadata: Final = msgspec.json.Decoder(_Metadata)
 
 
 def signed(metadata: str, client: str) -> str:
-    """Append the API key's name to metadata (canonical JSON), where ``store.lua`` looks for it.
+    """Append the API key's name to metadata (canonical JSON), where the Lua functions look for it.
 
     An empty ``client`` adds nothing.
     """

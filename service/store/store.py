@@ -1,6 +1,6 @@
 """The event store: all operations of the service on its data in Redis. It knows nothing about HTTP.
 
-Every change of a video is made by one Redis function (``store.lua``), atomically for that video. If the server is not a cluster,
+Every change of a video is made by one Redis function (``lua/``), atomically for that video. If the server is not a cluster,
 one call can change many videos. After the change, an entry is added to the stream ``m3tr:changes``. The entry has one field,
 ``videos``: a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos.
 """

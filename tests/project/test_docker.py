@@ -155,7 +155,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     offline = f"--quiet --no-deps --no-build-isolation --no-index --target {site}"
     install = install.replace("${PIP_FLAGS}", offline).replace("/opt/m3tr/bin/pip", f"{sys.executable} -m pip")
     patience.run(shlex.split(install), cwd=context, check=True, seconds=120)
-    assert (site / "service" / "store" / "store.lua").is_file()
+    assert (site / "service" / "store" / "lua" / "apply.lua").is_file()
     search_path = f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     moved = {"PATH": search_path, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(site / "numba")}
     return {**os.environ, **SERVICE[-1].env, **moved}
