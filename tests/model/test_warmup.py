@@ -23,7 +23,7 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
-from model import warm
+from model import warmup
 from model.indexing import ObservedVideos, entries
 from model.engagement.bins import HOUR_US
 from model.forecast import Request
@@ -36,15 +36,15 @@ def compiled():
     kernels = {k for name in names for k in vars(sys.modules[name]).values() if isinstance(k, Dispatcher)}
     return {(k.py_func.__name__, str(s)) for k in kernels for s in k.signatures}
 
-warm.compile_kernels()
+warmup.compile_kernels()
 ahead = compiled()
-assert len(ahead) == len(warm.KERNELS), ahead
+assert len(ahead) == len(warmup.KERNELS), ahead
 data, forecaster = load_dataset(Path(sys.argv[1])), Forecaster.load(Path(sys.argv[2]), device="cpu")
 now, series = data.last_us(), (np.array([3, 9, 12]), np.array([1, 2, 3]))
 histories = [History({}), History({"view": Series("events", *series)}, {3: 5}),
              History({"view": Series("counters", *series), "like": Series("events", *series)})]
 pool = forecaster.new_pool(4)
-warm.forecast_once(forecaster, pool)
+warmup.forecast_once(forecaster, pool)
 for video in data.videos[-10:]:
     for history in histories:
         new = replace(video, video_id="new", published_us=now - 5 * HOUR_US)
