@@ -26,11 +26,11 @@ from service.settings import ModelSettings
 log = structlog.get_logger(__name__)
 
 _BATCH: Final = 2
-"""Maximum number of forecasts made together. It is small because a client's forecast may have to wait for them."""
+"""Maximum number of forecasts in one batch. The number is small because a client's forecast may have to wait for the batch."""
 _IDLE_S: Final = 0.01
-"""Time in seconds without a forecast in progress after which the shadow makes one.
+"""Idle time in seconds. The shadow makes forecasts only after no client's forecast was in progress for this time.
 
-It is longer than the gap between two batches under load.
+The time is longer than the gap between two batches under load.
 """
 _POLL_S: Final = 0.005
 
