@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 _BATCH: Final = 2
 """Maximum number of forecasts in one batch. The number is small because a client's forecast may have to wait for the batch."""
 _IDLE_S: Final = 0.01
-"""Idle time in seconds. The shadow makes forecasts only after no client's forecast was in progress for this time.
+"""Idle time in seconds. The shadow makes forecasts only after the active model made none for this time.
 
-The time is longer than the gap between two batches under load.
+The time is longer than the gap between two batches of the active model under load.
 """
 _POLL_S: Final = 0.005
 

@@ -33,7 +33,7 @@ _SCORES: Final = {
 
 
 class Adaptation(BackgroundTask):
-    """Reads the shared adaptive state every few seconds. ``enabled`` says whether intervals adapt to it."""
+    """Reads the shared adaptive state every few seconds. ``enabled`` says whether intervals adapt to the state."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Adaptation(BackgroundTask):
             await self.apply(deployment)
 
     async def apply(self, deployment: Deployment) -> None:
-        """Apply the newest adaptive state to a model. This is also called before the model's first forecast."""
+        """Apply the newest adaptive state to a model. ``apply`` is also called before the model's first forecast."""
         if not self.enabled:
             return
         stored = await self._label_store.adaptives(deployment.version)

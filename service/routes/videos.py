@@ -73,8 +73,9 @@ async def post_correction(request: Request) -> Response:
     """Lower a count that was wrong, such as a counter of 10^15. Rows alone never lower a count.
 
     ``replaces`` is the present count. If the count is different, the response is 409. ``value`` is what the count should have been. For a
-    counter, readings equal to ``replaces`` become ``value``, and the count is then the largest reading. With ``from``, all readings from
-    that time on that are above ``value`` become ``value``. For events, the excess is taken from the bins with the largest sums.
+    counter, readings equal to ``replaces`` become ``value``, and the count is then the largest reading. If ``from`` is given, every
+    reading from that time onwards becomes ``value`` if it is above ``value``. For events, the excess is taken from the bins with the
+    largest sums.
     """
     context = authorize(request, "admin")
     identifier = video_id(request, context)

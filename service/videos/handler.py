@@ -65,7 +65,7 @@ class VideoHandler:
     async def register(
         self, video_id: str, metadata: dict[str, Any], client: str = ""
     ) -> tuple[AppliedRows, list[str]]:
-        """Register a video, or replace its metadata. Also return the names of fields that are not used."""
+        """Register a video, or replace its metadata. Return the outcome of the parked rows, and the names of unused fields."""
         form = self.parse_metadata(metadata)
         return await self.store_registration(video_id, self.registration(form, client)), form.unused()
 
