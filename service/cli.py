@@ -1,4 +1,4 @@
-"""Defines the command ``m3tr-serve``, which runs the service as one process."""
+"""Defines the command ``m3tr-serve``, which runs the service in one Python process."""
 
 from __future__ import annotations
 

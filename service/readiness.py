@@ -1,8 +1,8 @@
 """Checks whether the service is ready. The checks run in the background, so that probes are cheap.
 
 store   checks that the store accepts writes, and that its clock agrees with this machine's (service/store/health.py)
-model   checks that the model's thread made a forecast in the last second; if none was requested, a test forecast is made
-bank    checks that the bank answers; the service is ready even if it does not, because forecasts do not need the bank
+model   checks that the model's thread made a forecast in the last second; if no forecast was requested, a test forecast is made
+bank    checks that the bank answers; the service is ready even if the bank does not answer, because forecasts do not need the bank
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _AFTER_REQUESTS_S: Final = _LIFESPAN_S + 5
 """Time limit in seconds for ending the whole service, from the end of the last request."""
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
-"""Time in seconds in which the last accepted connections can still send a request."""
+"""Time in seconds for which the connections accepted last can still send a request."""
 
 GC_THRESHOLDS: Final = (10_000, 10, 100)
 """Thresholds of the garbage collector for its three generations (see ``gc.set_threshold``)."""
@@ -143,7 +143,7 @@ class Server(uvicorn.Server):
 
 
 class Watchdog(threading.Thread):
-    """Kills the embedded store and then the process if the stop takes longer than ``seconds``."""
+    """Kills the embedded store and then the service's process if the stop takes longer than ``seconds``."""
 
     def __init__(self, seconds: float, store: EmbeddedServer | None) -> None:
         super().__init__(name="m3tr-watchdog", daemon=True)

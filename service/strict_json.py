@@ -11,7 +11,7 @@ import orjson
 from service.problems import Malformed
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""Byte order mark. Windows tools put it at the beginning of a file. It is not part of the text (RFC 8259 8.1)."""
+"""Byte order mark. Windows tools put this mark at the beginning of a file. The mark is not part of the text (RFC 8259 8.1)."""
 ROWS_ALLOWED: Final = 'a list of rows, or an object {"rows": [...]}'
 _SECOND_PARSE_BYTES: Final = 2**20
 """Maximum size in bytes of a body that is parsed a second time, with Python's own parser."""

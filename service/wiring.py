@@ -89,7 +89,7 @@ def build(
 ) -> Context:
     """Build a service around the deployment that is active first.
 
-    ``clock`` returns the time of day in microseconds since 1970. ``timer`` returns a time in seconds. It measures how long clients use the
+    ``clock`` returns the time of day in microseconds since 1970. ``timer`` returns a time in seconds, to measure how long clients use the
     event loop. ``server`` is the embedded event store, which is restarted when it dies.
     """
     manifest = deployment.forecaster.manifest
@@ -167,7 +167,7 @@ def build(
         share=stream_share,
     )
 
-    # Background work. Work that a setting turns off is None.
+    # Background work. Work that a setting disables is None.
     quality = _quality(settings, label_store, store, redis, engine, shadow, metrics, clock) if settings.labels else None
     ranking = RankingUpdater(engine, redis, settings) if settings.ranking_forecasts else None
     admission = None

@@ -1,7 +1,8 @@
 """Admits videos to the bank as they grow older, so that the bank grows with the traffic.
 
-A video is first admitted at the age ``bank_after_s``, and again whenever its age has doubled. Each time, its entries in the bank are made
-from everything known about the video at that time. When the video is older than the longest growth curve, it is no longer admitted.
+A video is first admitted at the age ``bank_after_s``, and again whenever its age has doubled. Each time, the video's entries in the bank
+are made from everything known about the video at that time. When the video is older than the longest growth curve, the video is no longer
+admitted.
 
 The event store holds a schedule for each bank, as a sorted set. An embedded bank belongs to one service, and only that service fills it. A
 bank on a server is shared by all replicas. A lease ensures that only one replica at a time fills the shared bank.
@@ -201,7 +202,7 @@ class BankAdmission(BackgroundTask):
             else:
                 next_age_s = self._after_s if age_s < self._after_s else 2 * age_s
                 next_s[name] = snapshot.video.published_us // SECOND_US + next_age_s
-        # A video without rows is skipped. It may have had no engagement, or its engagement may not have been sent.
+        # A video without rows is skipped. The video may have had no engagement, or its engagement may not have been sent.
         admitted = [snapshot for snapshot in ready if snapshot.newest_us is not None]
         self._metrics.bank_entries.labels("empty").inc(len(ready) - len(admitted))
         try:

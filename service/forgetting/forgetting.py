@@ -1,11 +1,11 @@
-"""Removes deleted videos from this process, from every replica, and from the store.
+"""Removes deleted videos from this service's memory, from every replica, and from the store.
 
     DELETE -> tombstone -> banks in memory -> the video's keys, ranked lists, labels -> streams -> the log of the embedded store
                  |
                  +-> every replica applies new tombstones within a second, and missed ones to each bank when the bank is next opened
 
 A tombstone records that a video was deleted. Tombstones are durable. Therefore a deletion is completed even if a message is lost or a
-process is killed.
+replica is killed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ SWEEP_WAIT_S: Final = 2.0
 REWRITE_S: Final = 60.0
 """Minimum time in seconds between two rewrites of the embedded store's log."""
 LAST_REWRITE_S: Final = 2.0
-"""Maximum time in seconds that a stopping service waits for the last rewrite."""
+"""Maximum time in seconds that a stopping service waits for its final rewrite of the log."""
 SETTLED_S: Final = 10
 """Time in seconds after a deletion. After this time, all writes that were in progress at the deletion have ended."""
 _PAUSE_FACTOR: Final = 20
 """Pause after a rewrite, as a multiple of the rewrite's duration. The pause makes slow rewrites rarer."""
 _POLL_S: Final = 0.05
 _OVERLAP_US: Final = 60_000_000
-"""Maximum time in microseconds by which the clock of a new Redis primary may be behind the previous one."""
+"""Maximum time in microseconds by which the clock of a new Redis primary may be behind the previous primary's clock."""
 _LEASE_S: Final = 30.0
 _CHUNK: Final = 1000
 
@@ -197,8 +197,8 @@ class Forgetting(BackgroundTask):
 
         Without rewrites, the log would keep every command that named a deleted video.
 
-        The first rewrite starts at once. A second one follows later, because writes in progress at the deletion may have named the video
-        again. By the time of the second rewrite, those writes have ended and have been undone.
+        The first rewrite starts at once. A second rewrite follows later, because writes in progress at the deletion may have named the
+        video again. By the time of the second rewrite, those writes have ended and have been undone.
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return

@@ -1,6 +1,6 @@
 """Removes deleted videos from the Redis streams, whose entries hold ids and rows.
 
-Redis stores the entries of a stream in nodes of up to ``_NODE`` entries. It frees the bytes of a deleted entry only when all entries of
+Redis stores the entries of a stream in nodes of up to ``_NODE`` entries. Redis frees the bytes of a deleted entry only when all entries of
 the node are deleted. Therefore the entries near a deleted entry are deleted too, and then added again at the stream's end. The stream of
 incoming rows is the exception, because its entries must keep their ids. Entries of that stream are deleted once they are acknowledged.
 """

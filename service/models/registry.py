@@ -1,4 +1,4 @@
-"""Holds the models in memory, and makes a different model active without a failed request.
+"""Holds the models in memory, and makes a different model active without failing a request.
 
 load and verify -> warm up -> store the version -> switch -> drain the previous model -> keep or close it
      |               |             |

@@ -56,11 +56,11 @@ class Shadow(BackgroundTask):
 
     @property
     def waiting(self) -> int:
-        """Number of forecasts that wait to be repeated."""
+        """Number of queued forecasts that the shadow has not repeated yet."""
         return len(self._queue)
 
     def observe(self, result: ForecastResult) -> None:
-        """Queue a forecast of the active model to be repeated, if it is drawn for the sample."""
+        """If a forecast of the active model is drawn for the sample, queue it to be repeated."""
         if self.deployment is None or random.random() >= self._share:
             return
         if len(self._queue) >= self._limit:

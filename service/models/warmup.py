@@ -33,7 +33,8 @@ _REPEAT_S: Final = 15.0
 def warm_first(deployment: Deployment, bundle: Path) -> float:
     """Warm up the first model before the service accepts requests. Return the duration in seconds.
 
-    Kernels are compiled, or loaded from their cache on disk. A forecast of each kind initializes networks, encoder and bank.
+    Kernels are compiled, or loaded from their cache on disk. One forecast of each kind (without rows, with events, with counters)
+    initializes the networks, the encoder and the bank.
 
     Raises:
         BundleError: the model cannot forecast.
@@ -72,7 +73,9 @@ def _log_progress() -> Iterator[None]:
 async def warm_up(
     deployment: Deployment, requests: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
 ) -> None:
-    """Forecast artificial videos of each kind, to prove that the model can forecast. Then forecast ``requests``.
+    """Forecast artificial videos, to prove that the model can forecast. Then forecast ``requests``.
+
+    There is one artificial video of each kind: without rows, with events, and with counters.
 
     Raises:
         Conflict: the model cannot forecast.

@@ -92,8 +92,8 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
 def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
     """Yield one label per horizon of a forecast.
 
-    ``factors``: adaptive stretch factors that the forecast already includes, indexed by age bucket and horizon bucket. None means that the
-    forecast includes none.
+    ``factors``: adaptive stretch factors that the forecast already includes, indexed by age bucket and horizon bucket. None if there are
+    no such factors.
     """
     forecast, video = result.forecast, result.snapshot.video
     age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])

@@ -30,7 +30,7 @@ def outcome(label: Label, snapshot: Snapshot, seen_us: int, silence: bool) -> fl
     Args:
         label: the forecast.
         snapshot: the video's present data.
-        seen_us: time up to which the store has all rows. It is at or after the target time.
+        seen_us: time up to which the store has all rows. This time is at or after the target time.
         silence: whether a video without rows has the outcome 0 (as with events). If False, the video's outcome is unknown.
     """
     history, published_us = snapshot.history, label.published_us

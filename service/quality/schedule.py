@@ -2,7 +2,7 @@
 
 A new video is due within seconds of the first change that this process sees. After that, the video is due once per age step
 (``label.age_step``), at a time derived from a secret of this Python process. In the first step, the video is due once before its first row
-and once after that row. If there are more than ``limit`` videos, the secret also decides which of them are in the schedule. Therefore one
+and once after that row. If there are more than ``limit`` videos, the secret also decides which videos are in the schedule. Therefore one
 client's videos can displace other clients' videos only in proportion to their number.
 """
 
@@ -105,6 +105,6 @@ class Schedule:
             heapq.heapify(self._order)
 
     def _drawn(self, video_id: str, what: int | str) -> float:
-        """Return a number in [0, 1) that only this process can compute."""
+        """Return a number in [0, 1) that only this Python process can compute."""
         text = f"{what} {video_id}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=8).digest(), "big") / _SPACE

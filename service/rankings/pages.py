@@ -1,8 +1,8 @@
 """Reads pages of the ranked lists.
 
-A list is sorted by score, then by id, both descending. A cursor is the position (score, id) of a page's last item. While scores do not
-change, paging returns every item exactly once, even if many scores are equal. If a video's score changes between two pages, the video
-moves in the list. It may then be returned again, or be missed.
+A list is sorted by descending score. Items with equal scores are sorted by descending id. A cursor is the position (score, id) of a page's
+last item. While scores do not change, paging returns every item exactly once, even if many scores are equal. If a video's score changes
+between two pages, the video moves in the list. It may then be returned again, or be missed.
 """
 
 from __future__ import annotations

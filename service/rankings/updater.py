@@ -35,7 +35,7 @@ from service.store.redis.connection import Command, RedisConnection
 log = structlog.get_logger(__name__)
 
 PRIOR: Final = 100
-"""Number of engagements that is added to both counts when growth is computed."""
+"""Number of engagements added to the present and the expected count when growth is computed."""
 REFRESH_S: Final = 60
 """Minimum time in seconds until a video without a change is ranked again."""
 TITLE_LENGTH: Final = 200
@@ -138,7 +138,7 @@ class RankingUpdater(BackgroundTask):
             *(self._engine.forecast(name.decode(), None, horizons_us) for name in due), return_exceptions=True
         )
         commands: list[Command] = []
-        # If a video's due time was lowered in the meantime, the video has changed again. It stays due.
+        # If a video's due time was lowered in the meantime, the video has changed again, and it stays due.
         still = (await self._redis.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, result in zip(due, still, results, strict=True):
             if isinstance(result, NotFound | DamagedRecord):

@@ -30,7 +30,7 @@ async def post_predict(request: Request) -> Response:
 
     If the request is repeated with the same ``Idempotency-Key``, events without an id count once.
 
-    The API key needs the scope predict. It also needs the scope ingest if the request registers a video or has rows.
+    The API key needs the scope predict. The key also needs the scope ingest if the request registers a video or has rows.
     """
     context = authorize(request, "predict")
     key = request_key(request)

@@ -106,7 +106,8 @@ async def get_forecast(request: Request) -> Response:
 async def list_videos(request: Request) -> Response:
     """List videos by growth, by expected count, or by present count.
 
-    ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. It is null on the last page.
+    ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. The cursor is null on the
+    last page.
     """
     context = authorize(request, "predict", ("sort", "limit", "cursor"))
     sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))

@@ -81,7 +81,7 @@ class Topic:
         self._changed = asyncio.Event()
 
     def join(self, subscription: Subscription) -> None:
-        """Add a subscription. It gets the newest event at once if there is one."""
+        """Add a subscription. If the topic has an event, the subscription gets the newest one at once."""
         self.subscriptions.add(subscription)
         if self._event:
             subscription.offer(self._event)
