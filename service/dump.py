@@ -101,7 +101,7 @@ async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
 
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
-    """Return a video as one JSON object: metadata, time of the newest row, (bin, value) pairs by type, and reach by bin."""
+    """Return a video as one JSON object: metadata, time of the newest row, bins and values for each type, and reach for each bin."""
     history = snapshot.history
     return {
         "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},

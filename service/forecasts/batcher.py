@@ -54,7 +54,7 @@ class Batcher(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start computing the queued items. Call this inside a running event loop."""
+        """Start computing queued items. Call this inside a running event loop."""
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:

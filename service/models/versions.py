@@ -25,7 +25,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 class Version:
     """One bundle.
 
-    ``hash``: the bundle's hash. For a damaged bundle it is the hash in its manifest, or None if the manifest cannot be read.
+    ``hash``: the version's hash. For a damaged bundle, the hash that the manifest states, or None if the manifest cannot be read.
     ``folder``: the bundle's folder, or None if the bundle is only in memory.
     ``manifest``: the bundle's manifest, or None if the bundle is damaged.
     ``broken``: the reason why the bundle is damaged, or None if it is intact.

@@ -5,7 +5,7 @@ because labels of long horizons stay for days and must not take the space of lab
 tag ``{labels}``. Times are in microseconds.
 
     due:<bucket>       sorted set of label keys, ordered by the time at which the label is to be scored
-    of:<bucket>        sorted set of strings, each a digest of a video's id and then a label key; finds the labels of a video
+    of:<bucket>        sorted set in text order; a member is a digest of a video's id, then a label key; used to find a video's labels
     made:<bucket>      Redis hash from label key to label (JSON); the replica that removes a label from this hash has scored it
     done:<bucket>      sorted set of scored labels' keys, ordered by the time until which no label with the same key is accepted
     day:<day>:<model>  Redis hash from "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day

@@ -1,4 +1,4 @@
-"""Finds the outcome of a forecast: a video's count at the target time, read from its histogram.
+"""Finds the outcome of a forecast, which is the video's count at the target time, read from the video's histogram.
 
 The count is known only at certain times. Between two of these times, the count is interpolated linearly. The outcome is accurate enough if
 the nearer of these two times is at most a tenth of the horizon (``NEAR``) from the target time. Otherwise the forecast has no outcome.

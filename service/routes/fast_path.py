@@ -46,7 +46,7 @@ class FastPath:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, or pass the connection on."""
+        """Handle a request to a busy route. Pass every other connection on to the router."""
         route = _find(scope) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)
