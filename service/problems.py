@@ -107,7 +107,7 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
-    """The body cannot be decoded: it is invalid JSON or gzip, or it ends early."""
+    """The body cannot be decoded, because it is invalid JSON or invalid gzip, or because it ends early."""
 
     slug, title, status = "malformed", "Malformed request", 400
 

@@ -91,7 +91,7 @@ class Readiness(BackgroundTask):
 
     @property
     def model_error(self) -> str | None:
-        """Reason why the model cannot forecast, or None if it can."""
+        """Reason why the model cannot forecast, or None if the model can forecast."""
         return "its queue has stopped" if not self._engine.batcher.alive else self._model.error
 
     def check(self) -> dict[str, Any]:

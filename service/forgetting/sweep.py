@@ -62,7 +62,7 @@ class Sweep:
         return isinstance(video_id, str) and self._deleted_us.get(tombstone(video_id), -1) >= entry_us
 
     async def _entries(self, key: str) -> list[Entry]:
-        """Return all entries up to the newest deletion, and the later entries that share a node with them."""
+        """Return all entries up to the newest deletion, and the later entries that share a stream node with these entries."""
         found: list[Entry] = []
         start = "-"
         while True:

@@ -56,7 +56,7 @@ class Version:
         return row
 
     def without_paths(self, text: str | None) -> str | None:
-        """Remove the paths of this machine from a reason, so that clients do not see them."""
+        """Remove this machine's file paths from a reason, so that clients do not see the paths."""
         if text is None or self.folder is None:
             return text
         for parent in {str(self.folder.parent), str(self.folder.parent.resolve())}:
@@ -65,7 +65,7 @@ class Version:
 
 
 def misfit(manifest: Manifest, served: Manifest) -> str | None:
-    """Return the reason why a bundle cannot be activated in this service, or None if it can.
+    """Return the reason why a bundle cannot be activated in this service, or None if the bundle can be activated.
 
     The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metric, and longest horizon. A
     different bundle fits if it forecasts the served bundle's metric, knows all engagement types of the served bundle, and has at least the

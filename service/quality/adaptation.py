@@ -50,7 +50,7 @@ class Adaptation(BackgroundTask):
         self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """Return the interval stretch that a model applies to a client's videos, or None if it applies none."""
+        """Return the interval stretch that a model applies to a client's videos, or None if the model applies no stretch."""
         common, by_client = self._factors.get(version, (None, {}))
         return by_client.get(client, common)
 

@@ -67,7 +67,7 @@ def video_id(request: Request, context: Context) -> str:
 
 
 def request_key(request: Request) -> str | None:
-    """Return the request's ``Idempotency-Key``, which identifies repetitions of the request, or None without one."""
+    """Return the request's ``Idempotency-Key``, which identifies repetitions of the request, or None without a key."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
@@ -80,7 +80,7 @@ def request_key(request: Request) -> str | None:
 
 
 def query_text(request: Request, name: str) -> str | None:
-    """Return a query parameter that may be given at most once, or None without it."""
+    """Return a query parameter that may be given at most once, or None if the parameter is missing."""
     texts = request.query_params.getlist(name)
     if len(texts) > 1:
         raise Invalid(name, ", ".join(texts), "one value")
@@ -88,7 +88,7 @@ def query_text(request: Request, name: str) -> str | None:
 
 
 def query_time(request: Request, name: str) -> int | None:
-    """Return a time from the query string in microseconds since 1970 UTC, or None without it.
+    """Return a time from the query string in microseconds since 1970 UTC, or None if the parameter is missing.
 
     The time is given as ISO 8601 or as seconds since 1970.
     """
@@ -101,7 +101,7 @@ def query_time(request: Request, name: str) -> int | None:
 
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
-    """Return a list of numbers from the query string, or None without one.
+    """Return a list of numbers from the query string, or None if the parameter is missing.
 
     A client may repeat the parameter, repeat it as ``name[]``, or separate the numbers by commas. Text that is not a number is kept as
     text and refused later.
