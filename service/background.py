@@ -21,13 +21,13 @@ class Background(Protocol):
 
     @property
     def tasks(self) -> Sequence[BackgroundTask]:
-        """The tasks of this work. Each one is restarted when it fails."""
+        """Tasks of this work. Each task is restarted when it fails."""
 
     def start(self) -> None:
         """Start. Call this inside a running event loop."""
 
     async def stop(self) -> None:
-        """Stop cleanly. This is called once, even if other background work failed to start."""
+        """Stop cleanly. The application calls ``stop`` once, even if other background work failed to start."""
 
 
 def _ignore(name: str) -> None:
@@ -37,7 +37,7 @@ def _ignore(name: str) -> None:
 class BackgroundTask(ABC):
     """Background work with one task. ``_run`` loops until it is cancelled, and ``_ended`` cleans up.
 
-    If ``_run`` fails for any reason, ``on_death`` is called with the class name. ``_run`` is restarted after ``REST_S`` seconds.
+    If ``_run`` fails for any reason, ``on_death`` is called with the class name. ``_run`` is then restarted after ``REST_S`` seconds.
     """
 
     on_death: Callable[[str], None] = staticmethod(_ignore)
@@ -46,7 +46,7 @@ class BackgroundTask(ABC):
 
     @property
     def tasks(self) -> Sequence[BackgroundTask]:
-        """This task only."""
+        """A sequence with this task as its only item."""
         return (self,)
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ class BackgroundTask(ABC):
         """Stop, and clean up."""
         self._stopping = True
         while self._task is not None and not self._task.done():
-            # Repeat this, because a library may mistake the cancellation for a failure of its connection and continue.
+            # Repeat the cancellation, because a library may mistake it for a failure of the library's connection and continue.
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_CANCEL_AGAIN_S)
         await self._ended()
@@ -80,5 +80,5 @@ class BackgroundTask(ABC):
     @abstractmethod
     async def _run(self) -> None: ...
 
-    async def _ended(self) -> None:  # noqa: B027 - most have nothing to clean up
+    async def _ended(self) -> None:  # noqa: B027 - most tasks have nothing to clean up
         ...

@@ -1,4 +1,4 @@
-"""Defines the command ``m3tr-serve``, which runs the service as one process."""
+"""Defines the command ``m3tr-serve``, which runs the service in one Python process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.store.redis.embedded_server import EmbeddedError
 from service.wiring import new_metrics
 
 _KNOWN_VARIABLES = ("M3TR_TEST_DATA",)
-"""Variables that have the prefix M3TR_ but are not settings of the service."""
+"""Environment variables that have the prefix M3TR_ but are not settings of the service."""
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -67,7 +67,7 @@ def run(
             )
         raise typer.Exit(2) from None
     except SettingsError as error:
-        # Print only the first line, because the other lines may show the value.
+        # Print only the first line, because the other lines may show the setting's value.
         typer.echo(f"m3tr-serve: {str(error).partition(chr(10))[0]}", err=True)
         raise typer.Exit(2) from None
     except (M3TRError, EmbeddedError, StoreRefused, OSError) as error:
@@ -76,7 +76,7 @@ def run(
 
 
 def _source(location: tuple[int | str, ...], given: Mapping[str, object]) -> str:
-    """Return the name of the setting that an error concerns, as an option or as a variable, depending on where it was set."""
+    """Return the name of the option or environment variable that an error concerns, depending on where the value was given."""
     if not location:
         return ""
     name = str(location[0])
@@ -85,7 +85,7 @@ def _source(location: tuple[int | str, ...], given: Mapping[str, object]) -> str
 
 
 def _warn_of_variables() -> None:
-    """Print the names of variables that are ignored or unknown."""
+    """Print the names of environment variables that are ignored or unknown."""
     if links := service_links(os.environ):
         names = ", ".join(links)
         typer.echo(

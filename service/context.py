@@ -36,14 +36,14 @@ from service.videos.predictions import ForecastHandler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The components of one service. ``service.wiring.build`` makes it."""
+    """The components of one service. ``service.wiring.build`` makes the context."""
 
     settings: Settings
     metrics: Metrics
     lifecycle: Lifecycle
     background: Sequence[Background]
 
-    # Access and load.
+    # Access control and load limits.
     keys: Keys
     hosts: Hosts | None
     """Allowed hosts of a service without API keys, or None for a service with API keys."""
@@ -65,7 +65,7 @@ class Context:
     forgetting: Forgetting
     readiness: Readiness
 
-    # Handlers of requests.
+    # Request handlers.
     ingest: IngestHandler
     row_sockets: RowSockets
     videos: VideoHandler
@@ -75,6 +75,9 @@ class Context:
     quality: QualityReport
 
     async def close_streams(self) -> None:
-        """Close the connections that never end by themselves. A server must call this before it waits for its connections."""
+        """End all forecast subscriptions and row streams, because they never end by themselves.
+
+        A server must call ``close_streams`` before it waits for its connections to end.
+        """
         await self.subscriptions.close()
         await self.row_sockets.close()

@@ -1,7 +1,7 @@
 """Write the content of the event store to standard output, as lines of JSON.
 
-Run it as ``python -m service.dump``. It is for programs that do not know the store's format, such as ``m3tr-build export``. It reads the
-store at ``REDIS_URL``, or the embedded store in ``--data-dir``, which no running service may be using.
+Run this module as ``python -m service.dump``. The dump is for programs that do not know the store's format, such as ``m3tr-build export``.
+The dump reads the store at ``REDIS_URL``, or the embedded store in ``--data-dir``. No running service may be using that embedded store.
 
 The first line is ``{"videos": n}``. One line per video follows. The last line is ``{"end": m}``, so that truncated output can be
 recognized. The line of a damaged record is ``{"video_id": ..., "why": ...}``.
@@ -70,9 +70,9 @@ async def _dump(url: str, out: IO[bytes]) -> None:
     redis = connect(url, metrics, deadline_s=_DEADLINE_S, connections=2)
     try:
         with suppress(Unavailable):
-            # A store that accepts no writes can be dumped too. Its format is then not marked in the store.
+            # A store that accepts no writes can be dumped too, even if its format is not recorded in it yet.
             await check_format(redis)
-        # A set, because a scan may return a key twice.
+        # Collect the ids in a set, because a scan may return a key twice.
         names = sorted({name async for name in _registered(redis)})
         written = 0
         _line(out, {"videos": len(names)})
@@ -101,7 +101,7 @@ async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
 
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
-    """Return a video as one JSON object: metadata, time of the newest row, (bin, value) pairs by type, and reach by bin."""
+    """Return a video as one JSON object: metadata, time of the newest row, bins and values for each type, and reach for each bin."""
     history = snapshot.history
     return {
         "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},

@@ -1,4 +1,4 @@
-"""Restarts the embedded event store when its process has died."""
+"""Restarts the embedded event store when its server process has died."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECK_S: Final = 0.5
 
 
 class EmbeddedStoreMonitor(BackgroundTask):
-    """Checks the embedded store's process every half second."""
+    """Checks the embedded store's server process every half second."""
 
     def __init__(self, server: EmbeddedServer, metrics: Metrics) -> None:
         self._server, self._metrics = server, metrics

@@ -1,7 +1,7 @@
 """Finds environment variables that are not settings: mistyped names, and variables that Kubernetes adds.
 
-For each Service of a namespace, the kubelet sets variables in every pod. Their names begin with the Service's name. For example, a
-Service called ``m3tr`` causes ``M3TR_PORT=tcp://10.96.0.12:8000``, ``M3TR_SERVICE_HOST``, ``M3TR_SERVICE_PORT``,
+For each Service of a namespace, the kubelet sets variables in every pod. The names of these variables begin with the Service's name. For
+example, a Service called ``m3tr`` causes ``M3TR_PORT=tcp://10.96.0.12:8000``, ``M3TR_SERVICE_HOST``, ``M3TR_SERVICE_PORT``,
 ``M3TR_PORT_8000_TCP_ADDR`` and more.
 """
 
@@ -33,7 +33,7 @@ def service_links(environment: Mapping[str, str]) -> list[str]:
 def unknown(environment: Mapping[str, str], settings: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Return one line of text for each variable that has the prefix M3TR_ but is not a setting.
 
-    ``others`` are variables that are known although they are not settings.
+    ``others``: names of variables that are known although they are not settings.
     """
     names = {PREFIX + name.upper() for name in settings}
     ignored = {*names, *service_links(environment), *others}

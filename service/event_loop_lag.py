@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs. Every request waits that long in addition to its own work."""
+"""Measures how late the event loop runs. This delay adds to the duration of every request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EVERY_S: Final = 0.1
 
 
 class EventLoopLag(BackgroundTask):
-    """Measures how late a timer fires."""
+    """Measures how late the event loop fires a timer."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._lag = metrics.loop_lag

@@ -1,18 +1,18 @@
 """Shares the event loop fairly between clients.
 
-A client's work asks for a turn before it runs: a request asks once at its start, and a long body asks before each slice.
-A "pass" is one iteration of the event loop.
+A "turn" is the permission to run one request, or one slice of a long request body, on the event loop. A request takes a turn once, at its
+start. A long body takes a turn before each slice. A "pass" is one iteration of the event loop.
 
     first turn of a client in a pass   granted at once
     further turns in the same pass     granted at once, until the client has worked for ``SLICE_S`` in this pass
-    turns after that                   put in the client's queue; each client's next turn is granted in the next pass
+    turns after that                   put in the client's queue; each pass grants one queued turn per client
 
-While only one client is active, its requests do not wait. Slices of long bodies do wait, so that a new request is not queued behind
-all of them.
+While only one client is active, its requests do not wait. Slices of its long bodies do wait, so that a new request is not queued behind
+all slices.
 
 A client with a queue is paused while a forecast of a different client is in progress. The pause lasts at most ``REST`` times as long as
-the client worked. Without the pause, the queued work would compete for the processor with the thread that computes the forecast, and
-with the store.
+the client worked in the pass. Without the pause, the queued work would compete for the processor with the thread that computes the
+forecast, and with the store.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 SLICE_S: Final = 0.001
-"""Time in seconds for which one client may use the loop in one pass."""
+"""Time in seconds for which one client may use the event loop in one pass."""
 REST: Final = 4.0
-"""Maximum pause in seconds per second of work. At 4, a client with a queue still gets a fifth of the loop."""
+"""Maximum pause in seconds per second of work. With 4, a client with a queue still gets a fifth of the event loop's time."""
 LATELY_S: Final = 5.0
 """Time in seconds after its last turn for which a client counts as active."""
 ROWS: Final = b"\0rows"
@@ -36,7 +36,7 @@ ROWS: Final = b"\0rows"
 _BATCHES: Final = 2
 """Maximum number of long-body batches in progress per client, over all its connections."""
 _POLL_S: Final = 0.001
-"""Seconds between two checks whether a pause is over. Timers have no finer resolution."""
+"""Seconds between two checks of whether a pause is over. Timers have no finer resolution."""
 
 
 class Turns:
@@ -111,7 +111,7 @@ class Turns:
 
     @asynccontextmanager
     async def batch(self, client: bytes) -> AsyncIterator[None]:
-        """Run the body of this context manager, one batch of a long body, when it is this client's turn."""
+        """Enter the context when this client gets a turn for one batch of a long request body."""
         slots = self._batches.setdefault(client, asyncio.Semaphore(_BATCHES))
         async with slots:
             await self.take(client)
@@ -125,7 +125,7 @@ class Turns:
         asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Begin the next pass: grant one turn, the oldest in the queue, to each client that is not paused."""
+        """Begin the next pass. Grant the oldest turn in the queue of each client that is not paused."""
         self._soon, self._timer = False, None
         now_s = self._clock()
         for client, began in self._began.items() if self._queues else ():

@@ -1,4 +1,4 @@
-"""Configures logging: one line per event on stderr. Lines are JSON unless stderr is a terminal. Standard output has only the address."""
+"""Configures logging. Each event is one line on stderr, as JSON unless stderr is a terminal. Only the service's address goes to stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _with_request(logger: object, method: str, event: EventDict) -> EventDict:
 
 
 def configure_logs() -> None:
-    """Configure structlog for the process."""
+    """Configure structlog for the whole service."""
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, in base units such as seconds.
 
-Every label has a bounded set of values. A video id is never a label value. The top finite bucket of a duration histogram is the deadline
-of the measured call, so late calls are counted in ``+Inf``.
+Every label has a bounded set of values. A video id is never a label value. The largest finite bucket bound of a duration histogram is the
+deadline of the measured call. Calls that exceed the deadline are therefore counted only in the bucket ``+Inf``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def buckets(deadline_s: float) -> list[float]:
-    """Return histogram buckets in seconds. The last one is the deadline."""
+    """Return the upper bounds of histogram buckets in seconds. The last bound is the deadline."""
     return [fraction * deadline_s for fraction in _FRACTIONS]
 
 
 class Metrics:
-    """All metrics of one service, in a registry that other services in the same process do not share."""
+    """All metrics of one service. Several services in one Python process have separate registries."""
 
     def __init__(self, *, request_deadline_s: float, store_deadline_s: float, bank_deadline_s: float) -> None:
         self.registry = CollectorRegistry()

@@ -27,8 +27,8 @@ Problem
 +-- DamagedRecord     500  the stored record of this video cannot be read
 +-- Internal          500  the service failed; the detail reveals nothing internal
 
-A problem is immutable. If several callers wait for an operation that fails, each caller gets its own copy
-(``Problem.copy``, ``separate``).
+A problem is immutable. If several callers wait for an operation that fails, each caller gets its own copy (see ``Problem.copy`` and
+``separate``).
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class Problem(Exception):
     """Base class of all problems.
 
-    ``slug``: names the problem's type. ``retryable``: whether the same request can succeed later. ``extra``: further members of the
-    response body, read-only. ``headers``: headers of the response, read-only.
+    ``slug``: names the problem's type.
+    ``retryable``: whether a repeated request can succeed later.
+    ``extra``: further members of the response body, read-only.
+    ``headers``: headers of the response, read-only.
     """
 
     slug: ClassVar[str] = "problem"
@@ -105,7 +107,7 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
-    """The body cannot be decoded: it is invalid JSON or gzip, or it ends early."""
+    """The body cannot be decoded, because it is invalid JSON or invalid gzip, or because it ends early."""
 
     slug, title, status = "malformed", "Malformed request", 400
 
@@ -183,7 +185,7 @@ class TooSlow(Problem):
 
 
 class Unavailable(Problem):
-    """A component is down or too slow. The same request can succeed later."""
+    """A component is down or too slow. A repeated request can succeed later."""
 
     slug, title, status, retryable = "unavailable", "Temporarily unavailable", 503, True
 
@@ -194,7 +196,7 @@ class Unavailable(Problem):
 
 
 class Overloaded(Unavailable):
-    """There are more requests than the service can handle. This one is refused before it is read."""
+    """There are more requests than the service can handle. The refused request is not read."""
 
     slug, title = "overloaded", "Too busy"
 
@@ -227,13 +229,13 @@ class Internal(Problem):
 
 
 def separate(error: BaseException) -> BaseException:
-    """Return a copy of an exception for one more caller, so that callers do not share a traceback."""
+    """Return a copy of an exception for a further caller, so that callers do not share a traceback."""
     if isinstance(error, Problem):
         return error.copy()
     try:
         other = copy.copy(error)
     except Exception:
-        # The exception cannot be copied: attach the original as the cause.
+        # The exception cannot be copied. Return a RuntimeError with the same text, whose cause is the original.
         other = RuntimeError(f"{type(error).__name__}: {error}")
     other.__cause__ = error
     return other

@@ -1,8 +1,8 @@
 """Checks whether the service is ready. The checks run in the background, so that probes are cheap.
 
 store   checks that the store accepts writes, and that its clock agrees with this machine's (service/store/health.py)
-model   checks that the model's thread made a forecast in the last second; without a requested forecast, it makes a test forecast
-bank    checks that the bank answers; the service is ready without it, because forecasts are made without it too
+model   checks that the model's thread made a forecast in the last second; if no forecast was requested, a test forecast is made
+bank    checks that the bank answers; the service is ready even if the bank does not answer, because forecasts do not need the bank
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from service.store.health import Health
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two checks. A finished forecast proves for the same time that the model works."""
+"""Seconds between two checks. For this time, a finished forecast counts as proof that the model works."""
 
 Word = Literal["ok", "down"]
 
 
 class PartCheck:
-    """A repeated check of one component. Only one run is in progress at a time.
+    """A repeated check of one component. Only one run of the check is in progress at a time.
 
     A run fails if it takes longer than ``patience_s`` seconds.
     """
@@ -91,7 +91,7 @@ class Readiness(BackgroundTask):
 
     @property
     def model_error(self) -> str | None:
-        """Reason why the model cannot forecast, or None if it can."""
+        """Reason why the model cannot forecast, or None if the model can forecast."""
         return "its queue has stopped" if not self._engine.batcher.alive else self._model.error
 
     def check(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs the process: starts the embedded store and the HTTP server, and stops them in reverse order."""
+"""Runs the service. Starts the embedded store and the HTTP server, and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ log = structlog.get_logger(__name__)
 _LIFESPAN_S: Final = 10.0
 """Time limit in seconds for ending background work and closing models and store connections."""
 _AFTER_REQUESTS_S: Final = _LIFESPAN_S + 5
-"""Time limit in seconds for ending everything else after the last request has ended."""
+"""Time limit in seconds for ending the whole service, from the end of the last request."""
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.2
-"""Time in seconds in which the last accepted connections can still send a request."""
+"""Time in seconds for which the connections accepted last can still send a request."""
 
 GC_THRESHOLDS: Final = (10_000, 10, 100)
 """Thresholds of the garbage collector for its three generations (see ``gc.set_threshold``)."""
@@ -54,11 +54,12 @@ SWITCH_S: Final = 0.0005
 class Server(uvicorn.Server):
     """HTTP server that prints its address once it listens, and that stops without breaking a request.
 
-    The address is printed late because with port 0 the actual port is known only then.
+    The address is printed late because, with port 0, the actual port is known only after the server listens.
 
     After SIGTERM, the service reports that it is not ready but accepts requests for ``drain_s`` more seconds. It closes each connection
-    after the next response. Then it accepts no new connection, ends streams, and finishes the requests in progress. This must end within
-    ``shutdown_s``. Requests that are still in progress after that are cancelled. SIGINT skips ``drain_s``.
+    after the next response. Then it accepts no new connection, ends streams, and finishes the requests in progress. These three steps must
+    end within ``shutdown_s`` seconds. Requests that are still in progress after that are cancelled. After SIGINT, the ``drain_s`` seconds
+    are skipped.
     """
 
     def __init__(self, config: uvicorn.Config, context: Context, stopping: Callable[[], None] = lambda: None) -> None:
@@ -115,7 +116,7 @@ class Server(uvicorn.Server):
         for task in list(self.server_state.tasks):
             task.cancel()
         if self.server_state.tasks:
-            # Leave time to send a response. Without one, a client does not know whether to retry.
+            # Leave time to send a response. Without a response, a client does not know whether to retry.
             await asyncio.wait(list(self.server_state.tasks), timeout=_SETTLE_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
@@ -142,14 +143,14 @@ class Server(uvicorn.Server):
 
 
 class Watchdog(threading.Thread):
-    """Kills the embedded store and then the process if the stop takes longer than ``seconds``."""
+    """Kills the embedded store and then the service's process if the stop takes longer than ``seconds``."""
 
     def __init__(self, seconds: float, store: EmbeddedServer | None) -> None:
         super().__init__(name="m3tr-watchdog", daemon=True)
         self._seconds, self._store = seconds, store
 
     def run(self) -> None:
-        """Wait, then kill. This is a daemon thread, so it ends early if the process ends."""
+        """Wait, then kill. The thread is a daemon, so it ends early if the service's process ends."""
         time.sleep(self._seconds)
         print(
             f"m3tr-serve: stopping took longer than {self._seconds:g} s; stack traces of the threads:",
@@ -217,7 +218,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     """
     configure_logs()
     _count_deaths(metrics)
-    # The thread that computes forecasts hands the interpreter lock to the event loop after this time. Python's default is 5 ms.
+    # The thread that computes forecasts hands the interpreter lock to the event loop after ``SWITCH_S``. Python's default is 5 ms.
     sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)

@@ -11,14 +11,14 @@ import orjson
 from service.problems import Malformed
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""Byte order mark. Windows tools put it at the beginning of a file. It is not part of the text (RFC 8259 8.1)."""
+"""Byte order mark. Windows tools put this mark at the beginning of a file. The mark is not part of the text (RFC 8259 8.1)."""
 ROWS_ALLOWED: Final = 'a list of rows, or an object {"rows": [...]}'
 _SECOND_PARSE_BYTES: Final = 2**20
-"""Maximum size in bytes of a body that is parsed a second time."""
+"""Maximum size in bytes of a body that is parsed a second time, with Python's own parser."""
 
 
 class BrokenLine(str):
-    """A line of NDJSON that is not valid JSON. It takes its row's place in the list of rows."""
+    """A line of NDJSON that is not valid JSON. The ``BrokenLine`` takes the row's place in the list of rows."""
 
 
 def parse_json(body: bytes) -> Any:
@@ -31,7 +31,7 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        # Python's own parser is slow. It is tried only for values that it accepts and orjson does not.
+        # Python's own parser is slow. It is tried only for values that it accepts and orjson refuses.
         if len(body) <= _SECOND_PARSE_BYTES and any(mark in body for mark in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
             with suppress(ValueError, RecursionError):
                 return json.loads(body)

@@ -1,6 +1,7 @@
 """Parses and formats times in requests and responses.
 
-They are ISO 8601 with a zone, or seconds since 1970 UTC. Inside the service, times are microseconds since 1970 UTC.
+In requests and responses, a time is ISO 8601 with a zone, or seconds since 1970 UTC. Inside the service, a time is in microseconds since
+1970 UTC.
 """
 
 from __future__ import annotations

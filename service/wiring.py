@@ -1,4 +1,4 @@
-"""Builds one service. ``build`` makes every component. The functions below it connect events to observers, one function per subject."""
+"""Builds one service. ``build`` makes every component. Each function below ``build`` connects one kind of event to its observers."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def build(
 ) -> Context:
     """Build a service around the deployment that is active first.
 
-    ``clock`` returns the time of day in microseconds since 1970. ``timer`` returns a time in seconds and measures turns. ``server`` is
-    the embedded event store, which is restarted when it dies.
+    ``clock`` returns the time of day in microseconds since 1970. ``timer`` returns a time in seconds, to measure how long clients use the
+    event loop. ``server`` is the embedded event store, which is restarted when it dies.
     """
     manifest = deployment.forecaster.manifest
     store_deadline_s = settings.store_deadline_ms / 1000
     lifecycle = Lifecycle()
 
-    # Access and load.
+    # Access control and load limits.
     keys = Keys(settings.keys(), lambda reason: metrics.refused_keys.labels(reason).inc())
     concurrency = concurrency_limits(settings)
     turns = Turns(timer, others=concurrency["reads"].others)
@@ -126,13 +126,13 @@ def build(
     models = ModelRegistry(engine, shadow, active_version, _loader(settings, metrics), settings, metrics)
     readiness = Readiness(health, engine, lifecycle, settings)
 
-    # Without keys, all requests count as one client, which may use the whole of each limit.
+    # Without API keys, all requests count as one client, which may use the whole of each limit.
     labels_share = settings.label_share if keys else 1.0
     stream_share = settings.stream_share if keys else 1.0
     label_store = LabelStore(redis, capacity=settings.labels, days=settings.quality_days, share=labels_share)
     forgetting = Forgetting(engine, models.deployments, store, label_store, redis, embedded=settings.redis_url is None)
 
-    # Handlers of requests.
+    # Request handlers.
     accepted_types = AcceptedTypes(manifest.types)
     parser = RowParser(accepted_types, settings, clock)
     parking = Parking(int(settings.park_videos * settings.park_share), settings.park_ttl_s) if keys else None
@@ -167,7 +167,7 @@ def build(
         share=stream_share,
     )
 
-    # Background work. Work that a setting turns off is None.
+    # Background work. Work that a setting disables is None.
     quality = _quality(settings, label_store, store, redis, engine, shadow, metrics, clock) if settings.labels else None
     ranking = RankingUpdater(engine, redis, settings) if settings.ranking_forecasts else None
     admission = None
@@ -279,7 +279,7 @@ def _observe_changes(
     sampler: Sampler | None,
     admission: BankAdmission | None,
 ) -> None:
-    """Register the observers of the change stream. It reports videos that have a new version or were deleted."""
+    """Register the observers of the change stream. The stream reports videos that have a new version or were deleted."""
     # Subscribers get a new forecast.
     changes.on_change(subscriptions)
     if parking is not None:
@@ -288,7 +288,7 @@ def _observe_changes(
     # A deletion by a different replica is applied at once.
     changes.on_change(forgetting)
     if ranking is not None:
-        # The video is ranked again.
+        # A changed video is ranked again.
         changes.on_change(ranking)
     if sampler is not None:
         # Forecasts to be scored are planned for a new video.
@@ -300,19 +300,19 @@ def _observe_changes(
 
 def _observe_forecasts(engine: Engine, shadow: Shadow, sampler: Sampler | None) -> None:
     """Register the observers of forecasts that are made from a video's newest history."""
-    # The shadow model makes the same forecast.
+    # The shadow model repeats the forecast.
     engine.on_forecast(shadow.observe)
     if sampler is not None:
-        # The shadow's forecast becomes a label if the active model's did.
+        # The shadow's forecast becomes a label if the active model's forecast became one.
         shadow.on_forecast(sampler.shadowed)
 
 
 def _prepare_models(models: ModelRegistry, forgetting: Forgetting, quality: _Quality | None) -> None:
     """Register the preparations that a model needs before its first forecast that is served, compared or scored."""
-    # Deleted videos are removed from its bank.
+    # Deleted videos are removed from the model's bank.
     models.before_first_forecast(forgetting.prepare)
     if quality is not None:
-        # Its intervals get their adaptive stretch.
+        # The model's intervals get their adaptive stretch.
         models.before_first_forecast(quality.adaptation.apply)
 
 
@@ -342,7 +342,7 @@ def _watch_parts(
     ranking: RankingUpdater | None,
     quality: _Quality | None,
 ) -> None:
-    """Register metrics of the store, the models and background work. They are read when Prometheus scrapes."""
+    """Register metrics of the store, the models and background work. The metrics are read when Prometheus scrapes."""
     build_text = "Versions of the service and of the active model"
     metrics.watch(
         lambda: [info("m3tr_build", build_text, version=service_version(), model_version=engine.active.version)]
@@ -366,7 +366,7 @@ def _watch_load(
     subscriptions: ForecastSubscriptions,
     row_sockets: RowSockets,
 ) -> None:
-    """Register metrics of connections, requests and queues. They are read when Prometheus scrapes."""
+    """Register metrics of connections, requests and queues. The metrics are read when Prometheus scrapes."""
     metrics.watch(connections.readings)
     metrics.watch(lambda: load_readings(concurrency, budget))
     metrics.watch(

@@ -1,13 +1,14 @@
 """Admits videos to the bank as they grow older, so that the bank grows with the traffic.
 
-A video is first admitted at the age ``bank_after_s``, and again whenever its age has doubled. Each time, its entries hold all that is
-known of the video at that time. This ends when the video is older than the longest growth curve.
+A video is first admitted at the age ``bank_after_s``, and again whenever its age has doubled. Each time, the video's entries in the bank
+are made from everything known about the video at that time. When the video is older than the longest growth curve, the video is no longer
+admitted.
 
-The event store holds a schedule for each bank, as a sorted set. An embedded bank belongs to one service, and only that service fills
-it. A bank on a server is shared by all replicas. A lease ensures that only one replica at a time fills it.
+The event store holds a schedule for each bank, as a sorted set. An embedded bank belongs to one service, and only that service fills it. A
+bank on a server is shared by all replicas. A lease ensures that only one replica at a time fills the shared bank.
 
-"Now" is the time that the traffic has reached: the clock's time, but at most ``SILENCE_US`` after the newest row. Without this limit,
-during a replay of the past or a pause of all traffic, videos would seem to get no engagement.
+"Now" means the clock's time, but at most ``SILENCE_US`` after the newest row. Without this limit, videos would seem to get no engagement
+during a replay of past rows or a pause of all traffic.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _EVERY_S: Final = 1.0
 _BATCH: Final = 8
 _CHUNK: Final = 1000
 _SCANS: Final = 10
-"""Maximum number of scans of ``_CHUNK`` keys in one pass, while the whole store is being scanned."""
+"""Maximum number of scan steps in one pass, each over ``_CHUNK`` keys, while the whole store is being scanned."""
 _REMEMBERED: Final = 100_000
 _AGAIN_S: Final = 60
 """Seconds until a failed admission is tried again."""
@@ -89,7 +90,7 @@ class BankAdmission(BackgroundTask):
         self._renewed = ("", 0.0)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Record new videos. Deleted videos are noticed when they are due."""
+        """Remember new videos, to schedule them later. Deleted videos are noticed when they are due."""
         for video_id, version in changes:
             if not version:
                 continue
@@ -107,7 +108,7 @@ class BankAdmission(BackgroundTask):
             await lease.release()
 
     async def run_once(self) -> int:
-        """Schedule new videos, and admit a batch of videos that are due. Return the number that were due."""
+        """Schedule new videos, and admit a batch of videos that are due. Return the number of due videos."""
         deployment = self._engine.active
         key = keys.maturing(f"{self._bank_name}-{deployment.version[:16]}")
         await self._renew(key)
@@ -127,7 +128,7 @@ class BankAdmission(BackgroundTask):
         return len(due)
 
     async def _renew(self, key: str) -> None:
-        """Record every ten minutes that this bank is in use. The schedule of an unused bank expires."""
+        """Record every ten minutes that this bank is in use, because the schedule of an unused bank expires."""
         if key == self._renewed[0] and time.monotonic() < self._renewed[1] + _RENEW_EVERY_S:
             return
         now_s = int(time.time())
@@ -142,7 +143,7 @@ class BankAdmission(BackgroundTask):
         self._renewed = key, time.monotonic()
 
     async def _find_banks(self, now_s: int) -> None:
-        """Register schedules that an earlier release left unregistered, so that they expire when unused."""
+        """Register schedules that an earlier release left unregistered, so that unused schedules expire."""
         cursor: str | None = ""
         while cursor is not None:
             following, found = await self._redis.scan("maturing", cursor, keys.maturing("*"), _CHUNK)
@@ -201,7 +202,7 @@ class BankAdmission(BackgroundTask):
             else:
                 next_age_s = self._after_s if age_s < self._after_s else 2 * age_s
                 next_s[name] = snapshot.video.published_us // SECOND_US + next_age_s
-        # A video without rows is skipped: it may have had no engagement, or its engagements may not have been sent.
+        # A video without rows is skipped. The video may have had no engagement, or its engagement may not have been sent.
         admitted = [snapshot for snapshot in ready if snapshot.newest_us is not None]
         self._metrics.bank_entries.labels("empty").inc(len(ready) - len(admitted))
         try:
@@ -226,7 +227,7 @@ class BankAdmission(BackgroundTask):
         await self._redis.pipeline("maturing", commands)
 
     async def _one_by_one(self, deployment: Deployment, snapshots: Sequence[Snapshot], now_us: int) -> Sequence[str]:
-        """Admit the videos one at a time. Return the ids of those that cannot be admitted."""
+        """Admit the videos one at a time. Return the ids of the videos that cannot be admitted."""
         refused: list[str] = []
         for snapshot in snapshots:
             try:

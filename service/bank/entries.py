@@ -17,13 +17,13 @@ from service.store.snapshot import Snapshot
 def bank_entries(
     forecaster: Forecaster, snapshots: Sequence[Snapshot], content: NDArray[np.float32], now_us: int
 ) -> list[BankVideo]:
-    """Return the bank entries of videos that have rows, from data up to ``now_us``.
+    """Return the bank entries of videos that have rows. Entries are made from data up to ``now_us``.
 
-    ``content`` (n, Dc) float32: content vectors of the n videos, each with Dc dimensions.
+    ``content``: content vectors of the n videos, a float32 array of shape (n, Dc). Each vector has Dc dimensions.
     """
     types = forecaster.manifest.types
     built: list[BankVideo] = []
-    # One video at a time, because some videos are fed by events and others by counters.
+    # Handle one video at a time, because some videos are fed by events and others by counters.
     for snapshot, vector in zip(snapshots, content, strict=True):
         video, newest_us = snapshot.video, snapshot.newest_us or snapshot.video.published_us
         rows = rows_of([snapshot.history], [video.published_us], [newest_us], types)

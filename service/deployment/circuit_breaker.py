@@ -1,7 +1,7 @@
-"""Circuit breaker around the bank. It measures the bank's queries, and sends none while the bank does not answer.
+"""Circuit breaker around the bank. The breaker measures the bank's queries, and sends no queries while the bank does not answer.
 
-After a query fails, the circuit opens. The failed query is then repeated in the background until the bank answers it. So a bank that
-hangs delays one batch of forecasts by the deadline, and not every batch. The bank itself enforces the deadline.
+After a query fails, the circuit opens. The failed query is then repeated in the background until the bank answers it. Therefore a bank
+that hangs delays only one batch of forecasts, by the deadline of a query. The bank itself enforces this deadline.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SILENT: Final = "the bank failed and has not answered since"
 
 
 class BankCircuitBreaker:
-    """A bank behind a circuit breaker. The duration and the failures of its queries are recorded as metrics.
+    """A bank behind a circuit breaker. The durations and failures of the bank's queries are recorded as metrics.
 
-    It is thread-safe if the bank is.
+    The circuit breaker is thread-safe if the bank is thread-safe.
     """
 
     def __init__(self, bank: Bank, metrics: Metrics, retry_s: float = RETRY_S) -> None:
@@ -52,16 +52,16 @@ class BankCircuitBreaker:
         return self._timed(lambda: self._bank.search(queries))
 
     def creator(self, creator_ids: Sequence[str]) -> dict[str, list[PastVideo]]:
-        """Return the earlier videos of each creator."""
+        """Return the earlier videos of each creator, keyed by creator id."""
         return self._timed(lambda: self._bank.creator(creator_ids))
 
     @property
     def down(self) -> bool:
-        """Whether the circuit is open: a query failed, and no query was answered since."""
+        """Whether the circuit is open. The circuit opens when a query fails, and closes once the bank answers that query."""
         return self._down
 
     def counts(self) -> dict[str, int]:
-        """Return the number of videos and of trajectories."""
+        """Return the numbers of videos and trajectories in the bank."""
         if self._down:
             raise BankError(_SILENT)
         return self._bank.counts()
@@ -75,11 +75,11 @@ class BankCircuitBreaker:
         self._bank.remove(video_ids)
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Remove videos of which only the tombstones are known."""
+        """Remove deleted videos, given their tombstones instead of their ids."""
         self._bank.forget(tombstones)
 
     def cache_searches(self, videos: int) -> None:
-        """Cache the neighbours of up to ``videos`` videos that are queried repeatedly."""
+        """Cache the search results of up to ``videos`` videos, because the same video is often searched for repeatedly."""
         self._bank.cache_searches(videos)
 
     def optimize(self, progress: Progress | None = None) -> None:
@@ -121,7 +121,7 @@ class BankCircuitBreaker:
             try:
                 self._retry(query)
             except BaseException:
-                # Keep this thread alive: without it, the circuit would stay open forever.
+                # Keep this thread alive, because without it the circuit would stay open forever.
                 self._metrics.task_deaths.labels("BankRetry").inc()
                 log.exception("the retry of the bank failed and is restarted")
                 self._closed.wait(self._retry_s)

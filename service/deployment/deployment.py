@@ -19,7 +19,7 @@ class Deployment:
 
     @property
     def version(self) -> str:
-        """The bundle's hash."""
+        """The bundle's version, which is the hash of its manifest."""
         return self.forecaster.manifest.version
 
     def close(self) -> None:

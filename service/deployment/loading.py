@@ -27,8 +27,8 @@ def load_model(
         models: settings for the device, the number of cached states, and the default bundle.
         bank: settings of the bank.
         metrics: receives the durations and failures of bank queries.
-        folder: the bundle's folder, or None for the bundle in ``models``.
-        encoder: a loaded model's sentence encoder, which is shared. If None, the encoder is loaded.
+        folder: the bundle's folder, or None for the default bundle in ``models``.
+        encoder: sentence encoder of a model in memory, to be shared. If None, the encoder is loaded from the bundle.
 
     Raises:
         BundleError: the bundle is damaged or has a different format.
@@ -50,7 +50,7 @@ def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
     dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)
-    # Import this only if needed, because the client takes a second to import.
+    # Import ``ServerBank`` only if needed, because importing its Qdrant client takes a second.
     from model.bank.server import ServerBank
 
     return ServerBank(

@@ -21,16 +21,18 @@ R = TypeVar("R")
 Reason = Literal["size", "deadline", "stop"]
 """Reason why a batch was released.
 
-``size``: the batch was full. ``deadline``: its first item had waited long enough. ``stop``: the service is stopping.
+``size``: the batch was full.
+``deadline``: the batch's first item had waited long enough.
+``stop``: the service is stopping.
 """
 
 
 class Batcher(Generic[T, R]):
     """Runs ``compute`` on batches of up to ``size`` items. The first item of a batch waits at most ``wait_s`` for others.
 
-    While one batch is computed, the next one fills up. So batches grow with the load. An item whose caller has gone is dropped before it is
-    computed. If a batch fails, its items are computed one by one, so that one item cannot make the others fail. ``queue`` is the maximum
-    number of waiting items. ``released`` is called for each batch with the reason of its release.
+    While one batch is computed, the next one fills up. Therefore batches grow with the load. An item whose caller has been cancelled is
+    dropped before it is computed. If a batch fails, its items are computed one by one, so that one item cannot make the others fail.
+    ``queue`` is the maximum number of waiting items. ``released`` is called for each batch, with the reason why the batch was released.
     """
 
     def __init__(
@@ -52,13 +54,13 @@ class Batcher(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to process items. Call this inside a running event loop."""
+        """Start computing queued items. Call this inside a running event loop."""
         self._task = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """Accept no more items, compute the queued ones, and end.
 
-        If ``stop`` is cancelled, the queued items raise Unavailable.
+        If ``stop`` is cancelled, the callers of queued items get Unavailable.
         """
         self._stopping = True
         self._some.set()
@@ -75,7 +77,7 @@ class Batcher(Generic[T, R]):
 
     @property
     def alive(self) -> bool:
-        """Whether items are being processed."""
+        """Whether the task that processes items is running."""
         return self._task is not None and not self._task.done()
 
     async def between(self, action: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Computes forecasts: takes a video's snapshot, cuts it at the requested time, and runs the model."""
+"""Computes forecasts. The engine takes a video's snapshot, drops the data after the requested time, and runs the model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _POLL_S: Final = 0.01
 class _Job:
     request: Request
     newest: bool
-    """Whether the history is the video's newest. Only then may the forecast update the video's cached state."""
+    """Whether ``history`` is the video's newest history. Only then may the forecast update the video's cached state."""
     deployment: Deployment
     """Deployment that makes the forecast, even if a different one becomes active in the meantime."""
 
 
 def ended_by(history: History, age_us: int) -> History:
-    """Return the part of a history whose bins had ended when the video had the age ``age_us``."""
+    """Return a history with only those bins that had ended when the video had the age ``age_us``."""
 
     def cut(series: Series) -> Series:
         kept = bin_end_us(series.bins) <= age_us
@@ -51,7 +51,7 @@ def ended_by(history: History, age_us: int) -> History:
 
 
 class Engine:
-    """Makes forecasts from histories in one worker thread. No other thread uses the states of the deployment's pool.
+    """Makes forecasts from histories in one worker thread. No other thread uses the cached states in the deployment's pool.
 
     ``active`` is the deployment that makes forecasts for new requests. ``switch`` may replace it at any time. A request keeps the
     deployment that was active when the request arrived.
@@ -99,7 +99,7 @@ class Engine:
         task = None if stale else self.cache.find(key, snapshot, deployment, clock_us)
         if task is None:
             job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us)
-            # Run in a separate task, which continues for the other callers if the first caller has gone.
+            # Run in a separate task, which continues for the other callers if the first caller disconnects.
             task = asyncio.get_running_loop().create_task(self._make(job, snapshot, as_of_bins, stale))
             self._in_progress[deployment] += 1
             task.add_done_callback(partial(self._made, deployment))
@@ -108,7 +108,7 @@ class Engine:
         try:
             return task.result() if task.done() else await asyncio.shield(task)
         except Exception as error:
-            # Other callers may wait for the same forecast, so each raises its own copy.
+            # Other callers may wait for this forecast too, so each caller raises its own copy of the error.
             raise separate(error) from error
 
     @property
@@ -124,17 +124,17 @@ class Engine:
         return before
 
     async def try_model(self) -> None:
-        """Make a forecast for an artificial video in the model's thread. Raises what the model raises."""
+        """Make a forecast for an artificial video in the model's thread. Raise any error that the model raises."""
         forecaster, now_us = self.active.forecaster, max(self._clock(), self._test_video.published_us)
         horizons_us = (min(HOUR_US, forecaster.manifest.max_horizon_us),)
         request = Request(self._test_video, History({}), now_us, horizons_us)
         await self.batcher.between(lambda: forecaster.forecast([request]))
 
     async def drained(self, deployment: Deployment) -> None:
-        """Wait until a deployment that is no longer active has no forecast in progress."""
+        """Wait until no forecast is in progress in a deployment that is no longer active."""
         while self._in_progress[deployment]:
             await asyncio.sleep(_POLL_S)
-        # A batch may still run after its callers have gone.
+        # A batch may still run after its callers have disconnected.
         await self.batcher.between(lambda: None)
 
     def newest(self, limit: int, horizons_us: tuple[int, ...]) -> list[Request]:
@@ -153,7 +153,7 @@ class Engine:
             return True
 
     async def forget(self, video_id: str) -> None:
-        """Remove a deleted video from the caches, and drop all cached forecasts, because they may name it as a neighbour."""
+        """Remove a deleted video from the caches. Drop all cached forecasts, because any of them may name the video as a neighbour."""
         self._snapshots.forget(video_id)
         self.cache.clear()
         await self.batcher.between(lambda: self.active.pool.forget(video_id))
@@ -185,7 +185,7 @@ class Engine:
         if now < published_us:
             if at_us is not None:
                 raise Invalid("at", iso(now), f"published_at ({iso(published_us)}) or later")
-            # This machine's clock is behind the client's, by less than the allowed skew. Use the publication time as now.
+            # This machine's clock is behind the client's, by less than the allowed skew. Use the publication time as the present time.
             now = published_us
         history, as_of_bins = snapshot.history, False
         if snapshot.newest_us is not None and now < snapshot.newest_us:

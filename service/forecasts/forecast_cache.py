@@ -11,7 +11,7 @@ from service.forecasts.forecast_result import ForecastResult
 from service.store.snapshot import Snapshot
 
 SHARE_OF_AGE: Final = 1e-3
-"""A forecast is served from the cache until its video has aged by this fraction of its age."""
+"""Time for which a forecast is served from the cache, as a fraction of its video's age."""
 
 Key = tuple[str, tuple[int, ...], int | None]
 """Video id, horizons in microseconds, and requested time (None: now)."""
@@ -26,10 +26,12 @@ class _Entry(NamedTuple):
 
 
 class ForecastCache:
-    """Holds at most ``capacity`` recent forecasts, each for at most ``reuse_us``. Equal requests share a forecast that is in progress.
+    """Holds at most ``capacity`` recent forecasts, each for at most ``reuse_us``.
 
-    A cached forecast is valid only for the video's version and the deployment that it was made with. So a new row, a different model or a
-    different horizon always causes a new forecast.
+    While a forecast is in progress, equal requests share it.
+
+    A cached forecast is valid only for the video's version and the deployment that it was made with. Therefore a new row, a different
+    model or a different horizon always causes a new forecast.
     """
 
     def __init__(self, capacity: int, reuse_us: int) -> None:

@@ -14,7 +14,7 @@ from service.times import iso
 
 
 def forecast_json(result: ForecastResult) -> bytes:
-    """Return the encoded response. It is encoded only once per result."""
+    """Return the encoded response. Each result is encoded only once."""
     if result.json is None:
         result.json = orjson.dumps(forecast_fields(result))
     return result.json
@@ -24,7 +24,7 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
     """Return the members of the response.
 
     Quantiles are cumulative counts at ``time``. A neighbour's ``growth`` maps a horizon in seconds to the factor by which the neighbour's
-    count grew over that horizon. The growth starts at the age that the forecast video has now.
+    count grew over that horizon. The horizon begins when the neighbour was as old as the forecast video is now.
     """
     forecast = result.forecast
     return {
@@ -66,7 +66,7 @@ def _neighbour(neighbour: Neighbour) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | None:
-    """Return a finite number, or None for any other value, because JSON cannot express infinity and NaN."""
+    """Return a finite number unchanged. Return None instead of infinity and NaN, which JSON cannot express."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 

@@ -14,7 +14,7 @@ class ForecastResult:
 
     ``as_of_bins``: the requested time is before the newest row. Therefore only bins that had ended at that time were used.
     ``stale``: the store did not answer. The snapshot is the last one that was read.
-    ``json``: the encoded response, or None before it was first needed.
+    ``json``: the encoded response, or None until the response is first needed.
     """
 
     snapshot: Snapshot

@@ -1,11 +1,11 @@
-"""Removes deleted videos from this process, from every replica, and from the store.
+"""Removes deleted videos from this service's memory, from every replica, and from the store.
 
     DELETE -> tombstone -> banks in memory -> the video's keys, ranked lists, labels -> streams -> the log of the embedded store
                  |
-                 +-> every replica applies new tombstones within a second, and every bank when it is next opened
+                 +-> every replica applies new tombstones within a second, and missed ones to each bank when the bank is next opened
 
 A tombstone records that a video was deleted. Tombstones are durable. Therefore a deletion is completed even if a message is lost or a
-process is killed.
+replica is killed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ SWEEP_WAIT_S: Final = 2.0
 REWRITE_S: Final = 60.0
 """Minimum time in seconds between two rewrites of the embedded store's log."""
 LAST_REWRITE_S: Final = 2.0
-"""Maximum time in seconds that a stopping service waits for the last rewrite."""
+"""Maximum time in seconds that a stopping service waits for its final rewrite of the log."""
 SETTLED_S: Final = 10
-"""Time in seconds after a deletion within which all writes that were in progress have ended."""
+"""Time in seconds after a deletion. After this time, all writes that were in progress at the deletion have ended."""
 _PAUSE_FACTOR: Final = 20
-"""Pause after a rewrite, as a multiple of the rewrite's duration. It makes slow rewrites rarer."""
+"""Pause after a rewrite, as a multiple of the rewrite's duration. The pause makes slow rewrites rarer."""
 _POLL_S: Final = 0.05
 _OVERLAP_US: Final = 60_000_000
-"""Maximum time in microseconds by which the clock of a new Redis primary may be behind the previous one."""
+"""Maximum time in microseconds by which the clock of a new Redis primary may be behind the previous primary's clock."""
 _LEASE_S: Final = 30.0
 _CHUNK: Final = 1000
 
@@ -113,7 +113,7 @@ class Forgetting(BackgroundTask):
     async def prepare(self, deployment: Deployment) -> None:
         """Apply tombstones before a model's first forecast.
 
-        A bank that does not answer is only logged, because such a bank cannot return deleted videos as neighbours either.
+        A failure of the bank is only logged, because a bank that does not answer cannot return deleted videos as neighbours.
         """
         try:
             await self.apply_tombstones(deployment)
@@ -121,14 +121,14 @@ class Forgetting(BackgroundTask):
             log.warning("a bank does not answer and may still hold deleted videos", reason=str(error))
 
     async def apply_tombstones(self, deployment: Deployment) -> None:
-        """Remove the videos from a model's bank that were deleted since the bank was last open.
+        """Remove from a model's bank the videos that were deleted since the bank was last open.
 
         Raises Unavailable if the store does not answer, or BankError if the bank does not answer.
         """
         before = self._applied_us.get(deployment)
         if before is None:
             before = await self._forgotten.obeyed(bank_identity(deployment))
-        # If the bank is open in this process for the first time, apply all tombstones: its videos may come from a copied bank.
+        # If the bank is open in this process for the first time, apply all tombstones, because its videos may come from a copied bank.
         first = deployment not in self._applied_us
         found = await self._forgotten.since(-1 if first else before - _OVERLAP_US)
         due = found if first else [mark for mark in found if mark[1] > before - _OVERLAP_US]
@@ -145,7 +145,7 @@ class Forgetting(BackgroundTask):
         self._applied_us[deployment] = max(before, newest_us)
 
     async def run_once(self) -> None:
-        """Apply new tombstones once: to banks, caches, streams, and the embedded store's log."""
+        """Apply new tombstones once to banks, caches, streams, and the embedded store's log."""
         deployments = self._deployments()
         for closed in [held for held in self._applied_us if held not in deployments]:
             del self._applied_us[closed]
@@ -162,7 +162,7 @@ class Forgetting(BackgroundTask):
             raise fault
 
     async def _drop(self) -> None:
-        """Remove the videos that other replicas deleted from the caches of this process."""
+        """Remove from this process's caches the videos that other replicas deleted."""
         if self._forgotten.newest_us <= self._dropped_us:
             return
         newest_us = int(self._forgotten.newest_us)
@@ -186,17 +186,19 @@ class Forgetting(BackgroundTask):
             swept_us = max(at_us for _, at_us in due)
             await self._forgotten.sweep(swept_us)
         else:
-            # No newer tombstone is stored. ``newest_us`` is newer because it was read before the store was emptied.
+            # No tombstone newer than ``swept_us`` is stored. If ``newest_us`` is newer, it was read before the store was emptied.
             swept_us = max(swept_us, newest_us)
         async with self._swept:
             self._swept_us = swept_us
             self._swept.notify_all()
 
     async def _rewrite(self) -> None:
-        """Start a rewrite of the embedded store's log if it is due. Without it, the log keeps every command that named a deleted video.
+        """If a rewrite of the embedded store's log is due, start the rewrite.
 
-        The first rewrite starts at once. A second one follows later, because writes in progress at the deletion may have named the video
-        again. By the time of the second rewrite, those writes have ended and have been undone.
+        Without rewrites, the log would keep every command that named a deleted video.
+
+        The first rewrite starts at once. A second rewrite follows later, because writes in progress at the deletion may have named the
+        video again. By the time of the second rewrite, those writes have ended and have been undone.
         """
         if not self._embedded or self._rewritten_us >= self._swept_us:
             return

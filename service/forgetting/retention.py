@@ -4,10 +4,10 @@ The record includes the video's ids, labels and positions in ranked lists. The v
 knowledge, like the data that a bundle was trained on. To remove them too, delete the video. Parked rows and event ids expire by
 themselves.
 
-A sorted set holds the time at which each video is to be checked, starting with its registration. New rows do not change that time. If
-a video is due but had rows since, it becomes due again ``retention_days`` after its newest row. Because of this set, the store need not
-be scanned to find due videos. Only one slow scan runs every ``_WALK_EVERY_S`` seconds, to find videos that were registered while no
-retention was configured.
+A sorted set holds the time of each video's next check. The first time is set when the video is registered, and new rows do not change it.
+If a due video had rows in the meantime, the video becomes due again ``retention_days`` after its newest row. Because of the sorted set,
+the store need not be scanned to find due videos. Only one slow scan runs every ``_WALK_EVERY_S`` seconds, to find videos that were
+registered while no retention was configured.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WALK_EVERY_S: Final = 7 * DAY_S
 
 
 class Retention(BackgroundTask):
-    """Runs the retention. A lease ensures that only one replica at a time does so."""
+    """Deletes records as the retention setting requires. A lease ensures that only one replica at a time does so."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Retention(BackgroundTask):
         self._cursor: str | None = None
 
     async def run_once(self) -> int:
-        """Check a batch of videos that are due. Return their number."""
+        """Check a batch of videos that are due. Return the number of these videos."""
         if not await self._lease.acquire():
             return 0
         await self._walk()
@@ -91,7 +91,7 @@ class Retention(BackgroundTask):
         return len(found)
 
     async def _end(self, video_id: str, before_us: int) -> None:
-        # If a row arrives in the meantime, the video is kept: the store checks again before it deletes, and the video stays due.
+        # If a row arrives in the meantime, the video is kept, because the store checks again before it deletes, and the video stays due.
         if await self._store.forget(video_id, idle_since_us=before_us):
             await self._label_store.forget(video_id)
             await self._engine.forget(video_id)

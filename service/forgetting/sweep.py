@@ -1,8 +1,8 @@
 """Removes deleted videos from the Redis streams, whose entries hold ids and rows.
 
-Redis stores the entries of a stream in nodes of up to ``_NODE`` entries. It frees the bytes of a deleted entry only when all entries of
-the node are deleted. Therefore the neighbours of a deleted entry are deleted too, and added again at the stream's end. The stream of
-incoming rows is the exception, because its entries must keep their ids. Those entries are deleted once they are acknowledged.
+Redis stores the entries of a stream in nodes of up to ``_NODE`` entries. Redis frees the bytes of a deleted entry only when all entries of
+the node are deleted. Therefore the entries near a deleted entry are deleted too, and then added again at the stream's end. The stream of
+incoming rows is the exception, because its entries must keep their ids. Entries of that stream are deleted once they are acknowledged.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _CHUNK: Final = 1000
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields]
 
-# Deletes entries, then adds others. It works even when Redis has reached maxmemory. ARGV holds the number of names and the names,
-# and then for each added entry the number of its fields and values, followed by the fields and values.
+# Deletes entries, then adds others, even when Redis has reached maxmemory. ARGV holds the number of deleted entries, their ids,
+# and then for each added entry the total number of its field names and values, followed by the field names and values.
 _REPLACE: Final = """#!lua flags=allow-oom
 local last = 1 + tonumber(ARGV[1])
 for first = 2, last, 1000 do redis.call('XDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, last))) end
@@ -41,7 +41,7 @@ end
 
 
 class Sweep:
-    """Reads every stream once and removes any number of deleted videos. ``deleted_us`` maps each tombstone to its time of deletion."""
+    """Reads every stream once and removes any number of deleted videos. ``deleted_us`` maps each tombstone to the time of the deletion."""
 
     def __init__(self, redis: RedisConnection, deleted_us: Mapping[str, int]) -> None:
         self._redis = redis
@@ -62,7 +62,7 @@ class Sweep:
         return isinstance(video_id, str) and self._deleted_us.get(tombstone(video_id), -1) >= entry_us
 
     async def _entries(self, key: str) -> list[Entry]:
-        """Return all entries up to the newest deletion, and the later entries that share a node with them."""
+        """Return all entries up to the newest deletion, and the later entries that share a stream node with these entries."""
         found: list[Entry] = []
         start = "-"
         while True:
@@ -73,7 +73,10 @@ class Sweep:
             start = f"({page[-1][0].decode()}"
 
     async def _changes(self) -> None:
-        """If any entry is affected, replace the whole stream with its recent entries."""
+        """Remove deleted videos from the change stream.
+
+        If any entry names a deleted video, all entries are replaced with copies of the recent entries, without deleted videos.
+        """
         entries = await self._entries(keys.CHANGES)
         recent_ms = round((time.time() - _RECENT_S) * 1000)
         affected, kept = False, []
@@ -125,7 +128,7 @@ class Sweep:
 
 
 def _entries(reply: Sequence[Any]) -> list[Entry]:
-    """Return (name, fields) pairs from a reply, which holds lists in RESP2 and maps in RESP3."""
+    """Return (entry id, fields) pairs from a reply. The fields are lists in RESP2 and maps in RESP3."""
     return [
         (name, fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True)))
         for name, fields in reply
@@ -133,7 +136,7 @@ def _entries(reply: Sequence[Any]) -> list[Entry]:
 
 
 def _parsed(fields: Fields) -> list[Any]:
-    """Return the rows of an entry, or no rows if they cannot be read."""
+    """Return the rows of an entry, or an empty list if the rows cannot be read."""
     one, many = fields.get(b"row"), fields.get(b"rows")
     try:
         value = json.loads(one if one is not None else many or b"[]")

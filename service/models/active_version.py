@@ -1,4 +1,4 @@
-"""Keeps the active model version in the event store. So it survives a restart, and every replica follows it within seconds."""
+"""Keeps the active model version in the event store. The version survives a restart, and every replica adopts it within seconds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ActiveVersion(BackgroundTask):
             await self._redis.pipeline("models", [["SET", keys.ACTIVE_MODEL, version]])
 
     async def read(self) -> str | None:
-        """Return the stored hash. Return None if nothing is stored, or if this version was refused less than ``AGAIN_S`` ago."""
+        """Return the stored version. Return None if no version is stored, or if it was refused less than ``AGAIN_S`` seconds ago."""
         found = (await self._redis.pipeline("models", [["GET", keys.ACTIVE_MODEL]]))[0] if self.enabled else None
         if found is None or (found.decode() == self._refused and time.monotonic() < self._again_s):
             return None

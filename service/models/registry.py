@@ -1,10 +1,10 @@
-"""Holds the models in memory, and makes a different model active without a failed request.
+"""Holds the models in memory, and makes a different model active without failing a request.
 
 load and verify -> warm up -> store the version -> switch -> drain the previous model -> keep or close it
      |               |             |
      |               |             +-- Unavailable 503  the event store does not answer: nothing changes
      |               +---------------- Conflict    409  the model cannot forecast: nothing changes
-     +-------------------------------- Conflict    409  bundle is damaged, its bank is in use, or it does not fit: nothing changes
+     +-------------------------------- Conflict    409  the bundle is damaged or does not fit, or its bank is in use: nothing changes
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 Load = Callable[[Path, SentenceEncoder], Deployment]
-"""Function that loads a bundle from its folder and shares the sentence encoder of a loaded model. It blocks, so call it in a thread."""
+"""Loads a bundle from its folder and shares the sentence encoder of a loaded model. The function blocks, so call it in a thread."""
 
 _COUNTED: Final = ("hits", "misses", "evictions")
 
@@ -74,7 +74,7 @@ class ModelRegistry:
         self._preparations.append(prepare)
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Return every version as GET /models shows it, the served bundle first."""
+        """Return one row per version, as GET /models shows it. The served bundle comes first."""
         states = self._states()
         return [self._row(version, states) for version in await self._all()]
 
@@ -107,7 +107,10 @@ class ModelRegistry:
         self._active_version.start()
 
     async def stop(self) -> None:
-        """Stop polling, and wait for a change in progress. A change that is still warming up is abandoned. Any other change is finished."""
+        """Stop polling, and wait for a change in progress.
+
+        A change whose model is still warming up is abandoned. Any other change is finished.
+        """
         self._stopping = True
         await self._active_version.stop()
         await asyncio.gather(*self._changes, return_exceptions=True)
@@ -150,7 +153,7 @@ class ModelRegistry:
         ]
 
     async def _change(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a change after all earlier changes have ended. Finish it even if the caller has gone."""
+        """Run a change after all earlier changes have ended. Finish the change even if the caller has disconnected."""
 
         async def exclusive() -> T:
             async with self._changing:
@@ -208,7 +211,7 @@ class ModelRegistry:
             except BaseException:
                 await self._discard(deployment)
                 raise
-            # Remove it from the kept models first. Otherwise, ending the previous shadow might close it.
+            # Remove this model from the kept models first. Otherwise, ending the previous shadow might close this model.
             self._kept.pop(deployment.version, None)
             await self._end_shadow()
             self.shadow.begin(deployment)
@@ -232,7 +235,7 @@ class ModelRegistry:
             log.error("the stored model version cannot be activated", stored=stored, reason=problem.detail)
 
     async def _ready(self, version: Version) -> Deployment:
-        """Return the model of a version. Load it if it is not in memory.
+        """Return the model of a version. If the model is not in memory, load it.
 
         Raises Conflict if the version does not fit or cannot be loaded.
         """
@@ -262,10 +265,10 @@ class ModelRegistry:
         return deployment
 
     async def _warm(self, deployment: Deployment) -> int:
-        """Warm up a model. Return the number of videos that it has forecast."""
+        """Warm up a model. Return the number of stored videos that the model has forecast."""
         horizons_us = (min(HOUR_US, deployment.forecaster.manifest.max_horizon_us),)
         requests = self.engine.newest(min(self._settings.warm_videos, deployment.pool.capacity), horizons_us)
-        # The newest come last, so that the cache evicts them last.
+        # The newest requests come last, so that the state cache evicts their videos last.
         await warm_up(deployment, requests[::-1], self._loader, lambda: self._stopping)
         await self._prepare(deployment)
         return len(requests)
@@ -275,7 +278,7 @@ class ModelRegistry:
             await prepare(deployment)
 
     async def _discard(self, deployment: Deployment) -> None:
-        """Close a model that was loaded for a failed change. Keep it open if it was already in memory before the change."""
+        """Close a model after a failed change, unless the model was already in memory before the change."""
         if all(deployment is not held for held in self.deployments()):
             await self._close(deployment)
 

@@ -26,11 +26,11 @@ from service.settings import ModelSettings
 log = structlog.get_logger(__name__)
 
 _BATCH: Final = 2
-"""Maximum number of forecasts made together. It is small because a client's forecast may have to wait for them."""
+"""Maximum number of forecasts in one batch. The number is small because a client's forecast may have to wait for the batch."""
 _IDLE_S: Final = 0.01
-"""Time in seconds without a forecast in progress after which the shadow makes one.
+"""Idle time in seconds. The shadow makes forecasts only after the active model made none for this time.
 
-It is longer than the gap between two batches under load.
+The time is longer than the gap between two batches of the active model under load.
 """
 _POLL_S: Final = 0.005
 
@@ -56,11 +56,11 @@ class Shadow(BackgroundTask):
 
     @property
     def waiting(self) -> int:
-        """Number of forecasts that wait to be repeated."""
+        """Number of queued forecasts that the shadow has not repeated yet."""
         return len(self._queue)
 
     def observe(self, result: ForecastResult) -> None:
-        """Queue a forecast of the active model to be repeated, if it is drawn for the sample."""
+        """If a forecast of the active model is drawn for the sample, queue it to be repeated."""
         if self.deployment is None or random.random() >= self._share:
             return
         if len(self._queue) >= self._limit:

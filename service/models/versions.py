@@ -25,7 +25,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 class Version:
     """One bundle.
 
-    ``hash``: the bundle's hash. For a damaged bundle it is the hash in its manifest, or None if that cannot be read.
+    ``hash``: the version's hash. For a damaged bundle, the hash that the manifest states, or None if the manifest cannot be read.
     ``folder``: the bundle's folder, or None if the bundle is only in memory.
     ``manifest``: the bundle's manifest, or None if the bundle is damaged.
     ``broken``: the reason why the bundle is damaged, or None if it is intact.
@@ -37,7 +37,7 @@ class Version:
     broken: str | None = None
 
     def row(self, state: str, reason: str | None) -> dict[str, Any]:
-        """Return the version's row in GET /models."""
+        """Return the version's row in the response to GET /models."""
         row: dict[str, Any] = {
             "version": self.hash,
             "folder": None if self.folder is None else self.folder.name,
@@ -56,7 +56,7 @@ class Version:
         return row
 
     def without_paths(self, text: str | None) -> str | None:
-        """Remove the paths of this machine from a reason, so that clients do not see them."""
+        """Remove this machine's file paths from a reason, so that clients do not see the paths."""
         if text is None or self.folder is None:
             return text
         for parent in {str(self.folder.parent), str(self.folder.parent.resolve())}:
@@ -65,11 +65,11 @@ class Version:
 
 
 def misfit(manifest: Manifest, served: Manifest) -> str | None:
-    """Return the reason why a bundle cannot be activated in this service, or None if it can.
+    """Return the reason why a bundle cannot be activated in this service, or None if the bundle can be activated.
 
     The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metric, and longest horizon. A
-    different bundle fits if it forecasts the same metric, reads at least these types, and reaches at least this horizon. To use further
-    abilities of that bundle, start a service with it.
+    different bundle fits if it forecasts the served bundle's metric, knows all engagement types of the served bundle, and has at least the
+    served bundle's longest horizon. To use further types or longer horizons of a bundle, start a service with that bundle.
     """
     if manifest.metric != served.metric:
         return f"it forecasts {manifest.metric} but this service forecasts {served.metric}: start a service with it"
@@ -92,7 +92,9 @@ class Versions:
         self._known: dict[Path, tuple[Stamp, Version]] = {}
 
     def find(self) -> list[Version]:
-        """Return the bundles that exist now, the served one first and the others by folder name. This blocks, so call it in a thread.
+        """Return the bundles that exist now, the served one first and the others by folder name.
+
+        The search blocks, so call it in a thread.
 
         Raises:
             OSError: the folder cannot be read.

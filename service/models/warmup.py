@@ -24,16 +24,17 @@ log = structlog.get_logger(__name__)
 
 _BATCH: Final = 4
 _REST: Final = 1.0
-"""Pause in seconds per second of work. Requests need the pauses, because the work occupies a core and the interpreter lock."""
+"""Pause in seconds per second of warm-up work. Requests need the pauses, because warm-up work occupies a core and the interpreter lock."""
 _QUIET_S: Final = 3.0
 """Seconds after which a slow start begins to log its progress."""
 _REPEAT_S: Final = 15.0
 
 
 def warm_first(deployment: Deployment, bundle: Path) -> float:
-    """Warm up the first model before the service accepts requests. Return the number of seconds it took.
+    """Warm up the first model before the service accepts requests. Return the duration in seconds.
 
-    Kernels are compiled, or loaded from their cache on disk. A forecast of each kind initializes networks, encoder and bank.
+    Kernels are compiled, or loaded from their cache on disk. One forecast of each kind (without rows, with events, with counters)
+    initializes the networks, the encoder and the bank.
 
     Raises:
         BundleError: the model cannot forecast.
@@ -51,7 +52,7 @@ def warm_first(deployment: Deployment, bundle: Path) -> float:
 
 @contextmanager
 def _log_progress() -> Iterator[None]:
-    """Log what is being done if the body of this context manager takes long."""
+    """Log what is being done if the body of the ``with`` statement takes long."""
     done = threading.Event()
 
     def report() -> None:
@@ -72,7 +73,9 @@ def _log_progress() -> Iterator[None]:
 async def warm_up(
     deployment: Deployment, requests: Sequence[Request], executor: Executor, stopping: Callable[[], bool]
 ) -> None:
-    """Forecast artificial videos of each kind, which proves that the model can forecast, and then ``requests``.
+    """Forecast artificial videos, to prove that the model can forecast. Then forecast ``requests``.
+
+    There is one artificial video of each kind: without rows, with events, and with counters.
 
     Raises:
         Conflict: the model cannot forecast.

@@ -1,4 +1,4 @@
-"""Scores forecasts, and adapts the intervals of later forecasts to the outcomes.
+"""Scores forecasts once their outcomes are known, and adapts the intervals of later forecasts to these outcomes.
 
 A forecast is kept as a label. When its outcome is known, the label is scored.
 

@@ -33,7 +33,7 @@ _SCORES: Final = {
 
 
 class Adaptation(BackgroundTask):
-    """Reads the shared adaptive state every few seconds. ``enabled`` says whether intervals adapt to it."""
+    """Reads the shared adaptive state every few seconds. ``enabled`` says whether intervals adapt to the state."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Adaptation(BackgroundTask):
         self._scores_by_model: dict[str, ScoreSums] = {}
 
     def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """Return the interval stretch that a model applies to a client's videos, or None if it applies none."""
+        """Return the interval stretch that a model applies to a client's videos, or None if the model applies no stretch."""
         common, by_client = self._factors.get(version, (None, {}))
         return by_client.get(client, common)
 
@@ -63,7 +63,7 @@ class Adaptation(BackgroundTask):
             await self.apply(deployment)
 
     async def apply(self, deployment: Deployment) -> None:
-        """Apply the newest adaptive state to a model. This is also called before the model's first forecast."""
+        """Apply the newest adaptive state to a model. ``apply`` is also called before the model's first forecast."""
         if not self.enabled:
             return
         stored = await self._label_store.adaptives(deployment.version)

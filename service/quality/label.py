@@ -1,4 +1,4 @@
-"""Defines a label: one forecast that waits for its outcome."""
+"""Defines a label, which is a forecast whose outcome is not known yet."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from service.forecasts.forecast_result import ForecastResult
 _STEPS_US: Final[tuple[int, ...]] = tuple(
     round(h * HOUR_US) for h in (*AGE_EDGES_H, *(AGE_EDGES_H[-1] * 2**k for k in range(1, 15)))
 )
-"""Ages in microseconds at which the steps of age end, up to about 300 years."""
+"""Ages in microseconds at which the age steps end, up to about 300 years."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
-    """A forecast of one video at one horizon, with the counts that were known at its time. It is stored as a JSON list in this order.
+    """A forecast of one video at one horizon, with the counts known when the forecast was made.
 
-    ``age_bucket`` and ``horizon_bucket``: the calibration's cell for this forecast.
+    A label is stored as a JSON list of these fields, in this order.
+
+    ``age_bucket`` and ``horizon_bucket``: indices of the calibration cell that the forecast belongs to.
     ``counts``: cumulative counts by engagement type, for the types that make up the metric.
     ``quantiles``: forecast counts at q0.1, q0.5 and q0.9.
-    ``stretch``: adaptive factors of the interval's lower and upper side. The quantiles already include them.
+    ``stretch``: adaptive factors of the interval's lower and upper side. The quantiles already include these factors.
     ``client``: name of the API key that registered the video.
     """
 
@@ -48,15 +50,15 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def target_us(self) -> int:
-        """The time at which the outcome is counted."""
+        """Time at which the video's count becomes the outcome."""
         return self.now_us + self.horizon_us
 
     @property
     def key(self) -> str:
         """Key that identifies the label.
 
-        It is the same for all forecasts of a video by one model at one horizon within one step of age. The time before the video's first
-        row counts as a separate step.
+        All forecasts of a video by one model at one horizon within one age step have the same key. The time before the video's first row
+        counts as a separate step.
         """
         step = -1 if self.age_bucket == COLD else age_step(self.now_us - self.published_us)
         parts = (self.video_id, self.model_version, self.horizon_us, step)
@@ -69,16 +71,16 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
 
 def age_step(age_us: int) -> int:
-    """Return the step number of an age.
+    """Return the number of the age step that an age belongs to.
 
-    The first steps are the calibration's age buckets, so that a video gives one outcome per cell. Each later step ends at twice the age at
-    which the previous one ends.
+    The first age steps are the calibration's age buckets, so that a video gives one outcome per calibration cell. Each later step ends at
+    twice the age at which the previous step ends.
     """
     return bisect.bisect_right(_STEPS_US, age_us)
 
 
 def step_end_us(step: int) -> int:
-    """Return the age at which a step ends."""
+    """Return the age in microseconds at which an age step ends."""
     return _STEPS_US[min(step, len(_STEPS_US) - 1)]
 
 
@@ -90,7 +92,8 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
 def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
     """Yield one label per horizon of a forecast.
 
-    ``factors`` are the adaptive stretch factors by age bucket and horizon bucket that the forecast already includes, or None without them.
+    ``factors``: adaptive stretch factors that the forecast already includes, indexed by age bucket and horizon bucket. None if there are
+    no such factors.
     """
     forecast, video = result.forecast, result.snapshot.video
     age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])

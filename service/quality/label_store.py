@@ -1,13 +1,14 @@
 """Stores labels, scores and the adaptive state in Redis, where all replicas share them.
 
-A label is a forecast that waits for its outcome. Labels are grouped by horizon bucket. Each bucket has its own capacity: labels of long
-horizons wait for days, and must not take the space of short ones. Every key has the hash tag ``{labels}``. Times are in microseconds.
+A label is a forecast whose outcome is not known yet. Labels are grouped by horizon bucket. Each horizon bucket has its own capacity,
+because labels of long horizons stay for days and must not take the space of labels of short horizons. Every Redis key has the cluster hash
+tag ``{labels}``. Times are in microseconds.
 
     due:<bucket>       sorted set of label keys, ordered by the time at which the label is to be scored
-    of:<bucket>        sorted set of video digest + label key, ordered as text; finds the labels of a video
-    made:<bucket>      hash from label key to label (JSON); the replica that removes a label from here has scored it
-    done:<bucket>      sorted set of scored labels' keys, ordered by a time; until then, no label with the same key is accepted
-    day:<day>:<model>  hash from "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
+    of:<bucket>        sorted set in text order; a member is a digest of a video's id, then a label key; used to find a video's labels
+    made:<bucket>      Redis hash from label key to label (JSON); the replica that removes a label from this hash has scored it
+    done:<bucket>      sorted set of scored labels' keys, ordered by the time until which no label with the same key is accepted
+    day:<day>:<model>  Redis hash from "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
     models             sorted set of model versions, ordered by the day on which one of their labels was last scored
     adaptive:<model>   adaptive state (JSON) for videos that were registered without an API key
     adaptive:<model>:<client>   adaptive state (JSON) for videos that were registered with this client's API key
@@ -42,13 +43,13 @@ MODELS: Final = 4
 """Number of model versions whose scores are shown, the newest first."""
 _ADAPTIVE_S: Final = 90 * DAY_S
 _SHARE: Final = 20
-"""Number of slices that a horizon is divided into. One slice limits the labels that may be due within it.
-
-Labels that are due within one slice may fill at most 1/20 of their bucket's capacity. This spreads the labels evenly over time.
+"""Number of equal slices that the length of a horizon is divided into.
+The labels that are due within one such slice of time may fill at most 1/20 of their horizon bucket's capacity. This limit spreads the
+labels evenly over time.
 """
 _SCANNED: Final = 1000
 _DONE: Final = 2
-"""Maximum number of scored label keys remembered per bucket, as a multiple of the bucket's capacity."""
+"""Maximum number of scored labels' keys remembered per horizon bucket, as a multiple of the bucket's capacity."""
 
 _KEEP: Final = """
 local request = cmsgpack.unpack(ARGV[1])
@@ -71,7 +72,7 @@ for _, label in ipairs(request.labels) do
 end
 return {kept, known}
 """
-# Change everything or nothing: another replica may have scored some of these labels, or changed the adaptive state.
+# Change everything or nothing, because another replica may have scored some of these labels, or changed the adaptive state.
 _SETTLE: Final = """
 local request = cmsgpack.unpack(ARGV[1])
 for _, done in ipairs(request.done) do
@@ -122,8 +123,9 @@ class Settlement:
 class LabelStore:
     """Labels, scores and adaptive state. Every method raises Unavailable if Redis does not answer.
 
-    ``capacity``: maximum number of pending labels, over all buckets. ``share``: fraction of the rate limit for new labels that the videos
-    of one client may use. ``days``: number of days over which scores are summed.
+    ``capacity``: maximum number of pending labels, over all horizon buckets.
+    ``share``: fraction of the rate limit for new labels that the videos of one client may use.
+    ``days``: number of days over which scores are summed.
     """
 
     def __init__(self, redis: RedisConnection, *, capacity: int, days: int, share: float = 1.0) -> None:
@@ -133,7 +135,7 @@ class LabelStore:
         self._days = days
 
     async def keep(self, bucket: int, labels: Sequence[Label], grace_us: int) -> tuple[int, int]:
-        """Store labels of one bucket and one client. Return the number stored and the number that existed already.
+        """Store labels of one horizon bucket and one client. Return the number of stored labels and the number that existed already.
 
         The remaining labels exceed a limit and are dropped.
         """
@@ -161,7 +163,7 @@ class LabelStore:
         return int(kept), int(known)
 
     async def due(self, bucket: int, now_us: int, limit: int) -> list[Label]:
-        """Return up to ``limit`` labels of a bucket that are due, the most overdue first."""
+        """Return up to ``limit`` due labels of a horizon bucket, the most overdue first."""
         due, made, _ = _keys(bucket, "due", "made", "done")
         found = (await self._redis.pipeline("labels", [["ZRANGE", due, "-inf", now_us, "BYSCORE", "LIMIT", 0, limit]]))[
             0
@@ -255,7 +257,7 @@ class LabelStore:
         return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
 
     async def pending(self) -> int:
-        """Return the number of labels that wait for their outcome."""
+        """Return the number of labels whose outcome is not known yet."""
         commands: list[Command] = [["HLEN", _keys(bucket, "made")[0]] for bucket in range(N_COLUMNS)]
         return sum(await self._redis.pipeline("labels", commands))
 
@@ -297,7 +299,7 @@ def encode_adaptive(state: Adaptive) -> str:
 
 
 def _parse(packed: bytes | None) -> Label | None:
-    """Decode a label. Return None if it no longer exists, or if a release with a different format wrote it."""
+    """Decode a label. Return None if the label no longer exists, or was written by a release with a different format."""
     try:
         return None if packed is None else msgspec.json.decode(packed, type=Label)
     except (msgspec.MsgspecError, UnicodeError):
@@ -325,7 +327,7 @@ def _clients_key(model: str) -> str:
 
 
 def _fields(reply: Any) -> dict[str, float]:
-    """Return the numeric fields of a hash reply, which is a list in RESP2 and a map in RESP3."""
+    """Return the numeric fields of a Redis hash from a reply. The reply is a list in RESP2 and a map in RESP3."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     found: dict[str, float] = {}
     for name, value in pairs:

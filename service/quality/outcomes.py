@@ -1,10 +1,10 @@
-"""Finds the outcome of a forecast: a video's count at the target time, read from its histogram.
+"""Finds the outcome of a forecast, which is the video's count at the target time, read from the video's histogram.
 
-The count is known only at certain times. Between two of them, it is interpolated linearly. The outcome is accurate enough if the nearer
-of the two times is at most a tenth of the horizon (``NEAR``) from the target time. Otherwise the forecast has no outcome.
+The count is known only at certain times. Between two of these times, the count is interpolated linearly. The outcome is accurate enough if
+the nearer of these two times is at most a tenth of the horizon (``NEAR``) from the target time. Otherwise the forecast has no outcome.
 
-events    the count is known at the edges of bins, at the forecast, and now; without a row, it does not change
-counters  the count is known at the snapshots: at the end of a bin, and at the newest row
+events    the count is known at the edges of bins, at the forecast's time, and now; without a row, the count does not change
+counters  the count is known at the ends of bins that have rows, and at the newest row's time
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def outcome(label: Label, snapshot: Snapshot, seen_us: int, silence: bool) -> fl
     Args:
         label: the forecast.
         snapshot: the video's present data.
-        seen_us: time up to which the store has all rows. It is at or after the target time.
-        silence: whether a video without rows has the outcome 0 (as with events). If False, its outcome is unknown.
+        seen_us: time up to which the store has all rows. This time is at or after the target time.
+        silence: whether a video without rows has the outcome 0 (as with events). If False, the video's outcome is unknown.
     """
     history, published_us = snapshot.history, label.published_us
     observed = [(kind, history.series[kind]) for kind in metric_kinds(label.metric, history.series)]

@@ -14,7 +14,7 @@ from service.settings import QualitySettings
 
 
 class QualityReport:
-    """Reports the scores of the last days by model, horizon, and age."""
+    """Reports the scores of the last days by model, horizon and age."""
 
     def __init__(self, label_store: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
         self._label_store, self._clock = label_store, clock
@@ -33,7 +33,7 @@ class QualityReport:
 
     async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
         states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
-        # Each client has its own state. Show the median over clients.
+        # Each client has its own adaptive state. Show the median over clients.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,

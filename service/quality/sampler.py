@@ -1,7 +1,7 @@
 """Makes the forecasts that are scored, and stores them as labels until their outcome is known.
 
-The service makes these forecasts itself. It chooses the times and horizons, and forecasts each changing video once per step of its age.
-So clients cannot influence the intervals by their requests.
+The service makes these forecasts itself. The service chooses the times and horizons, and forecasts each changing video once per age step.
+Therefore clients cannot influence the intervals by their requests.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ QUEUE: Final = 10_000
 One queue holds new videos that wait to be scheduled. The other holds shadow forecasts that wait to be stored.
 """
 FOLLOWED: Final = 100_000
-"""Maximum number of videos in the schedule. Each takes about 0.3 KB."""
+"""Maximum number of videos in the schedule. Each video takes about 0.3 KB."""
 _EVERY_S: Final = 1.0
 _READS: Final = 64
 """Maximum number of new videos read in one pass."""
 _BATCH: Final = 8
 _AGAIN_US: Final = 60 * SECOND_US
 _LATE_US: Final = 60 * SECOND_US
-"""Maximum distance in microseconds between a forecast's time and now. A forecast further away does not represent current traffic."""
+"""Maximum distance in microseconds between a forecast's time and now. A more distant forecast does not represent current traffic."""
 
 
 class Sampler(BackgroundTask):
@@ -92,7 +92,7 @@ class Sampler(BackgroundTask):
     def shadowed(self, result: ForecastResult) -> None:
         """Queue a forecast of the shadow model, to be stored as labels.
 
-        It is skipped unless this sampler made the active model's forecast for the same video, time and horizons.
+        The forecast is skipped unless this sampler made the active model's forecast for the same video, time and horizons.
         """
         forecast = result.forecast
         if self._made.get((result.snapshot.video.video_id, forecast.now_us)) == forecast.horizons_us:
@@ -109,7 +109,7 @@ class Sampler(BackgroundTask):
         now_us = self._clock()
         due = list(self._schedule.due(now_us, min(_BATCH, max(1, int(self._rate)))))
         for video_id in due:
-            # If anything fails below, the video is tried again at this time.
+            # If anything fails below, the video is tried again at the time set here.
             self._schedule.later(video_id, now_us + _AGAIN_US)
         max_us = self._engine.active.forecaster.manifest.max_horizon_us
         horizons_us = tuple(h for h in self._horizons_us if h <= max_us) or (max_us,)
@@ -126,7 +126,7 @@ class Sampler(BackgroundTask):
                 good.append(result)
         videos = [result.snapshot.video for result in good]
         early = [self._schedule.early(video.video_id, video.published_us, now_us) for video in videos]
-        # In its first seconds, a video represents only videos without rows.
+        # Before its due time in the first age step, a video represents only videos without rows.
         await self.keep([r for r, soon in zip(good, early, strict=True) if r.forecast.cold_start or not soon])
         for video, soon in zip(videos, early, strict=True):
             if soon:

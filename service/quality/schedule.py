@@ -1,9 +1,9 @@
-"""Decides when the forecasts to be scored are made. Clients cannot influence it.
+"""Decides when the forecasts to be scored are made. Clients cannot influence this schedule.
 
-A new video is due within seconds of the first change that this process sees. After that, it is due once per step of its age
-(``label.age_step``), at a time derived from a secret of the process. In the first step it is due once before its first row and once
-after it. If there are more than ``limit`` videos, the secret also decides which of them are in the schedule. So one client's videos can
-displace other clients' videos only in proportion to their number.
+A new video is due within seconds of the first change that this process sees. After that, the video is due once per age step
+(``label.age_step``), at a time derived from a secret of this Python process. In the first step, the video is due once before its first row
+and once after that row. If there are more than ``limit`` videos, the secret also decides which videos are in the schedule. Therefore one
+client's videos can displace other clients' videos only in proportion to their number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _OLDEST_US: Final = 10 * 365 * 86_400 * 1_000_000
 """Age in microseconds at which a video leaves the schedule."""
 _SPACE: Final = 2**64
 _LAST: Final = 0.9
-"""Latest due time within a step, as a fraction of the step. The remaining part of the step absorbs small delays."""
+"""Latest due time within an age step, as a fraction of the step. The rest of the step absorbs small delays."""
 _MET_US: Final = 10 * 1_000_000
-"""Time in microseconds within which a new video is due. It spreads the due times of many new videos."""
+"""Time in microseconds within which a new video is due. Due times of many new videos are spread over this time."""
 
 
 class Schedule:
@@ -48,8 +48,8 @@ class Schedule:
     def plan(self, video_id: str, published_us: int, now_us: int, *, made: bool) -> None:
         """Schedule a video's next forecast.
 
-        If ``made`` is False, the video is new and is due soon. If it is True, the forecast of the present step was made. The video is
-        then due in the next step.
+        If ``made`` is False, the video is new and is due soon. If ``made`` is True, the forecast for the present age step has been made,
+        and the video is due in the next step.
         """
         step = age_step(max(0, now_us - published_us)) + 1
         begin_us, end_us = step_end_us(step - 1), step_end_us(step)
@@ -67,11 +67,11 @@ class Schedule:
                 self.drop(name)
 
     def early(self, video_id: str, published_us: int, now_us: int) -> bool:
-        """Return whether a video is in its first step of age and not yet at its due time in that step."""
+        """Return whether a video is in its first age step and has not reached its due time in that step."""
         return now_us < published_us + self._first_us(video_id)
 
     def wait(self, video_id: str, published_us: int) -> None:
-        """Schedule a video at its due time in the first step."""
+        """Schedule a video at its due time in the first age step."""
         self._put(video_id, published_us + self._first_us(video_id))
 
     def _first_us(self, video_id: str) -> int:
@@ -100,11 +100,11 @@ class Schedule:
         self._at[video_id] = at_us
         heapq.heappush(self._order, (at_us, video_id))
         if len(self._order) > 4 * len(self._at) + 1000:
-            # Most entries are outdated. Keep only the current ones.
+            # Most entries of the heap are outdated. Keep only the current entries.
             self._order = [(at, name) for name, at in self._at.items()]
             heapq.heapify(self._order)
 
     def _drawn(self, video_id: str, what: int | str) -> float:
-        """Return a number in [0, 1) that only this process can compute."""
+        """Return a number in [0, 1) that only this Python process can compute."""
         text = f"{what} {video_id}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=8).digest(), "big") / _SPACE

@@ -33,7 +33,7 @@ _EVERY_S: Final = 2.0
 _BATCH: Final = 16
 """Number of labels that are scored together. Reading their videos blocks the event loop for a few milliseconds."""
 _AGAIN: Final = 50
-"""A label that has no outcome yet is checked again after 1/50 of its horizon."""
+"""A label that has no outcome yet is checked again after its horizon divided by this number."""
 
 Verdict = float | str
 """The outcome as a count, or one of ``scores.UNSCORED``, or ``later``."""
@@ -67,7 +67,7 @@ class Scorer(BackgroundTask):
     async def sweep(self) -> None:
         """Score all labels that are due."""
         for bucket in range(N_COLUMNS):
-            # If the keys of one bucket are unusable, the other buckets must still be scored.
+            # If the keys of one horizon bucket are unusable, the other buckets must still be scored.
             with suppress(Unavailable):
                 while labels := await self._label_store.due(bucket, self._clock(), _BATCH):
                     await self._score(bucket, labels)
@@ -75,7 +75,7 @@ class Scorer(BackgroundTask):
                         return
 
     async def _score(self, bucket: int, labels: Sequence[Label]) -> None:
-        # Take the time before the store is read. The store then holds everything up to this time.
+        # Read the clock before the store, so that the data read from the store is complete up to this time.
         now_us = self._clock()
         snapshots = await self._store.read_many(dict.fromkeys(label.video_id for label in labels))
         done: dict[tuple[str, str], list[tuple[Label, Verdict]]] = defaultdict(list)
@@ -99,7 +99,7 @@ class Scorer(BackgroundTask):
             return "gone"
         series = snapshot.history.series
         if kinds := metric_kinds(label.metric, series):
-            # Remember how this video is fed. A video without rows is assumed to be fed in the same way.
+            # Remember whether events or counters feed this video. The next video without rows is assumed to be fed in the same way.
             self._silence = all(series[kind].mode == "events" for kind in kinds)
         found = outcome(label, snapshot, now_us, self._silence)
         if found == "later" and now_us <= label.target_us + NEAR * label.horizon_us + self._grace_us:

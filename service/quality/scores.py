@@ -1,6 +1,6 @@
 """Computes scores of forecasts as sums, which can be added over labels, days and replicas.
 
-All values are in log2 units of growth:
+All values are in log2 units of growth. The observed growth is
 y = log2((1 + count at the target time) / (1 + count at the time of the forecast))
 """
 
@@ -21,12 +21,18 @@ from service.quality.label import Label
 SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball", "width")
 """Names of the sums.
 
-``n``: number of labels. ``y``, ``yy``: sums of y and of its square. ``squared``, ``absolute``: sums of the median's squared and absolute
-error. ``below``, ``above``: number of outcomes below and above the interval. ``pinball``: sum of the mean pinball loss of the three
-quantiles. ``width``: sum of the interval's width.
+``n``: number of labels.
+``y``: sum of the observed growth y.
+``yy``: sum of the square of y.
+``squared``: sum of the median's squared error.
+``absolute``: sum of the median's absolute error.
+``below``: number of outcomes below the interval.
+``above``: number of outcomes above the interval.
+``pinball``: sum of the mean pinball loss of the three quantiles.
+``width``: sum of the interval's width.
 """
 UNSCORED: Final = ("unlabelled", "gone")
-"""``unlabelled``: labels without an outcome. ``gone``: labels of deleted videos."""
+"""Reasons why a label is not scored. ``unlabelled``: the label has no outcome. ``gone``: the label's video was deleted."""
 
 _FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
 
@@ -34,7 +40,7 @@ Cell = tuple[int, int]
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return, for n labels, the observed growth (n,) and the predicted quantiles of growth (n, 3)."""
+    """Return the observed growth of n labels, of shape (n,), and the predicted quantiles of their growth, of shape (n, 3)."""
     then = 1.0 + np.array([label.value_now for label in labels])
     y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
     predicted = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
@@ -42,7 +48,7 @@ def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np
 
 
 def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """Return the amounts that the labels add to the sums, keyed by ``<age bucket>:<horizon bucket>:<name>``."""
+    """Return the amounts that the labels add to each sum in ``SUMS``, keyed by ``<age bucket>:<horizon bucket>:<name>``."""
     low, median, high = predicted.T
     error = y[:, None] - predicted
     level = np.array(QUANTILES)
@@ -79,7 +85,10 @@ class ScoreSums:
                 self.cells[int(found[1]), int(found[2])][found[3]] += value
 
     def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
-        """Return the scores over some cells together (None: all cells). An undefined score is None."""
+        """Return each score, computed over the labels of all given cells together. An undefined score is None.
+
+        If ``cells`` is None, the labels of every cell are used.
+        """
         total: dict[str, float] = defaultdict(float)
         for cell in self.cells if cells is None else cells:
             for name, value in self.cells[cell].items():
@@ -108,12 +117,12 @@ class ScoreSums:
 
 
 def age_name(bucket: int) -> str:
-    """Return an age bucket as text."""
+    """Return the range of ages in an age bucket, as text."""
     return "cold" if bucket == COLD else _range(AGE_EDGES_H, bucket)
 
 
 def horizon_name(bucket: int) -> str:
-    """Return a horizon bucket as text."""
+    """Return the range of horizons in a horizon bucket, as text."""
     return _range(HORIZON_EDGES_H, bucket)
 
 

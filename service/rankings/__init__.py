@@ -1,1 +1,1 @@
-"""Keeps ranked lists of videos in the store, and reads them in pages."""
+"""Keeps ranked lists of videos in the store, and reads these lists in pages."""

@@ -1,8 +1,8 @@
 """Reads pages of the ranked lists.
 
-A list is sorted by score, then by id, both descending. A cursor is the position (score, id) of a page's last item. While scores do not
-change, paging returns every item exactly once, even if many scores are equal. A video whose score changes between two pages moves in
-the list: it may be returned again, or be missed.
+A list is sorted by descending score. Items with equal scores are sorted by descending id. A cursor is the position (score, id) of a page's
+last item. While scores do not change, paging returns every item exactly once, even if many scores are equal. If a video's score changes
+between two pages, the video moves in the list. It may then be returned again, or be missed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RankingPages:
         )
         if score is not None and float(score) == position.score:
             return int(rank) + 1
-        # The item has moved or is gone. Among the items with its old score, search for the first one with a smaller id.
+        # The page's last item has moved or is gone. Among the items with its old score, search for the first item with a smaller id.
         low, high = int(above), int(above) + int(ties)
         while low < high:
             middle = (low + high) // 2
@@ -133,7 +133,8 @@ _decoder: Final = msgspec.json.Decoder(_StoredVideo)
 def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
     """Return an item of a page.
 
-    Return None if its row is gone, because the video was deleted between the two reads, or if the row cannot be read.
+    ``row`` holds the video's stored details. Return None if the row cannot be decoded, or if the row is missing because the video was
+    deleted between the two reads.
     """
     video_id = keys.member(name)
     if row is None or video_id is None:

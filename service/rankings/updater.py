@@ -1,12 +1,13 @@
-"""Keeps the ranked lists in the store. It makes forecasts only while no client's forecast is queued.
+"""Keeps the ranked lists in the store. The updater makes forecasts only while no client's forecast is queued.
 
-A video is ranked again when it has changed, and also after a tenth of the time since its newest row. So the longer a video has no rows,
-the less work it causes. Once it has left the rising list, it causes none. Any number of replicas share the work through one sorted set
-of due videos. A replica that takes a video postpones it in the set. So if the replica dies, its videos are only delayed.
+A video is ranked again when it has changed, and also after a tenth of the time since its newest row. Therefore the longer a video has no
+rows, the less work the video causes. Once a video has left the rising list, it causes no work until it changes. Any number of replicas
+share the work through one sorted set of due videos. A replica that takes a video postpones the video in this set. If the replica dies, the
+videos that it took are therefore only delayed.
 
     views      present count of the metric
     expected   median forecast of that count at the horizon
-    rising     log2 of (expected + 100) / (views + 100), which is the growth in doublings; the 100 keeps very small counts off the top
+    rising     log2 of (expected + 100) / (views + 100), which is the growth in doublings; adding 100 keeps very small counts off the top
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from service.store.redis.connection import Command, RedisConnection
 log = structlog.get_logger(__name__)
 
 PRIOR: Final = 100
-"""Number of engagements that is added to both counts when growth is computed."""
+"""Number of engagements added to the present and the expected count when growth is computed."""
 REFRESH_S: Final = 60
 """Minimum time in seconds until a video without a change is ranked again."""
 TITLE_LENGTH: Final = 200
@@ -75,13 +76,13 @@ class RankingUpdater(BackgroundTask):
         return found
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Record changed videos. If too many are recorded already, a video waits for its next change."""
+        """Record changed videos. If too many are recorded already, a further video is recorded at its next change."""
         for video_id, version in changes:
             if version and (video_id in self._changed or len(self._changed) < _REMEMBERED):
                 self._changed[video_id] = version
 
     def missed(self) -> None:
-        """Do nothing: a missed video is recorded at its next change, and listed videos are ranked again when they are due."""
+        """Do nothing, because a missed video is recorded at its next change, and listed videos are ranked again when due."""
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,13 +138,13 @@ class RankingUpdater(BackgroundTask):
             *(self._engine.forecast(name.decode(), None, horizons_us) for name in due), return_exceptions=True
         )
         commands: list[Command] = []
-        # If a video's due time was lowered in the meantime, the video has changed again. It stays due.
+        # If a video's due time was lowered in the meantime, the video has changed again, and it stays due.
         still = (await self._redis.pipeline("rank", [["ZMSCORE", keys.RANK_DUE, *due]]))[0]
         for name, score, result in zip(due, still, results, strict=True):
             if isinstance(result, NotFound | DamagedRecord):
                 commands += unlist_commands([name])
             elif isinstance(result, BaseException):
-                # The claim expires, and then the video is due again.
+                # This replica's claim on the video expires, and then the video is due again.
                 log.warning("a listed video could not be forecast", error=repr(result))
             elif not result.stale:
                 commands += self._rank(name, result, unchanged=score is not None and float(score) >= claim)
@@ -155,7 +156,7 @@ class RankingUpdater(BackgroundTask):
         return len(due)
 
     async def _deleted(self, names: Sequence[bytes]) -> list[bytes]:
-        """Return the videos that were deleted while they were ranked. They must not stay in the lists."""
+        """Return the videos that were deleted while they were ranked. Such videos must not stay in the lists."""
         found = await asyncio.gather(*(self._engine.exists(name.decode()) for name in names))
         return [name for name, exists in zip(names, found, strict=True) if not exists]
 
@@ -200,7 +201,7 @@ class RankingUpdater(BackgroundTask):
             return
         replies = await self._redis.pipeline("rank", over)
         if excess > 0 and (unwatched := members(replies[-1])):
-            # The dropped videos are ranked again only when they change. They must not stay on top with an old score.
+            # These videos are ranked again only when they change. They must not stay at the top of the rising list with an old score.
             await self._redis.pipeline("rank", [["ZREM", keys.rank("rising"), *unwatched]])
         dropped = sorted({name for reply in replies for name in members(reply)})
         found = await self._redis.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
@@ -210,7 +211,7 @@ class RankingUpdater(BackgroundTask):
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:
-    """Return the members of a reply that has members and scores."""
+    """Return only the members from a reply that holds the members and scores of a sorted set."""
     return [member for member, _ in scored(reply)]
 
 

@@ -1,1 +1,1 @@
-"""HTTP routes. They only translate between HTTP and the handlers."""
+"""HTTP routes. The routes only translate between HTTP and the handlers."""

@@ -1,8 +1,8 @@
 """Calls the busiest routes without FastAPI's router and dependency injection.
 
-The handlers of these routes take a request and return a response, so they need neither. Router and injection together cost as much as all
-other work for a cached forecast. The routes are also registered with FastAPI, which needs them for the schema and for the errors of wrong
-methods.
+The handlers of these routes take a request and return a response, so they need neither the router nor dependency injection. The router and
+dependency injection together cost as much as all other work for a cached forecast. The routes are also registered with FastAPI, which
+needs them for the schema and for the errors that wrong methods cause.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXACT: Final = {
     ("POST", "/predict"): _Route("/predict", predict.post_predict),
     ("POST", "/events"): _Route("/events", rows.post_events),
     ("POST", "/counters"): _Route("/counters", rows.post_counters),
-    # These are not busy, but anybody may call them without a key and without a limit.
+    # These routes are not busy, but anybody may call them without an API key and without a limit.
     ("GET", "/health/ready"): _Route("/health/ready", operations.ready),
     ("GET", "/health/live"): _Route("/health/live", operations.live),
 }
@@ -46,7 +46,7 @@ class FastPath:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, or pass the connection on."""
+        """Handle a request to a busy route. Pass every other connection on to the router."""
         route = _find(scope) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)

@@ -30,8 +30,8 @@ _RETRY: Final = b"retry: 2000\n\n"
 async def watch_forecast(request: Request) -> Response:
     """Send a forecast of a registered video now and whenever the video changes, as server-sent events.
 
-    The id of an event ``forecast`` is the video's version. The event ``end`` is the last one. Its reason is deleted, stopping (connect
-    again), or failed. A slow client gets only the newest forecast and misses earlier ones.
+    An event ``forecast`` has the video's version as its id. The event ``end`` is the last one. Its ``reason`` is ``deleted``, ``stopping``
+    (connect again) or ``failed``. A slow client gets only the newest forecast and misses earlier ones.
 
     The API key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
     """
@@ -42,7 +42,7 @@ async def watch_forecast(request: Request) -> Response:
 
 
 class _Events(Response):
-    """A response that sends a subscription as text/event-stream. It ends when the client leaves or the subscription ends."""
+    """Sends a subscription as text/event-stream. The response ends when the client disconnects or the subscription ends."""
 
     def __init__(self, subscription: Subscription) -> None:
         super().__init__(

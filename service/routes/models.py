@@ -28,9 +28,9 @@ async def list_models(request: Request) -> Response:
 
 @router.post("/models/{version}/activate", openapi_extra=VERSION_PATH | response_schemas.OBJECT, response_model=None)
 async def activate(request: Request) -> Response:
-    """Make a version active. It is verified, loaded and warmed up, and replaces the active model between two batches.
+    """Make a version active. The version is verified, loaded and warmed up, and replaces the active model between two batches.
 
-    The response is sent when this is complete. If the version is damaged or does not fit, nothing changes.
+    The response is sent when the replacement is complete. If the version is damaged or does not fit, nothing changes.
     """
     context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}
@@ -41,7 +41,7 @@ async def activate(request: Request) -> Response:
 async def shadow(request: Request) -> Response:
     """Make a version the shadow of this replica.
 
-    Its forecasts are compared with those of the active model and scored at GET /quality, but never served.
+    The shadow's forecasts are compared with the active model's forecasts and scored at GET /quality, but never served.
     """
     context = authorize(request, "admin")
     Visit.of(request).note = {"version": request.path_params["version"][:100]}

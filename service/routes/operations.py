@@ -26,7 +26,7 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/health/live", openapi_extra=response_schemas.LIVE, response_model=None)
 async def live(request: Request) -> Response:
-    """Return 200, which shows that the process responds."""
+    """Return 200, which shows that the service responds."""
     return json_response({"status": "live"})
 
 
@@ -34,7 +34,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Return 200 if rows can be stored and forecasts can be made, otherwise 503.
 
-    A bank that is down is shown in the response, but the service stays ready. Everything is checked in the background, so that a probe is
+    If the bank is down, the response says so, but the service stays ready. Everything is checked in the background, so that a probe is
     cheap.
     """
     return json_response(context_of(request).readiness.check())

@@ -27,7 +27,7 @@ def context_of(request: Request) -> Context:
 def authorize(request: Request, scope: Scope, query: Sequence[str] = ()) -> Context:
     """Check that a request may use ``scope`` and has only the query parameters ``query``. Return the service's context.
 
-    Raises Unauthorized, Forbidden, or Invalid for the first unknown parameter.
+    Raises Unauthorized or Forbidden if the API key does not allow the request, and Invalid for the first unknown query parameter.
     """
     context = context_of(request)
     context.keys.check(request, scope)
@@ -46,7 +46,7 @@ def _check_query(request: Request, known: Sequence[str]) -> None:
 
 
 def _without_index(name: str) -> str:
-    """Return the name of a list without an index. Some clients send ``horizons_s[]`` or ``horizons_s[0]`` for ``horizons_s``."""
+    """Return a parameter's name without a list index. Some clients send ``horizons_s[]`` or ``horizons_s[0]`` for ``horizons_s``."""
     return _INDEX.sub("", name)
 
 
@@ -67,20 +67,20 @@ def video_id(request: Request, context: Context) -> str:
 
 
 def request_key(request: Request) -> str | None:
-    """Return the request's ``Idempotency-Key``, which identifies repetitions of the request, or None without one."""
+    """Return the request's ``Idempotency-Key``, which identifies repetitions of the request, or None without a key."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
     key = ",".join(given)
     if not _KEY.fullmatch(key):
         raise Invalid("Idempotency-Key", key, "1 to 255 printable characters of ASCII, without spaces at the ends")
-    # Prefix it with the API key's name, so that clients that choose the same value do not collide.
+    # Prefix the value with the API key's name, so that clients that choose the same value do not collide.
     visit = request.scope.get("m3tr")
     return f"{visit.key.name} {key}" if visit is not None and visit.key is not None else key
 
 
 def query_text(request: Request, name: str) -> str | None:
-    """Return a query parameter that may be given at most once, or None without it."""
+    """Return a query parameter that may be given at most once, or None if the parameter is missing."""
     texts = request.query_params.getlist(name)
     if len(texts) > 1:
         raise Invalid(name, ", ".join(texts), "one value")
@@ -88,7 +88,7 @@ def query_text(request: Request, name: str) -> str | None:
 
 
 def query_time(request: Request, name: str) -> int | None:
-    """Return a time from the query string in microseconds since 1970 UTC, or None without it.
+    """Return a time from the query string in microseconds since 1970 UTC, or None if the parameter is missing.
 
     The time is given as ISO 8601 or as seconds since 1970.
     """
@@ -101,9 +101,10 @@ def query_time(request: Request, name: str) -> int | None:
 
 
 def query_numbers(request: Request, name: str) -> list[Any] | None:
-    """Return a list of numbers from the query string, or None without one.
+    """Return a list of numbers from the query string, or None if the parameter is missing.
 
-    They are given by repeating the parameter, as ``name[]``, or separated by commas. Other text is kept as text and refused later.
+    A client may repeat the parameter, repeat it as ``name[]``, or separate the numbers by commas. Text that is not a number is kept as
+    text and refused later.
     """
     given = [value for key, value in request.query_params.multi_items() if key == name or _without_index(key) == name]
     texts = [text for part in given for text in part.split(",")]

@@ -23,14 +23,14 @@ router = APIRouter(tags=["forecasts"])
 
 @router.post("/predict", openapi_extra=predict_body(), response_model=None)
 async def post_predict(request: Request) -> Response:
-    """Register a video, store its rows, and forecast. An invalid body stores nothing.
+    """Register a video, store its rows, and forecast. If the body is invalid, nothing is stored.
 
-    The response to a list of bodies is a list in the same order. Each item has its own ``status``. If it is 200, the item is a forecast.
-    Otherwise, the item is a problem. An invalid item stores nothing and does not affect the others.
+    The response to a list of bodies is a list in the same order. Each item has its own ``status``. If an item's status is 200, the item is
+    a forecast. Otherwise, the item is a problem. For an invalid item, nothing is stored, and the other items are not affected.
 
     If the request is repeated with the same ``Idempotency-Key``, events without an id count once.
 
-    The API key needs the scope predict. It also needs the scope ingest if the request registers a video or has rows.
+    The API key needs the scope predict. The key also needs the scope ingest if the request registers a video or has rows.
     """
     context = authorize(request, "predict")
     key = request_key(request)

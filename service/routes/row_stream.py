@@ -22,7 +22,7 @@ _LINGER_S: Final = 0.05
 async def stream_events(socket: WebSocket) -> None:
     """Receive frames of events or counters, and acknowledge each frame. ``service.ingest.websocket`` describes the frames.
 
-    The API key needs the scope ingest. It is sent in a header, as for other routes, or as ``?api_key=``, because a browser cannot set
+    The API key needs the scope ingest. The key is sent in a header, as for other routes, or as ``?api_key=``, because a browser cannot set
     headers.
     """
     context: Context = socket.app.state.context

@@ -30,8 +30,8 @@ LISTED: Final = 1000
 async def post_events(request: Request) -> Response:
     """Store a batch of engagement events.
 
-    If the request is repeated with the same ``Idempotency-Key``, events without an id count once. In a 503, ``unknown`` is the number of
-    rows that may or may not have been stored. The other counts describe the remaining rows.
+    If the request is repeated with the same ``Idempotency-Key``, events without an id count once. In a response with status 503,
+    ``unknown`` is the number of rows that may or may not have been stored. The other counts describe the remaining rows.
     """
     return await _post(request, "events")
 
@@ -66,8 +66,8 @@ async def _post(request: Request, mode: Mode) -> Response:
 async def _stream(request: Request, context: Context, mode: Mode) -> Outcome:
     """Store each batch of NDJSON lines before the next one is read.
 
-    If a batch fails, the problem also describes the rows before it. ``rows`` is the number of rows before the batch. ``unknown`` is the
-    number of the batch's rows that may or may not have been stored.
+    If a batch fails, the problem also describes the rows before that batch. ``rows`` is the number of rows before the batch. ``unknown``
+    is the number of the batch's rows that may or may not have been stored.
     """
     total, before, key, client = Outcome(), 0, request_key(request), Visit.of(request).client
     try:

@@ -73,8 +73,9 @@ async def post_correction(request: Request) -> Response:
     """Lower a count that was wrong, such as a counter of 10^15. Rows alone never lower a count.
 
     ``replaces`` is the present count. If the count is different, the response is 409. ``value`` is what the count should have been. For a
-    counter, readings equal to ``replaces`` become ``value``, and the count is then the largest reading. With ``from``, all readings from
-    that time on that are above ``value`` become ``value``. For events, the excess is taken from the bins with the largest sums.
+    counter, readings equal to ``replaces`` become ``value``, and the count is then the largest reading. If ``from`` is given, every
+    reading from that time onwards becomes ``value`` if it is above ``value``. For events, the excess is taken from the bins with the
+    largest sums.
     """
     context = authorize(request, "admin")
     identifier = video_id(request, context)
@@ -105,7 +106,8 @@ async def get_forecast(request: Request) -> Response:
 async def list_videos(request: Request) -> Response:
     """List videos by growth, by expected count, or by present count.
 
-    ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. It is null on the last page.
+    ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. The cursor is null on the
+    last page.
     """
     context = authorize(request, "predict", ("sort", "limit", "cursor"))
     sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))

@@ -1,1 +1,1 @@
-"""Sends forecasts to subscribers whenever they change."""
+"""Sends each forecast to its subscribers whenever the forecast changes."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final
 
 REST: Final = 1.0
-"""Pause in seconds per second of work. It keeps requests from being queued behind forecasts for subscribers."""
+"""Pause in seconds per second of work. The pause keeps requests from being queued behind forecasts for subscribers."""
 _WORK_S: Final = 0.05
 """Seconds of work after which a pause begins."""
 
@@ -16,7 +16,7 @@ _WORK_S: Final = 0.05
 class PacedSlots:
     """A semaphore of ``slots`` slots with pauses.
 
-    After slots were in use for ``_WORK_S``, no slot is given for ``REST`` times that time.
+    After slots were in use for ``_WORK_S`` seconds, no slot is given for ``REST`` times as long.
     """
 
     def __init__(self, slots: int) -> None:

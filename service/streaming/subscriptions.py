@@ -1,6 +1,6 @@
 """Subscriptions to forecasts.
 
-Each pair (video, horizons) is computed once for all its subscribers. They always get the newest result.
+Each pair (video, horizons) is computed once for all its subscribers. The subscribers always get the newest forecast.
 
 stream of changes -> topic (video, horizons) -> forecast -> event -> one slot per subscriber -> its connection
 """
@@ -32,7 +32,8 @@ Key = tuple[str, tuple[int, ...]]
 class ForecastSubscriptions:
     """Holds all subscriptions.
 
-    ``in_progress``: maximum number of forecasts in progress. ``share``: fraction of the subscribers that one client may have.
+    ``in_progress``: maximum number of forecasts in progress.
+    ``share``: fraction of the allowed subscribers that one client may have.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class ForecastSubscriptions:
         """Number of forecasts made for subscribers so far."""
 
     async def subscribe(self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"") -> Subscription:
-        """Return a subscription that already holds its first event. Call its ``leave`` when it is no longer needed.
+        """Return a subscription that already holds its first event. Call ``leave`` when the subscription is no longer needed.
 
         Raises Unavailable if there are too many subscribers, OverShare if this client has too many subscriptions, and any Problem of the
         first forecast, such as NotFound.
@@ -143,7 +144,7 @@ class ForecastSubscriptions:
     def _pause_s(self) -> float:
         """Return the minimum time in seconds between two events of a topic.
 
-        It grows with the number of subscribers, so that all of them together get at most ``EVENTS_PER_S``.
+        This time grows with the number of subscribers, so that all subscribers together get at most ``EVENTS_PER_S`` events per second.
         """
         return max(self._interval_s, self.subscribers / EVENTS_PER_S)
 

@@ -12,7 +12,7 @@ from typing import Final
 from service.problems import NotFound, Unavailable
 
 HEARTBEAT_S: Final = 15
-"""Seconds without an event after which a comment is sent. It shows client and proxies that the connection is alive."""
+"""Seconds without an event after which a comment is sent. The comment shows the client and proxies that the connection is alive."""
 _HEARTBEAT: Final = b":\n\n"
 _RETRY_S: Final = 1.0
 
@@ -33,7 +33,7 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: bytes) -> None:
-        """Put an event into the slot. It replaces an event that was not sent yet."""
+        """Put an event into the slot. The new event replaces an event that was not sent yet."""
         self._latest = event
         self._wake.set()
 
@@ -81,7 +81,7 @@ class Topic:
         self._changed = asyncio.Event()
 
     def join(self, subscription: Subscription) -> None:
-        """Add a subscription. It gets the newest event at once if there is one."""
+        """Add a subscription. If the topic has an event, the subscription gets the newest one at once."""
         self.subscriptions.add(subscription)
         if self._event:
             subscription.offer(self._event)

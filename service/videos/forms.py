@@ -22,7 +22,7 @@ _NUMBERS: Final = frozenset(("float_type", "int_type", "float_parsing", "int_par
 def parse_form(form: type[M], value: object, field: str = "body") -> M:
     """Validate an object and return it as an instance of ``form``. Raises Invalid for the first mistake.
 
-    ``field`` is the name used for the object itself in the error.
+    ``field`` is the name of the whole object in the error.
     """
     if not isinstance(value, dict):
         raise Invalid(field, value, "a JSON object")
@@ -50,10 +50,10 @@ def parse_form(form: type[M], value: object, field: str = "body") -> M:
 
 
 def _check_text(field: str, value: dict[str, Any], *, values: bool) -> None:
-    """Raise Invalid if a text has a lone surrogate. JSON can contain one, but it is not a Unicode character.
+    """Raise Invalid if a text has a lone surrogate. JSON can contain lone surrogates, but they are not Unicode characters.
 
-    If ``values`` is True, names and values are checked. Otherwise only names are checked, because the values are rows, which are checked
-    one by one elsewhere.
+    If ``values`` is True, field names and values are checked. Otherwise only field names are checked, because the values are rows, which
+    are checked one by one elsewhere.
     """
     try:
         if values:

@@ -49,7 +49,7 @@ class VideoHandler:
         self._max_id_length = max_id_length
 
     def identify(self, video_id: object) -> str:
-        """Return the id unchanged if it is valid. Raises Invalid otherwise."""
+        """Return a valid id unchanged. Raise Invalid if the id is not valid."""
         return parse_identifier("video_id", video_id, self._max_id_length)
 
     def parse_metadata(self, metadata: dict[str, Any], field: str = "body") -> MetadataBody:
@@ -65,7 +65,7 @@ class VideoHandler:
     async def register(
         self, video_id: str, metadata: dict[str, Any], client: str = ""
     ) -> tuple[AppliedRows, list[str]]:
-        """Register a video, or replace its metadata. Also return the names of fields that are not used."""
+        """Register a video, or replace its metadata. Return the outcome of the parked rows, and the names of unused fields."""
         form = self.parse_metadata(metadata)
         return await self.store_registration(video_id, self.registration(form, client)), form.unused()
 
@@ -79,7 +79,7 @@ class VideoHandler:
         return applied
 
     async def get(self, video_id: str) -> tuple[Snapshot, bool]:
-        """Return the video, and whether its data is stale. Raises NotFound if it is not registered."""
+        """Return the video, and whether its data is stale. Raise NotFound if the video is not registered."""
         snapshot, stale = await self._snapshots.get(video_id)
         if snapshot is None:
             raise NotFound("this video is not registered", field="video_id", value=video_id)

@@ -14,8 +14,8 @@ DEFAULT_HORIZONS_S: Final = (3600, 6 * 3600, 24 * 3600, 72 * 3600, 7 * 86400, 30
 def parse_horizons(values: Sequence[Any] | None, max_horizon_us: int, limit: int) -> tuple[int, ...]:
     """Return horizons in microseconds, ascending and without duplicates.
 
-    If ``values`` is None, return the default horizons that do not exceed the bundle's longest horizon. If all of them exceed it, return
-    only the bundle's longest horizon.
+    If ``values`` is None, return the default horizons that do not exceed the bundle's longest horizon. If all default horizons are longer,
+    return only the bundle's longest horizon.
     """
     max_s = max_horizon_us / SECOND_US
     if values is None:

@@ -35,7 +35,7 @@ class MetadataBody(BaseModel):
 
 
 def _joined(value: object) -> object:
-    """Join a list of tags to one text. Return any other value unchanged."""
+    """Join a list of tags into one text. Return any other value unchanged."""
     return ",".join(value) if isinstance(value, list) and all(isinstance(tag, str) for tag in value) else value
 
 

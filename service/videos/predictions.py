@@ -83,7 +83,7 @@ class ForecastHandler:
     async def parse(self, body: object, client: str = "", request: str | None = None) -> Prediction:
         """Validate a whole prediction. One invalid row makes the whole prediction invalid.
 
-        Events without an id get an id derived from ``request``, if it is given.
+        If ``request`` is given, events without an id get an id derived from it.
         """
         form = parse_form(PredictBody, body)
         metadata = dict(form.video)
@@ -130,8 +130,8 @@ class ForecastHandler:
     ) -> list[tuple[ForecastResult, AppliedRows] | Problem]:
         """Return each prediction's result or problem, in order.
 
-        An invalid prediction stores nothing and does not affect the others. Predictions of the same video are made in order.
-        ``check_write`` raises if the client may not write.
+        For an invalid prediction, nothing is stored, and the other predictions are not affected. Predictions of the same video are made in
+        order. ``check_write`` raises if the client may not write.
         """
         if not 1 <= len(bodies) <= self._settings.max_batch_predictions:
             allowed = f"1 to {self._settings.max_batch_predictions} predictions in one request"
@@ -166,7 +166,7 @@ class ForecastHandler:
 
 
 def _identified(row: InputRow, request: str) -> InputRow:
-    """Return a row that has an id. An event without one gets an id derived from the request's idempotency key."""
+    """Return a row that has an id. An event without an id gets one derived from the request's idempotency key."""
     return replace(row, id=event_id(request, row.index)) if row.mode == "events" and row.id is None else row
 
 

@@ -27,13 +27,13 @@ class CorrectionBody(BaseModel):
     type: str | None = None
     """An engagement type."""
     counter: str | None = None
-    """A counter column, such as ``views``. It selects the engagement type that is counted in this column."""
+    """A counter column, such as ``views``. The correction applies to the engagement type that this column counts."""
     value: Annotated[int, Field(ge=0, le=MAX_COUNT)]
-    """What the count should have been. It must be below ``replaces``."""
+    """What the count should have been. The value must be below ``replaces``."""
     replaces: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    """The present count. If the count has changed since it was read, the response is 409."""
+    """The present count. If the count has changed since the client read it, the response has status 409."""
     from_: time_field("from") | None = Field(None, alias="from")  # type: ignore[valid-type]
-    """Time from which all readings above ``value`` are wrong. Without it, only readings equal to ``replaces`` are wrong."""
+    """Time from which all readings above ``value`` are wrong. Without this time, only readings equal to ``replaces`` are wrong."""
 
 
 class PredictBody(BaseModel):
