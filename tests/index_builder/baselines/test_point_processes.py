@@ -176,7 +176,7 @@ def test_likelihoods_scores_the_model_and_every_baseline(mini: Mini, observed: O
     assert len({row.tokens for row in table.values()}) == 1
     assert all(row.low <= row.mean <= row.high for row in table.values())
     for published_from_us, side in ((0, "before"), (2**61, "from")):
-        with pytest.raises(DataError, match=f"no video published {side} it"):
+        with pytest.raises(DataError, match=f"no video published {side} this time"):
             likelihoods(bundle, observed, published_from_us=published_from_us)
     without = replace(bundle, manifest=replace(bundle.manifest, parts=Ablation(mhp=False)))
     with pytest.raises(DataError, match="use_mhp"):
