@@ -1,9 +1,9 @@
 """`m3tr-build export`: writes what a service has collected as a data set for training.
 
 For each bin of a video's age, the store knows how many engagements happened, but not at which time within the bin. Each
-bin becomes one row. The time of the row is the last instant of the bin. For the newest bin, it is the time of the
-newest row. All of the bin's count was known at that time. When the data set is read, the row is assigned to the age bin
-that it came from.
+bin becomes one row. The time of the row is the last instant of the bin. For the newest bin, the time of the row is the
+time of the newest stored row. All of the bin's count was known at that time. When the data set is read, the row is
+assigned to the age bin that it came from.
 
 Only the service knows the layout of the store. So this module starts ``service.dump`` as a child process. The child
 process reads the store and writes JSON lines, and this module reads these lines.

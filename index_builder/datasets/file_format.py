@@ -46,7 +46,7 @@ class Column:
 
     ``allowed``: the contents that the column may have, in words.
     ``written``: the Arrow type that this project writes.
-    ``required``: True if every file must have the column.
+    ``required``: True if the file must contain the column.
     """
 
     allowed: str

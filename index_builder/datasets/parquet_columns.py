@@ -1,8 +1,9 @@
 """Converts Parquet columns of a data set to numpy arrays in the project's units.
 
     timestamp column  -> int64 microseconds since 1970 UTC, rounded down. A timestamp without a zone is read as UTC.
-    number column     -> int64 counts or float64 numbers, and masks of the invalid cells. text column       ->
-    large_string. Bytes that are not UTF-8 are read as missing. id column         -> indices into a list of known ids.
+    number column     -> int64 counts or float64 numbers, and masks of the invalid cells.
+    text column       -> large_string. Bytes that are not UTF-8 are read as missing.
+    id column         -> indices into a list of known ids.
 
 Data with the same meaning comes in many Arrow types. Text may be string, string_view, binary or a dictionary. Whole
 numbers may be DECIMAL or floating point. All of these types are accepted. ``index_builder.datasets.column_matching``
