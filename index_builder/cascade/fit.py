@@ -142,8 +142,8 @@ class PowerLawHawkes:
     ) -> Self:
         """Fit on queries whose growth is known, and return ``self``.
 
-        The fit reads the known growth of each query. Apart from that, it reads only rows up to the query's ``now``.
-        ``advance`` is called with 1 after each of STEPS steps.
+        The fit reads the known growth of each query. Apart from this growth, the fit reads only rows up to the query's
+        ``now``. ``advance`` is called with 1 after each of STEPS steps.
         """
         parts = cascades(observed, past, BATCH)
         if not parts:

@@ -1,6 +1,6 @@
 """Reports what is wrong with a data set, by file, column and row (command ``m3tr-build check``).
 
-The check changes nothing. It keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
+The check changes nothing, and keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
 severities.
 """
 

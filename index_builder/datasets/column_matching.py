@@ -1,6 +1,6 @@
 """Maps the columns of a Parquet file to the columns of the format, and finds the columns that break the format.
 
-Names are compared without regard to case and to blanks around the name.
+The comparison of names ignores case and blanks around a name.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
 def fan(example: Example) -> Svg:
     """Plot counts over the video's age.
 
-    The chart shows the observed counts up to now. After now, it shows the forecast's interval, the forecast's median
-    and the real counts.
+    The chart shows the observed counts up to now. After now, the chart shows the forecast's interval, the forecast's
+    median and the real counts.
     """
     left, right, top, bottom = 46.0, 294.0, 8.0, 158.0
     now = example.age_us

@@ -62,7 +62,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The heading of a column. ``note`` is shown below it."""
+    """The heading of a column. ``note`` is shown below the heading."""
 
     title: str
     note: str = ""

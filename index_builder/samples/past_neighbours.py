@@ -63,7 +63,7 @@ class Candidates:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide each row by its norm. A zero row stays zero."""
+    """Return ``vectors`` with each row divided by its norm. A zero row stays zero."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
     return out

@@ -1,4 +1,4 @@
-"""Training samples: cut points of videos, what was known at each cut point, and what happened later.
+"""Draws training samples: cut points of videos, what was known at each cut point, and what happened later.
 
 A sample is a pair (video, now). The labels of a sample are real later observations. A horizon has no label if its end
 was not observed.

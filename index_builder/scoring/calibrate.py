@@ -1,4 +1,4 @@
-"""Calibrates on the holdout: finds how far each interval must be stretched so that it contains the outcome as often as it should."""
+"""Calibrates on the holdout: finds how far each interval must be stretched so that it contains the outcome at the intended rate."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def scores_by_cell(
             y, g = queries.pairs.growth[rows], growth[rows]
             bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
             median = g[:, g.shape[1] // 2]
-            # If a score is infinite in one bootstrap draw, it has no interval.
+            # If a score is infinite in one bootstrap draw, the score has no interval.
             with np.errstate(invalid="ignore"):
                 drawn = intervals(queries.video[rows], y, median, *bounds)
             cells[cell] = asdict(score(y, median, *bounds)) | {"intervals": drawn}

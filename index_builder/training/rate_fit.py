@@ -10,7 +10,7 @@ others. Then the factor follows the factors of neighbouring ages, because the pr
 
 Spans of training videos are fitted first, because there are many of them at every age. Then spans of the holdout
 correct the result. The correction is needed because forecasts of training data are a little too good, and because
-times change.
+engagement changes over time.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) 
 def spans(
     observed: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the video, start and end of N spans. Each array is (N,) int64.
+    """Return the video, start and end of N spans. Each array has shape (N,) and dtype int64.
 
     The spans are between ``from_us`` and ``until_us`` and start at an age up to ``max_age_us``.
     """

@@ -1,7 +1,7 @@
 """Trains the models of a training run.
 
 The first model does not learn from the newest videos, which are the holdout. The holdout decides which pass of each
-stage was the best. It also calibrates the intervals and is scored.
+stage was the best. The holdout also calibrates the intervals and is scored.
 
 If there are few videos, a second model learns from all videos. There are two reasons. The holdout is too large a part
 of the data to leave unused. The holdout videos also resemble future videos most. The second model starts from the same
@@ -64,7 +64,7 @@ class TrainingRun:
         return fit.train(holdout)
 
     def refit_on_all(self, first: TrainedModel) -> TrainedModel:
-        """Learn from everything known. Each stage makes the number of passes that was best in ``first``."""
+        """Train a model on everything known. Each stage makes the number of passes that was best in ``first``."""
         passes = {name: stage.epoch + 1 for name, stage in first.stages.items()}
         config = replace(
             self.plan.config,
