@@ -1,7 +1,7 @@
 """Command line of the builder, ``m3tr-build``.
 
-Each command imports its modules only when it runs, which keeps help and completion fast. If the user can fix an
-error, the command prints one line to standard error and exits with code 2.
+Each command imports its modules only when it runs, so help and shell completion are fast. If the user can fix an error,
+the command prints one line to standard error and exits with code 2.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def parse_time(text: str) -> int:
 
 
 def parse_hours(option: str, text: str) -> list[float]:
-    """Parse hours > 0 that are separated by commas.
+    """Parse a comma-separated list of hours > 0.
 
     Raises:
-        typer.BadParameter: the text is something else.
+        typer.BadParameter: the text is not a list of hours > 0.
     """
     try:
         hours = [float(part) for part in text.split(",")]
@@ -90,7 +90,8 @@ def simulate(
 ) -> None:
     """Write a SYNTHETIC data set.
 
-    Engagement is a marked self-exciting process with power-law memory, influenced by the content.
+    Engagement follows a marked self-exciting point process with power-law memory. The content of a video influences its
+    engagement.
     """
     from index_builder.simulation.simulate import DEFAULT_START_US
     from index_builder.simulation.simulate import simulate as run
@@ -251,8 +252,8 @@ def replay(
     """Send a data set's rows to a running service.
 
     Rows are sent in order of time. Each row has an id. If a row is sent again while the service remembers its id,
-    nothing changes. Videos that have rows in the period, or are published in it, are registered first. If a video was
-    published before --from, the service does not learn its earlier events. Counters already include the past.
+    nothing changes. Videos that have rows in the period, or are published in the period, are registered first. If a
+    video was published before --from, the service does not learn its earlier events. Counters already include the past.
     """
     from index_builder.replay.replay import replay as run
 
@@ -272,7 +273,7 @@ def export(
         Path | None, typer.Option(help="Data folder of a service with the embedded store. The service must be stopped.")
     ] = None,
 ) -> None:
-    """Write what a service has collected as a data set for training.
+    """Export the data that a service has collected to a data set for training.
 
     The store keeps one bin for each interval of a video's age. Each bin becomes one row. Rows of unregistered videos
     are left out.

@@ -2,8 +2,8 @@
 
     simulate -> train as of day 48 of 60 -> index -> serve -> replay the remaining days -> forecast at cuts
 
-A cut is a point in time. At each cut the replay pauses, and the service forecasts the videos published since the
-training. Then the replay continues. The real outcomes are read from the data set, which the service never sees.
+A cut is a point in time. At each cut the replay pauses, and the service forecasts the videos published since the as-of
+time of training. Then the replay continues. The real outcomes are read from the data set, which the service never sees.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _replay_with_forecasts(data: DataSet, client: Client) -> tuple[list[Case], s
 
 
 def _forecasts_at(data: DataSet, client: Client, cut_us: int) -> list[Case]:
-    """Return forecasts at a cut for every video published since the training."""
+    """Return forecasts at a cut for every video published since the as-of time of training."""
     fresh = np.flatnonzero((data.published_us >= AS_OF_US) & (data.published_us <= cut_us))
     targets = [cut_us + horizon_s * SECOND_US for horizon_s in HORIZONS_S]
     now, *later = (_counts(data, time_us) for time_us in (cut_us, *targets))

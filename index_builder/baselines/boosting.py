@@ -1,14 +1,14 @@
 """Gradient boosting on hand-made features: the usual alternative to the model.
 
-LightGBM learns growth from rows. Each row combines one horizon with what is known of a video at one time:
+LightGBM learns growth from feature rows. Each row combines one horizon with what is known of a video at one time:
 
     engagement  the counts, rates and gaps of the newest reading, and the time since that reading
     video       category, language, duration, hour and weekday of publication
     creator     the counts and growth of the creator's earlier videos
     text        the principal components of the text's sentence vector
 
-Three tree ensembles forecast the mean, the lower end and the upper end of the interval. This module needs the extra
-``boosting``.
+Three tree ensembles forecast the mean, the lower end and the upper end of the interval. This module needs the package
+extra ``boosting``.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ class FeatureTable:
 
     Args:
         observed: the data set.
-        schema: gives the codes of categories and languages, and the maximum age and horizon of the training.
-        until_us: only rows up to this time are read.
-        pace: usual growth by age (N_CURVE,). If it is None, it is computed from ``observed``.
+        schema: gives the codes of categories and languages, and the maximum age and horizon of training samples.
+        until_us: only data up to this time is read.
+        pace: usual growth by age, an array of shape (N_CURVE,). If ``pace`` is None, the usual growth is computed from
+            ``observed``.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class FeatureTable:
         ).astype(np.float32)
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one row per sample and horizon.
+        """Return one feature row per sample and horizon.
 
         The result has shape (N * J, features) and dtype float32, for N samples with J horizons each. ``components``
         (384, 32) projects the sentence vectors to 32 dimensions.
@@ -121,9 +122,9 @@ def boosted(
 ) -> NDArray[np.float64]:
     """Forecast the growth of queries on ``observed``, with trees trained on ``past``.
 
-    Return an array (Q, 3) float64 with the 0.1 quantile, the mean and the 0.9 quantile of each of Q queries. ``past``
-    ends at ``until_us``. The lower quantile never exceeds the mean, and the upper quantile is never below the mean.
-    ``advance`` is called with 1 after each of the three ensembles is trained.
+    Return a float64 array of shape (Q, 3) with the 0.1 quantile, the mean and the 0.9 quantile for each of Q queries.
+    ``past`` ends at ``until_us``. The lower quantile never exceeds the mean, and the upper quantile is never below the
+    mean. ``advance`` is called with 1 after each of the three ensembles is trained.
 
     Raises:
         DataError: LightGBM is not installed.

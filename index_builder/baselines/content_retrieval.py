@@ -1,12 +1,12 @@
-"""Content-only retrieval, as in MMRA: forecasts the mean growth of the past videos whose content is most similar.
+"""Content-only retrieval, as in MMRA: forecasts a video by the mean growth of past videos with similar content.
 
-The candidates for a query are videos that were published before the query's video. For each candidate, the growth
-from the same age over the same horizon must have been observed by the query's ``now``. The K candidates whose content
-vectors have the highest cosine similarity to the query's are its neighbours. The forecast is the weighted mean of
-their growth. The weights are the softmax of the cosines.
+The candidates for a query are videos that were published before the query's video. For each candidate, the growth from
+the query's age over the query's horizon must have been observed by the query's ``now``. The neighbours are the K
+candidates whose content vectors are most similar to the content vector of the query's video, by cosine similarity. The
+forecast is the weighted mean of the neighbours' growth. The weights are the softmax of the cosine similarities.
 
-The method reads the age of the query's video but none of its engagement. This shows how much content alone can
-forecast.
+The method reads the age of the query's video but no engagement of this video. So the scores of the method show how much
+can be forecast from content alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEIGHBOURS: Final = 10
 _SPARE: Final = 30
 """Number of candidates in addition to the K neighbours.
 
-They replace candidates whose growth cannot be read between their observations.
+The additional candidates replace candidates whose growth cannot be read between their observations.
 """
 _BLOCK: Final = 256
 _CHUNK: Final = 500
@@ -47,7 +47,8 @@ def has_text(observed: Observed) -> bool:
 def content_vectors(forecaster: Forecaster, observed: Observed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return content vectors (V, content_dim) float32 for all V videos of the data set.
 
-    The vectors of the videos ``rows`` have unit length. The vectors of all other videos are zero.
+    ``rows`` are the indices of some videos. The vectors of these videos have unit length, and all other vectors are
+    zero.
     """
     videos = observed.data.videos
     chunks = [[videos[v] for v in rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK)]
@@ -100,9 +101,9 @@ def content_retrieval(
     k: int = NEIGHBOURS,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the growth (Q,) of Q >= 1 queries in log2 units.
+    """Return the forecast growth (Q,) of Q >= 1 queries in log2 units.
 
-    The growth of a query is NaN if no past video's growth was known by the query's ``now``.
+    The forecast of a query is NaN if no candidate's growth was known by the query's ``now``.
     """
     published = observed.data.published_us
     known = curves(
@@ -111,8 +112,8 @@ def content_retrieval(
     last = known.ages_us[np.arange(len(published)), np.maximum(known.lengths - 1, 0)]
     first = np.where(known.lengths > 0, known.ages_us[:, 0], FAR_FUTURE_US)
     age_us = queries.now_us - published[queries.video]
-    # The growth must be known at ``now``. So only videos that were published at least one horizon earlier can be
-    # neighbours. Videos are sorted by publication.
+    # The growth must be known at ``now``. So only videos that were published at least one horizon before the query's
+    # video can be neighbours. Videos are sorted by time of publication.
     stop = np.searchsorted(published, published[queries.video] - queries.horizon_us, side="right")
     out = np.full(len(queries.video), np.nan)
     candidate = (first <= age_us.max()) & (last >= (age_us + queries.horizon_us).min())
@@ -121,8 +122,8 @@ def content_retrieval(
     order = np.lexsort((stop, queries.horizon_us // 3_600_000_000, age_us // 3_600_000_000))
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        # The ages of the rows in one block differ by hours at most. Videos that no row can use are left out of the
-        # matrix product.
+        # The ages of the queries in one block differ by hours at most. Videos that no query of the block can use are
+        # left out of the matrix product.
         end = age_us[rows] + queries.horizon_us[rows]
         some = np.flatnonzero(
             (first[: stop[rows].max()] <= age_us[rows].max()) & (last[: stop[rows].max()] >= end.min())

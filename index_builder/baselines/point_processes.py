@@ -1,13 +1,12 @@
-"""Simple point processes on tokens. They forecast the counts of each token and give their log-likelihood.
+"""Simple point processes on tokens. The processes forecast each token's counts and compute the log-likelihood of these counts.
 
 ``model.features.tokens`` defines tokens. A token covers a gap without engagement and the interval after the gap. For
-each token, a process gives the expected count of one engagement type in the gap and in the interval. A process reads
-the video's earlier tokens and the bounds of the current token. It never reads the current token's counts.
+each token, a point process gives the expected count of one engagement type in the gap and in the interval. A point
+process reads the video's earlier tokens and the bounds of the current token, but never the current token's counts.
 
-    pace        The rate g(age) is constant in each step of log-age. It is multiplied by the video's own pace
+    pace        The rate g(age) is constant in each step of log-age. This rate is multiplied by the video's own pace
                 (A + n) / (A + m). Here n is the video's count so far, m is the count that g expects, and A is a
-                prior.
-                Both n and m decay at rate d per unit of log-age.
+                prior. Both n and m decay at rate d per unit of log-age.
     Hawkes      The intensity is mu0 + mu1 / (age + 1 min) + a0 b e^(-b age) + sum over types l of a_l S_l. S_l is the
                 sum of b e^(-b s) over the video's engagements of type l. Here s is the time since the engagement.
                 Engagements are spread uniformly over their interval.
@@ -32,13 +31,13 @@ Floats = NDArray[np.float64]
 POISSON: Final = float("inf")
 """Dispersion of the Poisson distribution, which has no over-dispersion."""
 _COARSE: Final = (0.5, 2.0, 8.0)
-"""Dispersions that are tried with every setting of a process.
+"""Candidate dispersions for every setting of a point process.
 
-The dispersions in ``_FINE`` are tried only with the best setting.
+``_FINE`` contains the candidate dispersions for the best setting.
 """
 _FINE: Final = tuple(np.geomspace(0.1, 100, 16).tolist())
 _KNOTS: Final = np.log(LOG_AGE_OFFSET_S) + 0.25 * np.arange(72)
-"""Bounds of the steps of g, in log(age + offset). They reach an age of about 100 years."""
+"""Bounds of the steps of g, in log(age + offset). The last bound is at an age of about 100 years."""
 _PRIORS: Final = (0.3, 3.0, 30.0, 300.0)
 _FORGET: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS: Final = 3
@@ -49,7 +48,7 @@ _LEAST: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Expected counts of one type in the gap and in the interval of every token. Both arrays are (n,) float64."""
+    """Expected counts of one type in the gap and the interval of n tokens, as two float64 arrays of shape (n,)."""
 
     gap: Floats
     active: Floats
@@ -58,7 +57,7 @@ class Means:
 def log_likelihood(tokens: Tokens, kind: int, means: Means, dispersion: float) -> Floats:
     """Return the log-likelihood (n,) of type ``kind`` in each of n tokens.
 
-    It is NaN in tokens where the type is not observed yet.
+    The value is NaN in tokens where the type is not observed yet.
     """
     previous, start, _ = tokens.interval_s.T
     count = torch.from_numpy(tokens.counts[:, kind])
@@ -98,7 +97,7 @@ def _pace(offsets, x, g, counts, observed, prior, forget, gap, active, scale):  
 
 @numba.njit(cache=True)
 def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
-    # Adds value[i] times the length of the overlap of [x0, x1] and each step.
+    # For each row i, adds value[i] times the length of the overlap of [x[i, 0], x[i, 1]] and step j to out[j].
     step = knots[1] - knots[0]
     for i in rows:
         first = int((x[i, 0] - knots[0]) / step)
@@ -111,7 +110,7 @@ def _spread(x, knots, rows, value, out):  # type: ignore[no-untyped-def]
 
 
 class Pace:
-    """The pace process for one type.
+    """The pace process for one engagement type.
 
     With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
     """
@@ -121,9 +120,9 @@ class Pace:
         self._rate, self._prior, self._forget, self._dispersion = np.zeros(len(_KNOTS)), 1.0, 0.0, POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose prior, forgetting and dispersion from their grids by likelihood. Return itself.
+        """Choose the prior, the forgetting and the dispersion with the highest likelihood. Return ``self``.
 
-        For each pair of prior and forgetting, g and the videos' paces are fitted alternately.
+        For each pair of prior and forgetting in a grid, g and the videos' paces are fitted alternately.
         """
         kind = self._kind
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
@@ -154,7 +153,7 @@ class Pace:
         return self
 
     def log_likelihood(self, tokens: Tokens) -> Floats:
-        """Return the log-likelihood (n,) of each token. It is NaN in tokens where the type is not observed yet."""
+        """Return the log-likelihood (n,) of each token. The value is NaN in tokens where the type is not observed yet."""
         x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
         means, _ = self._means(tokens, x, self._rate, self._prior, self._forget)
         return log_likelihood(tokens, self._kind, means, self._dispersion)
@@ -181,8 +180,8 @@ class Pace:
 
 @numba.njit(cache=True)
 def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ignore[no-untyped-def]
-    # out (2, n, 3 + K): the expected count that each term of the intensity contributes with weight 1, for K types.
-    # The first axis is gap and interval. The second axis is the token.
+    # Fills ``out`` (2, n, 3 + K) with the expected count that each term of the intensity contributes with weight 1, for
+    # K types. The first axis is gap and interval. The second axis is the token. The third axis is the term.
     n_types = counts.shape[1]
     state = np.zeros(n_types)
     for v in range(len(offsets) - 1):
@@ -206,7 +205,7 @@ def _excitation(offsets, interval_s, counts, decay, offset_s, out):  # type: ign
 
 
 class ExponentialHawkes:
-    """The Hawkes process for one type.
+    """The Hawkes process for one engagement type.
 
     With ``overdispersed``, counts are negative binomial and the dispersion is fitted. Otherwise counts are Poisson.
     """
@@ -216,10 +215,10 @@ class ExponentialHawkes:
         self._decay, self._weights, self._dispersion = 1.0, np.zeros(0), POISSON
 
     def fit(self, tokens: Tokens) -> Self:
-        """Choose decay, weights and dispersion by likelihood. Return itself.
+        """Choose the decay, the weights and the dispersion with the highest likelihood. Return ``self``.
 
-        For each decay in a grid, the fit computes the weights that maximise the Poisson likelihood. Then it chooses
-        the best decay and the best dispersion.
+        For each decay in a grid, the fit computes the weights that maximise the Poisson likelihood. Then the fit
+        chooses the best decay and the best dispersion.
         """
         best = -np.inf
         for decay in _DECAYS_PER_S:
@@ -235,7 +234,7 @@ class ExponentialHawkes:
         return self
 
     def log_likelihood(self, tokens: Tokens) -> Floats:
-        """Return the log-likelihood (n,) of each token. It is NaN in tokens where the type is not observed yet."""
+        """Return the log-likelihood (n,) of each token. The value is NaN in tokens where the type is not observed yet."""
         means = Means(*(self._terms(tokens, self._decay) @ self._weights))
         return log_likelihood(tokens, self._kind, means, self._dispersion)
 
@@ -246,9 +245,9 @@ class ExponentialHawkes:
         return out
 
     def _maximise(self, tokens: Tokens, terms: Floats) -> Floats:
-        """Return the weights that maximise the Poisson likelihood. They are >= 0.
+        """Return the weights >= 0 that maximise the Poisson likelihood.
 
-        The method is expectation-maximisation. Each step divides every count among the terms. Then it scales each
+        The method is expectation-maximisation. Each step divides every count among the terms. Then the step scales each
         term to the counts that the term received.
         """
         observed = tokens.observed[:, self._kind]

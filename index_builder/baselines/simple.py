@@ -1,7 +1,7 @@
-"""Simple growth forecasts to compare the model with. Each is fitted on training pairs only.
+"""Simple growth forecasts to compare the model with. Each baseline is fitted on training pairs only.
 
-A pair is a video at one time together with one horizon. Its growth is log2((1 + count at the horizon) / (1 + count
-now)).
+A pair is a video at one time together with one horizon. The growth of a pair is log2((1 + count at the horizon) / (1 +
+count now)).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Baseline(Protocol):
     name: str
 
     def fit(self, pairs: Pairs) -> Self:
-        """Learn from training pairs and return itself."""
+        """Learn from training pairs and return ``self``."""
         ...
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
@@ -36,7 +36,7 @@ class Persistence:
     name = "persistence"
 
     def fit(self, pairs: Pairs) -> Self:
-        """Return itself. There is nothing to learn."""
+        """Return ``self``. There is nothing to learn."""
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
@@ -53,7 +53,7 @@ class MeanGrowth:
         self._mean = np.nan
 
     def fit(self, pairs: Pairs) -> Self:
-        """Compute the mean growth and return itself."""
+        """Compute the mean growth and return ``self``."""
         self._mean = float(pairs.known().growth.mean())
         return self
 
@@ -65,9 +65,10 @@ class MeanGrowth:
 class GrowthFactor:
     """Forecasts one factor per (age, horizon): the constant-scaling model of Szabo and Huberman (2010).
 
-    The model is log N(t + h) = log N(t) + c(t, h). Ages and horizons are divided into log-spaced cells, and c is the
-    mean log growth of the training pairs in a cell. If a cell has fewer than ``min_pairs`` pairs, the surrounding
-    cells are added until there are enough. A pair outside the training range uses the nearest cell.
+    The model is log N(t + h) = log N(t) + c(t, h). Here N(t) is the count at age t, and h is the horizon. Ages and
+    horizons are divided into log-spaced cells, and c is the mean log growth of the training pairs in a cell. If a cell
+    has fewer than ``min_pairs`` pairs, the surrounding cells are added until there are enough pairs. A pair outside the
+    training range uses the nearest cell.
 
     Args:
         per_octave: number of cells per doubling of age and of horizon.
@@ -85,7 +86,7 @@ class GrowthFactor:
         self._table = np.full((1, 1), np.nan)
 
     def fit(self, pairs: Pairs) -> Self:
-        """Fill the table of c(t, h) and return itself. The table has shape (age cells, horizon cells)."""
+        """Fill the table of c(t, h) and return ``self``. The table has shape (age cells, horizon cells)."""
         pairs = pairs.known()
         age, horizon = self._cell(pairs.age_s), self._cell(pairs.horizon_s)
         self._origin = int(age.min()), int(horizon.min())
@@ -101,7 +102,7 @@ class GrowthFactor:
         return self
 
     def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the factor of each pair's cell."""
+        """Return the mean log growth of each pair's cell."""
         rows, columns = self._table.shape
         i = np.clip(self._cell(pairs.age_s) - self._origin[0], 0, rows - 1)
         j = np.clip(self._cell(pairs.horizon_s) - self._origin[1], 0, columns - 1)
@@ -140,12 +141,12 @@ class LogLinear:
         self._scale = np.ones(3)
 
     def fit(self, pairs: Pairs) -> Self:
-        """Solve the least squares and return itself. A term that does not vary in training gets weight 0."""
+        """Compute the least-squares coefficients and return ``self``. A term that does not vary in training gets weight 0."""
         pairs = pairs.known()
         raw = _logs(pairs)
         self._centre = raw.mean(axis=0)
         spread = raw.std(axis=0)
-        # A term that is constant except for rounding errors must not be scaled up into a variable.
+        # A term that varies only by rounding errors must not be scaled up to unit variance.
         self._scale = np.where(spread > 1e-9, spread, np.inf)
         self._weights = np.linalg.lstsq(self._terms(raw), pairs.growth, rcond=None)[0]
         return self
@@ -160,5 +161,5 @@ class LogLinear:
 
 
 def _logs(pairs: Pairs) -> NDArray[np.float64]:
-    """Return log2(1 + x) of count, age and horizon, as an array (n, 3)."""
+    """Return log2(1 + x) of count, age and horizon, as an array of shape (n, 3)."""
     return np.log2(1 + np.stack([pairs.value_now, pairs.age_s, pairs.horizon_s], axis=1))

@@ -65,8 +65,8 @@ def forecast_at(
 ) -> NDArray[np.float64]:
     """Forecast cumulative counts for Q triples of (video, now, horizon).
 
-    Return quantiles (Q, 3) float64. All horizons of one (video, now) use the same state and the same search for
-    neighbours.
+    Return the quantiles as a float64 array of shape (Q, 3). All horizons of one pair (video, now) share one hidden
+    state and one search for neighbours.
     """
     cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
@@ -112,9 +112,9 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     """Answer the queries of a Parquet file, and write the queries with their forecasts.
 
     A forecast is the quantiles q0.1, q0.5 and q0.9 of the cumulative count. With ``growing_bank``, neighbours and
-    creators may also be videos that were published after the training, as in a service.
+    creator features may also come from videos published after training, as in a service.
 
-    A query gets empty quantiles if its video is unknown, its metric is not the bundle's, or one of its times is
+    A query gets empty quantiles if its video is unknown, its metric is not the bundle's metric, or one of its times is
     impossible. The number of these queries is printed to standard error, with the reasons.
 
     Raises:
@@ -154,7 +154,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
 
 @dataclass(frozen=True, slots=True)
 class _Queries:
-    """Q queries.
+    """Q parsed queries.
 
     ``video`` (Q,) int64: index of the video, -1 if it is unknown.
     ``now_us`` and ``target_us`` (Q,) int64: times in microseconds since 1970 UTC.
@@ -214,7 +214,7 @@ class _Queries:
 
 
 def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:
-    """Return a column as one array. Raise DataError if the column has a wrong type."""
+    """Return the column ``name`` of ``table`` as one array. Raise DataError if the column has a wrong type."""
     if not fits(dtype := table.schema.field(name).type):
         raise DataError(f"{path.name}: column {name}: is {dtype}; allowed: {allowed}")
     column = table[name].combine_chunks()

@@ -1,4 +1,4 @@
-"""`m3tr-build index`: fills a bank, or updates one with later data."""
+"""`m3tr-build index`: fills a bank, or updates a bank with later data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from model.forecaster import Forecaster
 def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = None, bank: Path | None = None) -> None:
     """Fill a bank with what was observed up to ``as_of_us``.
 
-    The bank is the Qdrant server at ``qdrant_url`` if it is given. Otherwise it is the folder ``bank``, and without
-    ``bank`` it is the bundle's own bank. A folder is replaced as a whole, and only when the new bank is complete. On
-    a server, points are added or replaced.
+    If ``qdrant_url`` is given, the bank is on the Qdrant server at this URL. Otherwise the bank is the folder ``bank``,
+    or the bundle's own bank if ``bank`` is None. A folder is replaced as a whole, and only when the new bank is
+    complete. On a server, points are added or replaced.
 
     Raises:
         DataError: the data set cannot be used with this bundle.

@@ -22,10 +22,10 @@ from model.forecaster import Forecaster
 
 @contextmanager
 def open_bundle(bundle: Path) -> Iterator[Forecaster]:
-    """Yield a forecaster that uses the bundle and its own bank, and close it at the end.
+    """Yield a forecaster that uses the bundle and the bundle's own bank. Close the forecaster at the end.
 
-    Only one process can open an embedded bank. If a service has opened the bank, a copy is opened instead. Copying is
-    safe because a service only reads the bundle's bank.
+    Only one operating-system process can open an embedded bank. If a service has opened the bank, a copy of the bank is
+    opened instead. Copying is safe because a service only reads the bundle's bank.
     """
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         try:

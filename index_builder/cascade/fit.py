@@ -1,8 +1,8 @@
-"""Fits the self-exciting cascade of ``model.cascade`` to a data set of events. The cascade alone is also a baseline.
+"""Fits the self-exciting cascade of ``model.cascade`` to a data set of events. The cascade alone also serves as a baseline.
 
-All constants are fitted together. The fit starts from SEISMIC's values and minimises the forecast error on training
-cascades. Maximum likelihood does not work, because it drives the memory to zero. Without memory, the process is only
-a local rate and forecasts nothing.
+All constants of the cascade are fitted together. The fit starts from SEISMIC's values and minimises the forecast error
+on training cascades. Maximum likelihood does not work, because its estimate of the cascade's memory is zero. Without
+memory, the cascade is only a current rate and forecasts nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ BATCH: Final = 256
 _MIN_PAIRS: Final = 1000
 """Minimum number of training pairs. If there are fewer pairs, the fit uses additional ages and horizons."""
 _MIN_CORRECTED_CASCADES: Final = 500
-"""Minimum number of cascades for correcting forecasts. With fewer cascades, the regression for the correction would memorise them."""
+"""Minimum number of cascades for correcting forecasts. The regression for the correction would memorise fewer cascades."""
 _SHARE: Final = 0.1
-"""Fraction of the count so far that is added to the increments before errors are computed, if there are few cascades."""
+"""If there are few cascades, this fraction of the count so far is added to the increments before errors are computed."""
 _MAX_PAIRS: Final = 40_000
 """Maximum number of (cut point, horizon) pairs used to fit a cascade for all ages."""
 _AGES_H: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 192.0)
@@ -65,16 +65,16 @@ def _inverse(name: str) -> float:
 
 
 def _twice_integrated(x: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """Return the kernel integrated twice from 0 to x. It is 0 for x <= 0."""
+    """Return the kernel integrated twice from 0 to x. The result is 0 for x <= 0."""
     x = x.clamp(min=0)
     return x - c * ((1 + x / c) ** (1 - theta) - 1) / (1 - theta)
 
 
 def kernel_matrix(edges: Tensor, c: Tensor, theta: Tensor) -> Tensor:
-    """Return the fraction (B, B) of an event's children that fall into bin j if the event is in bin i.
+    """Return, for each pair of bins, the fraction of an event's children that are in bin j if the event is in bin i.
 
-    ``edges`` (B + 1,) are the bounds of B bins. The event is uniformly distributed in its bin. The first axis is j
-    and the second axis is i. All fractions are exact, including those on the diagonal.
+    ``edges`` (B + 1,) are the bounds of B bins. The event is uniformly distributed in its bin. The result has shape (B,
+    B). The first axis is j and the second axis is i. All fractions are exact, including those on the diagonal.
     """
     low, high = edges[:-1], edges[1:]
 
@@ -93,16 +93,16 @@ def _mean_wave(start: Tensor, stop: Tensor, period_s: float, integral: Callable[
 class PowerLawHawkes:
     """Forecasts the growth of metrics that are fed by events, using the fitted cascade.
 
-    Queries of the same age are computed together. The fit minimises one of three errors:
+    Queries whose videos have the same age are computed together. The fit minimises one of three errors:
 
-        with ``of_increment``                the relative error of the increment
-        without it, many cascades            the error of the growth in log2 units
-        without it, few cascades             the relative error of the increment plus a tenth of the count so far;
-        otherwise the
-                                             cascades that grow most would outweigh all others
+        with ``of_increment``        relative error of the increment
+        without it, many cascades    error of the growth in log2 units
+        without it, few cascades     relative error of the sum of the increment and a tenth of the count so far
+
+    The third error keeps the cascades that grow most from outweighing all other cascades.
 
     Args:
-        of_increment: selects the first error.
+        of_increment: True to minimise the first error.
     """
 
     name = "power-law Hawkes"
@@ -140,10 +140,10 @@ class PowerLawHawkes:
     def fit(
         self, observed: Observed, past: Queries, *, seed: int = 0, advance: Callable[[int], None] | None = None
     ) -> Self:
-        """Fit on queries whose growth is known, and return itself.
+        """Fit on queries whose growth is known, and return ``self``.
 
-        The fit reads the known growth of each query. Apart from that, it reads only rows up to the query's ``now``.
-        ``advance`` is called with 1 after each of STEPS steps.
+        The fit reads the known growth of each query. Apart from this growth, the fit reads only rows up to the query's
+        ``now``. ``advance`` is called with 1 after each of STEPS steps.
         """
         parts = cascades(observed, past, BATCH)
         if not parts:
@@ -180,7 +180,7 @@ class PowerLawHawkes:
         return self
 
     def predict(self, observed: Observed, queries: Queries) -> NDArray[np.float64]:
-        """Return the growth (Q,) float64 of each query in log2 units. It is never below 0.
+        """Return the growth (Q,) float64 of each query in log2 units. Growth is never below 0.
 
         For each query, only rows up to its ``now`` are read.
         """
@@ -202,7 +202,7 @@ class PowerLawHawkes:
     def _errors(self, part: Cascades) -> Tensor:
         """Return the smoothed absolute error of each query.
 
-        With ``of_increment``, it is the error of log(1 + increment). Otherwise it is the error of log2(base +
+        With ``of_increment``, the error is that of log(1 + increment). Otherwise the error is that of log2(base +
         increment). The base is 1 plus the count so far. If there are few cascades, the base is 1 plus a tenth of the
         count so far.
         """
@@ -220,7 +220,7 @@ class PowerLawHawkes:
         return torch.zeros_like(part.counts).index_put((part.owner, part.bin), value, accumulate=True)
 
     def _increment(self, part: Cascades) -> Tensor:
-        """Return the expected increase (Q,) float64 of each query's count. It is >= 0."""
+        """Return the expected increase (Q,) float64 of each query's count. Every increase is >= 0."""
         v = self._values()
         c, theta = torch.exp(v["log_c"]), v["theta"]
         edges, n = part.edges, part.past
@@ -256,8 +256,8 @@ class PowerLawHawkes:
     def _infectiousness(part: Cascades, v: dict[str, Tensor], expected: Tensor, share: Tensor) -> Tensor:
         """Return the infectiousness p (C,) of each cascade, with its trend extrapolated.
 
-        ``expected`` (C, past) are the counts that are expected in the past bins at p = 1. ``share`` (past,) is the
-        middle of each bin, as a fraction of the age.
+        ``expected`` (C, past) are the counts that would be expected in the past bins if p were 1. ``share`` (past,) is
+        the middle of each bin, as a fraction of the age.
         """
         prior, rate = torch.exp(v["log_prior"]), torch.exp(v["log_prior_rate"])
         power = torch.exp(v["log_weight"])
@@ -277,7 +277,7 @@ def fit_cascade(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> Cascade | None:
-    """Fit a cascade on all ages and horizons, from what was known by ``until_us``, and return it.
+    """Return a cascade that is fitted on all ages and horizons, from what was known by ``until_us``.
 
     Return None if nothing was known. ``advance`` is called with 1 after each of STEPS steps.
     """
@@ -306,7 +306,8 @@ def hawkes_growth(
 ) -> NDArray[np.float64]:
     """Return the growth (Q,) of ``queries``, forecast by a ``PowerLawHawkes``.
 
-    The process is fitted on what was known of ``videos`` by ``until_us``. The growth is NaN if nothing was known.
+    The Hawkes process is fitted on what was known of ``videos`` by ``until_us``. The growth is NaN if nothing was
+    known.
     """
     past = cut_queries(observed, videos, ages_h, horizons_h, until_us)
     if len(past.video) < _MIN_PAIRS:

@@ -1,7 +1,7 @@
-"""Cascades in the form that a parametric process reads.
+"""Prepares cascades of events as inputs of a parametric Hawkes process.
 
-A cascade is a video's counts and reach in bins of age up to a cut point. Queries ask for the growth after the cut
-point.
+A cascade consists of a video's counts and reach in age bins, up to a cut point in time. Queries ask for the growth
+after the cut point.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from model.engagement.rows import rows_until
 
 @dataclass(frozen=True, slots=True)
 class Cascades:
-    """C cascades that are cut at the same age, and Q queries about them.
+    """C cascades with the same age at their cut points, and Q queries about these cascades.
 
-    ``edges`` (B + 1,): bounds of the B age bins in seconds. The first ``past`` bins are before the cut.
+    ``edges`` (B + 1,): bounds of the B age bins in seconds. The first ``past`` bins are before the cut point.
     ``counts`` (C, past): count per cascade and bin.
-    ``owner`` and ``bin`` (R,) int64: cascade and bin of each of the R rows behind ``counts``.
+    ``owner`` and ``bin`` (R,) int64: cascade and bin of each of the R data rows that ``counts`` sums up.
     ``reach`` (R,): logarithm of each row's mean reach.
     ``number`` (R,): count of each row.
     ``followers`` (C,): logarithm of the creator's followers.
@@ -35,7 +35,7 @@ class Cascades:
     ``cascade`` (Q,) int64: cascade of each query.
     ``horizon_s`` (Q,): horizon in seconds.
     ``growth`` (Q,): growth in log2 units.
-    ``value_now`` (Q,): count at the cut.
+    ``value_now`` (Q,): count at the cut point.
     ``rows`` (Q,) int64: index of each query among the queries passed to ``cascades``.
     """
 

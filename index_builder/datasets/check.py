@@ -1,6 +1,6 @@
 """Reports what is wrong with a data set, by file, column and row (command ``m3tr-build check``).
 
-The check changes nothing. It keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
+The check changes nothing, and keeps a few numbers per row in memory. ``index_builder.datasets.findings`` explains the
 severities.
 """
 
@@ -55,7 +55,7 @@ def check_dataset(path: Path, *, now_us: int | None = None) -> list[Finding]:
 
 @contextmanager
 def _note_damage(file: str, log: Findings) -> Iterator[None]:
-    """Add an error finding if the block cannot read ``file`` to its end."""
+    """Add an error finding if the ``with`` block cannot read ``file`` to its end."""
     try:
         yield
     except DataError as error:
@@ -63,7 +63,7 @@ def _note_damage(file: str, log: Findings) -> Iterator[None]:
 
 
 def _open(path: Path, log: Findings) -> ParquetTable | None:
-    """Add findings about missing, wrong and unknown columns. Return the table, or None if its rows cannot be read."""
+    """Open a table and add findings about its columns. Return the table, or None if its rows cannot be read."""
     try:
         table = ParquetTable(path)
     except DataError as error:

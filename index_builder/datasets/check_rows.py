@@ -21,12 +21,12 @@ from index_builder.datasets.parquet_files import ParquetTable
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 
 _SUSPICIOUS_FALLS: Final = 0.05
-"""Minimum fraction of falling readings from which a counter is suspected to hold increments.
+"""Minimum fraction of readings below the previous reading for the warning that a counter may hold increments.
 
-Real falls are much rarer: platforms remove far fewer counts.
+In a cumulative counter, such readings are much rarer, because platforms remove far fewer counts.
 """
 _MIN_FALLS: Final = 10
-"""Minimum number of falls from which increments are suspected."""
+"""Minimum number of readings below the previous reading for the warning that a counter may hold increments."""
 _INCREMENTS: Final = (
     "are these increments? A counter is a running total; "
     "give increments as events.parquet, with video_id, time, type and count"
@@ -39,7 +39,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of one file in file order: ``video`` (n,) int64, -1 if the row is not usable, and ``time_us`` (n,) int64."""
+    """Rows of one file, in file order.
+
+    ``video`` (n,) int64: index of the row's video, -1 if the row is not usable.
+    ``time_us`` (n,) int64: time in microseconds since 1970 UTC.
+    """
 
     video: Ints
     time_us: Ints
@@ -113,7 +117,7 @@ def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[
 def _check_types(
     column: pa.Array, types: dict[str, int], unusual: dict[str, int], start: int, log: Findings
 ) -> tuple[Ints, parquet_columns.Flags]:
-    """Return the code of each row's type, -1 for no type, and flags of the rows without a type.
+    """Return the code of each row's type, or -1 if there is none, and flags of the rows without a type.
 
     ``unusual`` maps each nonstandard type to the first row that has it. This function adds new types to ``unusual``.
     """
@@ -200,7 +204,7 @@ def check_counters(
 
 
 def _check_growth(name: str, video: Ints, value: Ints, row: Ints, log: Findings) -> None:
-    """Add findings about falls of a counter, and about a counter that never grows.
+    """Add findings about readings of a counter below the previous reading, and about a counter that never grows.
 
     All arrays have shape (n,) and are sorted by video and time.
     """

@@ -20,7 +20,11 @@ _UNKNOWN_US: Final = np.iinfo(np.int64).min
 
 @dataclass(frozen=True, slots=True)
 class CheckedVideos:
-    """The usable videos: ``ids`` (V,) without duplicates, and ``published_us`` (V,) int64."""
+    """The usable videos.
+
+    ``ids`` (V,): ids without duplicates.
+    ``published_us`` (V,) int64: times of publication in microseconds since 1970 UTC.
+    """
 
     ids: pa.Array
     published_us: NDArray[np.int64]

@@ -1,6 +1,6 @@
 """Maps the columns of a Parquet file to the columns of the format, and finds the columns that break the format.
 
-Names are compared without regard to case and to blanks around the name.
+The comparison of names ignores case and blanks around a name.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ For example, "followers" may stand for "creator_followers".
 """
 _SEPARATORS: Final = re.compile(r"[-\s.]+")
 _BYTE_ORDER_MARK: Final = "\ufeff"
-"""Byte order mark. It may remain from a CSV file, at the start of the first column's name."""
+"""Byte order mark. If the data comes from a CSV file, the first column's name may still start with this mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A column that is missing or of a wrong type. ``found`` is the type in words, or "missing"."""
+    """A column that is missing or of a wrong type. ``found`` is the column's type in words, or "missing"."""
 
     column: str
     found: str

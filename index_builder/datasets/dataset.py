@@ -1,6 +1,6 @@
 """A canonical data set in memory: videos, and their rows as flat sorted arrays.
 
-``index_builder.datasets.load`` reads it from files.
+``index_builder.datasets.load`` reads data sets from files.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 
 SILENCE_US: Final = HOUR_US
-"""Time in microseconds. A data set counts as observed until this time after its newest row."""
+"""Number of microseconds after its newest row for which a data set counts as observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of all videos, sorted by (video, time). Rows with the same time keep the order of the file.
+    """Rows of all videos, sorted by (video, time). Rows of one video with equal times keep the order of the file.
 
     ``video`` (n,) int32: index into ``DataSet.videos``.
     ``time_us`` (n,) int64: time in microseconds since 1970 UTC.
@@ -63,7 +63,7 @@ class DataSet:
     first: Mapping[str, str] = field(default_factory=dict)
 
     def left_out(self) -> list[str]:
-        """Describe what was dropped, with one line per reason."""
+        """Describe the dropped rows, with one line per reason."""
         return [
             f"{reason}: {n:,} row{'s' if n > 1 else ''} left out, the first is {self.first[reason]}"
             for reason, n in self.dropped.items()
@@ -78,7 +78,7 @@ class DataSet:
     def watched_until_us(self, as_of_us: int) -> int:
         """Return the time up to which missing rows mean that there was no engagement.
 
-        It is ``as_of_us``, but at most SILENCE_US after the newest row.
+        This time is ``as_of_us``, but at most SILENCE_US after the newest row.
         """
         last = self.last_us()
         return as_of_us if last is None else min(as_of_us, last + SILENCE_US)

@@ -34,8 +34,9 @@ class Exported:
     """Describes what was written.
 
     ``rows``: maps a file to its number of rows.
-    ``left_out``: maps a type without a counter column to the number of its counter cells, which were left out.
-    ``damaged``: maps the id of a video whose record cannot be read to the reason. These videos were left out.
+    ``left_out``: maps each type without a counter column to the number of the type's counter cells, which were left
+    out.
+    ``damaged``: maps the id of each video with an unreadable record to the reason. These videos were left out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Exported:
 
 
 class DataSetWriter:
-    """Writes the files of a data set to ``folder``. Each file is created with its first row.
+    """Writes the files of a data set to ``folder``. A file is created when its first row is written.
 
     If there are no counters, events.parquet is created even without rows, because a data set needs at least one of
     the two files.

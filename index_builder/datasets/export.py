@@ -1,11 +1,12 @@
 """`m3tr-build export`: writes what a service has collected as a data set for training.
 
-For each bin of a video's age, the store knows how much happened. It does not know the time within the bin. Each bin
-becomes one row. The time of the row is the last instant of the bin. For the newest bin, it is the time of the newest
-row. All of the bin's count was known at that time. When the data set is read, the row falls into the same bin again.
+For each bin of a video's age, the store knows how many engagements happened, but not at which time within the bin. Each
+bin becomes one row. The time of the row is the last instant of the bin. For the newest bin, the time of the row is the
+time of the newest stored row. All of the bin's count was known at that time. When the data set is read, the row is
+assigned to the age bin that it came from.
 
-Only the service knows the layout of the store. So this module starts a process of the service (``service.dump``),
-which reads the store and writes JSON lines. This module reads these lines.
+Only the service knows the layout of the store. So this module starts ``service.dump`` as a child process. The child
+process reads the store and writes JSON lines, and this module reads these lines.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _records(lines: Iterator[bytes]) -> Iterator[_Record | _Damaged]:
 
 @contextmanager
 def _dump(redis_url: str | None, data_dir: Path | None) -> Iterator[Iterator[bytes]]:
-    """Yield the lines that a process of the service writes about its store."""
+    """Run ``service.dump`` as a child process, and yield an iterator over the lines that it writes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3TR_")}
     command = [sys.executable, "-m", "service.dump"]
     if redis_url is None:
@@ -120,7 +121,7 @@ def _dump(redis_url: str | None, data_dir: Path | None) -> Iterator[Iterator[byt
 
 
 def _until_exit(out: IO[bytes], process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of ``out``. If the process failed, raise DataError with the last line of ``errors``."""
+    """Yield the lines of ``out``. If the child process failed, raise DataError with the last line of ``errors``."""
     yield from out
     if process.wait():
         errors.seek(0)

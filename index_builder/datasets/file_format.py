@@ -4,7 +4,8 @@
     events.parquet    one row per engagement:                       video_id, time, type, optional count and reach
     counters.parquet  one row per reading of cumulative counters:   video_id, time, one column per type
 
-A data set has events, counters or both. Each file may also be a folder of part files. Other columns are ignored.
+A data set has events, counters or both. Each file may also be a folder of part files. Columns that are not declared are
+ignored.
 
 The columns are declared only here. The loader, the check, the export and the simulator use this declaration. The
 metadata columns are derived from the fields of ``Video``. The counter columns are derived from ``COUNTER_COLUMNS``.
@@ -31,7 +32,7 @@ COLUMN_OF_TYPE: Final = {event_type: column for column, event_type in COUNTER_CO
 """Maps an engagement type to its counter column."""
 
 MAX_TYPES: Final = 256
-"""Maximum number of engagement types in one data set. More types mean that the column contains something else."""
+"""Maximum number of engagement types in one data set. If a column contains more values, it is not a column of types."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 """Arrow type of the time columns that this project writes."""
@@ -41,7 +42,12 @@ TEXT: Final = "string, integer or list of strings"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Describes a column. ``allowed`` is what it may contain, in words. ``written`` is the Arrow type that this project writes."""
+    """Describes a column.
+
+    ``allowed``: the contents that the column may have, in words.
+    ``written``: the Arrow type that this project writes.
+    ``required``: True if the file must contain the column.
+    """
 
     allowed: str
     written: pa.DataType

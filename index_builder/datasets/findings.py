@@ -1,4 +1,4 @@
-"""Findings about a data set. They are collected batch by batch and printed as a table.
+"""Collects findings about a data set batch by batch, and prints the findings as a table.
 
     error    The data set cannot be loaded, or it has cells that are always wrong.
              Examples: an empty id, a negative count.
@@ -131,7 +131,7 @@ class Findings:
 
 
 def console(stderr: bool = False) -> Console:
-    """Return the console for tables. If the output is not a terminal, the console is wide, so that each message takes few lines."""
+    """Return the console for tables. If the output is not a terminal, the console is wide, so that few messages are wrapped."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH)
 

@@ -1,8 +1,8 @@
 """Reads a data set from its files.
 
-Files are read in batches, directly into arrays. The files' row counts give the sizes of the arrays, so the data set
-is never in memory twice. If an as-of time is given, rows and videos after it are ignored. They are not counted as
-dropped either.
+Files are read in batches, directly into arrays. The files' row counts give the sizes of the arrays. So each array is
+allocated once, and the data set is never in memory twice. If an as-of time is given, rows and videos after this time
+are ignored. Ignored rows and videos are not counted as dropped.
 
 A row or video that cannot be used is dropped. ``DataSet.dropped`` counts dropped rows by reason. A file that cannot
 be used raises DataError. ``index_builder.datasets.check`` lists everything that is wrong.

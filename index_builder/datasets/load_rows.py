@@ -87,7 +87,7 @@ def read_events(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -
 
 
 def _type_codes(array: pa.Array, types: dict[str, int]) -> tuple[NDArray[np.int64], Flags]:
-    """Return the code of each row's type, -1 for no type, and whether the row has a type."""
+    """Return the code of each row's type, or -1 if there is none, and flags of the rows that have a type."""
     encoded = parquet_columns.text(array).dictionary_encode()
     names = encoded.dictionary.to_pylist()
     codes = np.array([types.setdefault(name, len(types)) if name else -1 for name in names] + [-1], np.int64)
@@ -130,7 +130,7 @@ def read_counters(table: ParquetTable, index: VideoIndex, types: dict[str, int])
 def drop_mixed_events(
     videos: list[Video], events: RowBuffer, counters: RowBuffer, types: list[str], dropped: DroppedRows
 ) -> None:
-    """Drop events of each (video, type) that also has counters. The counters already include what the events report."""
+    """Drop the events of each pair (video, type) that also has counters. The counters already include these events."""
     pairs = events.pairs(len(types))
     mixed = np.isin(pairs, np.unique(counters.pairs(len(types))))
     if mixed.any():

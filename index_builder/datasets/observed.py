@@ -17,8 +17,9 @@ from model.engagement.types import metric_types
 class Observed:
     """The rows of a data set, prepared for the metric ``name``.
 
-    ``metric`` contains the rows that the metric is read from. They are events or counters. ``totals`` is the metric's
-    cumulative count after each of these rows. ``continuous`` is True if these rows are events.
+    ``metric``: the rows that the metric is read from, either events or counters.
+    ``totals``: the metric's cumulative count after each of these rows.
+    ``continuous``: True if these rows are events.
     """
 
     data: DataSet
@@ -31,13 +32,13 @@ class Observed:
 
     @staticmethod
     def of(data: DataSet, metric: str) -> Observed:
-        """Prepare ``data``. The metric is read from counters if it has any, otherwise from events."""
+        """Prepare ``data``. The metric is read from counters if the data set has counters of the metric, otherwise from events."""
         events, counters = sources(data)
         kinds = metric_types(metric, data.types)
         return Observed(data, metric, events, counters, *metric_rows(events, counters, kinds, len(data.types)))
 
     def count_at(self, video: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the metric's count (n,) float64, from rows up to each time."""
+        """Return the metric's counts (n,) float64 for n pairs of a video and a time, from rows up to this time."""
         end = rows_until(self.metric, video, time_us)
         has = end > self.metric.offsets[video]
         return (

@@ -1,9 +1,9 @@
 """Converts Parquet columns of a data set to numpy arrays in the project's units.
 
-    timestamp column  -> int64 microseconds since 1970 UTC, rounded down; a timestamp without a zone is read as UTC
-    number column     -> int64 counts or float64 numbers, and masks of the cells that are not valid
-    text column       -> large_string; bytes that are not UTF-8 are read as missing
-    id column         -> indices into a list of known ids
+    timestamp column  -> int64 microseconds since 1970 UTC, rounded down. A timestamp without a zone is read as UTC.
+    number column     -> int64 counts or float64 numbers, and masks of the invalid cells.
+    text column       -> large_string. Bytes that are not UTF-8 are read as missing.
+    id column         -> indices into a list of known ids.
 
 Data with the same meaning comes in many Arrow types. Text may be string, string_view, binary or a dictionary. Whole
 numbers may be DECIMAL or floating point. All of these types are accepted. ``index_builder.datasets.column_matching``
@@ -55,8 +55,8 @@ class Times:
 class Counts:
     """Counts of a column, and flags (n,) bool of invalid cells. A cell has at most one flag.
 
-    ``values`` (n,) int64 is 0 where a flag is set. ``nan`` flags floating-point not-a-number, which writers of
-    Parquet often use for null.
+    ``values`` (n,) int64 is 0 where a flag is set. ``nan`` flags floating-point NaN, which programs that write Parquet
+    often use for missing values.
     """
 
     values: NDArray[np.int64]
@@ -95,7 +95,7 @@ def storage_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """Return the same cells without dictionaries, run lengths and extensions."""
+    """Return the cells of ``array`` without dictionaries, run lengths and extensions."""
     while True:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -126,7 +126,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds lists of any length."""
+    """Return whether a column of this type holds lists, of fixed or variable length."""
     kind = storage_type(kind)
     return any(
         test(kind)
@@ -141,7 +141,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds numbers. A column of nulls counts as numbers."""
+    """Return whether a column of this type holds numbers. A column of nulls counts as a number column."""
     kind = storage_type(kind)
     return any(
         test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
@@ -149,7 +149,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds timestamps. A column of nulls counts as timestamps."""
+    """Return whether a column of this type holds timestamps. A column of nulls counts as a timestamp column."""
     kind = storage_type(kind)
     return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
 
@@ -210,7 +210,7 @@ def times(array: pa.Array) -> Times:
     divisor, factor = _UNITS[array.type.unit]
     raw = raw if divisor == 1 else np.floor_divide(raw, divisor)
     out_of_range = (raw < _EARLIEST_US // factor) | (raw >= _LATEST_US // factor)
-    # Only values that fit are multiplied. An overflow would turn a bad time into a normal one.
+    # Only values in range are multiplied. An overflow would turn an impossible time into a plausible one.
     us = raw if factor == 1 else np.where(out_of_range, 0, raw) * factor
     return Times(np.where(out_of_range, 0, us), null, out_of_range)
 
@@ -246,7 +246,7 @@ def _decimals(array: pa.Array, null: Flags) -> Counts:
     """Convert decimals to counts one by one.
 
     This function is for decimals that are not all whole, or do not fit int64. Floating point is not exact enough for
-    them.
+    these decimals.
     """
     cells = [0 if cell is None else cell for cell in array.to_pylist()]
     negative = np.array([cell < 0 for cell in cells], np.bool_)

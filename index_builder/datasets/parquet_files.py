@@ -1,8 +1,8 @@
 """Reads one table of a data set: a Parquet file, or a folder of Parquet files as written by Spark, Hive and others.
 
-The files of a folder are read in the order of their paths. Rows are numbered continuously through all files. Names
-that begin with ``_`` or ``.`` are ignored (``_SUCCESS``, checksums), and so are files of other kinds. ``KEY=VALUE``
-in a path adds a column KEY with that value.
+The files of a folder are read in the order of their paths. Rows are numbered continuously through all files. Files
+whose names begin with ``_`` or ``.`` (``_SUCCESS``, checksums) and files of other kinds are ignored. If a path contains
+``KEY=VALUE``, the file gets an additional column KEY with this value.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 class Part:
     """One file of a table.
 
-    ``name`` is used in messages. ``fixed`` are the columns that come from the file's path. ``schema`` includes these
-    columns.
+    ``name``: name for messages.
+    ``fixed``: columns that come from the file's path, with their values.
+    ``schema``: schema of the file, including the columns ``fixed``.
+    ``rows``: number of rows.
+    ``match``: how the file's columns map to the format.
     """
 
     path: Path
@@ -96,7 +99,7 @@ class ParquetTable:
                 yield part.name, fault
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of up to ``BATCH_ROWS``. The columns are ``names``, and they are named as in the format.
+        """Yield the rows in batches of up to ``BATCH_ROWS``. The batches have the columns ``names``, named as in the format.
 
         Raises:
             DataError: a file is damaged.
@@ -131,8 +134,8 @@ def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:
     """
     name = str(path) if name is None else name
     try:
-        # Spark and Impala wrote an old type of timestamp. Read as nanoseconds, it overflows outside the years 1678 to
-        # 2261. Microseconds do not overflow.
+        # Spark and Impala wrote an old type of timestamp. If this type is read as nanoseconds, times outside the years
+        # 1678 to 2261 overflow. Microseconds do not overflow.
         return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
     except FileNotFoundError:
         raise DataError(f"{name}: the file is missing") from None

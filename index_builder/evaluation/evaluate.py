@@ -50,7 +50,7 @@ def evaluate(
 
     The baselines are fitted on videos published before ``published_from_us``, from what was observed up to that time.
     ``boosting`` adds gradient boosting, which takes minutes. ``report`` is the file for the report page. With
-    ``growing_bank``, neighbours and creators may also be videos that were published after the training, as in a
+    ``growing_bank``, neighbours and creator features may also come from videos published after training, as in a
     service.
 
     Raises:

@@ -1,9 +1,10 @@
 """Log-likelihood per token and type on later videos, for the bundle's Mamba-Hawkes process and simple point processes.
 
-All processes are scored on the same tokens of the same videos. A token covers a gap without engagement and the
-interval after the gap. Its likelihood is the probability that nothing happens in the gap and that the token's counts
-occur in the interval. A type is scored only in tokens from its first observation on. The baselines are fitted on
-earlier videos, from what was observed before the first scored video was published.
+All point processes are scored on the same tokens of the same videos. A token covers a gap without engagement and the
+interval after the gap. The likelihood of a token is the probability that nothing happens in the gap and that the
+token's counts occur in the interval. A type is scored only in tokens from its first observation on. The simple point
+processes are the baselines. They are fitted on earlier videos, from what was observed before the first scored video was
+published.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def intensity_of(bundle: Bundle) -> IntensityHead:
 
 @torch.no_grad()
 def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
-    """Return the hidden state (n, d_model) of the bundle's process after each token."""
+    """Return the hidden state (n, d_model) of the bundle's Mamba-Hawkes process after each token."""
     shape = bundle.manifest.shape
     mhp = MambaHawkes(shape)
     _module(bundle, "mhp.", mhp)
@@ -113,9 +114,9 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
 
 @torch.no_grad()
 def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
-    """Return the log-likelihood (n, K) of every token and type under the bundle's process.
+    """Return the log-likelihood (n, K) of every token and type under the bundle's Mamba-Hawkes process.
 
-    It is NaN where a type is not observed yet.
+    The log-likelihood is NaN where a type is not observed yet.
     """
     head = intensity_of(bundle)
     before = torch.roll(states_after(bundle, tokens), 1, 0)
@@ -127,7 +128,7 @@ def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
 
 
 def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-    """Return the log-likelihood (n, K) of ``tokens`` under the baseline ``name``, fitted on ``learned``.
+    """Return the log-likelihood (n, K) of ``tokens`` under the baseline ``name``, which is fitted on the tokens ``learned``.
 
     ``name`` is one of BASELINES.
     """
@@ -144,10 +145,10 @@ def likelihoods(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Likelihood]:
-    """Score the process and the baselines on videos published in [published_from, published_before).
+    """Score the Mamba-Hawkes process and the baselines on videos published in [published_from, published_before).
 
-    The rows of these videos up to the end of the data are used. ``advance`` is called with 1 after the process and
-    after each baseline. Return the likelihood of each, keyed by name.
+    The rows of these videos up to the end of the data are used. ``advance`` is called with 1 after the Mamba-Hawkes
+    process and after each baseline. Return one ``Likelihood`` per process, keyed by name.
 
     Raises:
         DataError: the bundle has no Mamba-Hawkes process, its types differ from the data set's types, or there is no
@@ -186,7 +187,7 @@ def likelihoods(
 
 
 def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likelihood:
-    """Return the mean and its 95 % interval.
+    """Return the mean of ``values`` with its 95 % interval.
 
     The bootstrap draws whole videos with replacement, because the errors of one video's tokens are correlated.
     """

@@ -1,7 +1,7 @@
 """Calls a running service over HTTP. A call is repeated while the service is busy or cannot be reached.
 
 Every call is safe to repeat. Registering a video twice changes nothing. Rows have ids, so the service recognises
-duplicates. Forecasts only read.
+duplicates. Forecasts change nothing.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Return the seconds that a Retry-After header gives, as a number or a date. Return 0 without the header."""
+    """Return the seconds to wait that a Retry-After header gives as a number or a date. Return 0 without the header."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
@@ -176,7 +176,7 @@ def _retry_after_s(response: httpx.Response) -> float:
 def _accounts_for_rows(response: httpx.Response) -> bool:
     """Return whether a response reports on every row.
 
-    A response with status 422 also does, if no row of the batch was accepted.
+    A response with status 422 also reports on every row, if no row of the batch was accepted.
     """
     if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
         return response.is_success

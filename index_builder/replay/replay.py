@@ -1,8 +1,8 @@
 """Sends the rows of a data set to a service as a live stream (command ``m3tr-build replay``).
 
 Rows are sent in order of time. Videos are registered before their first row is sent. Every row has an id that is
-computed from its content. The service recognises repeated ids, so a replay that is repeated or restarted counts no
-row twice.
+computed from its content. The service recognises repeated ids, so no row is counted twice if a replay is repeated or
+restarted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ _PARALLEL_REGISTRATIONS: Final = 8
 class ReplayCounts:
     """Sums up what the service reported about the videos and rows sent to it.
 
-    ``refused`` is the number of videos that the service does not accept. Their rows are not sent. ``first_refused``
-    describes the first refused video. ``example`` describes the first rejected row.
+    ``refused``: number of videos that the service does not accept. The rows of these videos are not sent.
+    ``first_refused``: description of the first refused video.
+    ``example``: description of the first rejected row.
     """
 
     videos: int = 0
@@ -70,8 +71,8 @@ class ReplayCounts:
 class _Queue:
     """Rows to send, in order of time.
 
-    ``time_us``, ``video`` and ``row`` are (n,) int64, and ``is_counter`` is (n,) bool. ``row`` is the row number of
-    an event, or the number of a counter observation.
+    ``time_us``, ``video`` and ``row`` are (n,) int64, and ``is_counter`` is (n,) bool. ``row`` is the row number of an
+    event, or the index of a counter observation.
     """
 
     time_us: NDArray[np.int64]
@@ -119,9 +120,9 @@ class Replay:
         return self._end(to_us) - self._next
 
     def play(self, to_us: int | None = None, *, bar: Bar | None = None) -> ReplayCounts:
-        """Register the videos published up to ``to_us``, and send every row up to ``to_us`` that has not been sent yet.
+        """Register the videos published up to ``to_us``, and send all unsent rows up to ``to_us``.
 
-        Both limits are inclusive. Return what the service reported.
+        Videos and rows at ``to_us`` itself are included. Return what the service reported.
 
         Raises:
             ServiceError: the service refused a call or stayed unavailable.
@@ -245,9 +246,9 @@ def _observations(rows: Rows) -> NDArray[np.int64]:
 
 
 def _copies(rows: Rows) -> NDArray[np.int64]:
-    """Return the number (n,) int64 of equal rows before each row.
+    """Return, for each of n rows, the number (n,) int64 of earlier rows with equal columns.
 
-    It distinguishes equal events at the same time, which are different events.
+    With this number, separate events whose columns are equal get different ids.
     """
     columns = (rows.reach, rows.value, rows.type, rows.time_us, rows.video)
     order = np.lexsort(columns)

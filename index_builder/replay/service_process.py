@@ -47,7 +47,8 @@ class Served:
 def serving(bundle: Path, data_dir: Path, log: Path) -> Iterator[Served]:
     """Serve a bundle on a free port of this machine while the block runs.
 
-    The child process uses its own embedded store and the bundle's own bank, even if the environment names servers.
+    The child process uses its own embedded store and the bundle's own bank, even if environment variables name servers
+    for the store or the bank.
 
     Args:
         bundle: the bundle's folder.

@@ -1,8 +1,8 @@
-"""Reports: one page for people that shows how good a model's forecasts were.
+"""Writes reports: one page that shows people how good a model's forecasts were.
 
-A page is made from an ``Evaluation``. `m3tr-build evaluate` fills it from queries. Training fills it from the holdout
-videos (``index_builder.evaluation.holdout_evaluation``). Both add ``examples`` and pass the evaluation to
-``write_page``.
+A page is made from an ``Evaluation``. `m3tr-build evaluate` fills the evaluation from queries. Training fills the
+evaluation from the holdout videos (``index_builder.evaluation.holdout_evaluation``). Both commands add ``examples`` and
+pass the evaluation to ``write_page``.
 """
 
 from index_builder.report.bootstrap import VideoBootstrap

@@ -23,8 +23,8 @@ class Mean:
 class VideoBootstrap:
     """Draws whole videos with replacement, because the errors of one video are correlated.
 
-    A draw records how often each video was drawn. Then a mean is the ratio of two sums over videos, so each group of
-    forecasts needs only two matrix products.
+    For each draw, the bootstrap stores how often each video was drawn. A mean is a ratio of two sums over videos. So
+    the means of a group of forecasts need only two matrix products for all draws.
 
     Args:
         video: any integers (n,) that identify the videos.

@@ -123,15 +123,16 @@ def density(label: str, forecast: NDArray[np.float64], real: NDArray[np.float64]
 def fan(example: Example) -> Svg:
     """Plot counts over the video's age.
 
-    The chart shows the observed counts up to now. After now, it shows the forecast's interval, the forecast's median
-    and the real counts.
+    The chart shows the observed counts up to now. After now, the chart shows the forecast's interval, the forecast's
+    median and the real counts.
     """
     left, right, top, bottom = 46.0, 294.0, 8.0, 158.0
     now = example.age_us
     ages = np.concatenate([[now], now + example.horizons_us]) / HOUR_US
     start = np.full((1, 3), example.value_now)
     levels = np.log2(1 + np.concatenate([start, example.quantiles]))
-    # Counts far below the current count would flatten the fan. Instead, the line may leave the chart at the bottom.
+    # Counts far below the current count would flatten the fan. So the axis ends at ``floor``, and a line may leave the
+    # chart at the bottom.
     floor = np.log2(1 + example.value_now) - max(1.0, float(levels[-1, 2] - levels[0, 1]))
     seen, later = (np.stack([p[:, 0] / HOUR_US, np.log2(1 + p[:, 1])], 1) for p in (example.seen, example.later))
     shown = np.concatenate([levels.ravel(), later[:, 1], np.maximum(seen[:, 1], floor)])

@@ -17,7 +17,7 @@ from model.bundle import Manifest
 from model.engagement.video import Video
 
 MODEL: Final = "M3TR"
-"""Method that the charts show. Other methods whose names begin with this name are variants of the same model."""
+"""Name of the method that the charts show. Other methods whose names begin with this name are variants of the same model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Evaluation:
     sampled_from: int | None = None
 
     def rival(self) -> str | None:
-        """Return the method with the lowest pooled nMSE. Variants of the model are excluded."""
+        """Return the method with the lowest pooled nMSE. The model and its variants are excluded."""
         others = {name: cells[POOLED]["nmse"] for name, cells in self.table.items() if not name.startswith(MODEL)}
         return min(others, key=lambda name: others[name], default=None)
 

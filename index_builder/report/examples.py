@@ -1,4 +1,4 @@
-"""Chooses single videos for a report. Forecasts each video over all horizons and lists its neighbours."""
+"""Chooses the example videos of a report. Forecasts each example video over all horizons and lists its neighbours."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MAX_POINTS: Final = 80
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Similar:
-    """A neighbour of a video in a report.
+    """A neighbour of an example video, the target.
 
     ``video``: the neighbour, or None if the data set does not contain it.
     ``content`` and ``trajectory``: cosine similarities, or None if the vector is missing.
-    ``growth``: factor by which the neighbour's count grew from the target's age on, over ``horizon_us``. None if no
-    growth was known.
-    ``horizon_us``: the longest horizon for which that growth was known at the target's ``now``, or 0.
+    ``growth``: factor by which the neighbour's count grew over ``horizon_us``, beginning at the target's age. None if
+    no growth was known.
+    ``horizon_us``: the longest horizon for which the neighbour's growth was known at the target's ``now``, or 0.
     """
 
     video: Video | None
@@ -44,10 +44,10 @@ class Similar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One video at one time, with its forecast and its outcome.
+    """An example video at one time, with the video's forecast and outcome.
 
     ``age_us``: the video's age now.
-    ``value_now``: its count now.
+    ``value_now``: the video's count now.
     ``seen`` and ``later`` (n, 2) float64: pairs of (age in microseconds, count), up to now and after now.
     ``horizons_us`` (H,) and ``quantiles`` (H, 3): the forecast for H horizons.
     ``growth``: factor by which the count really grew over the longest horizon.
@@ -132,7 +132,7 @@ def _known(growth: dict[int, float | None]) -> tuple[float | None, int]:
 def _observed(
     observed: Observed, video: int, now_us: int, until_us: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (age, count) points up to now, and points after now.
+    """Return points (age, count) up to now, and points (age, count) after now.
 
     The points are complete snapshots, or counts of events at even time steps.
     """

@@ -28,7 +28,7 @@ Groups = dict[str, NDArray[np.bool_]]
 
 
 def by_hours(seconds: NDArray[np.float64], limits_h: Sequence[int]) -> Groups:
-    """Return the groups of a duration. Each group reaches from just above one limit up to the next limit."""
+    """Group by a duration. Each group contains durations above one limit, up to and including the next limit."""
     hours = seconds / 3600
     edges = [*limits_h, np.inf]
     out: Groups = {}

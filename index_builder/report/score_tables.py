@@ -17,10 +17,10 @@ _TO: Final = "\N{EN DASH}"
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """A score.
+    """Describes one kind of score.
 
     ``key``: the score's key in the table.
-    ``heading``: its heading.
+    ``heading``: heading of the score's column.
     ``places``: number of decimal places.
     ``better``: function that chooses the best of several values, or None if no value is better than another.
     """
@@ -44,7 +44,7 @@ _NMSE: Final = _Score("nmse", "nMSE", 3, min)
 
 @dataclass(frozen=True, slots=True)
 class ScoreCell:
-    """A score as text, its 95 % interval as text, and whether it is the best. The interval is "" if there is none."""
+    """A score as text, its 95 % interval as text or "", and whether the score is the best of its column."""
 
     value: str
     interval: str
@@ -62,7 +62,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The heading of a column. ``note`` is shown below it."""
+    """The heading of a column. ``note`` is shown below the heading."""
 
     title: str
     note: str = ""
@@ -78,14 +78,14 @@ class ScoresOfCell:
 
 
 def all_scores(table: ScoreTable, cell: str) -> ScoresOfCell:
-    """Return all scores of all methods in one cell."""
+    """Return a table with every score of every method in one cell."""
     columns = [(score, {method: cells[cell] for method, cells in table.items()}) for score in _SCORES]
     headings = [Heading("model"), *(Heading(score.heading) for score in _SCORES)]
     return ScoresOfCell(cell_name(cell), headings, _rows(table, columns))
 
 
 def nmse_by_cell(table: ScoreTable) -> ScoresOfCell:
-    """Return the nMSE of all methods in every cell. The pooled cell comes first."""
+    """Return a table with the nMSE of every method in every cell. The pooled cell comes first."""
     first = next(iter(table.values()))
     cells = sorted(first, key=lambda cell: cell != POOLED)
     columns = [(_NMSE, {method: scored[cell] for method, scored in table.items()}) for cell in cells]
@@ -94,7 +94,7 @@ def nmse_by_cell(table: ScoreTable) -> ScoresOfCell:
 
 
 def _rows(table: ScoreTable, columns: list[tuple[_Score, dict[str, Any]]]) -> list[ScoreRow]:
-    """Return one row per method. A column is a score together with the scores of each method."""
+    """Return one row per method. A column is a kind of score, together with a dictionary from each method to its scores."""
     cells: dict[str, list[ScoreCell]] = {method: [] for method in table}
     for score, by_method in columns:
         values = [scores[score.key] for scores in by_method.values() if np.isfinite(scores[score.key])]

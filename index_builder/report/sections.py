@@ -27,7 +27,7 @@ _FACTORS: Final = (1.05, 1.1, 1.2, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleOutcome:
-    """An example, its chart, the count that the video reached, and whether that count was inside the interval."""
+    """An example, its chart, the count that the video reached, and whether this count was inside the interval."""
 
     example: Example
     chart: Svg
@@ -46,33 +46,33 @@ class Sections:
 
     @property
     def pooled_scores(self) -> ScoresOfCell:
-        """Return all scores over all cells."""
+        """Return a table with every score of every method, computed over the queries of all cells together."""
         return all_scores(self.evaluation.table, POOLED)
 
     @property
     def nmse_by_cell(self) -> ScoresOfCell:
-        """Return the nMSE of each cell."""
+        """Return a table with the nMSE of every method in each cell."""
         return nmse_by_cell(self.evaluation.table)
 
     @property
     def scores_of_cells(self) -> Iterator[ScoresOfCell]:
-        """Return all scores of each cell."""
+        """Return one table per cell, with every score of every method."""
         return (all_scores(self.evaluation.table, cell) for cell in self._cells())
 
     @property
     def cold_start(self) -> dict[str, Any] | None:
-        """Return the scores of cold starts that training computed, or None."""
+        """Return the scores that training computed for cold starts, or None if there are none."""
         found: dict[str, Any] | None = self.evaluation.manifest.evaluation.get("cells", {}).get("cold start")
         return found
 
     @property
     def rival(self) -> str | None:
-        """Return the best other method."""
+        """Return the best method other than the model, or None if there is none."""
         return self.evaluation.rival()
 
     @property
     def rival_with_interval(self) -> str | None:
-        """Return the best other method if it forecasts quantiles, otherwise None."""
+        """Return the best method other than the model if this method forecasts quantiles, otherwise None."""
         rival = self.rival
         return rival if rival and self.evaluation.growths[rival].shape[1] == len(_LEVELS) else None
 
@@ -124,14 +124,14 @@ class Sections:
 
     @property
     def examples(self) -> Sequence[Example]:
-        """Return the single videos that are shown."""
+        """Return the example videos that the report shows."""
         return self.evaluation.examples
 
     @property
     def learned_from_examples(self) -> bool:
         """Return whether the bundle's model has learned from the examples' outcomes.
 
-        The scores always come from a model that had not learned from them.
+        The scores always come from a model that did not learn from these outcomes.
         """
         training = self.evaluation.manifest.training
         as_of_us = training["as_of_us"]
@@ -147,7 +147,7 @@ class Sections:
 
     @property
     def examples_with_neighbours(self) -> list[Example]:
-        """Return some of the examples that had neighbours."""
+        """Return some of the examples that have neighbours."""
         step = max(len(self.examples) // _EXAMPLES_WITH_NEIGHBOURS, 1)
         return [e for e in self.examples[step // 2 :: step] if e.neighbours]
 
@@ -172,7 +172,7 @@ class Sections:
     def _means(
         self, values: dict[str, NDArray[np.float64]], rival: str | None, rows: NDArray[np.bool_]
     ) -> tuple[Mean, Mean | None]:
-        """Return the means of the model and of the rival over ``rows``."""
+        """Return the mean of the model's values and the mean of the rival's values over ``rows``."""
         other = self.bootstrap.mean(values[rival], rows) if rival else None
         return self.bootstrap.mean(values[MODEL], rows), other
 

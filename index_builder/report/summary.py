@@ -1,4 +1,4 @@
-"""Writes a report's text: a summary, and the facts about model and data."""
+"""Writes a report's text: a summary, and facts about the model and the data."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Svg:
         self.parts.append(f'<polyline class="{cls}" points="{_points(points)}"/>')
 
     def area(self, points: Iterable[tuple[float, float]], cls: str) -> None:
-        """Draw a filled outline."""
+        """Draw a filled area with the given outline."""
         self.parts.append(f'<polygon class="{cls}" points="{_points(points)}"/>')
 
     def rect(self, x: float, y: float, width: float, height: float, cls: str, opacity: float = 1.0) -> None:
@@ -98,7 +98,7 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Return round values inside [low, high]. Their distance is 1, 2 or 5 times a power of ten."""
+    """Return round values inside [low, high]. The distance between neighbouring values is 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     raw = (high - low) / about
@@ -162,7 +162,7 @@ def number(value: float | None, places: int = 3) -> str:
 
 
 def short(text: str, columns: int) -> str:
-    """Cut text to a width in columns. A wide character takes two columns. Control characters are removed."""
+    """Shorten text to a width in character columns. A wide character takes two columns. Control characters are removed."""
     out: list[str] = []
     used = 0
     for letter in " ".join(text.split()):

@@ -1,8 +1,8 @@
 """Decides whether the model is better than the best simple method, and whether that is certain.
 
-Only forecasts for videos that still grow are compared. If counts hardly change, every method is right. If these
-forecasts were included, the result would depend on their number. A cell of age and horizon is growing if its mean
-real growth is ``GROWING`` or more.
+Only forecasts for videos that still grow are compared. If counts hardly change, the forecasts of every method are
+right. If these forecasts were included, the result would depend on how many there are. A cell of age and horizon is
+called growing if its mean real growth is ``GROWING`` or more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROWING: Final = float(np.log2(1.1))
 _POWER: Final = ((1.96 + 0.84) / 1.96) ** 2
 """Factor by which the number of videos must grow if the interval just touches 0.
 
-With that many videos, the difference is certain at 95 % in four of five trials.
+With the number of videos multiplied by this factor, the difference is certain at 95 % in four of five trials.
 """
 _MAX_FACTOR: Final = 50.0
 """Maximum factor for the number of videos that is reported. A difference that needs a larger factor is reported as too small."""

@@ -1,1 +1,1 @@
-"""Training samples and queries that are cut from a data set, and the inputs that the network reads for them."""
+"""Draws training samples and queries from a data set, and computes the network's inputs for them."""

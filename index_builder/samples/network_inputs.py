@@ -117,9 +117,9 @@ def creator_rows(
 ) -> NDArray[np.float32]:
     """Return the creator features (N, N_CREATOR) float32 of N pairs of (video, now).
 
-    The features come from videos of the same creator that were published before the video. Of all videos before it,
-    only the newest ``bank_videos`` are considered, because a bank will contain only that many. ``videos`` are sorted
-    by publication.
+    The features come from videos of the same creator that were published before the video. Of all earlier videos, only
+    the newest ``bank_videos`` are considered, because a bank contains at most ``bank_videos`` videos. ``videos`` are
+    sorted by publication.
     """
     creator = creator_codes(videos)
     order = np.lexsort((np.arange(len(videos)), published_us, creator))
@@ -151,9 +151,9 @@ def creator_rows(
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All inputs of a training: token sequences of all videos, samples with their creator features, and content inputs.
+    """All inputs of training: token sequences of all videos, samples with their creator features, and content inputs.
 
-    ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains it.
+    ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains the pace.
     """
 
     tokens: Tokens
@@ -195,7 +195,7 @@ class SampleSet:
         )
 
     def take(self, rows: NDArray[Any]) -> SampleSet:
-        """Return the samples of ``rows``."""
+        """Return the samples that ``rows`` selects."""
         return SampleSet(self.samples.take(rows), self.creator[rows])
 
     def __len__(self) -> int:

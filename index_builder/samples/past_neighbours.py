@@ -1,7 +1,7 @@
-"""Finds neighbours of training samples, exactly as the bank would have returned them at the time.
+"""Finds neighbours of training samples, exactly as a bank would have returned them at the samples' times.
 
-The candidates of a sample are the ``bank_videos`` newest videos published before the sample's ``now``. A candidate
-must have some growth that was observed by ``now``. The search finds the best candidates by content. It also finds the
+The candidates of a sample are the ``bank_videos`` newest videos published before the sample's ``now``. Some growth of a
+candidate must have been observed by ``now``. The search finds the best candidates by content. The search also finds the
 best candidates by trajectory in the sample's age bucket. Both lists are merged and ranked by combined similarity. The
 search computes one masked matrix product per block of samples, in order of time.
 """
@@ -63,7 +63,7 @@ class Candidates:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows divided by their norm. A zero row stays zero."""
+    """Return ``vectors`` with each row divided by its norm. A zero row stays zero."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: NDArray[np.float32] = (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
     return out
@@ -81,8 +81,8 @@ def find_candidates(
 ) -> Candidates:
     """Return the candidates of every sample.
 
-    ``content`` (V, Dc) and ``hidden`` (N, Dt) have rows of unit length. ``hidden`` is centred. ``report`` is called
-    with the number of samples just searched.
+    ``content`` (V, Dc) and ``hidden`` (N, Dt) have rows of unit length. The centre of the states is already subtracted
+    from ``hidden``. ``report`` is called with the number of samples just searched.
     """
     n = len(samples.video)
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
@@ -139,7 +139,7 @@ def _cosines(
 ) -> NDArray[np.float32]:
     out: NDArray[np.float32] = (torch.from_numpy(queries) @ torch.from_numpy(np.ascontiguousarray(vectors)).t()).numpy()
     out[(usable_us[None] > now[:, None]) | (window[None] == target[:, None])] = np.nan
-    # A vector of norm zero has no direction. A bank ignores it too.
+    # A vector of norm zero has no direction. A bank ignores such a vector too.
     out[~queries.any(1)] = np.nan
     out[:, ~vectors.any(1)] = np.nan
     return out
@@ -236,7 +236,7 @@ def neighbour_features(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k most similar candidates.
 
-    The fusion block reads both. ``creator`` (V,) are codes of the videos' creators, -1 for none.
+    The fusion block reads the features and the mask. ``creator`` (V,) are codes of the videos' creators, -1 for none.
     """
     similarity = combine(candidates.content, candidates.trajectory, content_weight)
     best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]

@@ -1,12 +1,11 @@
-"""Cuts forecast queries with known outcomes out of a data set, for evaluation.
+"""Makes forecast queries with known outcomes from a data set, for evaluation.
 
 A query asks at ``now`` for the metric at a later time.
 
     counters    ``now`` is the time of the newest snapshot in the 24 hours up to the wanted age. The outcome is the
-    snapshot
-                nearest to the wanted horizon, at most 6 hours away from it. Both are real observations, never
-                interpolations.
-    events      Events are observed continuously, so both times are exact.
+                snapshot nearest to the wanted horizon, at most 6 hours away from it. Both snapshots are real
+                observations, never interpolations.
+    events      Events are observed continuously. So ``now`` and the time of the outcome are exactly as wanted.
 
 A video with count 0 at ``now`` gives no query.
 """
@@ -45,7 +44,7 @@ class Queries:
     pairs: Pairs
 
     def take(self, rows: NDArray[np.int64]) -> Queries:
-        """Return the queries of ``rows``."""
+        """Return the queries that ``rows`` selects."""
         p = self.pairs
         pairs = Pairs(p.age_s[rows], p.horizon_s[rows], p.value_now[rows], p.growth[rows])
         return Queries(self.video[rows], self.now_us[rows], self.horizon_us[rows], self.cell[rows], pairs)
@@ -105,8 +104,11 @@ def _snapshots(
 class Pairs:
     """n pairs of a video at one time and a horizon. All arrays are (n,) float64.
 
-    ``age_s`` and ``horizon_s`` are seconds >= 0. ``value_now`` is a count >= 0. ``growth`` is in log2 units, NaN
-    where unknown. A baseline's ``fit`` ignores pairs of unknown growth. A baseline's ``predict`` never reads the
+    ``age_s`` and ``horizon_s``: seconds >= 0.
+    ``value_now``: a count >= 0.
+    ``growth``: growth in log2 units, NaN where unknown.
+
+    A baseline's ``fit`` ignores pairs of unknown growth. A baseline's ``predict`` never reads the
     growth.
     """
 

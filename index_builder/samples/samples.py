@@ -1,13 +1,13 @@
-"""Training samples: cut points of videos, what was known at each cut point, and what happened later.
+"""Draws training samples: cut points of videos, what was known at each cut point, and what happened later.
 
-A sample is a (video, now). Its labels are real later observations. A horizon has no label if its end was not
-observed.
+A sample is a pair (video, now). The labels of a sample are real later observations. A horizon has no label if its end
+was not observed.
 
     counters    Cut points are at snapshots, and at random times up to a day after some of the snapshots.
     events      Cut points are at random ages.
 
-One more cut point per video is early: before the first snapshot, or in the first hour for events. Usually
-nothing is observed yet at this cut point.
+Each video has one additional early cut point: before the first snapshot for counters, or in the first hour for events.
+Usually nothing is observed yet at this cut point.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Samples:
     """N samples over the videos of one data set, sorted by video.
 
     ``video`` (N,) int64: index of the video.
-    ``now_us`` (N,) int64: time of the cut in microseconds since 1970 UTC.
+    ``now_us`` (N,) int64: time of the cut point in microseconds since 1970 UTC.
     ``age_s`` (N,) float64: age of the video in seconds.
     ``value_now`` (N,) float64: the metric's count.
     ``cold`` (N,) bool: True if nothing is observed yet.
     ``position`` (N,) int64: number of completed tokens.
-    ``pending`` (N,) bool: True if a bin is still filling.
-    ``branch`` (N, 2, F) float32 and ``branch_clock`` (N, 2, 2) float32: features and clock of two tokens. The first
-    is the newest token, which is the one of the bin that is still filling if ``pending``. The second is the read
-    token.
+    ``pending`` (N,) bool: True if the newest age bin is still filling.
+    ``branch`` (N, 2, F) float32 and ``branch_clock`` (N, 2, 2) float32: features and clock of two tokens. The first is
+    the newest token. If ``pending``, this is the token of the bin that is still filling. The second is the read token
+    (see ``model.features.tokens``).
     ``last`` (N, F) float32: features of the newest token, zeros if there is none.
     ``summary`` (N, n_summary) float32: summary features.
     ``expected`` (N, N_GRID + 1) float32: growth that a cascade expects. The width is 0 without a cascade.
@@ -69,7 +69,7 @@ class Samples:
     growth: NDArray[np.float64]
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
-        """Return the samples of ``rows``."""
+        """Return the samples that ``rows`` selects."""
         return Samples(**{name: getattr(self, name)[rows] for name in self.__slots__})
 
 
@@ -97,7 +97,7 @@ def _cut_times(
         )
         first = np.full(len(published), float(max_age_us))
         np.minimum.at(first, video, (now - published[video]).astype(np.float64))
-    # Some cold cut points are at the time of publication itself, because most cold starts are forecast then.
+    # Some cold cut points are at the time of publication itself, because most cold starts are forecast at this time.
     late = np.maximum(rng.random(len(published)) - _AT_PUBLICATION, 0.0) / (1 - _AT_PUBLICATION)
     cold = published + (first * late**2).astype(np.int64)
     video, now = np.concatenate([video, every]), np.concatenate([now, cold])
@@ -148,7 +148,7 @@ def read_samples(
     """Read samples at given pairs of (video, now), sorted by video.
 
     The labels are ``value`` at ``horizon_us``. Both have shape (N, J), and ``value`` is NaN where there is no label.
-    With a fitted ``cascade``, the samples include the growth that it expects.
+    With a fitted ``cascade``, the samples include the growth that the cascade expects.
     """
     data = observed.data
     published = data.published_us[video]

@@ -1,7 +1,7 @@
 """Encodes the texts of many videos to sentence vectors, in separate processes.
 
-The embedded bank holds the GIL while it searches. An encoder in a thread of the same process would be blocked during
-each search.
+The embedded bank holds Python's global interpreter lock while it searches. An encoder in a thread of the same process
+would be blocked during each search.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.engagement.video import Video
 WORTH_A_PROCESS: Final = 2_000
 """Number of texts that take longer to encode than a process takes to start."""
 _AHEAD: Final = 4
-"""Maximum number of chunks per process that are submitted and not yet read. It limits the memory in use."""
+"""Maximum number of chunks per process that are submitted and not yet read. This maximum limits the memory in use."""
 
 _encoder: SentenceEncoder | None = None
 
@@ -41,7 +41,7 @@ def _encode(texts: list[str]) -> NDArray[np.float32]:
 def sentences(chunks: Iterable[Sequence[Video]], processes: int | None = None) -> Generator[NDArray[np.float32]]:
     """Yield the sentence vectors (len(chunk), 384) float32 of each chunk of videos, in order.
 
-    Chunks are encoded ahead of the reader.
+    Chunks are encoded before the caller asks for them.
 
     Args:
         chunks: lists of videos. A few chunks are read at a time.

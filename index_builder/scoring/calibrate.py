@@ -1,4 +1,4 @@
-"""Calibrates on the holdout: finds how far each interval must be stretched so that it contains the outcome as often as it should."""
+"""Calibrates on the holdout: finds how far each interval must be stretched so that it contains the outcome at the intended rate."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from model.engagement.bins import SECOND_US
 from model.quantiles.calibration import COLD, Calibration
 
 _MIN_DRIFT_VIDEOS: Final = 2000
-"""Minimum number of videos for comparing the older half with the newer half."""
+"""Minimum number of holdout videos for comparing their older half with their newer half."""
 _PRIOR_VIDEOS: Final = 200
 """Weight of the network's own interval widths, as a number of holdout videos.
 
-It is used to shrink the stretch if there are few holdout videos.
+This weight is used to shrink the stretch if there are few holdout videos.
 """
 
 
 def calibrate(samples: Samples, quantiles: NDArray[np.float32]) -> Calibration:
     """Fit the stretch of intervals to samples and their growth quantiles (N, J, 3).
 
-    For a cold start, only the first outcome is used. It is the hardest to forecast, and users ask for it. Without
-    this rule, the many later outcomes of the same video would outweigh it.
+    For a cold start, only the first outcome is used. The first outcome is the hardest to forecast, and users ask for
+    it. Without this rule, the many later outcomes of a video would outweigh its first outcome.
 
     If there are enough videos to tell drift from chance, one stretch is fitted to the older half of the videos and
-    one to the newer half. Each interval gets the larger stretch, because a change within the holdout is likely to
-    continue after it.
+    one to the newer half. Each interval gets the larger of the two stretches, because a change within the holdout is
+    likely to continue after it.
 
     If there are fewer videos, the stretch of warm samples is shrunk towards 1. The fewer videos there are, the more
-    it is shrunk.
+    this stretch is shrunk.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known

@@ -21,7 +21,7 @@ ScoreTable = dict[str, dict[str, Any]]
 def scores_by_cell(
     queries: Queries, growths: dict[str, NDArray[np.float64]], advance: Callable[[int], None] | None = None
 ) -> ScoreTable:
-    """Return the scores of each method by cell and pooled, with intervals from a bootstrap over videos.
+    """Return the scores of each method, by cell and over all queries, with intervals from a bootstrap over videos.
 
     ``growths`` maps a method to its log2 growth of each query. The array has shape (n, 3) for quantiles and (n, 1)
     for a point forecast. ``advance`` is called with 1 after each method.
@@ -34,7 +34,7 @@ def scores_by_cell(
             y, g = queries.pairs.growth[rows], growth[rows]
             bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
             median = g[:, g.shape[1] // 2]
-            # If a score is infinite in one bootstrap draw, it has no interval.
+            # If a score is infinite in one bootstrap draw, the score has no interval.
             with np.errstate(invalid="ignore"):
                 drawn = intervals(queries.video[rows], y, median, *bounds)
             cells[cell] = asdict(score(y, median, *bounds)) | {"intervals": drawn}

@@ -1,4 +1,4 @@
-"""Computes what training needs of its holdout videos: the half that decides when to stop, the loss, and the bundle's scores."""
+"""Computes what training needs from its holdout videos: the half that decides when to stop, the loss, and the bundle's scores."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
 def holdout_scores(
     samples: Samples, quantiles: NDArray[np.float32], plain: NDArray[np.float32] | None, calibration: Calibration
 ) -> dict[str, Any]:
-    """Return the scores of calibrated quantiles (N, J, 3), by age bucket, pooled and of cold starts.
+    """Return the scores of calibrated quantiles (N, J, 3), by age bucket, over all samples, and for cold starts.
 
-    ``plain`` are the quantiles of forecasts without neighbours. They are scored separately.
+    ``plain`` are the quantiles of forecasts without neighbours. These forecasts are scored separately.
     """
     stretched = calibration.apply(samples.age_s, samples.horizon_s, samples.cold, quantiles.astype(np.float64))
     cells: dict[str, Any] = {}
@@ -65,8 +65,9 @@ def _scores(growth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict
 def stopping_half(data: DataSet, video: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return flags (N,) of the samples whose video is in the stopping half of the holdout videos.
 
-    A hash of the video's id decides, so the half is always the same. This half decides when training stops. It also
-    decides how far intervals are stretched for the scores of the other half.
+    A digest of the video's id determines the half of a video, so each video is always in the same half. The stopping
+    half decides when training stops. The stopping half also decides how far intervals are stretched for the scores of
+    the other half.
     """
     chosen = {
         v: hashlib.sha256(data.videos[v].video_id.encode()).digest()[0] & 1 == 0 for v in np.unique(video).tolist()

@@ -1,4 +1,4 @@
-"""Scores of growth forecasts. Growth is y = log2((1 + count at the horizon) / (1 + count now)).
+"""Computes scores of growth forecasts. Growth is y = log2((1 + count at the horizon) / (1 + count now)).
 
 All inputs are finite arrays (n,) float64 in log2 units with n >= 1. If there is only one row, or if growth does not
 vary, a ratio or correlation is undefined. Then the score is NaN or infinite, and no error is raised.
@@ -38,7 +38,7 @@ class Scores:
 
 
 def nmse(y: Array, forecast: Array) -> float:
-    """Return the mean squared error divided by the population variance of y. The value 1 is as good as forecasting the mean of y."""
+    """Return the mean squared error divided by the population variance of y. A forecast by the mean of y has the nMSE 1."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean((forecast - y) ** 2) / np.var(y))
 

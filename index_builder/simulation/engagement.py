@@ -38,7 +38,7 @@ _OFFSPRING: Final = np.array(
         [2.60, 0.35, 0.10, 0.35],
     ]
 )
-"""Mean number of children of each type (columns) of a parent of each type (rows), up to a factor.
+"""Mean number of children by type of the parent (row) and type of the child (column), up to a factor.
 
 ``_OFFSPRING_UNIT`` is this matrix divided by its largest eigenvalue. The branching ratio multiplies
 ``_OFFSPRING_UNIT``.
@@ -58,7 +58,13 @@ _HOURS_UNIT: Final = _HOURS / _HOURS.mean()
 
 @dataclass(frozen=True, slots=True)
 class Engagement:
-    """Events sorted by time: ``video``, ``time_us``, ``type`` (index into ENGAGEMENT_TYPES) and ``reach``. All are (n,) int64."""
+    """Events sorted by time. All arrays are int64 arrays of shape (n,).
+
+    ``video``: index of the video.
+    ``time_us``: time in microseconds since 1970 UTC.
+    ``type``: index into ENGAGEMENT_TYPES.
+    ``reach``: reach of the actor.
+    """
 
     video: Ints
     time_us: Ints
@@ -103,7 +109,7 @@ def engage(rng: np.random.Generator, content: Content) -> Engagement:
 
 
 def _power_law_us(rng: np.random.Generator, n: int, c_s: float, theta: float) -> Ints:
-    """Draw delays (n,) int64 in microseconds, below 400 days. They exceed t with probability (1 + t / c) ** -theta."""
+    """Draw delays (n,) int64 in microseconds, below 400 days. A delay exceeds t with probability (1 + t / c) ** -theta."""
     delay_s = c_s * ((1 - rng.random(n)) ** (-1 / theta) - 1)
     return (np.minimum(delay_s, 400 * 86400.0) * SECOND_US).astype(np.int64)
 

@@ -52,11 +52,11 @@ def simulate(
     start_us: int = DEFAULT_START_US,
     counters: bool = False,
 ) -> Simulation:
-    """Write a synthetic data set to the folder ``out``. The same arguments give the same columns.
+    """Write a synthetic data set to the folder ``out``. Two calls with the same arguments write the same columns.
 
     Args:
         out: the folder. An existing data set is not overwritten.
-        videos: number of videos. They are published over ``days`` days from ``start_us``.
+        videos: number of videos, which are published over ``days`` days from ``start_us``.
         seed: seed of the random numbers.
         days: number of days over which videos are published. Rows continue for ``LIFE_DAYS[0]`` more days.
         start_us: time of the first publication in microseconds UTC.

@@ -1,6 +1,7 @@
 """Invents creators and videos: their content, and how much engagement they attract.
 
-A video's appeal has a part that its content shows (creator, topic, words of the title, duration) and a hidden part.
+A video's appeal has two parts: one that its content shows (creator, topic, title words, duration), and one that is
+hidden.
 """
 
 from __future__ import annotations

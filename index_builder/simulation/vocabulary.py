@@ -2,7 +2,7 @@
 """Vocabulary of the simulator: the words of its invented titles.
 
 Every topic has the same number of words in every language. The words are sorted from everyday to catchy, and a word's
-position determines its appeal. A hook comes before a title. It raises or lowers the title's appeal in any topic.
+position determines its appeal. A hook comes before a title. A hook raises or lowers the title's appeal in any topic.
 """
 
 from __future__ import annotations

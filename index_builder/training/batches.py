@@ -1,4 +1,7 @@
-"""Forms batches of videos of similar length. A video's samples are cuts of one scan over its tokens."""
+"""Forms batches of videos of similar length.
+
+The tokens of a video are scanned once. Each sample of the video uses the scan's state at the sample's cut point.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _MAX_VIDEOS = 400
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B videos with up to C cuts each.
+    """B videos with up to C cut points each.
 
     ``videos`` (B,) int64: index of each video.
-    ``rows`` (B, C) int64: index of each cut's sample.
-    ``real`` (B, C) bool: True for cuts that are not padding.
+    ``rows`` (B, C) int64: index of the sample at each cut point.
+    ``real`` (B, C) bool: True for cut points that are not padding.
     ``length``: number of tokens that are scanned.
     """
 
@@ -29,7 +32,7 @@ class Batch:
     length: int
 
     def share(self, rank: int, size: int) -> Batch:
-        """Return the share of process ``rank`` of ``size``: every ``size``-th video, beginning with number ``rank``.
+        """Return the share of training process ``rank`` of ``size``: every ``size``-th video, beginning with number ``rank``.
 
         The share is empty if there are ``rank`` videos or fewer.
         """
@@ -44,7 +47,7 @@ def batches(
     """Yield batches that contain every video of ``samples`` once.
 
     With ``rng``, the batches are shuffled and contain up to ``max_cuts`` samples per video, drawn at random. Without
-    ``rng``, they are in order and contain all samples.
+    ``rng``, the batches are in order of length and contain all samples.
     """
     videos, first = np.unique(samples.video, return_index=True)
     last = np.append(first[1:], len(samples.video))

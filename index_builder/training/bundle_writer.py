@@ -76,8 +76,8 @@ class BundleWriter:
             write_manifest(folder, manifest)
             advance()
         self._fill_bank(self.model, folder)
-        # The finished bundle forecasts its own rates and examples. Then the manifest is written again, with their
-        # hashes.
+        # The finished bundle makes the forecasts for its rates and for the report's examples. Then the manifest is
+        # written again, with the new digests of the files.
         with closing(Forecaster.load(folder, device="cpu")) as forecaster:
             same = self.model is self.scored
             rates = self._rates(forecaster) if same else self._rates_of_scored(manifest, calibration, folder)
@@ -118,7 +118,7 @@ class BundleWriter:
         )
 
     def _training(self) -> dict[str, Any]:
-        """Return the manifest's entries about the training."""
+        """Return the manifest's entries about training."""
         plan = self.plan
         return {
             "as_of_us": plan.as_of_us,
@@ -151,7 +151,7 @@ class BundleWriter:
         return holdout_evaluation(manifest, self.plan.data, fitted, holdout.samples, stopping, methods)
 
     def _support(self, model: TrainedModel) -> Support:
-        """Return the range of the samples that a model learned from, together with the holdout's samples."""
+        """Return the range that covers the samples that a model learned from and the holdout's samples."""
         parts = [model.objective.corpus.samples, self.forecasts.holdout.samples]
         return support_of(self.plan.observed, parts, self.plan.max_horizon_us / SECOND_US)
 
@@ -174,7 +174,7 @@ class BundleWriter:
             )
 
     def _rates_of_scored(self, manifest: Manifest, calibration: Calibration, folder: Path) -> Rates:
-        """Compute rates with the model that did not learn from the holdout. It is served from a temporary bundle."""
+        """Compute rates with the model that did not learn from the holdout. This model is loaded from a temporary bundle."""
         with TemporaryDirectory(prefix="first-", dir=folder.parent) as name:
             bundle, scored = Path(name), self.scored
             write_network(scored, self.plan.config.neighbours, self._support(scored), self._no_rates(), bundle)

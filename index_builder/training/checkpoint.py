@@ -1,10 +1,10 @@
-"""Checkpoints from which an interrupted training resumes. Each stage has one file, which is replaced as a whole after every pass.
+"""Checkpoints from which an interrupted run resumes. Each stage has one file, which is replaced as a whole after every pass.
 
     stage-N.safetensors    network, best weights, optimizer and random states
                            (the schedule and the losses are JSON in the file's header)
 
-A checkpoint belongs to one run: the same data, settings, seed, number of processes, versions and code. A checkpoint
-of a different run is ignored with a warning and then replaced. No pickle is used.
+A checkpoint belongs to one training run. The data, settings, seed, number of processes, versions and code determine the
+run. A checkpoint of a different run is ignored with a warning and then replaced. No pickle is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from model.errors import DataError
 
 
 def run_key(*parts: Any) -> str:
-    """Return a hash of what determines a run. Arrays are hashed by their bytes, and all other values by their JSON."""
+    """Return a SHA-256 digest of what determines a run. Arrays are digested as bytes, and all other values as JSON."""
     digest = hashlib.sha256()
     for part in parts:
         whole = isinstance(part, np.ndarray)
@@ -41,7 +41,7 @@ def run_key(*parts: Any) -> str:
 
 
 def code_key() -> str:
-    """Return a hash of the source code that trains: all modules of the builder and the model."""
+    """Return a SHA-256 digest of the source code that trains: all modules of the builder and the model."""
     digest = hashlib.sha256()
     for package in (index_builder, model):
         root = Path(str(package.__file__)).parent

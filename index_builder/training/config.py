@@ -23,35 +23,36 @@ class TrainConfig:
     epochs: int = 0
     """Number of passes of stage one over the training samples.
 
-    0 chooses it by the number of batches: 3 to 9 passes, or 2 to 30 passes if there are few videos.
+    With 0, the number of passes depends on the number of batches. There are 3 to 9 passes, or 2 to 30 passes if there
+    are few videos.
     """
     fusion_epochs: int = -1
     """Number of passes of stage two, which learns to use neighbours.
 
-    0 turns retrieval off. -1 means 12, or 4 if there are few videos.
+    With 0, retrieval is turned off. With -1, there are 12 passes, or 4 if there are few videos.
     """
     patience: int = 5
     """Number of passes without a lower holdout loss after which a stage stops and returns to its best pass.
 
-    0 makes every pass and keeps the last one.
+    With 0, every pass is made and the last pass is kept.
     """
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW. The rate rises linearly, then falls as a cosine to 2 % of the peak."""
     weight_decay: float = -1.0
-    """AdamW's weight decay of matrices, 0 .. 1. -1 means 0.02, or 0.3 if there are few videos."""
+    """AdamW's weight decay of matrices, 0 .. 1. With -1, the weight decay is 0.02, or 0.3 if there are few videos."""
     text_dropout: float = 0.4
     """Fraction of text features dropped in training, 0 .. 0.95."""
     head_dropout: float = -1.0
-    """Fraction of the head's units dropped in training, 0 .. 0.95. -1 means 0.15, or 0.5 if there are few videos."""
+    """Fraction of the head's units dropped in training, 0 .. 0.95. With -1, the fraction is 0.15, or 0.5 if there are few videos."""
     few_videos: int = 20_000
-    """A data set with fewer videos than this has few videos.
+    """A data set with fewer videos than this number is treated as having few videos.
 
-    Then the head is small, so that it cannot memorise the videos, and each video has more cut points.
+    With few videos, the head is small, so that the head cannot memorise the videos. Each video also has more cut points.
     """
     refit: bool = True
     """If there are few videos, train a second model on all videos, including the holdout.
 
-    It is trained for the number of passes that was best for the first model.
+    The second model is trained for the number of passes that was best for the first model.
     """
     likelihood_weight: float = 0.01
     """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
@@ -62,9 +63,9 @@ class TrainConfig:
     max_age_h: float = 720.0
     """Maximum age of a training sample in hours."""
     cuts_per_video: int = 0
-    """Number of cut points per video if the metric is fed by events. 0 means 16, or 64 if there are few videos.
+    """Number of cut points per video if the metric is fed by events. With 0, the number is 16, or 64 if there are few videos.
 
-    Counters are cut at every snapshot.
+    If the metric is fed by counters, there is a cut point at every snapshot.
     """
     labels_per_cut: int = 6
     """Number of labels per sample. A label is a later observation that the model learns from."""
@@ -86,20 +87,20 @@ class TrainConfig:
     precision: str = "auto"
     """Precision of the linear layers in training: float32, bfloat16 or auto.
 
-    With bfloat16, the scan stays float32. auto means bfloat16 on CUDA and float32 on a CPU.
+    With bfloat16, the scan stays float32. With auto, the precision is bfloat16 on CUDA and float32 on a CPU.
     """
     use_mhp: bool = True
-    """False for an ablation: no Mamba-Hawkes state, no trajectory vectors, no likelihood."""
+    """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
-    """False for an ablation: neighbours are found by content only."""
+    """If False, the model finds neighbours by content only (an ablation)."""
     use_retrieval: bool = True
-    """False for an ablation: no neighbours."""
+    """If False, the model uses no neighbours (an ablation)."""
     use_content: bool = True
-    """False for an ablation: no content vector, so neighbours are found by trajectory only."""
+    """If False, the model has no content vector and finds neighbours by trajectory only (an ablation)."""
     use_cascade: bool = True
-    """False for an ablation: forecasts do not start from the growth that a self-exciting cascade expects.
+    """If False, forecasts do not start from the growth that a self-exciting cascade expects (an ablation).
 
-    It matters only for metrics that are fed by events.
+    This setting matters only for metrics that are fed by events.
     """
 
     def __post_init__(self) -> None:
@@ -139,7 +140,7 @@ class TrainConfig:
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
     def suited_to(self, videos: int) -> TrainConfig:
-        """Return a copy of these settings in which the values that depend on the number of ``videos`` are filled in."""
+        """Return a copy of these settings, with the values that depend on the number of ``videos`` filled in."""
         few = videos < self.few_videos
         return dataclasses.replace(
             self,

@@ -1,11 +1,11 @@
-"""Training of one model by several processes together (``torchrun``), or by one process alone.
+"""Trains one model in several processes together (``torchrun``), or in one process alone.
 
     torchrun --nproc-per-node 2 -m index_builder.cli train DATA ...
 
 Every process reads the same data and computes a share of every batch. Before each step, the gradients are
-concatenated and averaged by one all-reduce. torch's DistributedDataParallel is not used. It needs a single
-``forward`` that computes all outputs, but this training calls the components of the network one by one. The gradients
-are only a few megabytes, so overlapping communication with computation would gain nothing.
+concatenated and averaged by one all-reduce. torch's DistributedDataParallel is not used. This class needs a single
+``forward`` that computes all outputs, but the trainer calls the components of the network one by one. The gradients are
+only a few megabytes, so overlapping communication with computation would gain nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor
 
 _T = TypeVar("_T", bound=np.generic)
 _TIMEOUT: Final = timedelta(hours=12)
-"""Time limit for a collective operation. It is long because the other processes wait while the first process encodes all text."""
+"""Time limit for a collective operation. The limit is long because the other processes wait while the first process encodes all text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of a training. This process has number ``rank`` of ``size`` and computes on the torch ``device``."""
+    """The processes of a training run. This process has number ``rank`` of ``size`` and computes on the torch ``device``."""
 
     device: torch.device
     rank: int = 0

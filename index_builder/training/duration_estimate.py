@@ -1,4 +1,4 @@
-"""Estimates how long a training will take, from the size of its data. The estimate is printed before the training starts.
+"""Estimates how long a training run will take, from the size of its data. The estimate is printed before training starts.
 
 The constants were measured on two idle cores of a server without a GPU. Different cores may take half or twice as
 long.
@@ -20,17 +20,17 @@ _BATCH_VIDEOS: Final = 400
 _START_S: Final = 25.0
 """Seconds that do not depend on the size of the data: compilers, the export of the networks, the report."""
 _TEXT_S: Final = 2.5e-3
-"""Seconds per video for its title and tags."""
+"""Seconds per video for encoding the title and the tags."""
 _BATCH_S: Final = 2.0
 """Seconds per training batch of 6,000 tokens with its samples."""
 _FUSION_S: Final = 0.05
 """Seconds per batch of stage two."""
 _SAMPLE_S: Final = 6e-4
-"""Seconds per sample: drawing, encoding, finding its neighbours."""
+"""Seconds per sample: drawing, encoding, finding the sample's neighbours."""
 
 
 def estimate_s(observed: Observed, config: TrainConfig) -> float:
-    """Return the estimated duration in seconds of a training on ``observed`` on a CPU."""
+    """Return the estimated duration in seconds of training on ``observed`` on a CPU."""
     videos = len(observed.data.videos)
     rows = np.diff(observed.events.offsets) + np.diff(observed.counters.offsets)
     tokens = int(np.minimum(rows, _MAX_TOKENS).sum())
@@ -43,7 +43,7 @@ def estimate_s(observed: Observed, config: TrainConfig) -> float:
 
 
 def duration_in_words(seconds: float) -> str:
-    """Return a duration in words. It is rounded to the precision of the estimate."""
+    """Return a duration in words, rounded to the precision of the estimate."""
     if seconds < 90:
         return f"about {max(round(seconds / 10) * 10, 10)} s"
     if seconds < 90 * 60:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 class EarlyStopping:
     """The best pass of a stage so far, with its weights.
 
-    The stage is exhausted after ``patience`` passes without a lower loss. With ``patience`` 0 it is never exhausted,
-    and the last pass is treated as the best. ``losses`` are the losses of all passes. ``epoch`` is the index of the
-    best pass, or -1 before the first pass.
+    The stage is exhausted after ``patience`` passes without a lower loss. With ``patience`` 0, the stage is never
+    exhausted, and the last pass is treated as the best. ``losses`` are the losses of all passes. ``epoch`` is the index
+    of the best pass, or -1 before the first pass.
     """
 
     patience: int
@@ -24,7 +24,7 @@ class EarlyStopping:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def see(self, loss: float, net: nn.Module) -> None:
-        """Record the loss of the pass that just ended, and keep its weights if it is the best."""
+        """Record the loss of the pass that just ended, and keep its weights if this pass is the best."""
         best = self.losses[self.epoch] if self.epoch >= 0 else math.inf
         self.losses.append(loss)
         # A NaN loss (of an empty holdout) is never better than another loss. The weights of the first pass are kept

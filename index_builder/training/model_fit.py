@@ -32,10 +32,13 @@ NGRAM_BUCKETS: Final = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """Inputs over all videos that all models of a run share.
+    """Inputs that all models of a training run share. The inputs cover all videos.
 
-    ``curves`` are the growth curves up to the as-of time. ``pace_before`` (n, K, M, 2) float32 is the pace before
-    each of n tokens. ``checkpoints`` is the folder for checkpoints.
+    ``curves``: growth curves up to the as-of time.
+    ``content``: inputs of the content network.
+    ``tokens``: token sequences.
+    ``pace_before`` (n, K, M, 2) float32: pace before each of n tokens.
+    ``checkpoints``: folder for checkpoints.
     """
 
     curves: Curves
@@ -112,7 +115,7 @@ class ModelFit:
         """Train both stages and forecast the holdout.
 
         Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last
-        one is kept.
+        pass is kept.
         """
         plan, config, inputs = self._plan, self._config, self._inputs
         corpus = Corpus(inputs.tokens, inputs.pace_before, self.samples.samples, self.samples.creator, inputs.content)
@@ -136,7 +139,7 @@ class ModelFit:
     def _train_fusion(
         self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Run stage two. It finds neighbours with the vectors of stage one, and trains fusion and head on states and neighbours."""
+        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
@@ -175,10 +178,10 @@ class ModelFit:
     def _find_neighbours(
         self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
-        """Find the neighbours of the samples of both sets.
+        """Find the neighbours of the samples of two sample sets.
 
-        Return (content weight, trajectory centre), then the neighbours of each set. The weight is chosen on the first
-        set.
+        Return (content weight, trajectory centre), then the neighbours of each set. The content weight is chosen on the
+        first set.
         """
         plan = self._plan
         with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
@@ -248,7 +251,7 @@ class ModelFit:
         return net
 
     def _key(self, corpus: Corpus) -> str:
-        """Return a hash of the settings and of everything that the fit reads."""
+        """Return a SHA-256 digest of the settings and of everything that the fit reads."""
         plan = self._plan
         arrays = [
             getattr(part, field.name)
@@ -275,5 +278,5 @@ def _suffix(holdout: SampleSet) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that the result of a training depends on."""
+    """Return the versions of the libraries that the result of training depends on."""
     return {"torch": torch.__version__, "numpy": np.__version__}

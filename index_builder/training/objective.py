@@ -23,22 +23,23 @@ from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import QUANTILES, basis, on_grid_at
 
 _COLD_WEIGHT: Final = 0.05
-"""Weight of cold samples. It is small because their errors are about ten times as large and must not dominate the loss."""
+"""Weight of cold samples in the loss. Their errors are about ten times as large, but must not dominate the loss."""
 _SQUARED_WEIGHT: Final = 1.0
 """Weight of the Huber loss.
 
 If growth is rare but large, this loss pulls the middle quantile from the median towards the mean.
 """
 _CASCADE_SQUARED_WEIGHT: Final = 0.5
-"""Weight of the Huber loss with a cascade. It was chosen on development splits of data sets of posts."""
+"""Weight of the Huber loss with a cascade. This weight was chosen on development splits of data sets of posts."""
 _DELTA: Final = 1.0
 _CASCADE_DELTA: Final = 2.0
 """Error in log2 units above which the Huber loss is linear, with a cascade.
 
-It is larger than ``_DELTA``, the value without a cascade, because these forecasts start in a video's first minutes.
+This threshold is larger than ``_DELTA``, the threshold without a cascade, because forecasts with a cascade start in a
+video's first minutes.
 """
 _EXPECTED_VIDEOS: Final = 300
-"""Number of imaginary videos that grow exactly as their cascade expects. They are added to the real videos in the loss.
+"""Number of imaginary videos that grow exactly as their cascade expects. In the loss, these videos are added to the real videos.
 
 The fewer real videos there are, the closer forecasts stay to the cascade.
 """
@@ -48,7 +49,11 @@ _ROWS: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Stage one's output for N samples. Both arrays are float32: ``hidden`` (N, d_model), and ``quantiles`` (N, J, 3) of growth."""
+    """Stage one's output for N samples with J horizons each.
+
+    ``hidden`` (N, d_model) float32: hidden states.
+    ``quantiles`` (N, J, 3) float32: growth quantiles.
+    """
 
     hidden: NDArray[np.float32]
     quantiles: NDArray[np.float32]
@@ -70,7 +75,7 @@ class NeighbourInputs:
         return NeighbourInputs(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
 
     def take(self, rows: NDArray[np.bool_]) -> NeighbourInputs:
-        """Return the neighbours of the samples ``rows``."""
+        """Return the neighbours of the samples that ``rows`` selects."""
         return NeighbourInputs(self.features[rows], self.mask[rows])
 
 
@@ -120,8 +125,8 @@ class Objective:
     def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """Scan the tokens of a batch of B videos, up to L tokens per video.
 
-        Return the hidden states (L, B, d) after every token, the states (n, d) at the batch's n real cuts, and the
-        indices (L, B) of the tokens.
+        Return the hidden states (L, B, d) after every token, the states (n, d) at the batch's n real cut points, and
+        the indices (L, B) of the tokens.
         """
         tokens = self.corpus.tokens
         step = np.arange(batch.length)[:, None]
@@ -196,8 +201,8 @@ class Objective:
     def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
         """Return growth quantiles (n, J, 3) at the horizons of samples ``rows``, in log2 units.
 
-        Unlike the quantiles of a forecast, they may be negative, so that the loss still has a gradient at negative
-        values.
+        Unlike the quantiles of a forecast, these quantiles may be negative, so that the loss still has a gradient at
+        negative values.
         """
         growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
@@ -270,7 +275,7 @@ class Objective:
     def predict(
         self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs
     ) -> NDArray[np.float32]:
-        """Return growth quantiles (N, J, 3) of the whole model.
+        """Return growth quantiles (N, J, 3) of the model after both stages.
 
         ``hidden`` (N, d_model) are stage one's states, and ``found`` are the neighbours.
         """
@@ -286,7 +291,10 @@ class Objective:
 
     @torch.no_grad()
     def mean_log_likelihood(self, samples: Samples) -> float:
-        """Return the mean log-likelihood per token and type over the videos of ``samples``. It is NaN if the process is not trained."""
+        """Return the mean log-likelihood per token and type over the videos of ``samples``.
+
+        The mean is NaN if the network has no Mamba-Hawkes process.
+        """
         if not self.net.parts.mhp:
             return float("nan")
         self.net.eval()

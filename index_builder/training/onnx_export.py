@@ -68,7 +68,8 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             dynamic_shapes={name: {0: batch} for name in inputs},
         )
     assert program is not None
-    # The metadata contains paths of source files on this machine. It is removed so that they are not published.
+    # The metadata contains paths of source files on this machine. The metadata is removed so that the paths are not
+    # published.
     graph = program.model.graph
     for part in (
         graph,

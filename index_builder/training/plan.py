@@ -21,7 +21,7 @@ from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
 
 _MIN_VIDEOS_PER_NAME: Final = 20
-"""Minimum number of videos per category or language. The model does not know names with fewer videos."""
+"""Minimum number of videos per category or language. The model does not distinguish categories and languages with fewer videos."""
 
 
 class Plan:
@@ -61,7 +61,7 @@ class Plan:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-        """Show the progress of a step. Yield a function that advances it. Only the first process shows it."""
+        """Show the progress of a step. Yield a function that advances the progress. Only the first process shows progress."""
         if not self.process_group.is_first:
             yield lambda *_, **__: None
             return

@@ -1,6 +1,6 @@
 """Finds neighbours for training: the neighbours that a bank would have returned at a past time.
 
-The vectors come from the network after stage one. Stage two does not change them.
+The vectors come from the network after stage one. Stage two does not change these vectors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from model.engagement.bins import SECOND_US
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Weights of content similarity that are tried."""
+"""Candidate weights of content similarity."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointInTimeBank:
     """Finds the neighbours that a bank would have returned at any past time.
 
-    ``centre`` (d_model,) is the mean state. It is subtracted from every state to make a trajectory vector.
+    ``centre`` (d_model,) is the mean state. The mean state is subtracted from every state to make a trajectory vector.
     ``creators`` (V,) are codes of the videos' creators.
     """
 
@@ -56,7 +56,7 @@ class PointInTimeBank:
         max_horizon_us: int,
         cascade: Cascade | None,
     ) -> PointInTimeBank:
-        """Encode the content of every video, and its state at every age bucket, and return the bank."""
+        """Encode the content of every video, and the video's state at every age bucket. Return the bank of these vectors."""
         published, width = observed.data.published_us, objective.net.mhp.shape.d_model
         content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])

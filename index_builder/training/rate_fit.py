@@ -1,16 +1,16 @@
 """Fits rates to past spans of time, so that expected and real engagement have the same sum for every age and type.
 
-The fit determines log c and the daily waves of each type (see ``model.rates``). It maximises the quasi-likelihood of
-counts with a log link. At each knot of age, the score of the quasi-likelihood is the difference of the expected and
+The fit determines log c and the daily waves of each type (see ``model.rates``). The fit maximises the quasi-likelihood
+of counts with a log link. At each knot of age, the score of the quasi-likelihood is the difference of the expected and
 the real sum. So the fit assumes nothing about how the growth of videos is distributed around its mean.
 
 All spans of one video together are one observation. The variance of the videos' scores at a knot measures how much is
-known at this knot. A factor may be known from few videos only, or from a few large videos that disagree with all
+known at this knot. A factor c may be known from few videos only, or from a few large videos that disagree with all
 others. Then the factor follows the factors of neighbouring ages, because the prior is a random walk in log age.
 
 Spans of training videos are fitted first, because there are many of them at every age. Then spans of the holdout
 correct the result. The correction is needed because forecasts of training data are a little too good, and because
-times change.
+engagement changes over time.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Floats = NDArray[np.float64]
 class _Prior(NamedTuple):
     """Standard deviations of the prior.
 
-    ``level``: of the mean of log c over all ages.
-    ``walk``: of the random walk of log c, per doubling of age.
-    ``wave``: of a wave's weight.
+    ``level``: standard deviation of the mean of log c over all ages.
+    ``walk``: standard deviation of the random walk of log c, per doubling of age.
+    ``wave``: standard deviation of a wave's weight.
     """
 
     level: float
@@ -44,7 +44,7 @@ _CORRECTION: Final = _Prior(0.15, 0.1, 0.1)
 _STEPS: Final = 25
 _TINY: Final = 1e-9
 _CUT_OFF: Final = 0.001
-"""Fraction of the rates that the bounds may cut off on each side. Bounds are multiples of the next hour's median growth."""
+"""Fraction of the rates that may be outside the bounds on each side. Bounds are multiples of the next hour's median growth."""
 _MAX_RATIO: Final = 10.0
 
 
@@ -55,8 +55,8 @@ class Spans:
     The forecasts were made from what was known at the start of the span.
 
     ``video`` (N,) int64: video of each span.
-    ``hours`` (N, M) float64: each forecast stands for a segment of the span. This is the segment's expected
-    engagement, expressed in hours at the forecast's rate.
+    ``hours`` (N, M) float64: expected engagement in each forecast's segment of the span, expressed in hours at the
+    forecast's rate.
     ``timed`` (N,) bool: True if the span is short enough to give information about the time of day.
     ``moments``: inputs of the N * M forecasts, span by span.
     ``served`` (N, M, K) float64: the forecaster's own rates.
@@ -71,7 +71,7 @@ class Spans:
     grown: Floats
 
     def take(self, rows: NDArray[np.bool_]) -> Spans:
-        """Return the spans of ``rows``."""
+        """Return the spans that ``rows`` selects."""
         moments = self.moments.take(rows.repeat(self.served.shape[1]))
         return Spans(self.video[rows], self.hours[rows], self.timed[rows], moments, self.served[rows], self.grown[rows])
 
@@ -80,7 +80,7 @@ class Spans:
         return self.summed(rates.expected(self.moments).reshape(self.served.shape))
 
     def summed(self, rates: Floats) -> Floats:
-        """Return the growth (N, K) over each span at ``rates`` (N, M, K) per hour."""
+        """Return the growth (N, K) of each type over each span. ``rates`` (N, M, K) are the rates per hour."""
         out: Floats = (rates * self.hours[..., None]).sum(1)
         return out
 
@@ -88,7 +88,7 @@ class Spans:
 def fit(learned: Spans, held: Spans, metric: tuple[int, ...]) -> Rates:
     """Fit rates to the spans of training videos, then correct them with the spans of the holdout.
 
-    ``metric`` are the types that the metric counts.
+    ``metric`` contains the indices of the types that the metric counts.
     """
     rates = Rates.plain(learned.grown.shape[1], metric)
     both = [spans for spans in (learned, held) if len(spans.video)]
@@ -114,8 +114,9 @@ def _shares(spans: Spans, metric: tuple[int, ...]) -> Floats:
 def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple[Rates, Floats]:
     """Move the factors and waves of ``start`` to fit the spans. Return the new rates and variances.
 
-    A variance is that of a video's score, relative to the mean of the score. The variances have shape (2, len(KNOTS),
-    K). They never fall below ``minimum``, their previous values, because few videos do not show the full variance.
+    A variance is the sum of the squared scores of all videos at a knot, divided by the expected growth at this knot.
+    The variances have shape (2, len(KNOTS), K). A variance is never smaller than its previous value in ``minimum``,
+    because few videos do not show the full variance.
     """
     n, m, n_types = spans.served.shape
     expected = start.unbounded(spans.moments).reshape(n, m, n_types) * spans.hours[..., None]
@@ -146,11 +147,11 @@ def _fitted(start: Rates, spans: Spans, prior: _Prior, minimum: Floats) -> tuple
 def _moved(
     expected: Floats, design: Floats, grown: Floats, video: NDArray[np.int64], prior: _Prior, minimum: Floats
 ) -> tuple[Floats, Floats]:
-    """Compute one fit of the factors and waves. Return their changes (J,) and the variances of scores.
+    """Fit the factors and waves once. Return the changes (J,) of factors and waves, and the variances of scores.
 
-    The changes are those of log c at each knot and of the weight of each wave. The n spans have M forecasts each.
-    ``expected`` (n, M) is each forecast's contribution to the expected growth of its span. ``design`` (n, M, J) are
-    the forecasts' weights of knots and waves. The variances do not fall below ``minimum``.
+    The changes apply to log c at each knot and to the weight of each wave. The n spans have M forecasts each.
+    ``expected`` (n, M) is each forecast's contribution to the expected growth of its span. ``design`` (n, M, J) are the
+    forecasts' weights of knots and waves. No variance is smaller than its value in ``minimum``.
     """
     knots = len(KNOTS)
     step = np.diff(np.eye(knots), axis=0) / np.sqrt(np.diff(KNOTS) / np.log(2))[:, None]
@@ -181,7 +182,7 @@ def _moved(
 def _bounds(rates: Rates, parts: list[Spans]) -> tuple[float, float]:
     """Return a lower and an upper bound of nearly all rates, as multiples of the next hour's median growth.
 
-    Only forecasts made after something is observed are used.
+    Only forecasts that are made after a video's first observation are used.
     """
     found = []
     for spans in parts:

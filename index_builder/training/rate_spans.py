@@ -1,4 +1,4 @@
-"""Finds the spans of time that rates are fitted to. Computes the growth that past forecasts expected in them and the real growth.
+"""Finds the spans of time that rates are fitted to. Computes the forecast and the real growth in these spans.
 
 Counters: a span is the time between two readings, or between publication and the first reading. The forecaster
 forecasts at several times that are spread over the span. Each forecast uses what was known at the span's start.
@@ -29,7 +29,7 @@ from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s
 
 MAX_GAPS: Final = 8000
 MAX_HOURS: Final = 6000
-"""Maximum numbers of spans: MAX_GAPS with counters, and MAX_HOURS with events, which take longer.
+"""Maximum number of spans with events. Spans with counters take less time, and their maximum is ``MAX_GAPS``.
 
 Each maximum applies to the training videos and to the holdout separately.
 """
@@ -80,7 +80,7 @@ def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) 
 def spans(
     observed: Observed, from_us: int, until_us: int, max_age_us: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the video, start and end of N spans. Each array is (N,) int64.
+    """Return the video, start and end of N spans. Each array has shape (N,) and dtype int64.
 
     The spans are between ``from_us`` and ``until_us`` and start at an age up to ``max_age_us``.
     """
@@ -119,9 +119,10 @@ def forecast_spans(
 ) -> Spans:
     """Forecast N spans. Return the expected and the real growth. There are ``n_times`` forecasts per span.
 
-    A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at one time. At
-    this time, a rate that falls as 1 / age equals its mean over the segment. Without ``n_times``, spans of events are
-    forecast only at their start. Then growth after the next hour is assumed to be spread evenly in log age.
+    A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at one time. The
+    time is chosen so that a rate proportional to 1 / age equals its mean over the segment. Without ``n_times``, spans
+    of events are forecast only at their start. Then growth after the next hour is assumed to be spread evenly in log
+    age.
     """
     data, types = observed.data, forecaster.manifest.types
     m = n_times or (1 if observed.continuous else _TIMES_PER_SPAN)
@@ -181,9 +182,10 @@ def forecast_spans(
 
 
 def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:
-    """Return the growth (N, K) float64 of each type over N spans. It is NaN if the type's counter was not read at both ends.
+    """Return the growth (N, K) float64 of each type over N spans.
 
-    A reading may be older than an end of the span by at most a tenth of the span. At publication every count is 0.
+    The growth is NaN if the type's counter was not read at both ends of the span. A reading may be
+    older than an end of the span by at most a tenth of the span. At publication every count is 0.
     """
     at_publication = start_us == observed.data.published_us[video]
     slack_us = (end_us - start_us) // 10

@@ -1,11 +1,11 @@
-"""The staging folder, where a bundle is written. It is beside the bundle's destination.
+"""The staging folder, where a bundle is written. The folder is beside the bundle's destination.
 
-The staging folder remains if the training is killed. It is removed after success.
+The staging folder remains if the training run is killed. The folder is removed after success.
 
 .NAME.training/
-    lock                   locked while a training runs; a second training with the same destination is refused
-    stage-N.safetensors    checkpoints
-    bundle/                the bundle being written; it is moved to its destination when it is complete
+    lock                   locked while a run is training. A second run with the same destination is refused.
+    stage-N.safetensors    checkpoints.
+    bundle/                the bundle being written. The complete bundle is moved to its destination.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def staging_path(out: Path) -> Path:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write the bundle to. Move it to ``out`` when the block succeeds. Checkpoints may be kept beside it.
+    """Yield a folder to write the bundle to. When the block succeeds, move this folder to ``out``.
+
+    Checkpoints may be kept beside the yielded folder.
 
     Raises:
         DataError: another process is writing the same bundle.

@@ -46,9 +46,10 @@ def train(
     """Train a bundle and fill its bank. Only data up to ``as_of_us`` is used.
 
     The newest videos are the holdout. One half of the holdout decides when to stop. The other half is scored for the
-    report. The whole holdout calibrates the intervals. ``index_builder.training.training_run`` explains this.
+    report. The whole holdout calibrates the intervals. ``index_builder.training.training_run`` explains the use of the
+    holdout.
 
-    If a training was killed and is started again, it resumes after its last complete pass over the data. Under
+    If a training run was killed and is started again, the run resumes after its last complete pass over the data. Under
     torchrun all processes train, and only the first process does everything else. The findings of ``check`` and an
     estimate of the duration are printed to standard error first.
 
@@ -97,7 +98,7 @@ def train(
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    """Print errors and warnings, so that they are visible before a long training starts."""
+    """Print errors and warnings, so that they are visible before training starts."""
     if serious := [finding for finding in findings if finding.severity != "info"]:
         report(serious, console(stderr=True))
 

@@ -1,9 +1,9 @@
 """Runs the training loops of the two stages.
 
 Stage one trains the Mamba-Hawkes process, the content network and the head together, on forecasts and likelihood.
-Stage two freezes the components that make vectors, because neighbours are searched with these vectors. It trains
-fusion and head on retrieved neighbours. After every pass, a stage computes the holdout loss and writes a checkpoint.
-It ends with the weights of its best pass.
+Stage two freezes the components that make vectors, because neighbours are searched with these vectors. Stage two trains
+fusion and head on retrieved neighbours. After every pass, a stage computes the holdout loss and writes a checkpoint. A
+stage ends with the weights of its best pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from index_builder.training.objective import NeighbourInputs, Objective
 Report = Callable[[int, str], None]
 """Reports progress. The arguments are the number of batches done and a note."""
 Losses = Iterator[tuple[Tensor | None, int]]
-"""Yields for each batch of a pass: this process's loss, and the number of processes that got a share of the batch.
+"""Yields, for each batch of a pass, this process's loss and the number of processes that got a share of the batch.
 
 The loss is None if this process got no share.
 """
@@ -95,7 +95,7 @@ class Trainer:
         judge: Callable[[], float],
         report: Report,
     ) -> EarlyStopping:
-        """Train fusion and head on samples with their states (N, d_model) and neighbours. ``judge`` returns the loss of a pass.
+        """Train fusion and head on samples with their states (N, d_model) and neighbours. ``judge`` returns the holdout loss of a pass.
 
         In an ablation without neighbours, only the head is trained.
         """

@@ -1,11 +1,11 @@
-"""Trains the models of a run.
+"""Trains the models of a training run.
 
 The first model does not learn from the newest videos, which are the holdout. The holdout decides which pass of each
-stage was the best. It also calibrates the intervals and is scored.
+stage was the best. The holdout also calibrates the intervals and is scored.
 
-If there are few videos, a second model learns from all videos. There are two reasons. The holdout is too large a
-share to leave unused, and its videos resemble future videos most. The second model starts from the same initial
-weights and makes the number of passes that was best. It uses the calibration of the first model.
+If there are few videos, a second model learns from all videos. There are two reasons. The holdout is too large a part
+of the data to leave unused. The holdout videos also resemble future videos most. The second model starts from the same
+initial weights and makes the number of passes that was best. The second model uses the calibration of the first model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainingRun:
     """Trains the models of a plan, in the same way on every process.
 
     Args:
-        plan: what to train on and how.
+        plan: the data and the settings of the run.
         sentence: sentence vectors (V, 384) of all videos.
         checkpoints: folder for the checkpoints.
     """
@@ -64,7 +64,7 @@ class TrainingRun:
         return fit.train(holdout)
 
     def refit_on_all(self, first: TrainedModel) -> TrainedModel:
-        """Learn from everything known. Each stage makes the number of passes that was best in ``first``."""
+        """Train a model on everything known. Each stage makes the number of passes that was best in ``first``."""
         passes = {name: stage.epoch + 1 for name, stage in first.stages.items()}
         config = replace(
             self.plan.config,
