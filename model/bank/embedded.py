@@ -91,8 +91,8 @@ class EmbeddedBank(CachedEngine[int]):
     def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
         """Yield a new bank, which the caller's ``with`` block fills. The new bank then replaces the bank at ``path``.
 
-        If the block raises an error, the bank at ``path`` is kept. While the block runs, the new bank is in a hidden folder beside ``path``. If the process crashes, the next ``build``
-        removes this folder.
+        If the block raises an error, the bank at ``path`` stays as it was. While the block runs, the new bank is in a
+        hidden folder beside ``path``. If the process crashes, the next ``build`` removes this folder.
         """
         part = embedded_folder.new_folder_beside(path)
         bank = cls._open_folder(part, content_dim, trajectory_dim, create=True)

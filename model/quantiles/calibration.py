@@ -19,7 +19,7 @@ from model.quantiles.head import grid_s
 AGE_EDGES_H: Final = (0.5, 2.0, 8.0, 20.0, 36.0, 72.0, 168.0)
 HORIZON_EDGES_H: Final = (0.5, 2.0, 8.0, 18.0, 36.0, 60.0, 96.0)
 COLD: Final = len(AGE_EDGES_H) + 1
-"""Row of cold starts, which are forecasts made before anything was observed."""
+"""Row of the stretch table for cold starts, which are forecasts made before anything was observed."""
 N_ROWS: Final = COLD + 1
 N_COLUMNS: Final = len(HORIZON_EDGES_H) + 1
 _MIN_SAMPLES: Final = 150
@@ -33,8 +33,8 @@ _MIN_HALF_WIDTH: Final = 1e-6
 class Calibration:
     """Stretch factors of the lower half and the upper half of the interval.
 
-    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and one more row for cold starts. It has
-    one column per horizon bucket.
+    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and a last row for cold starts. The table
+    has one column per horizon bucket.
     """
 
     stretch: NDArray[np.float64]
@@ -113,7 +113,7 @@ class Calibration:
         return by_row[calibration_row(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:
-        """Return this calibration with its stretch multiplied by ``factors``. They have the shape of ``stretch``, and each is > 0."""
+        """Return this calibration with its stretch multiplied by ``factors``. ``factors`` has the shape of ``stretch`` and is > 0."""
         return Calibration(self.stretch * factors)
 
     def to_json(self) -> dict[str, Any]:
