@@ -26,17 +26,17 @@ class Ablation:
 
     @property
     def by_content(self) -> bool:
-        """Whether neighbours are searched by content."""
+        """Whether neighbours are searched for by content."""
         return self.retrieval and self.content
 
     @property
     def by_trajectory(self) -> bool:
-        """Whether neighbours are searched by trajectory. This search needs the Mamba-Hawkes state."""
+        """Whether neighbours are searched for by trajectory. This search needs the Mamba-Hawkes state."""
         return self.retrieval and self.trajectory and self.mhp
 
     @property
     def neighbours(self) -> bool:
-        """Whether neighbours are searched at all."""
+        """Whether neighbours are searched for at all."""
         return self.by_content or self.by_trajectory
 
     @property

@@ -39,8 +39,8 @@ class Neighbour:
         similarity: the combined similarity.
         content_similarity: cosine of the content vectors, or None if a vector is missing.
         trajectory_similarity: cosine of the trajectory vectors, or None if a vector is missing.
-        growth: maps a horizon in microseconds to the factor by which the neighbour's count grew from the same age on.
-            The factor is None if it is not known yet.
+        growth: maps a horizon in microseconds to the factor by which the neighbour's count grew from the requested
+            video's age on. The factor is None if it is not known yet.
     """
 
     video_id: str

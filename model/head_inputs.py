@@ -50,7 +50,7 @@ class HeadInputs:
         Args:
             requests: N requests.
             tokens: the tokens of the requests.
-            hidden: (N, d_model) states as read at ``now``.
+            hidden: (N, d_model) Mamba-Hawkes states as read at ``now``.
             content: (N, content_dim) content vectors.
             summary: (N, n_summary + n_cascade) summaries, followed by the cascade features.
             ages_us: (N,) ages at ``now`` in microseconds.

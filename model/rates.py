@@ -27,7 +27,8 @@ days. The value of a wave is its mean over the next hour minus its mean over the
 says how much busier the next hour is than the average hour of the horizon.
 
 ``index_builder.training.rate_fit`` fits c and d. The fit makes the sum of e_k over past videos equal to the observed
-sum, for each range of ages. This is needed because growth is skewed, so the median of growth lies below its mean.
+sum, for each range of ages. This scaling is needed because growth is skewed, so the median of growth lies below its
+mean.
 
 Finally, all types are scaled by one common factor, so that the sum over the metric's types lies between ``bounds[0]``
 and ``bounds[1]`` times the median growth of the next hour. For the upper bound, a median below half a count is
@@ -87,8 +88,8 @@ def waves(now_s: Floats, age_s: Floats, length_s: Floats | float, horizon_s: Flo
     """Return the waves of the time of day and of the age.
 
     The value of a wave is its mean over the next ``length_s`` minus its mean over ``horizon_s``. The waves are the
-    cosine and the sine of ``now_s`` (seconds UTC) and of ``age_s``, with periods of a day and of half a day. All
-    arguments have the same shape, which may be any shape. The result has an additional last axis of length N_WAVES.
+    cosine and the sine of ``now_s`` (seconds UTC) and of ``age_s``, with periods of a day and of half a day. The
+    arguments have one common shape, which may be any shape. The result has an additional last axis of length N_WAVES.
     """
     number = np.arange(1, _HARMONICS + 1) / _DAY_S
     since = np.stack([now_s, age_s], axis=-1)[..., None]

@@ -6,7 +6,7 @@
   networks, the encoder and the bank.
 
 Kernels are compiled for the argument types that serving uses. ``tests/model/test_warmup.py`` checks that serving uses
-no others.
+no other types.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ log. These videos survive kill -9, but not a power failure."""
 
 
 class EmbeddedBank(CachedEngine[int]):
-    """A Bank in a folder that one process at a time may open. It is thread-safe: one lock protects every call.
+    """A thread-safe Bank in a folder that one process at a time may open. One lock protects every call.
 
     The engine holds the GIL. A search therefore stops all other threads, for about 0.5 ms per query. ``optimize``
     stops the whole process until it has finished, which takes half a minute with 80,000 vectors. So call ``optimize``

@@ -2,13 +2,13 @@
 
 A video is ONE point with the named vectors ``content`` and ``t<bucket>``. The time from which a vector is usable is a
 payload field with an integer index. This design has two advantages. A video is replaced by one engine update, which
-the write-ahead log makes atomic under kill -9. And no search has to filter by age bucket. With 80,000 points, an
-indexed filter costs five times as much as a scan of the bucket's own vectors.
+the write-ahead log makes atomic under kill -9. And searches need no filter by age bucket. With 80,000 points, an
+indexed filter costs five times as much as a scan of one bucket's vectors.
 
-A named vector is created when its bucket first occurs. The engine writes a new name first to its segments and then to
-its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the file ``new_space`` is
-written before the change and removed after it. The file holds the names of all vectors, and ``load`` uses these names
-to repair the shard.
+A named vector is created when a video with its age bucket is first added. The engine writes a new name first to its
+segments and then to its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the
+file ``new_space`` is written before the change and removed after it. The file holds the names of all vectors, and
+``load`` uses these names to repair the shard.
 
 Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 

@@ -95,9 +95,9 @@ class Candidate:
 
     Attributes:
         curve: the points up to ``now_us``.
-        content: (Dc,) float32, the stored content vector divided by its norm. It is read-only.
-        trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. It is
-            read-only.
+        content: (Dc,) float32, the stored content vector divided by its norm. The array is read-only.
+        trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. The
+            array is read-only.
     """
 
     video_id: str
@@ -128,7 +128,7 @@ class Bank(Protocol):
         """Remove videos. Ids that are not stored are ignored."""
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Remove videos by their tombstones (see ``model.bank.tombstone``). This works when the video ids are no longer known."""
+        """Remove videos by their tombstones (see ``model.bank.tombstone``). This works even if the ids are not known any more."""
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Return the neighbours of each query, in the order of the queries.

@@ -1,4 +1,4 @@
-"""Turns the nearest points into candidates. This part of a search does not depend on the engine.
+"""Turns the nearest points into candidates. This step of a search does not depend on the engine.
 
 An engine provides two functions: ``nearest`` (points by cosine, filtered by time) and ``rows`` (videos by key). This
 module excludes the target, orders ties, joins the results and truncates them. A key identifies a video inside one

@@ -1,9 +1,9 @@
 """The two collections of a bank on a Qdrant server, which store videos as points.
 
 ``content`` has one point per video, with the whole payload. ``trajectory`` has one point per pair of video and age
-bucket, with the fields that its filters need. A point's id is a UUID. It consists of a 15-byte digest of the video's
-id and one last byte. The last byte is 0 for content, and the bucket plus 1 for a trajectory. So the id of one point
-of a video gives the ids of its other points. A video's key is the id of its content point.
+bucket, with only the fields that are needed for filters. A point's id is a UUID. The UUID consists of a 15-byte
+digest of the video's id and one last byte. The last byte is 0 for content, and the bucket plus 1 for a trajectory. So
+the id of one point of a video gives the ids of its other points. A video's key is the id of its content point.
 
 Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 

@@ -83,8 +83,8 @@ def video_bags(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return one bag per video with the features of its title and tags, and of its creator's name if ``creators`` is true.
 
-    The features of the name are hashed separately from the features of the text. The result has the same form as that
-    of ``bags``.
+    The features of the name are hashed separately from the features of the text. The result has the form that
+    ``bags`` describes.
     """
     texts = [f"{video.title or ''}\n{video.tags or ''}" for video in videos]
     names = [video.creator_name or "" for video in videos] if creators else None
@@ -283,7 +283,7 @@ class _Substrings:
         np.cumsum(terms, out=self._sums[1:])
 
     def hash(self, starts: NDArray[np.int64], ends: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-        """Return the hash of each substring [start, end), (n,) uint64. Each kind of feature has its own seed."""
+        """Return the uint64 hash of each of n substrings [start, end). Each kind of feature has its own seed."""
         value = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
         return _mix(value + np.uint64(seed * _P % 2**64))
 

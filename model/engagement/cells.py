@@ -21,6 +21,8 @@ COUNTER_MODE: Final = 2
 class Cells:
     """Histogram cells of S sequences, sorted by (sequence, bin, type).
 
+    A sequence is one video as it was known at one time.
+
     Attributes:
         offsets: (S + 1,) int64, start of each sequence in the other arrays.
         bins: (n,) int64.

@@ -211,7 +211,7 @@ def flat_cells(
     the bin's reach, and the other cells hold 0.
 
     Returns:
-        Bins, types (indices into ``types``), values and reach. Each has shape (n,) and is int64.
+        Four int64 arrays of shape (n,): bins, types (indices into ``types``), values and reach.
     """
     index = {kind: i for i, kind in enumerate(types)}
     series = [(index[kind], s) for kind, s in history.series.items() if s.mode == mode and kind in index]

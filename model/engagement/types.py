@@ -16,14 +16,14 @@ COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "
 """Maps a counter column to its event type."""
 TOTAL: Final = "total"
 REACH: Final = "reach"
-"""The audience of the accounts that acted. It is a column of events, not an engagement type."""
+"""Name of the events' column with the audience of the accounts that acted. This name is not an engagement type."""
 
 RESERVED: Final = (REACH, TOTAL)
 """Names with a meaning of their own. No engagement type may have one of these names."""
 
 
 def check_types(types: Iterable[str]) -> None:
-    """Raise DataError if an engagement type has a name with a different meaning.
+    """Raise DataError if an engagement type has a name that is used for something else.
 
     Data sets, bundles and the store all follow this rule.
 

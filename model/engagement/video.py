@@ -7,12 +7,12 @@ from typing import Any, Final, Literal
 
 
 def _text(max_length: int) -> Any:
-    """Declare an optional text of at most ``max_length`` characters."""
+    """Declare an optional text field of at most ``max_length`` characters."""
     return field(default=None, metadata={"kind": "text", "limit": max_length})
 
 
 def _number(maximum: float = 1e15) -> Any:
-    """Declare an optional number from 0 to ``maximum``."""
+    """Declare an optional number field with values from 0 to ``maximum``."""
     return field(default=None, metadata={"kind": "number", "limit": maximum})
 
 

@@ -1,4 +1,4 @@
-"""Features of a creator at a given time. They describe how far the creator's other videos were known to have grown at that time."""
+"""Features of a creator: how far the creator's other videos had grown, as far as this was known at a given time."""
 
 from __future__ import annotations
 

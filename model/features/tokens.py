@@ -1,12 +1,13 @@
 """Converts a histogram to the tokens that the Mamba-Hawkes process reads.
 
 A token is an interval of the video's age in which there was engagement. A token has an end, a width, and the gap
-without engagement since the previous token. For each type, it has the increment and the cumulative count. An empty
-bin makes no token, and neither does a counter snapshot without new engagement. Both extend the ``gap`` of the next
-token instead. The gap is the time that is known to be without engagement.
+without engagement since the previous token. For each type, a token has the increment and the cumulative count. An
+empty bin makes no token, and neither does a counter snapshot without new engagement. Both extend the ``gap`` of the
+next token instead. The gap is the time that is known to be without engagement.
 
-With counters, the interval starts at the previous snapshot. With events, it starts at the start of the bin. So events
-give the same tokens as counters that are read in every bin, starting from the time at which each type was first seen.
+With counters, the interval starts at the previous snapshot. With events, the interval starts where the bin starts. So
+events give the same tokens as counters that are read in every bin, starting from the time at which each type was
+first seen.
 
 A token depends only on rows of its own bin and of earlier bins. If the last bin is still filling (``pending``), its
 interval ends at ``now``. Each sequence ends with a *read token*, which represents the time without engagement from

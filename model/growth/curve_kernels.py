@@ -24,7 +24,7 @@ N_AGE_BUCKETS: Final = len(_BUCKETS_US) + 1
 
 
 def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return the age bucket for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
+    """Return the age bucket of each age for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
 
     The first bucket ends at 15 minutes. Each further bucket covers one doubling of the age.
     """

@@ -90,7 +90,7 @@ def curves(
 
 
 def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the time from which growth beyond an age is known, (V,) int64. It is FAR_FUTURE_US if the growth is never known.
+    """Return the time from which growth beyond an age is known, (V,) int64. The time is FAR_FUTURE_US if this growth never becomes known.
 
     The returned time is that of the first curve point that is later than ``after_age_us`` (V,) and is not the first
     point of the curve.

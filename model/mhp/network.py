@@ -158,7 +158,7 @@ class MambaHawkes(nn.Module):
         """Scan all tokens, then read each cut on its branch.
 
         Args:
-            features: (L, B, F) float32 features of committed tokens, padded at the end.
+            features: (L, B, F) float32 features of committed tokens (their bins are complete), padded at the end.
             clock: (L, B, 2) float32 clock of committed tokens.
             position: (B, C) int64, number of tokens that are committed before each cut.
             branch_features: (B, C, 2, F) features of two tokens: the token of the bin that is still filling, and the

@@ -1,5 +1,7 @@
 """A cache of states between forecasts. A state can always be recomputed from the histogram.
 
+A cached state has read only *committed* tokens: tokens whose age bin is not filling any more.
+
 The pool only keeps track of which video has which slot, which slots are free, and the order of use. With each cached
 state, the pool stores a hash of all tokens that the state has read. Before each use, this hash is compared with the
 hash of the tokens that the state should have read. So the pool detects a late row without being notified. The pool
@@ -42,7 +44,7 @@ class _Entry:
 
 
 class StatePool:
-    """A bounded LRU cache of states for one backend. It is not thread-safe, so its owner must hold a lock.
+    """A bounded LRU cache of states for one backend. A pool is not thread-safe, so its owner must hold a lock.
 
     Args:
         backend: computes the states.

@@ -8,9 +8,9 @@ the stretch moves by
     step * (missed - 0.1)
 
 A miss therefore widens the interval nine times as much as a hit narrows it. The stretch settles at the value for
-which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. It is compared
-with the *current* stretch, not with the stretch that the forecast used. Otherwise this method would correct one error
-several times, and the width would oscillate.
+which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. The outcome is
+compared with the *current* stretch, not with the stretch that the forecast used. Otherwise this method would correct
+one error several times, and the width would oscillate.
 
 The logarithm is a sum of three terms: one for all outcomes, one for each horizon bucket, and one for each cell (a
 pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes mainly uses
@@ -66,11 +66,11 @@ class Adaptive:
 
     @staticmethod
     def new() -> Adaptive:
-        """Return the state before any outcome. It changes no interval."""
+        """Return the state before any outcome. This state changes no interval."""
         return Adaptive(np.zeros(2), np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2)))
 
     def factors(self) -> NDArray[np.float64]:
-        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. It is exactly 1 before any outcome."""
+        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. The stretch is exactly 1 before any outcome."""
         return np.exp(self.logs())
 
     def logs(self) -> NDArray[np.float64]:

@@ -13,9 +13,9 @@ So no quantile lies below the next lower one. Half of the ramps depend on the ho
 ratio of the horizon to the video's age, because the popularity of a video decays as a power law of its age.
 
 If the metric comes from events, there is an additional ramp: the growth that a self-exciting cascade expects
-(``model.cascade``). The forecast starts from this ramp, and a may be negative to reduce it. Otherwise a >= 0. A
-quantile below 0 is raised to 0, and a quantile below its own value at an earlier horizon is raised to that value.
-Both steps keep the quantiles in order.
+(``model.cascade``). The forecast starts from this ramp, and the coefficients a_m may be negative to reduce it.
+Without this ramp, all a_m >= 0. A quantile below 0 is raised to 0, and a quantile below its own value at an earlier
+horizon is raised to that value. Both steps keep the quantiles in order.
 
 Calibration stretches the interval at each horizon of a fixed grid. After that, a running maximum makes the quantiles
 non-decreasing again. Between grid points, growth is interpolated linearly in log(1 + d / minute). As a result, the

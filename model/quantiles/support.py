@@ -1,9 +1,9 @@
 """The support of the training data: the range of its inputs, and how far its counts grew. Both limit the forecasts.
 
 Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
-horizon. For each count, this maximum is taken over all videos with at least that count, because small counts double
-more often than large counts. The median of a forecast never lies above ``most``. The upper quantile lies at most
-``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
+horizon. For each count, the largest growth is taken over all videos with at least that count, because small counts
+double more often than large counts. The median of a forecast never lies above ``most``. The upper quantile lies at
+most ``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
 median difference between the largest growth of one half and the largest growth of the other half.
 
 An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events or

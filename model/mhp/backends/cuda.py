@@ -35,7 +35,7 @@ _MIN_GAP: Final = 1e-6
 _NO_GAP: Final = 1e-8
 """Gap of the tokens that set the initial state. The total decay over sixteen such gaps is too small for float32 to resolve."""
 _WAVES: Final = (1, 8, 32, 128, 512)
-"""Numbers of rows of the recorded waves. With fewer slots than rows, a wave is padded."""
+"""Sizes of the waves, in rows. Each row takes one slot. If there are fewer slots than rows, the wave is padded."""
 
 
 class Kernels(NamedTuple):
@@ -54,7 +54,7 @@ class Kernels(NamedTuple):
 
 
 class Wave:
-    """A recorded step that reads one token into each of up to ``rows`` slots. The other rows use a spare slot."""
+    """A CUDA graph of the step that reads one token into each of up to ``rows`` slots. Unneeded rows use a spare slot."""
 
     def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
         self.slots = torch.full((rows,), spare, device=device)
