@@ -38,7 +38,7 @@ class LRUCache(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """Return the value and mark it as the most recently used. Return None if it is absent or too old."""
+        """Return the value and mark it as the most recently used. Return None if the value is absent or too old."""
         with self._lock:
             found = self._fresh(key)
             if found is None:
@@ -67,7 +67,7 @@ class LRUCache(Generic[K, V]):
             return value
 
     def drop(self, key: K) -> V | None:
-        """Remove a value and return it. Return None if it is absent."""
+        """Remove a value and return it. Return None if the value is absent."""
         with self._lock:
             found = self._values.pop(key, None)
             return None if found is None else found[0]

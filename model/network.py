@@ -148,9 +148,9 @@ class HeadNet(nn.Module):
     The normal head is one residual network. This network outputs the lowest quantile and the steps up to the two
     higher quantiles.
 
-    If there are few training videos, two small plain networks overfit less. One outputs the middle quantile, and the
-    other one outputs the steps to the other quantiles. The networks are separate because the squared error of the
-    middle quantile would dominate the training of a shared network.
+    If there are few training videos, two small plain networks overfit less. The first network outputs the middle
+    quantile. The second network outputs the steps to the other two quantiles. The networks are separate because the
+    squared error of the middle quantile would dominate the training of a shared network.
     """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:

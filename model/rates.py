@@ -22,9 +22,9 @@ The expected number of engagements of type k is
     d_k      a factor that depends on the time. log d_k is a weighted sum of waves.
 
 There are waves of the time of day and waves of the age. Both kinds have periods of 24 and 12 hours. The waves of the
-age are needed because people who saw a video at its hour of publication tend to see it at that hour again on later
-days. The value of a wave is its mean over the next hour minus its mean over the horizon h. To first order, this value
-says how much busier the next hour is than the average hour of the horizon.
+age are needed because people who saw a video at its hour of publication tend to see the video again at that hour on
+later days. The value of a wave is its mean over the next hour minus its mean over the horizon h. To first order, this
+value says how much busier the next hour is than the average hour of the horizon.
 
 ``index_builder.training.rate_fit`` fits c and d. The fit makes the sum of e_k over past videos equal to the observed
 sum, for each range of ages. This scaling is needed because growth is skewed, so the median of growth lies below its

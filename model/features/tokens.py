@@ -9,9 +9,9 @@ With counters, the interval starts at the previous snapshot. With events, the in
 events give the same tokens as counters that are read in every bin, starting from the time at which each type was
 first seen.
 
-A token depends only on rows of its own bin and of earlier bins. If the last bin is still filling (``pending``), its
-interval ends at ``now``. Each sequence ends with a *read token*, which represents the time without engagement from
-the last token to ``now``.
+A token depends only on rows of its own bin and of earlier bins. If the bin of the last token is still filling
+(``pending``), this token's interval ends at ``now``. Each sequence ends with a *read token*, which represents the
+time without engagement from the last token to ``now``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Calibration:
         """Fit on n outcomes.
 
         Every argument has shape (n,) except ``quantiles`` (n, 3). Growth is in log2 units. If a bucket has too few
-        outcomes, it also uses the outcomes of neighbouring buckets.
+        outcomes, the bucket also uses the outcomes of neighbouring buckets.
         """
         low, median, high = quantiles.T
         scores = np.stack(
@@ -132,7 +132,7 @@ def calibration_row(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDAr
 
 
 def calibration_column(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the column of each horizon in the stretch table, which is the horizon's bucket."""
+    """Return the column of each horizon in the stretch table. The column is the number of the horizon's bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 
 

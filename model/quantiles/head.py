@@ -112,7 +112,7 @@ def grid_growth(
 def growth_at(
     on_grid: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate one video's growth on the grid, (N_GRID + 1, 3), at horizons (H,) float64 seconds. Return (H, 3) float64."""
+    """Interpolate one video's growth ``on_grid`` (N_GRID + 1, 3) at horizons (H,) in seconds. Return float64 of shape (H, 3)."""
     x = np.log1p(grid_s(max_horizon_s) / _MINUTE_S)
     at = np.log1p(horizon_s / _MINUTE_S)
     return np.stack([np.interp(at, x, on_grid[:, q]) for q in range(3)], axis=-1)
@@ -121,7 +121,7 @@ def growth_at(
 def on_grid_at(
     on_grid: NDArray[np.floating], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate values on the grid, (N, N_GRID + 1), at horizons (N, J) float64 seconds. Return (N, J) float64.
+    """Interpolate the values ``on_grid`` (N, N_GRID + 1) at horizons (N, J) in seconds. Return float64 of shape (N, J).
 
     Each row of values is interpolated at its own row of horizons.
     """

@@ -87,7 +87,7 @@ class Wave:
                 work(self)
         here.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU during the recording.
+        # Other threads may use the GPU while the graph is recorded.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             work(self)
 
