@@ -1,6 +1,6 @@
-"""The core of M3TR Online: it computes a forecast from a video and its histogram.
+"""The core of M3TR Online, which computes a forecast from a video and its histogram.
 
-It imports neither the service nor the builder.
+This package imports neither the service nor the builder.
 """
 
 from model.kernel_cache import choose

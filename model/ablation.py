@@ -1,4 +1,4 @@
-"""Which parts of the method a bundle uses: all of them, or fewer for an ablation."""
+"""Which parts of the method a bundle uses. For an ablation, some parts are switched off."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Ablation:
 
     Attributes:
         mhp: the Mamba-Hawkes state.
-        trajectory: neighbours by trajectory similarity.
-        retrieval: neighbours from the bank.
-        content: the content of videos.
+        trajectory: the search for neighbours by trajectory similarity.
+        retrieval: the search for neighbours in the bank.
+        content: the content vectors of videos.
         cascade: the self-exciting cascade, which needs events.
     """
 
@@ -26,22 +26,22 @@ class Ablation:
 
     @property
     def by_content(self) -> bool:
-        """Whether neighbours are searched by content."""
+        """Whether neighbours are searched for by content."""
         return self.retrieval and self.content
 
     @property
     def by_trajectory(self) -> bool:
-        """Whether neighbours are searched by trajectory. This search needs the Mamba-Hawkes state."""
+        """Whether neighbours are searched for by trajectory. This search needs the Mamba-Hawkes state."""
         return self.retrieval and self.trajectory and self.mhp
 
     @property
     def neighbours(self) -> bool:
-        """Whether neighbours are searched at all."""
+        """Whether neighbours are searched for at all."""
         return self.by_content or self.by_trajectory
 
     @property
     def fixed_weight(self) -> float | None:
-        """The weight of content similarity if only one similarity is used. It is None if both are used."""
+        """The weight of content similarity if only one similarity is used. The weight is None if both are used."""
         if self.by_content and self.by_trajectory:
             return None
         return 0.0 if self.by_trajectory else 1.0

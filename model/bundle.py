@@ -1,4 +1,4 @@
-"""A bundle: everything that a forecast needs, in one folder. Every byte except the bank's is verified at loading.
+"""A bundle: everything that a forecast needs, in one folder. When a bundle is loaded, all its files except the bank's are verified.
 
     manifest.json         description of the bundle, and the SHA-256 of every other file
     weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants,
@@ -9,8 +9,8 @@
     report.html           the evaluation, for human readers
     bank/                 past videos, which are not part of the bundle's version, because the bank grows
 
-The version is the hash of the manifest. So bundles that differ in one byte have different versions. No file is a
-pickle.
+The version is the SHA-256 digest of the manifest. So bundles that differ in one byte have different versions. No file
+is a pickle.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Manifest:
         encoder: id of the sentence encoder.
         content_weight: weight w of content similarity in the combined similarity.
         neighbours: number K of neighbours.
-        ngram_buckets: number of n-gram buckets.
-        training: window, data fingerprint and settings of the training.
+        ngram_buckets: number of hash buckets for n-grams.
+        training: window, data fingerprint and settings of the training run.
         evaluation: table of scores on the last window before the as-of time.
         parts: parts of the method that are switched on.
         bins_version: version of the age grid.

@@ -1,6 +1,6 @@
 """The expected growth of a self-exciting cascade, following SEISMIC (Zhao et al. 2015) and TiDeH (Kobayashi and Lambiotte 2016).
 
-Event i has a reach r_i. It triggers further events, its children, at the rate p(t) m_i phi(t - t_i):
+Event i has a reach r_i. The event triggers further events, its children, at the rate p(t) m_i phi(t - t_i):
 
     phi(s)  = (theta / c) (1 + s / c)^-(1 + theta)                      Omori kernel, integral 1
     m_i     = ((1 + r_i) / typical)^beta                                mark of an event
@@ -29,11 +29,11 @@ events:
     e_j     excitation of bin j by the post and by the observed events
     K_ji    share of the children of an event in bin i that fall into bin j
 
-As in SEISMIC, the expectation is corrected with the help of training cascades: the true growth is regressed on the
+As in SEISMIC, the expectation is corrected with the help of training cascades. Their true growth is regressed on the
 expected growth, the count, the age and the horizon.
 
-``index_builder.cascade.fit`` fits the constants. The forecast head uses the corrected expectation as one more ramp,
-and it also gets a few features of the cascade.
+``index_builder.cascade.fit`` fits the constants. The forecast head uses the corrected expectation as an additional
+ramp. The head also gets a few features of the cascade.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from model.growth.curve_kernels import growth_horizons_us
 from model.quantiles.head import N_GRID, grid_s, on_grid_at
 
 RATIO: Final = 1 / 12
-"""Width of a bin of the expectation, relative to its age."""
+"""Width of a bin as a fraction of the age at the bin. The expectation is computed in these bins."""
 NARROWEST_S: Final = 20.0
 """Smallest width of a bin, in seconds."""
 CONSTANTS: Final = (
@@ -78,7 +78,7 @@ CONSTANTS: Final = (
     "usual_followers",
     "usual_mark",
 )
-"""Names of the constants, in the order of ``Cascade.constants``. The last three are means over the training cascades."""
+"""Names of the constants, in the order of ``Cascade.constants``. The last three constants are means over the training cascades."""
 N_TERMS: Final = 9
 """Number of terms of the correction; see ``terms``."""
 N_CASCADE: Final = 10
@@ -86,15 +86,15 @@ N_CASCADE: Final = 10
 DAY_S: Final = 86_400.0
 TREND_LIMIT: Final = 2.0
 MAX_COUNT: Final = 1e7
-"""Largest count that is expected in one bin."""
+"""Upper limit of the expected count in one bin."""
 MAX_BRANCHING: Final = 0.98
-"""Largest number of children that an event after ``now`` is expected to have (its branching ratio). With a branching
-ratio of one or more, a cascade would grow without end. No real cascade does, so a larger ratio in the past is not
-extrapolated."""
+"""Upper limit of the expected number of children of an event after ``now`` (its branching ratio). With a branching
+ratio of one or more, a cascade would grow without end. No real cascade does this, so a larger ratio in the past is
+not extrapolated."""
 
 
 def bin_edges(age_s: float, horizon_s: float) -> tuple[NDArray[np.float64], int]:
-    """Return the bin edges (B + 1,) in seconds, and the number of bins in the past.
+    """Return the bin edges (B + 1,) in seconds, and the number of bins before ``age_s``.
 
     The edges run from 0 to ``age_s + horizon_s``. One of the edges is ``age_s``.
     """
@@ -154,7 +154,7 @@ def _spread(interval_s, number, reach, edges, past, beta, typical, counts, marks
 
 @numba.njit(cache=True, nogil=True)
 def _twice_integrated(edges, bins, c, theta):  # type: ignore[no-untyped-def]
-    """Integrate the kernel twice, from each edge to each later edge. Return (bins + 1, bins + 1)."""
+    """Integrate the kernel twice, from each edge to each later edge. Return an array of shape (bins + 1, bins + 1)."""
     twice = np.zeros((bins + 1, bins + 1))
     for i in range(bins + 1):
         for j in range(i):
@@ -309,13 +309,13 @@ UNCORRECTED: Final = np.eye(1, N_TERMS, 1)[0]
 
 
 def followers_of(videos: Sequence[Video]) -> NDArray[np.float64]:
-    """Return the number of followers of each video's creator, (V,). It is 0 if unknown."""
+    """Return an array (V,) with the number of followers of each video's creator. An unknown number is 0."""
     return np.array([video.creator_followers or 0.0 for video in videos], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """A fitted process.
+    """A fitted self-exciting cascade process.
 
     Attributes:
         constants: (len(CONSTANTS),) float64.
@@ -328,11 +328,11 @@ class Cascade:
     max_horizon_s: float
 
     def features(self, growth: NDArray[np.float32], process: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return features for the head, (S, N_CASCADE) float32.
+        """Return the cascade features for the head, a float32 array of shape (S, N_CASCADE).
 
         Args:
             growth: (S, N_GRID + 1) expected growth on the head's grid.
-            process: (S, 2) states of the processes, as returned by ``growth``.
+            process: (S, 2) states of the cascade processes, as returned by ``growth``.
         """
         horizon_s = growth_horizons_us(round(self.max_horizon_s * SECOND_US)) / SECOND_US
         at = on_grid_at(growth, np.broadcast_to(horizon_s, (len(growth), len(horizon_s))), self.max_horizon_s)
@@ -346,7 +346,7 @@ class Cascade:
         followers: NDArray[np.float64],
         published_s: NDArray[np.float64],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the expected growth of S cascades, and the state of each process.
+        """Return the expected growth of S cascades, and the state of each cascade process.
 
         Args:
             tokens: the tokens of S sequences.
@@ -356,8 +356,8 @@ class Cascade:
             published_s: (S,) publication times in seconds UTC.
 
         Returns:
-            The growth (S, N_GRID + 1) float32 in log2 units on the head's grid, which never falls along the grid. The
-            state of each process (S, 2) float32: the log2 infectiousness, and the log of its recent change.
+            The growth (S, N_GRID + 1) float32 in log2 units, which never decreases along the head's grid of horizons. The
+            state of each process (S, 2) float32, which is the log2 infectiousness and the log of its recent change.
         """
         out, process = np.zeros((len(age_s), N_GRID + 1)), np.zeros((len(age_s), 2))
         number = np.ascontiguousarray(tokens.counts[:, list(metric)].sum(1))

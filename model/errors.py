@@ -23,7 +23,7 @@ class BankError(M3TRError):
 
 
 class BankBusy(BankError):
-    """An embedded bank is already open in this process or in a different process. A copy of the bank can still be read."""
+    """An embedded bank is already open in this process or in a different OS process. A copy of the bank can still be read."""
 
 
 class DataError(M3TRError):

@@ -17,7 +17,7 @@ class Request:
 
     Attributes:
         video: the video.
-        history: its engagement up to ``now_us``. It must not contain later engagement.
+        history: the video's engagement up to ``now_us``. The history must not contain later engagement.
         now_us: time of the forecast.
         horizons_us: microseconds after ``now_us``, each in (0, max_horizon_us].
         client: owner of the video. Intervals may depend on the client's own outcomes (see ``Forecaster.adapt``).
@@ -35,12 +35,12 @@ class Neighbour:
     """A similar past video.
 
     Attributes:
-        video_id: its id.
+        video_id: id of the similar video.
         similarity: the combined similarity.
         content_similarity: cosine of the content vectors, or None if a vector is missing.
         trajectory_similarity: cosine of the trajectory vectors, or None if a vector is missing.
-        growth: maps a horizon in microseconds to the factor by which the neighbour's count grew from the same age on.
-            The factor is None if it is not known yet.
+        growth: maps a horizon in microseconds to the factor by which the neighbour's count grew from the requested
+            video's age on. The factor is None if it is not known yet.
     """
 
     video_id: str
@@ -67,7 +67,8 @@ class Forecast:
         cold_start: whether nothing was known about the video's engagement.
         degraded: names of components that were not available.
         state_age_s: seconds since the newest engagement, or the video's age if there is none.
-        extrapolated: names of what lies outside the training range (see ``Support.extrapolated``).
+        extrapolated: names of the properties of the request that lie outside the training range (see
+            ``Support.extrapolated``).
     """
 
     now_us: int

@@ -65,7 +65,7 @@ def check_request(manifest: Manifest, request: Request) -> None:
 
 
 class Forecaster:
-    """A loaded bundle that makes forecasts. It is thread-safe, and it computes one batch at a time."""
+    """Makes forecasts with a loaded bundle. A forecaster is thread-safe, and it computes one batch at a time."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Forecaster:
         self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
 
     def new_pool(self, capacity: int) -> StatePool:
-        """Return a new cache of states for this model. It holds up to ``capacity`` videos."""
+        """Return a new cache of states for this model. The cache holds up to ``capacity`` videos."""
         return StatePool(self.backend, capacity)
 
     def forecast(
@@ -150,7 +150,7 @@ class Forecaster:
 
         Args:
             requests: any number of requests.
-            pool: cached states of earlier calls, by video_id. Without it, every state is recomputed.
+            pool: cached states of earlier calls, by video_id. Without a pool, every state is recomputed.
             stage: called with (name, seconds) after each of the stages "content", "state", "bank" and "head".
             explain: whether forecasts list their neighbours.
 
@@ -166,7 +166,7 @@ class Forecaster:
         return forecasts
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return content vectors, (N, content_dim) float32. They are cached with the video's metadata as the key.
+        """Return content vectors, (N, content_dim) float32. The vectors are cached with the video's metadata as the key.
 
         Pass ``sentence`` (N, 384), the encoded texts of the videos, to avoid encoding the texts again.
         """
@@ -208,8 +208,8 @@ class Forecaster:
     def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the trajectory vectors of hidden states (N, d_model).
 
-        The vectors are centred, so that their cosines differ more. They are zero if the bundle does not search by
-        trajectory.
+        The vectors are centred, so that their cosines differ more. The vectors are zero if the bundle does not search
+        by trajectory.
         """
         if not self.manifest.parts.by_trajectory:
             return np.zeros_like(hidden)
@@ -296,7 +296,7 @@ class Forecaster:
     def _stretch(
         self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """Return the stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2). It depends on the client."""
+        """Return the stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2). Each client may have its own stretch."""
         max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
@@ -312,7 +312,7 @@ class Forecaster:
         summary: NDArray[np.float32],
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
-        """Return the names of what lies outside the training range, for each request; see ``Support.extrapolated``."""
+        """Return, for each request, the names of its properties outside the training range; see ``Support.extrapolated``."""
         observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
         return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
 

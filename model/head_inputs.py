@@ -45,12 +45,12 @@ class HeadInputs:
         ranked: Sequence[Sequence[Ranked]],
         past: Mapping[str, Sequence[PastVideo]],
     ) -> dict[str, NDArray[np.generic]]:
-        """Return the graph's inputs by name. Each has N rows.
+        """Return the inputs of the head's graph by name. Each input has N rows.
 
         Args:
             requests: N requests.
             tokens: the tokens of the requests.
-            hidden: (N, d_model) states as read at ``now``.
+            hidden: (N, d_model) Mamba-Hawkes states as read at ``now``.
             content: (N, content_dim) content vectors.
             summary: (N, n_summary + n_cascade) summaries, followed by the cascade features.
             ages_us: (N,) ages at ``now`` in microseconds.
@@ -112,9 +112,9 @@ class HeadInputs:
         return features, mask
 
     def _fill_creator(self, request: Request, past: Sequence[PastVideo], age_us: int, out: NDArray[np.float32]) -> None:
-        """Write the features of the creator to ``out`` (N_CREATOR,).
+        """Write the features of the creator into ``out``, an array of shape (N_CREATOR,).
 
-        They are computed from the creator's videos that were published before this one.
+        The features are computed from the creator's videos that were published before the requested video.
         """
         video = request.video
         past = [p for p in past if p.video_id != video.video_id and p.published_us < video.published_us]
@@ -139,7 +139,7 @@ class HeadInputs:
 
 
 def _last_features(tokens: Tokens) -> NDArray[np.float32]:
-    """Return the features of each sequence's newest token, (S, F). They are zero if there is no token."""
+    """Return the features of each sequence's newest token, (S, F). The features are zero if there is no token."""
     last = np.zeros_like(tokens.read_features)
     some = tokens.offsets[1:] > tokens.offsets[:-1]
     last[some] = tokens.features[tokens.offsets[1:][some] - 1]

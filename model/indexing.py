@@ -27,7 +27,8 @@ BATCH: Final = 1000
 class ObservedVideos:
     """V videos and their rows.
 
-    ``types`` (K,) holds the names of the rows' type indices. ``published_us`` (V,) int64 holds the publication times.
+    ``types`` (K,) holds the engagement type for each type index in the rows. ``published_us`` (V,) int64 holds the
+    publication times.
     """
 
     videos: Sequence[Video]
@@ -72,7 +73,7 @@ def entries(
         cut_age,
     )
     usable = usable_from(known, past.published_us, known.ages_us[:, 0])
-    # The cuts of a video are in order of age. So each cut continues from the state at the previous cut.
+    # The cut points of a video are in order of age. So the state at each cut point is computed from the state at the previous one.
     pool = forecaster.new_pool(1)
     for start in range(0, len(members), BATCH):
         batch = members[start : start + BATCH]

@@ -1,7 +1,7 @@
 """Chooses the folder in which numba caches compiled kernels.
 
 numba chooses its folder when a kernel is defined, and fails if it finds no writable folder. So ``model/__init__.py``
-calls ``choose`` before any kernel is defined. It uses the first writable folder of this list:
+calls ``choose`` before any kernel is defined. ``choose`` uses the first writable folder of this list:
 
     NUMBA_CACHE_DIR                  if it is set
     beside the source                if NUMBA_CACHE_DIR is not set
@@ -10,8 +10,8 @@ calls ``choose`` before any kernel is defined. It uses the first writable folder
     /dev/shm                         subfolder m3tr-kernels-UID
 
 The source folder is often read-only, or it belongs to a different user. If a folder other than the source folder is
-chosen, the kernels that were compiled at install (``model.warmup``) are copied to it. So they are not compiled again
-at the start. If no folder is writable, the kernels are compiled at every start.
+chosen, the kernels that were compiled at install (``model.warmup``) are copied to the chosen folder. So these kernels
+are not compiled again at the start. If no folder is writable, the kernels are compiled at every start.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _folders() -> Iterator[Path]:
 def _usable(folder: Path) -> bool:
     """Return whether the folder can be used: it exists or can be created, and it is writable and safe.
 
-    Code is loaded from the folder, so other users must not be able to write to it. In a shared parent folder, it must
-    belong to this user.
+    Code is loaded from the folder, so other users must not be able to write to it. If its parent folder is shared,
+    the folder must belong to this user.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _writable(folder: Path) -> bool:
 
 
 def _seed(target: Path) -> None:
-    """Copy the kernels that were compiled beside the source. numba ignores those for a different source version or processor."""
+    """Copy the kernels that were compiled beside the source. numba ignores kernels of a different source version or processor."""
     for package in _PACKAGES:
         source = _ROOT / package
         # This is the name that numba gives to the folder of a module's kernels.

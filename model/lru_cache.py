@@ -1,8 +1,8 @@
 """A bounded cache that drops the least recently used value. The whole project uses this class.
 
 ``cachetools`` is not used, because this cache needs more: it is thread-safe, lists its values in order of use, and
-can read a value without counting this as a use (``peek``). It also evicts on request, because the state pool reuses
-the slot of the evicted state.
+can read a value without counting this as a use (``peek``). This cache also evicts on request, because the state pool
+reuses the slot of the evicted state.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """Holds the ``capacity`` most recently used values. It is thread-safe. ``get`` and ``put`` count as uses.
+    """Holds the ``capacity`` most recently used values. The cache is thread-safe. ``get`` and ``put`` count as uses.
 
     ``ttl_s`` is the time to live: ``get`` and ``peek`` return a value for this number of seconds after it was put.
-    None means no limit. None is correct only if no other process changes the source of the values.
+    With None, values stay valid without limit. This is correct only if no other process changes the source of the
+    values.
     """
 
     def __init__(self, capacity: int, ttl_s: float | None = None) -> None:
@@ -37,7 +38,7 @@ class LRUCache(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """Return the value and mark it as the most recently used. Return None if it is absent or too old."""
+        """Return the value and mark it as the most recently used. Return None if the value is absent or too old."""
         with self._lock:
             found = self._fresh(key)
             if found is None:
@@ -66,7 +67,7 @@ class LRUCache(Generic[K, V]):
             return value
 
     def drop(self, key: K) -> V | None:
-        """Remove a value and return it. Return None if it is absent."""
+        """Remove a value and return it. Return None if the value is absent."""
         with self._lock:
             found = self._values.pop(key, None)
             return None if found is None else found[0]

@@ -31,7 +31,8 @@ NAME_DIM = 8
 _MIN_WIDTH = 1e-3
 _CASCADE_START = (0.7, 0.3, 0.35)
 """Growth that the head forecasts before training, as fractions of the growth that a cascade expects. The first number
-is the low quantile. The other two are the step up to the middle quantile and the step up to the high quantile."""
+is for the low quantile. The other two are for the step up to the middle quantile and for the step up to the high
+quantile."""
 
 
 class ContentNet(nn.Module):
@@ -81,8 +82,8 @@ class Fusion(nn.Module):
     """Bipolar cross-attention between a target video and its neighbours.
 
     Positive attention, softmax(s), pools the neighbours that resemble the target. Negative attention, softmax(-s),
-    pools the neighbours that differ from it. An MLP reads both pooled values and their products with the target. The
-    block is taken from MMRA. Its score s is MMRA's similarity plus a learned term.
+    pools the neighbours that differ from the target. An MLP reads both pooled values and their products with the
+    target. The block is taken from MMRA. Its score s is MMRA's similarity plus a learned term.
     """
 
     def __init__(self, target_dim: int) -> None:
@@ -95,7 +96,7 @@ class Fusion(nn.Module):
         self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
 
     def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
-        """Return fused vectors (N, FUSED_DIM). A row without neighbours is 0.
+        """Return fused vectors (N, FUSED_DIM). The vector of a target without neighbours is 0.
 
         Args:
             target: (N, D) target vectors.
@@ -105,7 +106,8 @@ class Fusion(nn.Module):
         query = self.query(target)
         value = self.value(neighbours)
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
-        # The factor 4 is applied to the neighbours. Some ONNX exporters fail if a constant multiplies a scalar parameter.
+        # The factor 4 multiplies the neighbours' similarity, not the temperature. Some ONNX exporters fail if a
+        # constant multiplies a scalar parameter.
         score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
@@ -143,12 +145,12 @@ class Numbers(nn.Module):
 class HeadNet(nn.Module):
     """Computes the coefficients of the quantile head.
 
-    The normal head is one residual network. It outputs the lowest quantile and the steps up to the two higher
-    quantiles.
+    The normal head is one residual network. This network outputs the lowest quantile and the steps up to the two
+    higher quantiles.
 
-    If there are few training videos, two small plain networks overfit less. One outputs the middle quantile, and the
-    other one outputs the steps to the other quantiles. The networks are separate because the squared error of the
-    middle quantile would dominate the training of a shared network.
+    If there are few training videos, two small plain networks overfit less. The first network outputs the middle
+    quantile. The second network outputs the steps to the other two quantiles. The networks are separate because the
+    squared error of the middle quantile would dominate the training of a shared network.
     """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
@@ -177,8 +179,8 @@ class HeadNet(nn.Module):
         """Return coefficients (N, 3, N_BASIS) from ``target`` (N, D) and ``fused`` (N, FUSED_DIM).
 
         The second axis holds the step below the middle quantile, the middle quantile, and the step above the middle
-        quantile. All coefficients are non-negative, with one exception: with a cascade, coefficients of the middle
-        quantile may be negative.
+        quantile. All coefficients are non-negative, except that coefficients of the middle quantile may be negative
+        if the model has a cascade.
         """
         inputs = torch.cat([target, fused], dim=-1)
         raw = self.out(self.body(inputs)).unflatten(-1, (-1, N_BASIS))
@@ -235,7 +237,7 @@ class M3TR(nn.Module):
     """All trained networks together.
 
     ``target`` joins everything that is known about a video at a given time. If a part of the method is switched off,
-    its output is zero here. It is therefore also zero in the exported graphs.
+    its output is zero here, and therefore also in the exported graphs.
     """
 
     def __init__(

@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 _ROWS: Final = 16
-"""Number of rows in every run. It is constant, because matrix kernels choose their order of summation by the number of rows."""
+"""Number of rows in every run. This number is constant, because matrix kernels choose their order of summation by the number of rows."""
 
 
 class Graph:
-    """An exported graph whose first axis may have any length. It is thread-safe."""
+    """An exported graph that accepts inputs with any number of rows. The class is thread-safe."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()

@@ -1,7 +1,7 @@
 """Expected engagements of each type in the next hour, computed from the slope of the forecast.
 
 The median of the forecast grows by m counts within a horizon h. The horizon h is half of the video's age a, but at
-least one hour and at most one day. Growth is assumed to be even in log age, so this part b of m falls into the next
+least one hour and at most one day. Growth is assumed to be even in log age, so the amount b of m belongs to the next
 hour:
 
     b = m log(1 + 1 h / (a + 1 min)) / log(1 + h / (a + 1 min))
@@ -22,16 +22,17 @@ The expected number of engagements of type k is
     d_k      a factor that depends on the time. log d_k is a weighted sum of waves.
 
 There are waves of the time of day and waves of the age. Both kinds have periods of 24 and 12 hours. The waves of the
-age are needed because people who saw a video at its hour of publication tend to see it at that hour again on later
-days. The value of a wave is its mean over the next hour minus its mean over the horizon h. To first order, this value
-says how much busier the next hour is than the average hour of the horizon.
+age are needed because people who saw a video at its hour of publication tend to see the video again at that hour on
+later days. The value of a wave is its mean over the next hour minus its mean over the horizon h. To first order, this
+value says how much busier the next hour is than the average hour of the horizon.
 
 ``index_builder.training.rate_fit`` fits c and d. The fit makes the sum of e_k over past videos equal to the observed
-sum, for each range of ages. This is needed because growth is skewed, so the median of growth lies below its mean.
+sum, for each range of ages. This scaling is needed because growth is skewed, so the median of growth lies below its
+mean.
 
-Finally, all types are scaled by one common factor, so that the metric's sum lies between ``bounds[0]`` and
-``bounds[1]`` times the median growth of the next hour. For the upper bound, a median below half a count is replaced
-by half a count.
+Finally, all types are scaled by one common factor, so that the sum over the metric's types lies between ``bounds[0]``
+and ``bounds[1]`` times the median growth of the next hour. For the upper bound, a median below half a count is
+replaced by half a count.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ MIN_MEDIAN: Final = 0.5
 _USUAL_COUNTS: Final = 20.0
 """Weight W of the usual shares, in counts."""
 _MIN_SLOPE: Final = 1e-3
-"""The constant b_0, in counts per hour. It gives every video some expected growth, even if the forecast expects none."""
+"""The constant b_0, in counts per hour. This constant gives every video some expected growth, even if the forecast expects none."""
 
 
 def slope_horizon_s(age_s: Floats, max_horizon_s: float) -> Floats:
@@ -73,7 +74,7 @@ def slope_horizon_s(age_s: Floats, max_horizon_s: float) -> Floats:
 
 
 def in_next_hour(increment: Floats, age_s: Floats, horizon_s: Floats) -> Floats:
-    """Return the share of ``increment`` that falls into the next hour.
+    """Return how much of ``increment`` belongs to the next hour.
 
     The increment covers ``horizon_s``. Growth is assumed to be even in log(age + 1 minute). The arguments may have
     any shape.
@@ -87,8 +88,8 @@ def waves(now_s: Floats, age_s: Floats, length_s: Floats | float, horizon_s: Flo
     """Return the waves of the time of day and of the age.
 
     The value of a wave is its mean over the next ``length_s`` minus its mean over ``horizon_s``. The waves are the
-    cosine and the sine of ``now_s`` (seconds UTC) and of ``age_s``, with periods of a day and of half a day. All
-    arguments have the same shape, which may be any shape. The result has one more axis, of length N_WAVES.
+    cosine and the sine of ``now_s`` (seconds UTC) and of ``age_s``, with periods of a day and of half a day. The
+    arguments have one common shape, which may be any shape. The result has an additional last axis of length N_WAVES.
     """
     number = np.arange(1, _HARMONICS + 1) / _DAY_S
     since = np.stack([now_s, age_s], axis=-1)[..., None]
@@ -104,8 +105,8 @@ def waves(now_s: Floats, age_s: Floats, length_s: Floats | float, horizon_s: Flo
 def knot_weights(age_s: Floats) -> Floats:
     """Return the weights of the knots for each age.
 
-    ``age_s`` holds seconds and may have any shape. The result has one more axis, of length len(KNOTS). The weights
-    sum to 1 along it.
+    ``age_s`` holds seconds and may have any shape. The result has an additional last axis of length len(KNOTS). The
+    weights sum to 1 along this axis.
     """
     at = np.minimum(np.maximum(np.log(age_s + LOG_AGE_OFFSET_S), KNOTS[0]), KNOTS[-1])[..., None] - KNOTS
     out: Floats = np.maximum(np.minimum(1 + at / _BELOW, 1 - at / _ABOVE), 0.0)
@@ -114,7 +115,7 @@ def knot_weights(age_s: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class RateInputs:
-    """The inputs for N rates. Most of them come from forecasts. All arrays are float64 except ``cold``.
+    """The inputs for N rates. Most inputs come from forecasts. All arrays are float64 except ``cold``.
 
     Attributes:
         age_s: (N,) ages in seconds.

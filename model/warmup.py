@@ -1,12 +1,12 @@
 """Warm-up: ``python -m model.warmup`` compiles every kernel that serving calls, so that no forecast waits for the compiler.
 
-- ``compile_kernels()`` runs at install (Makefile, Docker images) and before a service listens. It takes a minute, or tens of
-  milliseconds if the kernels are in the cache.
-- ``forecast_once(...)`` runs after that. It makes one forecast of each kind, which also warms up the networks, the encoder and the
-  bank.
+- ``compile_kernels()`` runs at install (Makefile, Docker images) and before a service listens. This takes a minute,
+  or tens of milliseconds if the kernels are in the cache.
+- ``forecast_once(...)`` runs after that. The function makes one forecast of each kind, which also warms up the
+  networks, the encoder and the bank.
 
 Kernels are compiled for the argument types that serving uses. ``tests/model/test_warmup.py`` checks that serving uses
-no others.
+no other types.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _TYPES: Final = {
         [types.Array(types.float32, dims, "C") for dims in (2, 1, 2, 3, 3, 2, 3, 3, 2, 3, 2, 3, 2, 2, 1)]
     ),
 }
-"""Short names of types: a letter for the type of number (R: read-only int64, S: float32), and the number of
-dimensions. All arrays are C-contiguous."""
+"""Short names of array types. Each has a letter for the type of number (R: read-only int64, S: float32), and the
+number of dimensions. All arrays are C-contiguous."""
 KERNELS: Final[dict[Any, str]] = {
     rows._rows_until: "I1 I1 I1 I1 I1",
     rows._cells: "I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 I1 I1 I1 I1 I1",

@@ -1,6 +1,6 @@
-"""The bank: past videos that are searched for similar ones. There is one interface and three implementations.
+"""The bank stores past videos and searches them for similar videos. There is one interface with three implementations.
 
-ServerBank is imported when it is first used, because importing its client takes a second.
+``ServerBank`` is imported at its first use, because importing its Qdrant client takes a second.
 """
 
 from __future__ import annotations

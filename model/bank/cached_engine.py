@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 CACHED_VIDEOS: Final = 32_768
-"""Number of decoded videos that are kept in memory. Each takes 1 to 4 KB."""
+"""Number of decoded videos that are kept in memory. Each video takes 1 to 4 KB."""
 CACHED_CREATORS: Final = 4_096
 """Number of creators whose list of videos is kept in memory."""
 
@@ -28,8 +28,8 @@ class CachedEngine(ABC, Generic[K]):
 
     Args:
         dims: dimensions of the content vectors and of the trajectory vectors.
-        ttl_s: number of seconds for which cached results are used. None means that they are used until this process
-            changes a video. None is correct only if no other process writes to the bank.
+        ttl_s: number of seconds for which cached results are used. With None, cached results are used until this
+            process changes a video. This is correct only if no other process writes to the bank.
     """
 
     def __init__(self, dims: tuple[int, int], ttl_s: float | None) -> None:
@@ -52,7 +52,7 @@ class CachedEngine(ABC, Generic[K]):
         return {creator_id: found[creator_id] if past is None else past for creator_id, past in known.items()}
 
     def cache_searches(self, videos: int) -> None:
-        """Turn on the search cache for the last ``videos`` videos that searched; see Bank."""
+        """Turn on the search cache. It holds results for the ``videos`` most recent targets of searches; see Bank."""
         self._searches = SearchCache(videos, self._ttl_s)
 
     def _invalidate(self, changed: Sequence[K]) -> None:
@@ -64,7 +64,7 @@ class CachedEngine(ABC, Generic[K]):
             self._searches.clear()
 
     def _read_creators(self, found: dict[str, list[PastVideo]]) -> None:
-        """Read the lists of ``found`` from the engine, oldest video first, and cache them."""
+        """Fill the lists in ``found`` with each creator's videos, oldest first. Cache these lists."""
         rows = self._of_creators(list(found))
         for row in sorted(rows, key=lambda row: (row.published_us, row.video_id)):
             if row.creator_id is not None:
@@ -78,7 +78,7 @@ class CachedEngine(ABC, Generic[K]):
         return self._searches.nearest(lookups, self._all_usable, self._nearest_in_engine, self._rows)
 
     def _rows(self, wanted: Sequence[tuple[K, int]]) -> dict[K, StoredVideo]:
-        """Return the videos of pairs of key and age bucket, with their trajectories in these buckets.
+        """Return the videos of the wanted (key, age bucket) pairs, by key. Each video has its trajectories in the wanted buckets.
 
         Videos that no longer exist are left out.
         """

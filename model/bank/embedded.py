@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_EVERY: Final = 5_000
-"""Number of videos that are written between two flushes. Videos since the last flush are only in the engine's log.
-They survive kill -9, but not a power failure."""
+"""Number of videos that are written between two flushes. Videos written after the last flush are only in the engine's
+log. These videos survive kill -9, but not a power failure."""
 
 
 class EmbeddedBank(CachedEngine[int]):
-    """A Bank in a folder that one process at a time may open. It is thread-safe: one lock protects every call.
+    """A thread-safe Bank in a folder that one process at a time may open. One lock protects every call.
 
     The engine holds the GIL. A search therefore stops all other threads, for about 0.5 ms per query. ``optimize``
-    stops the whole process until it is finished, for half a minute with 80,000 vectors. So call ``optimize`` when the
-    bank is built.
+    stops the whole process until it has finished, which takes half a minute with 80,000 vectors. So call ``optimize``
+    when the bank is built.
     """
 
     def __init__(self, path: Path, lock: embedded_folder.Lock, engine: EmbeddedEngine, dims: tuple[int, int]) -> None:
@@ -53,7 +53,7 @@ class EmbeddedBank(CachedEngine[int]):
 
     @classmethod
     def open(cls, path: Path, content_dim: int, trajectory_dim: int, create: bool = False) -> EmbeddedBank:
-        """Open the bank at ``path``. If it is read-only, a copy is opened instead.
+        """Open the bank at ``path``. If its folder is read-only, a copy of the bank is opened instead.
 
         If ``create`` is true and there is nothing at ``path``, an empty bank is created.
         """
@@ -89,10 +89,10 @@ class EmbeddedBank(CachedEngine[int]):
     @classmethod
     @contextmanager
     def build(cls, path: Path, content_dim: int, trajectory_dim: int) -> Iterator[EmbeddedBank]:
-        """Yield a new bank that the block fills. It replaces the bank at ``path`` when the block ends without an error.
+        """Yield a new bank, which the caller's ``with`` block fills. The new bank then replaces the bank at ``path``.
 
-        Until then, the new bank is in a hidden folder beside ``path``. If the process crashes, the next ``build``
-        removes this folder.
+        If the block raises an error, the bank at ``path`` stays as it was. While the block runs, the new bank is in a
+        hidden folder beside ``path``. If the process crashes, the next ``build`` removes this folder.
         """
         part = embedded_folder.new_folder_beside(path)
         bank = cls._open_folder(part, content_dim, trajectory_dim, create=True)
@@ -165,7 +165,7 @@ class EmbeddedBank(CachedEngine[int]):
                 self._invalidate(keys)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Purge replaced points and build graphs for spaces with more than 25,000 vectors.
+        """Purge replaced points, and build search graphs for vector spaces with more than 25,000 vectors.
 
         The whole process stops until this is finished.
         """

@@ -2,16 +2,18 @@
 
 A video is ONE point with the named vectors ``content`` and ``t<bucket>``. The time from which a vector is usable is a
 payload field with an integer index. This design has two advantages. A video is replaced by one engine update, which
-the write-ahead log makes atomic under kill -9. And no search has to filter by age bucket. With 80,000 points, an
-indexed filter costs five times as much as a scan of the bucket's own vectors.
+the write-ahead log makes atomic under kill -9. And searches need no filter by age bucket. With 80,000 points, an
+indexed filter costs five times as much as a scan of one bucket's vectors.
 
-A named vector is created when its bucket first occurs. The engine writes a new name first to its segments and then to
-its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the file ``new_space`` is
-written before the change and removed after it. It holds all names, and ``load`` uses them to repair the shard.
+A named vector is created when a video with its age bucket is first added. The engine writes a new name first to its
+segments and then to its configuration. If kill -9 happens between the two writes, the engine refuses to load. So the
+file ``new_space`` is written before the change and removed after it. The file holds the names of all vectors, and
+``load`` uses these names to repair the shard.
 
 Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 
-The engine holds the GIL during every call, including ``optimize``. So batches make it faster, but threads do not.
+The engine holds the GIL during every call, including ``optimize``. So batches make searches faster, but threads do
+not.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ from model.bank.tombstone import embedded_key_of as key_of
 from model.bank.validation import findable
 
 EXACT_UP_TO: Final = 25_000
-"""Largest number of vectors in a space that is scanned without a graph. A scan always gives the same result."""
+"""Maximum number of vectors in a space that is searched by a scan, which is exact. Larger spaces are searched with a
+graph, which is approximate."""
 HNSW_EF: Final = 256
-"""Search breadth in larger spaces. It gives a recall >= 0.99 for 80,000 vectors of which half are filtered out."""
+"""Search breadth of the graph in larger spaces. With this breadth, the recall is >= 0.99 for 80,000 vectors if a filter
+excludes half of them."""
 BATCH: Final = 64
-"""Maximum number of queries in one engine call. The call holds the GIL for all of them, for about 30 ms."""
+"""Maximum number of queries in one engine call. A full call holds the GIL for about 30 ms."""
 UPDATE: Final = 1_000
 """Maximum number of points in one engine update."""
 PAGE: Final = 1_000
@@ -43,7 +47,7 @@ PAGE: Final = 1_000
 
 
 class EmbeddedEngine:
-    """The points of past videos in the engine. It is not thread-safe, and it raises the engine's own errors."""
+    """Stores and searches the points of past videos. The class is not thread-safe, and it raises the engine's own errors."""
 
     def __init__(self, path: Path, engine: qe.EdgeShard, content_dim: int, trajectory_dim: int) -> None:
         self._path = path
@@ -119,7 +123,8 @@ class EmbeddedEngine:
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[tuple[int, float]]]:
         """Return (key, cosine) of the points nearest to each lookup, best first."""
         sizes = self.sizes()
-        # A video may search at two times with the same content vector. Lookups that are equal for the engine are sent once.
+        # A batch may hold searches for one video at several times, with equal content vectors. Lookups that are equal
+        # for the engine are sent once.
         groups: dict[tuple[int, int, int, bytes], list[int]] = {}
         for i, lookup in enumerate(lookups):
             if lookup.space in self._latest:
@@ -143,7 +148,7 @@ class EmbeddedEngine:
     def _cut_us(self, lookup: Lookup) -> int:
         """Return the time to filter by, or 0 if no filter is needed.
 
-        Most searches need no filter, because everything stored is already usable at their time.
+        Most searches need no filter, because every stored vector is already usable at the search's time.
         """
         return 0 if self.all_usable(lookup) else lookup.now_us
 
@@ -202,7 +207,7 @@ class EmbeddedEngine:
         return self._engine.count(qe.CountRequest(exact=True))
 
     def optimize(self) -> None:
-        """Merge segments, purge replaced points and build graphs for large spaces. The engine holds the GIL until this is finished."""
+        """Merge segments, purge replaced points and build graphs for large spaces. The engine holds the GIL until it has finished."""
         self._engine.optimize()
 
     def flush(self) -> None:
@@ -264,7 +269,7 @@ def _new_space(path: Path) -> Path:
 
 
 def _load_repaired(path: Path, dims: tuple[int, int], buckets: list[int]) -> qe.EdgeShard:
-    """Load a shard whose segments may lack the last of ``buckets``. The shard's own configuration is not read."""
+    """Load a shard that may lack the vectors of the last bucket in ``buckets``. The shard's own configuration is not read."""
     try:
         return qe.EdgeShard.load(str(path), _config(dims, buckets))
     except Exception:
@@ -293,5 +298,5 @@ def _range_index(space: int) -> qe.UpdateOperation:
 
 
 def _known_by(space: int, now_us: int) -> qe.Filter:
-    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
+    # Every timestamp that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     return qe.Filter(must=[qe.FieldCondition(_usable(space), range=qe.RangeFloat(lte=float(now_us)))])

@@ -1,9 +1,12 @@
-"""The folder of an embedded bank: its lock, and the check that it is complete.
+"""The folder of an embedded bank. This module locks the folder and checks that it is complete.
 
-- ``bank.json``: format and dimensions. It is written last, so its presence shows that the fill was finished.
-- ``lock``: locked (flock) while the bank is open, so that one process at a time can open the bank.
-- ``soiled``: present while the engine's files may still hold removed videos.
-- ``shard/``: the engine's files. They change whenever the bank is opened, so do not hash them.
+The folder holds:
+
+- ``bank.json``: format and dimensions. This file is written last, so its presence shows that the bank was filled
+  completely.
+- ``lock``: a file that is locked (flock) while the bank is open, so that one process at a time can open the bank.
+- ``soiled``: a marker that is present while the engine's files may still hold removed videos.
+- ``shard/``: the engine's files. The engine changes them whenever the bank is opened, so they have no stable digest.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ _NEEDS_VACUUM: Final = "soiled"
 _BLOCK_BYTES: Final = 1 << 20
 _VACUUM_S: Final = 120.0
 _GRACE_S: Final = 1.0
-"""Time in seconds to wait for a lock if no vacuum is due. A vacuum that has just finished holds the lock until its
-process ends."""
+"""Time in seconds to wait for a lock if no vacuum (``vacuum.py``) is due. A vacuum that has just finished
+holds the lock until its process ends."""
 _POLL_S: Final = 0.05
 
 
 class Lock:
-    """An exclusive lock on a bank's folder. It is held until ``release`` is called or the process ends."""
+    """An exclusive lock on a bank's folder. The lock is held until ``release`` is called or the process ends."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -54,7 +57,7 @@ class Lock:
                 return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 now = time.monotonic()
-                # The last process may have closed the bank while its vacuum still runs. The vacuum ends by itself.
+                # The process that last closed the bank may have started a vacuum that still runs. The vacuum ends by itself.
                 if needs_vacuum(folder):
                     clean_since = now
                 if now - clean_since > _GRACE_S or now - start > _VACUUM_S:
@@ -97,20 +100,20 @@ def shard_path(folder: Path) -> Path:
 def read_ahead(folder: Path) -> None:
     """Read all files into the page cache.
 
-    While the engine opens, it holds the GIL and reads the disk page by page. This takes a second for 20,000 videos.
-    If the files are in the page cache, it takes less than a tenth of a second.
+    While the engine opens, it holds the GIL and reads the disk page by page. With 20,000 videos, opening takes a
+    second. If the files are in the page cache, opening takes less than a tenth of a second.
     """
     block = bytearray(_BLOCK_BYTES)
     for path in shard_path(folder).rglob("*"):
         if path.is_file():
-            # The engine reports files that cannot be read.
+            # Errors are ignored here, because the engine reports unreadable files.
             with suppress(OSError), path.open("rb", buffering=0) as file:
                 while file.readinto(block):
                     pass
 
 
 def write_back(folder: Path) -> None:
-    """Sync all files to disk. The engine holds the GIL when it closes, and after this sync it has little left to write."""
+    """Sync all files to disk. The engine holds the GIL while it closes. After this sync, the engine has little left to write."""
     for path in shard_path(folder).rglob("*"):
         if path.is_file():
             with suppress(OSError):
@@ -152,8 +155,8 @@ def mark_complete(folder: Path, content_dim: int, trajectory_dim: int) -> None:
 def new_folder_beside(folder: Path) -> Path:
     """Create an empty folder beside ``folder`` for a fill. The remains of an unfinished fill are removed. The new folder is not locked.
 
-    This function already refuses what ``install`` would refuse later: to replace a bank that is open, or a folder
-    that is not a bank.
+    If ``folder`` is an open bank, or is not a bank, ``install`` could not replace it later. So this function already
+    raises the error.
     """
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "bank.json").exists():

@@ -1,9 +1,10 @@
 """The interface of the bank, which stores past videos and searches them for similar ones.
 
-A search finds the past videos that resemble a target video in content, and those that resemble it in trajectory at
-the same age. The caller ranks both groups together, because it knows the weight between the two similarities.
+A search finds two groups of past videos: the videos most similar to a target video in content, and the videos most
+similar to the target in trajectory at the target's age. The caller ranks both groups together, because only the
+caller knows the weights of the two similarities.
 
-A search only returns what was already known at ``now_us``. The bank enforces this rule, not the caller.
+A search returns only data that were already known at ``now_us``. The bank enforces this rule, not the caller.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEVER_US: Final = 2**53
-"""A ``usable_from_us`` that is never reached. It lies in the year 2255, and every query's time lies before it. Up to
-this value, float64 represents microseconds exactly."""
+"""Value of ``usable_from_us`` for a vector that is never usable. It is a time in the year 2255, and every query's time lies
+before this time. Up to this value, float64 represents microseconds exactly."""
 
 Progress = Callable[[int, int], None]
 """Callback that gets (steps done, total steps)."""
@@ -38,7 +39,7 @@ class Curve:
     values: NDArray[np.int64]
 
     def until(self, age_us: int) -> Curve:
-        """Return the points up to the age ``age_us``. They are views, not copies."""
+        """Return the points up to the age ``age_us``. The arrays are views, not copies."""
         n = int(self.ages_us.searchsorted(age_us, side="right"))
         return self if n == len(self.ages_us) else Curve(self.ages_us[:n], self.values[:n])
 
@@ -52,10 +53,10 @@ class BankVideo:
 
     Attributes:
         content: (Dc,) float32 or None.
-        trajectories: maps an age bucket (0 .. 254) to a pair: a vector (Dt,) float32, and the time from which it is
-            usable.
-        usable_from_us: time from which ``content`` is usable. With NEVER_US, no search finds the video, but
-            ``creator`` still does.
+        trajectories: maps an age bucket (0 .. 254) to a pair: a vector (Dt,) float32, and the time from which this
+            vector is usable.
+        usable_from_us: time from which ``content`` is usable. With NEVER_US, no search by content finds the video,
+            but ``creator`` still does.
     """
 
     video_id: str
@@ -72,9 +73,9 @@ class BankVideo:
 class BankQuery:
     """A search for neighbours, as of ``now_us``.
 
-    It finds up to ``limit`` neighbours by content, and up to ``limit`` neighbours by trajectory in ``age_bucket``. If
-    a vector is None or has norm zero, that search is skipped. ``exclude`` is the id of the target video, which is
-    never returned.
+    The search finds up to ``limit`` neighbours by content, and up to ``limit`` neighbours by trajectory in
+    ``age_bucket``. If ``content`` or ``trajectory`` is None or has norm zero, no neighbours are found by it.
+    ``exclude`` is the id of the target video, which is never returned.
     """
 
     content: NDArray[np.float32] | None
@@ -94,9 +95,9 @@ class Candidate:
 
     Attributes:
         curve: the points up to ``now_us``.
-        content: (Dc,) float32, the stored content vector divided by its norm. It is read-only.
-        trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. It is
-            read-only.
+        content: (Dc,) float32, the stored content vector divided by its norm. The array is read-only.
+        trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. The
+            array is read-only.
     """
 
     video_id: str
@@ -110,7 +111,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PastVideo:
-    """A video of a creator. Its ``curve`` is NOT truncated: the caller must cut it at its own ``now``."""
+    """A video of a creator. Its ``curve`` is NOT truncated. The caller must truncate the curve at the time of the forecast."""
 
     video_id: str
     published_us: int
@@ -127,7 +128,7 @@ class Bank(Protocol):
         """Remove videos. Ids that are not stored are ignored."""
 
     def forget(self, tombstones: Sequence[str]) -> None:
-        """Remove videos by their tombstones (see ``model.bank.tombstone``). This works when the video ids are no longer known."""
+        """Remove videos by their tombstones (see ``model.bank.tombstone``). This works even if the ids are not known any more."""
 
     def search(self, queries: Sequence[BankQuery]) -> list[list[Candidate]]:
         """Return the neighbours of each query, in the order of the queries.
@@ -141,17 +142,17 @@ class Bank(Protocol):
         """Return all videos of each creator, ordered by (published_us, video_id). An unknown creator has an empty list."""
 
     def cache_searches(self, videos: int) -> None:
-        """Turn on the search cache, which makes the next search of a video cheap.
+        """Turn on the search cache, which makes the next search for the same target video cheap.
 
-        For each of the last ``videos`` videos that searched, it keeps the points near the video. The cache is off
-        until this is called.
+        For each of the ``videos`` most recent targets, the cache keeps the points near the target. The cache is off
+        until this method is called.
         """
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Build the indexes that make a large bank fast. Search results change only by the recall of the indexes."""
+        """Build the indexes that make a large bank fast. The indexes are approximate, so a search may miss a few neighbours."""
 
     def counts(self) -> dict[str, int]:
-        """Return the number of "videos" and of "trajectories". A trajectory is a pair of video and age bucket."""
+        """Return the counts "videos" and "trajectories". A video has one trajectory for each age bucket with a stored vector."""
 
     def close(self) -> None:
         """Write pending changes and release all resources. A second call does nothing."""

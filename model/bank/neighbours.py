@@ -1,4 +1,4 @@
-"""Neighbours: ranks candidates by their combined similarity, and computes their features for the fusion block."""
+"""Ranks candidates by their combined similarity, and computes the neighbours' features for the fusion block."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from model.forecast import Neighbour
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
-"""Number of features of a neighbour. In order:
+"""Number of features of a neighbour. The features are, in order:
 
-- the growth over each horizon, and a mask for each horizon
-- the difference of levels at this age, and its mask
+- the growth over each horizon after the target's age, and a mask for each horizon
+- the neighbour's level minus the target's level at the target's age, and a mask. A level is log2(1 + count).
 - the cosine of content and its mask, and the cosine of trajectory and its mask
 - the combined similarity
-- whether the creator is the same
+- whether the neighbour and the target have the same creator
 - the number of known growth steps, and how much faster than usual these steps were
 """
 _EDGES_US: Final = CURVE_EDGES_US
@@ -30,7 +30,7 @@ _EDGES_US: Final = CURVE_EDGES_US
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A neighbour and its similarities. They are cosines in -1 .. 1. ``content`` or ``trajectory`` is None if a vector is missing."""
+    """A neighbour and its similarities, each in -1 .. 1. The cosine ``content`` or ``trajectory`` is None if a vector is missing."""
 
     candidate: Candidate
     similarity: float
@@ -81,7 +81,7 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 def fill_features(  # type: ignore[no-untyped-def]
     ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
 ):
-    """Write a neighbour's features to ``out``.
+    """Write a neighbour's features into ``out``.
 
     Args:
         ages_us: (>= n,) int64 ages of the neighbour's curve in microseconds.
@@ -94,7 +94,7 @@ def fill_features(  # type: ignore[no-untyped-def]
         similarity: the combined similarity.
         same_creator: whether the neighbour and the target have the same creator.
         pace: (N_CURVE,) usual growth by age.
-        one: (N_GROWTH + 1,) float64 scratch space.
+        one: (N_GROWTH + 1,) float64 array whose content is overwritten.
         out: (N_NEIGHBOUR,) float32.
     """
     out[:] = 0
@@ -125,7 +125,7 @@ def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbou
 
 
 def _growth_factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
-    """Return, for each horizon, the factor by which the candidate's count grew from ``age_us`` on. It is None if unknown."""
+    """Return, for each horizon, the factor by which the candidate's count grew from ``age_us`` on. An unknown factor is None."""
     order = sorted(horizons_us)
     growth = np.empty(len(order) + 1)
     curve = candidate.curve

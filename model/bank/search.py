@@ -1,4 +1,4 @@
-"""Turns the nearest points into candidates. This part of a search does not depend on the engine.
+"""Turns the nearest points into candidates. This step of a search does not depend on the engine.
 
 An engine provides two functions: ``nearest`` (points by cosine, filtered by time) and ``rows`` (videos by key). This
 module excludes the target, orders ties, joins the results and truncates them. A key identifies a video inside one
@@ -20,7 +20,7 @@ from model.bank.validation import check_query, unit
 
 K = TypeVar("K", bound=Hashable)
 CONTENT: Final = -1
-"""The space of content vectors. The space of a trajectory is its age bucket (>= 0)."""
+"""Number of the space of content vectors. For trajectories, each age bucket (>= 0) is a space of its own."""
 TIE: Final = 1e-6
 """Two cosines are treated as equal if they differ by at most this much, because engines round differently in float32."""
 MAX_LIMIT: Final = 4096
@@ -31,7 +31,7 @@ MAX_LIMIT: Final = 4096
 class Lookup:
     """A search in one space for the ``limit`` points that are nearest to a unit vector and usable at ``now_us``.
 
-    ``owner`` is the id of the video that searches.
+    ``owner`` is the id of the target video.
     """
 
     owner: str
@@ -84,7 +84,7 @@ def search(
 def _add_lookup(lookups: list[Lookup], space: int, vector: NDArray[np.float32] | None, query: BankQuery) -> int | None:
     if vector is None:
         return None
-    # The limit is raised by 2: one more point for the target itself, and one more to detect a tie at the last position.
+    # Two additional points are fetched. One replaces the target if the target is found. The other detects a tie at the last position.
     lookups.append(Lookup(query.exclude, space, vector, query.now_us, query.limit + 2))
     return len(lookups) - 1
 
@@ -112,7 +112,7 @@ def _settled(
 def _ranked(
     hits: list[tuple[K, float]], lookup: Lookup, limit: int, known: Mapping[K, StoredVideo]
 ) -> list[StoredVideo]:
-    """Return the best ``limit`` usable videos. Runs of equal cosines are ordered by video_id."""
+    """Return the best ``limit`` usable videos. Videos with equal cosines are ordered by video_id."""
     ranked: list[StoredVideo] = []
     run: list[StoredVideo] = []
     previous = np.inf

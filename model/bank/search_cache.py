@@ -1,10 +1,10 @@
-"""A cache of searches. It uses a cached result only if it can prove that the result is still exact.
+"""A cache of search results. A cached result is used only if it is provably still exact.
 
-A live video is forecast often, and between two forecasts its trajectory vector moves only a little. The first search,
-with the vector u, fetches WIDER times as many points as needed. Let c be the cosine of the last fetched point. When
-the vector has moved to v, every other point has a cosine of at most c + |v - u| (Cauchy-Schwarz, because all vectors
-have unit length). So if the k-th best fetched point reaches this bound, the best k fetched points are the best k of
-all points, and the engine is not called.
+A live video is forecast often. Between two forecasts, the video's trajectory vector moves only a little. The first
+search, with the vector u, fetches WIDER times as many points as needed. Let c be the cosine of the last fetched
+point. When the vector has moved to v, every other point has a cosine of at most c + |v - u| (Cauchy-Schwarz, because
+all vectors have unit length). So if the k-th best fetched point reaches this bound, the best k fetched points are the
+best k of all points, and the engine is not called.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rows = Callable[[Sequence[tuple[K, int]]], Mapping[K, StoredVideo]]
 class _Answer(Generic[K]):
     """The engine's result for ``vector``.
 
-    ``hits`` holds the found points, best first. No other point has a cosine above ``floor``.
+    ``hits`` holds the points that were found, best first. No other point has a cosine above ``floor``.
     """
 
     vector: NDArray[np.float32]
@@ -61,7 +61,7 @@ class SearchCache(Generic[K]):
         """Return the same result as ``engine``. The engine is called only if the result does not follow from earlier results.
 
         ``all_usable`` says whether every point of the lookup's space is usable at the lookup's ``now_us``. If so, the
-        result is the same at any later time, and it is cached. Otherwise it is not cached.
+        result stays the same at any later time, and the result is cached. Otherwise the result is not cached.
         """
         cacheable = [all_usable(lookup) for lookup in lookups]
         known = [

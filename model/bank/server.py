@@ -35,11 +35,11 @@ OPTIMIZE_S: Final = 1800.0
 
 
 class ServerBank(CachedEngine[str]):
-    """A Bank on a server, under the aliases ``{prefix}_content`` and ``{prefix}_trajectory``. It is thread-safe.
+    """A thread-safe Bank on a server, under the aliases ``{prefix}_content`` and ``{prefix}_trajectory``.
 
-    ``search``, ``creator`` and ``counts`` either return or raise BankError within ``deadline_s``. A write has
-    ``write_deadline_s`` for every 256 videos. A write that missed its deadline may still take effect. It is safe to
-    repeat it.
+    ``search``, ``creator`` and ``counts`` return or raise BankError after at most ``deadline_s`` seconds. A write has
+    a time limit of ``write_deadline_s`` seconds for every 256 videos. A write that missed its deadline may still take
+    effect. Repeating the write is safe.
 
     The constructor does not connect. If the server is down, the calls fail, but the constructor succeeds.
     """
@@ -85,7 +85,7 @@ class ServerBank(CachedEngine[str]):
         write_deadline_s: float = 30.0,
         client: QdrantClient | None = None,
     ) -> Iterator[ServerBank]:
-        """Yield a new bank that the block fills. When the block ends without an error, readers see the new bank instead of the old one."""
+        """Yield a new bank, which the ``with`` block fills. When the block ends without an error, the new bank replaces the old one."""
         bank = cls(
             url,
             prefix,
@@ -107,13 +107,14 @@ class ServerBank(CachedEngine[str]):
                 with contextlib.suppress(BankError):
                     bank._call("drop", lambda: server_engine.drop(filled), write_deadline_s)
                 raise
-            # If this fails, the aliases may have moved anyway. So nothing is dropped here. The next fill removes unused collections.
+            # If ``publish`` fails, the aliases may have moved anyway. So nothing is dropped here. The next fill
+            # removes unused collections.
             bank._call("publish", lambda: server_engine.publish(filled, prefix), write_deadline_s)
         finally:
             bank.close()
 
     def upsert(self, videos: Sequence[BankVideo]) -> None:
-        """Add or replace videos; see Bank. This is not atomic: after a crash, old trajectories of a video may remain."""
+        """Add or replace videos; see Bank. This is not atomic. After a crash, old trajectories of a video may remain."""
         distinct = last_of_each(videos)
         for start in range(0, len(distinct), WRITE_VIDEOS):
             chunk = distinct[start : start + WRITE_VIDEOS]
@@ -140,7 +141,7 @@ class ServerBank(CachedEngine[str]):
             self._invalidate(keys)
 
     def optimize(self, progress: Progress | None = None) -> None:
-        """Wait for the server's own optimizers. Progress counts indexed vectors. In a small bank, no vectors are indexed."""
+        """Wait for the server's own optimizers. ``progress`` gets the number of indexed vectors, which is 0 in a small bank."""
         end = time.monotonic() + OPTIMIZE_S
         while True:
             done, indexed, points = self._call("optimize", lambda: self._engine().indexing())
@@ -180,7 +181,8 @@ class ServerBank(CachedEngine[str]):
         )
 
     def _all_usable(self, lookup: Lookup) -> bool:
-        # This process does not know what other processes wrote. A point that becomes usable is found after at most CACHE_S seconds.
+        # Other processes may have written points that are not usable yet. Once such a point is usable, it is found
+        # after at most CACHE_S seconds.
         return True
 
     def _read(self, keys: Sequence[str]) -> dict[str, StoredVideo]:

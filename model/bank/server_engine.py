@@ -1,9 +1,9 @@
 """The two collections of a bank on a Qdrant server, which store videos as points.
 
 ``content`` has one point per video, with the whole payload. ``trajectory`` has one point per pair of video and age
-bucket, with the fields that its filters need. A point's id is a UUID: 15 bytes of the video's hash, followed by one
-byte. This byte is 0 for content, and the bucket plus 1 for a trajectory. So the id of one point of a video gives the
-ids of its other points. A video's key is the id of its content point.
+bucket, with only the fields that are needed for filters. A point's id is a UUID. The UUID consists of a 15-byte
+digest of the video's id and one last byte. The last byte is 0 for content, and the bucket plus 1 for a trajectory. So
+the id of one point of a video gives the ids of its other points. A video's key is the id of its content point.
 
 Vectors are stored with unit length. So the dot product is the cosine, and the engine does not change the vectors' bits.
 
@@ -31,9 +31,10 @@ from model.bank.validation import MAX_AGE_BUCKET, findable
 from model.errors import BankError
 
 EXACT_UP_TO: Final = 25_000
-"""Largest number of points in a space that is scanned without a graph. A scan always gives the same result."""
+"""Maximum number of points in a space that is searched by a scan, which is exact. Larger spaces are searched with a
+graph, which is approximate."""
 HNSW_EF: Final = 256
-"""Search breadth in larger spaces."""
+"""Search breadth of the graph in larger spaces."""
 PAGE: Final = 1_000
 """Maximum number of points in one page of a scroll."""
 FORGET_VIDEOS: Final = 16
@@ -44,9 +45,10 @@ KINDS: Final = ("content", "trajectory")
 
 @dataclass(frozen=True, slots=True)
 class ServerEngine:
-    """A pair of collections, or of aliases.
+    """The two collections of a bank, named directly or by their aliases.
 
-    ``names`` holds their names and ``dims`` the dimensions of their vectors, both in the order (content, trajectory).
+    ``names`` holds the two names, and ``dims`` holds the dimensions of the vectors. Both are in the order (content,
+    trajectory).
     """
 
     client: QdrantClient
@@ -135,7 +137,7 @@ class ServerEngine:
             self.client.delete(self.names[1], models.PointIdsList(points=list(points)))
 
     def size(self, space: int, *, exact: bool = False) -> int:
-        """Return the number of points in a space. It is an estimate unless ``exact`` is true."""
+        """Return the number of points in a space. The number is an estimate unless ``exact`` is true."""
         if space == CONTENT:
             return self.client.count(self.names[0], exact=exact).count
         return self.client.count(self.names[1], models.Filter(must=[_in_bucket(space)]), exact=exact).count
@@ -223,7 +225,7 @@ def _row(record: models.Record) -> StoredVideo:
 
 
 def _request(lookup: Lookup, size: int) -> models.QueryRequest:
-    # Every time that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
+    # Every timestamp that a bank accepts is exact in float64 (see interface.NEVER_US), so this comparison is exact too.
     must: list[Any] = [models.FieldCondition(key="usable_from_us", range=models.Range(lte=float(lookup.now_us)))]
     if lookup.space != CONTENT:
         must.append(_in_bucket(lookup.space))

@@ -18,7 +18,7 @@ class StoredVideo:
     """A decoded video.
 
     ``trajectories`` maps an age bucket to (unit vector, usable_from_us). The value is None if the video has no
-    trajectory in the bucket. A bucket that is not in the dictionary was not fetched.
+    trajectory in the bucket. If a bucket is not in the dictionary, the trajectory was not fetched.
     """
 
     video_id: str
@@ -31,7 +31,7 @@ class StoredVideo:
     trajectories: dict[int, tuple[NDArray[np.float32], int] | None] = field(default_factory=dict)
 
     def trajectory(self, age_bucket: int, now_us: int) -> NDArray[np.float32] | None:
-        """Return the trajectory vector of a bucket. Return None if there is none, or if it was not usable yet at ``now_us``."""
+        """Return the trajectory vector of an age bucket. Return None if it does not exist, or was not usable yet at ``now_us``."""
         found = self.trajectories.get(age_bucket)
         return found[0] if found is not None and found[1] <= now_us else None
 
@@ -48,7 +48,7 @@ class StoredVideo:
         )
 
     def past(self) -> PastVideo:
-        """Return the video for its creator's list, with the whole curve."""
+        """Return the video as an entry of its creator's list, with the whole curve."""
         return PastVideo(self.video_id, self.published_us, self.curve)
 
 
@@ -90,7 +90,7 @@ def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
 
 
 def frozen(values: list[float]) -> NDArray[np.float32]:
-    """Return a float32 vector. It is read-only because search results share memory with the stored videos."""
+    """Return the values as a float32 vector. The vector is read-only, because search results share memory with the stored videos."""
     vector = np.array(values, dtype=np.float32)
     vector.flags.writeable = False
     return vector

@@ -1,8 +1,8 @@
 """Tombstones of forgotten videos.
 
-A tombstone is a digest of a video's id. With it, a bank finds the points of the video without knowing the id. A
-tombstone has 46 hex digits and consists of two hashes of the id. The first hash has 8 bytes and is the video's key in
-an embedded bank. The second hash has 15 bytes and is the video's key in the bank on a server.
+A tombstone is a digest of a video's id. With a tombstone, a bank finds the points of the video without knowing the
+id. A tombstone has 46 hex digits and consists of two hashes of the id. The first hash has 8 bytes and is the video's
+key in an embedded bank. The second hash has 15 bytes and is the video's key in the bank on a server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def embedded_key_of(video_id: str) -> int:
 
 
 def server_key_of(video_id: str) -> str:
-    """Return the id that a video's content point has in the bank on a server. It contains 120 bits of a hash."""
+    """Return the id that a video's content point has in the bank on a server. The id contains a 120-bit hash of the video's id."""
     return str(UUID(bytes=_hash(video_id, _SERVER_BYTES) + b"\0"))
 
 

@@ -1,8 +1,9 @@
 """``python -m model.bank.vacuum FOLDER`` erases removed videos from the files of an embedded bank that is not open.
 
-When a video is removed, the engine only marks it. The video's bytes stay in the log and in the segments. Rewriting
-the files takes seconds, and during this time the engine would hold the GIL. So a separate process rewrites them. This
-process holds the folder's lock until it has finished, even if the process that started it ends earlier.
+When a video is removed, the engine only marks the video's point as removed. The video's bytes stay in the log and in
+the segments. Rewriting the files takes seconds, and during this time the engine would hold the GIL. So a separate
+process, the vacuum, rewrites the files. The vacuum holds the folder's lock until it has finished, even if the process
+that started the vacuum ends earlier.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def vacuum(path: Path, lock: embedded_folder.Lock, *, wait_s: float = _MAX_WAIT_
     try:
         status = process.wait(wait_s)
     except subprocess.TimeoutExpired:
-        # The process ends by itself. A return code is set so that Popen does not warn about a process that still runs.
+        # The vacuum's process ends by itself. A return code is set so that Popen does not warn that the process still runs.
         process.returncode = 0
         return
     if status:

@@ -16,7 +16,7 @@ MAX_CURVE_POINTS: Final = 40
 
 
 def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np.float32] | None:
-    """Return ``vector`` (dim,) divided by its norm, float32. Return None if it is None or has norm zero."""
+    """Return ``vector`` (dim,) divided by its norm, as float32. Return None if ``vector`` is None or has norm zero."""
     if vector is None:
         return None
     if vector.shape != (dim,):
@@ -29,7 +29,7 @@ def unit(vector: NDArray[np.float32] | None, dim: int, field: str) -> NDArray[np
 
 
 def check_query(query: BankQuery) -> None:
-    """Raise DataError if no bank can run the query. The vectors are checked by ``unit``."""
+    """Raise DataError if no bank can run the query. Vectors are not checked here, because ``unit`` checks them."""
     _time(query.now_us, "now_us", NEVER_US - 1)
     _bucket(query.age_bucket)
     if query.limit < 1:
@@ -37,7 +37,7 @@ def check_query(query: BankQuery) -> None:
 
 
 def check_video(video: BankVideo) -> None:
-    """Raise DataError if the video cannot be stored correctly. The vectors are checked by ``unit``."""
+    """Raise DataError if the video cannot be stored correctly. Vectors are not checked here, because ``unit`` checks them."""
     if not video.video_id:
         raise DataError("video_id: empty, must be a non-empty string")
     _time(video.published_us, "published_us", NEVER_US - 1)

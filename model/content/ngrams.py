@@ -7,8 +7,8 @@ are:
     scripts without spaces (Chinese, Thai, ...)     1- to 3-grams
     symbols (emoji, signs)                          each symbol alone
 
-Every feature is hashed to 64 bits. The hash uses only constants of this file, so a bucket has the same meaning in
-every process. The hashes of all substrings come from prefix sums of a polynomial modulo 2^64:
+Every feature is hashed to 64 bits. The hash uses only constants of this file, so a hash bucket has the same meaning
+in every OS process. The hashes of all substrings come from prefix sums of a polynomial modulo 2^64:
 
     hash(s, e) = (S[e] - S[s]) / P^s,    S[i] = sum over j < i of code[j] P^j
 
@@ -31,7 +31,7 @@ __all__ = ["BUCKETS", "bag_mean", "bags", "ngram_ids", "video_bags", "well_forme
 
 BUCKETS: Final = 2**15
 MAX_CHARACTERS: Final = 4096
-"""Maximum number of characters that are read from a text. It bounds the work for hostile input."""
+"""Maximum number of characters that are read from a text. This limit bounds the work for hostile input."""
 
 _CHUNK_CHARACTERS: Final = 2**16
 _BLOCK_IDS: Final = 2**14
@@ -42,7 +42,7 @@ _RUN_NGRAMS: Final = (1, 2, 3)
 
 _IGNORED, _SEPARATOR, _WORD, _UNSPACED, _SYMBOL = range(5)
 _BOUNDARY: Final = ord(" ")
-"""Marks the edges of a word. It never occurs inside a run."""
+"""Code that marks the edges of a word. This code never occurs inside a run."""
 
 _SEED_WORD: Final = 1
 _SEED_CREATOR: Final = 2
@@ -74,7 +74,7 @@ def well_formed(text: str) -> str:
 
 
 def ngram_ids(text: str, buckets: int = BUCKETS) -> NDArray[np.int32]:
-    """Return the text's features: sorted, unique bucket numbers in 0 .. buckets - 1, (n,) int32."""
+    """Return the text's features: an int32 array (n,) of sorted, unique bucket numbers in 0 .. buckets - 1."""
     return bags([text], buckets=buckets)[0]
 
 
@@ -83,8 +83,8 @@ def video_bags(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return one bag per video with the features of its title and tags, and of its creator's name if ``creators`` is true.
 
-    The features of the name are hashed separately from the features of the text. The result has the same form as that
-    of ``bags``.
+    The features of the name are hashed separately from the features of the text. The result has the form that
+    ``bags`` describes.
     """
     texts = [f"{video.title or ''}\n{video.tags or ''}" for video in videos]
     names = [video.creator_name or "" for video in videos] if creators else None
@@ -98,7 +98,7 @@ def bags(
 
     Returns:
         ``ids`` (total,) int32 and ``offsets`` (N + 1,) int64. Text i has the ids from ``offsets[i]`` to
-        ``offsets[i + 1]`` (exclusive). They are sorted and unique, and they do not depend on the other texts.
+        ``offsets[i + 1]`` (exclusive). A text's ids are sorted and unique, and they do not depend on the other texts.
     """
     if not 0 < buckets < 2**31:
         raise ValueError(f"buckets must be in 1 .. 2^31 - 1, not {buckets}")
@@ -124,7 +124,7 @@ def bags(
 
 
 def bag_mean(table: NDArray[np.float32], ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean row of ``table`` (buckets, dim) over each bag, (N, dim) float32. It is zero for an empty bag.
+    """Return the mean of each bag's rows of ``table`` (buckets, dim), (N, dim) float32. The mean is zero for an empty bag.
 
     A bag's rows are added in the order of its ids, so the result does not depend on the other bags.
     """
@@ -274,7 +274,7 @@ def _windows(origin: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArr
 
 
 class _Substrings:
-    """Hashes of the substrings of an array of codes. They do not depend on the position, so equal substrings have equal hashes."""
+    """Hashes the substrings of an array of codes. A hash does not depend on the position, so equal substrings have equal hashes."""
 
     def __init__(self, codes: NDArray[np.int64]) -> None:
         self._inverse = _powers(_P_INVERSE, len(codes) + 1)
@@ -283,7 +283,7 @@ class _Substrings:
         np.cumsum(terms, out=self._sums[1:])
 
     def hash(self, starts: NDArray[np.int64], ends: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-        """Return the hash of each substring [start, end), (n,) uint64. Each kind of feature has its own seed."""
+        """Return the uint64 hash of each of n substrings [start, end). Each kind of feature has its own seed."""
         value = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
         return _mix(value + np.uint64(seed * _P % 2**64))
 

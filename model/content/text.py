@@ -1,8 +1,8 @@
 """A video's text as one vector, computed by a pretrained sentence encoder.
 
-MiniLM works best for English. In other languages its vectors are consistent but carry little meaning. There the
-meaning comes from the trained n-gram embedding (``ngrams.py``). Each text is run separately, so its vector does not
-depend on other texts.
+MiniLM works best for English. In other languages its vectors are consistent but carry little meaning. For these
+languages, the meaning comes from the trained n-gram embedding (``ngrams.py``). Each text is encoded separately, so
+its vector does not depend on other texts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MAX_TOKENS: Final = 24
 """Maximum number of tokens that are read from a text, including the start and end tokens. The median title has 18."""
 
 ENCODER_ID: Final = f"minilm-l6-v2-int8-{MAX_TOKENS}-tokens:sha256:{minilm.MODEL_SHA256}"
-"""Vectors with the same id are comparable. A different model file, tokenizer or MAX_TOKENS needs a different id."""
+"""Id of the encoder. Vectors with the same encoder id are comparable. A different model file, tokenizer or MAX_TOKENS
+needs a different id."""
 
 _MAX_CHARACTERS: Final = 400
 _DESCRIPTION_CHARACTERS: Final = 200
@@ -42,10 +43,10 @@ def text_of(video: Video) -> str:
 
 
 class SentenceEncoder:
-    """Encodes texts on the CPU. It is thread-safe. Loading takes about 0.3 s and 60 MB.
+    """Encodes texts on the CPU. An encoder is thread-safe. Loading one takes about 0.3 s and 60 MB of memory.
 
     Args:
-        workers: number of texts that run at the same time in a bulk call, >= 1. Each uses one core.
+        workers: number of texts that are encoded at the same time in a bulk call, >= 1. Each text uses one core.
 
     Raises:
         BundleError: a package with the weights or the tokenizer is missing or has a different version.
@@ -59,7 +60,7 @@ class SentenceEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         options = ort.SessionOptions()
-        # Each run uses one core. Several texts run at once instead, which scales better and avoids busy waiting.
+        # Each text is encoded on one core. Several texts are encoded at once instead, which scales better and avoids busy waiting.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         graph = minilm.encoder_graph(minilm.model_bytes())

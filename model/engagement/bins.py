@@ -1,13 +1,13 @@
 """The age grid, version 1 of the stored format.
 
 A video's engagement is stored as one count per bin of its age. Below 64 s, a bin is one second wide. Above 64 s, its
-width is one sixty-fourth of the age. So 30 days have about 750 bins, whatever the number of events is:
+width is one sixty-fourth of the age. So 30 days have about 750 bins, however many events there are:
 
     bin(a) = floor(a)                                    a < 64 s
     bin(a) = 64 + floor(ln(a / 64) / ln(1 + 1/64))       a >= 64 s
 
 Outside the network, all times and ages are integer microseconds (suffix ``_us``). The bin edges are rounded up to
-whole microseconds in this module only. So a row falls into the same bin in every process.
+whole microseconds in this module only. So a row of engagement belongs to the same bin in every OS process.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RATIO: Final = 1 + 1 / 64
 N_BINS: Final = 1100
 """Number of bins. The last bin is open: it holds all ages after its start, which is at 19.2 years."""
 NO_END_US: Final = 2**62
-"""Age at which the last bin ends. It is never reached. So the content of the last bin is dated by its newest row, not
-by the end of the bin."""
+"""Age at which the last bin ends. No video reaches this age. So the engagement in the last bin gets the time of the newest
+row, not the time at which the bin ends."""
 
 
 def _edges_us() -> NDArray[np.int64]:
@@ -53,7 +53,7 @@ def bin_start_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
 
 
 def bin_end_us(index: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return the age in microseconds at which each bin ends (exclusive), int64. It is ``NO_END_US`` for the last bin."""
+    """Return the age in microseconds at which each bin ends (exclusive), int64. The last bin ends at ``NO_END_US``."""
     index = np.asarray(index)
     end: NDArray[np.int64] = np.where(index == N_BINS - 1, NO_END_US, EDGES_US[index + 1])
     return end

@@ -21,13 +21,16 @@ COUNTER_MODE: Final = 2
 class Cells:
     """Histogram cells of S sequences, sorted by (sequence, bin, type).
 
+    A sequence is one video as it was known at one time.
+
     Attributes:
         offsets: (S + 1,) int64, start of each sequence in the other arrays.
         bins: (n,) int64.
         types: (n,) int64.
         values: (n,) int64, increments or cumulative totals.
-        modes: (n,) int64, EVENT_MODE or COUNTER_MODE. It says what ``values`` holds.
-        reach: (n,) int64, summed reach of the cell's bin. All cells of a bin have the same value.
+        modes: (n,) int64, mode of each cell: EVENT_MODE or COUNTER_MODE.
+        reach: (n,) int64, summed audience of the accounts that acted in the cell's bin. All cells of a bin have the
+            same reach.
     """
 
     offsets: NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 For each engagement type, a history holds one of two things. If the type comes from *events*, it holds the increment
 in each age bin. If the type comes from *counters*, it holds the largest cumulative value that was seen in each bin.
-Neither depends on the order in which rows arrive, because increments are added, and cumulative values are combined by
+Neither of them depends on the order in which rows arrive. Increments are added, and cumulative values are combined by
 their maximum.
 """
 
@@ -22,8 +22,8 @@ Mode = Literal["events", "counters"]
 class Series:
     """The cells of one type.
 
-    ``values`` are increments in mode "events" and cumulative totals in mode "counters". Totals may fall, because a
-    platform may correct them downwards. In this case, the running maximum is used.
+    ``values`` are increments in mode "events" and cumulative totals in mode "counters". Totals may decrease, because
+    a platform may correct them downwards. In this case, the running maximum is used.
 
     Attributes:
         mode: "events" or "counters".
@@ -50,7 +50,7 @@ class Series:
 class History:
     """Engagement of one video by type. A type that is absent was never observed.
 
-    ``reach`` maps a bin to the summed audience of the accounts that acted in the bin. It is 0 if unknown.
+    ``reach`` maps a bin to the summed audience of the accounts that acted in the bin. An unknown audience is 0.
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Rows of many videos as flat arrays, and what was known from these rows at a given time: histogram cells and cumulative counts.
+"""Engagement rows of many videos as flat arrays, and the histogram cells and cumulative counts known from them at a given time.
 
 All functions are point-in-time: they take an explicit ``now`` and only read rows up to ``now``.
 """
@@ -19,7 +19,7 @@ from model.engagement.history import History, Mode
 
 @dataclass(frozen=True, slots=True)
 class VideoRows:
-    """Rows of one mode, sorted by video.
+    """Engagement rows of one mode, sorted by video.
 
     ``mode`` is EVENT_MODE or COUNTER_MODE. ``offsets`` (V + 1,) int64 holds the start of each video's rows.
     """
@@ -46,7 +46,7 @@ def _rows_until(offsets, time_us, video, now_us, out):  # type: ignore[no-untype
 
 
 def rows_until(source: VideoRows, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the end (exclusive) of the video's rows with time <= now, for each pair (video, now), (n,) int64."""
+    """Return, for each of n pairs (video, now), the index just after the video's last row with time <= now: (n,) int64."""
     out = np.zeros(len(video), dtype=np.int64)
     _rows_until(source.offsets, source.time_us, video, now_us, out)
     return out
@@ -183,7 +183,7 @@ def running_totals(source: VideoRows, metric: tuple[int, ...], n_types: int) -> 
 def metric_rows(
     events: VideoRows, counters: VideoRows, metric: tuple[int, ...], n_types: int
 ) -> tuple[VideoRows, NDArray[np.int64], bool]:
-    """Choose the rows from which the metric is read. Counters are used if the metric's types have any. Otherwise events are used.
+    """Choose the rows from which the metric is read: the counters if there are any of the metric's types, and otherwise the events.
 
     Returns:
         The rows, the metric's count after each row, and whether the rows are events.
@@ -196,8 +196,8 @@ def metric_rows(
 def bin_times_us(bins: NDArray[np.int64], published_us: int, newest_us: int) -> NDArray[np.int64]:
     """Return the time that represents each bin, int64 microseconds.
 
-    It is the end of the bin, because all content of the bin is known then. For the bin of the newest row, it is the
-    time of this row. So no time is later than the newest observation.
+    The end of a bin represents it, because all rows of the bin are known then. If the newest row is earlier, the time
+    of the newest row is used instead. So no returned time is later than the newest observation.
     """
     return np.minimum(published_us + bin_end_us(bins) - 1, newest_us)
 
@@ -208,10 +208,10 @@ def flat_cells(
     """Return a history's cells of one mode.
 
     The cells are sorted by (bin, type). Types that are not in ``types`` are left out. The first cell of a bin holds
-    the bin's reach.
+    the bin's reach, and the other cells hold 0.
 
     Returns:
-        Bins, types (indices into ``types``), values and reach. Each has shape (n,) and is int64.
+        Four int64 arrays of shape (n,): bins, types (indices into ``types``), values and reach.
     """
     index = {kind: i for i, kind in enumerate(types)}
     series = [(index[kind], s) for kind, s in history.series.items() if s.mode == mode and kind in index]

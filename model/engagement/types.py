@@ -1,7 +1,7 @@
 """Names of engagement types and metrics.
 
-An event has a singular type ("view"). Counters have plural columns ("views"). A metric is a counter column, an event
-type, or ``total``, which is the sum over all types.
+An event has a singular type ("view"). A counter has a column with a plural name ("views"). A metric is a counter
+column, an event type, or ``total``, which is the sum over all types.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "
 """Maps a counter column to its event type."""
 TOTAL: Final = "total"
 REACH: Final = "reach"
-"""The audience of the accounts that acted. It is a column of events, not an engagement type."""
+"""Name of the events' column with the audience of the accounts that acted. This name is not an engagement type."""
 
 RESERVED: Final = (REACH, TOTAL)
-"""Names that already mean something else, so no engagement type may have them."""
+"""Names with a meaning of their own. No engagement type may have one of these names."""
 
 
 def check_types(types: Iterable[str]) -> None:
-    """Raise DataError if an engagement type has a name that already means something else.
+    """Raise DataError if an engagement type has a name that is used for something else.
 
     Data sets, bundles and the store all follow this rule.
 

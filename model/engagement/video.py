@@ -7,12 +7,12 @@ from typing import Any, Final, Literal
 
 
 def _text(max_length: int) -> Any:
-    """Declare an optional text of at most ``max_length`` characters."""
+    """Declare an optional text field of at most ``max_length`` characters."""
     return field(default=None, metadata={"kind": "text", "limit": max_length})
 
 
 def _number(maximum: float = 1e15) -> Any:
-    """Declare an optional number from 0 to ``maximum``."""
+    """Declare an optional number field with values from 0 to ``maximum``."""
     return field(default=None, metadata={"kind": "number", "limit": maximum})
 
 
@@ -21,10 +21,10 @@ class Video:
     """Content and context of one video. All fields except the first two may be missing.
 
     ``published_us`` is UTC in microseconds since 1970. ``duration_s`` is in seconds. ``creator_followers`` is a
-    count. A missing field is None. The model sees a mask for it, never a zero.
+    count. A missing field is None. For a missing field, the model gets a mask, never a zero.
 
-    The metadata fields are declared only here. Files, requests, the store and the HTTP schema read them from
-    ``METADATA``.
+    The metadata fields are declared only here. The code for files, requests, the store and the HTTP schema reads the
+    list of these fields from ``METADATA``.
     """
 
     video_id: str

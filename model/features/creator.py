@@ -1,4 +1,4 @@
-"""Features of a creator at a given time: how the creator's other videos had grown, as far as it was known at that time."""
+"""Features of a creator: how far the creator's other videos had grown, as far as this was known at a given time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
 
 MAX_PAST: Final = 32
-"""Maximum number of videos that are read. The newest ones are chosen."""
+"""Maximum number of a creator's videos that are read. The newest videos are chosen."""
 N_GROWTH: Final = 8
 N_CREATOR: Final = 2 * N_GROWTH + 7
-"""Number of features. In order:
+"""Number of features. The features are, in order:
 
 - the number of known videos, their mean last level, and their mean growth so far
-- for each of ``growth_horizons_us``: the mean growth over this horizon after this age, and whether it is known
-- the mean level at this age, and whether it is known
+- for each of ``growth_horizons_us``: the mean growth over this horizon after the target's age, and whether it is
+  known
+- the mean level at the target's age, and whether it is known. A level is log2(1 + count).
 - the number of known growth steps, and how much faster than usual these steps were
 """
 _PRIOR_STEPS: Final = 3.0
@@ -36,7 +37,7 @@ def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-unty
 
 @numba.njit(cache=True, nogil=True)
 def creator_features(past, ages_us, values, lengths, published_us, now_us, age_us, horizons_us, pace, out):  # type: ignore[no-untyped-def]
-    """Write the features of a creator to ``out``. They are computed from the curves of the creator's other videos.
+    """Write the features of a creator into ``out``. The features are computed from the curves of the creator's other videos.
 
     Only points that were observed by ``now_us`` are read, from at most MAX_PAST videos.
 

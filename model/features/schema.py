@@ -26,8 +26,8 @@ class Schema:
     Attributes:
         types: engagement types, in the order of the token features.
         metric: the metric that is forecast.
-        max_horizon_us: longest trained horizon.
-        max_age_us: oldest trained age.
+        max_horizon_us: longest horizon in the training data, in microseconds.
+        max_age_us: highest age in the training data, in microseconds.
         categories: known categories, numbered from 1. The number 0 means missing or unknown.
         languages: known languages, numbered in the same way.
     """
@@ -46,11 +46,11 @@ class Schema:
         self._language.update({name: i + 1 for i, name in enumerate(self.languages)})
 
     def category(self, video: Video) -> int:
-        """Return the index of the video's category. It is 0 if the category is missing or unknown."""
+        """Return the index of the video's category. The index is 0 if the category is missing or unknown."""
         return self._category.get(video.category or "", 0)
 
     def language(self, video: Video) -> int:
-        """Return the index of the video's language. It is 0 if the language is missing or unknown.
+        """Return the index of the video's language. The index is 0 if the language is missing or unknown.
 
         An unknown regional variant ("en-GB") falls back to its base language.
         """

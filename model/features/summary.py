@@ -1,7 +1,7 @@
-"""A video's history in a few numbers: how fast it grew in its newest steps and during the newest fractions of its age.
+"""A video's history in a few numbers: how fast the video grew in its newest steps and during the newest fractions of its age.
 
-The Mamba-Hawkes state could learn these numbers too. But if they are given directly, training starts from good
-hand-made features. A count is the count of the metric, unless a type is named. Growth is in log2 units.
+The Mamba-Hawkes state could learn these numbers too. But if these numbers are given directly, training starts from
+good hand-made features. A count is the count of the metric, unless a type is named. Growth is in log2 units.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def n_summary(n_types: int) -> int:
 
 
 def count_columns(n_types: int) -> list[int]:
-    """Return the columns of a summary that hold the metric's log count, and then each type's count relative to it."""
+    """Return the columns of a summary that hold the metric's log count, and then each type's count relative to the metric's count."""
     return [1, *range(6, 6 + n_types)]
 
 
 def pace_columns(n_types: int) -> list[int]:
     """Return the columns of a summary that hold the metric's pace of growth.
 
-    They hold the pace in the newest steps, over the fractions of the age, and in the last hours.
+    These columns hold the pace in the newest steps, over the fractions of the age, and in the last hours.
     """
     steps = [6 + n_types + step * (5 + n_types) for step in range(_STEPS)]
     first = 6 + n_types + _STEPS * (5 + n_types)
@@ -138,8 +138,8 @@ def summaries(tokens: Tokens, age_s: NDArray[np.float64], metric: tuple[int, ...
     - log age, log count, number of tokens, age of the first token, count of the first token, and time since
       the newest token
     - each type's count relative to the metric
-    - for each of the newest tokens: whether there is a token before it, growth, step in log age, growth by log age, rate,
-      and growth of each type
+    - for each of the newest tokens: whether an earlier token exists, growth, step in log age, growth per log age,
+      rate, and growth of each type
     - growth over the fractions of the age
     - counts of the last hours relative to the total
     """

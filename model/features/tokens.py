@@ -1,16 +1,17 @@
 """Converts a histogram to the tokens that the Mamba-Hawkes process reads.
 
 A token is an interval of the video's age in which there was engagement. A token has an end, a width, and the gap
-without engagement since the previous token. For each type, it has the increment and the cumulative count. An empty
-bin makes no token, and neither does a counter snapshot that found nothing new. They extend the ``gap`` of the next
-token instead. The gap is the time known to be without engagement.
+without engagement since the previous token. For each type, a token has the increment and the cumulative count. An
+empty bin makes no token, and neither does a counter snapshot without new engagement. Both extend the ``gap`` of the
+next token instead. The gap is the time that is known to be without engagement.
 
-With counters, the interval starts at the previous snapshot. With events, it starts at the start of the bin. So events
-give the same tokens as counters that are read in every bin, starting from the time at which each type was first seen.
+With counters, the interval starts at the previous snapshot. With events, the interval starts where the bin starts. So
+events give the same tokens as counters that are read in every bin, starting from the time at which each type was
+first seen.
 
-A token depends only on rows of its own bin and of earlier bins. If the last bin is still filling (``pending``), its
-interval ends at ``now``. Each sequence ends with a *read token*, which represents the time without engagement from
-the last token to ``now``.
+A token depends only on rows of its own bin and of earlier bins. If the bin of the last token is still filling
+(``pending``), this token's interval ends at ``now``. Each sequence ends with a *read token*, which represents the
+time without engagement from the last token to ``now``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TIME_SCALE: Final = 1 / 8
 
 
 def n_features(n_types: int) -> int:
-    """Return the number of features of a token: increment, cumulative count, rate and mask of each type, and N_SHARED more."""
+    """Return the number of features of a token: N_SHARED, plus the increment, cumulative count, rate and mask of each type."""
     return 4 * n_types + N_SHARED
 
 
@@ -74,14 +75,14 @@ class Tokens:
 
     @property
     def reach(self) -> NDArray[np.float64]:
-        """The summed audience of the accounts that acted in each token's interval, (n,) float64. It is 0 if unknown."""
+        """The summed audience of the accounts that acted in each token's interval, (n,) float64. An unknown audience is 0."""
         return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
 
     @property
     def cold(self) -> NDArray[np.bool_]:
         """Whether each sequence is a cold start, (S,) bool.
 
-        Nothing is known yet about a cold start. A counter that was read as 0 is known.
+        A sequence is a cold start if no count is known yet. A counter that was read as 0 is a known count.
         """
         n_types = self.counts.shape[1]
         known = self.read_features[:, 3 * n_types : 4 * n_types] > 0
@@ -240,7 +241,8 @@ def _tokenize(  # type: ignore[no-untyped-def]
 def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
     """Return the tokens of every sequence. ``published_us`` and ``now_us`` are (S,) int64, with now >= published.
 
-    ``cells`` may only hold what was known at each sequence's own ``now``. The caller must cut the cells.
+    ``cells`` may only hold what was known at each sequence's own ``now``. The caller must leave out all later
+    engagement.
     """
     n, s, f = len(cells.bins), len(published_us), n_features(n_types)
     offsets = np.zeros(s + 1, dtype=np.int64)

@@ -17,13 +17,14 @@ N_CURVE: Final = 40
 CURVE_EDGES_US: Final = np.array(
     [0] + [round(_FIRST_EDGE_S * _RATIO**k * SECOND_US) for k in range(N_CURVE)], dtype=np.int64
 )
-"""Edges of a curve's coarse age bins, (N_CURVE + 1,) int64 microseconds. After 0, they run from 15 minutes to about 86 days."""
+"""Edges of a curve's coarse age bins, (N_CURVE + 1,) int64 microseconds. The first edge is 0. The other edges run
+from 15 minutes to about 86 days."""
 _BUCKETS_US: Final = np.array([round(0.25 * 3600 * 2**k) * SECOND_US for k in range(12)], dtype=np.int64)
 N_AGE_BUCKETS: Final = len(_BUCKETS_US) + 1
 
 
 def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return the bucket of an age for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
+    """Return the age bucket of each age for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
 
     The first bucket ends at 15 minutes. Each further bucket covers one doubling of the age.
     """
@@ -37,7 +38,7 @@ def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
 
 @numba.njit(cache=True, nogil=True)
 def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[no-untyped-def]
-    """Write one curve's growth after ``age_us`` to ``out`` (H + 1,) float64.
+    """Write one curve's growth after ``age_us`` into ``out``, a float64 array of shape (H + 1,).
 
     ``ages_us`` and ``values`` (n,) are the known part of the curve. out[:H] is the log2 growth over each horizon.
     out[H] is log2(1 + count) at ``age_us``. Unknown values are NaN. Between points, log2(1 + count) is linear in
@@ -66,9 +67,9 @@ def curve_growth(ages_us, values, n, age_us, horizons_us, out):  # type: ignore[
 
 @numba.njit(cache=True, nogil=True)
 def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
-    """Return the growth by log age from point i - 1 of a curve to point i.
+    """Return the growth per log age from point i - 1 of a curve to point i.
 
-    It is d log2(1 + count) / d log2(age + 1 minute), but at most 8.
+    The slope is d log2(1 + count) / d log2(age + 1 minute), but at most 8.
     """
     grown = np.log2(1.0 + values[i]) - np.log2(1.0 + values[i - 1])
     older = np.log2((ages_us[i] * 1e-6 + 60.0) / (ages_us[i - 1] * 1e-6 + 60.0))
@@ -79,7 +80,7 @@ def slope(ages_us, values, i):  # type: ignore[no-untyped-def]
 def pace_sum(ages_us, values, n, edges_us, pace):  # type: ignore[no-untyped-def]
     """Return by how much a curve with n known points grew faster than ``pace`` (N_CURVE,).
 
-    The result is the sum of the differences over the curve's steps, and the number of steps.
+    Each step of the curve has a slope. The result is the sum of slope minus pace over all steps, and the number of steps.
     """
     total, steps = 0.0, 0
     for i in range(1, n):

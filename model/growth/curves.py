@@ -23,9 +23,10 @@ class Curves:
     Attributes:
         ages_us: (V, N_CURVE) int64 ages of the points.
         values: (V, N_CURVE) int64 counts at these ages.
-        lengths: (V,) int64, number of valid points of each curve. They come first.
-        pace: (N_CURVE,) float64, usual growth by log age in each coarse age bin. The curves of a creator's videos and
-            of neighbours are compared with it.
+        lengths: (V,) int64, number of valid points of each curve. The valid points come first in ``ages_us`` and
+            ``values``.
+        pace: (N_CURVE,) float64, usual growth per log age in each coarse age bin. The curves of a creator's videos
+            and of neighbours are compared with it.
     """
 
     ages_us: NDArray[np.int64]
@@ -77,8 +78,8 @@ def curves(
     """Return the curves of all videos, computed from rows up to ``until_us``.
 
     Events (``continuous``) are read at the edges of the coarse age grid. For counters, the *first* snapshot in each
-    coarse bin is used. So no point depends on a later row. If a curve is cut at a time, it equals the curve of a data
-    set that ends at that time.
+    coarse bin is used. So no point depends on a later row. If a curve is truncated at a time, the result equals the
+    curve of a data set that ends at that time.
     """
     n = len(published_us)
     ages, values = np.zeros((n, N_CURVE), np.int64), np.zeros((n, N_CURVE), np.int64)
@@ -89,12 +90,12 @@ def curves(
 
 
 def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the time from which growth beyond an age is known, (V,) int64. It is FAR_FUTURE_US if the growth is never known.
+    """Return the time from which growth beyond an age is known, (V,) int64. The time is FAR_FUTURE_US if this growth never becomes known.
 
-    This is the time of the first curve point that is later than ``after_age_us`` (V,) and is not the first point of
-    the curve.
+    The returned time is that of the first curve point that is later than ``after_age_us`` (V,) and is not the first
+    point of the curve.
     """
-    # After the end of a curve, the array holds zeros. They are not ages, so they are replaced.
+    # After the end of a curve, the array holds zeros. These zeros are not ages, so they are replaced.
     ages = np.where(np.arange(curves.ages_us.shape[1])[None] < curves.lengths[:, None], curves.ages_us, FAR_FUTURE_US)
     point = np.maximum((ages <= after_age_us[:, None]).sum(1), 1)
     age = np.append(ages, np.full((len(ages), 1), FAR_FUTURE_US), axis=1)[np.arange(len(ages)), point]
@@ -102,10 +103,10 @@ def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: N
 
 
 def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the cut points of trajectories: video, age bucket, and age in microseconds. They are sorted by video.
+    """Return the video, the age bucket and the age in microseconds of each cut point of a trajectory, sorted by video.
 
-    There is one cut at the first curve point in each age bucket. A point at age 0 makes no cut, because nothing was
-    observed before it.
+    A cut point is an age at which the trajectory vector is computed. The first curve point in each age bucket is a
+    cut point. A curve point at age 0 is left out, because nothing was observed before it.
     """
     valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
     bucket = np.where(valid, age_bucket(of.ages_us), -1)
@@ -126,7 +127,7 @@ def _slopes(ages_us, values, lengths, edges, total, count):  # type: ignore[no-u
 
 
 def usual_pace(of: Curves, min_steps: int = 30) -> NDArray[np.float64]:
-    """Return the mean growth by log age in each coarse age bin, (N_CURVE,) float64.
+    """Return the mean growth per log age in each coarse age bin, (N_CURVE,) float64.
 
     A bin with fewer than ``min_steps`` steps is interpolated from its neighbours.
     """

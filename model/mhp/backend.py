@@ -27,7 +27,7 @@ class States:
         self.state[slot], self.window[slot] = saved
 
     def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
-        """Overwrite the slots ``rows`` with the slots ``slots`` of other states."""
+        """Copy the slots ``slots`` of ``source`` into the slots ``rows`` of these states."""
         if len(rows) == 1:
             # Plain indices are many times faster than index arrays.
             row, slot = rows[0], slots[0]
@@ -64,11 +64,12 @@ class Backend(Protocol):
         Args:
             states: states of this backend.
             slots: (S,) int64 slots. Each slot occurs at most once.
-            offsets: (S + 1,) int64. Slot s reads the tokens offsets[s] .. offsets[s + 1] - 1.
+            offsets: (S + 1,) int64. The slot ``slots[s]`` reads the tokens offsets[s] .. offsets[s + 1] - 1.
             features: (n, F) float32.
             clock: (n, 2) float32, time since the previous token in hours and in log-age.
 
         Returns:
-            Hidden state (S, d_model) float32 after each slot's last token. It is zero for a slot without tokens.
+            The hidden state after each slot's last token, (S, d_model) float32. This state is zero for a slot without
+            tokens.
         """
         ...

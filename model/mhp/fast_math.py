@@ -1,7 +1,7 @@
 """Float32 elementary functions that the compiler can vectorise.
 
 ``math.exp`` is a library call, so a loop that calls it is not vectorised. A loop over a polynomial is vectorised. The
-training scan and the serving step both use these functions, so they compute the same values.
+training scan and the serving step both use these functions, so both compute equal values.
 """
 
 from __future__ import annotations

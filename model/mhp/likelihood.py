@@ -1,13 +1,13 @@
 """Interval-censored likelihood of the Mamba-Hawkes process.
 
-Between two tokens, the intensity of type k depends on the state h_j *before* the interval. It uses the relative clock
-tau = (t - t_j) / (t_j + c):
+Between two tokens, the intensity of type k depends on the state h_j *before* the interval. The intensity uses the
+relative clock tau = (t - t_j) / (t_j + c):
 
     lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
 
 With this form, the intensity can have any value from one view per day to a million views per hour. R is the video's
-pace so far (``model.mhp.pace``). At the start of training, its exponents sum to 1. So the process first continues at
-its pace, and training learns how it deviates from this pace. The integral is exact:
+pace so far (``model.mhp.pace``). At the start of training, the exponents v sum to 1. So the Hawkes process first
+continues at the video's pace, and training learns how the intensity deviates from this pace. The integral is exact:
 
     int softplus(alpha tau + c) dtau = [Li2(-e^{x0}) - Li2(-e^{x1})] / alpha,    x = alpha tau + c
 
@@ -60,9 +60,9 @@ class _NegativeDilog(torch.autograd.Function):
 def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Return the integral of softplus(alpha tau + c) over [start, end], float64.
 
-    It requires alpha <= 0 and end >= start >= 0. If the argument of softplus changes by less than 0.5, the closed
-    form would lose digits. Then a quadrature with five Gauss-Legendre nodes is used, which is exact to 1e-12.
-    Otherwise the dilogarithm is used.
+    The arguments must satisfy alpha <= 0 and end >= start >= 0. If the argument of softplus changes by less than 0.5,
+    the closed form would lose digits. Then a quadrature with five Gauss-Legendre nodes is used, which is exact to
+    1e-12. Otherwise the dilogarithm is used.
     """
     alpha, c, start, end = (x.double() for x in torch.broadcast_tensors(alpha, c, start, end))
     move = alpha * (end - start)
@@ -177,7 +177,7 @@ class IntensityHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean count of each type on [start, end], float64, and the dispersion. Both have shape (..., n_types).
 
-        ``hidden`` and ``pace`` are the state and the pace at ``previous``. Times are ages in seconds, float64, with
+        ``hidden`` and ``pace`` are the state and the pace at ``previous_s``. Times are ages in seconds, float64, with
         the shape of ``hidden`` without its last axis.
         """
         log_scale, c, alpha, dispersion = self(hidden, pace)
@@ -191,8 +191,8 @@ class IntensityHead(nn.Module):
     ) -> Tensor:
         """Return the log-likelihood of tokens for each type.
 
-        A token means that there was no engagement in the gap before ``start``, and then ``counts`` (..., n_types)
-        engagements until ``end``.
+        A token means that there was no engagement in the gap from ``previous_s`` to ``start_s``, and then ``counts``
+        (..., n_types) engagements until ``end_s``.
         """
         silent, dispersion = self.expected(hidden, pace, previous_s, previous_s, start_s)
         active, _ = self.expected(hidden, pace, previous_s, start_s, end_s)

@@ -1,14 +1,15 @@
-"""The selective scan for training on CUDA. It uses mamba-ssm's kernel and the gradient of this kernel.
+"""The selective scan for training on CUDA. The scan uses mamba-ssm's kernel and the gradient of this kernel.
 
 mamba-ssm computes z <- exp(dt A) z + dt B x and y = C z. Our scan decays by D and jumps by w B, and its state is read
 at cuts. A cut is a position between two tokens. Each of our tokens becomes two kernel tokens. The first one decays
-the state (dt = D, x = 0). The second one makes the state jump, and y is read after the jump. Its dt is so small that
-it does not decay the state in float32, and its x is w / dt.
+the state (dt = D, x = 0). The second one makes the state jump, and y is read after the jump. The second token has a
+dt that is too small to decay the state in float32, and its x is w / dt.
 
-A single kernel token with x = w / D would not work well. The gradient of D would be the difference of two terms that
-grow as 1 / D.
+A single kernel token with x = w / D would give inaccurate gradients. The gradient of D would be the difference of two
+terms that grow as 1 / D.
 
-The state at a cut is read by n additional tokens that do not change the state. Token k of them reads y = z_k.
+The state at a cut is read by n additional kernel tokens that do not change the state. The k-th of these tokens reads
+y = z_k.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _NO_GAP: Final = 1e-8
 class ScanKernel(Protocol):
     """mamba-ssm's ``selective_scan_fn``, which is differentiable.
 
-    It takes x and dt (B, D, L), a (D, n), b and c (B, n, L), and returns y (B, D, L).
+    The function takes x and dt (B, D, L), a (D, n), b and c (B, n, L), and returns y (B, D, L).
     """
 
     def __call__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Any: ...  # noqa: D102
@@ -44,11 +45,11 @@ def kernel_of_mamba_ssm() -> ScanKernel | None:
 def scan_by(
     kernel: ScanKernel, gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the scan of ``model.mhp.scan.SelectiveScan`` with a kernel. The shapes are the same, and everything is float32."""
+    """Run the scan of ``model.mhp.scan.SelectiveScan`` with a kernel. Shapes are as in SelectiveScan. All arrays are float32."""
     length, batch, inner = gap.shape
     n, cuts = a.shape[0], position.shape[1]
     row = torch.arange(batch, device=gap.device).unsqueeze(1)
-    # A cut is placed after the tokens that it has read, and after the cuts before it.
+    # Each cut is placed after the tokens that are read before it, and after all earlier cuts.
     order = torch.argsort(position, dim=1, stable=True)
     rank = torch.argsort(order, dim=1)
     cut_at = (2 * position + n * rank).unsqueeze(-1) + torch.arange(n, device=gap.device)

@@ -11,8 +11,9 @@ age. At the token the state *jumps*, like the intensity of a Hawkes process. tau
 With D_i = delta_i the network is exactly Mamba. The parameters have the same names as in mamba-ssm's ``Mamba``.
 
 A forecast reads the state on a branch, which is a copy of the state. The branch first reads the token of the bin that
-is still filling, if there is one. It then reads a read token, which represents the time without engagement until
-``now``. All branches of a video share one causal scan.
+is still filling, if there is one. The branch then reads a read token, which represents the time without engagement
+until ``now``. The state is copied at a *cut*, which is a position between two tokens. One causal scan over a video's
+tokens serves all its cuts.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class MambaBlock(nn.Module):
     def convolve(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the raw input, the gate and the convolved input of one token per row. Each has shape (..., inner).
 
-        They are computed from ``x`` (..., d_model) and the convolution's ``window`` (..., inner, d_conv - 1).
+        All three are computed from ``x`` (..., d_model) and the convolution's ``window`` (..., inner, d_conv - 1).
         """
         raw, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         full = torch.cat([window, raw.unsqueeze(-1)], dim=-1)
@@ -157,7 +158,7 @@ class MambaHawkes(nn.Module):
         """Scan all tokens, then read each cut on its branch.
 
         Args:
-            features: (L, B, F) float32 features of committed tokens, padded at the end.
+            features: (L, B, F) float32 features of committed tokens (their bins are complete), padded at the end.
             clock: (L, B, 2) float32 clock of committed tokens.
             position: (B, C) int64, number of tokens that are committed before each cut.
             branch_features: (B, C, 2, F) features of two tokens: the token of the bin that is still filling, and the

@@ -1,13 +1,13 @@
 """A video's own pace, from which the intensity of the Mamba-Hawkes process starts.
 
-For each type k and each memory theta, two sums run over the tokens so far. They use the log-age clock x = log(age +
-offset):
+For each type k and each memory theta, two sums run over the tokens so far. Both sums use the log-age clock x =
+log(age + offset):
 
     n = sum of counts exp(-(x - x_i) / theta),    m = sum of observed log-age exp(-(x - x_i) / theta)
 
-The pace is (n + 1) / (m + 1 / u), in engagements per unit of log-age. u is the type's usual pace. It acts as a prior
-with the weight of one engagement. As in a Hawkes process, a count excites later counts, and this effect fades. A rate
-that falls as 1 / age has a constant pace.
+The pace is (n + 1) / (m + 1 / u), in engagements per unit of log-age. u is the type's usual pace. This usual pace
+acts as a prior with the weight of one engagement. As in a Hawkes process, a count excites later counts, and this
+effect fades. A rate that is proportional to 1 / age has a constant pace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
 
 MEMORIES: Final = (0.03, 0.15, 0.8)
-"""The memories theta, in log-age. They cover about the last 3 % of the age, the last 15 %, and the last half."""
+"""The memories theta, in log-age. The three memories cover about the last 3 % of the age, the last 15 %, and the last half."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -48,7 +48,7 @@ def _paces(offsets, x, counts, observed, memories, out):  # type: ignore[no-unty
 
 
 def pace_after(tokens: Tokens) -> NDArray[np.float32]:
-    """Return the sums n and m after each token, (n, K, len(MEMORIES), 2) float32 >= 0."""
+    """Return the sums n and m after each token, a float32 array >= 0 of shape (tokens, K, len(MEMORIES), 2)."""
     out = np.zeros((*tokens.counts.shape, len(MEMORIES), 2))
     x = np.log(tokens.interval_s[:, ::2] + LOG_AGE_OFFSET_S)
     _paces(tokens.offsets, x, tokens.counts, tokens.observed, np.array(MEMORIES), out)
@@ -56,9 +56,9 @@ def pace_after(tokens: Tokens) -> NDArray[np.float32]:
 
 
 def pace_before(tokens: Tokens) -> NDArray[np.float32]:
-    """Return the sums n and m before each token, (n, K, len(MEMORIES), 2) float32 >= 0.
+    """Return the sums n and m before each token, a float32 array >= 0 of shape (tokens, K, len(MEMORIES), 2).
 
-    They are computed from the earlier tokens of the same sequence.
+    Each sum is computed from the earlier tokens of the token's own sequence.
     """
     before = np.roll(pace_after(tokens), 1, axis=0)
     before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0

@@ -1,8 +1,8 @@
-"""The selective scan for training. On a CPU, it is one fused kernel with its own gradient.
+"""The selective scan for training. On a CPU, the scan is one fused kernel with its own gradient.
 
-The scan computes z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t. It is sequential in time and vectorised over
-channels. The decay (L, B, inner, n) is never written to memory. All states are kept, because the gradient and the
-reads at cuts need them.
+The scan computes z_t = exp(D_t A) z_{t-1} + w_t B_t and y_t = C_t z_t. The computation is sequential in time and
+vectorised over channels. The decay (L, B, inner, n) is never written to memory. All states are kept, because the
+gradient and the reads at cuts need them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class SelectiveScan(torch.autograd.Function):
 def selective_scan(
     gap: Tensor, jump: Tensor, b: Tensor, c: Tensor, a: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the scan on any device. The shapes are the same as in SelectiveScan.
+    """Run the scan on any device. The inputs and outputs have the shapes that ``SelectiveScan`` describes.
 
     On a CPU in float32, the fused kernel is used. On CUDA, mamba-ssm's kernel is used if it is installed. Otherwise a
     loop in PyTorch is used.

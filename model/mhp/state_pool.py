@@ -1,9 +1,11 @@
 """A cache of states between forecasts. A state can always be recomputed from the histogram.
 
+A cached state has read only *committed* tokens: tokens whose age bin is not filling any more.
+
 The pool only keeps track of which video has which slot, which slots are free, and the order of use. With each cached
-state it stores a hash of all tokens that the state has read. Before each use, this hash is compared with the hash of
-the tokens that the state should have read. So the pool detects a late row without being notified. The state then
-returns to the newest checkpoint with a matching hash, and reads again the tokens that follow the checkpoint. The
+state, the pool stores a hash of all tokens that the state has read. Before each use, this hash is compared with the
+hash of the tokens that the state should have read. So the pool detects a late row without being notified. The pool
+then restores the newest checkpoint with a matching hash, and the tokens after this checkpoint are read again. The
 memory of a cached video does not grow with its history, except for one checkpoint every CHECKPOINT_TOKENS tokens.
 """
 
@@ -42,7 +44,7 @@ class _Entry:
 
 
 class StatePool:
-    """A bounded LRU cache of states for one backend. It is not thread-safe, so its owner must hold a lock.
+    """A bounded LRU cache of states for one backend. A pool is not thread-safe, so its owner must hold a lock.
 
     Args:
         backend: computes the states.
@@ -177,9 +179,9 @@ class StatePool:
         return self._backend.advance(states, np.array(slots), offsets, features, clock)
 
     def _roll_back(self, entry: _Entry, prefix: NDArray[np.uint64]) -> None:
-        """Return to the newest checkpoint that agrees with ``prefix``, which holds the hashes of the committed tokens.
+        """Restore the newest checkpoint that agrees with ``prefix``, which holds the hashes of the committed tokens.
 
-        If no checkpoint agrees, return to the empty state.
+        If no checkpoint agrees, restore the empty state.
         """
         self.rollbacks += 1
         ends = range(CHECKPOINT_TOKENS, len(prefix) + 1, CHECKPOINT_TOKENS)

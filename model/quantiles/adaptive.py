@@ -8,16 +8,17 @@ the stretch moves by
     step * (missed - 0.1)
 
 A miss therefore widens the interval nine times as much as a hit narrows it. The stretch settles at the value for
-which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. It is compared
-with the *current* stretch, not with the stretch that the forecast used. Otherwise the controller would correct the
-same error several times, and oscillate.
+which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. The outcome is
+compared with the *current* stretch, not with the stretch that the forecast used. Otherwise this method would correct
+one error several times, and the width would oscillate.
 
 The logarithm is a sum of three terms: one for all outcomes, one for each horizon bucket, and one for each cell (a
-pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes uses what all
-cells have in common, and its own term still leads it to its own coverage.
+pair of age bucket and horizon bucket). Each outcome moves all three terms. So a cell with few outcomes mainly uses
+the two terms that it shares with other cells. With more outcomes, the cell's own term corrects the cell's own
+coverage.
 
-The first outcomes of a term move it less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows
-in proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A
+The first outcomes move a term less, because a few videos are weak evidence. Up to RAMP outcomes, the step grows in
+proportion to their number. A state belongs to one client's videos and changes only the intervals of that client. A
 client without outcomes starts from the median over all clients (``median_logs``). No single client can move this
 median beyond the values of the other clients.
 """
@@ -42,7 +43,7 @@ LIMIT: Final = float(np.log(5.0))
 RAMP: Final = 50
 """Number of outcomes after which a term moves by full steps."""
 VOTERS: Final = 5
-"""Minimum number of states with at least ``RAMP`` outcomes each that ``median_logs`` needs."""
+"""``median_logs`` needs at least this number of states with at least ``RAMP`` outcomes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,11 @@ class Adaptive:
 
     @staticmethod
     def new() -> Adaptive:
-        """Return the state before any outcome. It changes no interval."""
+        """Return the state before any outcome. This state changes no interval."""
         return Adaptive(np.zeros(2), np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2)))
 
     def factors(self) -> NDArray[np.float64]:
-        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. It is exactly 1 before any outcome."""
+        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. The stretch is exactly 1 before any outcome."""
         return np.exp(self.logs())
 
     def logs(self) -> NDArray[np.float64]:
@@ -87,8 +88,8 @@ class Adaptive:
         """Return the state after n more outcomes. The outcomes are applied in order.
 
         Args:
-            rows: (n,) rows of the outcomes, from ``calibration_row``.
-            columns: (n,) columns of the outcomes, from ``calibration_column``.
+            rows: (n,) rows of the outcomes in the stretch table, from ``calibration_row``.
+            columns: (n,) columns of the outcomes in the stretch table, from ``calibration_column``.
             reaches: (n, 2) how far each outcome lay below and above the median, from the function ``reaches``. The
                 unit is the half-width of the interval *without* this stretch. The value for the side on which the
                 outcome did not lie is negative or 0.
@@ -133,8 +134,8 @@ class Adaptive:
 def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
     """Return the median log stretch over several clients' states, (N_ROWS, N_COLUMNS, 2).
 
-    Only states with at least RAMP outcomes are used. If there are fewer than VOTERS of them, the result is 0. The
-    unchanged calibration of the bundle (log stretch 0) takes part in the median as one more state.
+    Only states with at least RAMP outcomes are used. If there are fewer than VOTERS such states, the result is 0. The
+    unchanged calibration of the bundle (log stretch 0) counts as an additional state in the median.
     """
     voters = [state.logs() for state in states if state.outcomes >= RAMP]
     neutral = np.zeros((N_ROWS, N_COLUMNS, 2))

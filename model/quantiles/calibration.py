@@ -19,7 +19,7 @@ from model.quantiles.head import grid_s
 AGE_EDGES_H: Final = (0.5, 2.0, 8.0, 20.0, 36.0, 72.0, 168.0)
 HORIZON_EDGES_H: Final = (0.5, 2.0, 8.0, 18.0, 36.0, 60.0, 96.0)
 COLD: Final = len(AGE_EDGES_H) + 1
-"""Row of cold starts, which are forecasts made before anything was observed."""
+"""Row of the stretch table for cold starts, which are forecasts made before anything was observed."""
 N_ROWS: Final = COLD + 1
 N_COLUMNS: Final = len(HORIZON_EDGES_H) + 1
 _MIN_SAMPLES: Final = 150
@@ -33,8 +33,8 @@ _MIN_HALF_WIDTH: Final = 1e-6
 class Calibration:
     """Stretch factors of the lower half and the upper half of the interval.
 
-    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and one more row for cold starts. It has
-    one column per horizon bucket.
+    ``stretch`` (N_ROWS, N_COLUMNS, 2) float64 has one row per age bucket, and a last row for cold starts. The table
+    has one column per horizon bucket.
     """
 
     stretch: NDArray[np.float64]
@@ -55,7 +55,7 @@ class Calibration:
         """Fit on n outcomes.
 
         Every argument has shape (n,) except ``quantiles`` (n, 3). Growth is in log2 units. If a bucket has too few
-        outcomes, it also uses the outcomes of neighbouring buckets.
+        outcomes, the bucket also uses the outcomes of neighbouring buckets.
         """
         low, median, high = quantiles.T
         scores = np.stack(
@@ -113,7 +113,7 @@ class Calibration:
         return by_row[calibration_row(age_s, cold)]
 
     def times(self, factors: NDArray[np.float64]) -> Calibration:
-        """Return this calibration with its stretch multiplied by ``factors``. They have the shape of ``stretch``, and each is > 0."""
+        """Return this calibration with its stretch multiplied by ``factors``. ``factors`` has the shape of ``stretch`` and is > 0."""
         return Calibration(self.stretch * factors)
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def calibration_row(age_s: NDArray[np.float64], cold: NDArray[np.bool_]) -> NDAr
 
 
 def calibration_column(horizon_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the column of each horizon in the stretch table, which is the horizon's bucket."""
+    """Return the column of each horizon in the stretch table. The column is the number of the horizon's bucket."""
     return np.searchsorted(HORIZON_EDGES_H, horizon_s / 3600, side="right")
 
 

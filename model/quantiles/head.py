@@ -1,23 +1,25 @@
-"""The mathematics of the forecast head: quantiles of growth at any horizon. They never fall with the horizon and never cross.
+"""The mathematics of the forecast head.
+
+The head gives quantiles of growth at any horizon. The quantiles never decrease with the horizon and never cross.
 
 Growth over a horizon d is y(d) = log2((1 + N(now + d)) / (1 + N(now))). The network outputs coefficients of ramps
-phi_m. Each ramp is 0 at d = 0 and never falls:
+phi_m. Each ramp is 0 at d = 0 and never decreases with d:
 
     y_0.5 = sum a_m phi_m(d)
     y_0.1 = y_0.5 - sum b_m phi_m(d),   b >= 0
     y_0.9 = y_0.5 + sum c_m phi_m(d),   c >= 0
 
-So no quantile lies below the quantile before it. Half of the ramps depend on the horizon. The other half depend on
-the ratio of the horizon to the video's age, because the popularity of a video decays as a power law of its age.
+So no quantile lies below the next lower one. Half of the ramps depend on the horizon. The other half depend on the
+ratio of the horizon to the video's age, because the popularity of a video decays as a power law of its age.
 
-If the metric comes from events, there is one more ramp: the growth that a self-exciting cascade expects
-(``model.cascade``). The forecast starts from this ramp, and a may be negative to reduce it. Otherwise a >= 0. A value
-below 0 is raised to 0, and a value below the value at an earlier horizon is raised to that value. Both steps keep the
-quantiles in order.
+If the metric comes from events, there is an additional ramp: the growth that a self-exciting cascade expects
+(``model.cascade``). The forecast starts from this ramp, and the coefficients a_m may be negative to reduce it.
+Without this ramp, all a_m >= 0. A quantile below 0 is raised to 0, and a quantile below its own value at an earlier
+horizon is raised to that value. Both steps keep the quantiles in order.
 
 Calibration stretches the interval at each horizon of a fixed grid. After that, a running maximum makes the quantiles
 non-decreasing again. Between grid points, growth is interpolated linearly in log(1 + d / minute). As a result, the
-quantiles start at 0, never fall and never cross, at any d.
+quantiles start at 0, never decrease and never cross, at any d.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _AGE_OFFSET_S: Final = 600.0
 N_BASIS: Final = N_ABSOLUTE + len(_RELATIVE_KNOTS)
 """Number of ramps. The last ramp is the growth that a cascade expects."""
 MAX_GROWTH: Final = 64.0
-"""Maximum growth in log2 units. It keeps counts finite, even if a broken head returns huge values."""
+"""Maximum growth in log2 units. This limit keeps counts finite, even if a broken head returns huge values."""
 N_GRID: Final = 64
 """Number of horizons in the grid, not counting 0."""
 
@@ -53,8 +55,9 @@ def basis(
     """Return the ramps phi_m(d).
 
     ``age_s`` and ``horizon_s`` are seconds (float64) that broadcast to a common shape. The result has this shape and
-    one more axis, of length N_BASIS. Every ramp lies in [0, 1] except the last one. The last ramp is ``expected``:
-    the growth that a cascade expects, in log2 units. It has the common shape, or is 0 without a cascade.
+    an additional last axis of length N_BASIS. Every ramp lies in [0, 1] except the last one. The last ramp is
+    ``expected``: the growth that a cascade expects, in log2 units. ``expected`` has the common shape, or is 0 without
+    a cascade.
     """
     absolute = np.log1p(horizon_s / _MINUTE_S)
     first = np.log1p(5.0)
@@ -68,7 +71,7 @@ def basis(
 def grid_s(max_horizon_s: float) -> NDArray[np.float64]:
     """Return the grid's horizons, (N_GRID + 1,) float64 seconds.
 
-    They run from 0 to the maximum and are evenly spaced in log(1 + d / minute).
+    The horizons run from 0 to the maximum and are evenly spaced in log(1 + d / minute).
     """
     return _MINUTE_S * np.expm1(np.linspace(0.0, np.log1p(max_horizon_s / _MINUTE_S), N_GRID + 1))
 
@@ -89,12 +92,12 @@ def grid_growth(
         max_horizon_s: longest trained horizon in seconds.
         stretch: (N, N_GRID + 1, 2) factors >= 0 for the lower half and the upper half of the interval. None means
             factors of 1.
-        expected: (N, N_GRID + 1) growth that a cascade expects, in log2 units. It is 0 at d = 0 and never falls. 0
-            without a cascade.
+        expected: (N, N_GRID + 1) growth that a cascade expects, in log2 units. This growth is 0 at d = 0 and never
+            decreases. Without a cascade, ``expected`` is 0.
 
     Returns:
-        (N, N_GRID + 1, 3) float64 in log2 units. It is 0 at d = 0 and non-decreasing along the grid and along the
-        quantiles.
+        (N, N_GRID + 1, 3) float64 in log2 units. The growth is 0 at d = 0 and non-decreasing along the grid and along
+        the quantiles.
     """
     phi = basis(age_s[:, None], grid_s(max_horizon_s)[None], max_horizon_s, expected)
     # Without optimisation, einsum sums each row in one fixed order, so a row's result does not depend on the batch.
@@ -109,7 +112,7 @@ def grid_growth(
 def growth_at(
     on_grid: NDArray[np.float64], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate one video's growth on the grid, (N_GRID + 1, 3), at horizons (H,) float64 seconds. Return (H, 3) float64."""
+    """Interpolate one video's growth ``on_grid`` (N_GRID + 1, 3) at horizons (H,) in seconds. Return float64 of shape (H, 3)."""
     x = np.log1p(grid_s(max_horizon_s) / _MINUTE_S)
     at = np.log1p(horizon_s / _MINUTE_S)
     return np.stack([np.interp(at, x, on_grid[:, q]) for q in range(3)], axis=-1)
@@ -118,7 +121,7 @@ def growth_at(
 def on_grid_at(
     on_grid: NDArray[np.floating], horizon_s: NDArray[np.float64], max_horizon_s: float
 ) -> NDArray[np.float64]:
-    """Interpolate values on the grid, (N, N_GRID + 1), at horizons (N, J) float64 seconds. Return (N, J) float64.
+    """Interpolate the values ``on_grid`` (N, N_GRID + 1) at horizons (N, J) in seconds. Return float64 of shape (N, J).
 
     Each row of values is interpolated at its own row of horizons.
     """

@@ -1,14 +1,15 @@
 """The support of the training data: the range of its inputs, and how far its counts grew. Both limit the forecasts.
 
 Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
-horizon. It is the maximum over all videos with at least that count, because small counts double more often than large
-counts. The median of a forecast never lies above ``most``. The upper quantile lies at most ``margin`` above ``most``.
-To find ``margin``, the training videos are divided into two halves. ``margin`` is the median difference between the
-largest growth of one half and that of the other.
+horizon. For each count, the largest growth is taken over all videos with at least that count, because small counts
+double more often than large counts. The median of a forecast never lies above ``most``. The upper quantile lies at
+most ``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
+median difference between the largest growth of one half and the largest growth of the other half.
 
-An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read lies
-outside the training range. An extrapolated input is no evidence for rare growth. So its median is at most the 0.9
-quantile of the growth of training videos of that age. Its interval covers at least the middle 80 % of their growth.
+An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events or
+counters) lies outside the training range. An extrapolated input is no evidence for rare growth. So the median of its
+forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its forecast covers
+at least the middle 80 % of that growth.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Floats = NDArray[np.float32]
 _AGE_STEP: Final = 0.5
 _AGE_FROM: Final = float(np.log2(LOG_AGE_OFFSET_S))
 N_AGES: Final = 44
-"""Number of age buckets. Each covers half a doubling of age + 1 minute. The last bucket starts at about 4 years."""
+"""Number of age buckets. Each bucket covers half a doubling of (age + 1 minute). The last bucket starts at about 4 years."""
 N_LEVELS: Final = 32
 """Number of levels of log2(1 + count). Each level is one doubling."""
 MIN_VIDEOS: Final = 20
@@ -63,7 +64,8 @@ class Support:
     The names of the fields are also the names in the bundle's weights.
 
     Attributes:
-        most: (N_AGES, N_LEVELS, N_GRID + 1) float32, largest growth in log2 units. It never falls with the horizon.
+        most: (N_AGES, N_LEVELS, N_GRID + 1) float32, largest growth in log2 units. This growth never decreases with
+            the horizon.
         usual: (N_AGES, N_GRID + 1, 2) float32, quantiles 0.1 and 0.9 of the growth.
         margin: how far the upper quantile may lie above ``most``, in log2 units.
         ages: (2,) float32, youngest and oldest age in seconds.
@@ -142,7 +144,7 @@ class Support:
         summary: Floats,
         cold: NDArray[np.bool_],
     ) -> list[list[str]]:
-        """Return, for each of N inputs, the names of what lies outside the training range.
+        """Return, for each of N inputs, the names of its properties that lie outside the training range.
 
         ``observed`` says for each input how its types are read. The names are:
 
@@ -201,7 +203,10 @@ class Support:
         extrapolated: NDArray[np.bool_],
         max_horizon_s: float,
     ) -> NDArray[np.float64]:
-        """Bound the growth quantiles (N, N_GRID + 1, 3) as the module describes. They stay ordered and never fall with the horizon."""
+        """Bound the growth quantiles (N, N_GRID + 1, 3) as the module describes.
+
+        The bounded quantiles stay in order and never decrease with the horizon.
+        """
         growth = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
         usual = np.minimum(self.usual[support_row(age_s)], largest[..., None])
@@ -241,7 +246,8 @@ class Support:
 def _samples_near(rows: NDArray[np.int64], video: NDArray[np.int64], row: int, min_reach: int = 0) -> NDArray[np.int64]:
     """Return the indices (n,) of the samples in an age bucket and in the buckets around it.
 
-    The range includes ``min_reach`` buckets on each side. It is widened until it holds at least MIN_VIDEOS videos.
+    The range of buckets includes ``min_reach`` buckets on each side. This range is widened until it holds at least
+    MIN_VIDEOS videos.
     """
     away = np.abs(rows - row)
     for reach in range(min_reach, N_AGES):
@@ -284,9 +290,10 @@ def _highest(video: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np
 
 
 def _filled(largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fill the gaps in ``largest`` so that growth never falls with the horizon.
+    """Fill the gaps in ``largest`` so that growth never decreases with the horizon.
 
-    Horizons below the first observed one get its value. The value at horizon 0 is 0.
+    Horizons that are shorter than the shortest observed horizon get the growth at that horizon. The growth at horizon
+    0 is 0.
     """
     seen = np.flatnonzero(largest >= 0)
     out = np.maximum.accumulate(largest)
@@ -302,7 +309,7 @@ def _usual_growth(
 ) -> NDArray[np.float64]:
     """Return the quantiles 0.1 and 0.9 of growth at each grid horizon, (N_GRID + 1, 2).
 
-    They are interpolated between observed horizons and never fall with the horizon.
+    The quantiles are interpolated between observed horizons and never decrease with the horizon.
     """
     known = np.isfinite(growth[rows])
     at, values = np.minimum(column[rows][known], N_GRID), growth[rows][known]

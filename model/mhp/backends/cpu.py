@@ -143,7 +143,7 @@ def _advance(weights, slots, offsets, features, clock, state, window, hidden):  
 
 
 class CPUBackend:
-    """Steps and scans on a CPU. Both state arrays are float32.
+    """Updates states on a CPU. Both arrays of a state are float32.
 
     ``state``: (slots, layers, d_state, d_inner).
 

@@ -5,11 +5,11 @@ mamba-ssm computes z <- exp(dt A) z + dt B x. Our state decays by D and jumps by
 place by their indices.
 
 If a slot has many unread tokens, they are read by one scan. mamba-ssm's scan starts from zero, so the initial state
-is given as d_state additional tokens before the first token. Each of them adds one component of the state and does
-not decay it.
+is given as d_state additional tokens before the first token. Each additional token adds one component of the state
+and does not decay the state.
 
 A step consists of about sixty small kernels. Launching them takes far longer than running them. So the step for a
-wave of slots is recorded once as a CUDA graph. Each later step replays it with one launch.
+group of slots, called a wave, is recorded once as a CUDA graph. Each later step replays this graph with one launch.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from model.mhp.shape import MHPShape
 SCAN_FROM: Final = 8
 """Minimum number of tokens that a slot reads by a scan. Fewer tokens are read step by step."""
 _MIN_GAP: Final = 1e-6
-"""Smallest gap. It keeps x = w / D finite. In float32, the decay exp(-1e-6 |A|) is 1."""
+"""Smallest gap D. This limit keeps x = w / D finite. In float32, the decay exp(-1e-6 |A|) is 1."""
 _NO_GAP: Final = 1e-8
-"""Gap of the tokens that set the initial state. The total decay of sixteen of them is too small for float32 to resolve."""
+"""Gap of the tokens that set the initial state. The total decay over sixteen such gaps is too small for float32 to resolve."""
 _WAVES: Final = (1, 8, 32, 128, 512)
-"""Numbers of rows of the recorded waves. A smaller wave is padded."""
+"""Sizes of the waves, in rows. Each row takes one slot. If there are fewer slots than rows, the wave is padded."""
 
 
 class Kernels(NamedTuple):
@@ -54,7 +54,7 @@ class Kernels(NamedTuple):
 
 
 class Wave:
-    """A recorded step that reads one token into each of up to ``rows`` slots. Unused rows read into a spare slot."""
+    """A CUDA graph of the step that reads one token into each of up to ``rows`` slots. Unneeded rows use a spare slot."""
 
     def __init__(self, rows: int, shape: MHPShape, spare: int, device: torch.device) -> None:
         self.slots = torch.full((rows,), spare, device=device)
@@ -74,7 +74,7 @@ class Wave:
         return self.tokens[:, self._n_features :]
 
     def record(self, work: Callable[[Wave], None]) -> None:
-        """Record ``work``, which reads ``slots``, ``features`` and ``clock`` and writes ``hidden``."""
+        """Record ``work`` as a CUDA graph. ``work`` reads ``slots``, ``features`` and ``clock`` and writes ``hidden``."""
         self._work = work
         if self.slots.device.type != "cuda":
             return
@@ -87,7 +87,7 @@ class Wave:
                 work(self)
         here.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU during the recording.
+        # Other threads may use the GPU while the graph is recorded.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             work(self)
 
@@ -123,13 +123,13 @@ class TensorStates(States):
         return self.state[slot].clone(), self.window[slot].clone()
 
     def copy_slots(self, rows: list[int], source: States, slots: list[int]) -> None:
-        """Overwrite the slots ``rows`` with the slots ``slots`` of other states."""
+        """Copy the slots ``slots`` of ``source`` into the slots ``rows`` of these states."""
         to, of = (torch.tensor(index, device=self.state.device) for index in (rows, slots))
         self.state[to], self.window[to] = source.state[of], source.window[of]
 
 
 class CUDABackend:
-    """Steps and scans on a GPU. A wave reads at most one token into each slot.
+    """Updates states on a GPU. A wave reads at most one token into each slot.
 
     ``state`` has the shape (slots, layers, d_inner, d_state), and ``window`` has the shape (slots, layers, d_inner,
     d_conv - 1). Both are float32.
