@@ -11,11 +11,11 @@ from service.store.redis.connection import RedisConnection
 from service.store.redis.function_library import FunctionLibrary
 
 _FILES: Final = ("record", "rows", "plan", "apply", "read", "correct", "functions")
-"""Files of the library in ``lua/``, in the order in which they make up one source: each uses only what stands before it."""
+"""Files of the library in ``lua/``, in the order in which they are joined. The code in a file only uses code that comes before it."""
 
 
 def library() -> FunctionLibrary:
-    """Put the function library together and fill in the edges of the age bins."""
+    """Join the files of the function library, fill in the edges of the age bins, and return the library."""
     folder = resources.files("service.store") / "lua"
     template = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in _FILES)
     return FunctionLibrary.from_template(template.replace("@EDGES@", ",".join(map(str, EDGES_US.tolist()))))

@@ -16,7 +16,7 @@ class FunctionLibrary:
 
     @classmethod
     def from_template(cls, template: str) -> Self:
-        """Create a library from a template. ``@TAG@`` is replaced by a hash of the template.
+        """Create a library from a template. ``@TAG@`` is replaced by a digest of the template.
 
         Each version of the source therefore has its own function names.
         """
