@@ -20,7 +20,12 @@ from service.problems import Forbidden, Unauthorized
 
 Scope = Literal["ingest", "predict", "admin"]
 Refusal = Literal["missing", "unknown", "scope"]
-"""Why a request is refused. ``missing``: no key was sent. ``unknown``: the key is not known. ``scope``: the key lacks the scope."""
+"""Why a request is refused.
+
+``missing``: no key was sent.
+``unknown``: the key is not known.
+``scope``: the key lacks the required scope.
+"""
 _NAME_DIGITS: Final = 8
 
 

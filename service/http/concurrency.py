@@ -19,8 +19,8 @@ class ConcurrencyLimit:
     """Lets up to ``limit`` requests run. Up to ``waiting`` requests wait for a slot, each for at most ``wait_s`` seconds.
 
     Slots are shared fairly. A free slot is given to the waiting client with the fewest running requests. If several clients have
-    equally few, the slot goes to the client that has waited longest. If all waiting slots are taken, a new request may displace a
-    waiting one: the newest waiting request of the waiting client with the most requests. This only happens if that client has more
+    equally few, the slot goes to the client that has waited longest. If all waiting slots are taken, a new request
+    displaces the newest waiting request of the waiting client with the most requests. This only happens if that client has more
     requests than the new request's client would have.
 
     ``share``: fraction of all running and waiting slots that one client may hold, even if there is no other client.
@@ -117,7 +117,7 @@ class ConcurrencyLimit:
     def _heavier(self, client: bytes) -> bytes | None:
         """Return the waiting client with the most requests.
 
-        Return None if no client waits, or if a further request would give ``client`` at least as many requests.
+        Return None if no client waits, or if a further request would give ``client`` at least as many as that client has.
         """
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
         return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None

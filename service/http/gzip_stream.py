@@ -1,4 +1,4 @@
-"""Decompresses gzip data while they arrive."""
+"""Decompresses a gzip stream while it arrives."""
 
 from __future__ import annotations
 

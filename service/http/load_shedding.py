@@ -5,7 +5,7 @@ Each request passes these steps:
 1. Visit: the request's id and its client are determined. The client is an API key, or an address.
 2. Turn: the request waits for its client's turn on the event loop. Turns of different clients alternate.
 3. Kind: the request is classified as reads, writes or bulk. Health probes and requests for metrics, the OpenAPI schema, models and
-   streams have no kind. They skip steps 4 and 6. Streams have limits of their own.
+   streams have no kind. Requests without a kind skip steps 4 and 6. Streams have limits of their own.
 4. Early refusal: if all running and waiting slots of the kind are taken, the request gets 503. If the request's client already
    holds its share of the slots, the request gets 429.
 5. Body: the body's bytes count toward the budget for all bodies.
@@ -49,10 +49,10 @@ _QUERY_KEY: Final = b"api_key"
 
 
 def classify(scope: Scope, length: int | None = None) -> Kind | None:
-    """Return the kind of a request. It only depends on the request's head. If None, the request is never refused because of load.
+    """Return the kind of a request, or None if the request is never refused because of load.
 
-    ``length``: the length of the body, as in ``Visit``. Paths are compared without decoding them, so no video id can look like a
-    different route.
+    The kind only depends on the request's head. ``length``: the length of the body, as in ``Visit``. Paths are compared without decoding
+    them, so no video id can look like a different route.
     """
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if path == b"/" or path.startswith(_FREE) or path.endswith(b"/forecast/stream"):
@@ -226,7 +226,7 @@ class Shedding:
 class _Responder:
     """An ASGI ``send`` that adds the request's id to the response, and waits for the client's turn before it sends the head.
 
-    It releases the concurrency slot before it waits and sends. While the service is stopping, each response is the last one on its
+    The concurrency slot is released before that wait. While the service is stopping, each response is the last one on its
     connection.
     """
 

@@ -2,7 +2,7 @@
 
 1. Connection: at the limit on connections, the connection that has been idle longest is closed to make room for the new one. If no
    connection is idle, the new one gets 503.
-2. Head: the head must arrive within ``head_deadline_s``, or the response is 408. It must have at most ``header_bytes`` bytes, or the
+2. Head: the head must arrive within ``head_deadline_s``, or the response is 408. The head must have at most ``header_bytes`` bytes, or the
    response is 431. Trailers are dropped.
 3. Upgrade offer: only WebSocket is accepted. Any other offer is ignored, and the request is answered without it (RFC 9110 7.8).
 4. Body: see ``service.http.bodies``. Bytes that arrive after the response are dropped, up to ``DISCARDED_BYTES``.

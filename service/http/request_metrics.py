@@ -25,8 +25,8 @@ _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "O
 class RequestMetrics:
     """Counts and times requests for each route template. All unknown routes share one label, and so do all unknown methods.
 
-    The layer also writes the audit log. If no other layer handles an exception, this layer logs it and sends an error response. The
-    connection then stays open.
+    The layer also writes the audit log. If no other layer handles an exception, this layer logs the exception and sends an error
+    response. The connection then stays open.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
@@ -72,7 +72,8 @@ class RequestMetrics:
                 self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
 
     def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        # Counters and histograms are cached, because finding one by its labels costs more than using it. There are only a few.
+        # Counters and histograms are cached, because finding one by its labels costs more than using it. Only few combinations of labels
+        # occur.
         key = (route, method, status)
         found = self._known.get(key)
         if found is None:

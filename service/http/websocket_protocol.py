@@ -35,7 +35,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         """Number of all bytes of the incomplete message so far, including unparsed bytes."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remove the connection from the count of open connections. It was counted since it was an HTTP connection."""
+        """Remove the connection from the count of open connections. It was added when it began as an HTTP connection."""
         self._stop_write_timer()
         self._set_partial(0)
         self.limits.connections.open -= 1

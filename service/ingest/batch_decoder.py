@@ -36,7 +36,7 @@ from service.store.rows.row_fields import (
 from service.times import now_us
 
 _FLOAT_LIMIT_S: Final = 9e9
-"""Limit in seconds since 1970 (the year 2255). Below it, a float is precise enough for microseconds."""
+"""Limit in seconds since 1970 (the year 2255). Below this limit, a float is precise enough for microseconds."""
 _DATE_LENGTH: Final = 10
 """Length in characters of a date without a time of day. Such a date is not accepted as a timestamp."""
 _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError, RecursionError)

@@ -46,7 +46,7 @@ class Take(Protocol):
 
 
 class IngestHandler:
-    """Parses and stores batches of events or counters. It handles one slice of a batch in each turn of the batch's client."""
+    """Parses and stores batches of events or counters. In each turn of a client, one slice of a batch is handled."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class IngestHandler:
     async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
         """Store the valid rows of a batch. Return the outcome, which lists the invalid rows.
 
-        If the batch is too long, nothing is stored. ``client``: the client who sent the rows. Rows that are parked use its share.
+        If the batch is too long, nothing is stored. ``client``: the client who sent the rows. Parked rows use this client's share.
         """
         return await self._take(_Batch(kind, client), items, self._decoder.items)
 
@@ -109,7 +109,7 @@ class IngestHandler:
         Args:
             kind: whether the rows are events or counters.
             lines: the lines. None of them is blank.
-            client: the client who sent the rows. Rows that are parked use its share.
+            client: the client who sent the rows. Parked rows use this client's share.
             request: the request's idempotency key (see ``take_json``).
             first: the position of the first line in the request.
             list_rejections: if False, refused rows are only counted.

@@ -42,7 +42,7 @@ def rows_within(body: bytes) -> tuple[int, int]:
 def row_end(body: bytes, start: int, position: int, end: int) -> tuple[int, int]:
     """Find the first position from ``position`` on where a row seems to end. Return that position and the next row's start.
 
-    Return ``end`` twice if no row seems to end before ``end``. A row must start at ``start``. The quotes from there on show which
+    Return ``end`` twice if no row seems to end before ``end``. A row must start at ``start``. The quotes after ``start`` show which
     text is inside a string.
     """
     seen, quotes, looked = start, 0, 0

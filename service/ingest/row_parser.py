@@ -108,7 +108,7 @@ class RowParser:
         Args:
             mode: whether the rows are events or counters.
             items: the rows as parsed JSON.
-            video_id: the video of all rows, if the request names it. If None, each row names its own video.
+            video_id: the video of all rows, if the request names one. If None, each row names its own video.
             first: the position of the first item in the request.
             into: an earlier result. The new rows and refusals are added to it.
             list_rejections: if False, refused rows are only counted.

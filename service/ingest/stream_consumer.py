@@ -2,11 +2,11 @@
 
 An entry has the field ``kind`` (events or counters), and either ``row`` (a JSON object) or ``rows`` (a JSON list of objects). An
 event without an id gets an id made of the entry's id. The store saves this id in the same call that counts the event. If the entry
-is delivered again within ``dedup_ttl_s``, it therefore changes nothing. Cumulative counters need no id, because a reading that is
-stored twice has no further effect.
+is delivered again within ``dedup_ttl_s``, the second delivery therefore changes nothing. Cumulative counters need no id, because a
+reading that is stored twice has no further effect.
 
 An entry is acknowledged after the store has replied. If a consumer took an entry and did not finish it, a different consumer claims
-it after ``claim_s``. Entries are claimed one at a time. Rows that can never be stored are written to ``m3tr:ingest:dead`` with the
+the entry after ``claim_s``. Entries are claimed one at a time. Rows that can never be stored are written to ``m3tr:ingest:dead`` with the
 reason. An entry is also written there if it was delivered ``DELIVERIES`` times and not finished. An entry that crashes its consumers
 is thus given up. Entries that every group has acknowledged are deleted from the stream.
 """

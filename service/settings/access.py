@@ -18,8 +18,8 @@ class AccessSettings(SettingsGroup):
     """Who may call the service."""
 
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Accepted API keys, separated by commas or white space. Each has the form ``scope:sha256``. The scope is ingest, predict or
-    admin. The second field is the SHA-256 digest of the key in lower-case hexadecimal. If there are no keys, requests need no key,
+    """Accepted API keys, separated by commas or white space. Each entry has the form ``scope:sha256``. The scope is ingest, predict or
+    admin. The part ``sha256`` is the SHA-256 digest of the key in lower-case hexadecimal. If there are no keys, requests need no key,
     and the server can only bind a loopback address."""
     api_keys_file: Path | None = None
     """File with further ``api_keys``, one per line. A line that starts with # is a comment."""

@@ -14,7 +14,7 @@ class RankingSettings(SettingsGroup):
     """Horizon in seconds of the forecasts that videos are ranked by. If the bundle's longest horizon is shorter, that
     horizon is used instead."""
     ranking_forecasts: int = Field(25, ge=0, le=10_000)
-    """Maximum number of forecasts per second that this replica makes to keep the ranked lists up to date. With 0, it leaves
+    """Maximum number of forecasts per second that this replica makes to keep the ranked lists up to date. With 0, this replica leaves
     this work to other replicas."""
     ranking_silent_s: float = Field(3 * 86_400, ge=1, le=365 * 86_400)
     """Time in seconds without an engagement after which a video is removed from the list of rising videos."""

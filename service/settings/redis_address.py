@@ -1,4 +1,4 @@
-"""The address of Redis. ``REDIS_URL`` is parsed and checked at the start, so a mistake in it is reported at once, in one line.
+"""The address of Redis. ``REDIS_URL`` is parsed and checked at the start, so a mistake in the URL is reported at once, in one line.
 
     redis://[[user]:password@]host[:port][/db]                         one server
     rediss://...                                                       one server, over TLS

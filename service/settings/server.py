@@ -23,8 +23,8 @@ class ServerSettings(SettingsGroup):
     max_header_bytes: int = Field(32 * 1024, ge=4096, le=2**20)
     """Maximum size of a request's head in bytes. The head is the request line and the headers. A longer head gets 431."""
     head_deadline_ms: int = Field(15_000, ge=100, le=600_000)
-    """Time limit in milliseconds for receiving a request's head. For the first request, it runs from the start of the connection.
-    For each later request, it runs from the first byte of the head."""
+    """Time limit in milliseconds for receiving a request's head. For the first request, the time runs from the connection's start.
+    For each later request, the time runs from the first byte of the head."""
     keep_alive_s: float = Field(75, ge=1, le=3600)
     """Time in seconds for which a connection stays open between two requests. This time should exceed the load
     balancer's idle timeout, which is usually 60 s."""

@@ -1,6 +1,6 @@
 """Publishes which videos changed, and which videos have parked rows.
 
-A publication is written after the change itself, to keys without the video's hash tag. If a publication is lost, no row is lost.
+A publication is written after the change itself, to keys without the video's Redis hash tag. If a publication is lost, no row is lost.
 Readers also compare the versions of videos, so they still find out which data are current.
 """
 

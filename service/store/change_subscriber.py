@@ -2,7 +2,7 @@
 
 An entry's field ``videos`` is a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos. The stream
 may lose entries, because it has a maximum length, and because a power failure may lose the newest entries. Therefore an entry only names
-the videos that must be read again. It does not contain their data.
+the videos that must be read again. It does not contain the data of these videos.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Listener(Protocol):
 
 
 class ChangeSubscriber(Reading):
-    """Follows the stream of changes. It starts with the entries added after the first connection.
+    """Follows the stream of changes. Reading starts with the entries that are added after the first connection.
 
     After an interruption, it continues after the last entry that it read.
     """

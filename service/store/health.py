@@ -63,7 +63,7 @@ class StoreRefused(Exception):
 
 
 class Health(BackgroundTask):
-    """Probes the store and keeps the last result. ``reason`` says why the service is not ready, or is empty."""
+    """Probes the store and keeps the last result. ``reason`` says why the service is not ready. Otherwise it is empty."""
 
     def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._connection = connection

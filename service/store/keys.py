@@ -1,6 +1,6 @@
 """The names of all keys in the store.
 
-All keys of one video share the hash tag ``{video_id}``. In a cluster they are therefore on one node, and one function call may use
+All keys of one video share the Redis hash tag ``{video_id}``. In a cluster they are therefore on one node, and one function call may use
 all of them.
 """
 
@@ -88,7 +88,7 @@ def rank(sort: str) -> str:
 def maturing(bank: str) -> str:
     """Return the key of a sorted set of video ids. The score is the time at which the video must be added to the bank (s).
 
-    The same key followed by ":lease" is the lease for this work.
+    This key followed by ``:lease`` is the key of the lease for this work.
     """
     return f"m3tr:{{maturing-{bank}}}"
 
@@ -120,7 +120,7 @@ def video_id_of(key: bytes) -> str | None:
 
 
 def member(name: bytes) -> str | None:
-    """Decode a set's member as a video id. Return None if it is not UTF-8, because this service writes no such member."""
+    """Decode a set's member as a video id. Return None if the member is not UTF-8. This service writes no such member."""
     try:
         return name.decode()
     except UnicodeDecodeError:

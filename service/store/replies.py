@@ -24,7 +24,7 @@ class Applied(msgspec.Struct, array_like=True, gc=False):
     """The rows of a video were applied, except the ``duplicates`` and the ``rejected`` rows.
 
     ``corrected``: positions of counters rows with a value below the total. A position occurs once for each such value.
-    The other fields are only set by a registration.
+    The following fields are only set by a registration.
     ``parked_applied``: number of parked rows that were applied.
     ``parked_rejected``: number of parked rows that were not applied.
     ``created``: whether the video is new.
@@ -132,8 +132,10 @@ CorrectReply = Corrected | Unknown | TotalConflict | NotCounted | DamagedReply |
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A reply of the function ``read`` with a whole video.
 
-    ``meta``: the packed head. ``metadata``: JSON. ``cells``: a flat list in which an engagement type is followed by its
-    [bin, value, ...] list. A type may occur several times.
+    ``meta``: the packed head.
+    ``metadata``: JSON text.
+    ``cells``: a flat list that alternates between an engagement type and the type's [bin, value, ...] list. A type may occur several
+    times.
     """
 
     meta: bytes
@@ -151,7 +153,7 @@ _CURRENT: Final = Current()
 
 
 def decode_apply(packed: bytes) -> Sequence[ApplyReply]:
-    """Decode the replies of ``apply``. There is one for each video of the call."""
+    """Decode the replies of ``apply``. There is one reply for each video of the call."""
     try:
         return _apply.decode(packed)
     except msgspec.ValidationError:

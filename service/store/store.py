@@ -67,7 +67,7 @@ class Registration:
 class AppliedRows:
     """The result of applying rows to one video.
 
-    ``version``: the video's new version. None if the video is not registered, or if a strict batch was refused.
+    ``version``: the video's version after the call. None if the video is not registered, or if a strict batch was refused.
     """
 
     outcome: Outcome
@@ -313,7 +313,7 @@ class Store:
 def _with_counts(fault: Exception, outcome: Outcome, lost: int) -> Exception:
     """Return a copy of an Unavailable with the batch's counts. ``lost`` is the number of rows whose outcome is unknown.
 
-    Any other exception is returned as it is.
+    Any other exception is returned unchanged.
     """
     if not isinstance(fault, Unavailable):
         return fault

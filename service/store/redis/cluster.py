@@ -234,7 +234,7 @@ class Cluster:
 
 
 def _on_many_keys(command: Command) -> bool:
-    """Return whether a command calls one of our Lua functions. These use more keys of a slot than the call names.
+    """Return whether a command calls one of our Lua functions. A function uses more keys than the call names.
 
     A call only names a prefix, and no key with this exact name exists. As soon as the slot begins to move, the old node therefore
     redirects the call. The video's keys may still be on either node at that time. So the call must wait until the slot has moved.

@@ -1,7 +1,7 @@
 """Calls to the Redis deployment, including calls of a library's Lua functions. Deadlines and failures are handled here.
 
 If the server does not reply to a call, further calls fail at once until a background probe gets a reply. Therefore only the first
-caller waits for the whole deadline while a server hangs. If the server refuses a call (OOM, READONLY, ...), it has replied. The
+caller waits for the whole deadline while a server hangs. If the server refuses a call (OOM, READONLY, ...), the server has replied. The
 refusal then only affects that call.
 
 If the reply to a call is lost, the call is never repeated, because it may have been executed. Only the sender of the rows can repeat

@@ -96,7 +96,7 @@ class RowBatch:
         )
 
     def row(self, i: int) -> InputRow:
-        """Return row i as an object. Its id may be missing."""
+        """Return row i as an object. The object may lack the row's id."""
         if self.rows is not None:
             return self.rows[i]
         index = i if self.indices is None else self.indices[i]
@@ -109,7 +109,10 @@ class RowBatch:
         return InputRow(index, self.video_ids[i], time_us, "events", ((self.types[code], count),), reach)
 
     def identify(self, request: str) -> None:
-        """Give an id to each event without one. The id is made of the request's idempotency key and the event's position."""
+        """Give an id to each event without one.
+
+        The id is made of the request's idempotency key and the event's position in the request.
+        """
         indices = range(len(self)) if self.indices is None else self.indices
         ids = self.ids or [NONE] * len(self)
         without = [i for i, code in enumerate(self.type_codes.tolist()) if code != COUNTERS_ROW and ids[i] == NONE]
