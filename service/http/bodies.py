@@ -199,7 +199,7 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns
             continue
         for part in unpacker.feed(piece):
             yield part
-            # A small chunk may decompress to many parts. Other clients get a turn between the parts.
+            # A small chunk may decompress to many parts. Between the parts, other clients may use the event loop.
             await turns.take(Visit.of(request).client)
     if unpacker is not None:
         unpacker.finish()

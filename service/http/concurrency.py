@@ -140,7 +140,7 @@ class ConcurrencyLimit:
 
     def _give_up(self, turn: asyncio.Future[bool], client: bytes) -> None:
         if turn.done() and not turn.cancelled() and turn.result():
-            # The slot was given to this request at the same moment, so it is passed on to the next request.
+            # The slot was given to this request at the same moment. The slot is passed on to the next request.
             self.leave(client)
             return
         turn.cancel()

@@ -232,7 +232,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def _should_upgrade(self) -> bool:
-        # A WebSocket is opened with GET. If a request with a different method offers an upgrade, it has a body to read.
+        # A WebSocket is opened with GET. If a request with a different method offers an upgrade, the request has a body to read.
         return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _become_websocket(self) -> None:

@@ -57,7 +57,7 @@ class GroupCommitQueue:
 
     def _start_commits(self) -> None:
         while self._waiting and len(self._commits) < COMMITS_IN_FLIGHT:
-            # The context is empty, because a commit has rows of many requests. Its log lines must not name a single request.
+            # The context is empty, because a commit has rows of many requests. The commit's log lines must not name one request.
             task = asyncio.get_running_loop().create_task(self._commit(), context=Context())
             self._commits.add(task)
             task.add_done_callback(self._ended)

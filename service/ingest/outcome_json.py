@@ -11,7 +11,7 @@ from service.fair_turns import Turns
 from service.store.rows.outcome import Outcome, Rejection
 
 LISTED_AT_ONCE: Final = 256
-"""Maximum number of rejected rows that are encoded in one turn. Encoding them takes a few tenths of a millisecond."""
+"""Maximum number of rejected rows that are encoded in one turn on the event loop. Encoding them takes a few tenths of a millisecond."""
 
 
 def rejection(rejected: Rejection) -> dict[str, Any]:

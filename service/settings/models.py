@@ -13,7 +13,8 @@ from service.settings.group import SettingsGroup
 class ModelSettings(SettingsGroup):
     """Which models are loaded, where they run, and what is cached for them.
 
-    A bundle is a folder with a trained model and its data. A shadow model computes the same forecasts for comparison only.
+    A bundle is a folder with a trained model and its data. A shadow model computes the active model's forecasts
+    too, for comparison only.
     """
 
     bundle: Path

@@ -13,7 +13,7 @@ from service.settings.group import SettingsGroup, split_list
 class QualitySettings(SettingsGroup):
     """Which forecasts are kept and scored, when they are scored, and for how long scores are shown.
 
-    A label is a forecast that is kept until its outcome is known. It is then scored.
+    A label is a forecast that is kept until its outcome is known, and is then scored.
     """
 
     labels: int = Field(100_000, ge=0, le=10_000_000)

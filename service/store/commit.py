@@ -31,7 +31,7 @@ from service.store.rows.row_table import RowTable
 
 @dataclass(frozen=True, slots=True)
 class CommitChunk:
-    """Some videos of a commit with all their rows, for one call of the store's function ``apply``.
+    """Some videos of a commit with all their rows, for one call of the store's Lua function ``apply``.
 
     The fields hold all arguments of the call except its options.
     """

@@ -30,7 +30,7 @@ class Correction:
     from_us: int | None = None
 
     def packed(self) -> bytes:
-        """Pack the correction as the argument of the store's function ``correct``."""
+        """Pack the correction as the argument of the store's Lua function ``correct``."""
         return msgspec.msgpack.encode({**asdict(self), "from_us": -1 if self.from_us is None else self.from_us})
 
     def raise_conflict(self, reply: TotalConflict | NotCounted) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The store's function library (``lua/``), and connections that can call its functions."""
+"""The store's library of Lua functions (``lua/``), and connections that can call these functions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FILES: Final = ("record", "rows", "plan", "apply", "read", "correct", "function
 
 
 def library() -> FunctionLibrary:
-    """Join the files of the function library, fill in the edges of the age bins, and return the library."""
+    """Join the files of the Lua library, fill in the edges of the age bins, and return the library."""
     folder = resources.files("service.store") / "lua"
     template = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in _FILES)
     return FunctionLibrary.from_template(template.replace("@EDGES@", ",".join(map(str, EDGES_US.tolist()))))
 
 
 def connect(url: str, metrics: Metrics, *, deadline_s: float, connections: int) -> RedisConnection:
-    """Create a connection to the Redis deployment at ``url`` that can call the store's functions. Nothing is sent yet.
+    """Create a connection to the Redis deployment at ``url`` that can call the Lua functions. Nothing is sent yet.
 
     Raises:
         AddressError: if ``url`` is not a Redis address.

@@ -63,7 +63,10 @@ class StoreRefused(Exception):
 
 
 class Health(BackgroundTask):
-    """Probes the store and keeps the last result. ``reason`` says why the service is not ready. Otherwise it is empty."""
+    """Probes the store and keeps the last result.
+
+    ``reason``: why the service is not ready, or an empty text if it is ready.
+    """
 
     def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._connection = connection

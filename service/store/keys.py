@@ -1,7 +1,7 @@
 """The names of all keys in the store.
 
-All keys of one video share the Redis hash tag ``{video_id}``. In a cluster they are therefore on one node, and one function call may use
-all of them.
+All keys of one video share the Redis hash tag ``{video_id}``. In a cluster they are therefore on one node, and one call of a Lua
+function may use all of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FORGOTTEN_LEASE: Final = "m3tr:{forgotten}:lease"
 """Lease of the replica that removes deleted videos from the streams."""
 
 FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
-"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log. It is set after the log is rewritten."""
+"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log. The key is set after the log is rewritten."""
 
 RETENTION: Final = "m3tr:{retention}:due"
 """Sorted set of video ids. The score is the time at which the service must check whether the video has been inactive for

@@ -89,7 +89,7 @@ class DamagedReply(msgspec.Struct, array_like=True, tag="damaged", gc=False):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="error", gc=False):
-    """The function failed for this video."""
+    """The Lua function failed for this video."""
 
     message: str
 
@@ -99,7 +99,7 @@ class Lost(msgspec.Struct, tag="lost", gc=False):
 
 
 ApplyReply = Changed | Unchanged | Parked | ParkingFull | Stale | PublicationConflict | Refused | DamagedReply | Failed
-"""A reply of the function ``apply`` about one video."""
+"""A reply of the Lua function ``apply`` about one video."""
 
 
 class Corrected(msgspec.Struct, array_like=True, tag="corrected"):
@@ -126,11 +126,11 @@ class NotCounted(msgspec.Struct, array_like=True, tag="missing"):
 
 
 CorrectReply = Corrected | Unknown | TotalConflict | NotCounted | DamagedReply | Failed
-"""A reply of the function ``correct``."""
+"""A reply of the Lua function ``correct``."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A reply of the function ``read`` with a whole video.
+    """A reply of the Lua function ``read`` with a whole video.
 
     ``meta``: the packed head.
     ``metadata``: JSON text.
@@ -144,7 +144,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Current(msgspec.Struct):
-    """A reply of the function ``read`` if the caller already has the newest version."""
+    """A reply of the Lua function ``read`` if the caller already has the newest version."""
 
 
 _apply: Final = msgspec.msgpack.Decoder(list[ApplyReply])

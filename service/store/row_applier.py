@@ -1,4 +1,4 @@
-"""Sends rows to the store's function ``apply``, in calls that are short enough not to block the server or the event loop."""
+"""Sends rows to the store's Lua function ``apply``, in calls that are short enough not to block the server or the event loop."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 
 READS_PER_CALL: Final = 32
-"""Maximum number of videos that are read in one call of the function ``read``."""
+"""Maximum number of videos that are read in one call of the Lua function ``read``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class Store:
         """Delete everything about a video, including its parked rows. Return False if there was nothing to delete.
 
         With ``idle_since_us`` (us), the video is only deleted if its registration and its newest row are older than that time.
-        Otherwise False is returned.
+        If the registration or the newest row is not older, nothing is deleted, and False is returned.
         """
         idle = "" if idle_since_us is None else str(idle_since_us)
         calls = [([keys.video_prefix(video_id)], [str(self._settings.dedup_ttl_s), idle, *self._types])]

@@ -1,4 +1,4 @@
-"""Blocking reads, which wait for new stream entries. They use connections of their own, so they block no other calls."""
+"""Blocking reads, which wait for new stream entries. The reads use connections of their own, so they block no other calls."""
 
 from __future__ import annotations
 

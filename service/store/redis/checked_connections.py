@@ -5,7 +5,7 @@ idle for the server's ``timeout``. A load balancer drops an idle connection with
 to a server that is no longer the primary. A call on an unusable connection would be lost. So a connection is replaced right before
 it sends if one of these conditions is true:
 
-1. The connection was made before the last ``ConnectionGeneration.advance()``. It may lead to the wrong server.
+1. The connection was made before the last ``ConnectionGeneration.advance()``. The connection may lead to the wrong server.
 2. The other side has closed the connection. The kernel knows this even if the event loop has not noticed yet.
 3. The connection was idle for longer than ``IDLE_S``. A load balancer may have dropped it.
 """
@@ -44,7 +44,7 @@ class ConnectionGeneration:
 
 
 class _CheckedConnection(AbstractConnection):
-    """A mixin that checks a connection before each use. In a list of base classes, it comes before a class of redis-py."""
+    """A mixin that checks a connection before each use. In a list of base classes, the mixin comes before a class of redis-py."""
 
     current: ClassVar[ConnectionGeneration]
     _generation: int | None = None

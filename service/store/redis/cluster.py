@@ -2,7 +2,8 @@
 
 redis-py keeps the slot map and the connections. This module adds:
 
-- One pipeline per node. All pipelines run at the same time, so a node that does not answer does not delay the others.
+- One pipeline per node. All pipelines run at the same time, so a node that does not answer does not delay the other
+  pipelines.
 - Redirections (MOVED, ASK, TRYAGAIN). ASKING is sent on the same connection as its command. Calls of our Lua functions wait
   until their slot has moved.
 - A new slot map as soon as a node reports one that differs from ours.

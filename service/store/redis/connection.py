@@ -83,7 +83,7 @@ class RedisConnection:
         await self.server.close()
 
     async def ready(self) -> None:
-        """Raise Unavailable, with the reason, unless every server accepts writes and has the library's functions."""
+        """Raise Unavailable, with the reason, unless every server accepts writes and has the library's Lua functions."""
         state = await self.probe()
         if state.kind is not None:
             self._fail("ready", state.kind, state.text)
@@ -122,7 +122,7 @@ class RedisConnection:
     async def call(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]], *, partial: bool = False
     ) -> list[Any]:
-        """Run the library's function ``name`` on each (keys, arguments) pair, in one pipeline. Return the replies in order.
+        """Run the Lua function ``name`` on each (keys, arguments) pair, in one pipeline. Return the replies in order.
 
         ``partial``: if only some calls fail, Unavailable takes the place of their replies and is not raised.
         """
@@ -190,7 +190,7 @@ class RedisConnection:
     async def _resend(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
         """Resend the commands that were certainly not executed, and put the new replies into ``replies``.
 
-        The reason for the refusal is handled first, for example by loading missing functions.
+        The reason for the refusal is handled first, for example by loading missing Lua functions.
         """
         for attempt in range(_RESENDS):
             kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
@@ -199,7 +199,7 @@ class RedisConnection:
                 return
             found = {kinds[i] for i in refused}
             if NO_FUNCTION in found and (fault := await self._load(end)) is not None:
-                # The server lacks the Lua functions, because it restarted empty or is a new primary. It also refuses to load them.
+                # The server lacks the Lua functions, because it restarted empty or is a new primary. Loading them fails as well.
                 replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
                 return
             if attempt and found != {NO_FUNCTION}:
@@ -215,7 +215,7 @@ class RedisConnection:
                 replies[i] = reply
 
     async def _load(self, end: float) -> Exception | None:
-        """Load the functions on every server that does not have them. Return the first refusal, or None if there is none."""
+        """Load the Lua functions on every server that does not have them. Return the first refusal, or None if there is none."""
         replies = await self.server.everywhere([["FUNCTION", "LOAD", self._library.source]], end)
         return next((r for [r] in replies if isinstance(r, Exception) and "already exists" not in str(r)), None)
 

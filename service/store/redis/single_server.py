@@ -1,4 +1,4 @@
-"""One Redis server, found by its address or through Sentinels. It has a connection pool, and clients for blocking reads."""
+"""One Redis server, found by its address or through Sentinels, with a connection pool and with clients for blocking reads."""
 
 from __future__ import annotations
 

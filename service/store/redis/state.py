@@ -39,7 +39,10 @@ class State:
 
     @property
     def status(self) -> str:
-        """``ok``, ``down`` or ``refuses``. With ``down``, the store does not answer. With ``refuses``, it does not accept writes."""
+        """``ok``, ``down`` or ``refuses``.
+
+        With ``down``, the store does not answer. With ``refuses``, the store answers but does not accept writes.
+        """
         return "ok" if self.kind is None else "down" if self.kind in DOWN else "refuses"
 
     def at(self, servers: frozenset[str]) -> Self:

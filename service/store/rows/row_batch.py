@@ -28,7 +28,7 @@ class RowBatch:
     ``times_us``, ``counts`` and ``reaches``: int64 arrays of shape (n,).
     ``type_codes``: uint8 array of shape (n,).
     ``rows``: the batch's rows as objects, or None.
-    ``indices``: the rows' positions in their request, ascending. None means 0 .. n - 1.
+    ``indices``: the rows' positions in their request, ascending. If None, the positions are 0 .. n - 1.
     ``list_rejections``: if True, each refused row is listed. If False, refused rows are only counted.
 
     If one of the columns ``counts``, ``reaches``, ``ids`` and ``cells`` is None, every row has the field's default: count 1, reach 0,
