@@ -1,1 +1,4 @@
-"""HTTP without routes: connections, bodies, responses, API keys, limits and metrics. It knows nothing about rows and forecasts."""
+"""HTTP without routes: connections, bodies, responses, API keys, limits and metrics.
+
+This package knows nothing about rows and forecasts.
+"""

@@ -3,8 +3,9 @@
 {"event":"audit","timestamp":...,"request_id":...,"key":"1f3a9c20","client":"10.0.0.7","method":"POST","route":"/events",
  "status":200,"accepted":12}
 
-``key`` is the beginning of the SHA-256 of the API key. ``video`` is the beginning of the SHA-256 of a video's id. If the id is known,
-the lines about the video can be found. The id itself is not in the log, so the log does not keep the ids of deleted videos.
+``key`` is the beginning of the SHA-256 of the API key. ``video`` is the beginning of the SHA-256 of a video's id. Someone
+who knows the id can therefore find the lines about the video. The id itself is not in the log, so the log does not keep the ids of
+deleted videos.
 """
 
 from __future__ import annotations

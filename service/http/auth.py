@@ -1,4 +1,4 @@
-"""Checks API keys. The service only knows the SHA-256 of each key, and its scopes.
+"""Checks API keys. The service only knows the SHA-256 and the scopes of each key.
 
 ingest    allows sending rows and registering videos
 predict   allows forecasts and reading stored data
@@ -20,12 +20,17 @@ from service.problems import Forbidden, Unauthorized
 
 Scope = Literal["ingest", "predict", "admin"]
 Refusal = Literal["missing", "unknown", "scope"]
-"""Why a request is refused. ``missing``: no key was sent. ``unknown``: the key is not known. ``scope``: the key lacks the scope."""
+"""Why a request is refused.
+
+``missing``: no key was sent.
+``unknown``: the key is not known.
+``scope``: the key lacks the required scope.
+"""
 _NAME_DIGITS: Final = 8
 
 
 class Keys:
-    """The accepted keys. If there are none, every request is allowed, and the service only listens on loopback."""
+    """The accepted keys. If there are no keys, every request is allowed, and the service only listens on loopback."""
 
     def __init__(self, keys: Iterable[str], refused: Callable[[Refusal], None] = lambda reason: None) -> None:
         scopes: dict[str, set[str]] = {}
@@ -39,11 +44,11 @@ class Keys:
         return bool(self._keys)
 
     def find(self, presented: str | None) -> Key | None:
-        """Return the key that a request sent, or None if it is not known."""
+        """Return the known key that a request presented. Return None if it presented no known key."""
         if presented is None or not self._keys:
             return None
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
-        # All keys are compared, so the time of the comparison does not reveal which key matched.
+        # All keys are compared, so the duration of the comparison does not reveal which key matched.
         matching = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
         return matching[0] if matching else None
 

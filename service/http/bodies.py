@@ -1,7 +1,7 @@
 """Reads request bodies, either whole or line by line. Bodies are decompressed, and their size and time are limited.
 
-The size limit applies to the bytes as sent and to the decompressed bytes. Reading stops when it is reached. An NDJSON body has no
-limit as a whole, because it is handled in batches while it arrives.
+The size limit applies to the bytes as sent and to the decompressed bytes. Reading stops when the limit is reached. The
+size of an NDJSON body as a whole is not limited, because its lines are handled in batches while the body arrives.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from service.problems import Malformed, TooLarge, TooSlow
 from service.strict_json import BYTE_ORDER_MARK, parse_json
 
 BATCH_LINES: Final = 2048
-"""Maximum number of NDJSON lines that are stored together. They take this process and the store a few milliseconds."""
+"""Maximum number of NDJSON lines that are stored together. Storing that many lines takes this service and the store a few milliseconds."""
 _BATCH_BYTES: Final = 2 * 2**20
-"""Approximate maximum number of bytes of lines that are handled together."""
+"""Approximate maximum size in bytes of a batch of NDJSON lines."""
 _CLOSE: Final = {"Connection": "close"}
 
 
@@ -56,11 +56,11 @@ async def read_json(request: Request, limits: Limits) -> Any:
 async def read_body(request: Request, limits: Limits) -> bytes:
     """Read the whole body and decompress it. Then take a slot of the concurrency limit, or wait for one.
 
-    The body's bytes count in the budget until the response is written.
+    The body's bytes count toward the budget for all bodies until the response is written.
 
     Raises:
         TooLarge: as soon as the body exceeds a limit.
-        TooSlow: if the body does not arrive within the deadline.
+        TooSlow: if the body does not arrive before the deadline.
         Overloaded: if the budget has too few bytes left, or no slot is free in time.
     """
     visit = Visit.of(request)
@@ -80,7 +80,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 visit.hold(len(part))
                 parts.append(part)
                 if received > UNCOUNTED_BYTES:
-                    # Values are counted while the body arrives, so that reading stops as soon as there are too many.
+                    # Values are counted while the body arrives, so that reading stops as soon as there are too many values.
                     values += sum(map(count_values, parts if not values else (part,)))
                     check_values(values, limits.values)
                     await limits.turns.take(visit.client)
@@ -96,7 +96,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def _read_arrived(request: Request, limits: Limits, visit: Visit) -> bytes:
-    """Read a short body that has already arrived completely. This needs no waiting for bytes and no deadline."""
+    """Read a short body that has already arrived completely. No deadline is needed, because all bytes are there."""
     body: bytes | None = (await request.receive()).get("body")
     if body is None:
         raise Malformed("the body ended early")
@@ -109,15 +109,15 @@ async def _read_arrived(request: Request, limits: Limits, visit: Visit) -> bytes
 
 
 async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncIterator[list[bytes]]:
-    """Yield the non-blank lines of a body of any length, in batches of up to ``limit`` lines. Long lines make a batch shorter.
+    """Yield the non-blank lines of a body of any length, in batches of up to ``limit`` lines. A batch of long lines has fewer.
 
-    The request holds a slot of the concurrency limit while the caller handles a batch. It holds none while it waits for the next
-    batch. Only the lines of the present batch and the newest bytes are in memory.
+    The request holds a slot of the concurrency limit while the caller handles a batch. While it waits for the lines of the
+    next batch, the request holds no slot. Only the lines of the current batch and the bytes received last are in memory.
 
     Raises:
         TooLarge: if a line is too long.
         TooSlow: if the next bytes do not arrive in time.
-        Malformed: if the body has no lines. A client that sends no rows has probably lost them.
+        Malformed: if the body has no lines. A client that sends a body without rows has probably lost its rows.
     """
     visit = Visit.of(request)
     limit = min(limit, BATCH_LINES)
@@ -128,7 +128,7 @@ async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncItera
         part = rest + part
         *whole, rest = part.split(b"\n")
         if BYTE_ORDER_MARK in part:
-            # If files were concatenated, there are also byte order marks in the middle.
+            # If the client concatenated files, byte order marks also occur in the middle of the body.
             whole = [line.removeprefix(BYTE_ORDER_MARK) for line in whole]
         longest = max(map(len, (*whole, rest)))
         if longest > limits.line:
@@ -155,14 +155,17 @@ async def read_lines(request: Request, limits: Limits, limit: int) -> AsyncItera
 
 
 def check_gone(request: Request) -> None:
-    """Raise Malformed if the client has closed the connection. Its rows are not stored, because it cannot read the response."""
+    """Raise Malformed if the client has closed the connection.
+
+    Then the client's rows are not stored, because the client could not read the response.
+    """
     gone = request.scope.get(GONE)
     if gone is not None and gone():
         raise Malformed("the client closed the connection before its rows were stored")
 
 
 async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[bytes]:
-    """Yield the body in chunks, as it was sent. Raise TooLarge if it has more than ``limit`` bytes."""
+    """Yield the body in chunks, as it was sent. Raise TooLarge if the body has more than ``limit`` bytes."""
     received = 0
     try:
         async for piece in request.stream():
@@ -175,7 +178,7 @@ async def _pieces(request: Request, limit: int | None = None) -> AsyncIterator[b
 
 
 async def _timed(pieces: AsyncIterator[bytes], deadline_s: float) -> AsyncIterator[bytes]:
-    """Yield the same chunks. Raise TooSlow if one does not arrive within the deadline."""
+    """Yield the chunks of ``pieces`` unchanged. Raise TooSlow if the next chunk takes longer than ``deadline_s`` to arrive."""
     while True:
         try:
             async with asyncio.timeout(deadline_s):
@@ -196,7 +199,7 @@ async def _unpacked(request: Request, pieces: AsyncIterator[bytes], turns: Turns
             continue
         for part in unpacker.feed(piece):
             yield part
-            # A small chunk may decompress to many parts. Other clients get a turn between the parts.
+            # A small chunk may decompress to many parts. Between the parts, other clients may use the event loop.
             await turns.take(Visit.of(request).client)
     if unpacker is not None:
         unpacker.finish()

@@ -1,4 +1,4 @@
-"""A budget for the bytes of request bodies in memory. All requests share it."""
+"""The budget that limits the bytes of request bodies in memory. All requests share this budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from service.problems import Overloaded, OverShare
 
 CLIENT_SHARE: Final = 0.5
-"""Fraction of the budget that one client may hold. It keeps one client's slow bodies from blocking all other clients."""
+"""Fraction of the budget that one client may hold. This limit keeps one client's slow bodies from blocking all other clients."""
 
 
 class Budget:
@@ -21,7 +21,7 @@ class Budget:
         self.held = 0
         """Number of bytes that are held now."""
         self.taken = 0
-        """Number of bytes that were taken since the start."""
+        """Number of bytes taken since the service started."""
 
     def take(self, client: bytes, size: int) -> None:
         """Hold ``size`` more bytes. If there is no room for all of them, hold none and raise Overloaded or OverShare."""

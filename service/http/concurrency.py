@@ -9,7 +9,9 @@ from typing import Literal
 Refusal = Literal["full", "late", "share"]
 """Why a request is refused.
 
-``full``: all running and waiting slots are taken. ``late``: no slot became free in time. ``share``: the client has its share already.
+``full``: all running and waiting slots are taken.
+``late``: no slot became free in time.
+``share``: the client already holds its share of the slots.
 """
 
 
@@ -17,13 +19,14 @@ class ConcurrencyLimit:
     """Lets up to ``limit`` requests run. Up to ``waiting`` requests wait for a slot, each for at most ``wait_s`` seconds.
 
     Slots are shared fairly. A free slot is given to the waiting client with the fewest running requests. If several clients have
-    equally few, the one that has waited longest gets it. If all waiting slots are taken, a new request displaces the newest waiting
-    request of the client with the most requests, provided that this client has more requests than the new request's client.
+    equally few, the slot goes to the client that has waited longest. If all waiting slots are taken, a new request
+    displaces the newest waiting request of the waiting client with the most requests. This only happens if that client has more
+    requests than the new request's client would have.
 
     ``share``: fraction of all running and waiting slots that one client may hold, even if there is no other client.
 
-    The limit bounds the latency of accepted requests. At most ``limit + waiting`` requests are ahead of each, no matter how many
-    are sent.
+    The limit bounds the latency of accepted requests. At most ``limit + waiting`` requests are ahead of an accepted request, no
+    matter how many requests are sent.
     """
 
     def __init__(self, limit: int, waiting: int, wait_s: float, share: float) -> None:
@@ -39,13 +42,13 @@ class ConcurrencyLimit:
         """Number of requests that wait for a slot."""
 
     def refusal(self, client: bytes) -> Refusal | None:
-        """Return why this client's next request is refused without waiting. Return None if it may run or wait."""
+        """Return why this client's next request would be refused without waiting. Return None if the request may run or wait."""
         if self.running >= self._limit and self.waiting >= self._max_waiting and self._heavier(client) is None:
             return "full"
         return "share" if self._held.get(client, 0) >= self._max_held else None
 
     def take(self, client: bytes) -> bool:
-        """Take a free slot. Return False if none is free, or if the client has its share already.
+        """Take a free slot. Return False if no slot is free, or if the client already holds its share of the slots.
 
         The slot must be released with ``leave``.
         """
@@ -58,7 +61,7 @@ class ConcurrencyLimit:
         return True
 
     async def enter(self, client: bytes) -> bool:
-        """Take a slot, or wait for one. Return False if none became free in time, or if a different client displaced the request.
+        """Take a slot, or wait for one. Return False if no slot became free in time, or if a different client displaced the request.
 
         The slot must be released with ``leave``. Call this only after ``refusal`` has returned None.
         """
@@ -87,18 +90,19 @@ class ConcurrencyLimit:
     def leave(self, client: bytes) -> None:
         """Release a slot, and give it to the next waiting request.
 
-        This is the oldest waiting request of the client with the fewest running requests.
+        The next waiting request is the oldest one of the waiting client with the fewest running requests.
         """
         self._release(self._held, client)
         self._release(self._running, client)
         while self._queues:
-            # The dictionary keeps the order in which clients started to wait. If several have equally few, ``min`` returns the first.
+            # The dictionary keeps the clients in the order of their waiting time. If several clients have equally few running
+            # requests, ``min`` returns the one that has waited longest.
             next_client = min(self._queues, key=lambda waiting: self._running.get(waiting, 0))
             queue = self._queues.pop(next_client)
             turn = queue.popleft()
             self.waiting -= 1
             if queue:
-                # The client goes to the end of that order.
+                # The client goes to the end of the dictionary's order.
                 self._queues[next_client] = queue
             if not turn.done():
                 self._running[next_client] = self._running.get(next_client, 0) + 1
@@ -113,7 +117,7 @@ class ConcurrencyLimit:
     def _heavier(self, client: bytes) -> bytes | None:
         """Return the waiting client with the most requests.
 
-        Return None if ``client`` would have at least as many after one more request, or if no client waits.
+        Return None if no client waits, or if a further request would give ``client`` at least as many as that client has.
         """
         heaviest = max(self._queues, key=lambda waiting: self._held[waiting], default=None)
         return heaviest if heaviest is not None and self._held[heaviest] > self._held.get(client, 0) + 1 else None
@@ -136,7 +140,7 @@ class ConcurrencyLimit:
 
     def _give_up(self, turn: asyncio.Future[bool], client: bytes) -> None:
         if turn.done() and not turn.cancelled() and turn.result():
-            # The slot became free at the same moment, so it is passed on.
+            # The slot was given to this request at the same moment. The slot is passed on to the next request.
             self.leave(client)
             return
         turn.cancel()

@@ -1,4 +1,7 @@
-"""Counts the server's open connections, and decides which one is closed for a new one. Also defines the limits of a connection."""
+"""Counts the server's open connections, and decides which one is closed to make room for a new one.
+
+This module also defines the limits of one connection.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ from service.settings import ServerSettings
 
 _MIN_CONNECTIONS: Final = 8
 _OTHER_FILES: Final = 48
-"""Number of open files reserved for libraries, the bundle and logs. Connections of clients and of the store are not included."""
+"""Number of open files reserved for libraries, the bundle and logs. Connections to clients and to the event store are not
+included."""
 
 
 class Connections:
-    """Up to ``limit`` open connections.
+    """The server's open connections. There may be up to ``limit`` of them.
 
-    ``silent``: the connections on which the server waits for a request. The one that has waited longest comes first.
+    ``silent``: the connections on which the server waits for a request. The connection that has been silent longest comes first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,7 +36,7 @@ class Connections:
         self.open = self.opened = self.refused = self.evicted = 0
 
     def make_room(self) -> bool:
-        """Make room for one more connection. Return False if that is impossible.
+        """Make room for a new connection. Return False if there is no room.
 
         If necessary, the connection that has been silent longest is closed.
         """
@@ -43,7 +47,7 @@ class Connections:
             return False
         transport, _ = self.silent.popitem(last=False)
         self.evicted += 1
-        # The closed connection still counts until the event loop's next pass.
+        # The closed connection still counts as open until the event loop's next pass.
         transport.abort()
         return True
 
@@ -70,9 +74,10 @@ class ConnectionLimits:
 
 
 def connection_limit(settings: ServerSettings, store_connections: int) -> int:
-    """Return how many connections are allowed. This is the setting, or less if this process may not open enough files.
+    """Return how many connections are allowed.
 
-    If necessary, the process's soft limit on open files is raised, as far as its hard limit allows.
+    The result is the setting ``max_connections``, or less if the operating system does not let this process open enough files. If
+    necessary, the process's soft limit on open files is raised, as far as its hard limit allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = store_connections + _OTHER_FILES

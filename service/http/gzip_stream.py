@@ -1,4 +1,4 @@
-"""Decompresses gzip while it arrives."""
+"""Decompresses a gzip stream while it arrives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PART_BYTES: Final = 64 * 1024
 
 
 class Gunzip:
-    """Decompresses gzip members one after the other, in parts of up to ``_PART_BYTES`` bytes."""
+    """Decompresses the members of a gzip stream one after the other. The output is split into parts of up to ``_PART_BYTES`` bytes."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_WINDOW)

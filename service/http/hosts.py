@@ -1,8 +1,8 @@
 """Protects a service without API keys from requests that come from web pages of other sites.
 
-A service without API keys listens on loopback, so every browser on the machine can reach it. If a page of another site sends a
-request, the request's Origin header names that site. A site can also make its own name point to this machine (DNS rebinding). The
-request's Host header then contains that name.
+A service without API keys listens on loopback, so every browser on the machine can reach the service. If a page of another site
+sends a request, the request's Origin header names that site. A site can also make its own host name point to this machine (DNS
+rebinding). In requests from that site's pages, the Host header then contains the site's host name.
 """
 
 from __future__ import annotations

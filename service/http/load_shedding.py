@@ -3,14 +3,14 @@
 Each request passes these steps:
 
 1. Visit: the request's id and its client are determined. The client is an API key, or an address.
-2. Turn: the requests of one client continue one after the other. Requests of other clients come in between.
-3. Kind: the request is classified as reads, writes or bulk. Some requests have no kind and skip steps 4 and 6: probes, metrics, the
-   schema, models, and streams, which have their own limits.
-4. Early refusal: if all running and waiting slots of the kind are taken, the request gets 503. If its client has its share already,
-   it gets 429.
-5. Body: the body's bytes count in the budget for all bodies.
-6. Slot: after the body has arrived, the request takes a slot of its kind, or waits for one for a short time. It releases the slot
-   before the response is written.
+2. Turn: the request waits for its client's turn on the event loop. Turns of different clients alternate.
+3. Kind: the request is classified as reads, writes or bulk. Health probes and requests for metrics, the OpenAPI schema, models and
+   streams have no kind. Requests without a kind skip steps 4 and 6. Streams have limits of their own.
+4. Early refusal: if all running and waiting slots of the kind are taken, the request gets 503. If the request's client already
+   holds its share of the slots, the request gets 429.
+5. Body: the body's bytes count toward the budget for all bodies.
+6. Slot: after the body has arrived, the request takes a slot of its kind, or waits for one for a short time. The request releases
+   the slot before the response is written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from service.settings import LoadSettings
 Kind = Literal["reads", "writes", "bulk"]
 
 BULK_BYTES: Final = 4096
-"""A batch of rows that has more bytes than this, as sent, is of kind bulk. Its sender needs throughput and can wait."""
+"""Maximum size in bytes, as sent, of a batch of rows of kind writes. A larger batch is of kind bulk. Its sender needs throughput
+and can wait."""
 _FREE: Final = (b"/health/", b"/metrics", b"/openapi.json", b"/docs", b"/redoc", b"/models")
 _ROWS: Final = frozenset((b"/events", b"/counters"))
 _WRITES: Final = frozenset(("PUT", "DELETE"))
@@ -48,10 +49,10 @@ _QUERY_KEY: Final = b"api_key"
 
 
 def classify(scope: Scope, length: int | None = None) -> Kind | None:
-    """Return the kind of a request, which only depends on its head. A request of kind None is never refused because of load.
+    """Return the kind of a request, or None if the request is never refused because of load.
 
-    ``length``: the length of the body, as in ``Visit``. Paths are compared without decoding them, so no video id can look like a
-    different route.
+    The kind only depends on the request's head. ``length``: the length of the body, as in ``Visit``. Paths are compared without decoding
+    them, so no video id can look like a different route.
     """
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if path == b"/" or path.startswith(_FREE) or path.endswith(b"/forecast/stream"):
@@ -98,7 +99,7 @@ class Refused:
         ]
 
     async def __call__(self, send: Send, visit: Visit, *, close: bool) -> None:
-        """Send the response. If ``close``, tell the client that the connection will be closed."""
+        """Send the response. If ``close`` is True, tell the client that the connection will be closed."""
         body = self._body + b',"request_id":"' + visit.request_id.encode() + b'"}'
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
         if close:
@@ -108,7 +109,7 @@ class Refused:
 
 
 class Shedding:
-    """Refuses excess requests, and answers the requests that are cut off when the service stops."""
+    """Refuses excess requests, and answers the requests that a stop of the service interrupts."""
 
     def __init__(
         self,
@@ -136,11 +137,11 @@ class Shedding:
             self._refused[kind, "share"] = Refused(problem)
         self._refusals = {kind: partial(self._refuse, kind) for kind in self.limits}
         self._stopped = Refused(Unavailable("the service stopped before this request was done"))
-        # The counters are looked up by their labels only once, because a refusal must be cheap.
+        # The metrics' counters are looked up by their labels only once, because a refusal must be cheap.
         self._counters = {key: metrics.shed.labels(*key) for key in self._refused}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one ASGI connection: a request, a WebSocket or the lifespan."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -204,7 +205,7 @@ class Shedding:
     def _identify(self, scope: Scope, visit: Visit) -> None:
         """Find the request's API key and set its client.
 
-        Browsers cannot set a header for a stream, so a stream's key may be in the query. It is removed from the query here.
+        Browsers cannot set a header for a stream, so a stream's key may be in the query. The key is then removed from the query.
         """
         query: bytes = scope["query_string"]
         if _QUERY_KEY in query and scope["path"].endswith("/stream"):
@@ -214,7 +215,7 @@ class Shedding:
                 if name == _QUERY_KEY and visit.presented is None:
                     visit.presented = unquote_plus(value.decode("latin-1"))
         visit.key = self._keys.find(visit.presented)
-        # If the key is unknown, the address is the client. So a client cannot get more shares by inventing keys.
+        # If the key is unknown, the client is the address. So nobody gets further shares by inventing keys.
         visit.client = visit.key.name.encode() if visit.key else visit.address.encode()
 
     def _refuse(self, kind: Kind, refusal: Refusal) -> Problem:
@@ -225,7 +226,7 @@ class Shedding:
 class _Responder:
     """An ASGI ``send`` that adds the request's id to the response, and waits for the client's turn before it sends the head.
 
-    It releases the concurrency slot before it waits and sends. While the service is stopping, each response is the last one on its
+    The concurrency slot is released before that wait. While the service is stopping, each response is the last one on its
     connection.
     """
 

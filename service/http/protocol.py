@@ -1,7 +1,9 @@
 """HTTP/1.1 with limits and deadlines, on top of uvicorn's own protocol.
 
-1. Connection: at the limit on connections, the one that has been idle longest is closed. If none is idle, the new one gets 503.
-2. Head: it must arrive within ``head_deadline_s`` (else 408), and have at most ``header_bytes`` (else 431). Trailers are dropped.
+1. Connection: at the limit on connections, the connection that has been idle longest is closed to make room for the new one. If no
+   connection is idle, the new one gets 503.
+2. Head: the head must arrive within ``head_deadline_s``, or the response is 408. The head must have at most ``header_bytes`` bytes, or the
+   response is 431. Trailers are dropped.
 3. Upgrade offer: only WebSocket is accepted. Any other offer is ignored, and the request is answered without it (RFC 9110 7.8).
 4. Body: see ``service.http.bodies``. Bytes that arrive after the response are dropped, up to ``DISCARDED_BYTES``.
 5. Response: a client that reads nothing for ``write_deadline_s`` is disconnected.
@@ -28,17 +30,19 @@ from service.http.writing import HeadBuffer, WriteDeadline
 from service.problems import HeadersTooLarge, Malformed, Overloaded, Problem, TooSlow
 
 DISCARDED_BYTES: Final = 2**20
-"""Maximum size of a refused body that is read and dropped. The connection then stays open. A larger body closes it."""
+"""Maximum size in bytes of a refused body that is read and dropped, so that the connection can stay open. If a refused body is larger,
+the connection is closed."""
 _UPGRADES: Final = frozenset((b"upgrade", b"http2-settings"))
-"""Names that are removed from a head if its upgrade offer is declined: as headers, and as options of the header Connection."""
+"""If an upgrade offer is declined, headers with these names are removed from the head. Options with these names are removed from the
+head's Connection header."""
 _PARSED_BYTES: Final = 4096
-"""Number of bytes that are parsed at once. If a request then waits for the previous one, further bytes stay unparsed."""
+"""Number of bytes that are parsed at once. If a request then waits for the previous request, further bytes stay unparsed."""
 _CLOSED: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""The poll event that means that the client will send nothing more."""
+"""The poll event that reports that the client will send nothing more."""
 
 
 class HttpProtocol(WriteDeadline, HttpToolsProtocol):
-    """One connection. ``config`` contains the arguments of uvicorn's protocol."""
+    """One HTTP connection. ``config`` contains the arguments of uvicorn's protocol."""
 
     def __init__(self, limits: ConnectionLimits, **config: Any) -> None:
         HttpToolsProtocol.__init__(self, **config)
@@ -69,7 +73,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting the connection."""
+        """Remove the connection from the count of open connections."""
         self._stop_head_timer()
         self._stop_write_timer()
         if self._counted:
@@ -81,8 +85,8 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse the bytes that arrived, or keep them unparsed.
 
-        They are kept unparsed if a request waits for the previous one, or if the client has not read its responses yet. Parsed
-        bytes would take many times the memory.
+        The bytes are kept unparsed if a request waits for the previous request, or if the client has not read its responses yet.
+        Parsed requests would take many times the memory.
         """
         if self._unparsed:
             self._unparsed += data
@@ -130,7 +134,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """Begin a new request with its head."""
+        """Begin a new request. The head comes first."""
         self._in_head = self._started = True
         super().on_message_begin()
 
@@ -140,9 +144,9 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request. If its head offers an upgrade, wait: it is not decided yet how its body is read."""
+        """Start the request. If its head offers an upgrade, do not start it yet, because the offer may be accepted or declined."""
         limit = self.limits.header_bytes
-        # The head is not longer than the bytes that arrived. So it is only measured if their number exceeds the limit.
+        # The head is not longer than the bytes that arrived. So the head is only measured if more bytes than the limit arrived.
         if self._since_progress > limit and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > limit:
             raise self._head_too_large()
         self._since_progress = self._discarded = 0
@@ -171,7 +175,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the body. The parser also calls this after a head with an upgrade offer. Such a call is ignored."""
+        """End the body. The parser also calls this method after a head with an upgrade offer. Such a call is ignored."""
         if not self.parser.should_upgrade():
             self._since_progress, self._started = 0, False
             self.limits.connections.silent.pop(self.transport, None)
@@ -182,7 +186,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request. If the client has not read the previous responses, wait until it has."""
+        """Continue with the next request. If the client has not read the previous responses, wait until it has read them."""
         if self.flow.write_paused and not self.transport.is_closing():
             self._waits_for_reader = True
             return
@@ -209,7 +213,7 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
     def _has_left(self) -> bool:
         """Return whether the client has closed the connection.
 
-        While reading is paused, the kernel is asked. The event loop would only notice after it has read all earlier bytes.
+        While reading is paused, the kernel is asked. The event loop would only notice the close after it has read all earlier bytes.
         """
         if self.transport.is_closing():
             return True
@@ -221,14 +225,14 @@ class HttpProtocol(WriteDeadline, HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection on which no request came in time. Response bytes that the client has not read are dropped."""
+        """Close a connection on which no request came in time. Any response bytes that the client has not read are dropped."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
 
     def _should_upgrade(self) -> bool:
-        # A WebSocket is opened with GET. If a request with a different method offers an upgrade, it has a body to read.
+        # A WebSocket is opened with GET. If a request with a different method offers an upgrade, the request has a body to read.
         return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _become_websocket(self) -> None:

@@ -16,7 +16,7 @@ class RawVideoPaths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one ASGI connection."""
         raw: bytes = scope.get("raw_path") or b""
         if scope["type"] == "http" and raw.startswith(b"/videos/"):
             scope["path"] = raw.decode("latin-1")

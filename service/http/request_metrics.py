@@ -25,8 +25,8 @@ _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "O
 class RequestMetrics:
     """Counts and times requests for each route template. All unknown routes share one label, and so do all unknown methods.
 
-    It also writes the audit log. If no other layer handles an exception, this layer logs it and sends an error response. The
-    connection then stays open.
+    The layer also writes the audit log. If no other layer handles an exception, this layer logs the exception and sends an error
+    response. The connection then stays open.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
@@ -35,7 +35,7 @@ class RequestMetrics:
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -48,7 +48,7 @@ class RequestMetrics:
         async def send_and_note(message: Message) -> None:
             nonlocal responded, status
             if message["type"] == "http.response.start":
-                # The time until the head is measured. How long a client reads a stream says nothing about the service.
+                # The measured time ends when the response's head is sent. How long a client reads a stream says nothing about the service.
                 responded, status = time.perf_counter(), message["status"]
             await send(message)
 
@@ -72,7 +72,8 @@ class RequestMetrics:
                 self._audit(visit, method=method, route=route, status=status or 500, **(visit.note or {}))
 
     def _instruments(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        # Instruments are cached, because finding one by its labels costs more than using it. There are only a few.
+        # Counters and histograms are cached, because finding one by its labels costs more than using it. Only few combinations of labels
+        # occur.
         key = (route, method, status)
         found = self._known.get(key)
         if found is None:

@@ -9,13 +9,14 @@ import numpy as np
 from service.problems import TooLarge
 
 UNCOUNTED_BYTES: Final = 256 * 1024
-"""Maximum size in bytes of a body whose values are not counted. Parsing it only takes milliseconds, whatever it contains."""
+"""Maximum size in bytes of a body whose values are not counted. Parsing a body of this size only takes milliseconds, whatever the
+body contains."""
 VALUE_BYTES: Final = 64
 """Approximate memory of one parsed value in bytes."""
 
 
 def count_values(body: bytes) -> int:
-    """Return an upper bound on the number of values in a part of a JSON text.
+    """Return an upper bound on the number of values in a chunk of a JSON text.
 
     Each value except the first follows a comma or an opening bracket, so these characters are counted.
     """

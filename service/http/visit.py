@@ -1,4 +1,4 @@
-"""One request while it is handled: its client, its id, and what it holds of the shared limits."""
+"""The state of one request while it is handled: its client, its id, and how much of the shared limits it uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 GONE: Final = "m3tr.gone"
 """Key in the ASGI scope. Its value is a function that returns whether the client has closed the connection."""
 CYCLE: Final = "m3tr.cycle"
-"""Key in the ASGI scope. Its value is an object with ``body``, the body received so far, and ``more_body``, whether more will come."""
+"""Key in the ASGI scope. Its value is an object with two fields.
+
+``body``: the bytes of the body received so far.
+``more_body``: whether more bytes will come.
+"""
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ID_PREFIX: Final = secrets.token_hex(6)
 _ID_NUMBERS: Final = count(1)
@@ -30,12 +34,12 @@ _UNKNOWN_LENGTH: Final = 2**63
 
 
 class Visit:
-    """What a request's head says, and what the request holds of the shared limits until ``close``.
+    """The data in a request's head, and how much of the shared limits the request uses until ``close``.
 
-    ``length``: the body's length in bytes. It is very large if the head does not say it, or if the client waits for a 100 response
-    before it sends the body.
-    ``client``: the name of the API key if the key is known, else the address. Each client has a share of the limits, and is
-    identified by this name.
+    ``length``: the body's length in bytes. The value is very large if the head does not contain the length, or if the client waits
+    for a 100 response before it sends the body.
+    ``client``: the name that identifies the client. This is the name of the API key if the key is known, else the address. Each
+    client has a share of the limits.
     ``note``: what the request changed, for the audit log.
     """
 
@@ -97,7 +101,7 @@ class Visit:
 
     @staticmethod
     def of(connection: HTTPConnection) -> Visit:
-        """Return the visit that belongs to a request."""
+        """Return the ``Visit`` of a request."""
         return cast(Visit, connection.scope["m3tr"])
 
     def set_limits(
@@ -108,7 +112,7 @@ class Visit:
         Args:
             concurrency: the concurrency limit. If None, the request needs no slot.
             budget: the budget for the bytes of bodies.
-            refused: creates the error for a refusal of the concurrency limit.
+            refused: creates the error for a request that the concurrency limit refuses.
         """
         self._concurrency, self._budget, self._refused = concurrency, budget, refused
 

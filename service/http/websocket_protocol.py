@@ -12,8 +12,8 @@ from service.http.connections import ConnectionLimits
 from service.http.writing import WriteDeadline
 
 PARTIAL_BYTES: Final = 64 * 2**20
-"""Maximum number of bytes of incomplete messages, over all WebSockets. Beyond it, WebSockets with a long incomplete message are
-disconnected."""
+"""Maximum number of bytes of incomplete messages, over all WebSockets. Beyond this maximum, WebSockets with a long incomplete
+message are disconnected."""
 _LONG_BYTES: Final = 64 * 1024
 _FRAGMENTS: Final = 1024
 """Maximum number of fragments of one message."""
@@ -30,12 +30,12 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         self.limits = limits
         self._message_timer: asyncio.TimerHandle | None = None
         self._fragment_bytes = 0
-        """Number of bytes in those fragments of the incomplete message that are complete."""
+        """Number of bytes in the complete fragments of the incomplete message."""
         self._partial = 0
-        """Number of all bytes of the incomplete message so far, including unparsed ones."""
+        """Number of all bytes of the incomplete message so far, including unparsed bytes."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting the connection. Counting began while it was an HTTP connection."""
+        """Remove the connection from the count of open connections. It was added when it began as an HTTP connection."""
         self._stop_write_timer()
         self._set_partial(0)
         self.limits.connections.open -= 1
@@ -73,7 +73,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def _set_partial(self, size: int) -> None:
-        """Record that ``size`` bytes of an incomplete message have arrived. 0 means that no message is incomplete."""
+        """Record that ``size`` bytes of an incomplete message have arrived. With 0, record that no message is incomplete."""
         self.limits.connections.partial += size - self._partial
         self._partial = size
         if not size and self._message_timer is not None:
@@ -85,7 +85,7 @@ class WebSocketProtocol(WriteDeadline, WebSocketsSansIOProtocol):
     def _message_is_late(self) -> None:
         self._message_timer = None
         if self.read_paused:
-            # The client is not at fault, because this side has paused reading. Start the timer again.
+            # The client is not at fault, because this service has paused reading. Start the timer again.
             self._set_partial(self._partial)
         else:
             self.transport.abort()

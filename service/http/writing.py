@@ -13,7 +13,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 "
 class WriteDeadline(asyncio.Protocol):
     """A connection whose client must keep reading its responses.
 
-    When the write buffer is full, the client must read enough within ``write_deadline_s`` that the buffer has space again.
+    When the write buffer is full, the client must read so much within ``write_deadline_s`` that the buffer has space again.
     """
 
     transport: asyncio.Transport
@@ -46,7 +46,7 @@ class WriteDeadline(asyncio.Protocol):
 
 
 class HeadBuffer:
-    """A transport for one response. It sends the head together with the first part of the body, which saves a system call."""
+    """A transport for one response. It sends the head together with the first chunk of the body, which saves a system call."""
 
     __slots__ = ("_head", "_started", "_transport", "is_closing")
 
@@ -55,7 +55,7 @@ class HeadBuffer:
         self._head, self._started = b"", False
 
     def write(self, data: bytes) -> None:
-        """Keep the head, and write everything else at once. An interim 100 response does not count as a head."""
+        """Keep the head until more data comes, and write everything else immediately. An interim 100 response does not count as a head."""
         if self._head:
             data, self._head = self._head + data, b""
         elif not self._started and not data.startswith(_CONTINUE):
@@ -64,12 +64,12 @@ class HeadBuffer:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write the head if it is still kept, because no body followed."""
+        """Write the head if no body has followed it."""
         if self._head:
             self._transport.write(self._head)
             self._head = b""
 
     def close(self) -> None:
-        """Write the head if it is still kept, and close the transport."""
+        """Write the head if no body has followed it, and close the transport."""
         self.flush()
         self._transport.close()

@@ -1,7 +1,7 @@
 """Decodes batches of valid rows at the speed of a compiled decoder.
 
-``BatchDecoder`` accepts a batch only as a whole. If anything about a row is unusual, it returns None. ``RowParser`` then checks each
-row by itself. Both accept the same rows and return the same values. A test compares them.
+``BatchDecoder`` accepts a batch only as a whole. If anything about a row is unusual, the decoder returns None. ``RowParser``
+then checks each row separately. The decoder and the parser accept the same rows and return the same values. A test compares them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from service.store.rows.row_fields import (
 from service.times import now_us
 
 _FLOAT_LIMIT_S: Final = 9e9
-"""Limit in seconds since 1970 (the year 2255). Below it, a float is precise enough for microseconds."""
+"""Limit in seconds since 1970 (the year 2255). Below this limit, a float is precise enough for microseconds."""
 _DATE_LENGTH: Final = 10
-"""Length of a date without a time of day. Such a date is not accepted as a timestamp."""
+"""Length in characters of a date without a time of day. Such a date is not accepted as a timestamp."""
 _UNUSUAL: Final = (msgspec.DecodeError, UnicodeError, ValueError, OverflowError, RecursionError)
 
 
@@ -53,7 +53,7 @@ class BatchDecoder:
         self._clock = clock
         self._types = tuple(sorted(accepted.types))
         self._codes = {name: code for code, name in enumerate(self._types)}
-        # A column's name contains a type's name, which may not be a valid name in Python.
+        # The name of a counter column contains the name of a type, which may not be a valid name in Python.
         attributes = {f"column_{i}": column for i, column in enumerate(accepted.columns)}
         self._cells = tuple((attribute, accepted.columns[column]) for attribute, column in attributes.items())
         rows = _row_structs(self._types, attributes, settings.max_id_length)
@@ -169,7 +169,7 @@ def _rows(body: Any) -> list[Any]:
 
 
 def _numbers(values: list[int | None], default: int) -> NDArray[np.int64] | None:
-    """Convert numbers to a column. Return None if all of them are the default."""
+    """Convert numbers to a column of a batch. Return None if all of them are the default."""
     distinct = set(values)
     if distinct <= {None, default}:
         return None

@@ -16,14 +16,15 @@ from service.store.store import Store
 WaitingBatch = tuple[RowBatch, asyncio.Future[Outcome], bool]
 """A batch of rows, the future that its sender awaits, and whether the rows may be parked."""
 COMMITS_IN_FLIGHT: Final = 2
-"""Maximum number of commits at the same time. While the server works on one, this process prepares or finishes the other."""
+"""Maximum number of commits at the same time. While the store works on one commit, this service prepares or finishes the
+other one."""
 
 
 class GroupCommitQueue:
     """A queue of batches with up to ``queue_rows`` rows in total.
 
-    A commit takes waiting batches with up to about ``commit_rows`` rows. It takes one batch from each client in turn. If a client has
-    used up its share of ``parking``, its rows may not be parked. They are then stored in separate commits.
+    A commit takes waiting batches with up to about ``commit_rows`` rows. The batches are taken from the clients in turn. If a client
+    has used up its share of ``parking``, the client's rows may not be parked. Such rows are stored in separate commits.
     """
 
     def __init__(self, store: Store, *, commit_rows: int, queue_rows: int, parking: Parking | None = None) -> None:
@@ -38,7 +39,7 @@ class GroupCommitQueue:
         """Store a client's batch. Return its outcome after the server has acknowledged it.
 
         Raises:
-            Unavailable: if the server does not answer, or if too many rows are waiting. If too many are waiting, nothing was stored.
+            Unavailable: if the server does not answer, or if too many rows are waiting. In the second case, nothing was stored.
         """
         if self.waiting_rows and self.waiting_rows + len(batch) > self._queue_rows:
             raise Unavailable(
@@ -56,7 +57,7 @@ class GroupCommitQueue:
 
     def _start_commits(self) -> None:
         while self._waiting and len(self._commits) < COMMITS_IN_FLIGHT:
-            # The context is empty, because a commit has rows of many requests and its log lines must not name one of them.
+            # The context is empty, because a commit has rows of many requests. The commit's log lines must not name one request.
             task = asyncio.get_running_loop().create_task(self._commit(), context=Context())
             self._commits.add(task)
             task.add_done_callback(self._ended)
@@ -86,7 +87,7 @@ class GroupCommitQueue:
                 if queue:
                     self._waiting[client] = queue
                 self.waiting_rows -= len(batch)
-                # If the sender has left in the meantime, its rows are not stored.
+                # If the sender has disconnected in the meantime, its rows are not stored.
                 if not done.done():
                     taken.append((batch, done, park))
                     rows += len(batch)

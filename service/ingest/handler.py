@@ -1,7 +1,7 @@
 """Parses and stores batches of rows from HTTP, WebSockets or the Redis stream, and reports their outcomes.
 
-A long batch is handled in slices. Before each slice, its client must get a turn: a short time in which the client may use the event
-loop (see ``service.fair_turns``).
+A long batch is handled in slices. Before each slice, the batch waits for its client's turn. In a turn, the client may use the event
+loop for a short time (see ``service.fair_turns``).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from service.store.rows.row_batch import RowBatch
 from service.strict_json import parse_line, parse_rows
 
 SLICE_ROWS: Final = 512
-"""Number of rows that are decoded in one turn. If they are valid, this takes about 0.3 ms."""
+"""Number of rows that are decoded in one turn. Decoding takes about 0.3 ms if the rows are valid."""
 CAREFUL_ROWS: Final = 16
-"""Number of rows that ``RowParser`` checks in one turn. Each takes about 10 us, or more if it is long."""
+"""Number of rows that ``RowParser`` checks in one turn. Each row takes about 10 us, or more if the row is long."""
 SLICE_BYTES: Final = 64 * 1024
 """Approximate number of bytes of a JSON body that are decoded in one turn."""
 _CUT_TRIES: Final = 8
-"""Number of possible ends of a row that are tried one after the other. After that, most are skipped."""
+"""Number of possible ends of a row that are tried one after the other. After these, most possible ends are skipped."""
 _SMALL_BYTES: Final = 4096
 """Maximum size in bytes of a body that is decoded without waiting for a turn."""
 
@@ -46,7 +46,7 @@ class Take(Protocol):
 
 
 class IngestHandler:
-    """Parses and stores batches of events or counters. It handles one slice of a batch in each turn of the batch's client."""
+    """Parses and stores batches of events or counters. In each turn of a client, one slice of a batch is handled."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class IngestHandler:
     async def take(self, kind: Mode, items: Sequence[Any], client: bytes = b"") -> Outcome:
         """Store the valid rows of a batch. Return the outcome, which lists the invalid rows.
 
-        If the batch is too long, nothing is stored. ``client``: the client to whose share parked rows count.
+        If the batch is too long, nothing is stored. ``client``: the client who sent the rows. Parked rows use this client's share.
         """
         return await self._take(_Batch(kind, client), items, self._decoder.items)
 
     async def take_json(self, kind: Mode, body: bytes, client: bytes = b"", request: str | None = None) -> Outcome:
         """Store the rows of a JSON body, as ``take`` does.
 
-        ``request``: the request's idempotency key, if it has one. Events without an id get one that is made of this key.
+        ``request``: the request's idempotency key, if it has one. Each event without an id gets an id made of this key.
         """
         batch = _Batch(kind, client, request)
         if len(body) > 2 * SLICE_BYTES:
@@ -92,7 +92,7 @@ class IngestHandler:
         return await self._store(batch)
 
     async def take_packed(self, kind: Mode, rows: msgspec.Raw, client: bytes = b"") -> Outcome:
-        """Store the rows of a MessagePack list, as ``take`` does. Raise Invalid if it is not a list of rows."""
+        """Store the rows of a MessagePack list, as ``take`` does. Raise Invalid if ``rows`` is not such a list."""
         return await self._take(_Batch(kind, client), parse_packed(rows, self.max_rows), self._decoder.packed, unpack)
 
     async def take_lines(
@@ -109,7 +109,7 @@ class IngestHandler:
         Args:
             kind: whether the rows are events or counters.
             lines: the lines. None of them is blank.
-            client: the client to whose share parked rows count.
+            client: the client who sent the rows. Parked rows use this client's share.
             request: the request's idempotency key (see ``take_json``).
             first: the position of the first line in the request.
             list_rejections: if False, refused rows are only counted.
@@ -138,14 +138,14 @@ class IngestHandler:
     async def _take_slices(self, batch: _Batch, body: bytes) -> None:
         """Decode a long JSON body slice by slice.
 
-        If one slice is not valid JSON, the whole body is refused, because earlier slices may then have been cut at a wrong place.
+        If one slice is not valid JSON, the whole body is refused, because earlier slices may then have ended at a wrong place.
         """
         start, end = rows_within(body)
         while start < end:
             stop, following = row_end(body, start, min(start + SLICE_BYTES, end), end)
             tries = 0
             while not await self._take_slice(batch, b"[" + body[start:stop] + b"]", last=stop == end):
-                # The cut was inside a row. Try the next possible end of a row.
+                # The slice ended inside a row. Try the next possible end of a row.
                 tries += 1
                 if stop - start > SLICE_BYTES + self._max_row_bytes:
                     raise row_too_long(self._max_row_bytes)
@@ -156,7 +156,10 @@ class IngestHandler:
                 raise self._too_many(f"more than {self.max_rows}")
 
     async def _take_slice(self, batch: _Batch, text: bytes, *, last: bool) -> bool:
-        """Decode a list of rows. Return False if the list is cut inside a row. Raise Malformed if it is not JSON."""
+        """Decode a list of rows. Return False if the text ends inside a row, unless it is the ``last`` slice.
+
+        Raise Malformed for any other text that is not a JSON list.
+        """
         if len(text) > 2 * SLICE_BYTES + self._max_row_bytes:
             raise row_too_long(self._max_row_bytes)
         await self._turns.take(batch.client)
@@ -251,7 +254,7 @@ class _Batch:
         self.kind, self.client, self.request = kind, client, request
         self.first, self.list_rejections = first, list_rejections
         self.items = 0
-        """Number of rows so far, including refused ones."""
+        """Number of rows so far, including refused rows."""
         self.refused: list[Rejection] = []
         self.unlisted = 0
         self.ignored: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""Cuts a long JSON body between two rows without parsing it. Each slice can then be parsed in a separate turn.
+"""Cuts a long JSON body into slices, between two rows and without parsing. Each slice can then be parsed in a separate turn.
 
-A cut may be wrong: it may be inside a nested list of a row, or the body may not be JSON. Parsing the slice detects this. Each slice
-begins at the start of a row. If the text from there to the cut is a valid list of rows, the cut is between two rows. So if every
-slice is valid, the whole body is valid, and the body's rows are the rows of the slices.
+A cut may be at a wrong place, such as inside a nested list of a row, or the body may not be JSON at all. Parsing the slice detects
+both. Each slice begins at the start of a row. If the text from that start to the cut is a valid list of rows, the cut is between two
+rows. So if every slice is valid, the whole body is valid, and the body's rows are the rows of the slices.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def rows_within(body: bytes) -> tuple[int, int]:
 
 
 def row_end(body: bytes, start: int, position: int, end: int) -> tuple[int, int]:
-    """Find the first position from ``position`` on where a row seems to end. Return it, and the position where the next row starts.
+    """Find the first position from ``position`` on where a row seems to end. Return that position and the next row's start.
 
-    Return ``end`` twice if no row seems to end before ``end``. A row must start at ``start``. The quotes from there on show which
+    Return ``end`` twice if no row seems to end before ``end``. A row must start at ``start``. The quotes after ``start`` show which
     text is inside a string.
     """
     seen, quotes, looked = start, 0, 0

@@ -1,4 +1,4 @@
-"""Turns the outcome of a batch of rows into JSON values."""
+"""Converts the outcome of a batch of rows into JSON values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.fair_turns import Turns
 from service.store.rows.outcome import Outcome, Rejection
 
 LISTED_AT_ONCE: Final = 256
-"""Maximum number of rejected rows that are encoded in one turn. They take a few tenths of a millisecond."""
+"""Maximum number of rejected rows that are encoded in one turn on the event loop. Encoding them takes a few tenths of a millisecond."""
 
 
 def rejection(rejected: Rejection) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def rejection(rejected: Rejection) -> dict[str, Any]:
 def ignored_counters(result: Outcome) -> dict[str, Any]:
     """Return a JSON object with the member ``ignored``: the number of rows for each counter that the served bundle does not know.
 
-    If there are none, return an empty object.
+    If there are no such counters, return an empty object.
     """
     return {"ignored": result.ignored} if result.ignored else {}
 
@@ -48,7 +48,7 @@ def outcome(result: Outcome) -> dict[str, Any]:
 
 
 async def long_outcome(result: Outcome, turns: Turns, client: bytes) -> dict[str, Any]:
-    """Return the same as ``outcome``. A long list of rejections is encoded piece by piece, in several of the client's turns."""
+    """Return the same object as ``outcome``. A long list of rejections is encoded in several parts, each in a turn of the client."""
     if len(result.rejections) <= LISTED_AT_ONCE:
         return outcome(result)
     parts = []

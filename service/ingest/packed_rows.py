@@ -11,7 +11,10 @@ from service.strict_json import BrokenLine
 
 
 def parse_packed(rows: msgspec.Raw, limit: int) -> list[msgspec.Raw]:
-    """Split a MessagePack list into its rows, without unpacking them. Raise Invalid if it is not a list of up to ``limit`` rows."""
+    """Split a MessagePack list into its rows, without unpacking them.
+
+    Raise Invalid if ``rows`` is not a list of up to ``limit`` rows.
+    """
     try:
         items: list[msgspec.Raw] = msgspec.msgpack.decode(
             rows, type=Annotated[list[msgspec.Raw], msgspec.Meta(max_length=limit)]
@@ -22,7 +25,7 @@ def parse_packed(rows: msgspec.Raw, limit: int) -> list[msgspec.Raw]:
 
 
 def unpack(row: msgspec.Raw) -> Any:
-    """Unpack a row in MessagePack. Return a ``BrokenLine`` if it is not valid MessagePack."""
+    """Unpack a row in MessagePack. Return a ``BrokenLine`` if the row is not valid MessagePack."""
     try:
         return msgspec.msgpack.decode(row)
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):

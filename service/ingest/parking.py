@@ -1,4 +1,4 @@
-"""Limits how many videos each client may have parked rows for. A client that invents video ids cannot use up the whole limit."""
+"""Limits how many videos each client may have parked rows for. A client that invents video ids cannot use up ``park_videos``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLIENTS: Final = 10_000
 
 
 class Parking:
-    """Remembers for which videos this replica has parked rows, for each client. One client may have up to ``limit`` videos.
+    """Remembers, for each client, the videos for which this replica has parked rows. One client may have up to ``limit`` videos.
 
     A video counts until a replica registers or deletes it, but at most for ``ttl_s`` after its newest parked row.
     """
@@ -22,7 +22,7 @@ class Parking:
     def __init__(self, limit: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
         self._videos: LRUCache[bytes, OrderedDict[str, float]] = LRUCache(_CLIENTS)
-        """For each client, its videos and the time at which a row was last parked for each."""
+        """For each client, its videos and the time at which a row was last parked for each video."""
 
     def allows(self, client: bytes) -> bool:
         """Return whether rows of this client may be parked."""
@@ -46,7 +46,7 @@ class Parking:
             videos.move_to_end(video_id)
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Stop counting the changed videos. They are registered or deleted now, so no rows are parked for them."""
+        """Stop counting the changed videos. A changed video is registered or deleted, so it has no parked rows."""
         for videos in self._videos.values():
             if videos:
                 for video_id, _ in changes:

@@ -1,4 +1,4 @@
-"""Turns parsed JSON into rows, one by one. Each refused row gets a reason."""
+"""Converts parsed JSON to rows, one by one. For each refused row, the reason is given."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ class RowParser:
         Args:
             mode: whether the rows are events or counters.
             items: the rows as parsed JSON.
-            video_id: the video of all rows, if the request names it. If None, each row names its own video.
+            video_id: the video of all rows, if the request names one. If None, each row names its own video.
             first: the position of the first item in the request.
-            into: an earlier result to which this one is added.
+            into: an earlier result. The new rows and refusals are added to it.
             list_rejections: if False, refused rows are only counted.
         """
         parsed = Parsed() if into is None else into
@@ -129,7 +129,7 @@ class RowParser:
         return parsed
 
     def check_future(self, field: str, time_us: int) -> int:
-        """Return ``time_us`` itself. Raise Invalid if it is more than ``future_skew_s`` ahead of the clock."""
+        """Return ``time_us``. Raise Invalid if this time is more than ``future_skew_s`` ahead of the clock."""
         self._check_future(field, time_us, self._clock() + self._skew_us)
         return time_us
 

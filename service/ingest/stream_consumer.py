@@ -1,12 +1,12 @@
-"""Reads rows from the Redis stream ``m3tr:ingest``. Each row counts exactly once, with any number of replicas.
+"""Reads rows from the Redis stream ``m3tr:ingest``. Each row counts exactly once, however many replicas there are.
 
 An entry has the field ``kind`` (events or counters), and either ``row`` (a JSON object) or ``rows`` (a JSON list of objects). An
-event without an id gets one that is made of the entry's id. The store saves this id in the same call as the count. If the entry is
-delivered again within ``dedup_ttl_s``, it therefore changes nothing. Cumulative counters need no id, because they cannot count
-twice.
+event without an id gets an id made of the entry's id. The store saves this id in the same call that counts the event. If the entry
+is delivered again within ``dedup_ttl_s``, the second delivery therefore changes nothing. Cumulative counters need no id, because a
+reading that is stored twice has no further effect.
 
 An entry is acknowledged after the store has replied. If a consumer took an entry and did not finish it, a different consumer claims
-it after ``claim_s``. Entries are claimed one at a time. Rows that can never be stored are written to ``m3tr:ingest:dead`` with the
+the entry after ``claim_s``. Entries are claimed one at a time. Rows that can never be stored are written to ``m3tr:ingest:dead`` with the
 reason. An entry is also written there if it was delivered ``DELIVERIES`` times and not finished. An entry that crashes its consumers
 is thus given up. Entries that every group has acknowledged are deleted from the stream.
 """
@@ -47,7 +47,7 @@ _GONE_S: Final = 3600
 
 
 class Consumer(Reading):
-    """One consumer of the group. Each service process has one."""
+    """One consumer of the stream's consumer group. Each service process has one consumer."""
 
     _what = "the stream of rows"
 
@@ -68,7 +68,7 @@ class Consumer(Reading):
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     async def _run(self) -> None:
-        # When this ends, other consumers claim the entries that are not acknowledged yet. Storing an entry twice is harmless.
+        # When this task ends, other consumers claim the entries that are not acknowledged yet. Storing an entry twice is harmless.
         while True:
             try:
                 await self._connect()
@@ -76,7 +76,7 @@ class Consumer(Reading):
                 self._failures = 0
                 await self._follow()
             except (RedisError, OSError, TimeoutError) as error:
-                # NOGROUP means that the stream was deleted, and the group with it.
+                # NOGROUP means that the stream was deleted together with its consumer group.
                 await asyncio.sleep(_PAUSE_S if "NOGROUP" in str(error) else await self._missed(error))
             except Exception:
                 log.exception("reading the stream of rows failed")
@@ -189,7 +189,7 @@ class Consumer(Reading):
                 outcome = await self._take(kind, [item for _, item in items])
                 break
             except Unavailable:
-                # The entries are not at fault, so this must not use up their deliveries.
+                # The entries are not at fault, so this failure must not use up their deliveries.
                 await asyncio.sleep(_PAUSE_S)
             except Exception as error:
                 owners = list({id(entry): entry for entry, _ in items}.values())
@@ -223,7 +223,7 @@ class Consumer(Reading):
         self._metrics.stream_dead.inc(sum(len(entry.dead) for entry in done))
 
     async def _measure(self) -> None:
-        """Measure the group's lag, delete the entries that every group has finished, and remove consumers that are gone."""
+        """Measure the group's lag, delete the entries that every group has finished, and remove consumers idle for ``_GONE_S``."""
         done: list[tuple[int, int]] = []
         for group in await self._redis.xinfo_groups(keys.INGEST):
             if group["name"] == GROUP.encode():

@@ -15,7 +15,7 @@ from service.strict_json import parse_json
 
 @dataclass(slots=True)
 class StreamEntry:
-    """One entry.
+    """One entry of the stream.
 
     ``dead``: (row, reason) pairs for rows that can never be stored. The row is None if the reason concerns the whole entry.
     ``later``: whether the entry must be delivered again.
@@ -27,9 +27,9 @@ class StreamEntry:
     later: bool = False
 
     def rows(self) -> tuple[Mode, list[Any]]:
-        """Return the kind and the rows of the entry. Raise Malformed if it is not valid.
+        """Return the kind and the rows of the entry. Raise Malformed if the entry is not valid.
 
-        An event without an id gets one that is made of the entry's id and the row's position.
+        An event without an id gets an id made of the entry's id and the row's position.
         """
         kind = self.fields.get(b"kind", b"").decode("utf-8", "replace")
         if kind not in ("events", "counters"):

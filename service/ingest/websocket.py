@@ -6,8 +6,8 @@
                                          <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send the rows again
                                          <- {"error": {...problem...}, "seq": 1}   the connection is then closed
 
-A frame is JSON in a text frame, or MessagePack in a binary frame. At most ``window`` frames are read before the first of them is
-answered. Further frames stay in the socket, so TCP slows down a client that is too fast (backpressure).
+A frame is JSON in a text frame, or MessagePack in a binary frame. At most ``window`` frames are read before the first of these frames
+is answered. Further frames stay in the socket, so TCP slows down a client that is too fast (backpressure).
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters",
 
 
 _Answer = asyncio.Task[dict[str, Any]] | Problem | None
-"""A task that computes the answer to a frame, or the reason why a frame could not be read. None marks the end."""
+"""A task that computes the answer to a frame, or the reason why a frame could not be read. None means that no further frame will come."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch of rows. ``seq`` is the number that the client gave to it.
+    """One frame with a batch of rows. ``seq`` is the number that the client gave to the frame.
 
     ``rows``: a list of parsed rows, or unparsed rows. Unparsed rows are MessagePack (Raw), or JSON (bytes) if there are many.
     """
@@ -160,7 +160,7 @@ class RowSockets:
         """Number of open connections."""
 
     def check_room(self, client: bytes) -> None:
-        """Raise Unavailable if all connections are taken. Raise OverShare if this client holds its share already."""
+        """Raise Unavailable if all connections are taken. Raise OverShare if this client already holds its share."""
         if self._stopping:
             raise Unavailable("the service is stopping")
         if self.connections >= self._limit:
@@ -187,7 +187,7 @@ class RowSockets:
         finally:
             reader.cancel()
             while not answers.empty():
-                # The client has left, but its rows are still being stored. Wait until they are.
+                # The client has disconnected, but its rows are still being stored. Wait until they are stored.
                 if isinstance(item := answers.get_nowait(), asyncio.Task):
                     await item
             self._readers.discard(reader)
@@ -225,7 +225,7 @@ class RowSockets:
                     return
                 size = len(message.get("text") or message.get("bytes") or b"")
                 answers.put_nowait(asyncio.create_task(self._answer(frame, visit, size)))
-                # The budget only counts a frame until it is answered, so its memory must not be kept longer.
+                # The budget only counts a frame until it is answered, so the frame's memory must not be kept longer.
                 del message, frame
         finally:
             answers.put_nowait(None)

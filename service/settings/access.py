@@ -18,18 +18,18 @@ class AccessSettings(SettingsGroup):
     """Who may call the service."""
 
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Accepted API keys, separated by commas or white space. Each has the form ``scope:sha256``. The scope is ingest, predict or
-    admin. The hash is the SHA-256 of the key in lower-case hexadecimal. If there are no keys, requests need none, and the server
-    can only bind a loopback address."""
+    """Accepted API keys, separated by commas or white space. Each entry has the form ``scope:sha256``. The scope is ingest, predict or
+    admin. The part ``sha256`` is the SHA-256 digest of the key in lower-case hexadecimal. If there are no keys, requests need no key,
+    and the server can only bind a loopback address."""
     api_keys_file: Path | None = None
     """File with further ``api_keys``, one per line. A line that starts with # is a comment."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Further host names that requests may use, separated by commas or white space. This setting only has an effect without
-    ``api_keys``. Loopback names, IP addresses and names without a dot are always allowed. Any other name is refused, because it
-    may belong to another site's page (DNS rebinding)."""
+    """Further host names that requests may name in their Host or Origin header, separated by commas or white space. This setting
+    only has an effect without ``api_keys``. Loopback names, IP addresses and names without a dot are always allowed. Any other name is
+    refused, because it may belong to another site's page (DNS rebinding)."""
     audit: bool = True
-    """Whether the audit log is written. It has one line per request that may change something. The line has the API key's name, the
-    request id and what was done."""
+    """Whether the audit log is written. The log has one line per request that may change something. Each line has the API key's
+    name, the request id and what was done."""
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod

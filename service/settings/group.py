@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SettingsGroup(BaseModel):
-    """Base class of the groups. Values are checked once and never change.
+    """Base class of the groups of settings. Values are checked once and never change.
 
     A validator's name must be unique among all groups, because ``Settings`` inherits from all of them.
     """
@@ -17,8 +17,8 @@ class SettingsGroup(BaseModel):
 
 
 def split_list(value: object) -> object:
-    """Split a text at commas and white space into a tuple. Return a value that is not text as it is.
+    """Split a text at commas and white space into a tuple. If ``value`` is not a text, return it unchanged.
 
-    An empty value gives an empty tuple.
+    If ``value`` is empty, return an empty tuple.
     """
     return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()

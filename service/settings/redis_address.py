@@ -1,14 +1,14 @@
-"""The address of Redis. ``REDIS_URL`` is parsed and checked at the start, so a mistake in it is reported at once, in one line.
+"""The address of Redis. ``REDIS_URL`` is parsed and checked at the start, so a mistake in the URL is reported at once, in one line.
 
     redis://[[user]:password@]host[:port][/db]                         one server
-    rediss://...                                                       the same over TLS
+    rediss://...                                                       one server, over TLS
     unix://[[user]:password@]/path/of/the/socket[?db=0]                one server on this machine
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/db]   the current primary, found through Sentinels
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]     a cluster, found through any of these nodes
-    rediss+sentinel://, rediss+cluster://                              the same over TLS
+    rediss+sentinel://, rediss+cluster://                              Sentinels or a cluster, over TLS
 
 ``user`` and ``password`` are for the Redis servers. The options ``?sentinel_username=`` and ``?sentinel_password=`` are for the
-Sentinels. TLS options are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and further ones of redis-py.
+Sentinels. TLS options are ``?ssl_ca_certs=``, ``ssl_cert_reqs``, ``ssl_certfile``, ``ssl_keyfile`` and further options of redis-py.
 The characters #, /, ?, @, : and % must be percent-encoded in a password. No error message shows any part of the URL.
 """
 
@@ -76,7 +76,7 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked URL.
+    """The parsed and checked ``REDIS_URL``.
 
     ``hosts``: (name, port) pairs of the server, of the Sentinels, or of some cluster nodes.
     ``ignored``: options of the URL that have no effect.

@@ -1,9 +1,10 @@
-"""All settings of one service process. Each is read from the environment variable ``M3TR_<NAME>``.
+"""All settings of one service process. Each setting is read from the environment variable ``M3TR_<NAME>``.
 
 ``Settings`` inherits from several groups, which define the fields with their units and ranges. Each component of the service
 takes only the one or two groups that it needs. ``REDIS_URL``, ``QDRANT_URL`` and ``QDRANT_API_KEY`` are also read without the
-prefix. An empty variable counts as not set. The service does not start if a value is unsafe or out of range. Kubernetes sets
-variables of its own for a Service with this name. They are ignored (see ``service.environment``).
+prefix. An empty variable counts as not set. The service does not start if a value is unsafe or out of range. If a
+Kubernetes Service has a name that begins with m3tr, Kubernetes also sets variables that begin with ``M3TR_``. Those variables are
+ignored (see ``service.environment``).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Settings(
     QualitySettings,
     LoadSettings,
 ):
-    """All groups together, and the rules that involve several groups."""
+    """All groups of settings together, and the rules that involve several groups."""
 
     model_config = SettingsConfigDict(
         env_prefix="M3TR_",
@@ -78,9 +79,9 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources of values: arguments first, then the environment.
+        """Return where values are read from: first the arguments, then the environment variables.
 
-        Variables that an orchestrator sets for other purposes are left out of the environment.
+        Environment variables that an orchestrator sets for other purposes are left out.
         """
         assert isinstance(env_settings, EnvSettingsSource)
         links = frozenset(name.lower() for name in service_links(os.environ))

@@ -18,15 +18,17 @@ class StoreSettings(SettingsGroup):
     """Folder for the files of the embedded event store. Only one running service can use a folder."""
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("M3TR_REDIS_URL", "REDIS_URL"))
     """Address of the event store's server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (see
-    ``service.settings.redis_address``). None starts the embedded server."""
+    ``service.settings.redis_address``). If None, the embedded server is started."""
     store_safety: Literal["warn", "refuse"] = "warn"
-    """What to do if the event store may lose data. It may lose data if its maxmemory-policy evicts keys, or if it has no
-    persistence. ``warn`` shows warnings in the log, in the readiness response and in the metrics. ``refuse`` prevents the start of
-    the service. If the store becomes unsafe later, the service reports that it is not ready."""
+    """What to do if the event store may lose data. The store may lose data if its maxmemory-policy evicts keys, or if it has no
+    persistence.
+    ``warn``: warnings appear in the log, in the readiness response and in the metrics.
+    ``refuse``: the service does not start. If the store becomes unsafe later, the service reports that it is not ready."""
     store_binary: Path | None = None
-    """Path of the embedded store's server binary. None takes the binary that comes with the package."""
+    """Path of the embedded store's server binary. If None, the binary in the package is used."""
     appendfsync: Literal["everysec", "always"] = "everysec"
-    """When the embedded store syncs its log to disk. ``everysec``: once per second, so a power cut may lose the last second.
+    """When the embedded store syncs its log to disk.
+    ``everysec``: once per second, so a power failure may lose the rows of the last second.
     ``always``: before each reply."""
     store_deadline_ms: int = Field(2000, ge=10, le=60_000)
     """Time limit in milliseconds for one call to the event store."""

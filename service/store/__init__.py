@@ -1,1 +1,1 @@
-"""The event store: Redis functions (``lua/``), writing rows, and reading videos."""
+"""The event store: its Redis functions (``lua/``), and the code that writes rows and reads videos."""

@@ -1,7 +1,7 @@
 """Publishes which videos changed, and which videos have parked rows.
 
-This is published after the change itself, in keys without the video's hash tag. If a publication is lost, no row is lost. Readers
-compare versions, so they still find out what is current.
+A publication is written after the change itself, to keys without the video's Redis hash tag. If a publication is lost, no row is lost.
+Readers also compare the versions of videos, so they still find out which data are current.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
 Change = tuple[str, int]
-"""A video id and its new version. For a deleted video: its tombstone, which is a digest of the id, and 0."""
+"""A video id and its new version. If the video was deleted: its tombstone, which is a digest of the id, and 0."""
 
 ENTRIES_KEPT: Final = 4096
 CHANGES_PER_ENTRY: Final = 256
@@ -28,7 +28,7 @@ _MEMBERS_PER_COMMAND: Final = 500
 
 
 class ChangePublisher:
-    """Publishes changes.
+    """Publishes changes of videos.
 
     ``parking_full``: whether the limit on unregistered videos with parked rows has been reached.
     """

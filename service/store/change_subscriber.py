@@ -1,8 +1,8 @@
-"""Reads the stream of changes in the store. One reader serves the whole process.
+"""Reads the stream of changes in the store. One reader serves the whole service process.
 
 An entry's field ``videos`` is a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos. The stream
-may lose entries: it has a maximum length, and a power failure may lose the newest ones. Therefore an entry only names the videos
-that must be read again. It does not contain their data.
+may lose entries, because it has a maximum length, and because a power failure may lose the newest entries. Therefore an entry only names
+the videos that must be read again. It does not contain the data of these videos.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ _START: Final = "0-0"
 
 
 class Listener(Protocol):
-    """Is notified of changes. Its methods are called in the event loop's thread, and must neither block nor raise."""
+    """An object that is notified of changes. Its methods are called in the event loop's thread, and must neither block nor raise."""
 
     def changed(self, changes: Sequence[Change]) -> None:
-        """Handle the changes: each is a video id and its new version, or the tombstone of a deleted video and 0."""
+        """Handle the changes. Each is a video id and its new version, or the tombstone of a deleted video and 0."""
 
     def missed(self) -> None:
         """Handle a possible loss of entries. Any video may have changed."""
 
 
 class ChangeSubscriber(Reading):
-    """Follows the stream, starting at the first connection. After an interruption it continues from its last position."""
+    """Follows the stream of changes. Reading starts with the entries that are added after the first connection.
+
+    After an interruption, it continues after the last entry that it read.
+    """
 
     _what = "the stream of changes"
 
@@ -49,7 +52,7 @@ class ChangeSubscriber(Reading):
         """Id of the last entry that was read. None before the first connection."""
 
     def on_change(self, listener: Listener) -> None:
-        """Call the listener for every change from now on."""
+        """Notify the listener of every change from now on."""
         self._listeners.append(listener)
 
     async def _run(self) -> None:
@@ -60,7 +63,7 @@ class ChangeSubscriber(Reading):
                 while True:
                     self._failures = 0
                     if await self._read() == _ENTRIES_PER_READ:
-                        # A full read means that we are far behind, so the next entries may already have been trimmed.
+                        # After a full read, many entries may still be unread, so the next entries may already have been trimmed.
                         await self._check_position()
             except (RedisError, OSError, TimeoutError) as error:
                 await asyncio.sleep(await self._missed(error))

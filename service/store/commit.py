@@ -31,9 +31,9 @@ from service.store.rows.row_table import RowTable
 
 @dataclass(frozen=True, slots=True)
 class CommitChunk:
-    """Some videos of a commit with all their rows, for one call of the store's function ``apply``.
+    """Some videos of a commit with all their rows, for one call of the store's Lua function ``apply``.
 
-    The fields hold the call's arguments except the options.
+    The fields hold all arguments of the call except its options.
     """
 
     videos: Sequence[str]
@@ -49,10 +49,12 @@ def empty_chunk(video_id: str) -> CommitChunk:
 
 
 class GroupCommit:
-    """Rows of batches that arrived together. If several rows have the same id, the row of the earliest batch is stored.
+    """Rows of batches that arrived together.
 
-    ``published_us``: the known publication time of each video. It is needed to merge rows. If the store has a different time for a
-    video, it refuses that video's merged rows. The video is then in ``stale``, and its rows must be sent again unmerged.
+    If several rows of a video have the same event id, the row of the earliest batch is stored.
+
+    ``published_us``: the known publication time of each video. This time is needed to merge rows. If the store has a different time
+    for a video, the store refuses that video's merged rows. The video is then in ``stale``, and its rows must be sent again unmerged.
     """
 
     def __init__(self, batches: Sequence[RowBatch], published_us: Mapping[str, int] | None = None) -> None:
@@ -190,7 +192,7 @@ class GroupCommit:
 
     @cached_property
     def _owners(self) -> list[int]:
-        """Index of the batch that each original row belongs to."""
+        """Index of the batch that each original row belongs to. Original rows are the batches' rows before merging."""
         return [b for b, batch in enumerate(self.batches) for _ in range(len(batch))]
 
     def _batches_of(self, rows: Sequence[int]) -> list[int]:
@@ -222,7 +224,7 @@ class GroupCommit:
         published_us: int | None,
         counted_as: str,
     ) -> None:
-        """Count rows as duplicate or rejected. They no longer count as ``counted_as``."""
+        """Count rows as duplicate or rejected. These rows no longer count as ``counted_as``."""
         self._count([first + row for row in duplicates], duplicate=1, **{counted_as: -1})
         self._count([first + refused.position for refused in rejected], **{counted_as: -1})
         self._reject(first, rejected, published_us)

@@ -14,14 +14,14 @@ from service.times import iso
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Lowers the count of a type from ``replaces`` to ``value``. The count must be equal to ``replaces`` now.
+    """Lowers the count of a type from ``replaces`` to ``value``. The present count must be equal to ``replaces``.
 
-    Counters: without ``from_us``, all readings equal to ``replaces`` become ``value``. With ``from_us`` (us), all readings from that
-    time on that are above ``value`` become ``value``. The count is then the largest remaining reading, which may be larger than
-    ``value``.
+    If the type has counters and ``from_us`` is None, all readings equal to ``replaces`` become ``value``. If ``from_us`` is a time
+    (us), the readings from that time on are changed: each reading above ``value`` becomes ``value``. The count is then the largest
+    remaining reading, which may be larger than ``value``.
 
-    Events: the sum becomes ``value``. The difference is subtracted from the bins with the largest sums. With ``from_us``, only bins
-    from that time on are changed.
+    If the type has events, their sum becomes ``value``. The difference is subtracted from the age bins with the largest sums. If
+    ``from_us`` is a time, only bins from that time on are changed.
     """
 
     type: str
@@ -30,7 +30,7 @@ class Correction:
     from_us: int | None = None
 
     def packed(self) -> bytes:
-        """Pack the correction as the argument of the store's function ``correct``."""
+        """Pack the correction as the argument of the store's Lua function ``correct``."""
         return msgspec.msgpack.encode({**asdict(self), "from_us": -1 if self.from_us is None else self.from_us})
 
     def raise_conflict(self, reply: TotalConflict | NotCounted) -> NoReturn:

@@ -1,7 +1,7 @@
-"""Tombstones of deleted videos. They are used to find and remove deleted videos that banks and streams still contain.
+"""Tombstones of deleted videos. With them, the service finds and removes deleted videos that banks and streams still contain.
 
 A tombstone is a digest of the video's id (``model.bank.tombstone``). The id itself is not kept. A tombstone is kept forever,
-because a bank that is opened years later may still contain the video. It takes about 0.15 KB.
+because a bank that is opened years later may still contain the video. A tombstone takes about 0.15 KB.
 
 Code that writes a video's id outside the video's own keys must look for a tombstone *after* the write. A deletion first writes
 the tombstone, and then removes the ids that it finds. Therefore either the writer finds the tombstone, or the deletion finds the id.
@@ -17,10 +17,10 @@ from service.store import keys
 from service.store.redis.connection import Command, RedisConnection
 
 _KEPT_S: Final = 90 * 86_400
-"""Time in seconds for which a bank's progress is kept while no service opens the bank."""
+"""Time in seconds for which a bank's progress in removing deleted videos is kept while no service opens the bank."""
 
-# This script is also allowed at maxmemory, because a deletion frees memory. Times only increase, even if a new primary's clock is
-# behind the old one's.
+# This script is also allowed at maxmemory, because a deletion frees memory. The times of tombstones only increase, even if a
+# new primary's clock is behind the old primary's clock.
 _BURY: Final = """#!lua flags=allow-oom
 local clock, newest = redis.call('TIME'), redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
@@ -88,9 +88,9 @@ class Forgotten:
         return {digest.decode() for digest in found}
 
     async def gone(self, since_us: Mapping[str, int]) -> dict[str, int]:
-        """Return which of the given videos were deleted at or after their given time, and when.
+        """Return the deletion times of the videos that were deleted at or after the time given for them.
 
-        All times are in microseconds by the store's clock.
+        ``since_us`` gives a time for each video. All times are in microseconds by the store's clock.
         """
         if not since_us or not self.newest_us:
             return {}
@@ -103,7 +103,7 @@ class Forgotten:
         }
 
     async def obeyed(self, bank: str) -> int:
-        """Return the time (us) up to which a bank has removed all deleted videos. It is 0 for an unknown bank."""
+        """Return the time (us) up to which a bank has removed all deleted videos. Return 0 for an unknown bank."""
         return await self._time(keys.forgotten_by(bank))
 
     async def obey(self, bank: str, us: int) -> None:

@@ -1,10 +1,10 @@
 """The version of the store's format, and the version of the age bins.
 
 The key ``m3tr:format`` holds both versions as JSON. If a store does not have this key, its format is 1 and its bins are 1, and the
-key is written. The service and the export refuse a store that a newer release has written. This release would read it wrongly, and
-the newer release could not read what this one writes. A single record of a newer format begins with its format as text.
-The Lua functions only refuse that record. A release with a new format will say how it reads the older format, or name the
-command that migrates it. So far there is only one format.
+key is written. The service and the export refuse a store that a newer release has written. This release would misread such a store,
+and the newer release could not read what this release writes. If only some records have a newer format, the Lua functions refuse
+only those records. A record of a newer format begins with the name of its format as text. A release with a new format will say how
+it reads the older format, or name the command that migrates a store. So far there is only one format.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT: Final = 1
 
 
 class Format(msgspec.Struct, frozen=True):
-    """The versions of a store's format and of its bins."""
+    """The versions of a store's format and of its age bins."""
 
     format: int
     bins: int
@@ -37,7 +37,7 @@ OURS: Final = Format(FORMAT, BINS_VERSION)
 
 
 class FormatError(M3TRError):
-    """The store has a different format. The message names it."""
+    """The store has a different format. The message names the store's format."""
 
 
 async def check_format(connection: RedisConnection) -> None:

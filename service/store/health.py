@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 EVERY_S: Final = 1.0
 """Seconds between two probes while the store accepts writes."""
 _TROUBLED_S: Final = 0.25
-"""Seconds between two probes while the store does not accept writes. It is also the shortest time between any two probes."""
+"""Seconds between two probes while the store does not accept writes. This is also the shortest time between any two probes."""
 _SAFETY_S: Final = 30.0
 MIN_SKEW_S: Final = 1.0
 """Difference in seconds between two clocks that is always allowed, even if the setting is lower."""
@@ -63,7 +63,10 @@ class StoreRefused(Exception):
 
 
 class Health(BackgroundTask):
-    """Probes the store and keeps the last result. ``reason`` says why the service is not ready. It is empty if it is ready."""
+    """Probes the store and keeps the last result.
+
+    ``reason``: why the service is not ready, or an empty text if it is ready.
+    """
 
     def __init__(self, connection: RedisConnection, settings: StoreSettings, future_skew_s: float) -> None:
         self._connection = connection
@@ -101,7 +104,7 @@ class Health(BackgroundTask):
     def summary(self) -> dict[str, Any]:
         """Return the readiness response's fields about the event store.
 
-        ``store`` is ``ok``, ``down``, or ``refuses`` if the store answers but does not accept writes.
+        The field ``store`` is ``ok``, ``down`` or ``refuses``. With ``refuses``, the store answers but does not accept writes.
         """
         state = self._connection.state
         return {
@@ -126,7 +129,7 @@ class Health(BackgroundTask):
         return [*found, lossy]
 
     async def probe(self) -> None:
-        """Probe the store once. Log an error if its clock has begun to differ too much."""
+        """Probe the store once. Log an error if the store's clock has begun to differ too much from ours."""
         await self._connection.probe()
         if self.skewed != self._skewed:
             self._skewed = self.skewed

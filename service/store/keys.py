@@ -1,7 +1,7 @@
 """The names of all keys in the store.
 
-All keys of one video share the hash tag ``{video_id}``. In a cluster they are therefore on one node, and one function call may use
-all of them.
+All keys of one video share the Redis hash tag ``{video_id}``. In a cluster they are therefore on one node, and one call of a Lua
+function may use all of them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ CHANGES: Final = "m3tr:changes"
 [tombstone, 0] pairs for deleted videos."""
 
 FORMAT: Final = "m3tr:format"
-"""Versions of the store's format and of its bins, as JSON."""
+"""Versions of the store's format and of its age bins, as JSON."""
 
 ACTIVE_MODEL: Final = "m3tr:active-model"
-"""Hash of the bundle that was activated last. The key does not exist before the first activation."""
+"""Version (digest) of the bundle that was activated last. The key does not exist before the first activation."""
 
 PARKED: Final = "m3tr:parked"
 """Sorted set of the unregistered videos that have parked rows. The score is the time at which the rows expire (s)."""
@@ -34,7 +34,7 @@ RANK_AT: Final = "m3tr:{rank}:at"
 """Time (s) at which a replica last updated the rank of any video."""
 
 RANK_ROWS: Final = "m3tr:{rank}:rows"
-"""Hash from video id to the fields that rankings show about the video, as JSON."""
+"""Redis hash that maps each video id to the fields that rankings show about the video. The fields are JSON."""
 
 FORGOTTEN: Final = "m3tr:{forgotten}:tombstones"
 """Sorted set of tombstones, which are digests of deleted videos' ids. The score is the time of the deletion (us)."""
@@ -49,10 +49,11 @@ FORGOTTEN_LEASE: Final = "m3tr:{forgotten}:lease"
 """Lease of the replica that removes deleted videos from the streams."""
 
 FORGOTTEN_REWRITTEN: Final = "m3tr:{forgotten}:rewritten"
-"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log. It is set after the log is rewritten."""
+"""Time (us) of the newest tombstone whose video is no longer in the embedded store's log. The key is set after the log is rewritten."""
 
 RETENTION: Final = "m3tr:{retention}:due"
-"""Sorted set of video ids. The score is the time at which the service must check whether the video is inactive for too long (s)."""
+"""Sorted set of video ids. The score is the time at which the service must check whether the video has been inactive for
+too long (s)."""
 
 RETENTION_SEEDED: Final = "m3tr:{retention}:seeded"
 """This key exists while all videos are known to be in ``RETENTION``."""
@@ -61,7 +62,7 @@ RETENTION_LEASE: Final = "m3tr:{retention}:lease"
 """Lease of the replica that deletes old videos."""
 
 MATURING: Final = "m3tr:maturing"
-"""Sorted set of the banks that have a set ``maturing(bank)``. The score is the time at which that set was last used (s)."""
+"""Sorted set of the keys ``maturing(bank)``, one for each bank. The score is the time at which that key was last used (s)."""
 
 EVERY_META: Final = "m3tr:{*}:meta"
 """Pattern of the key ``meta``, which every registered video has."""
@@ -80,25 +81,25 @@ SORTS: Final = ("rising", "expected", "views")
 
 
 def rank(sort: str) -> str:
-    """Return the key of a ranking: a sorted set of video ids by score. All keys with ``{rank}`` share one slot."""
+    """Return the key of a ranking: a sorted set of video ids by score. All keys with ``{rank}`` share one cluster slot."""
     return f"m3tr:{{rank}}:{sort}"
 
 
 def maturing(bank: str) -> str:
     """Return the key of a sorted set of video ids. The score is the time at which the video must be added to the bank (s).
 
-    The same key followed by ":lease" is the lease for this work.
+    This key followed by ``:lease`` is the key of the lease for this work.
     """
     return f"m3tr:{{maturing-{bank}}}"
 
 
 def forgotten_by(bank: str) -> str:
-    """Return the key of a time (us). The bank has removed all videos that were deleted up to this time."""
+    """Return the key that holds a time (us). The bank has removed all videos that were deleted up to this time."""
     return f"m3tr:{{forgotten}}:by:{bank}"
 
 
 def label_key(name: str) -> str:
-    """Return a key for labels (forecasts that wait to be scored) or their scores. All these keys share one slot."""
+    """Return a key for labels or their scores. Labels are forecasts that have not been scored yet. All these keys share one slot."""
     return f"m3tr:{{labels}}:{name}"
 
 
@@ -119,7 +120,7 @@ def video_id_of(key: bytes) -> str | None:
 
 
 def member(name: bytes) -> str | None:
-    """Decode a set's member as a video id. Return None if it is not UTF-8: this service has not written such a member."""
+    """Decode a set's member as a video id. Return None if the member is not UTF-8. This service writes no such member."""
     try:
         return name.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Quarantine of records that cannot be read. Each is logged and counted once."""
+"""Quarantine of records that cannot be read. Each damaged record is logged and counted once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Quarantine:
         self._known: LRUCache[str, None] = LRUCache(_REMEMBERED)
 
     def note(self, damaged: Damaged) -> Damaged:
-        """Log and count a damaged record, if it is not known yet. Return ``damaged`` itself."""
+        """Log and count a damaged record, if it is not known yet. Return ``damaged``."""
         if damaged.video_id not in self._known:
             self._metrics.damaged_records.inc()
             log.error("a stored record cannot be read", video_id=damaged.video_id, why=damaged.why)

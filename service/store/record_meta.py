@@ -1,4 +1,4 @@
-"""The packed head of a video's record. It is stored in the video's key ``meta``, and the Lua functions write it."""
+"""The packed head of a video's record. The store's Lua functions write the head to the video's key ``meta``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from model.engagement.history import Mode
 
 CUMULATIVE: Final = 2
-"""Mode number of an engagement type whose rows are cumulative counters. the Lua functions use the same number."""
+"""Mode number of an engagement type whose rows are cumulative counters. The Lua functions use the same number."""
 MODES: Final[dict[int, Mode]] = {1: "events", CUMULATIVE: "counters"}
 """Mode for each mode number. The number 0, for a type without any rows, is not included."""
 _TYPE_FIELDS: Final = 6

@@ -1,4 +1,4 @@
-"""The replies of the store's functions (``lua/``). They are decoded only in this module.
+"""The replies of the store's Lua functions (``lua/``). Replies are decoded only in this module.
 
 A reply about a video is a list. Its first element is a tag that names the kind of reply. Positions of rows are counted from the
 video's first row in the call.
@@ -24,8 +24,10 @@ class Applied(msgspec.Struct, array_like=True, gc=False):
     """The rows of a video were applied, except the ``duplicates`` and the ``rejected`` rows.
 
     ``corrected``: positions of counters rows with a value below the total. A position occurs once for each such value.
-    ``parked_applied``, ``parked_rejected`` and ``created`` are only set by a registration. They say how many parked rows were
-    applied, how many were not, and whether the video is new.
+    The following fields are only set by a registration.
+    ``parked_applied``: number of parked rows that were applied.
+    ``parked_rejected``: number of parked rows that were not applied.
+    ``created``: whether the video is new.
     """
 
     version: int
@@ -47,7 +49,7 @@ class Unchanged(Applied, array_like=True, tag="unchanged", gc=False):
 
 
 class Parked(msgspec.Struct, array_like=True, tag="parked", gc=False):
-    """The video is not registered. ``kept`` of its rows were parked, and wait for its registration."""
+    """The video is not registered. ``kept`` is the number of its rows that were parked until the video is registered."""
 
     kept: int
     duplicates: Sequence[int]
@@ -82,12 +84,12 @@ class DamagedReply(msgspec.Struct, array_like=True, tag="damaged", gc=False):
 
     @property
     def why(self) -> str:
-        """The reason, without the prefix that marks damage in error messages of the functions."""
+        """The reason, without the prefix that marks damage in error messages of the Lua functions."""
         return self.text.removeprefix("damaged: ")
 
 
 class Failed(msgspec.Struct, array_like=True, tag="error", gc=False):
-    """The function failed for this video."""
+    """The Lua function failed for this video."""
 
     message: str
 
@@ -97,7 +99,7 @@ class Lost(msgspec.Struct, tag="lost", gc=False):
 
 
 ApplyReply = Changed | Unchanged | Parked | ParkingFull | Stale | PublicationConflict | Refused | DamagedReply | Failed
-"""A reply of the function ``apply`` about one video."""
+"""A reply of the Lua function ``apply`` about one video."""
 
 
 class Corrected(msgspec.Struct, array_like=True, tag="corrected"):
@@ -118,20 +120,22 @@ class TotalConflict(msgspec.Struct, array_like=True, tag="conflict"):
 
 
 class NotCounted(msgspec.Struct, array_like=True, tag="missing"):
-    """The correction subtracts more than was counted in its period. The excess is ``amount``."""
+    """The correction subtracts more than was counted in the correction's period. The excess is ``amount``."""
 
     amount: int
 
 
 CorrectReply = Corrected | Unknown | TotalConflict | NotCounted | DamagedReply | Failed
-"""A reply of the function ``correct``."""
+"""A reply of the Lua function ``correct``."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A reply of the function ``read`` with a whole video.
+    """A reply of the Lua function ``read`` with a whole video.
 
-    ``meta``: the packed head. ``metadata``: JSON. ``cells``: a flat list in which an engagement type is followed by its
-    [bin, value, ...] list. A type may occur several times.
+    ``meta``: the packed head.
+    ``metadata``: JSON text.
+    ``cells``: a flat list that alternates between an engagement type and the type's [bin, value, ...] list. A type may occur several
+    times.
     """
 
     meta: bytes
@@ -140,7 +144,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Current(msgspec.Struct):
-    """A reply of the function ``read`` if the caller already has the newest version."""
+    """A reply of the Lua function ``read`` if the caller already has the newest version."""
 
 
 _apply: Final = msgspec.msgpack.Decoder(list[ApplyReply])
@@ -149,7 +153,7 @@ _CURRENT: Final = Current()
 
 
 def decode_apply(packed: bytes) -> Sequence[ApplyReply]:
-    """Decode the replies of ``apply``. There is one for each video of the call."""
+    """Decode the replies of ``apply``. There is one reply for each video of the call."""
     try:
         return _apply.decode(packed)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Sends rows to the store's function ``apply``, in calls that are short enough not to block the server or the event loop."""
+"""Sends rows to the store's Lua function ``apply``, in calls that are short enough not to block the server or the event loop."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from service.store.rows.row_batch import RowBatch
 REMEMBERED_VIDEOS: Final = 250_000
 """Maximum number of videos whose publication time is kept in memory. The times are needed to merge rows."""
 ROWS_PER_CALL: Final = 500
-"""Approximate number of rows in one call. The server needs two to four milliseconds for them, and answers no other client during
-that time."""
+"""Approximate number of rows in one call. The server needs two to four milliseconds for such a call, and answers no other client
+during that time."""
 VIDEOS_PER_CALL: Final = 64
 """Maximum number of videos in one call while several clients are active. Calls are then also sent one by one, because the server
 answers no other client between calls that are sent together."""

@@ -23,8 +23,8 @@ from service.store.replies import Record
 class Snapshot:
     """One version of a video.
 
-    ``newest_us``: the time of its newest accepted row, or None before the first row.
-    ``registered_us``: the time of its first registration, by the store's clock.
+    ``newest_us``: the time of the video's newest accepted row, or None before the first row.
+    ``registered_us``: the time of the video's first registration, by the store's clock.
     """
 
     version: int
@@ -39,7 +39,7 @@ class Snapshot:
 _OWN_FIELDS: Final = ("video_id", "published_us")
 """Fields of ``Video`` that are not in the metadata."""
 _CLIENT: Final = "registered_by"
-# A newer replica may have stored fields that this one does not know. They are ignored.
+# A newer replica may have stored fields that this replica does not know. Unknown fields are ignored.
 _Metadata: Final[Any] = msgspec.defstruct(
     "_Metadata",
     [
@@ -51,9 +51,9 @@ _metadata: Final = msgspec.json.Decoder(_Metadata)
 
 
 def signed(metadata: str, client: str) -> str:
-    """Append the API key's name to metadata (canonical JSON), where the Lua functions look for it.
+    """Append the API key's name ``client`` to ``metadata``, which is canonical JSON. The Lua functions expect it at the end.
 
-    An empty ``client`` adds nothing.
+    If ``client`` is empty, return ``metadata`` unchanged.
     """
     if not client:
         return metadata
@@ -61,7 +61,7 @@ def signed(metadata: str, client: str) -> str:
 
 
 def parse_snapshot(video_id: str, record: Record) -> Snapshot | Damaged:
-    """Parse a record into a snapshot. Return Damaged, with the reason, if it cannot be read."""
+    """Parse a record into a snapshot. Return Damaged, with the reason, if the record cannot be read."""
     try:
         return _parse(video_id, record)
     # Any error while reading one record is reported as damage to that record. It does not affect other records.
@@ -100,7 +100,7 @@ def _parse(video_id: str, record: Record) -> Snapshot:
 
 
 def _cells(kind: str, flat: Sequence[bytes]) -> NDArray[np.int64]:
-    """Convert a flat list to an array of (bin, value) rows (n, 2) int64, sorted by bin."""
+    """Convert a flat list of bins and values to an int64 array of shape (n, 2). Its rows are (bin, value) pairs, sorted by bin."""
     cells = np.array(list(map(int, flat)), np.int64).reshape(-1, 2)
     ordered: NDArray[np.int64] = cells[np.argsort(cells[:, 0])]
     if len(ordered) and (ordered[0, 0] < 0 or ordered[-1, 0] >= N_BINS or ordered[:, 1].min() < 0):

@@ -21,7 +21,8 @@ class SnapshotCache:
     """A read-through cache of ``capacity`` snapshots. The least recently used snapshot is evicted first.
 
     Every ``get`` asks the store, so it sees all rows that any replica has acknowledged before. Calls of ``get`` in the same pass of
-    the event loop share one round trip. Calls that are made while ``READS_IN_FLIGHT`` round trips are under way share the next one.
+    the event loop share one round trip. Calls that are made while ``READS_IN_FLIGHT`` round trips are under way share the next
+    round trip.
     """
 
     def __init__(self, store: Store, capacity: int) -> None:
@@ -31,7 +32,7 @@ class SnapshotCache:
         self._reads: set[asyncio.Task[None]] = set()
 
     async def get(self, video_id: str) -> tuple[Snapshot | None, bool]:
-        """Return the video's snapshot, and whether it is stale because the store does not answer.
+        """Return the video's snapshot, and whether the snapshot is stale because the store does not answer.
 
         The snapshot is None if the video is not registered.
 

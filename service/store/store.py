@@ -1,6 +1,6 @@
-"""The event store: all operations of the service on its data in Redis. It knows nothing about HTTP.
+"""The event store: all operations of the service on its data in Redis. This module knows nothing about HTTP.
 
-Every change of a video is made by one Redis function (``lua/``), atomically for that video. If the server is not a cluster,
+Every change of a video is made by one call of a Lua function (``lua/``), atomically for that video. If the server is not a cluster,
 one call can change many videos. After the change, an entry is added to the stream ``m3tr:changes``. The entry has one field,
 ``videos``: a JSON list of [video_id, version] pairs, or of [tombstone, 0] pairs for deleted videos.
 """
@@ -52,7 +52,7 @@ from service.store.snapshot import Snapshot, parse_snapshot
 from service.times import iso
 
 READS_PER_CALL: Final = 32
-"""Maximum number of videos that are read in one call of the function ``read``."""
+"""Maximum number of videos that are read in one call of the Lua function ``read``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Registration:
 class AppliedRows:
     """The result of applying rows to one video.
 
-    ``version``: None if the video is not registered, or if a strict batch was refused.
+    ``version``: the video's version after the call. None if the video is not registered, or if a strict batch was refused.
     """
 
     outcome: Outcome
@@ -80,7 +80,7 @@ class AppliedRows:
 
 
 class Store:
-    """The event store in one Redis deployment, or one that is compatible with Redis.
+    """The event store in one deployment of Redis, or of a server that is compatible with Redis.
 
     ``types``: the engagement types that rows may have.
     """
@@ -108,7 +108,7 @@ class Store:
         self.quarantine = Quarantine(metrics)
 
     async def ready(self) -> None:
-        """Raise Unavailable unless every server accepts writes and has our functions."""
+        """Raise Unavailable unless every server accepts writes and has the store's Lua functions."""
         await self._connection.ready()
 
     async def ingest(self, batches: Sequence[RowBatch], *, park: bool = True) -> list[Outcome | Exception]:
@@ -143,7 +143,7 @@ class Store:
     async def register(self, video_id: str, registration: Registration, rows: Sequence[InputRow] = ()) -> AppliedRows:
         """Register a video or replace its metadata. Then apply its parked rows, and after them ``rows``.
 
-        Everything is done, or nothing is. If one of ``rows`` is refused, nothing is stored, and the outcome lists the row.
+        Either all of this is done, or nothing. If one of ``rows`` is refused, nothing is stored, and the outcome lists the row.
 
         Raises:
             Conflict: if rows have already been applied with a different ``published_us``.
@@ -180,7 +180,7 @@ class Store:
         return applied
 
     async def read(self, video_id: str, known: Snapshot | None = None) -> Snapshot | None:
-        """Read a video. Return None if it is not registered. Return ``known`` itself if it is still current.
+        """Read a video. Return None if the video is not registered. Return ``known`` if that snapshot is still current.
 
         Raises:
             DamagedRecord: if the video's record cannot be read.
@@ -238,11 +238,11 @@ class Store:
         """Delete everything about a video, including its parked rows. Return False if there was nothing to delete.
 
         With ``idle_since_us`` (us), the video is only deleted if its registration and its newest row are older than that time.
-        Otherwise False is returned.
+        If the registration or the newest row is not older, nothing is deleted, and False is returned.
         """
         idle = "" if idle_since_us is None else str(idle_since_us)
         calls = [([keys.video_prefix(video_id)], [str(self._settings.dedup_ttl_s), idle, *self._types])]
-        # Without `idle`, the rankings are cleaned even if the record is gone: an earlier call may have failed after deleting it.
+        # Without `idle`, the rankings are cleaned even if the record is gone, because an earlier call may have failed after its deletion.
         if idle and not (await self._connection.call("forget", calls))[0]:
             return False
         await self.unlist(video_id)
@@ -262,7 +262,7 @@ class Store:
         await self._connection.pipeline("unlist", unlist_commands([video_id]) + commands)
 
     async def correct(self, video_id: str, correction: Correction) -> Corrected:
-        """Lower a count that was too high. The correction is stored completely or not at all.
+        """Lower a count that was too high. The correction is stored either completely or not at all.
 
         Raises:
             NotFound: if the video is not registered.
@@ -313,7 +313,7 @@ class Store:
 def _with_counts(fault: Exception, outcome: Outcome, lost: int) -> Exception:
     """Return a copy of an Unavailable with the batch's counts. ``lost`` is the number of rows whose outcome is unknown.
 
-    Any other exception is returned as it is.
+    Any other exception is returned unchanged.
     """
     if not isinstance(fault, Unavailable):
         return fault

@@ -1,1 +1,1 @@
-"""Access to Redis: connections, clusters, Sentinels, calls and the embedded server. It knows nothing about keys or records."""
+"""Access to Redis: connections, clusters, Sentinels, calls and the embedded server. This package knows nothing about keys or records."""

@@ -1,4 +1,4 @@
-"""Blocking reads, which wait for new stream entries. They have their own connections and take none from the store's other calls."""
+"""Blocking reads, which wait for new stream entries. The reads use connections of their own, so they block no other calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.store.redis.server import Server
 log = structlog.get_logger(__name__)
 
 BLOCK_S: Final = 5
-"""Time in seconds that a read waits for new entries. After that, it is sent again."""
+"""Time in seconds that a read waits for new entries. After that time, the read is sent again."""
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds to wait before each new attempt while the store cannot be reached. The last value repeats."""
 
@@ -42,7 +42,7 @@ class Reading(BackgroundTask):
             await self._server.close()
 
     async def _missed(self, error: BaseException) -> float:
-        """React to a failed read. Log it if it is the first of several in a row.
+        """React to a failed read. Only the first of several consecutive failures is logged.
 
         Return how many seconds to wait before the next attempt.
         """

@@ -5,9 +5,9 @@ idle for the server's ``timeout``. A load balancer drops an idle connection with
 to a server that is no longer the primary. A call on an unusable connection would be lost. So a connection is replaced right before
 it sends if one of these conditions is true:
 
-1. It was made before the last ``ConnectionGeneration.advance()``. It may lead to the wrong server.
-2. The other side has closed it. The kernel knows this even if the event loop has not noticed yet.
-3. It was idle for longer than ``IDLE_S``. A load balancer may have dropped it.
+1. The connection was made before the last ``ConnectionGeneration.advance()``. The connection may lead to the wrong server.
+2. The other side has closed the connection. The kernel knows this even if the event loop has not noticed yet.
+3. The connection was idle for longer than ``IDLE_S``. A load balancer may have dropped it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class ConnectionGeneration:
 
 
 class _CheckedConnection(AbstractConnection):
-    """A mixin that ``connection_class`` puts before a connection class of redis-py."""
+    """A mixin that checks a connection before each use. In a list of base classes, the mixin comes before a class of redis-py."""
 
     current: ClassVar[ConnectionGeneration]
     _generation: int | None = None
     _idle_since: float = 0.0
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        """Connect. Raise Unreached if that fails, so that it can be distinguished from the failure of a call."""
+        """Connect. Raise Unreached if that fails, so that callers can distinguish this from the failure of a call."""
         if self.is_connected:
             return
         self._generation = None
@@ -98,7 +98,7 @@ def _hung_up(writer: asyncio.StreamWriter) -> bool:
 
 class _SentinelConnection(_CheckedConnection, SentinelManagedConnection):
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """Read a reply as a plain connection does. READONLY is then an error reply and does not close the connection."""
+        """Read a reply as a plain connection does. A READONLY reply is then an ordinary error, and the connection stays open."""
         return await Connection.read_response(self, *args, **options)
 
 
@@ -119,7 +119,7 @@ class _UnixConnection(_CheckedConnection, UnixDomainSocketConnection):
 
 
 class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the server that the Sentinels report as the master. If all are in use, a call waits for a free one."""
+    """Connections to the server that the Sentinels report as the master. If all connections are in use, a call waits for one."""
 
 
 def connection_class(address: Address, current: ConnectionGeneration) -> type[AbstractConnection]:

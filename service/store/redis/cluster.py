@@ -2,9 +2,10 @@
 
 redis-py keeps the slot map and the connections. This module adds:
 
-- One pipeline per node. All pipelines run at the same time, so a node that does not answer does not delay the others.
-- Redirections (MOVED, ASK, TRYAGAIN). ASKING is sent on the same connection as its command. Calls of our functions wait until
-  their slot has moved.
+- One pipeline per node. All pipelines run at the same time, so a node that does not answer does not delay the other
+  pipelines.
+- Redirections (MOVED, ASK, TRYAGAIN). ASKING is sent on the same connection as its command. Calls of our Lua functions wait
+  until their slot has moved.
 - A new slot map as soon as a node reports one that differs from ours.
 """
 
@@ -84,7 +85,7 @@ class Cluster:
         return client
 
     def check_arguments(self) -> None:
-        """Check that redis-py accepts the options, and raise its error otherwise. No connection is made."""
+        """Raise redis-py's own error unless redis-py accepts the options. No connection is made."""
         node = next(iter(self._redis.nodes_manager.startup_nodes.values()))
         node.connection_class(**{**node.connection_kwargs, "retry": no_retry()})
 
@@ -97,7 +98,7 @@ class Cluster:
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
         """Run each command on its node until ``end`` (loop time). Return the replies in order.
 
-        If a reply is an error, or is missing, an exception takes its place.
+        An exception takes the place of a reply that is an error or is missing.
         """
         replies: list[Any] = [None] * len(commands)
         waiting: dict[int, ClusterNode | None] = dict.fromkeys(range(len(commands)))
@@ -145,7 +146,7 @@ class Cluster:
         return list(await asyncio.gather(*(self._ask(node, commands, end, probe=True) for node in nodes)))
 
     def note_answer(self) -> None:
-        """Do nothing. Each probe already records which nodes answer."""
+        """Do nothing. The nodes that answer are recorded during each probe."""
 
     async def refresh(self) -> None:
         """Ask all nodes for their slot map. If the first reply differs from our map, use it."""
@@ -234,7 +235,7 @@ class Cluster:
 
 
 def _on_many_keys(command: Command) -> bool:
-    """Return whether a command calls one of our functions. They use more keys of the slot than they name.
+    """Return whether a command calls one of our Lua functions. A function uses more keys than the call names.
 
     A call only names a prefix, and no key with this exact name exists. As soon as the slot begins to move, the old node therefore
     redirects the call. The video's keys may still be on either node at that time. So the call must wait until the slot has moved.

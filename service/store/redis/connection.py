@@ -1,12 +1,12 @@
-"""Calls to the Redis deployment: deadlines, failures, and the functions of a library.
+"""Calls to the Redis deployment, including calls of a library's Lua functions. Deadlines and failures are handled here.
 
 If the server does not reply to a call, further calls fail at once until a background probe gets a reply. Therefore only the first
-caller waits for the whole deadline while a server hangs. If the server refuses a call (OOM, READONLY, ...), it has replied. The
+caller waits for the whole deadline while a server hangs. If the server refuses a call (OOM, READONLY, ...), the server has replied. The
 refusal then only affects that call.
 
 If the reply to a call is lost, the call is never repeated, because it may have been executed. Only the sender of the rows can repeat
-it safely, by sending the same event ids again. If the server refused a call without executing it, the call may be sent once or
-twice again: to the new primary after a failover, to the node that now has the slot, or after the functions were loaded again.
+the call safely, by sending the same event ids again. If the server refused a call without executing it, the call may be sent once or
+twice again: to the new primary after a failover, to the node that now has the slot, or after the Lua functions were loaded again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class RedisConnection:
         self.state = State()
         """The result of the last probe."""
         self.troubled = asyncio.Event()
-        """Is set when a call fails, so that a probe is made soon."""
+        """An event that is set when a call fails, so that a probe is made soon."""
         self._library = library
         self._metrics = metrics
         self._deadline_s = deadline_s
@@ -83,7 +83,7 @@ class RedisConnection:
         await self.server.close()
 
     async def ready(self) -> None:
-        """Raise Unavailable, with the reason, unless every server accepts writes and has the functions."""
+        """Raise Unavailable, with the reason, unless every server accepts writes and has the library's Lua functions."""
         state = await self.probe()
         if state.kind is not None:
             self._fail("ready", state.kind, state.text)
@@ -122,7 +122,7 @@ class RedisConnection:
     async def call(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | bytes]]], *, partial: bool = False
     ) -> list[Any]:
-        """Run the library's function ``name`` on each (keys, arguments) pair, in one pipeline. Return the replies in order.
+        """Run the Lua function ``name`` on each (keys, arguments) pair, in one pipeline. Return the replies in order.
 
         ``partial``: if only some calls fail, Unavailable takes the place of their replies and is not raised.
         """
@@ -147,7 +147,7 @@ class RedisConnection:
     async def scan(self, name: str, position: str, pattern: str, count: int) -> tuple[str, list[bytes]]:
         """Return the position to continue from, and some of the keys that match ``pattern``.
 
-        The position "" starts a scan. If "" is returned, the scan has ended.
+        The position "" starts a scan. If the returned position is "", the scan has ended.
         """
         try:
             return await self.server.scan(position, pattern, count, self._end(self._deadline_s))
@@ -157,7 +157,7 @@ class RedisConnection:
     async def everywhere(self, name: str, commands: Sequence[Command]) -> list[list[Any]]:
         """Run plain commands on each server that accepts writes. Return one list of replies per server.
 
-        If a reply is an error, or is missing, an exception takes its place. No exception is raised.
+        An exception takes the place of a reply that is an error or is missing. No exception is raised.
         """
         return await self.server.everywhere(commands, self._end(self._deadline_s))
 
@@ -190,7 +190,7 @@ class RedisConnection:
     async def _resend(self, commands: Sequence[Command], replies: list[Any], end: float, generation: int) -> None:
         """Resend the commands that were certainly not executed, and put the new replies into ``replies``.
 
-        The reason for the refusal is handled first, for example by loading missing functions.
+        The reason for the refusal is handled first, for example by loading missing Lua functions.
         """
         for attempt in range(_RESENDS):
             kinds = {i: kind_of(reply) for i, reply in enumerate(replies) if isinstance(reply, Exception)}
@@ -199,7 +199,7 @@ class RedisConnection:
                 return
             found = {kinds[i] for i in refused}
             if NO_FUNCTION in found and (fault := await self._load(end)) is not None:
-                # The functions are missing, because the server restarted empty or a new primary took over. It also refuses to load them.
+                # The server lacks the Lua functions, because it restarted empty or is a new primary. Loading them fails as well.
                 replies[:] = [fault if kinds.get(i) == NO_FUNCTION else reply for i, reply in enumerate(replies)]
                 return
             if attempt and found != {NO_FUNCTION}:
@@ -215,7 +215,7 @@ class RedisConnection:
                 replies[i] = reply
 
     async def _load(self, end: float) -> Exception | None:
-        """Load the functions on every server that does not have them. Return the first server's refusal, or None."""
+        """Load the Lua functions on every server that does not have them. Return the first refusal, or None if there is none."""
         replies = await self.server.everywhere([["FUNCTION", "LOAD", self._library.source]], end)
         return next((r for [r] in replies if isinstance(r, Exception) and "already exists" not in str(r)), None)
 

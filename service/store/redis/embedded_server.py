@@ -2,10 +2,10 @@
 
 Two locks ensure that two servers never use the same files, even after a process was killed:
 
-    service.lock   The running service holds it. A second service on the same folder is refused.
-    server.lock    The *server process* holds it, because it inherits the descriptor. The file contains the server's pid. If it is
-                   held when a service starts, an earlier service was killed and its server still runs. That server is shut down
-                   cleanly, and then a new one is started.
+    service.lock   The running service holds this lock. A second service on the same folder is refused.
+    server.lock    The *server process* holds this lock, because it inherits the descriptor. The file contains the server's pid. If
+                   the lock is held when a service starts, an earlier service was killed and its server still runs. That server is
+                   shut down cleanly, and then a new server is started.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class EmbeddedServer:
     def _await_ready(self) -> None:
         assert self._process is not None
         with self._client() as client:
-            # Loading the files may take long. Wait as long as the process runs.
+            # Loading the files may take long. Wait as long as the server process runs.
             while self._process.poll() is None:
                 with contextlib.suppress(RedisError):
                     if client.ping():
@@ -184,12 +184,12 @@ def packaged_binary() -> Path:
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """Return a function that the server's new process runs first. ``parent`` is the pid of the service.
+    """Return a function that the new server process runs first. ``parent`` is the pid of the service.
 
-    The function asks the kernel to send SIGTERM to the process when the service ends for any reason.
+    The function asks the kernel to send SIGTERM to the server process when the service ends for any reason.
     """
     try:
-        # The symbol is looked up before the fork. After it, a lock that another thread held at the fork would never be released.
+        # The symbol is looked up before the fork. After the fork, a lock that a different thread held would stay locked.
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
         return lambda: None
@@ -216,7 +216,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _socket_path(directory: Path) -> Path:
-    """Return the socket's path: in the data directory, or in a private temporary one if that path would be too long."""
+    """Return the socket's path. It is in ``directory``, or in a private temporary directory if it would be too long there."""
     path = directory / "server.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path

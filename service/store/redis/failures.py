@@ -69,22 +69,22 @@ ELSEWHERE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
 WITHOUT_WRITES: Final = frozenset(
     {"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"}
 )
-"""Kinds that affect every write: if one call fails with such a kind, all further writes would fail as well."""
+"""Kinds that affect every write. If one call fails with such a kind, all further writes would fail as well."""
 REFUSED: Final = frozenset(
     {"READONLY", "LOADING", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", NO_FUNCTION}
 )
-"""Kinds that mean that a call was certainly not executed. It may succeed soon, on the same server or on a different one."""
+"""Kinds that mean that a call was certainly not executed. The call may succeed soon, on the same server or on a different server."""
 
 _WORD: Final = re.compile(r"-?([A-Z][A-Z0-9]{2,})\b")
 _TYPES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (MaxConnectionsError, "CONNECTIONS"),
     (BusyLoadingError, "LOADING"),
     (ReadOnlyError, "READONLY"),
-    # In redis-py, MovedError is a subclass of AskError, so it must be checked first.
+    # In redis-py, MovedError is a subclass of AskError, so MovedError must be checked first.
     (MovedError, "MOVED"),
     (AskError, "ASK"),
     (TryAgainError, "TRYAGAIN"),
-    # MasterDownError is a subclass of ClusterDownError, so it must be checked first.
+    # MasterDownError is a subclass of ClusterDownError, so MasterDownError must be checked first.
     (MasterDownError, "MASTERDOWN"),
     (ClusterDownError, "CLUSTERDOWN"),
     (RedisTimeoutError, TIMEOUT),
@@ -128,5 +128,5 @@ def detail_of(kind: str) -> str:
 
 
 def is_fault_of_ours(error: BaseException) -> bool:
-    """Return whether one of our own functions failed for a reason that the server's state does not explain."""
+    """Return whether one of our own Lua functions failed for a reason that the server's state does not explain."""
     return isinstance(error, ResponseError) and "script: m3tr_" in str(error) and kind_of(error) not in DETAILS

@@ -1,4 +1,4 @@
-"""A library of Redis functions: its source, and a tag that distinguishes the libraries of different releases on one server."""
+"""A library of Lua functions in Redis: its source, and a tag that distinguishes the libraries of different releases on one server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FunctionLibrary:
 
     @classmethod
     def from_template(cls, template: str) -> Self:
-        """Create a library from a template. ``@TAG@`` is replaced by a hash of the template.
+        """Create a library from a template. ``@TAG@`` is replaced by a digest of the template.
 
         Each version of the source therefore has its own function names.
         """
@@ -24,5 +24,5 @@ class FunctionLibrary:
         return cls(template.replace("@TAG@", tag), tag)
 
     def function(self, name: str) -> str:
-        """Return the full name of the function ``name``."""
+        """Return the full name of the Lua function ``name``."""
         return f"m3tr_{name}_{self.tag}"

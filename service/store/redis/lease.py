@@ -1,7 +1,8 @@
-"""A lease, for work that only one replica should do at a time. It avoids duplicate work. No result depends on it.
+"""A lease, for work that only one replica should do at a time. A lease avoids duplicate work. No result depends on it.
 
-redis-py's ``Lock`` is not used, for three reasons. Its ``SET NX`` fails at maxmemory, but then the work that frees memory needs its
-lease. It needs different calls to acquire and to renew. It calls a client directly, without our deadline, metrics and errors.
+redis-py's ``Lock`` is not used, for three reasons. ``Lock`` uses ``SET NX``, which fails at maxmemory. At maxmemory, however, the work
+that frees memory needs its lease. ``Lock`` needs different calls to acquire and to renew. ``Lock`` calls a client directly, without our
+deadline, metrics and errors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL
 
 
 class Lease:
-    """A lease that at most one of the replicas that share ``key`` holds. It ends ``ttl_s`` after it was last acquired or renewed."""
+    """A lease stored at ``key``. At most one replica holds it. The lease ends ``ttl_s`` seconds after it was acquired or renewed."""
 
     def __init__(self, connection: RedisConnection, key: str, ttl_s: float) -> None:
         self._connection, self._key, self._ttl_ms = connection, key, round(ttl_s * 1000)

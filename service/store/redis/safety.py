@@ -48,7 +48,7 @@ class Safety:
 
 
 async def find_safety(connection: RedisConnection) -> Safety | None:
-    """Ask every server, and combine their least safe values. Return None if no server answers."""
+    """Ask every server, and return the least safe value of each field. Return None if no server answers."""
     answers = [_safety(replies) for replies in await connection.everywhere("safety", _QUESTIONS)]
     known = [answer for answer in answers if answer is not None]
     if not known:
@@ -72,7 +72,7 @@ def _safety(replies: Sequence[Any]) -> Safety | None:
 
 
 def field_of(info: Any, name: str) -> str | None:
-    """Return a field of a reply to INFO, or None if it is missing. The reply may be parsed by redis-py or not."""
+    """Return a field of a reply to INFO, or None if the field is missing. ``info`` is the reply, either as text or parsed by redis-py."""
     if isinstance(info, Exception):
         return None
     if isinstance(info, dict):
@@ -83,7 +83,7 @@ def field_of(info: Any, name: str) -> str | None:
 
 
 def _saves(reply: Any) -> bool | None:
-    """Return whether snapshots are saved, or None if CONFIG is forbidden, as on managed services."""
+    """Return whether the server saves snapshots. Return None if CONFIG is forbidden, as on managed services."""
     if isinstance(reply, Exception) or not reply:
         return None
     value = next(iter(reply.values())) if isinstance(reply, dict) else reply[-1]

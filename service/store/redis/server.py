@@ -27,7 +27,7 @@ from service.store.redis.single_server import Command, SingleServer
 log = structlog.get_logger(__name__)
 
 _INTERRUPT_S: Final = 0.5
-"""Minimum seconds between two interruptions of the readers because of failed calls."""
+"""Minimum time in seconds between two interruptions of the readers that are caused by failed calls."""
 
 
 class Server:
@@ -59,7 +59,7 @@ class Server:
         return kind(address, generation, deadline_s=deadline_s, connections=self._connections)
 
     async def clustered(self) -> bool:
-        """Return whether the deployment is a cluster, in which one call may only use keys of one slot.
+        """Return whether the deployment is a cluster. In a cluster, one call may only use keys of one slot.
 
         Raise redis-py's error if no server answers.
         """
@@ -96,7 +96,7 @@ class Server:
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
         """Run commands until ``end`` (loop time), in one pipeline per server. Return the replies in order.
 
-        If a reply is an error, or is missing, an exception takes its place. A command that may have been executed is not repeated.
+        An exception takes the place of a reply that is an error or is missing. A command that may have been executed is not repeated.
         """
         if self._clustered is None:
             try:
@@ -115,8 +115,8 @@ class Server:
     async def scan(self, position: str, pattern: str, count: int, end: float) -> tuple[str, list[bytes]]:
         """Return the position to continue from, and some of the keys that match ``pattern``.
 
-        The position "" starts a scan. If "" is returned, the scan has ended. In a cluster, the servers are scanned one after the
-        other, and a position is ``cursor@node``.
+        The position "" starts a scan. If the returned position is "", the scan has ended. In a cluster, the servers are scanned one after
+        the other, and a position is ``cursor@node``.
         """
         at, _, name = position.rpartition("@")
         command: Command = ["SCAN", at or 0, "MATCH", pattern, "COUNT", count]
@@ -126,7 +126,7 @@ class Server:
         else:
             await self.backend.everywhere([["PING"]], end)
             nodes = {str(node.name): node for node in self.backend.primaries}
-            # If the node is gone, different nodes now have its slots. They are scanned later, or in the next scan.
+            # If the node is gone, different nodes now have its slots. Those nodes are scanned later, or in the next scan.
             name = name if name in nodes else next((other for other in nodes if other > name), "")
             if not name:
                 return "", []
@@ -162,7 +162,10 @@ class Server:
         await self.backend.refresh()
 
     async def recheck_cluster(self) -> None:
-        """Ask the server before the next call whether it is part of a cluster. It was not before, but now it redirects calls."""
+        """Before the next call, ask the server again whether it is part of a cluster.
+
+        This is needed if a server that was not part of a cluster now redirects calls.
+        """
         if self.address.kind == "server" and isinstance(self.backend, SingleServer):
             self._clustered = None
 
@@ -174,8 +177,8 @@ class Server:
     async def drop_connections(self, generation: int | None = None) -> None:
         """Stop using all present connections, because a different server is now the primary.
 
-        If a failed call showed this, pass the value that ``self.generation`` had when the call was sent. Nothing is done if
-        connections were dropped after that.
+        ``generation``: the value of ``self.generation`` when a failed call was sent, or None if no call failed. If connections were
+        dropped after that call was sent, nothing is done.
         """
         if generation is not None and generation != self._connection_generation.generation:
             return
@@ -191,8 +194,8 @@ class Server:
     async def reader(self, block_s: float) -> Any:
         """Create a client for blocking reads, a ``Redis`` or a ``RedisCluster``. ``drop_connections`` interrupts its reads.
 
-        The return type is Any, because redis-py's types for stream replies are less precise than protocol 2, and differ between
-        releases.
+        The return type is Any, because redis-py's types for stream replies are less precise than the replies of protocol 2,
+        and differ between releases.
         """
         await self.clustered()
         reader = self.backend.reader(block_s)

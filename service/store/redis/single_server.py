@@ -1,4 +1,4 @@
-"""One Redis server, found by its address or through Sentinels. It has a connection pool, and clients for blocking reads."""
+"""One Redis server, found by its address or through Sentinels, with a connection pool and with clients for blocking reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.store.redis.failures import NO_ANSWER, kind_of
 Command = Sequence[str | bytes | int | float]
 
 _SENTINEL_S: Final = 0.5
-"""Time limit in seconds for one Sentinel to answer. After that, the next Sentinel is asked."""
+"""Time limit in seconds for one Sentinel to answer. After that time, the next Sentinel is asked."""
 
 
 def no_retry() -> Retry:
@@ -88,7 +88,7 @@ class SingleServer:
         return BlockingConnectionPool(host=host, port=port, socket_keepalive=True, **options)
 
     def check_arguments(self) -> None:
-        """Check that redis-py accepts the options, and raise its error otherwise. No connection is made."""
+        """Raise redis-py's own error unless redis-py accepts the options. No connection is made."""
         self._pool.make_connection()
 
     async def close(self) -> None:
@@ -101,7 +101,7 @@ class SingleServer:
     async def send(self, commands: Sequence[Command], end: float) -> list[Any]:
         """Run commands in one pipeline until ``end`` (loop time). Return the replies in order.
 
-        If a reply is an error, or is missing, an exception takes its place.
+        An exception takes the place of a reply that is an error or is missing.
         """
         if self.silent:
             return [RedisSilent()] * len(commands)

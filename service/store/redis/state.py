@@ -19,7 +19,7 @@ class State:
     """The result of a probe.
 
     ``kind`` and ``text``: why writes are not accepted. ``kind`` is None if they are accepted.
-    ``servers``: the run ids of all servers. It is empty if a server did not report its run id.
+    ``servers``: the run ids of all servers. The set is empty if a server did not report its run id.
     ``offset_s``: the store's clock minus ours in seconds, for the server with the largest difference.
     ``doubt_s``: the uncertainty of ``offset_s`` in seconds.
     ``errors``: one error for each server that failed the probe.
@@ -39,11 +39,14 @@ class State:
 
     @property
     def status(self) -> str:
-        """``ok``, ``down`` if the store does not answer, or ``refuses`` if it answers but does not accept writes."""
+        """``ok``, ``down`` or ``refuses``.
+
+        With ``down``, the store does not answer. With ``refuses``, the store answers but does not accept writes.
+        """
         return "ok" if self.kind is None else "down" if self.kind in DOWN else "refuses"
 
     def at(self, servers: frozenset[str]) -> Self:
-        """Return the same state with the given run ids. It is used if a server did not report its run id."""
+        """Return this state with the given run ids. Callers use this method if a server did not report its run id."""
         return replace(self, servers=servers)
 
 
@@ -52,8 +55,8 @@ def state_of(replies: Sequence[Sequence[Any]], began_s: float, ended_s: float) -
 
     Args:
         replies: for each server, its replies to the probe and to INFO, and in a cluster also to CLUSTER INFO.
-        began_s: our time in seconds before the commands were sent.
-        ended_s: our time in seconds after the replies arrived.
+        began_s: this machine's time in seconds before the commands were sent.
+        ended_s: this machine's time in seconds after the replies arrived.
     """
     errors = tuple(error for reply in replies if (error := _refusal(reply)) is not None)
     middle_s = (began_s + ended_s) / 2

@@ -1,7 +1,7 @@
-"""Event ids in the short form in which the store keeps them. They are short, because a popular video has very many.
+"""Packs event ids into the short form that the store keeps. The form is short, because a popular video has very many event ids.
 
 An id of up to ``MAX_PLAIN`` bytes is kept unchanged. A longer id is replaced by a 96-bit digest. The digest follows a byte that
-never occurs in UTF-8 text, so it never equals an id that was kept unchanged. Among a billion ids of one video, the probability
+never occurs in UTF-8 text, so a digest never equals an id that was kept unchanged. Among a billion ids of one video, the probability
 that two digests are equal is below 1e-11.
 """
 
@@ -21,12 +21,12 @@ _SIZES: Final = [bytes((size,)) for size in range(MAX_PLAIN + 1)]
 
 
 def event_id(request: str, index: int) -> str:
-    """Make an id for an event that has none, from its request's idempotency key and its position in the request."""
+    """Make an id for an event without one, from the request's idempotency key and the event's position in the request."""
     return f"idempotency-key {request} {index}"
 
 
 def packed_ids(ids: Iterable[str | None]) -> list[bytes]:
-    """Pack each id as a byte with the length, followed by the id. The store's function unpacks this form.
+    """Pack each id as a byte with the length, followed by the id. The store's Lua functions unpack this form.
 
     An id must not be an empty text. None stands for a missing id.
     """

@@ -1,4 +1,4 @@
-"""The outcome of a batch of rows: how many were stored, and why others were refused."""
+"""The outcome of a batch of rows: how many rows were stored, and why other rows were refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ IGNORED_NAMES: Final = 100
 class Rejection:
     """Why a row was refused: the field, its value, and what is allowed.
 
-    ``index``: the row's position in its list. ``mode`` says whether it is the list of events or of counters.
+    ``mode``: whether the row is in the list of events or in the list of counters.
+    ``index``: the row's position in that list.
     ``retryable``: whether the same row may be accepted later.
     """
 
@@ -49,7 +50,7 @@ class Outcome:
 
     @property
     def rejected(self) -> int:
-        """The number of all refused rows, listed or not."""
+        """The number of all refused rows, including the unlisted ones."""
         return len(self.rejections) + self.unlisted
 
     def add(self, other: Outcome) -> None:

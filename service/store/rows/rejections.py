@@ -1,4 +1,4 @@
-"""Explains the store's refusals: turns a reason code into the field, its value, and what is allowed."""
+"""Explains why the store refused a row. A reason code is converted to the field, its value, and what is allowed."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from service.store.rows.row_fields import REACH
 class InputRow:
     """A valid row.
 
-    ``index``: its position in the request.
-    ``cells``: (type, value) pairs. An event has exactly one.
+    ``index``: the row's position in the request.
+    ``cells``: (type, value) pairs. An event has exactly one pair.
     """
 
     index: int

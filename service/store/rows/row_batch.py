@@ -1,4 +1,4 @@
-"""Batches of rows, stored as columns. Between the parser and the store, no object is created for each row."""
+"""Batches of rows, stored as columns. So between the parser and the store, rows need no objects of their own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ COUNTERS_ROW: Final = 255
 class RowBatch:
     """A batch of n valid rows. Element i of every column belongs to row i.
 
-    ``times_us``, ``counts`` and ``reaches`` (n,) int64. ``type_codes`` (n,) uint8.
-    If a column is None, every row has the field's default: count 1, reach 0, no id, no cells.
-    ``rows``: the same rows as objects, or None.
-    ``indices``: the rows' positions in their request, ascending. None means 0 .. n - 1.
+    ``times_us``, ``counts`` and ``reaches``: int64 arrays of shape (n,).
+    ``type_codes``: uint8 array of shape (n,).
+    ``rows``: the batch's rows as objects, or None.
+    ``indices``: the rows' positions in their request, ascending. If None, the positions are 0 .. n - 1.
     ``list_rejections``: if True, each refused row is listed. If False, refused rows are only counted.
+
+    If one of the columns ``counts``, ``reaches``, ``ids`` and ``cells`` is None, every row has the field's default: count 1, reach 0,
+    no id, or no cells.
     """
 
     types: tuple[str, ...]
@@ -93,7 +96,7 @@ class RowBatch:
         )
 
     def row(self, i: int) -> InputRow:
-        """Return row i as an object. Its id may be missing."""
+        """Return row i as an object. The object may lack the row's id."""
         if self.rows is not None:
             return self.rows[i]
         index = i if self.indices is None else self.indices[i]
@@ -106,7 +109,10 @@ class RowBatch:
         return InputRow(index, self.video_ids[i], time_us, "events", ((self.types[code], count),), reach)
 
     def identify(self, request: str) -> None:
-        """Give an id to each event without one. The id is made of the request's key and the row's position in the request."""
+        """Give an id to each event without one.
+
+        The id is made of the request's idempotency key and the event's position in the request.
+        """
         indices = range(len(self)) if self.indices is None else self.indices
         ids = self.ids or [NONE] * len(self)
         without = [i for i, code in enumerate(self.type_codes.tolist()) if code != COUNTERS_ROW and ids[i] == NONE]
@@ -115,7 +121,7 @@ class RowBatch:
         self.ids = ids
 
     def part(self, positions: NDArray[np.int64]) -> RowBatch:
-        """Return a batch of only the rows at these positions. The rows keep their ``indices``."""
+        """Return a batch of only the rows at ``positions``. The rows keep their ``indices``."""
         chosen: list[Any] = positions.tolist()
         return RowBatch(
             types=self.types,
@@ -146,7 +152,7 @@ def recoded(part: RowBatch, types: dict[str, int]) -> NDArray[np.uint8]:
 def joined_numbers(
     columns: Sequence[NDArray[np.int64] | None], sizes: Sequence[int], default: int
 ) -> NDArray[np.int64] | None:
-    """Concatenate a column of several batches. ``sizes`` are the batches' numbers of rows.
+    """Concatenate one column over several batches. ``sizes`` holds the number of rows of each batch.
 
     A batch without the column contributes ``default`` for each row. The result is None if no batch has the column.
     """
@@ -158,7 +164,7 @@ def joined_numbers(
 
 
 def joined_lists(columns: Sequence[list[T] | None], sizes: Sequence[int], default: T) -> list[T] | None:
-    """Concatenate a column of several batches, as ``joined_numbers`` does, if the columns are lists."""
+    """Concatenate one column over several batches, as ``joined_numbers`` does. Here the columns are lists."""
     if all(column is None for column in columns):
         return None
     flat: list[T] = []

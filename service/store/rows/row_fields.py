@@ -26,7 +26,7 @@ VIDEO_ID: Final = "video_id"
 TIME: Final = "time"
 """Required. A time in a form that ``service.times`` accepts."""
 ID: Final = "id"
-"""Optional. Text of 1 to ``max_id_length`` characters. If several rows of a video have the same id, only one counts."""
+"""Optional. Text of 1 to ``max_id_length`` characters. If several rows of a video have the same id, only one row counts."""
 TYPE: Final = "type"
 """Required. An engagement type of the served bundle."""
 COUNT: Final = NumberField("count", minimum=1, default=1)

@@ -1,6 +1,6 @@
 """The rows of a commit, sorted by video. Similar events are merged.
 
-Event rows of one video are merged into one row if they have no id, the same type, and an age in the same bin. The age is counted
+Event rows of one video are merged into one row if they have no id, the same type, and an age in the same age bin. The age is counted
 from the video's publication time, so merging needs that time.
 """
 
@@ -28,8 +28,8 @@ Ints = NDArray[np.int64]
 T = TypeVar("T")
 
 _EXACT: Final = 2**52
-"""Rows are only merged if their sum is below this number. Near the limit of counts, the store must decide about each row by
-itself."""
+"""Rows are only merged if the sums of their counts and reaches are below this number. Near ``MAX_COUNT``, the store must accept or
+refuse each row separately."""
 
 
 class RowTable:
@@ -56,7 +56,7 @@ class RowTable:
         self.ids = _ordered_lists([batch.ids for batch in batches], sizes, NONE, order)
         self.cells = _ordered_lists([batch.cells for batch in batches], sizes, (), order)
         self._groups: tuple[Ints, Ints] | None = None
-        """Origins of the rows that could be merged, sorted by group, and the position where each group starts."""
+        """The values in ``origins`` of all mergeable rows, sorted by group, and the position where each group starts."""
         self._group_of: dict[int, int] | None = None
         self._origin_list: list[int] = []
 
@@ -101,14 +101,14 @@ class RowTable:
         return [origin]
 
     def _mergeable(self) -> NDArray[np.bool_]:
-        """Return which rows are events without an id, as a boolean array (n,) for n rows."""
+        """Return a boolean array of shape (n,) that says which of the n rows are events without an id."""
         events: NDArray[np.bool_] = self.type_codes != COUNTERS_ROW
         return events if self.ids is None else events & np.array([packed == NONE for packed in self.ids], bool)
 
     def _merge(self, mergeable: NDArray[np.bool_], age_us: Ints) -> None:
-        """Merge the mergeable rows of the same video, bin and type into the first of them.
+        """Merge all mergeable rows with the same video, age bin and type into the first of these rows.
 
-        The first row gets the sums and the latest time. The ages of mergeable rows must not be negative.
+        That row gets the sums and the latest time. The ages of mergeable rows must not be negative.
         """
         rows = np.flatnonzero(mergeable)
         cells = self.video_codes[rows] * N_BINS + bin_index(age_us[rows])
@@ -126,7 +126,7 @@ class RowTable:
         for column, combined in ((self.counts, np.add), (self.reaches, np.add), (self.times_us, np.maximum)):
             if column is not None:
                 column[firsts] = combined.reduceat(column[rows], starts)[fits]
-        # A group is not merged if its sum is too large. Each of its rows then starts a group of its own.
+        # A group of rows is not merged if its sum is too large. Each of its rows then starts a group of its own.
         begins = np.repeat(~fits, np.diff(np.append(starts, len(rows))))
         begins[starts] = True
         self._groups = self.origins[rows], np.flatnonzero(begins)
