@@ -117,7 +117,7 @@ def check_events(table: ParquetTable, videos: CheckedVideos | None, types: dict[
 def _check_types(
     column: pa.Array, types: dict[str, int], unusual: dict[str, int], start: int, log: Findings
 ) -> tuple[Ints, parquet_columns.Flags]:
-    """Return the code of each row's type, or -1 if there is none, and flags of the rows without a type.
+    """Return two arrays: the code of each row's type (-1 if the type is null), and whether the type is empty or null.
 
     ``unusual`` maps each nonstandard type to the first row that has it. This function adds new types to ``unusual``.
     """
@@ -204,7 +204,7 @@ def check_counters(
 
 
 def _check_growth(name: str, video: Ints, value: Ints, row: Ints, log: Findings) -> None:
-    """Add findings about readings of a counter below the previous reading, and about a counter that never grows.
+    """Report a counter that falls (a reading is lower than the one before it), and a counter that never grows.
 
     All arrays have shape (n,) and are sorted by video and time.
     """

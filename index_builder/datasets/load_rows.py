@@ -87,7 +87,7 @@ def read_events(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -
 
 
 def _type_codes(array: pa.Array, types: dict[str, int]) -> tuple[NDArray[np.int64], Flags]:
-    """Return the code of each row's type, or -1 if there is none, and flags of the rows that have a type."""
+    """Return two arrays: the code of each row's type (-1 if the row has no type), and whether the row has a type."""
     encoded = parquet_columns.text(array).dictionary_encode()
     names = encoded.dictionary.to_pylist()
     codes = np.array([types.setdefault(name, len(types)) if name else -1 for name in names] + [-1], np.int64)

@@ -1,14 +1,14 @@
 """The support of the training data: the range of its inputs, and how far its counts grew. Both limit the forecasts.
 
 Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
-horizon. For each count, the largest growth is taken over all videos with at least that count, because small counts
-double more often than large counts. The median of a forecast never lies above ``most``. The upper quantile lies at
-most ``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
+horizon. The limit for a count is the largest growth of all videos with at least that count. So the limit never rises
+with the count: small counts double more often than large ones. The median of a forecast never lies above ``most``.
+The upper quantile lies at most ``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
 median difference between the largest growth of one half and the largest growth of the other half.
 
 An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events or
-counters) lies outside the training range. An extrapolated input is no evidence for rare growth. So the median of its
-forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its forecast covers
+counters) lies outside the training range. Training says nothing about how far such an input grows. So the median of
+its forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its forecast covers
 at least the middle 80 % of that growth.
 """
 
@@ -72,8 +72,8 @@ class Support:
         low: (N_AGES, n_summary) float32, smallest value of each column of the summary.
         high: (N_AGES, n_summary) float32, largest value of each column of the summary.
         sources: (K, 2) bool, whether each type was read as events, and whether it was read as counters.
-        shortest: shortest trained horizon in seconds. The growth at this horizon is spread evenly over log(age + 1
-            minute), which gives the growth at shorter horizons.
+        shortest: shortest trained horizon in seconds. The growth at a shorter horizon is a share of the
+            growth at this horizon. The share is proportional to the increase of log(age + 1 minute).
     """
 
     most: Floats

@@ -20,8 +20,8 @@ class ConcurrencyLimit:
 
     Slots are shared fairly. A free slot is given to the waiting client with the fewest running requests. If several clients have
     equally few, the slot goes to the client that has waited longest. If all waiting slots are taken, a new request
-    displaces the newest waiting request of the waiting client with the most requests. This only happens if that client has more
-    requests than the new request's client would have.
+    takes the place of the newest waiting request of the client with the most requests. This happens only if that client has more
+    requests than the new request's client, the new request counted.
 
     ``share``: fraction of all running and waiting slots that one client may hold, even if there is no other client.
 

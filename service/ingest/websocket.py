@@ -6,8 +6,8 @@
                                          <- {"nack": 1, "retryable": true, "retry_after_s": 1, ...}   send the rows again
                                          <- {"error": {...problem...}, "seq": 1}   the connection is then closed
 
-A frame is JSON in a text frame, or MessagePack in a binary frame. At most ``window`` frames are read before the first of these frames
-is answered. Further frames stay in the socket, so TCP slows down a client that is too fast (backpressure).
+A frame is JSON in a text frame, or MessagePack in a binary frame. At most ``window`` frames may be
+unanswered at a time. Further frames stay in the socket, so TCP slows down a client that is too fast (backpressure).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FRAME: Final = 'an object {"seq": whole number, "kind": "events" or "counters",
 
 
 _Answer = asyncio.Task[dict[str, Any]] | Problem | None
-"""A task that computes the answer to a frame, or the reason why a frame could not be read. None means that no further frame will come."""
+"""One of three: a task that computes the response to a frame; the reason why a frame could not be read; None at the end of the frames."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ _WORK_S: Final = 0.05
 class PacedSlots:
     """A semaphore of ``slots`` slots with pauses.
 
-    After slots were in use for ``_WORK_S`` seconds, no slot is given for ``REST`` times as long.
+    Once slots have been in use for a total of ``_WORK_S`` seconds, a pause begins in which no slot is given. The pause is ``REST``
+    times as long as that work.
     """
 
     def __init__(self, slots: int) -> None:
