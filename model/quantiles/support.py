@@ -1,15 +1,16 @@
 """The support of the training data: the range of its inputs, and how far its counts grew. Both limit the forecasts.
 
-Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count and
-horizon. The limit for a count is the largest growth of all videos with at least that count. So the limit never rises
-with the count: small counts double more often than large ones. The median of a forecast never lies above ``most``.
-The upper quantile lies at most ``margin`` above ``most``. To find ``margin``, the training videos are divided into two halves. ``margin`` is the
-median difference between the largest growth of one half and the largest growth of the other half.
+Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count
+and horizon. The limit for a count is the largest growth of all videos with at least that count. So the limit never
+rises with the count: small counts double more often than large ones. The median of a forecast never lies above
+``most``. The upper quantile lies at most ``margin`` above ``most``. To find ``margin``, the training videos are
+divided into two halves. ``margin`` is the median difference between the largest growth of one half and the largest
+growth of the other half.
 
-An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events or
-counters) lies outside the training range. Training says nothing about how far such an input grows. So the median of
-its forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its forecast covers
-at least the middle 80 % of that growth.
+An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events
+or counters) lies outside the training range. Training says nothing about how far such an input grows. So the median
+of its forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its
+forecast covers at least the middle 80 % of that growth.
 """
 
 from __future__ import annotations
