@@ -63,6 +63,8 @@ assert not late, late
 
 def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
+    # Where nothing may be written, coverage could not be saved either.
+    env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
     env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, *map(str, arguments)]
     return patience.run(command, capture_output=True, text=True, seconds=280, cwd=root, env=env)
@@ -98,6 +100,8 @@ def chosen(install: Path, readonly: list[Path], **environment: str) -> subproces
     mounts = "".join(f"mount -o bind {p} {p} && mount -o remount,bind,ro {p} && " for p in readonly)
     script = "import os, model, model.growth.curve_kernels; print(os.environ.get('NUMBA_CACHE_DIR'))"
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
+    # Where nothing may be written, coverage could not be saved either.
+    env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
     env |= {"PYTHONPATH": str(install)} | environment
     command = ["unshare", "-m", "sh", "-c", f'{mounts} exec "$@"', "sh", sys.executable, "-c", script]
     return patience.run(command, capture_output=True, text=True, seconds=120, cwd=install, env=env)
