@@ -63,8 +63,6 @@ assert not late, late
 
 def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in (kernel_cache.VARIABLE, "XDG_CACHE_HOME")}
-    # Where nothing may be written, coverage could not be saved either.
-    env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
     env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, *map(str, arguments)]
     return patience.run(command, capture_output=True, text=True, seconds=280, cwd=root, env=env)
