@@ -34,7 +34,8 @@ def product_files() -> list[Path]:
     """Everything that ships or documents: the packages, the images, and the root's own files."""
     roots = [ROOT / name for name in (*PACKAGES, "docker")]
     files = [path for root in roots for path in root.rglob("*") if "__pycache__" not in path.parts]
-    return sorted(path for path in [*files, *ROOT.iterdir()] if path.is_file() and path.suffix in TEXT)
+    own = [path for path in ROOT.iterdir() if not path.name.startswith(".coverage")]
+    return sorted(path for path in [*files, *own] if path.is_file() and path.suffix in TEXT)
 
 
 def test_version_is_the_changelogs_top_entry() -> None:
