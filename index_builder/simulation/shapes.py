@@ -29,8 +29,10 @@ WATCHED_H: Final = 120
 """Number of hours for which a video is read."""
 RATIOS: Final = (1.0, 0.08, 0.01, 0.02)
 """Mean number of views, likes, comments and shares per view."""
-_RHYTHM: Final = 1.1
+_RHYTHM: Final = 0.3
 """Standard deviation of the logarithm of a rhythm's factors."""
+_OWN_RHYTHM: Final = 0.4
+"""Standard deviation of the logarithm of a video's own factors, which are noise on top of its class's rhythm."""
 _GROWTH: Final = (0.1, 1.6)
 """Smallest and largest growth of a class over 24 hours, in log2 units."""
 _NOISE: Final = 0.12
@@ -61,7 +63,9 @@ def read_hourly(
     late = np.zeros(n, np.bool_) if drift_us is None else content.published_us >= drift_us
     own = np.where(late, drifted[kind], growth[kind]) + rng.normal(0, _NOISE, n)
     level = _MEDIAN_VIEWS * np.exp(_APPEAL * content.appeal)
-    share = np.concatenate([rhythm[kind], _after(np.maximum(own, 0.01))], axis=1)
+    first = rhythm[kind] * np.exp(rng.normal(0, _OWN_RHYTHM, (n, SHAPED_H)))
+    first *= 1 / first.sum(1, keepdims=True)
+    share = np.concatenate([first, _after(np.maximum(own, 0.01))], axis=1)
     added = rng.poisson(level[:, None, None] * share[..., None] * np.array(RATIOS))
     totals = np.cumsum(added, axis=1)
     time_us = content.published_us[:, None] + HOUR_US * np.arange(1, WATCHED_H + 1)

