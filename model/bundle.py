@@ -95,6 +95,11 @@ class Bundle:
     weights: dict[str, NDArray[np.float32]]
     calibration: Calibration
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """The dimensions of the content vectors and of the trajectory vectors."""
+        return int(self.weights["content_dim"][0]), self.weights["trajectory_centre"].shape[1]
+
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()

@@ -38,10 +38,9 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
     observed = Observed.of(dataset, metric)
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
     members = bank_members(observed, as_of_us, limit)
-    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
     with (
         progress("fill bank", len(members)) as bar,
-        _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
+        _target(bundle, loaded.dims, loaded.manifest.version, qdrant_url, bank) as target,
     ):
         fill_bank(target, forecaster, observed, as_of_us, members, advance=bar.advance)
 

@@ -36,8 +36,7 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
             copy = Path(copies) / BANK
             embedded_folder.copy(bundle / BANK, copy)
             loaded = load_bundle(bundle)
-            dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-            forecaster = Forecaster(loaded, EmbeddedBank.open(copy, *dims))
+            forecaster = Forecaster(loaded, EmbeddedBank.open(copy, *loaded.dims))
         try:
             yield forecaster
         finally:
@@ -53,11 +52,10 @@ def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> I
     gets its newer curve. A search still sees only what was known of each video at the query's ``now``.
     """
     loaded = load_bundle(bundle)
-    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         path = Path(copies) / BANK
         embedded_folder.copy(bundle / BANK, path)
-        forecaster = Forecaster(loaded, bank := EmbeddedBank.open(path, *dims))
+        forecaster = Forecaster(loaded, bank := EmbeddedBank.open(path, *loaded.dims))
         try:
             members = _grown(bank, observed, until_us, int(loaded.manifest.training["as_of_us"]))
             videos = [observed.data.videos[v] for v in members]

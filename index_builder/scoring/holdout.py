@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from index_builder.datasets.dataset import DataSet
 from index_builder.samples.samples import Samples
 from index_builder.scoring.metrics import score
-from model.engagement.bins import SECOND_US
-from model.growth.curve_kernels import age_bucket
 from model.quantiles.calibration import Calibration
 from model.quantiles.head import QUANTILES
 
 _MIN_FORECASTS: Final = 30
 """Minimum number of forecasts in a cell of the scores."""
+_AGES_H: Final = 0.25 * 2.0 ** np.arange(12)
+"""Ages in hours that divide the cells of the scores. Each cell covers one doubling of the age."""
 
 
 def warm_pinball(samples: Samples, quantiles: NDArray[np.float32]) -> float:
@@ -44,7 +44,9 @@ def holdout_scores(
     stretched = calibration.apply(samples.age_s, samples.horizon_s, samples.cold, quantiles.astype(np.float64))
     cells: dict[str, Any] = {}
     warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
-    bucket = np.broadcast_to(age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape)
+    bucket = np.broadcast_to(
+        np.searchsorted(_AGES_H, samples.age_s / 3600, side="right")[:, None], samples.growth.shape
+    )
     known = np.isfinite(samples.growth)
     for name, rows in [("pooled", known & warm), ("cold start", known & ~warm)] + [
         (f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()

@@ -162,7 +162,7 @@ class BundleWriter:
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
             plan.step(step, len(members)) as advance,
-            EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
+            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.centre.shape[1]) as bank,
         ):
             fill_bank(
                 bank,

@@ -63,9 +63,9 @@ class TrainConfig:
     max_age_h: float = 720.0
     """Maximum age of a training sample in hours."""
     cuts_per_video: int = 0
-    """Number of cut points per video if the metric is fed by events. With 0, the number is 16, or 64 if there are few videos.
+    """Number of cut points per video. With 0, the number is 16, or 64 if there are few videos.
 
-    If the metric is fed by counters, there is a cut point at every snapshot.
+    If the metric is fed by counters, cut points are at snapshots, so a video with fewer snapshots has fewer cut points.
     """
     labels_per_cut: int = 6
     """Number of labels per sample. A label is a later observation that the model learns from."""

@@ -17,12 +17,13 @@ from index_builder.scoring.holdout import stopping_half, warm_pinball
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.objective import Encoded, NeighbourInputs, Objective
+from index_builder.training.objective import NeighbourInputs, Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.features.shape import centre_of
 from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
@@ -67,7 +68,7 @@ class TrainedModel:
     ``pace``: the usual pace of growth.
     ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
-    ``centre`` (d_model,): vector that is subtracted from states to make trajectory vectors.
+    ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     """
@@ -152,9 +153,7 @@ class ModelFit:
         similarity = None
         fit_neighbours, holdout_neighbours = NeighbourInputs.none(len(fit)), NeighbourInputs.none(len(holdout))
         if config.parts.neighbours:
-            similarity, fit_neighbours, holdout_neighbours = self._find_neighbours(
-                objective, (fit, fit_states), (holdout, holdout_states)
-            )
+            similarity, fit_neighbours, holdout_neighbours = self._find_neighbours(objective, fit, holdout)
         judged, states, found = (
             holdout.take(stopping),
             holdout_states.hidden[stopping],
@@ -176,7 +175,7 @@ class ModelFit:
         return model, HoldoutForecasts(holdout, quantiles, plain)
 
     def _find_neighbours(
-        self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
+        self, objective: Objective, *sample_sets: SampleSet
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
         """Find the neighbours of the samples of two sample sets.
 
@@ -184,14 +183,10 @@ class ModelFit:
         first set.
         """
         plan = self._plan
-        with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
-            bank = PointInTimeBank.of(
-                plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
-            )
-            candidates = [
-                bank.candidates(sample_set, states, lambda n: advance(n)) for sample_set, states in sample_sets
-            ]
-        (fit, _), (holdout, _) = sample_sets
+        with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
+            bank = PointInTimeBank.of(plan.observed, self._curves, objective, self._config, plan.max_horizon_us)
+            candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
+        fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
             (weight, bank.centre),
@@ -205,7 +200,10 @@ class ModelFit:
         similarity: tuple[float, NDArray[np.float32]] | None,
         stages: dict[str, EarlyStopping],
     ) -> TrainedModel:
-        without = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
+        without = (
+            self._config.parts.fixed_weight or 0.0,
+            centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
+        )
         weight, centre = similarity or without
         return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
 

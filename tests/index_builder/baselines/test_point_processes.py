@@ -55,6 +55,7 @@ def counted(videos: int, width_s: float, steps: int, mean: np.ndarray, seed: int
         np.zeros((videos, 1)),
         np.zeros(videos),
         np.zeros(n, np.uint64),
+        np.zeros(videos),
     )
 
 

@@ -37,6 +37,7 @@ def tokens_of(rng: np.random.Generator, lengths: tuple[int, ...] = LENGTHS, n_ty
         np.zeros((s, n_types)),
         np.zeros(s),
         np.zeros(total, np.uint64),
+        np.zeros(s),
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.growth.curve_kernels import N_AGE_BUCKETS
 from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
 from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
 from model.quantiles.head import N_BASIS, grid_growth
@@ -121,7 +120,7 @@ def test_stretched_quantiles_never_fall_and_never_cross() -> None:
     rows, columns = rng.integers(0, N_ROWS, 4000), rng.integers(0, N_COLUMNS, 4000)
     state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, 2)))
     calibration = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, 2))).times(state.factors())
-    age_s = rng.uniform(0, 30 * 86400, N_AGE_BUCKETS)
+    age_s = rng.uniform(0, 30 * 86400, 13)
     cold = age_s < 86400
     max_horizon_s = 168 * 3600.0
     coefficients = rng.exponential(0.3, (len(age_s), 3, N_BASIS)).astype(np.float32)
