@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
+from index_builder.samples.exposure import Exposure
 from index_builder.samples.samples import Samples
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.content.ngrams import video_bags
@@ -153,10 +154,13 @@ def creator_rows(
 class Corpus:
     """All inputs of training: token sequences of all videos, samples with their creator features, and content inputs.
 
-    ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains the pace.
+    ``exposure``: what the likelihood scores of the tokens.
+    ``pace`` (n + 1, K, M, 2) float32: pace after each of n tokens, then the pace without any token. ``model.mhp.pace``
+    explains the pace.
     """
 
     tokens: Tokens
+    exposure: Exposure
     pace: NDArray[np.float32]
     samples: Samples
     creator: NDArray[np.float32]

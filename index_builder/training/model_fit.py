@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.samples.exposure import exposure_of
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_pinball
@@ -38,14 +39,14 @@ class TrainingInputs:
     ``curves``: growth curves up to the as-of time.
     ``content``: inputs of the content network.
     ``tokens``: token sequences.
-    ``pace_before`` (n, K, M, 2) float32: pace before each of n tokens.
+    ``pace_rows`` (n + 1, K, M, 2) float32: pace after each of n tokens, and without any token.
     ``checkpoints``: folder for checkpoints.
     """
 
     curves: Curves
     content: ContentInputs
     tokens: Tokens
-    pace_before: NDArray[np.float32]
+    pace_rows: NDArray[np.float32]
     checkpoints: Path
 
 
@@ -119,7 +120,18 @@ class ModelFit:
         pass is kept.
         """
         plan, config, inputs = self._plan, self._config, self._inputs
-        corpus = Corpus(inputs.tokens, inputs.pace_before, self.samples.samples, self.samples.creator, inputs.content)
+        published = plan.data.published_us
+        # The holdout's videos are published after the time up to which the model learns.
+        watched = np.where(published <= self._until_us, self._until_us, plan.until_us)
+        every = np.arange(len(published))
+        corpus = Corpus(
+            inputs.tokens,
+            exposure_of(plan.observed, every, inputs.tokens, watched),
+            inputs.pace_rows,
+            self.samples.samples,
+            self.samples.creator,
+            inputs.content,
+        )
         objective = Objective(
             self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
         )
