@@ -37,6 +37,7 @@ class ContentInputs:
     ``ngram_ids[ngram_offsets[v]:ngram_offsets[v + 1]]``.
     ``category`` and ``language`` (V,) int64: codes.
     ``static`` (V, N_STATIC) float32: static features.
+    ``attributes`` (V, width) float32: features of the attributes, of width 0 if the schema declares none.
     """
 
     sentence: NDArray[np.float32]
@@ -45,6 +46,7 @@ class ContentInputs:
     category: NDArray[np.int64]
     language: NDArray[np.int64]
     static: NDArray[np.float32]
+    attributes: NDArray[np.float32]
 
 
 def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
@@ -78,6 +80,7 @@ def content_inputs(
         np.array([schema.category(v) for v in videos], dtype=np.int64),
         np.array([schema.language(v) for v in videos], dtype=np.int64),
         schema.static(videos),
+        schema.attribute_features(videos),
     )
 
 

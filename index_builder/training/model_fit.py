@@ -255,6 +255,7 @@ class ModelFit:
             parts=config.parts,
             cascade=self.cascade is not None,
             small_head=plan.few,
+            attributes=plan.schema.attribute_layout,
         )
         if group.size > 1:
             torch.manual_seed(plan.seed * group.size + group.rank)

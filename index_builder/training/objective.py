@@ -161,6 +161,7 @@ class Objective:
             put(c.static[video]),
             put(c.category[video]),
             put(c.language[video]),
+            put(c.attributes[video]) if self.net.attributes is not None else None,
         )
 
     def fit_scales(self, sample_set: SampleSet) -> None:
