@@ -60,8 +60,8 @@ def shapes(
     for at, kinds in enumerate(blocks):
         count = np.ascontiguousarray(tokens.counts[:, list(kinds)].sum(1))
         weight = OTHER_WEIGHT if at else 1.0
-        block = out[:, N_STEPS * at : N_STEPS * (at + 1)]
-        _fill(tokens.offsets, tokens.interval_s, count, sequence, bucket, NOMINAL_AGES_US / SECOND_US, weight, block)
+        ages_s, first = NOMINAL_AGES_US / SECOND_US, N_STEPS * at
+        _fill(tokens.offsets, tokens.interval_s, count, sequence, bucket, ages_s, weight, N_STEPS, first, out)
     # Without a shape of the metric, the other types tell too little.
     out[~out[:, :N_STEPS].any(1)] = 0
     return out
@@ -89,8 +89,7 @@ def _others(n_types: int, metric: tuple[int, ...]) -> list[int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(offsets, interval_s, count, sequence, bucket, ages_s, weight, out):  # type: ignore[no-untyped-def]
-    n_steps = out.shape[1]
+def _fill(offsets, interval_s, count, sequence, bucket, ages_s, weight, n_steps, column, out):  # type: ignore[no-untyped-def]
     steps = np.zeros(n_steps)
     for i in range(len(sequence)):
         if bucket[i] < 0:
@@ -116,4 +115,4 @@ def _fill(offsets, interval_s, count, sequence, bucket, ages_s, weight, out):  #
         if read < MIN_TOKENS - 1 or total <= 0:
             continue
         for j in range(n_steps):
-            out[i, j] = weight * np.sqrt(steps[j] / total)
+            out[i, column + j] = weight * np.sqrt(steps[j] / total)
