@@ -33,7 +33,7 @@ from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
-from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, on_grid_at
+from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 from model.request_answers import at_horizons, threshold_forecasts
@@ -241,6 +241,7 @@ class Forecaster:
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             centre, steps = grid_parts(coefficients, age_s, max_horizon_s, expected)
+            centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
             growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
             growth = self._support.bound(growth, age_s, values, far, max_horizon_s)
             rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)

@@ -4,18 +4,21 @@ A validation window after the training data determines how far each quantile is 
 stretch of the 0.9 quantile is the 0.9 quantile of (y - median) / (q0.9 - median), where y is the outcome. So a tenth
 of the outcomes lie above the stretched quantile. The finite-sample correction of split conformal prediction is
 applied. Every other quantile is treated in the same way, each at its own level.
+
+Before that, the median itself is moved, so that half of the outcomes lie above it. The unit of this shift is the step
+from the median to the next quantile, so that an uncertain median moves further than a certain one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.quantiles.head import MEDIAN, N_STEPS, QUANTILES, distances, grid_s, joined
+from model.quantiles.head import MEDIAN, N_STEPS, QUANTILES, distances, grid_s, joined, moved
 
 AGE_EDGES_H: Final = (0.5, 2.0, 8.0, 20.0, 36.0, 72.0, 168.0)
 HORIZON_EDGES_H: Final = (0.5, 2.0, 8.0, 18.0, 36.0, 60.0, 96.0)
@@ -28,17 +31,22 @@ BEYOND: Final = np.array([min(level, 1 - level) for level in QUANTILES if level 
 """Fraction of outcomes that lie beyond each quantile except the median, on the side away from the median, (N_STEPS,)."""
 _STRETCH_RANGE: Final = (0.05, 5.0)
 _MIN_DISTANCE: Final = 1e-6
+_MAX_SHIFT: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Stretch factors of the quantiles' distances from the median.
+    """Shift of the median, and stretch factors of the quantiles' distances from it.
 
-    ``stretch`` (N_ROWS, N_COLUMNS, N_STEPS) float64 has one row per age bucket, and a last row for cold starts. The
-    table has one column per horizon bucket. The last axis holds the quantiles in order, without the median.
+    Both tables have one row per age bucket, and a last row for cold starts. They have one column per horizon bucket.
+
+    Attributes:
+        stretch: (N_ROWS, N_COLUMNS, N_STEPS) float64. The last axis holds the quantiles in order, without the median.
+        shift: (N_ROWS, N_COLUMNS) float64 from -1 to 1, in steps from the median to the next quantile.
     """
 
     stretch: NDArray[np.float64]
+    shift: NDArray[np.float64] = field(default_factory=lambda: np.zeros((N_ROWS, N_COLUMNS)))
 
     @staticmethod
     def identity() -> Calibration:
@@ -53,15 +61,19 @@ class Calibration:
         median: NDArray[np.float64],
         steps: NDArray[np.float64],
         growth: NDArray[np.float64],
+        shift: NDArray[np.float64] | None = None,
     ) -> Calibration:
         """Fit on n outcomes.
 
-        Every argument has shape (n,) except ``steps`` (n, N_STEPS). Growth is in log2 units. If a bucket has too few
-        outcomes, the bucket also uses the outcomes of neighbouring buckets.
+        The arguments have shape (n,) except ``steps`` (n, N_STEPS) and ``shift`` (N_ROWS, N_COLUMNS). Growth is in log2
+        units. If a bucket has too few outcomes, the bucket also uses the outcomes of neighbouring buckets. If ``shift``
+        is given, only the stretch is fitted.
         """
-        scores = beyond_median(growth, median) / np.maximum(distances(steps), _MIN_DISTANCE)
+        distance = np.maximum(distances(steps), _MIN_DISTANCE)
+        below, above = distance[:, MEDIAN - 1], distance[:, MEDIAN]
+        off = (growth - median) / np.where(growth > median, above, below)
         rows, columns = calibration_row(age_s, cold), calibration_column(horizon_s)
-        stretch = np.ones((N_ROWS, N_COLUMNS, N_STEPS))
+        stretch, shifts = np.ones((N_ROWS, N_COLUMNS, N_STEPS)), np.zeros((N_ROWS, N_COLUMNS))
         for r in range(N_ROWS):
             in_row = rows == r
             for c in range(N_COLUMNS):
@@ -72,8 +84,14 @@ class Calibration:
                     near = (rows != COLD) & (columns == c) if r != COLD else in_row
                 if near.sum() < _MIN_SAMPLES:
                     near = rows != COLD
-                stretch[r, c] = _conformal(scores[near])
-        return Calibration(stretch)
+                if shift is not None:
+                    shifts[r, c] = shift[r, c]
+                elif near.any():
+                    shifts[r, c] = np.clip(np.median(off[near]), -_MAX_SHIFT, _MAX_SHIFT)
+                at = shifts[r, c]
+                beyond = beyond_median(growth[near], median[near] + at * (above if at > 0 else below)[near])
+                stretch[r, c] = _conformal(beyond / distance[near])
+        return Calibration(stretch, shifts)
 
     def apply(
         self,
@@ -83,13 +101,14 @@ class Calibration:
         centre: NDArray[np.float64],
         steps: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return the mean and the stretched quantiles (N, J, 1 + len(QUANTILES)) at the horizons (N, J), never below 0.
+        """Return the mean and the calibrated quantiles (N, J, 1 + len(QUANTILES)) at the horizons (N, J), never below 0.
 
-        ``centre`` (N, J, N_CENTRE) and ``steps`` (N, J, N_STEPS) are the parts of the growth. Each distance is
-        stretched by the factor of its bucket. The buckets are chosen as in ``fit``.
+        ``centre`` (N, J, N_CENTRE) and ``steps`` (N, J, N_STEPS) are the parts of the growth. The median is moved by
+        the shift of its bucket, and each distance is stretched by the factor of its bucket. The buckets are chosen as
+        in ``fit``.
         """
-        factor = self.stretch[calibration_row(age_s, cold)[:, None], calibration_column(horizon_s)]
-        return np.maximum(joined(centre, steps, factor), 0.0)
+        at = calibration_row(age_s, cold)[:, None], calibration_column(horizon_s)
+        return np.maximum(joined(moved(centre, steps, self.shift[at]), steps, self.stretch[at]), 0.0)
 
     def on_grid(self, age_s: NDArray[np.float64], cold: NDArray[np.bool_], max_horizon_s: float) -> NDArray[np.float64]:
         """Return the stretch at every grid horizon, (N, N_GRID + 1, N_STEPS).
@@ -99,18 +118,30 @@ class Calibration:
         by_row: NDArray[np.float64] = np.matmul(_column_weights(max_horizon_s), self.stretch)
         return by_row[calibration_row(age_s, cold)]
 
+    def shift_on_grid(
+        self, age_s: NDArray[np.float64], cold: NDArray[np.bool_], max_horizon_s: float
+    ) -> NDArray[np.float64]:
+        """Return the shift of the median at every grid horizon, (N, N_GRID + 1), interpolated as the stretch is."""
+        by_row: NDArray[np.float64] = np.matmul(self.shift, _column_weights(max_horizon_s).T)
+        return by_row[calibration_row(age_s, cold)]
+
     def times(self, factors: NDArray[np.float64]) -> Calibration:
         """Return this calibration with its stretch multiplied by ``factors``. ``factors`` has the shape of ``stretch`` and is > 0."""
-        return Calibration(self.stretch * factors)
+        return Calibration(self.stretch * factors, self.shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stretch as plain lists. The bucket edges are included for human readers of the file."""
-        return {"age_edges_h": AGE_EDGES_H, "horizon_edges_h": HORIZON_EDGES_H, "stretch": self.stretch.tolist()}
+        """Return the shift and the stretch as plain lists. The bucket edges are included for human readers of the file."""
+        return {
+            "age_edges_h": AGE_EDGES_H,
+            "horizon_edges_h": HORIZON_EDGES_H,
+            "shift": self.shift.tolist(),
+            "stretch": self.stretch.tolist(),
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Calibration:
         """Rebuild the calibration that ``to_json`` returned."""
-        return Calibration(np.array(data["stretch"], dtype=np.float64))
+        return Calibration(np.array(data["stretch"], dtype=np.float64), np.array(data["shift"], dtype=np.float64))
 
 
 def beyond_median(growth: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ If the metric comes from events, there is an additional ramp: the growth that a 
 it. Without this ramp, all coefficients are >= 0. Growth below 0 is raised to 0, and growth below its own value at an
 earlier horizon is raised to that value. Both steps keep the quantiles in order.
 
-Calibration stretches the distance of each quantile from the median, at each horizon of a fixed grid. A stretched
+Calibration moves the median and stretches the distance of each quantile from the median, at each horizon of a fixed grid. A stretched
 quantile that would lie inside its inner neighbour is moved to this neighbour. After that, a running maximum makes the
 growth non-decreasing again. Between grid points, growth is interpolated linearly in log(1 + d / minute). As a result,
 growth starts at 0 and never decreases, and quantiles never cross, at any d.
@@ -115,6 +115,12 @@ def grid_parts(
     # Without optimisation, einsum sums each row in one fixed order, so a row's result does not depend on the batch.
     parts = np.einsum("ngm,nqm->ngq", phi, coefficients.astype(np.float64), optimize=False)
     return parts[..., :N_CENTRE], parts[..., N_CENTRE:]
+
+
+def moved(centre: NDArray[np.float64], steps: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centre (..., N_CENTRE) with its median moved by ``shift`` (...,) times the step next to it on that side."""
+    step = np.where(shift > 0, steps[..., MEDIAN], steps[..., MEDIAN - 1])
+    return np.stack([centre[..., 0], centre[..., 1] + shift * step], axis=-1)
 
 
 def distances(steps: NDArray[np.float64], stretch: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

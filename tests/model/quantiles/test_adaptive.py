@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.growth.curve_kernels import N_AGE_BUCKETS
 from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
 from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
-from model.quantiles.head import N_BASIS, N_PARTS, N_STEPS, QUANTILES, grid_growth, grid_parts
+from model.quantiles.head import N_BASIS, N_PARTS, N_STEPS, QUANTILES, grid_growth, grid_parts, moved
 
 Z = np.array([1.6449, 1.2816, 0.6745, 0.6745, 1.2816, 1.6449])
 """Distances of a standard normal's quantiles from its median."""
@@ -152,13 +152,18 @@ def test_stretched_quantiles_never_fall_and_never_cross() -> None:
     rng = np.random.default_rng(6)
     rows, columns = rng.integers(0, N_ROWS, 4000), rng.integers(0, N_COLUMNS, 4000)
     state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, N_STEPS)))
-    calibration = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, N_STEPS))).times(state.factors())
+    plain = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, N_STEPS)), rng.uniform(-1, 1, (N_ROWS, N_COLUMNS)))
+    calibration = plain.times(state.factors())
+    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    np.testing.assert_array_equal(again.shift, plain.shift)
+    np.testing.assert_array_equal(again.stretch, plain.stretch * state.factors())
     age_s = rng.uniform(0, 30 * 86400, N_AGE_BUCKETS)
     cold = age_s < 86400
     max_horizon_s = 168 * 3600.0
     coefficients = rng.exponential(0.3, (len(age_s), N_PARTS, N_BASIS)).astype(np.float32)
-    parts = grid_parts(coefficients, age_s, max_horizon_s)
-    growth = grid_growth(*parts, calibration.on_grid(age_s, cold, max_horizon_s))
+    centre, steps = grid_parts(coefficients, age_s, max_horizon_s)
+    centre = moved(centre, steps, calibration.shift_on_grid(age_s, cold, max_horizon_s))
+    growth = grid_growth(centre, steps, calibration.on_grid(age_s, cold, max_horizon_s))
     assert (growth >= 0).all() and (np.diff(growth, axis=1) >= 0).all()
     assert (np.diff(growth[..., 1:], axis=2) >= 0).all()
     assert (growth[:, 0] == 0).all()

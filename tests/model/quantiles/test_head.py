@@ -22,6 +22,7 @@ from model.quantiles.head import (
     grid_s,
     growth_at,
     joined,
+    moved,
 )
 
 MAX_HORIZON_S = 604_800.0
@@ -90,6 +91,12 @@ def test_quantiles_are_the_median_and_sums_of_steps() -> None:
     stretched = joined(np.array([7.0, 100.0]), steps, np.array([1, 0.5, 1, 2, 0.1, 1]))
     # 0.5 x 6 is nearer to the median than 4, and 0.1 x 24 than 16: the inner neighbour's distance is kept.
     np.testing.assert_array_equal(stretched, [7, 93, 96, 96, 100, 116, 116, 156])
+
+
+def test_the_median_is_moved_by_shares_of_the_step_beside_it() -> None:
+    steps = np.tile([1.0, 2.0, 4.0, 8.0, 16.0, 32.0], (3, 1))
+    centre = np.tile([7.0, 100.0], (3, 1))
+    np.testing.assert_array_equal(moved(centre, steps, np.array([0.0, 0.5, -0.25])), [[7, 100], [7, 104], [7, 99]])
 
 
 def test_growth_between_grid_points_is_interpolated_for_each_video() -> None:
