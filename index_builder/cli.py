@@ -87,6 +87,20 @@ def simulate(
         typer.Option(parser=parse_time, metavar="TIME", help="Time of the first publication. [default: 2025-09-01]"),
     ] = None,
     counters: Annotated[bool, typer.Option("--counters", help="Write counter snapshots instead of events.")] = False,
+    shapes: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Number of classes of curves. The shape of a curve tells its growth. Writes hourly counters."
+        ),
+    ] = 0,
+    drift: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_time,
+            metavar="TIME",
+            help="With --shapes: each class of videos grows differently from then on.",
+        ),
+    ] = None,
 ) -> None:
     """Write a SYNTHETIC data set.
 
@@ -97,7 +111,9 @@ def simulate(
     from index_builder.simulation.simulate import simulate as run
 
     start_us = DEFAULT_START_US if start is None else start
-    made = run(out, videos=videos, seed=seed, days=days, start_us=start_us, counters=counters)
+    made = run(
+        out, videos=videos, seed=seed, days=days, start_us=start_us, counters=counters, shapes=shapes, drift_us=drift
+    )
     typer.echo(f"{out}: synthetic, {videos:,} videos, {int(made.counts.sum()):,} engagements")
 
 

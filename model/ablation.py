@@ -31,8 +31,8 @@ class Ablation:
 
     @property
     def by_trajectory(self) -> bool:
-        """Whether neighbours are searched for by trajectory. This search needs the Mamba-Hawkes state."""
-        return self.retrieval and self.trajectory and self.mhp
+        """Whether neighbours are searched for by trajectory."""
+        return self.retrieval and self.trajectory
 
     @property
     def neighbours(self) -> bool:

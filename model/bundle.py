@@ -29,6 +29,7 @@ from model.ablation import WHOLE, Ablation
 from model.engagement.bins import BINS_VERSION
 from model.engagement.types import check_types
 from model.errors import BundleError, DataError
+from model.features.attributes import Attribute
 from model.features.schema import Schema
 from model.mhp.shape import MHPShape
 from model.quantiles.calibration import Calibration
@@ -95,6 +96,11 @@ class Bundle:
     weights: dict[str, NDArray[np.float32]]
     calibration: Calibration
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """The dimensions of the content vectors and of the trajectory vectors."""
+        return int(self.weights["content_dim"][0]), self.weights["trajectory_centre"].shape[1]
+
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
@@ -122,6 +128,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
             "max_age_us": schema.max_age_us,
             "categories": list(schema.categories),
             "languages": list(schema.languages),
+            "attributes": [_attribute_json(attribute) for attribute in schema.attributes],
         },
         "shape": {name: getattr(shape, name) for name in shape.__slots__},
         "encoder": manifest.encoder,
@@ -138,12 +145,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
     return str(body["version"])
 
 
+def _attribute_json(attribute: Attribute) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": attribute.name, "kind": attribute.kind}
+    if attribute.kind == "number":
+        return body | {"quantiles": list(attribute.quantiles)}
+    if attribute.kind == "list":
+        body["separator"] = attribute.separator
+    return body | {"values": list(attribute.values)}
+
+
+def _attribute_of(body: dict[str, Any]) -> Attribute:
+    values, quantiles = tuple(body.get("values", ())), tuple(map(float, body.get("quantiles", ())))
+    return Attribute(body["name"], body["kind"], values, quantiles, body.get("separator", ","))
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: a file is missing or altered, the format is not supported, or an engagement type has a reserved
-            name.
+        BundleError: a file is missing or altered, the format is not supported, an engagement type has a reserved
+            name, or a declared attribute is not valid.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -176,6 +197,10 @@ def load_bundle(folder: Path) -> Bundle:
         check_types(schema["types"])
     except DataError as error:
         raise BundleError(f"{folder / MANIFEST}: schema.types: {error}") from None
+    try:
+        attributes = tuple(_attribute_of(item) for item in schema.get("attributes", []))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST}: schema.attributes: {error}") from None
     manifest = Manifest(
         version=body["version"],
         schema=Schema(
@@ -185,6 +210,7 @@ def load_bundle(folder: Path) -> Bundle:
             schema["max_age_us"],
             tuple(schema["categories"]),
             tuple(schema["languages"]),
+            attributes,
         ),
         shape=MHPShape(**body["shape"]),
         encoder=body["encoder"],

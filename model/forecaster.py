@@ -23,10 +23,11 @@ from model.engagement.cells import cells_of
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
+from model.features.shape import centred, shape_bucket, shapes
 from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
 from model.forecast import Forecast, Request, ThresholdForecast
-from model.growth.curve_kernels import age_bucket, growth_horizons_us
+from model.growth.curve_kernels import growth_horizons_us
 from model.head_inputs import HeadInputs
 from model.lru_cache import LRUCache
 from model.mhp.backends.select import choose_backend
@@ -116,8 +117,7 @@ class Forecaster:
         """
         loaded = load_bundle(bundle)
         if bank is None:
-            shape = loaded.manifest.shape
-            bank = EmbeddedBank.open(bundle / BANK, int(loaded.weights["content_dim"][0]), shape.d_model)
+            bank = EmbeddedBank.open(bundle / BANK, *loaded.dims)
         return cls(loaded, bank, device=device)
 
     def close(self) -> None:
@@ -206,15 +206,15 @@ class Forecaster:
             len(self.manifest.types),
         )
 
-    def trajectory(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the trajectory vectors of hidden states (N, d_model).
+    def trajectory(self, tokens: Tokens, sequence: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the trajectory vectors (N, D) of N pairs of a token sequence and a nominal age; see ``model.features.shape``.
 
-        The vectors are centred, so that their cosines differ more. The vectors are zero if the bundle does not search
-        by trajectory.
+        A vector is zero if the shape cannot be read, or if the bundle does not search by trajectory.
         """
+        centre = self._weights["trajectory_centre"]
         if not self.manifest.parts.by_trajectory:
-            return np.zeros_like(hidden)
-        return hidden - self._weights["trajectory_centre"]
+            return np.zeros((len(sequence), centre.shape[1]), np.float32)
+        return centred(shapes(tokens, sequence, bucket, self._metric), bucket, centre)
 
     def _batch(
         self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool
@@ -228,7 +228,7 @@ class Forecaster:
         values = tokens.totals[:, list(self._metric)].sum(1)
         cold = tokens.cold
         with _timed("bank", stage):
-            ranked, past, degraded = self._neighbours(requests, content, hidden, ages_us, cold)
+            ranked, past, degraded = self._neighbours(requests, content, tokens)
         with _timed("head", stage):
             age_s = ages_us / SECOND_US
             summary = summaries(tokens, age_s, self._metric)
@@ -267,9 +267,7 @@ class Forecaster:
         self,
         requests: Sequence[Request],
         content: NDArray[np.float32],
-        hidden: NDArray[np.float32],
-        ages_us: NDArray[np.int64],
-        cold: NDArray[np.bool_],
+        tokens: Tokens,
     ) -> tuple[list[list[Ranked]], dict[str, list[PastVideo]], list[str]]:
         """Find the neighbours and the creators' past videos.
 
@@ -277,11 +275,11 @@ class Forecaster:
             The ranked neighbours of each request, the past videos by creator, and the names of the components that
             failed: ["bank"] or [].
         """
-        trajectory = self.trajectory(hidden)
-        buckets = age_bucket(ages_us)
+        bucket = shape_bucket(tokens.known_until_s)
+        trajectory = self.trajectory(tokens, np.arange(len(requests)), bucket)
         k = self.manifest.neighbours
         queries = [
-            BankQuery(content[i], None if cold[i] else trajectory[i], int(buckets[i]), r.now_us, r.video.video_id, k)
+            BankQuery(content[i], trajectory[i], max(int(bucket[i]), 0), r.now_us, r.video.video_id, k)
             for i, r in enumerate(requests)
         ]
         creators = sorted({r.video.creator_id for r in requests if r.video.creator_id})

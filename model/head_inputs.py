@@ -63,7 +63,7 @@ class HeadInputs:
         for row, request, age_us in zip(creator, requests, ages_us.tolist(), strict=True):
             self._fill_creator(request, past.get(request.video.creator_id or "", ()), age_us, row)
         neighbours, mask = self._neighbours(requests, ages_us, values, ranked)
-        return {
+        inputs: dict[str, NDArray[np.generic]] = {
             "hidden": hidden,
             "read": tokens.read_features,
             "last": _last_features(tokens),
@@ -76,6 +76,9 @@ class HeadInputs:
             "neighbours": neighbours,
             "mask": mask,
         }
+        if self.schema.attributes:
+            inputs["attributes"] = self.schema.attribute_features(videos)
+        return inputs
 
     def _neighbours(
         self,

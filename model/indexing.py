@@ -73,24 +73,21 @@ def entries(
         cut_age,
     )
     usable = usable_from(known, past.published_us, known.ages_us[:, 0])
-    # The cut points of a video are in order of age. So the state at each cut point is computed from the state at the previous one.
-    pool = forecaster.new_pool(1)
     for start in range(0, len(members), BATCH):
         batch = members[start : start + BATCH]
         videos = [past.videos[v] for v in batch]
         vectors = content(batch)
         cuts = np.arange(*np.searchsorted(cut_video, [batch[0], batch[-1] + 1]))
         cuts = cuts[(cut_usable[cuts] < FAR_FUTURE_US) & np.isin(cut_video[cuts], batch)]
-        published = past.published_us[cut_video[cuts]]
-        now = published + cut_age[cuts]
-        cells = cells_at(past.events, past.counters, cut_video[cuts], now, published, n_types)
+        published = past.published_us[batch]
+        now = np.maximum(published, until_us)
+        cells = cells_at(past.events, past.counters, batch, now, published, n_types)
         tokens = tokenize(replace(cells, types=type_codes[cells.types]), published, now, len(types))
-        some = tokens.offsets[1:] > tokens.offsets[:-1]
-        hidden = forecaster.trajectory(pool.read([past.videos[v].video_id for v in cut_video[cuts]], tokens)[1])
+        vector = forecaster.trajectory(tokens, np.searchsorted(batch, cut_video[cuts]), cut_bucket[cuts])
         trajectories: dict[int, dict[int, tuple[NDArray[np.float32], int]]] = {}
-        for i in np.flatnonzero(some).tolist():
+        for i in np.flatnonzero(vector.any(1)).tolist():
             cut = cuts[i]
-            trajectories.setdefault(int(cut_video[cut]), {})[int(cut_bucket[cut])] = (hidden[i], int(cut_usable[cut]))
+            trajectories.setdefault(int(cut_video[cut]), {})[int(cut_bucket[cut])] = (vector[i], int(cut_usable[cut]))
         yield [
             BankVideo(
                 video.video_id,

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.ablation import WHOLE, Ablation
+from model.attribute_net import AttributeNet
 from model.bank.neighbours import N_NEIGHBOUR
 from model.cascade import N_CASCADE
+from model.features.attributes import AttributeLayout
 from model.features.creator import N_CREATOR, N_GROWTH
 from model.features.schema import N_STATIC
 from model.features.summary import n_summary
@@ -257,11 +259,12 @@ class M3TR(nn.Module):
         parts: Ablation = WHOLE,
         cascade: bool = False,
         small_head: bool = False,
+        attributes: AttributeLayout | None = None,
     ) -> None:
         """Create all networks.
 
         ``cascade`` says whether the inputs contain cascade features. ``small_head`` selects the small head, which is
-        meant for few training videos.
+        meant for few training videos. ``attributes`` is the layout of the attribute features, if there are any.
         """
         super().__init__()
         self.n_cascade = N_CASCADE if cascade else 0
@@ -277,7 +280,9 @@ class M3TR(nn.Module):
         # The growth of a category depends on the language, so each pair of category and language has its own embedding.
         self.audience = nn.Embedding((n_categories + 1) * (n_languages + 1), NAME_DIM)
         nn.init.normal_(self.audience.weight, std=0.05)
+        self.attributes = AttributeNet(attributes) if attributes is not None and attributes.width else None
         self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
+        self.target_dim += self.attributes.dim if self.attributes is not None else 0
         self.fusion = Fusion(self.target_dim)
         self.head = HeadNet(self.target_dim, head_dropout, small=small_head, from_cascade=cascade)
 
@@ -292,6 +297,7 @@ class M3TR(nn.Module):
         static: Tensor,
         category: Tensor,
         language: Tensor,
+        attributes: Tensor | None = None,
     ) -> Tensor:
         """Join all that is known about N videos into target vectors (N, target_dim).
 
@@ -305,6 +311,7 @@ class M3TR(nn.Module):
             static: (N, N_STATIC) static features.
             category: (N,) category indices.
             language: (N,) language indices.
+            attributes: (N, layout.width) attribute features. They are needed if the network reads attributes.
         """
         audience = category * self.language.num_embeddings + language
         names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)
@@ -313,4 +320,8 @@ class M3TR(nn.Module):
         if not self.parts.content:
             names, static = names * 0, static * 0
         numbers = self.numbers(torch.cat([summary, creator, static], dim=-1))
-        return torch.cat([hidden, read, last, content, numbers, names], dim=-1)
+        parts = [hidden, read, last, content, numbers, names]
+        if self.attributes is not None:
+            encoded = self.attributes(attributes)
+            parts.append(encoded if self.parts.content else encoded * 0)
+        return torch.cat(parts, dim=-1)

@@ -102,9 +102,9 @@ async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
     """Return a video as one JSON object: metadata, time of the newest row, bins and values for each type, and reach for each bin."""
-    history = snapshot.history
+    history, video = snapshot.history, snapshot.video
     return {
-        "video": {name: value for name, value in asdict(snapshot.video).items() if value is not None},
+        "video": {"video_id": video.video_id, "published_us": video.published_us, **video.metadata()},
         "newest_us": snapshot.newest_us,
         "series": {
             kind: {"mode": series.mode, "bins": series.bins.tolist(), "values": series.values.tolist()}

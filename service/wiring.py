@@ -154,7 +154,14 @@ def build(
         share=stream_share,
     )
     videos = VideoHandler(
-        store, snapshots, forgetting, parser, accepted_types, metrics, max_id_length=settings.max_id_length
+        store,
+        snapshots,
+        forgetting,
+        parser,
+        accepted_types,
+        metrics,
+        max_id_length=settings.max_id_length,
+        declared=lambda: engine.active.forecaster.manifest.schema.attributes,
     )
     predictions = ForecastHandler(
         store, snapshots, engine, videos, ingest, parser, settings, max_horizon_us=manifest.max_horizon_us

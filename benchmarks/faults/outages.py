@@ -38,10 +38,7 @@ class StandIn:
     def __init__(self, bundle: Path) -> None:
         loaded = load_bundle(bundle)
         self._prefix = loaded.manifest.version[:16]
-        self._dims = {
-            "content": int(loaded.weights["content_dim"][0]),
-            "trajectory": loaded.manifest.shape.d_model,
-        }
+        self._dims = dict(zip(("content", "trajectory"), loaded.dims, strict=True))
         self.hung = False
         self._loop = asyncio.new_event_loop()
         started = threading.Event()

@@ -46,8 +46,8 @@ from index_builder.training.train import train
 from model.bundle import Bundle, load_bundle
 from model.engagement.bins import EDGES_US, SECOND_US
 from model.features.tokens import Tokens
-from model.mhp.likelihood import negative_binomial_logpmf
-from model.mhp.pace import MEMORIES, pace_after
+from model.mhp.likelihood import gap_and_count_logpmf
+from model.mhp.pace import pace_rows
 
 LEARNED_ON = 300
 FACTORS = np.geomspace(0.5, 2, 13), np.geomspace(0.2, 5, 13)
@@ -90,10 +90,7 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
     """Means in gap and interval of ``asked`` (n, K), and dispersions, from the states after the ``own`` tokens."""
     head = intensity_of(bundle)
     hidden = torch.cat([states_after(bundle, own), head.start[None]])
-    pace = torch.from_numpy(pace_after(own))
-    pace = (
-        torch.cat([pace, torch.zeros_like(pace[:1])]) if len(pace) else torch.zeros(1, head.n_types, len(MEMORIES), 2)
-    )
+    pace = torch.from_numpy(pace_rows(own))
     last = np.full(len(asked.counts), len(own.counts))
     for v in range(len(asked.offsets) - 1):
         mine, theirs = slice(*own.offsets[v : v + 2]), slice(*asked.offsets[v : v + 2])
@@ -102,19 +99,16 @@ def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, 
         last[theirs] = np.where(n > 0, own.offsets[v] + n - 1, len(own.counts))
     ends = torch.from_numpy(np.append(own.interval_s[:, 2], 0.0)[last])
     state, so_far = hidden[torch.from_numpy(last)], pace[torch.from_numpy(last)]
-    previous, start, end = (torch.from_numpy(np.ascontiguousarray(c)) for c in asked.interval_s.T)
-    gap, dispersion = head.expected(state, so_far, ends, previous, start)
-    active, _ = head.expected(state, so_far, ends, start, end)
+    bounds = torch.from_numpy(asked.interval_s).unsqueeze(1).expand(-1, head.n_types, -1)
+    gap, active, dispersion = head.integrals(state, so_far, ends, bounds)
     return gap, active, dispersion
 
 
 def value(asked: Tokens, means: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mean: float, wide: float) -> float:
-    """Mean log-likelihood per token and type of ``asked``, with means and dispersions multiplied by factors."""
+    """Log-likelihood per token and type of ``asked``, without silences, with means and dispersions multiplied by factors."""
     gap, active, dispersion = means[0] * mean, means[1] * mean, means[2].double() * wide
     counts = torch.from_numpy(asked.counts)
-    silent = torch.from_numpy(asked.interval_s[:, 1:2] > asked.interval_s[:, :1])
-    total = negative_binomial_logpmf(counts, active, dispersion)
-    total += silent * negative_binomial_logpmf(torch.zeros_like(counts), gap, dispersion)
+    total = gap_and_count_logpmf(counts, gap, active, dispersion)
     return float(total[torch.from_numpy(asked.observed)].mean())
 
 

@@ -184,7 +184,7 @@ def main() -> None:
             with open_bundle(bundle) as forecaster:
                 counts = forecast_at(forecaster, observed, asked.video, asked.now_us, asked.horizon_us)
             if args.other is None:
-                likelihood = likelihoods(load_bundle(bundle), observed, published_from_us=start)
+                likelihood, _ = likelihoods(load_bundle(bundle), observed, published_from_us=start)
             growths["M3TR"] = np.log2((1 + counts[:, 1 + MEDIAN]) / (1 + asked.pairs.value_now))
     print(
         f"{'median absolute relative error of the growth':<46}" + "".join(f"{c:>26}" for c in dict.fromkeys(asked.cell))

@@ -133,7 +133,7 @@ def main() -> None:
             shutil.copytree(args.bundle, bundle, ignore=shutil.ignore_patterns(BANK))
             loaded = load_bundle(bundle)
             print(f"filling a bank of {args.bank_videos:,} videos")
-            dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
+            dims = loaded.dims
             fill_bank(bundle / BANK, args.bank_videos, *dims, time.time_ns() // 1000)
         run(args, bundle, Path(temporary) / "data")
 

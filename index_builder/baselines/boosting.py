@@ -75,7 +75,7 @@ class FeatureTable:
         content = content_inputs(data.videos, schema)
         self.sentence = content.sentence
         self._fixed = np.concatenate(
-            [content.category[:, None], content.language[:, None], content.static], axis=1
+            [content.category[:, None], content.language[:, None], content.static, content.attributes], axis=1
         ).astype(np.float32)
 
     def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:

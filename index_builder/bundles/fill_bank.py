@@ -24,19 +24,18 @@ def fill_bank(
     forecaster: Forecaster,
     observed: Observed,
     as_of_us: int,
+    members: NDArray[np.int64],
     *,
-    limit: int,
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Add an entry to ``bank`` for each of the newest ``limit`` videos, then optimise the bank.
+    """Add an entry to ``bank`` for each of the videos ``members`` (n,), then optimise the bank.
 
-    ``advance`` is called after each batch with the number of videos just added. Pass ``sentence`` (V, 384) to avoid
-    encoding the texts again.
+    ``members`` holds sorted indices of the videos of ``observed``. ``advance`` is called after each batch with the number
+    of videos just added. Pass ``sentence`` (V, 384) to avoid encoding the texts again.
     """
     data = observed.data
     past = ObservedVideos(data.videos, data.published_us, data.types, observed.events, observed.counters)
-    members = bank_members(observed, as_of_us, limit)
 
     def content(batch: NDArray[np.int64]) -> NDArray[np.float32]:
         return forecaster.content([data.videos[v] for v in batch], None if sentence is None else sentence[batch])

@@ -37,13 +37,12 @@ def index(bundle: Path, data: Path, *, as_of_us: int, qdrant_url: str | None = N
         raise DataError(f"{data}: engagement type {missing[0]!r}; this bundle knows {', '.join(loaded.manifest.types)}")
     observed = Observed.of(dataset, metric)
     limit = int(loaded.manifest.training["settings"]["bank_videos"])
-    members = len(bank_members(observed, as_of_us, limit))
-    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
+    members = bank_members(observed, as_of_us, limit)
     with (
-        progress("fill bank", members) as bar,
-        _target(bundle, dims, loaded.manifest.version, qdrant_url, bank) as target,
+        progress("fill bank", len(members)) as bar,
+        _target(bundle, loaded.dims, loaded.manifest.version, qdrant_url, bank) as target,
     ):
-        fill_bank(target, forecaster, observed, as_of_us, limit=limit, advance=bar.advance)
+        fill_bank(target, forecaster, observed, as_of_us, members, advance=bar.advance)
 
 
 @contextmanager

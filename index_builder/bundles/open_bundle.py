@@ -8,16 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index_builder.bundles.fill_bank import bank_members, fill_bank
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.samples.network_inputs import encode_text
-from model.bank import EmbeddedBank, EmptyBank, embedded_folder
+from model.bank import EmbeddedBank, embedded_folder
 from model.bundle import BANK, load_bundle
 from model.content.minilm import DIM
 from model.errors import BankBusy
 from model.forecaster import Forecaster
+from model.growth.curves import curves
 
 
 @contextmanager
@@ -34,8 +36,7 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
             copy = Path(copies) / BANK
             embedded_folder.copy(bundle / BANK, copy)
             loaded = load_bundle(bundle)
-            dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-            forecaster = Forecaster(loaded, EmbeddedBank.open(copy, *dims))
+            forecaster = Forecaster(loaded, EmbeddedBank.open(copy, *loaded.dims))
         try:
             yield forecaster
         finally:
@@ -44,28 +45,41 @@ def open_bundle(bundle: Path) -> Iterator[Forecaster]:
 
 @contextmanager
 def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> Iterator[Forecaster]:
-    """Yield a forecaster that uses the bundle and a temporary bank.
+    """Yield a forecaster that uses the bundle and a temporary copy of its bank, which grows with ``observed``.
 
-    The temporary bank also contains the videos of ``observed`` that were published up to ``until_us``. A service's
-    bank grows in the same way. A search still sees only what was known of each video at the query's ``now``.
+    The copy keeps the videos of the bundle's bank. It also gets the videos of ``observed`` that were published after
+    training and up to ``until_us``, as a service's bank does. A stored video that ``observed`` knows from its beginning
+    gets its newer curve. A search still sees only what was known of each video at the query's ``now``.
     """
     loaded = load_bundle(bundle)
-    forecaster = Forecaster(loaded, EmptyBank())
-    dims = int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model
-    new = bank_members(observed, until_us, len(observed.data.videos))
-    limit = int(loaded.manifest.training["settings"]["bank_videos"])
-    limit += int((observed.data.published_us[new] > loaded.manifest.training["as_of_us"]).sum())
-    members = bank_members(observed, until_us, limit)
-    videos = [observed.data.videos[v] for v in members]
-    sentence = np.zeros((len(observed.data.videos), DIM), np.float32)
-    with progress("read text", len(videos)) as bar:
-        sentence[members] = encode_text(videos, bar.advance)
     with TemporaryDirectory(prefix="m3tr-bank-") as copies:
         path = Path(copies) / BANK
-        with progress("fill bank", len(members)) as bar, EmbeddedBank.build(path, *dims) as bank:
-            fill_bank(bank, forecaster, observed, until_us, limit=limit, sentence=sentence, advance=bar.advance)
-        forecaster.bank = EmbeddedBank.open(path, *dims)
+        embedded_folder.copy(bundle / BANK, path)
+        forecaster = Forecaster(loaded, bank := EmbeddedBank.open(path, *loaded.dims))
         try:
+            members = _grown(bank, observed, until_us, int(loaded.manifest.training["as_of_us"]))
+            videos = [observed.data.videos[v] for v in members]
+            sentence = np.zeros((len(observed.data.videos), DIM), np.float32)
+            with progress("read text", len(videos)) as bar:
+                sentence[members] = encode_text(videos, bar.advance)
+            with progress("grow bank", len(members)) as bar:
+                fill_bank(bank, forecaster, observed, until_us, members, sentence=sentence, advance=bar.advance)
             yield forecaster
         finally:
             forecaster.close()
+
+
+def _grown(bank: EmbeddedBank, observed: Observed, until_us: int, as_of_us: int) -> NDArray[np.int64]:
+    """Return the indices of the videos to add or replace, oldest first."""
+    data = observed.data
+    members = bank_members(observed, until_us, len(data.videos))
+    known = curves(observed.metric, observed.totals, data.published_us, until_us, continuous=observed.continuous)
+    stored = bank.past([data.videos[v].video_id for v in members])
+
+    def wanted(v: int) -> bool:
+        past = stored.get(data.videos[v].video_id)
+        if past is None or not len(past.curve.ages_us):
+            return bool(data.published_us[v] > as_of_us)
+        return bool(known.lengths[v]) and bool(known.ages_us[v, 0] <= past.curve.ages_us[0])
+
+    return members[[wanted(v) for v in members.tolist()]] if len(members) else members

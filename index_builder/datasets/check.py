@@ -98,7 +98,8 @@ def _note_names(file: str, table: ParquetTable, log: Findings) -> None:
     unknown = dict.fromkeys(column for part in table.parts for column in part.match.unknown)
     misspelt = {column: similar for column in unknown if (similar := similar_column(file, column, present))}
     for column, similar in misspelt.items():
-        log.note("warning", file, column, f"this column is not read; did you mean {similar}?")
-    if rest := [column for column in unknown if column not in misspelt]:
+        log.note("warning", file, column, f"this is not a column of the format; did you mean {similar}?")
+    # The check of the videos reports each further column of videos.parquet.
+    if rest := [column for column in unknown if column not in misspelt and file != VIDEOS_FILE]:
         more = ", ..." if len(rest) > 20 else ""
         log.note("info", file, "", f"columns that are not read: {', '.join(rest[:20])}{more}")

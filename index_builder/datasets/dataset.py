@@ -52,6 +52,7 @@ class DataSet:
     ``events`` and ``counters``: None if the data set has no file of that kind.
     ``dropped``: maps "file: reason" to the number of dropped rows.
     ``first``: maps "file: reason" to a description of the first dropped row. Rows are numbered from 0.
+    ``unread``: maps each further column of videos.parquet that is not an attribute to the reason.
     """
 
     videos: list[Video]
@@ -61,6 +62,7 @@ class DataSet:
     counters: Rows | None
     dropped: Mapping[str, int] = field(default_factory=dict)
     first: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     def left_out(self) -> list[str]:
         """Describe the dropped rows, with one line per reason."""

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index_builder.datasets.attributes.writing import ENCODED, AttributeWriter
 from index_builder.datasets.file_format import (
     COLUMN_OF_TYPE,
     COUNTERS_FILE,
@@ -27,6 +28,7 @@ from model.engagement.video import Video
 _BUFFERED_ROWS: Final = 1 << 16
 """Maximum number of rows of each file that are buffered before they are written."""
 _SCHEMAS: Final = {file: written_schema(file) for file in LAYOUT}
+_SCHEMAS[VIDEOS_FILE] = _SCHEMAS[VIDEOS_FILE].append(pa.field(ENCODED, pa.string()))
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class Exported:
 
     ``rows``: maps a file to its number of rows.
     ``left_out``: maps each type without a counter column to the number of the type's counter cells, which were left
-    out.
+    out. It also maps each attribute with values of several kinds to the number of its values that were left out.
     ``damaged``: maps the id of each video with an unreadable record to the reason. These videos were left out.
     """
 
@@ -57,10 +59,13 @@ class DataSetWriter:
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._tables: dict[str, list[pa.Table]] = {name: [] for name in _SCHEMAS}
         self._buffered = dict.fromkeys(_SCHEMAS, 0)
+        self._attributes = AttributeWriter()
 
     def add(self, video: Video, history: History, newest_us: int) -> None:
         """Write a video and its history. ``newest_us`` is the time of the video's newest row."""
-        self._write(VIDEOS_FILE, {name: [value] for name, value in _video_columns(video).items()})
+        attributes = self._attributes.encode(video.attributes)
+        columns = {name: [value] for name, value in _video_columns(video).items()}
+        self._write(VIDEOS_FILE, columns | {ENCODED: [attributes]})
         self._add_events(video, history, newest_us)
         self._add_counters(video, history, newest_us)
 
@@ -72,6 +77,8 @@ class DataSetWriter:
             self._flush(name)
         for writer in self._writers.values():
             writer.close()
+        if VIDEOS_FILE in self._writers:
+            self.exported.left_out |= self._attributes.finish(self._folder / VIDEOS_FILE)
 
     def _add_events(self, video: Video, history: History, newest_us: int) -> None:
         types = sorted(history.series)

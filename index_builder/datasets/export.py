@@ -50,6 +50,10 @@ class _Record(msgspec.Struct):
     series: dict[str, _Series]
     reach: list[tuple[int, int]]
 
+    def described(self) -> Video:
+        metadata = {name: value for name, value in self.video.items() if name not in ("video_id", "published_us")}
+        return Video.from_metadata(self.video["video_id"], self.video["published_us"], metadata)
+
     def history(self) -> History:
         series = {
             name: Series(s.mode, np.array(s.bins, np.int64), np.array(s.values, np.int64))
@@ -77,7 +81,7 @@ def export_store(out: Path, *, redis_url: str | None = None, data_dir: Path | No
                 if isinstance(record, _Damaged):
                     writer.exported.damaged[record.video_id] = record.why
                 else:
-                    video = Video(**record.video)
+                    video = record.described()
                     newest_us = video.published_us if record.newest_us is None else record.newest_us
                     writer.add(video, record.history(), newest_us)
                 bar.advance()

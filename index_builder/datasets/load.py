@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from index_builder.datasets.attributes.columns import readable_columns
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.dropped_rows import DroppedRows
 from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, VIDEOS_FILE
@@ -70,7 +71,8 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
     events, counters = (
         buffers[name].rows(len(videos), type_map) if name in buffers else None for name in (EVENTS_FILE, COUNTERS_FILE)
     )
-    return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first)
+    unread = readable_columns(tables[VIDEOS_FILE])[1]
+    return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first, unread)
 
 
 def load_and_report(path: Path, *, before_us: int | None = None) -> DataSet:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index_builder.datasets import parquet_columns
+from index_builder.datasets.attributes.columns import attributes_of_rows, converted, readable_columns
 from index_builder.datasets.dropped_rows import DroppedRows
 from index_builder.datasets.file_format import NUMBER_FIELDS, TEXT_FIELDS, VIDEOS_FILE
 from index_builder.datasets.parquet_files import ParquetTable
@@ -19,9 +20,10 @@ def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tu
 
     Return the videos sorted by (time of publication, id), and their times of publication (V,).
     """
-    parts: dict[str, list[pa.Array]] = {name: [] for name in table.names if name != "published_at"}
+    kinds, _ = readable_columns(table)
+    parts: dict[str, list[pa.Array]] = {name: [] for name in (*table.names, *kinds) if name != "published_at"}
     times, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for batch in table.batches():
+    for batch in table.batches(tuple(kinds)):
         ids = parquet_columns.text(batch.column("video_id"))
         published = parquet_columns.times(batch.column("published_at"))
         empty, no_time = parquet_columns.empty(ids), published.missing()
@@ -33,7 +35,9 @@ def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tu
         times.append(published.us[keep])
         rows.append(dropped.start + keep)
         for name, arrays in parts.items():
-            arrays.append(_metadata(name, batch.column(name)).take(pa.array(keep)))
+            column = batch.column(name)
+            cells = converted(kinds[name], column) if name in kinds else _metadata(name, column)
+            arrays.append(cells.take(pa.array(keep)))
         dropped.start += len(batch)
     dropped.start = 0
     if len(times) == 1:
@@ -44,8 +48,10 @@ def read_videos(table: ParquetTable, before_us: int, dropped: DroppedRows) -> tu
     by_id[pc.sort_indices(ids.take(pa.array(keep))).to_numpy()] = np.arange(len(keep))
     keep = keep[np.lexsort((by_id, published_us[keep]))]
     chosen = pa.array(keep)
-    fields = {name: pa.concat_arrays(arrays).take(chosen).to_pylist() for name, arrays in parts.items()}
+    columns = {name: pa.concat_arrays(arrays).take(chosen) for name, arrays in parts.items()}
+    fields = {name: columns[name].to_pylist() for name in columns if name not in kinds}
     fields["published_us"] = published_us[keep].tolist()
+    fields["attributes"] = attributes_of_rows([(name, columns[name]) for name in kinds], len(keep))
     videos = [Video(**dict(zip(fields, cells, strict=True))) for cells in zip(*fields.values(), strict=True)]
     return videos, published_us[keep]
 

@@ -187,12 +187,21 @@ def texts(array: pa.Array) -> pa.Array:
     array = plain(array)
     if not is_list(array.type):
         return text(array)
+    joined = [None if found is None else ",".join(found) for found in _string_lists(array)]
+    return pa.array(joined, pa.large_string())
+
+
+def string_lists(array: pa.Array) -> pa.Array:
+    """Convert a column of lists of strings to lists of ``large_string``. Null elements are skipped."""
+    return pa.array(_string_lists(plain(array)), pa.large_list(pa.large_string()))
+
+
+def _string_lists(array: pa.Array) -> list[list[str] | None]:
     if pa.types.is_string_view(array.type.value_type) or pa.types.is_binary_view(array.type.value_type):
         array = array.cast(pa.large_list(pa.large_binary()))
     cells = iter(text(array.flatten()).to_pylist())
     lengths = pc.list_value_length(array).to_pylist()
-    lists = [None if n is None else [cell for cell in islice(cells, n) if cell is not None] for n in lengths]
-    return pa.array([None if found is None else ",".join(found) for found in lists], pa.large_string())
+    return [None if n is None else [cell for cell in islice(cells, n) if cell is not None] for n in lengths]
 
 
 def not_utf8(array: pa.Array, decoded: pa.Array) -> Flags:

@@ -7,7 +7,7 @@ whose names begin with ``_`` or ``.`` (``_SUCCESS``, checksums) and files of oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,8 @@ class Part:
 class ParquetTable:
     """Finds the files of one table and yields its rows as batches.
 
+    ``names`` are the columns of the format that are present. ``further`` are the other columns.
+
     Args:
         path: the file or folder. Its name is one of the names in ``LAYOUT``.
 
@@ -66,6 +68,7 @@ class ParquetTable:
         self.parts = [self._part(path, file) for file in files]
         self.rows = sum(part.rows for part in self.parts)
         self.names = tuple(name for name in LAYOUT[self.file] if any(name in part.match.names for part in self.parts))
+        self.further = tuple(dict.fromkeys(name for part in self.parts for name in part.match.unknown))
 
     def _files(self, folder: Path) -> list[Path]:
         found = []
@@ -98,32 +101,41 @@ class ParquetTable:
             for fault in column_faults(self.file, part.schema):
                 yield part.name, fault
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of up to ``BATCH_ROWS``. The batches have the columns ``names``, named as in the format.
+    def types_of(self, further: str) -> list[pa.DataType]:
+        """Return the types that a further column has in the files that contain it."""
+        return [part.schema.field(further).type for part in self.parts if further in part.match.unknown]
+
+    def batches(self, further: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in batches of up to ``BATCH_ROWS``.
+
+        The batches have the columns ``names``, named as in the format, and then the columns ``further``.
 
         Raises:
             DataError: a file is damaged.
         """
         for part in self.parts:
-            wanted = [name for name in part.match.names.values() if name not in part.fixed]
+            names = {**part.match.names, **{name: name for name in further if name in part.match.unknown}}
+            wanted = [name for name in names.values() if name not in part.fixed]
             with open_parquet(part.path, part.name) as file:
                 try:
                     for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-                        yield self._named(part, batch)
+                        yield self._named(part, names, (*self.names, *further), batch)
                 except (pa.ArrowException, OSError) as error:
                     raise DataError(f"{part.name}: cannot be read: {_line(error)}") from None
 
-    def _named(self, part: Part, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _named(
+        self, part: Part, given_names: Mapping[str, str], names: Sequence[str], batch: pa.RecordBatch
+    ) -> pa.RecordBatch:
         arrays = []
-        for name in self.names:
-            given = part.match.names.get(name)
+        for name in names:
+            given = given_names.get(name)
             if given is None:
                 arrays.append(pa.nulls(len(batch)))
             elif given in part.fixed:
                 arrays.append(pa.repeat(pa.scalar(part.fixed[given], pa.large_string()), len(batch)))
             else:
                 arrays.append(plain(batch.column(given)))
-        return pa.RecordBatch.from_arrays(arrays, list(self.names))
+        return pa.RecordBatch.from_arrays(arrays, list(names))
 
 
 def open_parquet(path: Path, name: str | None = None) -> pq.ParquetFile:

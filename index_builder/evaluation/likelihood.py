@@ -2,9 +2,10 @@
 
 All point processes are scored on the same tokens of the same videos. A token covers a gap without engagement and the
 interval after the gap. The likelihood of a token is the probability that nothing happens in the gap and that the
-token's counts occur in the interval. A type is scored only in tokens from its first observation on. The simple point
-processes are the baselines. They are fitted on earlier videos, from what was observed before the first scored video was
-published.
+token's counts occur in the interval. The silence after a video's last token is scored like a gap. So the probabilities
+of all that may happen next sum to 1. ``index_builder.samples.exposure`` defines which types are scored in which tokens.
+The simple point processes are the baselines. They are fitted on earlier videos, from what was observed before the first
+scored video was published.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from index_builder.baselines.point_processes import ExponentialHawkes, Pace
+from index_builder.baselines.point_processes import ExponentialHawkes, Pace, log_likelihood
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
+from index_builder.evaluation.time_rescaling import Rescaled, expected_counts, rescaled, windows
 from index_builder.progress import progress
+from index_builder.samples.exposure import Exposure, exposure_of
 from model.bundle import Bundle, load_bundle
 from model.engagement.rows import cells_at
 from model.errors import DataError
 from model.features.tokens import Tokens, tokenize
 from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
-from model.mhp.pace import pace_before
+from model.mhp.pace import pace_rows
 
 FIT_VIDEOS: Final = 600
 """Maximum number of videos that the baselines are fitted on."""
@@ -47,7 +50,7 @@ BASELINES: Final[dict[str, Callable[[int], Pace | ExponentialHawkes]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Mean log-likelihood per token and type in nats, with its 95 % interval from a bootstrap over videos.
+    """Log-likelihood per token and type in nats, silences included, with its 95 % interval from a bootstrap over videos.
 
     ``tokens`` is the number of scored tokens.
     """
@@ -112,28 +115,37 @@ def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
     return out
 
 
+def before_rows(bundle: Bundle, tokens: Tokens, exposure: Exposure) -> tuple[Tensor, Tensor]:
+    """Return the state (m, d_model) and the pace (m, K, len(MEMORIES), 2) before each of m rows of the exposure."""
+    # Index -1 is the state without any token.
+    states = torch.cat([states_after(bundle, tokens), intensity_of(bundle).start.detach()[None]])
+    return states[torch.from_numpy(exposure.before)], torch.from_numpy(pace_rows(tokens)[exposure.before])
+
+
 @torch.no_grad()
-def mhp_log_likelihood(bundle: Bundle, tokens: Tokens) -> NDArray[np.float64]:
-    """Return the log-likelihood (n, K) of every token and type under the bundle's Mamba-Hawkes process.
+def mhp_log_likelihood(bundle: Bundle, tokens: Tokens, exposure: Exposure) -> NDArray[np.float64]:
+    """Return the log-likelihood (m, K) of every row and type under the bundle's Mamba-Hawkes process.
 
-    The log-likelihood is NaN where a type is not observed yet.
+    The log-likelihood is 0 where a type is not scored.
     """
-    head = intensity_of(bundle)
-    before = torch.roll(states_after(bundle, tokens), 1, 0)
-    before[torch.from_numpy(tokens.offsets[:-1][np.diff(tokens.offsets) > 0])] = head.start
-    previous, start, end = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.interval_s.T)
-    pace = torch.from_numpy(pace_before(tokens))
-    value = head.log_likelihood(before, pace, previous, start, end, torch.from_numpy(tokens.counts)).numpy()
-    return np.where(tokens.observed, value, np.nan)
+    arrays = (exposure.previous_s, exposure.bounds_s, exposure.counts)
+    value = intensity_of(bundle).log_likelihood(
+        *before_rows(bundle, tokens, exposure), *(torch.from_numpy(array) for array in arrays)
+    )
+    return np.asarray(value.numpy())
 
 
-def baseline_log_likelihood(name: str, learned: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-    """Return the log-likelihood (n, K) of ``tokens`` under the baseline ``name``, which is fitted on the tokens ``learned``.
+def baseline_log_likelihood(
+    name: str, learned: tuple[Tokens, Exposure], asked: tuple[Tokens, Exposure]
+) -> NDArray[np.float64]:
+    """Return the log-likelihood (m, K) of the rows of ``asked`` under the baseline ``name``, which is fitted on ``learned``.
 
-    ``name`` is one of BASELINES.
+    ``name`` is one of BASELINES. The log-likelihood is 0 where a type is not scored.
     """
-    kinds = range(tokens.counts.shape[1])
-    return np.stack([BASELINES[name](k).fit(learned).log_likelihood(tokens) for k in kinds], axis=1)
+    kinds = range(asked[1].counts.shape[1])
+    return np.stack(
+        [log_likelihood(asked[1], k, BASELINES[name](k).fit(*learned).means(*asked)) for k in kinds], axis=1
+    )
 
 
 def likelihoods(
@@ -144,11 +156,12 @@ def likelihoods(
     published_before_us: int | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> dict[str, Likelihood]:
+) -> tuple[dict[str, Likelihood], list[Rescaled]]:
     """Score the Mamba-Hawkes process and the baselines on videos published in [published_from, published_before).
 
     The rows of these videos up to the end of the data are used. ``advance`` is called with 1 after the Mamba-Hawkes
-    process and after each baseline. Return one ``Likelihood`` per process, keyed by name.
+    process and after each baseline. Return one ``Likelihood`` per process, keyed by name, and the time rescaling of the
+    Mamba-Hawkes process.
 
     Raises:
         DataError: the bundle has no Mamba-Hawkes process, its types differ from the data set's types, or there is no
@@ -167,37 +180,49 @@ def likelihoods(
     past = np.flatnonzero(published < published_from_us)
     if len(past) > FIT_VIDEOS:
         past = np.sort(np.random.default_rng(seed).choice(past, FIT_VIDEOS, replace=False))
-    tokens = tokens_of(observed, np.flatnonzero(held), observed.data.last_us() or 0)
-    learned = tokens_of(observed, past, published_from_us)
-    for name, found in (("from", tokens), ("before", learned)):
-        if not len(found.counts):
+    until_us = observed.data.last_us() or 0
+    asked = _rows(observed, np.flatnonzero(held), until_us)
+    learned = _rows(observed, past, published_from_us)
+    for name, found in (("from", asked), ("before", learned)):
+        if not found[1].n_counts:
             raise DataError(
                 f"published-from: no video published {name} this time has an engagement; "
                 "allowed: a time with such videos before and after it"
             )
     table = {}
     for name in ("M3TR", *BASELINES):
-        values = (
-            mhp_log_likelihood(bundle, tokens) if name == "M3TR" else baseline_log_likelihood(name, learned, tokens)
-        )
-        table[name] = _summary(tokens, values, seed)
+        values = mhp_log_likelihood(bundle, *asked) if name == "M3TR" else baseline_log_likelihood(name, learned, asked)
+        table[name] = _summary(asked[1], values, seed)
         if advance:
             advance(1)
-    return table
+    return table, time_rescaling(bundle, *asked, seed=seed)
 
 
-def _summary(tokens: Tokens, values: NDArray[np.float64], seed: int) -> Likelihood:
-    """Return the mean of ``values`` with its 95 % interval.
+def time_rescaling(bundle: Bundle, tokens: Tokens, exposure: Exposure, *, seed: int = 0) -> list[Rescaled]:
+    """Return the expected over the real counts of the bundle's process, by type and age."""
+    found = windows(exposure)
+    expected = expected_counts(intensity_of(bundle), *before_rows(bundle, tokens, exposure), exposure, found)
+    return rescaled(exposure, found, expected, bundle.manifest.types, seed=seed)
+
+
+def _rows(observed: Observed, videos: NDArray[np.int64], until_us: int) -> tuple[Tokens, Exposure]:
+    tokens = tokens_of(observed, videos, until_us)
+    return tokens, exposure_of(observed, videos, tokens, until_us)
+
+
+def _summary(exposure: Exposure, values: NDArray[np.float64], seed: int) -> Likelihood:
+    """Return the sum of ``values`` per scored count, with its 95 % interval.
 
     The bootstrap draws whole videos with replacement, because the errors of one video's tokens are correlated.
     """
-    owner = np.repeat(np.arange(len(tokens.offsets) - 1), np.diff(tokens.offsets))
-    known = np.isfinite(values)
-    total = np.bincount(owner, np.where(known, values, 0).sum(1), len(tokens.offsets) - 1)
-    count = np.bincount(owner, known.sum(1), len(tokens.offsets) - 1)
-    pick = np.random.default_rng(seed).integers(0, len(total), (_DRAWS, len(total)))
-    low, high = np.quantile(total[pick].sum(1) / count[pick].sum(1), (0.025, 0.975))
-    return Likelihood(float(total.sum() / count.sum()), float(low), float(high), len(values))
+    n_videos = len(exposure.offsets) - 1
+    owner = np.repeat(np.arange(n_videos), np.diff(exposure.offsets))
+    total = np.bincount(owner, values.sum(1), n_videos)
+    is_token = exposure.token >= 0
+    count = np.bincount(owner, exposure.scored.sum(1) * is_token, n_videos)
+    pick = np.random.default_rng(seed).integers(0, n_videos, (_DRAWS, n_videos))
+    low, high = np.quantile(total[pick].sum(1) / np.maximum(count[pick].sum(1), 1), (0.025, 0.975))
+    return Likelihood(float(total.sum() / count.sum()), float(low), float(high), int(is_token.sum()))
 
 
 def score_likelihood(
@@ -211,7 +236,7 @@ def score_likelihood(
     loaded = load_bundle(bundle)
     observed = Observed.of(load_dataset(data), loaded.manifest.metric)
     with progress("log-likelihood", 1 + len(BASELINES)) as bar:
-        table = likelihoods(
+        table, ratios = likelihoods(
             loaded,
             observed,
             published_from_us=published_from_us,
@@ -223,5 +248,18 @@ def score_likelihood(
         shown.add_column(name, justify="left" if name == "process" else "right")
     for name, row in sorted(table.items(), key=lambda item: -item[1].mean):
         shown.add_row(name, f"{row.mean:,.4f}", f"{row.low:,.3f} to {row.high:,.3f}", f"{row.tokens:,}")
-    Console(width=120 if not Console().is_terminal else None).print(shown)
+    console = Console(width=120 if not Console().is_terminal else None)
+    console.print(shown)
+    console.print(_ratio_table(ratios))
     return table
+
+
+def _ratio_table(ratios: list[Rescaled]) -> Table:
+    shown = Table(title="Time rescaling: expected over real counts of M3TR, which should be 1")
+    for name in ("type", "age", "expected", "counted", "ratio", "95 % by video"):
+        shown.add_column(name, justify="left" if name in ("type", "age") else "right")
+    for row in ratios:
+        age = "all" if row.from_h is None else f"from {row.from_h:g} h"
+        interval = f"{row.low:,.3f} to {row.high:,.3f}"
+        shown.add_row(row.type, age, f"{row.expected:,.0f}", f"{row.counted:,.0f}", f"{row.ratio:,.3f}", interval)
+    return shown

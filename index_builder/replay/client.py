@@ -17,7 +17,7 @@ import httpx
 import orjson
 import tenacity
 
-from model.engagement.video import METADATA, Video
+from model.engagement.video import Video
 from model.errors import M3TRError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,7 +25,6 @@ _BUSY: Final = frozenset((429, 503))
 _ABOUT_CONTENT: Final = frozenset((400, 409, 413, 414, 422, 431))
 _BACKOFF: Final = tenacity.wait_exponential(multiplier=0.1, max=5.0)
 """Waiting times of 0.1 s, 0.2 s, ... up to 5 s between the attempts of a call."""
-_CONTENT: Final = tuple(declared.name for declared in METADATA)
 
 
 class ServiceError(M3TRError):
@@ -92,8 +91,7 @@ class Client:
             Refused: the service does not accept this video.
             ServiceError: the call failed for another reason.
         """
-        body: dict[str, Any] = {"published_at": iso8601(video.published_us)}
-        body |= {name: value for name in _CONTENT if (value := getattr(video, name)) is not None}
+        body: dict[str, Any] = {"published_at": iso8601(video.published_us), **video.metadata()}
         self._call("PUT", f"/videos/{_segment(video.video_id)}", orjson.dumps(body), "application/json")
 
     def post_rows(self, path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
+from index_builder.samples.exposure import Exposure
 from index_builder.samples.samples import Samples
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.content.ngrams import video_bags
@@ -36,6 +37,7 @@ class ContentInputs:
     ``ngram_ids[ngram_offsets[v]:ngram_offsets[v + 1]]``.
     ``category`` and ``language`` (V,) int64: codes.
     ``static`` (V, N_STATIC) float32: static features.
+    ``attributes`` (V, width) float32: features of the attributes, of width 0 if the schema declares none.
     """
 
     sentence: NDArray[np.float32]
@@ -44,6 +46,7 @@ class ContentInputs:
     category: NDArray[np.int64]
     language: NDArray[np.int64]
     static: NDArray[np.float32]
+    attributes: NDArray[np.float32]
 
 
 def encode_text(videos: Sequence[Video], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
@@ -77,6 +80,7 @@ def content_inputs(
         np.array([schema.category(v) for v in videos], dtype=np.int64),
         np.array([schema.language(v) for v in videos], dtype=np.int64),
         schema.static(videos),
+        schema.attribute_features(videos),
     )
 
 
@@ -153,10 +157,13 @@ def creator_rows(
 class Corpus:
     """All inputs of training: token sequences of all videos, samples with their creator features, and content inputs.
 
-    ``pace`` (n, K, M, 2) float32 is the pace before each of n tokens. ``model.mhp.pace`` explains the pace.
+    ``exposure``: what the likelihood scores of the tokens.
+    ``pace`` (n + 1, K, M, 2) float32: pace after each of n tokens, then the pace without any token. ``model.mhp.pace``
+    explains the pace.
     """
 
     tokens: Tokens
+    exposure: Exposure
     pace: NDArray[np.float32]
     samples: Samples
     creator: NDArray[np.float32]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from index_builder.samples.samples import Samples
 from model.bank.neighbours import N_NEIGHBOUR, combine, fill_features
 from model.features.creator import N_GROWTH, known_points
-from model.growth.curve_kernels import age_bucket, growth_horizons_us
+from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import Curves
 
 _BLOCK = 512
@@ -73,7 +73,7 @@ def find_candidates(
     bank: BankArrays,
     samples: Samples,
     content: NDArray[np.float32],
-    hidden: NDArray[np.float32],
+    trajectory: NDArray[np.float32],
     *,
     limit: int,
     bank_videos: int,
@@ -81,13 +81,13 @@ def find_candidates(
 ) -> Candidates:
     """Return the candidates of every sample.
 
-    ``content`` (V, Dc) and ``hidden`` (N, Dt) have rows of unit length. The centre of the states is already subtracted
-    from ``hidden``. ``report`` is called with the number of samples just searched.
+    ``content`` (V, Dc) and ``trajectory`` (N, Dt) have rows of unit length, or of length zero if they are missing.
+    ``report`` is called with the number of samples just searched.
     """
     n = len(samples.video)
     video = np.full((n, 2 * limit), -1, dtype=np.int64)
     cosines = np.full((2, n, 2 * limit), np.nan)
-    buckets = age_bucket((samples.age_s * 1e6).astype(np.int64))
+    buckets = np.maximum(samples.bucket, 0)
     position = np.full((int(buckets.max(initial=0)) + 1, len(bank.published_us)), -1, dtype=np.int64)
     known = bank.trajectory_bucket < len(position)
     position[bank.trajectory_bucket[known], bank.trajectory_video[known]] = np.flatnonzero(known)
@@ -119,11 +119,9 @@ def find_candidates(
             vectors = (
                 bank.trajectory[np.maximum(at, 0)]
                 if len(bank.trajectory)
-                else np.zeros((len(window), hidden.shape[1]), np.float32)
+                else np.zeros((len(window), trajectory.shape[1]), np.float32)
             )
-            queries = np.where(samples.cold[rows, None], 0, hidden[rows]).astype(np.float32)
-            by_trajectory = _cosines(queries, vectors, usable, now, window, samples.video[rows])
-            by_trajectory[samples.cold[rows]] = np.nan
+            by_trajectory = _cosines(trajectory[rows], vectors, usable, now, window, samples.video[rows])
             _union(by_content, by_trajectory, lo, limit, video, cosines, rows)
             report(len(rows))
     return Candidates(video, cosines[0], cosines[1])

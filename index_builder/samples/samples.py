@@ -3,7 +3,7 @@
 A sample is a pair (video, now). The labels of a sample are real later observations. A horizon has no label if its end
 was not observed.
 
-    counters    Cut points are at snapshots, and at random times up to a day after some of the snapshots.
+    counters    Cut points are at random snapshots, and at random times up to a day after some of these snapshots.
     events      Cut points are at random ages.
 
 Each video has one additional early cut point: before the first snapshot for counters, or in the first hour for events.
@@ -22,6 +22,7 @@ from model.cascade import Cascade, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.rows import cells_at, rows_until
 from model.engagement.types import metric_types
+from model.features.shape import shape_bucket, shapes
 from model.features.summary import summaries
 from model.features.tokens import tokenize
 
@@ -46,6 +47,8 @@ class Samples:
     (see ``model.features.tokens``).
     ``last`` (N, F) float32: features of the newest token, zeros if there is none.
     ``summary`` (N, n_summary) float32: summary features.
+    ``shape`` (N, D) float32 and ``bucket`` (N,) int64: shape of the curve so far, and the index of its nominal age, or -1
+    (see ``model.features.shape``). The shape is not centred.
     ``expected`` (N, N_GRID + 1) float32: growth that a cascade expects. The width is 0 without a cascade.
     ``cascade`` (N, N_CASCADE) float32: features of the cascade. The width is 0 without a cascade.
     ``horizon_s`` and ``growth`` (N, J) float64: J horizons in seconds, and the growth over each. Growth is NaN where
@@ -63,6 +66,8 @@ class Samples:
     branch_clock: NDArray[np.float32]
     last: NDArray[np.float32]
     summary: NDArray[np.float32]
+    shape: NDArray[np.float32]
+    bucket: NDArray[np.int64]
     expected: NDArray[np.float32]
     cascade: NDArray[np.float32]
     horizon_s: NDArray[np.float64]
@@ -88,6 +93,8 @@ def _cut_times(
     else:
         rows = snapshot_rows(observed.metric)
         video = np.searchsorted(observed.metric.offsets, rows, side="right") - 1
+        drawn = _draw(video, per_video, rng)
+        rows, video = rows[drawn], video[drawn]
         now = observed.metric.time_us[rows]
         chosen = rng.random(len(rows)) < 0.25
         delay = np.exp(rng.uniform(np.log(0.1), np.log(24.0), len(rows))) * HOUR_US
@@ -105,6 +112,13 @@ def _cut_times(
     video, now = video[fits], now[fits]
     order = np.lexsort((now, video))
     return video[order], now[order]
+
+
+def _draw(video: NDArray[np.int64], per_video: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the sorted indices of at most ``per_video`` rows of each video, drawn at random. ``video`` is sorted."""
+    order = np.lexsort((rng.random(len(video)), video))
+    rank = np.arange(len(video)) - np.searchsorted(video, video)
+    return np.sort(order[rank < per_video])
 
 
 def _labels(
@@ -179,6 +193,7 @@ def read_samples(
             np.where(some[:, None], tokens.clock[newest], 0) if has_tokens else np.zeros_like(tokens.read_clock)
         )
         age_s = (now[at] - published[at]) / SECOND_US
+        bucket = shape_bucket(tokens.known_until_s)
         expected, numbers = np.zeros((len(at), 0), np.float32), np.zeros((len(at), 0), np.float32)
         if cascade is not None:
             expected, process = cascade.growth(tokens, age_s, metric, followers[video[at]], published[at] / SECOND_US)
@@ -192,11 +207,13 @@ def read_samples(
                 last.astype(np.float32),
                 tokens.cold,
                 summaries(tokens, age_s, metric),
+                shapes(tokens, np.arange(len(at)), bucket, metric),
+                bucket,
                 expected,
                 numbers,
             )
         )
-    position, pending, branch, branch_clock, last, cold, summary, expected, numbers = (
+    position, pending, branch, branch_clock, last, cold, summary, shape, bucket, expected, numbers = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     value_now = observed.count_at(video, now)
@@ -213,6 +230,8 @@ def read_samples(
         branch_clock.astype(np.float32),
         last,
         summary,
+        shape,
+        bucket,
         expected,
         numbers,
         horizon_us / SECOND_US,

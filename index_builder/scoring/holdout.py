@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from index_builder.datasets.dataset import DataSet
 from index_builder.samples.samples import Samples
 from index_builder.scoring.metrics import score
-from model.engagement.bins import SECOND_US
-from model.growth.curve_kernels import age_bucket
 from model.quantiles.calibration import Calibration
 from model.quantiles.head import MEDIAN, N_CENTRE, QUANTILES, joined
 
 _MIN_FORECASTS: Final = 30
 """Minimum number of forecasts in a cell of the scores."""
+_AGES_H: Final = 0.25 * 2.0 ** np.arange(12)
+"""Ages in hours that divide the cells of the scores. Each cell covers one doubling of the age."""
 
 
 LEVEL_WEIGHTS: Final = tuple(1 / 3 if at == MEDIAN else (2 / 3) / (len(QUANTILES) - 1) for at in range(len(QUANTILES)))
@@ -57,7 +57,9 @@ def holdout_scores(
     stretched = calibrated(samples, parts, calibration)
     cells: dict[str, Any] = {}
     warm = np.broadcast_to(~samples.cold[:, None], samples.growth.shape)
-    bucket = np.broadcast_to(age_bucket((samples.age_s * SECOND_US).astype(np.int64))[:, None], samples.growth.shape)
+    bucket = np.broadcast_to(
+        np.searchsorted(_AGES_H, samples.age_s / 3600, side="right")[:, None], samples.growth.shape
+    )
     known = np.isfinite(samples.growth)
     for name, rows in [("pooled", known & warm), ("cold start", known & ~warm)] + [
         (f"age bucket {b}", known & warm & (bucket == b)) for b in np.unique(bucket).tolist()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, LAYOUT, VIDEOS_FILE, table_of
 from index_builder.progress import progress
 from index_builder.simulation.engagement import Engagement, engage
+from index_builder.simulation.shapes import read_hourly
 from index_builder.simulation.videos import DAY_US, LIFE_DAYS, Content, invent, timestamps
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
@@ -51,6 +52,8 @@ def simulate(
     days: float = 60,
     start_us: int = DEFAULT_START_US,
     counters: bool = False,
+    shapes: int = 0,
+    drift_us: int | None = None,
 ) -> Simulation:
     """Write a synthetic data set to the folder ``out``. Two calls with the same arguments write the same columns.
 
@@ -61,25 +64,51 @@ def simulate(
         days: number of days over which videos are published. Rows continue for ``LIFE_DAYS[0]`` more days.
         start_us: time of the first publication in microseconds UTC.
         counters: write snapshots of cumulative counters instead of events.
+        shapes: number of classes whose curves have different shapes; see ``index_builder.simulation.shapes``. With 0,
+            engagement is a self-exciting process. Otherwise the data are hourly counters.
+        drift_us: time of publication from which each class grows differently, in microseconds UTC. This needs
+            ``shapes``.
 
     Raises:
         DataError: an argument is out of range, or ``out`` already contains a data set.
     """
     end_us = start_us + int((days + LIFE_DAYS[0]) * DAY_US)
     _refuse(out, videos, seed, days, end_us)
+    if shapes < 0 or shapes == 1 or (drift_us is not None and not shapes):
+        raise DataError(f"shapes: {shapes} is not allowed; allowed: 0, or 2 or more; a drift needs 2 or more")
     rng = np.random.default_rng(seed)
     content = invent(rng, videos, start_us, int(days * DAY_US), end_us)
     with progress("simulate", videos) as bar:
-        events = engage(rng, content)
-        counts = np.bincount(events.video, minlength=videos)
-        bar.advance(videos, note=f"{len(events.video):,} events")
+        if shapes:
+            rows, counts = _shaped(rng, content, shapes, drift_us)
+        else:
+            events = engage(rng, content)
+            counts = np.bincount(events.video, minlength=videos)
+            rows = _snapshots(rng, content, events) if counters else _events(content, events)
+        bar.advance(videos, note=f"{int(counts.sum()):,} engagements")
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"m3tr.synthetic": "true", "m3tr.generator": "m3tr-build simulate", "m3tr.seed": str(seed)}
     _write(out / VIDEOS_FILE, content.columns, metadata)
-    rows = _snapshots(rng, content, events) if counters else _events(content, events)
-    _write(out / (COUNTERS_FILE if counters else EVENTS_FILE), rows, metadata)
-    (out / "README.txt").write_text(_readme(videos, seed, days, start_us, len(events.video), counters), "utf-8")
+    _write(out / (COUNTERS_FILE if counters or shapes else EVENTS_FILE), rows, metadata)
+    options = f"{' --counters' if counters else ''}{f' --shapes {shapes}' if shapes else ''}"
+    if drift_us is not None:
+        options += f" --drift {_iso(drift_us)}"
+    text = _readme(videos, seed, days, start_us, int(counts.sum()), options, _SHAPES if shapes else _PROCESS)
+    (out / "README.txt").write_text(text, "utf-8")
     return Simulation(content, counts, end_us)
+
+
+def _shaped(
+    rng: np.random.Generator, content: Content, shapes: int, drift_us: int | None
+) -> tuple[dict[str, pa.Array], Ints]:
+    """Return hourly counters of videos with shapes, and the last count of each video's engagements."""
+    _, video, time_us, totals = read_hourly(rng, content, shapes, drift_us)
+    rows = {"video_id": content.columns["video_id"].take(pa.array(video)), "time": timestamps(time_us)}
+    for column, name in enumerate(COUNTER_COLUMNS):
+        rows[name] = pa.array(totals[:, column])
+    counts = np.zeros(len(content.published_us), np.int64)
+    np.maximum.at(counts, video, totals.sum(1))
+    return rows, counts
 
 
 def _events(content: Content, events: Engagement) -> dict[str, pa.Array]:
@@ -142,12 +171,21 @@ def _refuse(out: Path, videos: int, seed: int, days: float, end_us: int) -> None
         raise DataError(f"{out}: already contains {', '.join(there)}; choose another folder or remove the files")
 
 
-def _readme(videos: int, seed: int, days: float, start_us: int, events: int, counters: bool) -> str:
-    start = datetime.fromtimestamp(start_us / SECOND_US, UTC)
+_PROCESS: Final = """from a marked, mutually exciting (Hawkes) process with power-law
+memory. Creator, topic, title words and duration influence how much engagement a video attracts.
+"""
+_SHAPES: Final = """read hourly. The shape of a video's first day tells how much it
+grows on the next days. Its level does not. Creator, topic, title words and duration influence the level only.
+"""
+
+
+def _iso(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us / SECOND_US, UTC):%Y-%m-%dT%H:%M:%S}Z"
+
+
+def _readme(videos: int, seed: int, days: float, start_us: int, engagements: int, options: str, source: str) -> str:
     return (
         "SYNTHETIC DATA. A program invented every video, creator and engagement here. Nothing was observed.\n\n"
-        f"m3tr-build simulate --videos {videos} --seed {seed} --days {days:g} --start {start:%Y-%m-%dT%H:%M:%S}Z"
-        f"{' --counters' if counters else ''}\n\n"
-        f"{videos} videos with {events} engagements, from a marked, mutually exciting (Hawkes) process with power-law\n"
-        "memory. Creator, topic, title words and duration influence how much engagement a video attracts.\n"
+        f"m3tr-build simulate --videos {videos} --seed {seed} --days {days:g} --start {_iso(start_us)}{options}\n\n"
+        f"{videos} videos with {engagements} engagements, {source}"
     )

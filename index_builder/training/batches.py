@@ -42,9 +42,17 @@ class Batch:
 
 
 def batches(
-    samples: Samples, max_tokens: int, *, rng: np.random.Generator | None = None, max_cuts: int = 8
+    samples: Samples,
+    max_tokens: int,
+    *,
+    scanned: NDArray[np.int64] | None = None,
+    rng: np.random.Generator | None = None,
+    max_cuts: int = 8,
 ) -> Iterator[Batch]:
     """Yield batches that contain every video of ``samples`` once.
+
+    The tokens before the newest cut point of each video are scanned. With ``scanned`` (V,), at least the first
+    ``scanned`` tokens of each video are scanned.
 
     With ``rng``, the batches are shuffled and contain up to ``max_cuts`` samples per video, drawn at random. Without
     ``rng``, the batches are in order of length and contain all samples.
@@ -52,6 +60,8 @@ def batches(
     videos, first = np.unique(samples.video, return_index=True)
     last = np.append(first[1:], len(samples.video))
     length = np.maximum.reduceat(samples.position, first) if len(first) else first
+    if scanned is not None:
+        length = np.maximum(length, scanned[videos])
     order = np.argsort(length + (rng.random(len(length)) * 4 if rng else 0), kind="stable")
     groups: list[list[int]] = []
     longest = 0

@@ -157,18 +157,19 @@ class BundleWriter:
 
     def _fill_bank(self, model: TrainedModel, folder: Path, step: str = "fill bank") -> None:
         """Fill the bank of a bundle that has no rates yet. ``step`` is the displayed name of the step."""
-        plan, limit = self.plan, self.plan.config.bank_videos
+        plan = self.plan
+        members = bank_members(plan.observed, plan.as_of_us, plan.config.bank_videos)
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
-            plan.step(step, len(bank_members(plan.observed, plan.as_of_us, limit))) as advance,
-            EmbeddedBank.build(folder / BANK, CONTENT_DIM, plan.shape.d_model) as bank,
+            plan.step(step, len(members)) as advance,
+            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.centre.shape[1]) as bank,
         ):
             fill_bank(
                 bank,
                 forecaster,
                 plan.observed,
                 plan.as_of_us,
-                limit=limit,
+                members,
                 sentence=model.objective.corpus.content.sentence,
                 advance=lambda n: advance(n),
             )

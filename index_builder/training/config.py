@@ -63,9 +63,9 @@ class TrainConfig:
     max_age_h: float = 720.0
     """Maximum age of a training sample in hours."""
     cuts_per_video: int = 0
-    """Number of cut points per video if the metric is fed by events. With 0, the number is 16, or 64 if there are few videos.
+    """Number of cut points per video. With 0, the number is 16, or 64 if there are few videos.
 
-    If the metric is fed by counters, there is a cut point at every snapshot.
+    If the metric is fed by counters, cut points are at snapshots, so a video with fewer snapshots has fewer cut points.
     """
     labels_per_cut: int = 6
     """Number of labels per sample. A label is a later observation that the model learns from."""
@@ -89,6 +89,10 @@ class TrainConfig:
 
     With bfloat16, the scan stays float32. With auto, the precision is bfloat16 on CUDA and float32 on a CPU.
     """
+    attributes: tuple[str, ...] | None = None
+    """Further columns of videos.parquet that the model reads. By default, the columns are chosen by their values."""
+    exclude: tuple[str, ...] = ()
+    """Further columns of videos.parquet that the model does not read."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -135,6 +139,9 @@ class TrainConfig:
                 raise DataError(f"{name}: {value!r}; allowed: {allowed}{', or -1' if name in _DEPEND_ON_SIZE else ''}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+        for name, given in (("attributes", self.attributes or ()), ("exclude", self.exclude)):
+            if not isinstance(given, tuple) or not all(isinstance(item, str) for item in given):
+                raise DataError(f"{name}: {given!r}; allowed: a list of names of columns")
         for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
@@ -185,4 +192,5 @@ class TrainConfig:
         names = {field.name for field in dataclasses.fields(TrainConfig)}
         if unknown := sorted(set(values) - names):
             raise DataError(f"{path}: {unknown[0]!r} is not a setting; allowed: {', '.join(sorted(names))}")
-        return TrainConfig(**values)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return TrainConfig(**values | lists)

@@ -11,18 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.samples.exposure import exposure_of
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.objective import Encoded, NeighbourInputs, Objective
+from index_builder.training.objective import NeighbourInputs, Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.features.shape import centre_of
 from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
@@ -37,14 +39,14 @@ class TrainingInputs:
     ``curves``: growth curves up to the as-of time.
     ``content``: inputs of the content network.
     ``tokens``: token sequences.
-    ``pace_before`` (n, K, M, 2) float32: pace before each of n tokens.
+    ``pace_rows`` (n + 1, K, M, 2) float32: pace after each of n tokens, and without any token.
     ``checkpoints``: folder for checkpoints.
     """
 
     curves: Curves
     content: ContentInputs
     tokens: Tokens
-    pace_before: NDArray[np.float32]
+    pace_rows: NDArray[np.float32]
     checkpoints: Path
 
 
@@ -68,7 +70,7 @@ class TrainedModel:
     ``pace``: the usual pace of growth.
     ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
-    ``centre`` (d_model,): vector that is subtracted from states to make trajectory vectors.
+    ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     """
@@ -119,7 +121,18 @@ class ModelFit:
         pass is kept.
         """
         plan, config, inputs = self._plan, self._config, self._inputs
-        corpus = Corpus(inputs.tokens, inputs.pace_before, self.samples.samples, self.samples.creator, inputs.content)
+        published = plan.data.published_us
+        # The holdout's videos are published after the time up to which the model learns.
+        watched = np.where(published <= self._until_us, self._until_us, plan.until_us)
+        every = np.arange(len(published))
+        corpus = Corpus(
+            inputs.tokens,
+            exposure_of(plan.observed, every, inputs.tokens, watched),
+            inputs.pace_rows,
+            self.samples.samples,
+            self.samples.creator,
+            inputs.content,
+        )
         objective = Objective(
             self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
         )
@@ -153,9 +166,7 @@ class ModelFit:
         similarity = None
         fit_neighbours, holdout_neighbours = NeighbourInputs.none(len(fit)), NeighbourInputs.none(len(holdout))
         if config.parts.neighbours:
-            similarity, fit_neighbours, holdout_neighbours = self._find_neighbours(
-                objective, (fit, fit_states), (holdout, holdout_states)
-            )
+            similarity, fit_neighbours, holdout_neighbours = self._find_neighbours(objective, fit, holdout)
         judged, states, found = (
             holdout.take(stopping),
             holdout_states.hidden[stopping],
@@ -177,7 +188,7 @@ class ModelFit:
         return model, HoldoutForecasts(holdout, parts, plain)
 
     def _find_neighbours(
-        self, objective: Objective, *sample_sets: tuple[SampleSet, Encoded]
+        self, objective: Objective, *sample_sets: SampleSet
     ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
         """Find the neighbours of the samples of two sample sets.
 
@@ -185,14 +196,10 @@ class ModelFit:
         first set.
         """
         plan = self._plan
-        with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
-            bank = PointInTimeBank.of(
-                plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
-            )
-            candidates = [
-                bank.candidates(sample_set, states, lambda n: advance(n)) for sample_set, states in sample_sets
-            ]
-        (fit, _), (holdout, _) = sample_sets
+        with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
+            bank = PointInTimeBank.of(plan.observed, self._curves, objective, self._config, plan.max_horizon_us)
+            candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
+        fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
             (weight, bank.centre),
@@ -206,7 +213,10 @@ class ModelFit:
         similarity: tuple[float, NDArray[np.float32]] | None,
         stages: dict[str, EarlyStopping],
     ) -> TrainedModel:
-        without = self._config.parts.fixed_weight or 0.0, np.zeros(self._plan.shape.d_model, np.float32)
+        without = (
+            self._config.parts.fixed_weight or 0.0,
+            centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
+        )
         weight, centre = similarity or without
         return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
 
@@ -246,6 +256,7 @@ class ModelFit:
             parts=config.parts,
             cascade=self.cascade is not None,
             small_head=plan.few,
+            attributes=plan.schema.attribute_layout,
         )
         if group.size > 1:
             torch.manual_seed(plan.seed * group.size + group.rank)

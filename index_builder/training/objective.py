@@ -94,6 +94,7 @@ class Objective:
         self.batch_tokens = batch_tokens
         self._max_horizon_s = max_horizon_s
         self._lengths = np.diff(corpus.tokens.offsets)
+        self.scored_tokens = np.diff(corpus.exposure.offsets) - 1
         cascade = corpus.samples.cascade.shape[1] > 0
         self._delta = _CASCADE_DELTA if cascade else _DELTA
         self._squared_weight = _CASCADE_SQUARED_WEIGHT if cascade else _SQUARED_WEIGHT
@@ -121,11 +122,10 @@ class Objective:
         )
         return out
 
-    def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    def scan(self, samples: Samples, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scan the tokens of a batch of B videos, up to L tokens per video.
 
-        Return the hidden states (L, B, d) after every token, the states (n, d) at the batch's n real cut points, and
-        the indices (L, B) of the tokens.
+        Return the hidden states (L, B, d) after every token, and the states (n, d) at the batch's n real cut points.
         """
         tokens = self.corpus.tokens
         step = np.arange(batch.length)[:, None]
@@ -133,7 +133,7 @@ class Objective:
         index = np.minimum(index, max(len(tokens.features) - 1, 0))
         if not self.net.parts.mhp:
             hidden = torch.zeros(*index.shape, self.net.mhp.shape.d_model, device=self.device)
-            return hidden, hidden.new_zeros(int(batch.real.sum()), hidden.shape[-1]), index
+            return hidden, hidden.new_zeros(int(batch.real.sum()), hidden.shape[-1])
         rows = batch.rows
         hidden, read = self.net.mhp(
             self.put(tokens.features[index]),
@@ -143,7 +143,7 @@ class Objective:
             self.put(samples.branch_clock[rows]),
             self.put(samples.pending[rows]),
         )
-        return hidden, read[self.put(batch.real)], index
+        return hidden, read[self.put(batch.real)]
 
     def target(self, sample_set: SampleSet, rows: NDArray[np.int64], hidden: Tensor) -> Tensor:
         """Return the head's input (n, target_dim) for samples ``rows`` (n,) of the set. ``hidden`` (n, d) are their states."""
@@ -160,6 +160,7 @@ class Objective:
             put(c.static[video]),
             put(c.category[video]),
             put(c.language[video]),
+            put(c.attributes[video]) if self.net.attributes is not None else None,
         )
 
     def fit_scales(self, sample_set: SampleSet) -> None:
@@ -168,13 +169,12 @@ class Objective:
         The bins of the number encoding are fitted to the warm samples. The initial intensities are fitted to the
         usual rates of the samples' videos.
         """
-        samples, tokens = sample_set.samples, self.corpus.tokens
-        mine = np.zeros(len(tokens.offsets) - 1, np.bool_)
-        mine[samples.video] = True
-        at = np.flatnonzero(mine.repeat(self._lengths))
-        self.net.intensity.fit(
-            *(self.put(a[at]) for a in (tokens.counts, tokens.interval_s, tokens.observed, self.corpus.pace))
+        samples, exposure = sample_set.samples, self.corpus.exposure
+        rows = self._scored_rows(np.unique(samples.video))
+        counts, bounds_s, previous_s = (
+            self.put(a[rows]) for a in (exposure.counts, exposure.bounds_s, exposure.previous_s)
         )
+        self.net.intensity.fit(counts, bounds_s, previous_s, self.put(self.corpus.pace[exposure.before[rows]]))
         warm = np.flatnonzero(~samples.cold)
         if len(warm):
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]
@@ -237,18 +237,37 @@ class Objective:
         )
         return ((pinball + self._squared_weight * squared) * weight).sum() / weight.sum().clamp(min=1e-6)
 
-    def log_likelihood(self, batch: Batch, hidden: Tensor, index: NDArray[np.int64]) -> Tensor:
-        """Return the mean log-likelihood per token and type of the batch. ``hidden`` and ``index`` are results of ``scan``."""
-        tokens = self.corpus.tokens
-        before = torch.cat([self.net.intensity.start.expand(1, hidden.shape[1], -1), hidden[:-1]])
-        real = np.arange(batch.length)[:, None] < np.minimum(self._lengths[batch.videos], batch.length)
-        at, mask = index[real], self.put(real)
-        previous, start, end = (self.put(column) for column in tokens.interval_s[at].T)
-        value = self.net.intensity.log_likelihood(
-            before[mask], self.put(self.corpus.pace[at]), previous, start, end, self.put(tokens.counts[at])
+    def _scored_rows(self, videos: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of the exposure of ``videos`` (n,)."""
+        offsets = self.corpus.exposure.offsets
+        sizes = offsets[videos + 1] - offsets[videos]
+        first = np.repeat(offsets[videos] - np.append(0, np.cumsum(sizes)[:-1]), sizes)
+        return np.asarray(first + np.arange(sizes.sum()))
+
+    def log_likelihood(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, int]:
+        """Return the summed log-likelihood of the batch, and the number of scored counts. ``hidden`` is a result of ``scan``."""
+        exposure, offsets = self.corpus.exposure, self.corpus.tokens.offsets
+        rows = self._scored_rows(batch.videos)
+        column = np.repeat(
+            np.arange(len(batch.videos)), exposure.offsets[batch.videos + 1] - exposure.offsets[batch.videos]
         )
-        observed = self.put(tokens.observed[at])
-        return (value * observed).sum() / observed.sum().clamp(min=1)
+        before = exposure.before[rows]
+        # The first state is the state before any token.
+        states = torch.cat([self.net.intensity.start.expand(1, hidden.shape[1], -1), hidden])
+        step = np.where(before >= 0, before - offsets[batch.videos][column] + 1, 0)
+        pace, previous_s, bounds_s, counts = (
+            self.put(a)
+            for a in (
+                self.corpus.pace[before],
+                exposure.previous_s[rows],
+                exposure.bounds_s[rows],
+                exposure.counts[rows],
+            )
+        )
+        value = self.net.intensity.log_likelihood(
+            states[self.put(step), self.put(column)], pace, previous_s, bounds_s, counts
+        )
+        return value.sum(), int(np.isfinite(exposure.bounds_s[rows][exposure.token[rows] >= 0, :, 0]).sum())
 
     @torch.no_grad()
     def every_content(self) -> NDArray[np.float32]:
@@ -266,7 +285,7 @@ class Objective:
         hidden = np.zeros((len(sample_set), self.net.mhp.shape.d_model), np.float32)
         out = np.zeros((*samples.growth.shape, N_PARTS), np.float32)
         for batch in batches(samples, self.batch_tokens):
-            _, read, _ = self.scan(samples, batch)
+            _, read = self.scan(samples, batch)
             rows = batch.rows[batch.real]
             parts = self.parts(samples, rows, self.alone(self.target(sample_set, rows, read)))
             hidden[rows], out[rows] = read.cpu().numpy(), parts.clamp(min=0).cpu().numpy()
@@ -292,15 +311,16 @@ class Objective:
 
     @torch.no_grad()
     def mean_log_likelihood(self, samples: Samples) -> float:
-        """Return the mean log-likelihood per token and type over the videos of ``samples``.
+        """Return the log-likelihood per token and type over the videos of ``samples``, silences included.
 
         The mean is NaN if the network has no Mamba-Hawkes process.
         """
         if not self.net.parts.mhp:
             return float("nan")
         self.net.eval()
-        values = []
-        for batch in batches(samples, self.batch_tokens):
-            hidden, _, index = self.scan(samples, batch)
-            values.append(float(self.log_likelihood(batch, hidden, index)))
-        return float(np.mean(values)) if values else float("nan")
+        total, number = 0.0, 0
+        for batch in batches(samples, self.batch_tokens, scanned=self.scored_tokens):
+            hidden, _ = self.scan(samples, batch)
+            value, counts = self.log_likelihood(batch, hidden)
+            total, number = total + float(value), number + counts
+        return total / number if number else float("nan")

@@ -47,8 +47,9 @@ class _Head(nn.Module):
         language: Tensor,
         neighbours: Tensor,
         mask: Tensor,
+        attributes: Tensor | None = None,
     ) -> Tensor:
-        target = self.net.target(hidden, read, last, summary, content, creator, static, category, language)
+        target = self.net.target(hidden, read, last, summary, content, creator, static, category, language, attributes)
         out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))
         return out
 
@@ -108,6 +109,9 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
         },
         folder / "content.onnx",
     )
+    attributes = {}
+    if net.attributes is not None:
+        attributes["attributes"] = torch.zeros(n, net.attributes.layout.width)
     _export(
         _Head(net),
         {
@@ -122,6 +126,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
             "language": torch.zeros(n, dtype=torch.int64),
             "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR),
             "mask": torch.ones(n, neighbours),
+            **attributes,
         },
         folder / "head.onnx",
     )

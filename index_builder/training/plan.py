@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import numpy as np
 
+from index_builder.datasets.attributes.choice import MIN_VIDEOS, choose_attributes
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
@@ -20,15 +20,12 @@ from model.features.schema import Schema
 from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
 
-_MIN_VIDEOS_PER_NAME: Final = 20
-"""Minimum number of videos per category or language. The model does not distinguish categories and languages with fewer videos."""
-
 
 class Plan:
     """The plan of one training run.
 
     ``few`` is True if the data set has few videos. Videos published up to ``split_us`` are for training, and later
-    videos are the holdout. Only rows up to ``until_us`` are read.
+    videos are the holdout. Only rows up to ``until_us`` are read. ``choices`` says which attributes the model reads.
     """
 
     def __init__(
@@ -49,6 +46,8 @@ class Plan:
         span = self.until_us - int(published[0])
         self.max_horizon_us = int(min(config.max_horizon_h * HOUR_US, max(span // 2, HOUR_US)))
         self.max_age_us = int(config.max_age_h * HOUR_US)
+        given = [video.attributes for video in self.data.videos]
+        self.choices = choose_attributes(given, only=config.attributes, exclude=config.exclude)
         self.schema = Schema(
             self.data.types,
             observed.name,
@@ -56,6 +55,7 @@ class Plan:
             self.max_age_us,
             _names(v.category for v in self.data.videos),
             _names(v.language for v in self.data.videos),
+            tuple(choice.attribute for choice in self.choices if choice.attribute is not None),
         )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
 
@@ -73,4 +73,4 @@ class Plan:
 
 def _names(values: Iterator[str | None]) -> tuple[str, ...]:
     counted = Counter(value for value in values if value)
-    return tuple(sorted(name for name, n in counted.items() if n >= _MIN_VIDEOS_PER_NAME))
+    return tuple(sorted(name for name, n in counted.items() if n >= MIN_VIDEOS))

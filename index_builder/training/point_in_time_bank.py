@@ -1,6 +1,7 @@
 """Finds neighbours for training: the neighbours that a bank would have returned at a past time.
 
-The vectors come from the network after stage one. Stage two does not change these vectors.
+Content vectors come from the network after stage one. Stage two does not change these vectors. Trajectory vectors are
+shapes of curves.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from index_builder.samples.past_neighbours import (
     neighbour_features,
     unit,
 )
-from index_builder.samples.samples import read_samples
 from index_builder.training.config import TrainConfig
-from index_builder.training.objective import Encoded, NeighbourInputs, Objective
-from model.cascade import Cascade
+from index_builder.training.objective import NeighbourInputs, Objective
 from model.engagement.bins import SECOND_US
+from model.engagement.types import metric_types
+from model.features.shape import centre_of, centred, shapes
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -37,7 +38,8 @@ _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 class PointInTimeBank:
     """Finds the neighbours that a bank would have returned at any past time.
 
-    ``centre`` (d_model,) is the mean state. The mean state is subtracted from every state to make a trajectory vector.
+    ``centre`` (len(NOMINAL_AGES_US), D) is the mean shape at each nominal age. It is subtracted from every shape to make a
+    trajectory vector.
     ``creators`` (V,) are codes of the videos' creators.
     """
 
@@ -54,48 +56,31 @@ class PointInTimeBank:
         objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
-        cascade: Cascade | None,
     ) -> PointInTimeBank:
-        """Encode the content of every video, and the video's state at every age bucket. Return the bank of these vectors."""
-        published, width = observed.data.published_us, objective.net.mhp.shape.d_model
+        """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors."""
+        published, metric = observed.data.published_us, metric_types(observed.name, observed.data.types)
+        tokens = objective.corpus.tokens
         content = unit(objective.every_content())
         usable_us = usable_from(known, published, known.ages_us[:, 0])
-        creators = creator_codes(observed.data.videos)
         video, bucket, age = trajectory_cuts(known)
-        if not config.parts.by_trajectory or not len(video):
-            none = np.zeros(0, np.int64)
-            arrays = BankArrays(
-                published, known, content, usable_us, none, none, none, np.zeros((0, width), np.float32)
-            )
-            return PointInTimeBank(arrays, np.zeros(width, np.float32), config, max_horizon_us, creators)
+        if not config.parts.by_trajectory:
+            video, bucket, age = (array[:0] for array in (video, bucket, age))
+        shape = shapes(tokens, video, bucket, metric)
+        centre = centre_of(shape, bucket)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
-        cuts = SampleSet.of(
-            observed.data,
-            known,
-            read_samples(
-                observed,
-                video,
-                published[video] + age,
-                horizon_us=np.zeros((len(video), 1), np.int64),
-                value=np.full((len(video), 1), np.nan),
-                cascade=cascade,
-            ),
-            max_horizon_us,
-            config.bank_videos,
-        )
-        states = objective.encode(cuts).hidden
-        centre = states.mean(0)
-        some = ~cuts.samples.cold
-        arrays = BankArrays(
-            published, known, content, usable_us, video[some], bucket[some], usable[some], unit(states[some] - centre)
-        )
-        return PointInTimeBank(arrays, centre, config, max_horizon_us, creators)
+        some = shape.any(1)
+        vectors = unit(centred(shape, bucket, centre))[some]
+        arrays = BankArrays(published, known, content, usable_us, video[some], bucket[some], usable[some], vectors)
+        return PointInTimeBank(arrays, centre, config, max_horizon_us, creator_codes(observed.data.videos))
 
-    def candidates(self, sample_set: SampleSet, read: Encoded, report: Callable[[int], None]) -> Candidates:
+    def candidates(self, sample_set: SampleSet, report: Callable[[int], None]) -> Candidates:
         """Return the candidates of every sample, by content and by trajectory."""
-        trajectory = unit(read.hidden - self.centre) if self.config.parts.by_trajectory else np.zeros_like(read.hidden)
+        samples = sample_set.samples
+        trajectory = unit(centred(samples.shape, samples.bucket, self.centre))
+        if not self.config.parts.by_trajectory:
+            trajectory = np.zeros_like(trajectory)
         return find_candidates(
             self.arrays,
             sample_set.samples,

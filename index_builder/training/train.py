@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index_builder.datasets.attributes.choice import Choice, in_words
 from index_builder.datasets.check import check_dataset
 from index_builder.datasets.findings import Finding, console, report
 from index_builder.datasets.growth_check import require_growth
@@ -88,6 +89,10 @@ def train(
         staging_folder(out) if group.is_first else nullcontext(staging_path(out)) as folder,
     ):
         plan = Plan(observed, settings, as_of_us, group, seed)
+        if group.is_first:
+            unread = [Choice(name, None, reason) for name, reason in dataset.unread.items()]
+            for line in in_words([*plan.choices, *unread]):
+                print(line, file=sys.stderr)
         run = TrainingRun(plan, _sentences(plan), staging_path(out))
         scored, forecasts = run.fit_with_holdout()
         model = run.refit_on_all(scored) if plan.few and plan.config.refit else scored

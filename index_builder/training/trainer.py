@@ -62,7 +62,10 @@ class Trainer:
 
     def n_batches(self) -> int:
         """Return the number of batches per pass of stage one. Shuffling may change this number slightly."""
-        return sum(1 for _ in batches(self.objective.corpus.samples, self.config.batch_tokens))
+        objective = self.objective
+        return sum(
+            1 for _ in batches(objective.corpus.samples, self.config.batch_tokens, scanned=objective.scored_tokens)
+        )
 
     def passes(self) -> int:
         """Return the number of passes of stage one."""
@@ -116,7 +119,7 @@ class Trainer:
         sample_set = SampleSet(objective.corpus.samples, objective.corpus.creator)
         likelihood = config.likelihood_weight if objective.net.parts.mhp else 0.0
         objective.net.train()
-        for whole in batches(sample_set.samples, config.batch_tokens, rng=self._rng):
+        for whole in batches(sample_set.samples, config.batch_tokens, scanned=objective.scored_tokens, rng=self._rng):
             contributors = min(process_group.size, len(whole.videos))
             if process_group.rank >= contributors:
                 yield None, contributors
@@ -124,13 +127,14 @@ class Trainer:
             batch = whole.share(process_group.rank, process_group.size)
             rows = batch.rows[batch.real]
             with self._lower_precision():
-                hidden, read, index = objective.scan(sample_set.samples, batch)
+                hidden, read = objective.scan(sample_set.samples, batch)
                 coefficients = objective.alone(objective.target(sample_set, rows, read))
             loss = objective.loss(
                 sample_set.samples, rows, objective.parts(sample_set.samples, rows, coefficients.float())
             )
             if likelihood:
-                loss = loss - likelihood * objective.log_likelihood(batch, hidden.float(), index)
+                value, counts = objective.log_likelihood(batch, hidden.float())
+                loss = loss - likelihood * value / max(counts, 1)
             yield loss, contributors
 
     def _fusion_losses(self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs) -> Losses:

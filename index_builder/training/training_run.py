@@ -21,7 +21,7 @@ from index_builder.training.model_fit import HoldoutForecasts, ModelFit, Trained
 from index_builder.training.plan import Plan
 from model.errors import DataError
 from model.growth.curves import curves
-from model.mhp.pace import pace_before
+from model.mhp.pace import pace_rows
 
 
 class TrainingRun:
@@ -41,7 +41,7 @@ class TrainingRun:
             curves=curves(observed.metric, observed.totals, published_us, until_us, continuous=observed.continuous),
             content=content_inputs(plan.data.videos, plan.schema, sentence),
             tokens=tokens,
-            pace_before=pace_before(tokens),
+            pace_rows=pace_rows(tokens),
             checkpoints=checkpoints,
         )
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from model.bank import embedded_folder
 from model.bank.cached_engine import CachedEngine
 from model.bank.embedded_engine import EmbeddedEngine
-from model.bank.interface import BankVideo, Progress
+from model.bank.interface import BankVideo, PastVideo, Progress
 from model.bank.search import CONTENT, Lookup
 from model.bank.stored_video import StoredVideo
 from model.bank.tombstone import embedded_key
@@ -163,6 +163,12 @@ class EmbeddedBank(CachedEngine[int]):
                 engine.flush()
             finally:
                 self._invalidate(keys)
+
+    def past(self, video_ids: Sequence[str]) -> dict[str, PastVideo]:
+        """Return the stored videos among ``video_ids``, by id, each with its whole curve."""
+        with self._use():
+            rows = self._rows([(key_of(video_id), CONTENT) for video_id in video_ids])
+        return {row.video_id: row.past() for row in rows.values()}
 
     def optimize(self, progress: Progress | None = None) -> None:
         """Purge replaced points, and build search graphs for vector spaces with more than 25,000 vectors.

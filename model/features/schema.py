@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import SECOND_US
 from model.engagement.video import Video
+from model.features.attributes import Attribute, AttributeLayout, attribute_features
 
 N_STATIC: Final = 9
 """Number of static features: duration and followers with their masks, whether there is text, and sine and cosine of
@@ -30,6 +31,8 @@ class Schema:
         max_age_us: highest age in the training data, in microseconds.
         categories: known categories, numbered from 1. The number 0 means missing or unknown.
         languages: known languages, numbered in the same way.
+        attributes: attributes that are read.
+        attribute_layout: where each attribute is in the features of a video.
     """
 
     types: tuple[str, ...]
@@ -38,10 +41,13 @@ class Schema:
     max_age_us: int
     categories: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    attribute_layout: AttributeLayout = field(init=False, repr=False, compare=False)
     _category: dict[str, int] = field(init=False, repr=False, default_factory=dict)
     _language: dict[str, int] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attribute_layout", AttributeLayout.of(self.attributes))
         self._category.update({name: i + 1 for i, name in enumerate(self.categories)})
         self._language.update({name: i + 1 for i, name in enumerate(self.languages)})
 
@@ -56,6 +62,10 @@ class Schema:
         """
         name = video.language or ""
         return self._language.get(name) or self._language.get(name.split("-")[0], 0)
+
+    def attribute_features(self, videos: Sequence[Video]) -> NDArray[np.float32]:
+        """Return the features of the attributes, (N, attribute_layout.width) float32."""
+        return attribute_features(self.attributes, self.attribute_layout, videos)
 
     def static(self, videos: Sequence[Video]) -> NDArray[np.float32]:
         """Return the static features, (N, N_STATIC) float32."""

@@ -58,6 +58,8 @@ class Tokens:
         last_end_s: (S,) float64, end of the last token, or 0 if there is none.
         prefix: (n,) uint64, hash of everything that was read up to and including this token. Equal hashes mean that
             all tokens so far are equal.
+        known_until_s: (S,) float64, age until which engagement is known: ``now`` for events, the newest reading for
+            counters.
     """
 
     offsets: NDArray[np.int64]
@@ -72,6 +74,7 @@ class Tokens:
     totals: NDArray[np.float64]
     last_end_s: NDArray[np.float64]
     prefix: NDArray[np.uint64]
+    known_until_s: NDArray[np.float64]
 
     @property
     def reach(self) -> NDArray[np.float64]:
@@ -144,6 +147,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
     totals,
     last_end_s,
     prefix,
+    known_until_s,
 ):
     at = 0
     increments = np.zeros(n_types)
@@ -236,6 +240,7 @@ def _tokenize(  # type: ignore[no-untyped-def]
         for k in range(n_types):
             totals[s, k] = cumulative[k]
         last_end_s[s] = previous_end
+        known_until_s[s] = known_until
 
 
 def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.int64], n_types: int) -> Tokens:
@@ -251,7 +256,7 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
     observed, pending = np.zeros((n, n_types), np.bool_), np.zeros(s, np.bool_)
     read_features, read_clock = np.zeros((s, f), np.float32), np.zeros((s, 2), np.float32)
     totals, last_end_s = np.zeros((s, n_types)), np.zeros(s)
-    prefix = np.zeros(n, np.uint64)
+    prefix, known_until_s = np.zeros(n, np.uint64), np.zeros(s)
     _tokenize(
         EDGES_US,
         cells.offsets,
@@ -275,6 +280,7 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
         totals,
         last_end_s,
         prefix,
+        known_until_s,
     )
     n = int(offsets[-1])
     return Tokens(
@@ -290,4 +296,5 @@ def tokenize(cells: Cells, published_us: NDArray[np.int64], now_us: NDArray[np.i
         totals,
         last_end_s,
         prefix[:n],
+        known_until_s,
     )

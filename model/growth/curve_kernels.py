@@ -19,16 +19,13 @@ CURVE_EDGES_US: Final = np.array(
 )
 """Edges of a curve's coarse age bins, (N_CURVE + 1,) int64 microseconds. The first edge is 0. The other edges run
 from 15 minutes to about 86 days."""
-_BUCKETS_US: Final = np.array([round(0.25 * 3600 * 2**k) * SECOND_US for k in range(12)], dtype=np.int64)
-N_AGE_BUCKETS: Final = len(_BUCKETS_US) + 1
+NOMINAL_AGES_US: Final = np.array([round(900 * 2 ** (k / 2)) * SECOND_US for k in range(26)], dtype=np.int64)
+"""Nominal ages at which trajectories are compared, (26,) int64 microseconds: from 15 minutes to 60 days, two per doubling."""
 
 
 def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return the age bucket of each age for trajectory search, in 0 .. N_AGE_BUCKETS - 1.
-
-    The first bucket ends at 15 minutes. Each further bucket covers one doubling of the age.
-    """
-    return np.searchsorted(_BUCKETS_US, age_us, side="right")
+    """Return the index of the largest nominal age that is at most each age, or -1 if there is none."""
+    return np.searchsorted(NOMINAL_AGES_US, age_us, side="right") - 1
 
 
 def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.rows import VideoRows
-from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, age_bucket, slope
+from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, NOMINAL_AGES_US, slope
 
 FAR_FUTURE_US: Final = np.iinfo(np.int64).max
 """A time that is never reached. It stands for "never known"."""
@@ -105,15 +105,13 @@ def usable_from(curves: Curves, published_us: NDArray[np.int64], after_age_us: N
 def trajectory_cuts(of: Curves) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the video, the age bucket and the age in microseconds of each cut point of a trajectory, sorted by video.
 
-    A cut point is an age at which the trajectory vector is computed. The first curve point in each age bucket is a
-    cut point. A curve point at age 0 is left out, because nothing was observed before it.
+    A cut point is a nominal age at which the trajectory vector is read. A video has a cut point at each nominal age from
+    its first curve point to its last one.
     """
-    valid = (np.arange(of.ages_us.shape[1])[None] < of.lengths[:, None]) & (of.ages_us > 0)
-    bucket = np.where(valid, age_bucket(of.ages_us), -1)
-    first = valid.copy()
-    first[:, 1:] &= bucket[:, 1:] != bucket[:, :-1]
-    video, point = np.nonzero(first)
-    return video, bucket[video, point], of.ages_us[video, point]
+    newest = of.ages_us[np.arange(len(of.lengths)), np.maximum(of.lengths - 1, 0)]
+    covered = (of.ages_us[:, :1] <= NOMINAL_AGES_US) & (newest[:, None] >= NOMINAL_AGES_US)
+    video, bucket = np.nonzero(covered & (of.lengths > 0)[:, None])
+    return video, bucket, NOMINAL_AGES_US[bucket]
 
 
 @numba.njit(cache=True, nogil=True)

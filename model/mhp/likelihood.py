@@ -11,7 +11,11 @@ continues at the video's pace, and training learns how the intensity deviates fr
 
     int softplus(alpha tau + c) dtau = [Li2(-e^{x0}) - Li2(-e^{x1})] / alpha,    x = alpha tau + c
 
-The count of an interval is negative binomial with this mean, because the counts of a viral video are over-dispersed.
+The counts of a viral video are over-dispersed. So the intensity between two tokens is multiplied by a random factor with
+mean 1, which is gamma distributed with shape r. The probability that nothing happens in a gap with the integral g is
+(1 + g / r)^-r. After such a gap, the factor has shape r and mean r / (r + g). So the count of an interval with the
+integral a is negative binomial with dispersion r and mean a r / (r + g). The probabilities of all possible next tokens,
+and of no token, sum to 1.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from model.mhp.pace import MEMORIES
 _LOG_SCALE = 4
 _ITERATIONS = 20
 _MIN_SUM = 1e-12
+_LEAST_MEAN = 1e-12
 _FIT_STEPS, _FIT_TOKENS, _FIT_RATE = 300, 4000, 0.03
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
@@ -78,19 +83,35 @@ def softplus_integral(alpha: Tensor, c: Tensor, start: Tensor, end: Tensor) -> T
     return torch.where(near, half * quadrature, exact)
 
 
-def negative_binomial_logpmf(n: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Return log P(n) of a negative binomial with variance mean + mean^2 / dispersion, float64.
+def gap_and_count_logpmf(count: Tensor, gap: Tensor, active: Tensor, dispersion: Tensor) -> Tensor:
+    """Return log P(nothing in the gap) + log P(count in the interval after the gap), float64.
 
-    The arguments may have any broadcastable shapes. ``mean`` and ``dispersion`` are > 0.
+    Without ``dispersion``, that is with infinite dispersion, counts are Poisson. The arguments may have any broadcastable
+    shapes.
+
+    Args:
+        count: counts n >= 0 of the interval.
+        gap: integral g >= 0 of the intensity over the gap.
+        active: integral a > 0 of the intensity over the interval. If the interval is empty, a = 0 and n = 0.
+        dispersion: dispersion r > 0.
     """
-    n, mean, r = n.double(), mean.double().clamp(min=1e-12), dispersion.double()
-    return (
+    n, g, a, r = (x.double() for x in torch.broadcast_tensors(count, gap, active, dispersion))
+    a = a.clamp(min=_LEAST_MEAN)
+    poisson = torch.isinf(r)
+    r = torch.where(poisson, torch.ones_like(r), r)
+    after = r + g
+    mixed = (
         torch.lgamma(n + r)
         - torch.lgamma(r)
-        - torch.lgamma(n + 1)
-        - r * torch.log1p(mean / r)
-        + n * (torch.log(mean) - torch.log(r + mean))
+        - r * (torch.log1p(g / r) + torch.log1p(a / after))
+        + n * (torch.log(a) - torch.log(after + a))
     )
+    return torch.where(poisson, n * torch.log(a) - a - g, mixed) - torch.lgamma(n + 1)
+
+
+def mean_after_gap(gap: Tensor, active: Tensor, dispersion: Tensor) -> Tensor:
+    """Return the expected count of an interval after an empty gap, a r / (r + g), float64; see ``gap_and_count_logpmf``."""
+    return active.double() / (1 + gap.double() / dispersion.double())
 
 
 def _usual_factor(counts: Tensor, exposure: Tensor) -> Tensor:
@@ -118,28 +139,30 @@ class IntensityHead(nn.Module):
         self.exponents = nn.Parameter(torch.full((n_types * len(MEMORIES),), 1 / len(MEMORIES)))
         self.register_buffer("usual", torch.ones(n_types))
 
-    def fit(self, counts: Tensor, interval_s: Tensor, observed: Tensor, pace: Tensor) -> None:
+    def fit(self, counts: Tensor, bounds_s: Tensor, previous_s: Tensor, pace: Tensor) -> None:
         """Set the parameters before training to the maximum-likelihood values of a simpler model.
 
         The simpler model ignores the state, so every video keeps its pace. Counts range from one per day to millions
         per hour. With random parameters, the first epochs would be spent on finding this scale.
 
         Args:
-            counts: (n, n_types) counts of the tokens.
-            interval_s: (n, 3) intervals as in ``Tokens``.
-            observed: (n, n_types) bool, whether each type was observed.
-            pace: (n, n_types, len(MEMORIES), 2) pace before each token.
+            counts: (m, n_types) counts.
+            bounds_s: (m, n_types, 3) ages; see ``log_likelihood``.
+            previous_s: (m,) age at the newest token before.
+            pace: (m, n_types, len(MEMORIES), 2) pace at ``previous_s``.
         """
+        known = torch.isfinite(bounds_s[..., 0])
+        begin, _, end = bounds_s.nan_to_num().unbind(-1)
+        seen = [k for k in range(self.n_types) if counts[known[:, k], k].any()]
         with torch.no_grad():
             self.project.weight.zero_()
-            exposure = torch.log((interval_s[:, 2] + LOG_AGE_OFFSET_S) / (interval_s[:, 0] + LOG_AGE_OFFSET_S))
-            clock = (interval_s[:, 2] - interval_s[:, 0]) / (interval_s[:, 0] + LOG_AGE_OFFSET_S)
-            seen = [k for k in range(self.n_types) if observed[:, k].any()]
+            exposure = torch.log((end + LOG_AGE_OFFSET_S) / (begin + LOG_AGE_OFFSET_S))
             for k in seen:
-                self.usual[k] = _usual_factor(counts[observed[:, k], k], exposure[observed[:, k]])
-            expected = math.log(2) * clock.unsqueeze(-1) * torch.exp(self._log_pace(pace).double())
+                self.usual[k] = _usual_factor(counts[known[:, k], k], exposure[known[:, k], k])
+            clock = (end - begin) / (previous_s + LOG_AGE_OFFSET_S).unsqueeze(-1)
+            expected = math.log(2) * clock * torch.exp(self._log_pace(pace).double())
             for k in seen:
-                own = _usual_factor(counts[observed[:, k], k], expected[observed[:, k], k])
+                own = _usual_factor(counts[known[:, k], k], expected[known[:, k], k])
                 self.project.bias[k] = float(torch.log(own)) / _LOG_SCALE
         if not seen:
             return
@@ -150,11 +173,8 @@ class IntensityHead(nn.Module):
         for _ in range(_FIT_STEPS):
             rows = torch.randint(len(counts), (min(_FIT_TOKENS, len(counts)),), generator=generator).to(counts.device)
             no_state = self.start.detach().expand(len(rows), -1)
-            previous, start, end = interval_s[rows].T
-            value = self.log_likelihood(no_state, pace[rows], previous, start, end, counts[rows])
-            gradients = torch.autograd.grad(
-                -(value * observed[rows]).sum() / observed[rows].sum().clamp(min=1), constants
-            )
+            value = self.log_likelihood(no_state, pace[rows], previous_s[rows], bounds_s[rows], counts[rows])
+            gradients = torch.autograd.grad(-value.sum() / known[rows].sum().clamp(min=1), constants)
             for constant, gradient in zip(constants, gradients, strict=True):
                 constant.grad = gradient
             optimizer.step()
@@ -172,30 +192,34 @@ class IntensityHead(nn.Module):
         log_scale = _LOG_SCALE * log_scale + self._log_pace(pace)
         return log_scale.clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
 
-    def expected(
-        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the mean count of each type on [start, end], float64, and the dispersion. Both have shape (..., n_types).
+    def integrals(
+        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, bounds_s: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the integral of each type's intensity over the gap and over the interval, float64, and the dispersion.
 
-        ``hidden`` and ``pace`` are the state and the pace at ``previous_s``. Times are ages in seconds, float64, with
-        the shape of ``hidden`` without its last axis.
+        All three have shape (..., n_types). The arguments are those of ``log_likelihood``. Unknown bounds give NaN.
         """
         log_scale, c, alpha, dispersion = self(hidden, pace)
-        clock = (previous_s + LOG_AGE_OFFSET_S).unsqueeze(-1)
-        begin = (start_s - previous_s).unsqueeze(-1) / clock
-        end = (end_s - previous_s).unsqueeze(-1) / clock
-        return torch.exp(log_scale.double()) * softplus_integral(alpha, c, begin, end), dispersion
+        clock = (bounds_s - previous_s[..., None, None]) / (previous_s + LOG_AGE_OFFSET_S)[..., None, None]
+        scale = torch.exp(log_scale.double())
+        gap, active = (softplus_integral(alpha, c, clock[..., i], clock[..., i + 1]) for i in range(2))
+        return scale * gap, scale * active, dispersion
 
     def log_likelihood(
-        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, start_s: Tensor, end_s: Tensor, counts: Tensor
+        self, hidden: Tensor, pace: Tensor, previous_s: Tensor, bounds_s: Tensor, counts: Tensor
     ) -> Tensor:
-        """Return the log-likelihood of tokens for each type.
+        """Return the log-likelihood (..., n_types) of counts for each type, float64. It is 0 where the bounds are NaN.
 
-        A token means that there was no engagement in the gap from ``previous_s`` to ``start_s``, and then ``counts``
-        (..., n_types) engagements until ``end_s``.
+        Args:
+            hidden: (..., d_model) state after the newest token before the gap.
+            pace: (..., n_types, len(MEMORIES), 2) pace at the same time.
+            previous_s: (...) age in seconds at the end of this token.
+            bounds_s: (..., n_types, 3) float64, age in seconds at the start of the gap, the end of the gap, and the end
+                of the interval. There was no engagement in the gap. The bounds are NaN where a count is not known.
+            counts: (..., n_types) counts of the interval.
         """
-        silent, dispersion = self.expected(hidden, pace, previous_s, previous_s, start_s)
-        active, _ = self.expected(hidden, pace, previous_s, start_s, end_s)
-        gap = negative_binomial_logpmf(torch.zeros_like(counts), silent, dispersion)
-        has_gap = (start_s > previous_s).unsqueeze(-1)
-        return torch.where(has_gap, gap, torch.zeros_like(gap)) + negative_binomial_logpmf(counts, active, dispersion)
+        known = torch.isfinite(bounds_s[..., 0])
+        bounds_s = torch.where(known.unsqueeze(-1), bounds_s, previous_s[..., None, None].to(bounds_s.dtype))
+        gap, active, dispersion = self.integrals(hidden, pace, previous_s, bounds_s)
+        value = gap_and_count_logpmf(torch.where(known, counts, 0.0), gap, active, dispersion)
+        return torch.where(known, value, 0.0)

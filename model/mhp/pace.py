@@ -55,11 +55,10 @@ def pace_after(tokens: Tokens) -> NDArray[np.float32]:
     return out.astype(np.float32)
 
 
-def pace_before(tokens: Tokens) -> NDArray[np.float32]:
-    """Return the sums n and m before each token, a float32 array >= 0 of shape (tokens, K, len(MEMORIES), 2).
+def pace_rows(tokens: Tokens) -> NDArray[np.float32]:
+    """Return ``pace_after`` with an additional last row of zeros, which is the pace before the first token of a sequence.
 
-    Each sum is computed from the earlier tokens of the token's own sequence.
+    So row -1 is the pace without any token.
     """
-    before = np.roll(pace_after(tokens), 1, axis=0)
-    before[tokens.offsets[:-1][np.diff(tokens.offsets) > 0]] = 0
-    return before
+    after = pace_after(tokens)
+    return np.concatenate([after, np.zeros_like(after, shape=(1, *after.shape[1:]))])

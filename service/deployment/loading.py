@@ -47,7 +47,7 @@ def load_model(
 
 
 def _open_bank(settings: BankSettings, bundle: Bundle) -> Bank:
-    dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
+    dims = bundle.dims
     if settings.qdrant_url is None:
         return EmbeddedBank.open(bundle.path / BANK, *dims)
     # Import ``ServerBank`` only if needed, because importing its Qdrant client takes a second.

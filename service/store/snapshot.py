@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Final, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.engagement.bins import N_BINS
 from model.engagement.history import History, Series
 from model.engagement.types import REACH
-from model.engagement.video import Video
+from model.engagement.video import METADATA, Video
 from service.store.quarantine import Damaged
 from service.store.record_meta import CUMULATIVE, MODES, parse_meta
 from service.store.replies import Record
@@ -36,15 +36,15 @@ class Snapshot:
     """Name of the API key that first registered the video, or "" if it was registered without a key."""
 
 
-_OWN_FIELDS: Final = ("video_id", "published_us")
-"""Fields of ``Video`` that are not in the metadata."""
 _CLIENT: Final = "registered_by"
+_STORED: Final[dict[str, Any]] = {"text": str, "number": float, "attributes": dict[str, bool | float | str | list[str]]}
+"""Type of each kind of metadata in the stored JSON."""
 # A newer replica may have stored fields that this replica does not know. Unknown fields are ignored.
 _Metadata: Final[Any] = msgspec.defstruct(
     "_Metadata",
     [
         (_CLIENT, str, ""),
-        *((f.name, get_type_hints(Video)[f.name], None) for f in fields(Video) if f.name not in _OWN_FIELDS),
+        *((declared.name, _STORED[declared.kind] | None, None) for declared in METADATA),
     ],
 )
 _metadata: Final = msgspec.json.Decoder(_Metadata)
@@ -88,10 +88,11 @@ def _parse(video_id: str, record: Record) -> Snapshot:
             reach = dict(by_bin.tolist())
         else:
             series[kind.name] = Series(MODES[kind.mode], by_bin[:, 0].copy(), values.copy())
-    client, *metadata = msgspec.structs.astuple(_metadata.decode(record.metadata))
+    stored = msgspec.structs.asdict(_metadata.decode(record.metadata))
+    client = stored.pop(_CLIENT)
     return Snapshot(
         version=meta.version,
-        video=Video(video_id, meta.published_us, *metadata),
+        video=Video.from_metadata(video_id, meta.published_us, stored),
         history=History(series, reach),
         newest_us=meta.newest_us if meta.newest_us >= 0 else None,
         registered_us=meta.registered_us,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
 from model.errors import BankError
+from model.features.attributes import Attribute
 from service.forgetting.forgetting import Forgetting
 from service.http.audit import video_digest
 from service.ingest.accepted_types import AcceptedTypes
@@ -21,7 +22,7 @@ from service.store.snapshot import Snapshot
 from service.store.snapshot_cache import SnapshotCache
 from service.store.store import AppliedRows, Registration, Store
 from service.videos.forms import parse_form
-from service.videos.metadata import MetadataBody, VideoBody
+from service.videos.metadata import MetadataBody, VideoBody, check_kinds
 from service.videos.request_bodies import CorrectionBody
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,8 @@ log = structlog.get_logger(__name__)
 class VideoHandler:
     """Handles requests to /videos.
 
-    ``client`` is the name of the API key that a request came with, or "" without a key.
+    ``client`` is the name of the API key that a request came with, or "" without a key. ``declared`` returns the
+    attributes that the active bundle reads.
     """
 
     def __init__(
@@ -43,18 +45,21 @@ class VideoHandler:
         metrics: Metrics,
         *,
         max_id_length: int,
+        declared: Callable[[], Sequence[Attribute]] = tuple,
     ) -> None:
         self._store, self._snapshots, self._forgetting = store, snapshots, forgetting
         self._parser, self._types, self._metrics = parser, accepted_types, metrics
-        self._max_id_length = max_id_length
+        self._max_id_length, self._declared = max_id_length, declared
 
     def identify(self, video_id: object) -> str:
         """Return a valid id unchanged. Raise Invalid if the id is not valid."""
         return parse_identifier("video_id", video_id, self._max_id_length)
 
     def parse_metadata(self, metadata: dict[str, Any], field: str = "body") -> MetadataBody:
-        """Validate a video's metadata."""
-        return parse_form(VideoBody, metadata, field)
+        """Validate a video's metadata. Raises Invalid if the active bundle cannot read an attribute that it declares."""
+        form = parse_form(VideoBody, metadata, field)
+        check_kinds(form.given_attributes(), self._declared())
+        return form
 
     def registration(self, metadata: MetadataBody, client: str) -> Registration:
         """Return the data that the store keeps for valid metadata. Raises Invalid if the publication time is in the future."""

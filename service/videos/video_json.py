@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -18,11 +17,10 @@ from service.times import iso
 
 def video_fields(snapshot: Snapshot, stale: bool) -> dict[str, Any]:
     """Return the members that describe a stored video."""
-    metadata = {name: value for name, value in asdict(snapshot.video).items() if value is not None}
-    published_us = metadata.pop("published_us")
     return {
-        **metadata,
-        "published_at": iso(published_us),
+        "video_id": snapshot.video.video_id,
+        **snapshot.video.metadata(),
+        "published_at": iso(snapshot.video.published_us),
         "version": snapshot.version,
         "counts": snapshot.history.totals(),
         "fed_by": {kind: series.mode for kind, series in snapshot.history.series.items()},

@@ -10,9 +10,18 @@ from numpy.typing import NDArray
 
 from model.bank import EmptyBank
 from model.errors import BankError
+from model.features.attributes import BOOLEANS, Attribute
 from model.forecast import Forecast, Neighbour, Request, ThresholdForecast
 
 HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class FakeSchema:
+    attributes: tuple[Attribute, ...] = (
+        Attribute("hd", "boolean", BOOLEANS),
+        Attribute("regions", "list", ("at", "de")),
+    )
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class FakeManifest:
     types: tuple[str, ...] = ("view", "like", "comment", "share")
     max_horizon_us: int = 720 * HOUR_US
     bins_version: int = 1
+    schema: FakeSchema = field(default_factory=FakeSchema)
     training: dict[str, object] = field(default_factory=dict)
     evaluation: dict[str, object] = field(default_factory=dict)
 

@@ -41,7 +41,7 @@ def test_counters_make_usable_trajectories(mini: Mini, tmp_path: Path) -> None:
     simulate(tmp_path / "data", videos=100, seed=3, days=20, counters=True)
     index(mini.bundle, tmp_path / "data", as_of_us=mini.as_of_us + 365 * 24 * HOUR_US, bank=tmp_path / "bank")
     loaded = load_bundle(mini.bundle)
-    bank = EmbeddedBank.open(tmp_path / "bank", int(loaded.weights["content_dim"][0]), loaded.manifest.shape.d_model)
+    bank = EmbeddedBank.open(tmp_path / "bank", *loaded.dims)
     try:
         counts = bank.counts()
     finally:

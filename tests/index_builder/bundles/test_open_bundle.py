@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from index_builder.bundles.forecast import forecast
+from index_builder.bundles.open_bundle import open_with_growing_bank
 from index_builder.datasets.load import load_dataset
+from index_builder.datasets.observed import Observed
 from index_builder.evaluation.evaluate import evaluate
 from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
@@ -65,6 +68,30 @@ def test_a_growing_bank_learns_from_later_videos_but_never_from_later_rows(mini:
     )
     assert growing == without_later
     assert growing["q0.5"] != frozen["q0.5"]
+
+
+def test_a_growing_bank_keeps_the_videos_of_the_bundle(mini: Mini, tmp_path: Path) -> None:
+    """The data set holds later videos only, as one that a service exported."""
+    later = tmp_path / "later"
+    later.mkdir()
+    videos, events = (pq.read_table(mini.data / f"{name}.parquet") for name in ("videos", "events"))
+    as_of = pa.scalar(mini.as_of_us, pa.timestamp("us", "UTC"))
+    videos = videos.filter(pc.greater(videos["published_at"], as_of))
+    pq.write_table(videos, later / "videos.parquet")
+    pq.write_table(events.filter(pc.is_in(events["video_id"], videos["video_id"])), later / "events.parquet")
+    with closing(Forecaster.load(mini.bundle)) as frozen:
+        before = frozen.bank.counts()["videos"]
+    observed = Observed.of(load_dataset(later), "view")
+    until_us = observed.data.last_us() or 0
+    with open_with_growing_bank(mini.bundle, observed, until_us) as forecaster:
+        assert forecaster.bank.counts()["videos"] == before + videos.num_rows
+        known = load_dataset(mini.data).videos
+        stored = forecaster.bank.past([video.video_id for video in known])  # type: ignore[attr-defined]
+    assert len(stored) == before + videos.num_rows
+    newest = max(stored.values(), key=lambda past: past.published_us)
+    assert newest.video_id == observed.data.videos[-1].video_id
+    with closing(Forecaster.load(mini.bundle)) as frozen:
+        assert frozen.bank.counts()["videos"] == before, "the bundle's own bank stays as it is"
 
 
 def test_an_evaluation_with_a_growing_bank_scores_its_forecasts(mini: Mini, tmp_path: Path) -> None:

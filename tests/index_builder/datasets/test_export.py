@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from index_builder.datasets.export import Exported, export_store
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import sources
 from index_builder.simulation.simulate import simulate
+from model.engagement.attributes import attributes_of
 from model.engagement.bins import HOUR_US
 from model.engagement.cells import cells_of
 from model.engagement.history import Mode
@@ -80,12 +82,8 @@ def fed(url: str, data: DataSet, extra: tuple[InputRow, ...] = ()) -> dict[str, 
             rows[row.video_id].append(row)
         try:
             for video in data.videos:
-                known = {
-                    k: v for k, v in asdict(video).items() if v is not None and k not in ("video_id", "published_us")
-                }
-                await store.register(
-                    video.video_id, Registration(video.published_us, msgspec.json.encode(known).decode())
-                )
+                metadata = msgspec.json.encode(video.metadata()).decode()
+                await store.register(video.video_id, Registration(video.published_us, metadata))
             for video_id, of_video in rows.items():
                 if of_video:
                     await store.apply({video_id: of_video})
@@ -168,6 +166,23 @@ def test_unusual_ids_videos_without_rows_and_types_without_a_column_are_exported
     assert again.events is not None and again.counters is not None
     assert (again.events.time_us.tolist(), again.events.reach.tolist()) == ([published + HOUR_US], [11])
     assert again.counters.value.tolist() == [7]
+
+
+def test_attributes_are_exported_as_columns(tmp_path: Path, url: str) -> None:
+    simulate(tmp_path / "data", videos=4, seed=7, days=1)
+    data = load_dataset(tmp_path / "data")
+    given: list[dict[str, Any]] = [
+        {"hd": True, "regions": ["de", "at"], "score": 4.0},
+        {"hd": False, "note": "new"},
+        {},
+        {"score": -1.5},
+    ]
+    videos = [replace(v, attributes=attributes_of(a)) for v, a in zip(data.videos, given, strict=True)]
+    snapshots = fed(url, replace(data, videos=videos))
+    assert [snapshots[v.video_id].video for v in videos] == videos
+    assert export_store(tmp_path / "out", redis_url=url).left_out == {}
+    assert load_dataset(tmp_path / "out").videos == videos
+    assert pq.read_schema(tmp_path / "out" / "videos.parquet").names[-4:] == ["hd", "note", "regions", "score"]
 
 
 def test_a_store_without_rows_is_exported_as_a_data_set(tmp_path: Path, url: str) -> None:

@@ -115,5 +115,5 @@ def test_misspelt_columns_are_reported_with_the_intended_name(
     tables[file] = tables[file].append_column(given, pa.array([1] * len(tables[file])))
     found = check_dataset(write(tmp_path, tables), now_us=NOW)
     assert [(f.severity, f.problem) for f in found if f.column == given] == [
-        ("warning", f"this column is not read; did you mean {meant}?")
+        ("warning", f"this is not a column of the format; did you mean {meant}?")
     ]

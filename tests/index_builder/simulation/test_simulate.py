@@ -15,6 +15,7 @@ from index_builder.datasets.load import load_dataset
 from index_builder.simulation.engagement import MAX_EVENTS
 from index_builder.simulation.simulate import DEFAULT_START_US, Simulation, simulate
 from index_builder.simulation.videos import DAY_US, LIFE_DAYS
+from model.engagement.bins import HOUR_US
 from model.engagement.types import ENGAGEMENT_TYPES
 from model.errors import DataError
 
@@ -122,3 +123,48 @@ def test_errors_name_the_wrong_argument(tmp_path: Path) -> None:
     simulate(tmp_path, videos=1, seed=0, days=1)
     with pytest.raises(DataError, match=r"already contains videos\.parquet, events\.parquet"):
         simulate(tmp_path, videos=1, seed=0, days=1)
+
+
+def _days(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return each video's shape of the first day (V, 24), level, growth over the second day, and publication time."""
+    data = load_dataset(folder)
+    rows = data.counters
+    assert rows is not None
+    views = rows.type == data.types.index("view")
+    video = np.repeat(np.arange(len(data.videos)), np.diff(rows.offsets))[views]
+    hour = np.round((rows.time_us[views] - data.published_us[video]) / HOUR_US).astype(np.int64)
+    table = np.zeros((len(data.videos), int(hour.max()) + 1))
+    table[video, hour] = rows.value[views]
+    watched = table[:, 48] > 0
+    table, published = table[watched], data.published_us[watched]
+    shape = np.sqrt(np.diff(table[:, :25], axis=1) / table[:, 24:25])
+    return shape, np.log2(table[:, 24]), np.log2(table[:, 48] / table[:, 24]), published
+
+
+def _by_shape(
+    shape: NDArray[np.float64], growth: NDArray[np.float64], asked: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> float:
+    """Return the correlation of the growth of ``asked`` videos with that of the five ``known`` videos of the nearest shapes."""
+    centred = shape - shape.mean(0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    similarity = unit[asked] @ unit[known].T
+    similarity[similarity > 1 - 1e-9] = -1
+    nearest = np.argsort(-similarity, axis=1)[:, :5]
+    return float(np.corrcoef(growth[known][nearest].mean(1), growth[asked])[0, 1])
+
+
+def test_the_shape_of_a_curve_tells_its_growth_until_a_drift(tmp_path: Path) -> None:
+    drift_us = DEFAULT_START_US + 30 * DAY_US
+    simulate(tmp_path / "data", videos=600, seed=3, shapes=8, drift_us=drift_us)
+    assert check_dataset(tmp_path / "data") == []
+    shape, level, growth, published = _days(tmp_path / "data")
+    before, after = published < drift_us - DAY_US, published >= drift_us
+    assert abs(np.corrcoef(level, growth)[0, 1]) < 0.15, "the level tells nothing"
+    assert _by_shape(shape, growth, before, before) > 0.6
+    assert _by_shape(shape, growth, after, after) > 0.6
+    assert _by_shape(shape, growth, after, before) < -0.5, "earlier videos mislead after the drift"
+
+
+def test_a_drift_without_shapes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="shapes: 0 is not allowed; allowed: 0, or 2 or more; a drift needs 2 or more"):
+        simulate(tmp_path / "data", videos=10, seed=3, drift_us=DEFAULT_START_US)

@@ -63,7 +63,7 @@ def asked(mini: Mini) -> list[Request]:
 
 def answers(bundle: Bundle, asked: list[Request], bank: Bank | None = None) -> list[Forecast]:
     """A forecaster on a bundle in memory, with its own bank or another."""
-    dims = int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model
+    dims = bundle.dims
     forecaster = Forecaster(bundle, bank or EmbeddedBank.open(bundle.path / BANK, *dims), device="cpu")
     try:
         return forecaster.forecast(asked)
@@ -88,7 +88,7 @@ class HungBank(EmptyBank):
 def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Forecast]]:
     """Forecasts after the part, or what it reads, was changed."""
     if name == "mhp":
-        yield answers(scaled(bundle, lambda w: w.startswith(("mhp.", "intensity.", "trajectory"))), asked)
+        yield answers(scaled(bundle, lambda w: w.startswith(("mhp.", "intensity."))), asked)
     elif name == "trajectory":
         yield answers(scaled(bundle, lambda w: w == "trajectory_centre"), asked)
     elif name == "retrieval":
@@ -132,7 +132,7 @@ def test_each_change_affects_the_whole_model(name: str, mini_bundle: Path, asked
 def test_neighbours_are_found_with_the_remaining_vectors(arm: tuple[str, Path], asked: list[Request]) -> None:
     name, folder = arm
     bundle = load_bundle(folder)
-    bank = EmbeddedBank.open(folder / BANK, int(bundle.weights["content_dim"][0]), bundle.manifest.shape.d_model)
+    bank = EmbeddedBank.open(folder / BANK, *bundle.dims)
     counts = bank.counts()
     bank.close()
     assert counts["videos"] > 100

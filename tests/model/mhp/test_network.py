@@ -73,6 +73,7 @@ def of_features(sequences: list[tuple[Floats, Floats]], pending: list[bool] | No
         np.zeros((s, 2)),
         np.zeros(s),
         np.concatenate([prefix(*x) for x in sequences]),
+        np.zeros(s),
     )
 
 

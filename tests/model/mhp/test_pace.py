@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.features.tokens import LOG_AGE_OFFSET_S, Tokens
-from model.mhp.likelihood import IntensityHead
-from model.mhp.pace import MEMORIES, pace_after, pace_before
+from model.mhp.likelihood import IntensityHead, mean_after_gap
+from model.mhp.pace import MEMORIES, pace_after, pace_rows
 
 LENGTHS = (7, 0, 1, 12)
 
@@ -37,6 +37,7 @@ def tokens_of(rng: np.random.Generator, lengths: tuple[int, ...] = LENGTHS, n_ty
         np.zeros((s, n_types)),
         np.zeros(s),
         np.zeros(total, np.uint64),
+        np.zeros(s),
     )
 
 
@@ -68,24 +69,30 @@ def test_sums_decay_with_the_memory() -> None:
                     )
 
 
-def test_the_pace_before_a_token_does_not_include_it() -> None:
+def test_the_last_row_is_the_pace_without_tokens() -> None:
     tokens = tokens_of(np.random.default_rng(1))
-    before, after = pace_before(tokens), pace_after(tokens)
-    first = tokens.offsets[:-1][np.diff(tokens.offsets) > 0]
-    assert not before[first].any()
-    others = np.setdiff1d(np.arange(len(before)), first)
-    np.testing.assert_array_equal(before[others], after[others - 1])
+    rows = pace_rows(tokens)
+    np.testing.assert_array_equal(rows[:-1], pace_after(tokens))
+    assert not rows[-1].any()
+
+
+def rows_before(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The age and the pace before each token, and the bounds of its counts."""
+    before = np.arange(len(tokens.counts)) - 1
+    before[np.isin(before + 1, tokens.offsets)] = -1
+    bounds = np.where(tokens.observed[..., None], tokens.interval_s[:, None], np.nan)
+    return (
+        torch.from_numpy(tokens.interval_s[:, 0].copy()),
+        torch.from_numpy(pace_rows(tokens)[before]),
+        torch.from_numpy(bounds),
+    )
 
 
 def head_for(tokens: Tokens) -> IntensityHead:
     torch.manual_seed(3)
     head = IntensityHead(8, tokens.counts.shape[1])
-    head.fit(
-        torch.from_numpy(tokens.counts),
-        torch.from_numpy(tokens.interval_s),
-        torch.from_numpy(tokens.observed),
-        torch.from_numpy(pace_before(tokens)),
-    )
+    previous, pace, bounds = rows_before(tokens)
+    head.fit(torch.from_numpy(tokens.counts), bounds, previous, pace)
     return head
 
 
@@ -94,13 +101,15 @@ def test_before_training_a_video_keeps_its_pace() -> None:
     rng = np.random.default_rng(4)
     lengths = (40,) * 30
     tokens = tokens_of(rng, lengths, n_types=1)
+    tokens.interval_s[:, 1] = tokens.interval_s[:, 0]
     paces = np.repeat(np.geomspace(1.0, 1e5, 30), 40)
     x = np.log(tokens.interval_s + LOG_AGE_OFFSET_S)
     tokens.counts[:, 0] = rng.poisson(paces * (x[:, 2] - x[:, 1]))
     head = head_for(tokens)
-    columns = [torch.from_numpy(np.ascontiguousarray(c)) for c in tokens.interval_s.T]
+    previous, pace, bounds = rows_before(tokens)
     with torch.no_grad():
-        mean, _ = head.expected(torch.zeros(len(x), 8), torch.from_numpy(pace_before(tokens)), *columns)
+        gap, active, dispersion = head.integrals(torch.zeros(len(x), 8), pace, previous, bounds)
+        mean = mean_after_gap(gap, active, dispersion)
     late = np.arange(len(x)) % 40 >= 20
     ratio = np.log2((mean.numpy()[late, 0] + 1) / (tokens.counts[late, 0] + 1))
     assert abs(np.median(ratio)) < 0.5

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.growth.curve_kernels import N_AGE_BUCKETS
 from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
 from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
 from model.quantiles.head import N_BASIS, N_PARTS, N_STEPS, QUANTILES, grid_growth, grid_parts, moved
@@ -157,7 +156,7 @@ def test_stretched_quantiles_never_fall_and_never_cross() -> None:
     again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
     np.testing.assert_array_equal(again.shift, plain.shift)
     np.testing.assert_array_equal(again.stretch, plain.stretch * state.factors())
-    age_s = rng.uniform(0, 30 * 86400, N_AGE_BUCKETS)
+    age_s = rng.uniform(0, 30 * 86400, 13)
     cold = age_s < 86400
     max_horizon_s = 168 * 3600.0
     coefficients = rng.exponential(0.3, (len(age_s), N_PARTS, N_BASIS)).astype(np.float32)

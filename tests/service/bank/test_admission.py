@@ -183,7 +183,10 @@ def assert_equal(a: BankVideo, b: BankVideo) -> None:
 
 def assert_banks_agree(forecaster: Forecaster, built: Path, made: list[BankVideo], now_us: int) -> None:
     """The neighbours that the service's bank and the builder's return for the same videos."""
-    dims = (len(made[0].content if made[0].content is not None else ()), forecaster.backend.shape.d_model)
+    dims = (
+        len(made[0].content if made[0].content is not None else ()),
+        len(next(iter(made[0].trajectories.values()))[0]),
+    )
     with EmbeddedBank.open(built, *dims) as other:
         for entry in made:
             bucket = int(age_bucket(int(entry.curve.ages_us[-3])))
