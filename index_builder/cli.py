@@ -181,12 +181,12 @@ def forecast(
     queries: Annotated[
         Path, typer.Argument(help="Parquet file with the columns video_id, metric, now and target_time.")
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write: the queries with q0.1, q0.5 and q0.9.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: the queries with mean and q0.05 to q0.95.")],
     growing_bank: GrowingBank = False,
 ) -> None:
     """Forecast a file of queries.
 
-    Each query is answered from rows up to its own "now". A query that cannot be answered gets empty quantiles. The
+    Each query is answered from rows up to its own "now". A query that cannot be answered gets empty columns. The
     number of these queries and the reasons are printed.
     """
     from index_builder.bundles.forecast import forecast as run

@@ -34,7 +34,7 @@ from model.features.schema import Schema
 from model.mhp.shape import MHPShape
 from model.quantiles.calibration import Calibration
 
-FORMAT_VERSION: Final = 7
+FORMAT_VERSION: Final = 8
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"
@@ -177,7 +177,8 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder / MANIFEST}: not a bundle's manifest ({error})") from None
     if found != (FORMAT_VERSION, BINS_VERSION):
         raise BundleError(
-            f"{folder / MANIFEST}: format_version, bins_version: {found}; allowed: {(FORMAT_VERSION, BINS_VERSION)}"
+            f"{folder / MANIFEST}: format_version, bins_version: {found}; allowed: {(FORMAT_VERSION, BINS_VERSION)}; a bundle "
+            "of another version must be trained again with m3tr-build train"
         )
     if body.get("version") != _version(body):
         raise BundleError(f"{folder / MANIFEST}: the version does not match the content: the file was altered")

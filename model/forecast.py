@@ -21,6 +21,7 @@ class Request:
         now_us: time of the forecast.
         horizons_us: microseconds after ``now_us``, each in (0, max_horizon_us].
         client: owner of the video. Intervals may depend on the client's own outcomes (see ``Forecaster.adapt``).
+        thresholds: counts > 0, ascending, whose probabilities of being passed are asked.
     """
 
     video: Video
@@ -28,6 +29,7 @@ class Request:
     now_us: int
     horizons_us: tuple[int, ...]
     client: str = ""
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,24 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class ThresholdForecast:
+    """The probability that a count passes a threshold.
+
+    Attributes:
+        threshold: the threshold, a count.
+        probabilities: (H,) float64, probability that the count is at least ``threshold`` at each horizon of the
+            forecast. It never decreases with the horizon, and is 1 if the threshold is passed already.
+        passed_by_us: maps each probability of ``model.quantiles.thresholds.CONFIDENCES`` to the time by which the
+            threshold is passed with this probability: the time of the forecast if it is passed already, or None if
+            this is later than the longest trained horizon.
+    """
+
+    threshold: float
+    probabilities: NDArray[np.float64]
+    passed_by_us: dict[float, int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """The forecast of one video.
 
@@ -59,9 +79,12 @@ class Forecast:
         metric: the metric that is forecast.
         value_now: current count of the metric.
         counts: current counts by type.
-        horizons_us: horizons of the quantiles.
-        quantiles: (H, 3) float64, cumulative counts of ``metric`` at the quantiles 0.1, 0.5 and 0.9, for each
-            horizon.
+        horizons_us: horizons of the forecasts.
+        quantiles: (H, len(QUANTILES)) float64, cumulative counts of ``metric`` at the levels of
+            ``model.quantiles.head.QUANTILES``, for each horizon.
+        mean: (H,) float64, the cumulative count whose growth log2((1 + count) / (1 + present count)) is the expected
+            growth, for each horizon. So it has the smallest expected squared error on the log scale. It is a geometric
+            mean, and lies below the arithmetic mean of the possible counts.
         intensity: expected engagements in the next hour by type (see ``model.rates``).
         neighbours: similar past videos.
         cold_start: whether nothing was known about the video's engagement.
@@ -69,6 +92,7 @@ class Forecast:
         state_age_s: seconds since the newest engagement, or the video's age if there is none.
         extrapolated: names of the properties of the request that lie outside the training range (see
             ``Support.extrapolated``).
+        thresholds: one entry for each threshold of the request.
     """
 
     now_us: int
@@ -77,9 +101,11 @@ class Forecast:
     counts: dict[str, int]
     horizons_us: tuple[int, ...]
     quantiles: NDArray[np.float64]
+    mean: NDArray[np.float64]
     intensity: dict[str, float]
     neighbours: list[Neighbour]
     cold_start: bool
     degraded: list[str]
     state_age_s: float
     extrapolated: list[str] = field(default_factory=list)
+    thresholds: list[ThresholdForecast] = field(default_factory=list)

@@ -26,7 +26,7 @@ from model.errors import BankError, BundleError, DataError
 from model.features.shape import centred, shape_bucket, shapes
 from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
-from model.forecast import Forecast, Request
+from model.forecast import Forecast, Request, ThresholdForecast
 from model.growth.curve_kernels import growth_horizons_us
 from model.head_inputs import HeadInputs
 from model.lru_cache import LRUCache
@@ -34,9 +34,10 @@ from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
-from model.quantiles.head import counts_at, grid_growth, growth_at, on_grid_at
+from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
+from model.request_answers import at_horizons, threshold_forecasts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ class Forecaster:
     def adapt(
         self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]] | None = None
     ) -> None:
-        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, 2) in addition to the bundle's calibration.
+        """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, N_STEPS) in addition to the bundle's calibration.
 
         If ``factors`` is None, an earlier stretch is removed. ``by_client`` maps a client to its own factors. For
         this client's videos, its own factors are used instead of ``factors``.
@@ -239,20 +240,19 @@ class Forecaster:
             )
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
-            growth = self._support.bound(
-                grid_growth(coefficients, age_s, max_horizon_s, stretch, expected),
-                age_s,
-                values,
-                np.array([bool(names) for names in extrapolated]),
-                max_horizon_s,
-            )
+            centre, steps = grid_parts(coefficients, age_s, max_horizon_s, expected)
+            centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
+            growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
+            growth = self._support.bound(growth, age_s, values, far, max_horizon_s)
             rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
+            asked = at_horizons(requests, growth, max_horizon_s)
         return [
             self._forecast_of(
                 r,
                 tokens.totals[i],
                 values[i],
-                growth[i],
+                asked[i],
+                threshold_forecasts(r, float(values[i]), growth[i], max_horizon_s),
                 rates[i],
                 ranked[i] if explain else [],
                 bool(cold[i]),
@@ -294,7 +294,7 @@ class Forecaster:
     def _stretch(
         self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """Return the stretch of each request's interval on the head's grid, (N, N_GRID + 1, 2). Each client may have its own stretch."""
+        """Return the stretch of the requests' quantiles on the grid, (N, N_GRID + 1, N_STEPS). Each client may have its own."""
         max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
         first, *others = dict.fromkeys(clients)
         stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
@@ -343,7 +343,7 @@ class Forecaster:
         max_horizon_s = self.manifest.max_horizon_us / SECOND_US
         horizon_s = slope_horizon_s(age_s, max_horizon_s)
         spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)
-        medians = on_grid_at(np.ascontiguousarray(growth[..., 1]), spans_s, max_horizon_s)
+        medians = on_grid_at(np.ascontiguousarray(growth[..., 1 + MEDIAN]), spans_s, max_horizon_s)
         increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
         slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
         now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
@@ -357,6 +357,7 @@ class Forecaster:
         totals: NDArray[np.float64],
         value_now: float,
         growth: NDArray[np.float64],
+        thresholds: list[ThresholdForecast],
         rates: NDArray[np.float64],
         ranked: list[Ranked],
         cold: bool,
@@ -364,8 +365,7 @@ class Forecaster:
         extrapolated: list[str],
         state_age_s: float,
     ) -> Forecast:
-        horizons_s = np.array(request.horizons_us, dtype=np.float64) / SECOND_US
-        at_horizons = growth_at(growth, horizons_s, self.manifest.max_horizon_us / SECOND_US)
+        counts = counts_at(float(value_now), growth)
         observed = request.history.series
         age_us = request.now_us - request.video.published_us
         return Forecast(
@@ -374,13 +374,15 @@ class Forecaster:
             float(value_now),
             {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
             request.horizons_us,
-            counts_at(float(value_now), at_horizons),
+            counts[:, 1:],
+            counts[:, 0],
             {kind: float(rates[i]) for kind, i in self._type_index.items()},
             [explain(item, age_us, request.horizons_us) for item in ranked],
             cold,
             list(degraded),
             max(state_age_s, 0.0),
             extrapolated,
+            thresholds,
         )
 
 

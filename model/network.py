@@ -20,7 +20,7 @@ from model.features.summary import n_summary
 from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
 from model.mhp.shape import MHPShape
-from model.quantiles.head import N_BASIS
+from model.quantiles.head import MEDIAN, N_BASIS, N_CENTRE, N_PARTS, N_STEPS
 
 SENTENCE_DIM = 384
 NGRAM_DIM = 16
@@ -31,10 +31,14 @@ SMALL_HEAD_DIM = 64
 N_BINS = 8
 NAME_DIM = 8
 _MIN_WIDTH = 1e-3
-_CASCADE_START = (0.7, 0.3, 0.35)
+_CASCADE_START = (0.6, 0.1, 0.1, 0.2, 0.2, 0.15, 0.1)
 """Growth that the head forecasts before training, as fractions of the growth that a cascade expects. The first number
-is for the low quantile. The other two are for the step up to the middle quantile and for the step up to the high
-quantile."""
+is for the lowest quantile, and the others are for the steps up from one quantile to the next. The mean starts at the
+median."""
+_START = -2.5
+_STEP_START = -3.6
+_CASCADE_BIAS = -4.5
+"""Biases of the head's output before training. Three steps together start as wide as the lowest quantile is high."""
 
 
 class ContentNet(nn.Module):
@@ -145,14 +149,14 @@ class Numbers(nn.Module):
 
 
 class HeadNet(nn.Module):
-    """Computes the coefficients of the quantile head.
+    """Computes the coefficients of the forecast head (``model.quantiles.head``).
 
-    The normal head is one residual network. This network outputs the lowest quantile and the steps up to the two
-    higher quantiles.
+    The normal head is one residual network. This network outputs the mean, the lowest quantile and the steps up from
+    one quantile to the next.
 
-    If there are few training videos, two small plain networks overfit less. The first network outputs the middle
-    quantile. The second network outputs the steps to the other two quantiles. The networks are separate because the
-    squared error of the middle quantile would dominate the training of a shared network.
+    If there are few training videos, two small plain networks overfit less. The first network outputs the mean and the
+    median. The second network outputs the steps. The networks are separate because the squared error of the mean would
+    dominate the training of a shared network.
     """
 
     def __init__(self, target_dim: int, dropout: float, *, small: bool, from_cascade: bool) -> None:
@@ -166,38 +170,39 @@ class HeadNet(nn.Module):
         inputs = target_dim + FUSED_DIM
         self.body: nn.Module = _plain(inputs, dropout) if small else _Residual(inputs, dropout)
         self.spread = _plain(inputs, dropout) if small else None
-        self.out = _output(SMALL_HEAD_DIM if small else HEAD_DIM, 1 if small else 3, from_cascade)
-        self.spread_out = _output(SMALL_HEAD_DIM, 2, from_cascade) if small else None
-        if from_cascade:
-            low, below, above = _CASCADE_START
-            steps = torch.log(torch.expm1(torch.tensor((below, above))))
-            first = self.out.bias.view(-1, N_BASIS)
-            with torch.no_grad():
-                first[0] = 0.0
-                first[0, -1] = low + below if small else low
-                (first[1:] if self.spread_out is None else self.spread_out.bias.view(2, N_BASIS))[:, -1] = steps
+        self.out = _output(SMALL_HEAD_DIM if small else HEAD_DIM, N_CENTRE if small else N_PARTS)
+        self.spread_out = _output(SMALL_HEAD_DIM, N_STEPS) if small else None
+        first = self.out.bias.view(-1, N_BASIS)
+        steps = first[N_CENTRE:] if self.spread_out is None else self.spread_out.bias.view(N_STEPS, N_BASIS)
+        with torch.no_grad():
+            first[:N_CENTRE], steps[:] = _START, _STEP_START
+            if from_cascade:
+                low, *up = _CASCADE_START
+                median = low + sum(up[:MEDIAN])
+                first[:N_CENTRE], steps[:] = 0.0, _CASCADE_BIAS
+                first[0, -1], first[1, -1] = median, median if small else low
+                steps[:, -1] = torch.log(torch.expm1(torch.tensor(up)))
 
     def forward(self, target: Tensor, fused: Tensor) -> Tensor:
-        """Return coefficients (N, 3, N_BASIS) from ``target`` (N, D) and ``fused`` (N, FUSED_DIM).
+        """Return coefficients (N, N_PARTS, N_BASIS) from ``target`` (N, D) and ``fused`` (N, FUSED_DIM).
 
-        The second axis holds the step below the middle quantile, the middle quantile, and the step above the middle
-        quantile. All coefficients are non-negative, except that coefficients of the middle quantile may be negative
-        if the model has a cascade.
+        The second axis holds the mean, the median and the steps from the lowest to the highest. All coefficients are
+        non-negative, except that coefficients of mean and median may be negative if the model has a cascade.
         """
         inputs = torch.cat([target, fused], dim=-1)
         raw = self.out(self.body(inputs)).unflatten(-1, (-1, N_BASIS))
-        first = raw[:, :1] if self.from_cascade else F.softplus(raw[:, :1])
+        first = raw[:, :N_CENTRE] if self.from_cascade else F.softplus(raw[:, :N_CENTRE])
         if self.spread is not None and self.spread_out is not None:
-            steps = F.softplus(self.spread_out(self.spread(inputs)).unflatten(-1, (2, N_BASIS)))
-            return torch.cat([steps[:, :1], first, steps[:, 1:]], dim=1)
-        steps = F.softplus(raw[:, 1:])
-        return torch.cat([steps[:, :1], first + steps[:, :1], steps[:, 1:]], dim=1)
+            steps = F.softplus(self.spread_out(self.spread(inputs)).unflatten(-1, (N_STEPS, N_BASIS)))
+            return torch.cat([first, steps], dim=1)
+        steps = F.softplus(raw[:, N_CENTRE:])
+        median = first[:, 1:] + steps[:, :MEDIAN].sum(1, keepdim=True)
+        return torch.cat([first[:, :1], median, steps], dim=1)
 
 
-def _output(width: int, rows: int, from_cascade: bool) -> nn.Linear:
+def _output(width: int, rows: int) -> nn.Linear:
     out = nn.Linear(width, rows * N_BASIS)
     nn.init.normal_(out.weight, std=0.02)
-    nn.init.constant_(out.bias, -4.5 if from_cascade else -2.5)
     return out
 
 

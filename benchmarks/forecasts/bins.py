@@ -156,7 +156,7 @@ def main() -> None:
             factors = max(product(*FACTORS), key=lambda f: value(learned, fitted, *f))
             likelihood = value(asked, expected(bundle, own, asked), *factors)
             growth = np.log2((1 + counts) / (1 + now[:, None]))
-            s = score(y, growth[:, 1], growth[:, 0], growth[:, 2])
+            s = score(y, growth)
             print(
                 f"{name:<10}{seed:>5}{len(own.counts):>11,}{likelihood:>10.4f}{s.nmse:>9.4f}{s.pinball:>9.4f}{took:>10.0f}",
                 flush=True,

@@ -22,6 +22,7 @@ from index_builder.datasets.observed import Observed, snapshot_rows
 from index_builder.progress import progress
 from index_builder.scoring.metrics import cover, intervals, spearman, width
 from model.engagement.bins import HOUR_US, SECOND_US
+from model.quantiles.head import HIGH, LOW
 
 
 def main() -> None:
@@ -46,11 +47,12 @@ def main() -> None:
         with progress("forecast", len(video)) as bar:
             counts = forecast_at(forecaster, observed, video, published[video], horizon_us, bar.advance)
     y, q = np.log2(1 + observed.totals[rows].astype(np.float64)), np.log2(1 + counts)
-    bounds = intervals(video, y, q[:, 1], q[:, 0], q[:, 2])
+    bounds = intervals(video, y, q)
+    low, high = q[:, 1 + LOW], q[:, 1 + HIGH]
     print(f"{len(video):,} videos, first observed at a median age of {np.median(horizon_us) / HOUR_US:.1f} h")
-    print(f"SRC    {spearman(y, q[:, 1]):.3f}  (95 %: {bounds['src'][0]:.3f} to {bounds['src'][1]:.3f})")
-    print(f"cover  {cover(y, q[:, 0], q[:, 2]):.3f}  (target 0.80)")
-    print(f"width  {width(q[:, 0], q[:, 2]):.2f} log2 units")
+    print(f"SRC    {spearman(y, q[:, 0]):.3f}  (95 %: {bounds['src'][0]:.3f} to {bounds['src'][1]:.3f})")
+    print(f"cover  {cover(y, low, high):.3f}  (target 0.80)")
+    print(f"width  {width(low, high):.2f} log2 units")
 
 
 if __name__ == "__main__":

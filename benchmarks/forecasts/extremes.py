@@ -21,6 +21,7 @@ from index_builder.datasets.observed import Observed
 from model.engagement.bins import SECOND_US
 from model.forecast import Request
 from model.forecaster import Forecaster
+from model.quantiles.head import MEDIAN
 from tests.model.histories import artificial
 
 AGES = 40
@@ -64,7 +65,7 @@ class Largest:
 def breaches(
     forecaster: Forecaster, observed: Observed, requests: list[tuple[str, Request]], slack: float = 1.0
 ) -> tuple[list[str], float]:
-    """Descriptions of the forecasts whose median leaves the range of the training data, and the largest excess in log2 units."""
+    """Descriptions of the forecasts whose mean or median leaves the range of the training data, and the largest excess in log2 units."""
     largest = Largest(observed, int(forecaster.manifest.training["as_of_us"]))
     limit_us = forecaster.manifest.max_horizon_us
     asked = [
@@ -73,14 +74,14 @@ def breaches(
     ]
     found, worst = [], -np.inf
     for (name, request), forecast in zip(asked, forecaster.forecast([r for _, r in asked], explain=False), strict=True):
-        median = forecast.quantiles[:, 1]
-        growth = np.log2((1 + median) / (1 + forecast.value_now))
+        centre = np.stack([forecast.mean, forecast.quantiles[:, MEDIAN]])
+        growth = np.log2((1 + centre) / (1 + forecast.value_now))
         allowed = [largest(request.now_us - request.video.published_us, h) for h in request.horizons_us]
         excess = float((growth - np.array(allowed)).max())
         worst = max(worst, excess)
-        if excess > slack or (median < forecast.value_now).any() or not np.isfinite(forecast.quantiles).all():
+        if excess > slack or (centre < forecast.value_now).any() or not np.isfinite(forecast.quantiles).all():
             found.append(
-                f"{name}: {request.video.video_id}, count {forecast.value_now:g}, medians {median}, growth {allowed}"
+                f"{name}: {request.video.video_id}, count {forecast.value_now:g}, means and medians {centre.tolist()}, growth {allowed}"
             )
     return found, worst
 

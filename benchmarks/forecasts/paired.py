@@ -28,21 +28,24 @@ class Difference:
 
 
 def growths(answers: Path, forecasts: Path) -> tuple[pd.Series, NDArray[np.float64], NDArray[np.float64]]:
-    """Video ids (n,), true growth (n,) and forecast growth (n, 3) in log2 units; a missing forecast counts as growth 0."""
-    columns = [f"q{level}" for level in LEVELS]
-    rows = pd.read_parquet(answers).merge(pd.read_parquet(forecasts)[KEY + columns], on=KEY, how="left")
+    """Video ids (n,), true growth (n,) and forecast growth (n, 4) in log2 units: the mean, then the quantiles ``LEVELS``.
+
+    A missing forecast counts as growth 0. Forecasts without a mean use their median for it.
+    """
+    columns = ["mean", *(f"q{level}" for level in LEVELS)]
+    found = pd.read_parquet(forecasts)
+    found = found if "mean" in found else found.assign(mean=found["q0.5"])
+    rows = pd.read_parquet(answers).merge(found[KEY + columns], on=KEY, how="left")
     now = np.log2(1 + rows.value_now.to_numpy(float))
     counts = np.stack([rows[name].fillna(rows.value_now).clip(lower=0).to_numpy(float) for name in columns], axis=1)
     return rows.video_id, np.log2(1 + rows.value_target.to_numpy(float)) - now, np.log2(1 + counts) - now[:, None]
 
 
 def sums(owner: NDArray[np.int64], y: NDArray[np.float64], forecast: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each video (V, 5): number of rows, sums of y, of y^2, of the squared error of the median, and of the pinball loss."""
-    error = y[:, None] - forecast
+    """For each video (V, 5): number of rows, sums of y, of y^2, of the squared error of the mean, and of the pinball loss."""
+    miss, error = y - forecast[:, 0], y[:, None] - forecast[:, 1:]
     loss = np.maximum(np.array(LEVELS) * error, (np.array(LEVELS) - 1) * error).mean(1)
-    return np.stack(
-        [np.bincount(owner, weights) for weights in (np.ones_like(y), y, y * y, error[:, 1] ** 2, loss)], axis=1
-    )
+    return np.stack([np.bincount(owner, weights) for weights in (np.ones_like(y), y, y * y, miss**2, loss)], axis=1)
 
 
 def scores(drawn: NDArray[np.float64]) -> NDArray[np.float64]:

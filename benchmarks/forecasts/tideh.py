@@ -36,6 +36,7 @@ from index_builder.evaluation.likelihood import Likelihood, likelihoods
 from index_builder.samples.queries import Pairs, Queries, cut_queries
 from index_builder.training.train import train
 from model.bundle import load_bundle
+from model.quantiles.head import MEDIAN
 
 TRAINED = 60
 AGES_H, HORIZONS_H = (6.0,), (24.0, 120.0)
@@ -184,7 +185,7 @@ def main() -> None:
                 counts = forecast_at(forecaster, observed, asked.video, asked.now_us, asked.horizon_us)
             if args.other is None:
                 likelihood, _ = likelihoods(load_bundle(bundle), observed, published_from_us=start)
-            growths["M3TR"] = np.log2((1 + counts[:, 1]) / (1 + asked.pairs.value_now))
+            growths["M3TR"] = np.log2((1 + counts[:, 1 + MEDIAN]) / (1 + asked.pairs.value_now))
     print(
         f"{'median absolute relative error of the growth':<46}" + "".join(f"{c:>26}" for c in dict.fromkeys(asked.cell))
     )

@@ -65,13 +65,13 @@ def forecast_at(
 ) -> NDArray[np.float64]:
     """Forecast cumulative counts for Q triples of (video, now, horizon).
 
-    Return the quantiles as a float64 array of shape (Q, 3). All horizons of one pair (video, now) share one hidden
-    state and one search for neighbours.
+    Return a float64 array of shape (Q, 1 + len(QUANTILES)): the mean, then the quantiles. All horizons of one pair
+    (video, now) share one hidden state and one search for neighbours.
     """
     cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
-    out = np.zeros((len(video), 3))
+    out = np.zeros((len(video), 1 + len(QUANTILES)))
     data = observed.data
     pool = forecaster.new_pool(_BATCH)
     ready = _content_ahead(forecaster, data.videos, cuts[0])
@@ -84,7 +84,7 @@ def forecast_at(
             for i, history in enumerate(histories(cells, data.types))
         ]
         for rows, answer in zip(members, forecaster.forecast(requests, pool=pool, explain=False), strict=True):
-            out[rows] = answer.quantiles
+            out[rows, 0], out[rows, 1:] = answer.mean, answer.quantiles
         if advance:
             advance(sum(len(m) for m in members))
     return out
@@ -111,10 +111,11 @@ def _content_ahead(forecaster: Forecaster, videos: Sequence[Video], video: NDArr
 def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank: bool = False) -> None:
     """Answer the queries of a Parquet file, and write the queries with their forecasts.
 
-    A forecast is the quantiles q0.1, q0.5 and q0.9 of the cumulative count. With ``growing_bank``, neighbours and
+    A forecast is the mean and the quantiles q0.05, q0.1, q0.25, q0.5, q0.75, q0.9 and q0.95 of the cumulative count.
+    ``Forecast`` says which mean. With ``growing_bank``, neighbours and
     creator features may also come from videos published after training, as in a service.
 
-    A query gets empty quantiles if its video is unknown, its metric is not the bundle's metric, or one of its times is
+    A query gets empty columns if its video is unknown, its metric is not the bundle's metric, or one of its times is
     impossible. The number of these queries is printed to standard error, with the reasons.
 
     Raises:
@@ -134,7 +135,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     video, now, target = queried.video[rows], queried.now_us[rows], queried.target_us[rows]
     observed = Observed.of(dataset, manifest.metric)
     newest_us = int(now.max()) if len(now) else 0
-    quantiles = np.full((len(table), len(QUANTILES)), np.nan)
+    answers = np.full((len(table), 1 + len(QUANTILES)), np.nan)
     with (
         open_with_growing_bank(bundle, observed, newest_us)
         if growing_bank and len(now)
@@ -144,11 +145,10 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
         # saves time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
-            quantiles[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
-    for i, level in enumerate(QUANTILES):
-        name = f"q{level}"
+            answers[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
+    for i, name in enumerate(("mean", *(f"q{level}" for level in QUANTILES))):
         table = table.drop_columns([name]) if name in table.column_names else table
-        table = table.append_column(name, pa.array(quantiles[:, i], from_pandas=True))
+        table = table.append_column(name, pa.array(answers[:, i], from_pandas=True))
     pq.write_table(table, out)
 
 

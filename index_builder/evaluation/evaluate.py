@@ -24,7 +24,8 @@ from index_builder.progress import progress
 from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, write_page
 from index_builder.report.summary import utc_minutes
 from index_builder.samples.queries import cut_queries
-from index_builder.scoring.cell_scores import scores_by_cell
+from index_builder.scoring.cell_scores import POOLED, scores_by_cell
+from index_builder.scoring.thresholds import FACTORS
 from model.bank import EmptyBank
 from model.bundle import load_bundle
 from model.engagement.bins import HOUR_US
@@ -131,19 +132,44 @@ def evaluate(
 
 def _print(table: dict[str, Any]) -> None:
     shown = Table(
-        title="Growth log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a bootstrap over videos"
+        title="Growth log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a bootstrap over videos. nMSE and SRC "
+        "score the mean, MAE the median"
     )
     shown.add_column("cell")
     shown.add_column("model")
-    for name in ("n", "nMSE", "95 %", "MAE", "SRC", "cover", "width", "pinball"):
+    for name in ("n", "nMSE", "95 %", "MAE", "SRC", "cover", "width", "pinball", "50 %", "90 %"):
         shown.add_column(name, justify="right")
     for cell in next(iter(table.values())):
         for model, cells in table.items():
             c = cells[cell]
             low, high = c["intervals"]["nmse"]
-            values = [c["nmse"], None, c["mae"], c["src"], c["cover"], c["width"], c["pinball"]]
+            values = [
+                c["nmse"],
+                None,
+                c["mae"],
+                c["src"],
+                c["cover"],
+                c["width"],
+                c["pinball"],
+                c["cover50"],
+                c["cover90"],
+            ]
             texts = ["-" if v is None or not np.isfinite(v) else f"{v:.4f}" for v in values]
             texts[1] = f"{low:.3f} to {high:.3f}"
             shown.add_row(cell, model, f"{c['n']:,}", *texts)
         shown.add_section()
-    Console(width=120 if not Console().is_terminal else None).print(shown)
+    console = Console(width=140 if not Console().is_terminal else None)
+    console.print(shown)
+    if tenths := table[MODEL][POOLED].get("thresholds"):
+        console.print(_reliability(tenths))
+
+
+def _reliability(tenths: list[dict[str, Any]]) -> Table:
+    factors = ", ".join(f"{factor:g}" for factor in FACTORS)
+    shown = Table(title=f"{MODEL}: probabilities of passing the present count times {factors}")
+    for name in ("probability", "n", "forecast", "passed"):
+        shown.add_column(name, justify="right")
+    for tenth in tenths:
+        shares = (f"{tenth[name]:.3f}" for name in ("probability", "passed"))
+        shown.add_row(f"{tenth['from']:.1f} to {tenth['from'] + 0.1:.1f}", f"{tenth['n']:,}", *shares)
+    return shown

@@ -16,6 +16,7 @@ from index_builder.samples.queries import Pairs, Queries
 from index_builder.samples.samples import Samples
 from index_builder.scoring.calibrate import calibrate
 from index_builder.scoring.cell_scores import scores_by_cell
+from index_builder.scoring.holdout import calibrated
 from model.bundle import Manifest
 from model.engagement.bins import SECOND_US
 
@@ -31,9 +32,9 @@ def holdout_evaluation(
     fit: Samples,
     holdout: Samples,
     stopping: NDArray[np.bool_],
-    quantiles: dict[str, NDArray[np.float32]],
+    parts: dict[str, NDArray[np.float32]],
 ) -> Evaluation:
-    """Score each method's growth ``quantiles`` (N, J, 3) on the ``holdout`` samples, and return the evaluation.
+    """Score each method's ``parts`` of growth (N, J, N_PARTS) on the ``holdout`` samples, and return the evaluation.
 
     N is the number of samples and J is the number of horizons. Simple baselines are fitted on ``fit`` and scored too.
     The samples that ``stopping`` (N,) flags calibrate each method. The other samples are scored. Cold samples are
@@ -50,10 +51,9 @@ def holdout_evaluation(
     if len(past) and len(pairs):
         for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
             growths[baseline.name] = baseline.fit(past).predict(pairs)[:, None]
-    for name, raw in quantiles.items():
+    for name, raw in parts.items():
         calibration = calibrate(holdout.take(stopping), raw[stopping])
-        stretched = calibration.apply(scored.age_s, scored.horizon_s, scored.cold, raw[~stopping].astype(np.float64))
-        growths[name] = stretched[rows]
+        growths[name] = calibrated(scored, raw[~stopping], calibration)[rows]
     order = np.argsort(code, kind="stable")
     queries, growths = queries.take(order), {name: growth[order] for name, growth in growths.items()}
     about = "nothing: too few videos were held out"

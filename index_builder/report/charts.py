@@ -70,12 +70,15 @@ def _percents(low: float, high: float, about: int = 4) -> list[tuple[float, str]
 
 def reliability(
     label: str,
-    levels: Sequence[float],
-    model: Sequence[Mean],
-    other: Sequence[Mean] | None,
+    model: tuple[Sequence[float], Sequence[Mean]],
+    other: tuple[Sequence[float], Sequence[Mean]] | None,
     groups: dict[str, list[Mean]],
 ) -> Svg:
-    """Plot the fraction of outcomes below each quantile against the quantile's nominal level. Each group is a thin line."""
+    """Plot the fraction of outcomes below each quantile against the quantile's nominal level.
+
+    ``model`` and ``other`` are levels and fractions. ``groups`` are fractions at the model's levels, and each group is
+    a thin line.
+    """
     left, right, top, bottom = 52.0, _WIDTH - 20, 10.0, 300.0
     x, y = Scale(0, 1, left, right), Scale(0, 1, bottom, top)
     svg = Svg(_WIDTH, bottom + 42, label)
@@ -84,15 +87,16 @@ def reliability(
     svg.y_axis(y, marks, left, right)
     svg.line([(x(0), y(0)), (x(1), y(1))], "aim")
     for name, means in groups.items():
-        points = [(x(level), y(m.value)) for level, m in zip(levels, means, strict=True)]
+        points = [(x(level), y(m.value)) for level, m in zip(model[0], means, strict=True)]
         svg.line(points, "group")
         for (px, py), m in zip(points, means, strict=True):
             svg.dot(px, py, "group", radius=2, tip=f"{name}: {m.value:.1%} of {m.n:,}")
     for curve, cls, shift in ((other, "other", 3.0), (model, "model", 0.0)):
         if curve is None:
             continue
-        svg.line([(x(level) + shift, y(m.value)) for level, m in zip(levels, curve, strict=True)], f"curve {cls}")
-        for level, m in zip(levels, curve, strict=True):
+        levels, shares = curve
+        svg.line([(x(level) + shift, y(m.value)) for level, m in zip(levels, shares, strict=True)], f"curve {cls}")
+        for level, m in zip(levels, shares, strict=True):
             svg.line([(x(level) + shift, y(m.low)), (x(level) + shift, y(m.high))], f"bar {cls}")
             svg.dot(x(level) + shift, y(m.value), cls, tip=f"below q{level:g}: {m.value:.1%}")
     svg.text((left + right) / 2, bottom + 30, "level of the quantile", "tick", "middle")

@@ -25,8 +25,8 @@ class Evaluation:
     """Scored forecasts of n queries.
 
     ``videos``: the videos that ``queries.video`` indexes.
-    ``growths``: maps each method to its log2 growth of each query. The array is (n, 3) float64 for the quantiles 0.1,
-    0.5 and 0.9, or (n, 1) for a point forecast. MODEL is one of the methods.
+    ``growths``: maps each method to its log2 growth of each query (``index_builder.scoring.answers``). MODEL is one of
+    the methods.
     ``table``: result of ``scores_by_cell`` for the queries and growths.
     ``about``: says in words which videos were scored.
     ``seen_in_training``: True if the model may have learned from some of the scored videos.

@@ -17,6 +17,7 @@ from model.engagement.rows import cells_at
 from model.engagement.video import Video
 from model.forecast import Request
 from model.forecaster import Forecaster
+from model.quantiles.head import HIGH, LOW, MEDIAN
 
 EXAMPLES: Final = 12
 _STEPS: Final = 16
@@ -49,7 +50,7 @@ class Example:
     ``age_us``: the video's age now.
     ``value_now``: the video's count now.
     ``seen`` and ``later`` (n, 2) float64: pairs of (age in microseconds, count), up to now and after now.
-    ``horizons_us`` (H,) and ``quantiles`` (H, 3): the forecast for H horizons.
+    ``horizons_us`` (H,) and ``quantiles`` (H, 3): the forecast for H horizons, at the quantiles 0.1, 0.5 and 0.9.
     ``growth``: factor by which the count really grew over the longest horizon.
     ``neighbours``: the neighbours that the forecast used.
     """
@@ -114,7 +115,7 @@ def examples(
                 before,
                 after,
                 horizons,
-                answer.quantiles,
+                answer.quantiles[:, (LOW, MEDIAN, HIGH)],
                 float(2 ** queries.pairs.growth[row]),
                 similar,
             )

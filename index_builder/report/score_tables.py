@@ -38,6 +38,8 @@ _SCORES: Final = (
     _Score("pinball", "pinball", 4, min),
     _Score("cover", "cover", 3, None),
     _Score("width", "width", 3, None),
+    _Score("cover50", "cover 50%", 3, None),
+    _Score("cover90", "cover 90%", 3, None),
 )
 _NMSE: Final = _Score("nmse", "nMSE", 3, min)
 

@@ -16,10 +16,10 @@ from index_builder.report.examples import Example
 from index_builder.report.forecast_groups import AGES_H, HORIZONS_H, MIN_FORECASTS, Groups, by_hours, by_name
 from index_builder.report.score_tables import ScoresOfCell, all_scores, nmse_by_cell
 from index_builder.report.svg import Svg, count
+from index_builder.scoring import answers
 from index_builder.scoring.cell_scores import POOLED
-from index_builder.scoring.metrics import HIGH, LOW, MEDIAN
+from index_builder.scoring.metrics import HIGH, LOW
 
-_LEVELS: Final = (LOW, MEDIAN, HIGH)
 _TARGET_COVER: Final = HIGH - LOW
 _EXAMPLES_WITH_NEIGHBOURS: Final = 4
 _FACTORS: Final = (1.05, 1.1, 1.2, 1.5, 2.0, 3.0)
@@ -74,17 +74,17 @@ class Sections:
     def rival_with_interval(self) -> str | None:
         """Return the best method other than the model if this method forecasts quantiles, otherwise None."""
         rival = self.rival
-        return rival if rival and self.evaluation.growths[rival].shape[1] == len(_LEVELS) else None
+        return rival if rival and answers.levels(self.evaluation.growths[rival]) else None
 
     @property
     def calibration_charts(self) -> list[tuple[str, Svg]]:
         """Return charts of the fraction of outcomes below each quantile and of the fraction inside the interval."""
         rival, ages = self.rival_with_interval, by_hours(self.evaluation.queries.pairs.age_s, AGES_H)
+        growths = self.evaluation.growths
         below = charts.reliability(
             "Share of outcomes below each quantile",
-            _LEVELS,
-            self._below(MODEL),
-            self._below(rival) if rival else None,
+            (answers.levels(growths[MODEL]), self._below(MODEL)),
+            (answers.levels(growths[rival]), self._below(rival)) if rival else None,
             {f"age {name}": self._below(MODEL, rows) for name, rows in ages.items()} if len(ages) > 1 else {},
         )
         queries = self.evaluation.queries
@@ -97,6 +97,12 @@ class Sections:
         ]
         covers = charts.dots("Share of outcomes inside the interval", rows, factors=False, target=_TARGET_COVER)
         return [("Outcomes below each quantile", below), ("Outcomes inside the interval", covers)]
+
+    @property
+    def thresholds(self) -> list[dict[str, Any]]:
+        """Return the tenths of the probabilities of passing a threshold, or an empty list if the model forecasts too few quantiles."""
+        found: list[dict[str, Any]] = self.evaluation.table[MODEL][POOLED].get("thresholds", [])
+        return found
 
     @property
     def error_charts(self) -> list[tuple[str, Svg]]:
@@ -155,12 +161,12 @@ class Sections:
         return [cell for cell in self.evaluation.table[MODEL] if cell != POOLED]
 
     def _median_and_real(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self.evaluation.growths[MODEL][:, 1], self.evaluation.queries.pairs.growth
+        return answers.median(self.evaluation.growths[MODEL]), self.evaluation.queries.pairs.growth
 
     def _errors(self, name: str, groups: Groups) -> Svg:
         y, inside, rival = self.evaluation.queries.pairs.growth, self._inside(MODEL), self.rival
         growths = self.evaluation.growths
-        miss = {m: np.abs(g[:, g.shape[1] // 2] - y) for m, g in growths.items() if m in (MODEL, rival)}
+        miss = {m: np.abs(answers.median(g) - y) for m, g in growths.items() if m in (MODEL, rival)}
         rows = [
             charts.ChartRow(
                 label, *self._means(miss, rival, group), f"{count(group.sum())}, {inside[group].mean():.0%}"
@@ -178,8 +184,11 @@ class Sections:
 
     def _below(self, method: str, rows: NDArray[np.bool_] | None = None) -> list[Mean]:
         y, growth = self.evaluation.queries.pairs.growth, self.evaluation.growths[method]
-        return [self.bootstrap.mean((y <= growth[:, i]).astype(np.float64), rows) for i in range(len(_LEVELS))]
+        found = [answers.quantile(growth, level) for level in answers.levels(growth)]
+        return [self.bootstrap.mean((y <= bound).astype(np.float64), rows) for bound in found if bound is not None]
 
     def _inside(self, method: str) -> NDArray[np.float64]:
         y, growth = self.evaluation.queries.pairs.growth, self.evaluation.growths[method]
-        return ((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64)
+        low, high = answers.quantile(growth, LOW), answers.quantile(growth, HIGH)
+        assert low is not None and high is not None
+        return ((y >= low) & (y <= high)).astype(np.float64)

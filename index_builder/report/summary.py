@@ -11,7 +11,9 @@ from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.evaluation import MODEL, Evaluation
 from index_builder.report.svg import TIMES, factor, hours
 from index_builder.report.verdict import verdict
+from index_builder.scoring import answers
 from index_builder.scoring.cell_scores import POOLED
+from index_builder.scoring.metrics import HIGH, LOW
 from model.engagement.bins import HOUR_US, SECOND_US
 
 
@@ -29,10 +31,12 @@ def summary(evaluation: Evaluation, bootstrap: VideoBootstrap) -> str:
     """Return the summary of an evaluation as one paragraph."""
     queries, growth = evaluation.queries, evaluation.growths[MODEL]
     y, n = queries.pairs.growth, len(queries.video)
-    miss = np.abs(growth[:, 1] - y)
+    miss = np.abs(answers.median(growth) - y)
     with np.errstate(over="ignore"):
         half, nine_tenths = (factor(float(f)).removeprefix(TIMES) for f in np.exp2(np.quantile(miss, [0.5, 0.9])))
-    held = bootstrap.mean(((y >= growth[:, 0]) & (y <= growth[:, 2])).astype(np.float64))
+    low, high = answers.quantile(growth, LOW), answers.quantile(growth, HIGH)
+    assert low is not None and high is not None
+    held = bootstrap.mean(((y >= low) & (y <= high)).astype(np.float64))
     words = []
     if found := verdict(evaluation, bootstrap):
         where = (
@@ -80,7 +84,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
             else "; "
         )
         + f"seed {training['seed']}, on {training['device']}"
-        + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_pinball'])}" for name, p in passes.items()),
+        + "".join(f"; {name}: best pass {p['best']} of {len(p['held_back_loss'])}" for name, p in passes.items()),
         "Scored on": evaluation.about,
         "Similarity": f"{manifest.content_weight:.0%} content, {1 - manifest.content_weight:.0%} trajectory",
     }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from index_builder.report.bootstrap import VideoBootstrap
 from index_builder.report.evaluation import MODEL, Evaluation
+from index_builder.scoring import answers
 
 GROWING: Final = float(np.log2(1.1))
 """Minimum mean growth of a growing cell in log2 units: an increase by a tenth."""
@@ -105,9 +106,9 @@ def growing_rows(evaluation: Evaluation) -> tuple[NDArray[np.bool_], bool]:
 
 
 def squared_errors(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
-    """Return the squared errors (n,) of each method's median growth. Growth is in log2 units."""
+    """Return the squared errors (n,) of each method's mean growth. Growth is in log2 units."""
     y = evaluation.queries.pairs.growth
-    return {name: np.square(g[:, g.shape[1] // 2] - y) for name, g in evaluation.growths.items()}
+    return {name: np.square(answers.mean(g) - y) for name, g in evaluation.growths.items()}
 
 
 def _percent(share: float) -> str:

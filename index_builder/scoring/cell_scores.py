@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.samples.queries import Queries
+from index_builder.scoring.answers import ALL
 from index_builder.scoring.metrics import intervals, score
+from index_builder.scoring.thresholds import reliability
 
 POOLED: Final = "pooled"
 """Name of the cell that contains all queries."""
@@ -23,8 +25,10 @@ def scores_by_cell(
 ) -> ScoreTable:
     """Return the scores of each method, by cell and over all queries, with intervals from a bootstrap over videos.
 
-    ``growths`` maps a method to its log2 growth of each query. The array has shape (n, 3) for quantiles and (n, 1)
-    for a point forecast. ``advance`` is called with 1 after each method.
+    ``growths`` maps a method to its log2 growth of each query (``index_builder.scoring.answers``). ``advance`` is
+    called with 1 after each method.
+
+    The scores of POOLED also have the ``thresholds`` of ``reliability`` if the method forecasts all quantiles.
     """
     table: ScoreTable = {}
     for name, growth in growths.items():
@@ -32,12 +36,12 @@ def scores_by_cell(
         for cell in [*dict.fromkeys(queries.cell.tolist()), POOLED]:
             rows = queries.cell == cell if cell != POOLED else np.ones(len(queries.cell), dtype=bool)
             y, g = queries.pairs.growth[rows], growth[rows]
-            bounds = (g[:, 0], g[:, 2]) if g.shape[1] == 3 else (None, None)
-            median = g[:, g.shape[1] // 2]
             # If a score is infinite in one bootstrap draw, the score has no interval.
             with np.errstate(invalid="ignore"):
-                drawn = intervals(queries.video[rows], y, median, *bounds)
-            cells[cell] = asdict(score(y, median, *bounds)) | {"intervals": drawn}
+                drawn = intervals(queries.video[rows], y, g)
+            cells[cell] = asdict(score(y, g)) | {"intervals": drawn}
+        if growth.shape[1] == ALL:
+            cells[POOLED]["thresholds"] = reliability(queries.pairs.growth, growth, queries.pairs.value_now)
         table[name] = cells
         if advance:
             advance(1)

@@ -1,6 +1,6 @@
 """Computes scores of growth forecasts. Growth is y = log2((1 + count at the horizon) / (1 + count now)).
 
-All inputs are finite arrays (n,) float64 in log2 units with n >= 1. If there is only one row, or if growth does not
+All inputs are finite arrays float64 in log2 units with n >= 1 rows. If there is only one row, or if growth does not
 vary, a ratio or correlation is undefined. Then the score is NaN or infinite, and no error is raised.
 """
 
@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from index_builder.scoring import answers
 
 __all__ = ["Scores", "average_ranks", "cover", "intervals", "mae", "nmse", "pinball", "score", "spearman", "width"]
 
@@ -23,9 +25,12 @@ HIGH: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of n forecasts. ``cover``, ``width`` and ``pinball`` need an interval and are NaN without one.
+    """Scores of n forecasts. A score that needs quantiles is NaN without them.
 
-    ``pinball`` is the mean of the losses at the quantiles 0.1, 0.5 and 0.9. ``cover`` should be 0.80.
+    ``nmse`` and ``src`` score the mean, and ``mae`` scores the median. ``cover`` is the fraction of outcomes from the
+    0.1 to the 0.9 quantile and should be 0.80. ``width`` is the width of this interval. ``pinball`` is the mean of the
+    losses at the quantiles 0.1, 0.5 and 0.9. ``cover50`` and ``cover90`` are the fractions from the 0.25 to the 0.75
+    and from the 0.05 to the 0.95 quantile.
     """
 
     n: int
@@ -35,6 +40,8 @@ class Scores:
     cover: float = float("nan")
     width: float = float("nan")
     pinball: float = float("nan")
+    cover50: float = float("nan")
+    cover90: float = float("nan")
 
 
 def nmse(y: Array, forecast: Array) -> float:
@@ -80,25 +87,25 @@ def width(low: Array, high: Array) -> float:
     return float(np.mean(high - low))
 
 
-def score(y: Array, median: Array, low: Array | None = None, high: Array | None = None) -> Scores:
-    """Return all scores of a forecast. ``low`` and ``high`` are its quantiles 0.1 and 0.9."""
-    n, point = len(y), (nmse(y, median), mae(y, median), spearman(y, median))
+def score(y: Array, growth: Array) -> Scores:
+    """Return all scores of forecasts ``growth`` (n, C) of outcomes ``y`` (n,). ``index_builder.scoring.answers`` describes the columns."""
+    mean, median = answers.mean(growth), answers.median(growth)
+    n, point = len(y), (nmse(y, mean), mae(y, median), spearman(y, mean))
+    low, high = answers.quantile(growth, LOW), answers.quantile(growth, HIGH)
     if low is None or high is None:
         return Scores(n, *point)
     losses = pinball(y, low, LOW), pinball(y, median, MEDIAN), pinball(y, high, HIGH)
-    return Scores(n, *point, cover(y, low, high), width(low, high), float(np.mean(losses)))
+    others = [
+        float("nan") if inner is None or outer is None else cover(y, inner, outer)
+        for inner, outer in (
+            (answers.quantile(growth, level), answers.quantile(growth, 1 - level)) for level in (0.25, 0.05)
+        )
+    ]
+    return Scores(n, *point, cover(y, low, high), width(low, high), float(np.mean(losses)), *others)
 
 
 def intervals(
-    video: NDArray[np.int64],
-    y: Array,
-    median: Array,
-    low: Array | None = None,
-    high: Array | None = None,
-    *,
-    seed: int = 0,
-    draws: int = 200,
-    level: float = 0.95,
+    video: NDArray[np.int64], y: Array, growth: Array, *, seed: int = 0, draws: int = 200, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
     """Return the bootstrap interval of every score, keyed by the score's name.
 
@@ -116,8 +123,7 @@ def intervals(
         pick = rng.integers(0, len(size), len(size))
         inside = np.arange(size[pick].sum()) - np.repeat(np.cumsum(size[pick]) - size[pick], size[pick])
         rows = order[np.repeat(start[pick], size[pick]) + inside]
-        bounds = (None, None) if low is None or high is None else (low[rows], high[rows])
-        found = asdict(score(y[rows], median[rows], *bounds))
+        found = asdict(score(y[rows], growth[rows]))
         drawn[k] = [found[name] for name in names]
     ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: (float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(names)}

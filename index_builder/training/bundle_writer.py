@@ -65,7 +65,7 @@ class BundleWriter:
         """
         plan, holdout = self.plan, self.forecasts.holdout
         manifest = self._manifest()
-        calibration = calibrate(holdout.samples, self.forecasts.quantiles)
+        calibration = calibrate(holdout.samples, self.forecasts.parts)
         with plan.step("write bundle", 4) as advance:
             write_network(self.model, plan.config.neighbours, self._support(self.model), self._no_rates(), folder)
             advance(2)
@@ -95,14 +95,14 @@ class BundleWriter:
     def _manifest(self) -> Manifest:
         plan, forecasts = self.plan, self.forecasts
         stopping = stopping_half(plan.data, forecasts.holdout.samples.video)
-        calibration = calibrate(forecasts.holdout.take(stopping).samples, forecasts.quantiles[stopping])
+        calibration = calibrate(forecasts.holdout.take(stopping).samples, forecasts.parts[stopping])
         plain = forecasts.plain[~stopping] if forecasts.plain is not None else None
         scored = forecasts.holdout.take(~stopping).samples
         evaluation = {
             "window_from_us": plan.split_us,
             "window_to_us": plan.until_us,
             "log_likelihood_per_token": self.scored.objective.mean_log_likelihood(forecasts.holdout.samples),
-            **holdout_scores(scored, forecasts.quantiles[~stopping], plain, calibration),
+            **holdout_scores(scored, forecasts.parts[~stopping], plain, calibration),
         }
         return Manifest(
             "",
@@ -135,7 +135,7 @@ class BundleWriter:
             "settings": asdict(plan.config),
             "versions": versions(),
             "passes": {
-                name: {"held_back_pinball": stage.losses, "best": stage.epoch + 1}
+                name: {"held_back_loss": stage.losses, "best": stage.epoch + 1}
                 for name, stage in self.scored.stages.items()
             },
         }
@@ -143,7 +143,7 @@ class BundleWriter:
     def _evaluation(self, manifest: Manifest) -> Evaluation:
         """Return the evaluation for the report, without examples."""
         holdout, forecasts = self.forecasts.holdout, self.forecasts
-        methods = {MODEL: forecasts.quantiles}
+        methods = {MODEL: forecasts.parts}
         if forecasts.plain is not None:
             methods[f"{MODEL} without retrieval"] = forecasts.plain
         fitted = self.scored.objective.corpus.samples

@@ -14,7 +14,7 @@ from index_builder.cascade.fit import STEPS, fit_cascade
 from index_builder.samples.exposure import exposure_of
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
-from index_builder.scoring.holdout import stopping_half, warm_pinball
+from index_builder.scoring.holdout import stopping_half, warm_loss
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
@@ -52,13 +52,14 @@ class TrainingInputs:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutForecasts:
-    """A model's forecasts of the holdout: growth ``quantiles`` (N, J, 3), for N samples and J horizons.
+    """A model's forecasts of the holdout: ``parts`` of growth (N, J, N_PARTS), for N samples and J horizons.
 
-    ``plain`` are the quantiles of forecasts without neighbours, or None.
+    The parts are the mean, the median and the steps (``model.quantiles.head``), before calibration. ``plain`` are the
+    parts of forecasts without neighbours, or None.
     """
 
     holdout: SampleSet
-    quantiles: NDArray[np.float32]
+    parts: NDArray[np.float32]
     plain: NDArray[np.float32] | None
 
 
@@ -145,9 +146,9 @@ class ModelFit:
         if config.fusion_epochs:
             return self._train_fusion(trainer, holdout, stopping, first)
         with plan.step("read states", 1) as advance:
-            quantiles = objective.encode(holdout).quantiles
+            parts = objective.encode(holdout).parts
             advance()
-        return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, quantiles, None)
+        return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, parts, None)
 
     def _train_fusion(
         self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
@@ -177,14 +178,14 @@ class ModelFit:
                 fit,
                 fit_states.hidden,
                 fit_neighbours,
-                lambda: warm_pinball(judged.samples, objective.predict(judged, states, found)),
+                lambda: warm_loss(judged.samples, objective.predict(judged, states, found)),
                 lambda n, note: advance(n, note=note),
             )
-        quantiles, plain = objective.predict(holdout, holdout_states.hidden, holdout_neighbours), None
+        parts, plain = objective.predict(holdout, holdout_states.hidden, holdout_neighbours), None
         if similarity:
             plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
         model = self._trained(objective, similarity, {"forecast": first, "fusion": second})
-        return model, HoldoutForecasts(holdout, quantiles, plain)
+        return model, HoldoutForecasts(holdout, parts, plain)
 
     def _find_neighbours(
         self, objective: Objective, *sample_sets: SampleSet

@@ -17,18 +17,16 @@ from torch import Tensor
 
 from index_builder.samples.network_inputs import Corpus, SampleSet
 from index_builder.samples.samples import Samples
+from index_builder.scoring.holdout import LEVEL_WEIGHTS
 from index_builder.training.batches import Batch, batches
 from model.bank.neighbours import N_NEIGHBOUR
 from model.network import FUSED_DIM, M3TR
-from model.quantiles.head import QUANTILES, basis, on_grid_at
+from model.quantiles.head import MEDIAN, N_PARTS, QUANTILES, basis, on_grid_at
 
 _COLD_WEIGHT: Final = 0.05
 """Weight of cold samples in the loss. Their errors are about ten times as large, but must not dominate the loss."""
 _SQUARED_WEIGHT: Final = 1.0
-"""Weight of the Huber loss.
-
-If growth is rare but large, this loss pulls the middle quantile from the median towards the mean.
-"""
+"""Weight of the Huber loss of the mean."""
 _CASCADE_SQUARED_WEIGHT: Final = 0.5
 """Weight of the Huber loss with a cascade. This weight was chosen on development splits of data sets of posts."""
 _DELTA: Final = 1.0
@@ -52,11 +50,11 @@ class Encoded:
     """Stage one's output for N samples with J horizons each.
 
     ``hidden`` (N, d_model) float32: hidden states.
-    ``quantiles`` (N, J, 3) float32: growth quantiles.
+    ``parts`` (N, J, N_PARTS) float32: mean, median and steps of growth.
     """
 
     hidden: NDArray[np.float32]
-    quantiles: NDArray[np.float32]
+    parts: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +99,7 @@ class Objective:
         self._delta = _CASCADE_DELTA if cascade else _DELTA
         self._squared_weight = _CASCADE_SQUARED_WEIGHT if cascade else _SQUARED_WEIGHT
         self._levels = torch.tensor(QUANTILES, device=device)
+        self._level_weights = torch.tensor(LEVEL_WEIGHTS, dtype=torch.float32, device=device)
         self._expected_weight = _EXPECTED_VIDEOS / max(len(np.unique(corpus.samples.video)), 1)
 
     def put(self, array: NDArray[np.generic]) -> Tensor:
@@ -187,50 +186,52 @@ class Objective:
             )
 
     def alone(self, target: Tensor) -> Tensor:
-        """Return the coefficients (n, 3, N_BASIS) of forecasts without neighbours."""
+        """Return the coefficients (n, N_PARTS, N_BASIS) of forecasts without neighbours."""
         out: Tensor = self.net.head(target, target.new_zeros(len(target), FUSED_DIM))
         return out
 
     def fused(self, target: Tensor, neighbours: NDArray[np.float32], mask: NDArray[np.float32]) -> Tensor:
-        """Return the coefficients (n, 3, N_BASIS) of forecasts with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
+        """Return the coefficients (n, N_PARTS, N_BASIS) of forecasts with neighbours (n, K, N_NEIGHBOUR) and their mask (n, K), K >= 0."""
         if not mask.shape[1]:
             return self.alone(target)
         out: Tensor = self.net.head(target, self.net.fusion(target, self.put(neighbours), self.put(mask)))
         return out
 
-    def quantiles(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
-        """Return growth quantiles (n, J, 3) at the horizons of samples ``rows``, in log2 units.
+    def parts(self, samples: Samples, rows: NDArray[np.int64], coefficients: Tensor) -> Tensor:
+        """Return the mean, the median and the steps of growth (n, J, N_PARTS) at the horizons of samples ``rows``, in log2 units.
 
-        Unlike the quantiles of a forecast, these quantiles may be negative, so that the loss still has a gradient at
+        Unlike the growth of a forecast, mean and median may be negative, so that the loss still has a gradient at
         negative values.
         """
         growth = self._expected(samples, rows) if samples.expected.shape[1] else 0.0
         phi = basis(samples.age_s[rows][:, None], samples.horizon_s[rows], self._max_horizon_s, growth).astype(
             np.float32
         )
-        below, median, above = torch.einsum("njm,nqm->njq", self.put(phi), coefficients).unbind(-1)
-        return torch.stack([median - below, median, median + above], -1)
+        return torch.einsum("njm,nqm->njq", self.put(phi), coefficients)
 
     def _expected(self, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the growth (n, J) that the cascades of samples ``rows`` expect at their horizons."""
         return on_grid_at(samples.expected[rows], samples.horizon_s[rows], self._max_horizon_s)
 
-    def loss(self, samples: Samples, rows: NDArray[np.int64], quantiles: Tensor) -> Tensor:
-        """Return the mean loss over the labels of samples ``rows``: the pinball loss of the quantiles plus the Huber loss of the median.
+    def loss(self, samples: Samples, rows: NDArray[np.int64], parts: Tensor) -> Tensor:
+        """Return the mean loss over the labels of samples ``rows``: the pinball loss of the quantiles plus the Huber loss of the mean.
 
-        With a cascade, the growth that the cascade expects is an additional label. This label has more weight if
-        there are few videos.
+        With a cascade, the growth that the cascade expects is an additional label of the mean and the median. This
+        label has more weight if there are few videos.
         """
         growth = self.put(samples.growth[rows].astype(np.float32))
         known = torch.isfinite(growth)
         growth = torch.nan_to_num(growth)
+        mean, median, lower, upper = parts.split([1, 1, MEDIAN, MEDIAN], dim=-1)
+        quantiles = torch.cat([median - lower.flip(-1).cumsum(-1).flip(-1), median, median + upper.cumsum(-1)], dim=-1)
         error = growth.unsqueeze(-1) - quantiles
-        pinball = torch.maximum(self._levels * error, (self._levels - 1) * error).mean(-1)
-        squared = F.huber_loss(quantiles[..., 1], growth, reduction="none", delta=self._delta)
+        pinball = torch.maximum(self._levels * error, (self._levels - 1) * error) @ self._level_weights
+        squared = F.huber_loss(mean[..., 0], growth, reduction="none", delta=self._delta)
         if samples.expected.shape[1]:
-            expected = self.put(self._expected(samples, rows).astype(np.float32))
-            deviation = F.huber_loss(quantiles[..., 1], expected, reduction="none", delta=self._delta)
-            squared = squared + self._expected_weight * deviation
+            expected = self.put(self._expected(samples, rows).astype(np.float32)).unsqueeze(-1)
+            centre = parts[..., :2]
+            deviation = F.huber_loss(centre, expected.expand_as(centre), reduction="none", delta=self._delta)
+            squared = squared + self._expected_weight * deviation.mean(-1)
         weight = known.float() * self.put(np.where(samples.cold[rows], _COLD_WEIGHT, 1.0).astype(np.float32)).unsqueeze(
             -1
         )
@@ -278,34 +279,34 @@ class Objective:
 
     @torch.no_grad()
     def encode(self, sample_set: SampleSet) -> Encoded:
-        """Return stage one's states and quantiles of samples, without dropout."""
+        """Return stage one's states and parts of growth of samples, without dropout."""
         samples = sample_set.samples
         self.net.eval()
         hidden = np.zeros((len(sample_set), self.net.mhp.shape.d_model), np.float32)
-        out = np.zeros((*samples.growth.shape, 3), np.float32)
+        out = np.zeros((*samples.growth.shape, N_PARTS), np.float32)
         for batch in batches(samples, self.batch_tokens):
             _, read = self.scan(samples, batch)
             rows = batch.rows[batch.real]
-            quantiles = self.quantiles(samples, rows, self.alone(self.target(sample_set, rows, read)))
-            hidden[rows], out[rows] = read.cpu().numpy(), quantiles.clamp(min=0).cpu().numpy()
+            parts = self.parts(samples, rows, self.alone(self.target(sample_set, rows, read)))
+            hidden[rows], out[rows] = read.cpu().numpy(), parts.clamp(min=0).cpu().numpy()
         return Encoded(hidden, out)
 
     @torch.no_grad()
     def predict(
         self, sample_set: SampleSet, hidden: NDArray[np.float32], found: NeighbourInputs
     ) -> NDArray[np.float32]:
-        """Return growth quantiles (N, J, 3) of the model after both stages.
+        """Return the parts of growth (N, J, N_PARTS) of the model after both stages.
 
         ``hidden`` (N, d_model) are stage one's states, and ``found`` are the neighbours.
         """
         samples = sample_set.samples
         self.net.eval()
-        out = np.zeros((*samples.growth.shape, 3), np.float32)
+        out = np.zeros((*samples.growth.shape, N_PARTS), np.float32)
         for start in range(0, len(sample_set), _ROWS):
             rows = np.arange(start, min(start + _ROWS, len(sample_set)))
             target = self.target(sample_set, rows, self.put(hidden[rows]))
             coefficients = self.fused(target, found.features[rows], found.mask[rows])
-            out[rows] = self.quantiles(samples, rows, coefficients).clamp(min=0).cpu().numpy()
+            out[rows] = self.parts(samples, rows, coefficients).clamp(min=0).cpu().numpy()
         return out
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from model.engagement.types import metric_types
 from model.features.tokens import LOG_AGE_OFFSET_S
 from model.forecast import Request
 from model.forecaster import Forecaster
+from model.quantiles.head import MEDIAN
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 
 MAX_GAPS: Final = 8000
@@ -157,7 +158,7 @@ def forecast_spans(
                 for a, history, at, ahead in zip(v, known, now[part, i], slope_us[part, i], strict=True)
             ]
             answers = forecaster.forecast(requests, explain=False)
-            increments[part, i] = [answer.quantiles[:, 1] - answer.value_now for answer in answers]
+            increments[part, i] = [answer.quantiles[:, MEDIAN] - answer.value_now for answer in answers]
             served[part, i] = [[answer.intensity[kind] for kind in types] for answer in answers]
             if advance:
                 advance(len(requests))

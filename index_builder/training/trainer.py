@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_builder.samples.network_inputs import SampleSet
-from index_builder.scoring.holdout import warm_pinball
+from index_builder.scoring.holdout import warm_loss
 from index_builder.training.batches import batches
 from index_builder.training.checkpoint import Checkpoints, Training
 from index_builder.training.config import TrainConfig
@@ -86,7 +86,7 @@ class Trainer:
             self.passes(),
             self.n_batches(),
             self._forecast_losses,
-            lambda: warm_pinball(judged.samples, objective.encode(judged).quantiles),
+            lambda: warm_loss(judged.samples, objective.encode(judged).parts),
             report,
         )
 
@@ -130,7 +130,7 @@ class Trainer:
                 hidden, read = objective.scan(sample_set.samples, batch)
                 coefficients = objective.alone(objective.target(sample_set, rows, read))
             loss = objective.loss(
-                sample_set.samples, rows, objective.quantiles(sample_set.samples, rows, coefficients.float())
+                sample_set.samples, rows, objective.parts(sample_set.samples, rows, coefficients.float())
             )
             if likelihood:
                 value, counts = objective.log_likelihood(batch, hidden.float())
@@ -158,8 +158,8 @@ class Trainer:
                 with torch.no_grad():
                     target = objective.target(sample_set, rows, objective.put(hidden[rows]))
                 coefficients = objective.fused(target, found.features[rows], mask)
-            quantiles = objective.quantiles(sample_set.samples, rows, coefficients.float())
-            yield objective.loss(sample_set.samples, rows, quantiles), contributors
+            parts = objective.parts(sample_set.samples, rows, coefficients.float())
+            yield objective.loss(sample_set.samples, rows, parts), contributors
 
     def _stage(
         self,

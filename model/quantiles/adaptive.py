@@ -1,14 +1,15 @@
-"""Adaptive conformal calibration: the width of intervals follows the coverage of recent outcomes.
+"""Adaptive conformal calibration: the distances of the quantiles follow the coverage of recent outcomes.
 
 A split-conformal calibration is fitted on a past window, so it loses its coverage when the traffic drifts. This
-module tracks the stretch of each half of the interval online. The method is quantile tracking (Angelopoulos, Candes
+module tracks the stretch of each quantile's distance from the median online. The method is quantile tracking (Angelopoulos, Candes
 and Tibshirani, 2023), which is the stable form of ACI (Gibbs and Candes, 2021). After each outcome, the logarithm of
 the stretch moves by
 
-    step * (missed - 0.1)
+    step * (missed - b)
 
-A miss therefore widens the interval nine times as much as a hit narrows it. The stretch settles at the value for
-which a tenth of the outcomes miss on that side. An outcome arrives one horizon after its forecast. The outcome is
+Here b is the fraction of outcomes that lie beyond the quantile, for example 0.1 for the 0.9 quantile. A miss of that
+quantile therefore widens the interval nine times as much as a hit narrows it. The stretch settles at the value for
+which a tenth of the outcomes lie beyond. An outcome arrives one horizon after its forecast. The outcome is
 compared with the *current* stretch, not with the stretch that the forecast used. Otherwise this method would correct
 one error several times, and the width would oscillate.
 
@@ -32,10 +33,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.quantiles.calibration import N_COLUMNS, N_ROWS
+from model.quantiles.calibration import BEYOND, N_COLUMNS, N_ROWS, beyond_median
+from model.quantiles.head import MEDIAN, N_STEPS
 
-MISS: Final = 0.1
-"""Fraction of outcomes that may lie beyond each end of the interval."""
 STEPS: Final = (0.006, 0.008, 0.016)
 """Step sizes of the three terms: all outcomes, horizon, cell."""
 LIMIT: Final = float(np.log(5.0))
@@ -48,12 +48,14 @@ VOTERS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """The log stretch of the lower half and the upper half of the interval, as a sum of three terms.
+    """The log stretch of each quantile's distance from the median, as a sum of three terms.
+
+    The last axis of every term holds the quantiles in order, without the median.
 
     Attributes:
-        overall: (2,) the term for all outcomes.
-        by_horizon: (N_COLUMNS, 2) the term for each horizon bucket.
-        by_cell: (N_ROWS, N_COLUMNS, 2) the term for each cell.
+        overall: (N_STEPS,) the term for all outcomes.
+        by_horizon: (N_COLUMNS, N_STEPS) the term for each horizon bucket.
+        by_cell: (N_ROWS, N_COLUMNS, N_STEPS) the term for each cell.
         outcomes: number of outcomes that the state has learned from.
         seen: (N_ROWS, N_COLUMNS) int64, number of outcomes in each cell.
     """
@@ -66,11 +68,11 @@ class Adaptive:
 
     @staticmethod
     def new() -> Adaptive:
-        """Return the state before any outcome. This state changes no interval."""
-        return Adaptive(np.zeros(2), np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2)))
+        """Return the state before any outcome. This state changes no quantile."""
+        return Adaptive(np.zeros(N_STEPS), np.zeros((N_COLUMNS, N_STEPS)), np.zeros((N_ROWS, N_COLUMNS, N_STEPS)))
 
     def factors(self) -> NDArray[np.float64]:
-        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, 2) float64. The stretch is exactly 1 before any outcome."""
+        """Return the stretch of every cell, (N_ROWS, N_COLUMNS, N_STEPS) float64. The stretch is exactly 1 before any outcome."""
         return np.exp(self.logs())
 
     def logs(self) -> NDArray[np.float64]:
@@ -90,16 +92,16 @@ class Adaptive:
         Args:
             rows: (n,) rows of the outcomes in the stretch table, from ``calibration_row``.
             columns: (n,) columns of the outcomes in the stretch table, from ``calibration_column``.
-            reaches: (n, 2) how far each outcome lay below and above the median, from the function ``reaches``. The
-                unit is the half-width of the interval *without* this stretch. The value for the side on which the
-                outcome did not lie is negative or 0.
+            reaches: (n, N_STEPS) how far each outcome lay beyond the median on the side of each quantile, from the
+                function ``reaches``. The unit is the quantile's distance from the median *without* this stretch. The
+                value is negative or 0 for the quantiles on the other side of the median.
         """
         overall, by_horizon, by_cell = self.overall.copy(), self.by_horizon.copy(), self.by_cell.copy()
         seen = self.seen.copy()
         in_column, in_all = seen.sum(0), int(seen.sum())
         for row, column, reach in zip(rows.tolist(), columns.tolist(), reaches, strict=True):
             now = overall + by_horizon[column] + by_cell[row, column]
-            move = (reach > np.exp(np.clip(now, -LIMIT, LIMIT))) - MISS
+            move = (reach > np.exp(np.clip(now, -LIMIT, LIMIT))) - BEYOND
             # At the limit a term stops growing. Otherwise later moves in the other direction would first have to undo the excess.
             move[(np.abs(now) >= LIMIT) & (now * move > 0)] = 0.0
             seen[row, column] += 1
@@ -122,9 +124,13 @@ class Adaptive:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Adaptive:
-        """Rebuild the state that ``to_json`` returned."""
+        """Rebuild the state that ``to_json`` returned.
+
+        An earlier release stored one stretch for each half of the interval. All quantiles of a half then start from
+        this stretch.
+        """
         overall, by_horizon, by_cell = (
-            np.array(data[name], dtype=np.float64) for name in ("overall", "by_horizon", "by_cell")
+            _by_quantile(np.array(data[name], dtype=np.float64)) for name in ("overall", "by_horizon", "by_cell")
         )
         # An earlier release did not store the number of outcomes per cell.
         seen = np.array(data.get("seen", np.zeros((N_ROWS, N_COLUMNS))), dtype=np.int64)
@@ -132,13 +138,13 @@ class Adaptive:
 
 
 def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
-    """Return the median log stretch over several clients' states, (N_ROWS, N_COLUMNS, 2).
+    """Return the median log stretch over several clients' states, (N_ROWS, N_COLUMNS, N_STEPS).
 
     Only states with at least RAMP outcomes are used. If there are fewer than VOTERS such states, the result is 0. The
     unchanged calibration of the bundle (log stretch 0) counts as an additional state in the median.
     """
     voters = [state.logs() for state in states if state.outcomes >= RAMP]
-    neutral = np.zeros((N_ROWS, N_COLUMNS, 2))
+    neutral = np.zeros((N_ROWS, N_COLUMNS, N_STEPS))
     if len(voters) < VOTERS:
         return neutral
     median: NDArray[np.float64] = np.median(np.stack([*voters, neutral]), axis=0)
@@ -148,17 +154,23 @@ def median_logs(states: Sequence[Adaptive]) -> NDArray[np.float64]:
 def reaches(
     growth: NDArray[np.float64], quantiles: NDArray[np.float64], factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return how far outcomes lay below and above the median, (n, 2). The unit is the half-width of the unstretched interval.
+    """Return how far outcomes lay beyond the median, on the side of each quantile, (n, N_STEPS).
+
+    The unit is the distance of the unstretched quantile from the median.
 
     Args:
         growth: (n,) outcomes in log2 units.
-        quantiles: (n, 3) forecast growth at the quantiles 0.1, 0.5 and 0.9.
-        factors: (n, 2) the stretch that is contained in ``quantiles``.
+        quantiles: (n, len(QUANTILES)) quantiles of forecast growth.
+        factors: (n, N_STEPS) the stretch that is contained in ``quantiles``.
     """
-    low, median, high = quantiles.T
-    beyond = np.stack([median - growth, growth - median], axis=1)
-    half = np.stack([median - low, high - median], axis=1)
-    # An interval of width 0 misses every outcome beyond the median, whatever the stretch is.
+    median = quantiles[:, MEDIAN]
+    beyond = beyond_median(growth, median)
+    distance = np.abs(np.delete(quantiles, MEDIAN, axis=1) - median[:, None])
+    # A quantile at the median misses every outcome beyond the median, whatever the stretch is.
     ratio: NDArray[np.float64] = np.where(beyond > 0, np.inf, 0.0)
-    np.divide(beyond, half, out=ratio, where=half > 0)
+    np.divide(beyond, distance, out=ratio, where=distance > 0)
     return ratio * factors
+
+
+def _by_quantile(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.repeat(terms, N_STEPS // 2, axis=-1) if terms.shape[-1] == 2 else terms

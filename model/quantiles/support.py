@@ -2,15 +2,15 @@
 
 Growth is log2((1 + N(now + d)) / (1 + N(now))). ``most`` holds the largest growth seen in training, by age, count
 and horizon. The limit for a count is the largest growth of all videos with at least that count. So the limit never
-rises with the count: small counts double more often than large ones. The median of a forecast never lies above
-``most``. The upper quantile lies at most ``margin`` above ``most``. To find ``margin``, the training videos are
+rises with the count: small counts double more often than large ones. The mean and the median of a forecast never lie
+above ``most``. The upper quantiles lie at most ``margin`` above ``most``. To find ``margin``, the training videos are
 divided into two halves. ``margin`` is the median difference between the largest growth of one half and the largest
 growth of the other half.
 
 An input is called extrapolated if its age, a count, its pace of growth, or the way in which a type is read (events
-or counters) lies outside the training range. Training says nothing about how far such an input grows. So the median
-of its forecast is at most the 0.9 quantile of the growth of training videos of that age. The interval of its
-forecast covers at least the middle 80 % of that growth.
+or counters) lies outside the training range. Training says nothing about how far such an input grows. So the mean and
+the median of its forecast are at most the 0.9 quantile of the growth of training videos of that age. The 80 % interval
+of its forecast covers at least the middle 80 % of that growth.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model.engagement.history import Mode
 from model.features.summary import count_columns, pace_columns
 from model.features.tokens import LOG_AGE_OFFSET_S
-from model.quantiles.head import N_GRID, grid_s
+from model.quantiles.head import HIGH, LOW, MEDIAN, N_GRID, grid_s
 
 Floats = NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Support:
         most: (N_AGES, N_LEVELS, N_GRID + 1) float32, largest growth in log2 units. This growth never decreases with
             the horizon.
         usual: (N_AGES, N_GRID + 1, 2) float32, quantiles 0.1 and 0.9 of the growth.
-        margin: how far the upper quantile may lie above ``most``, in log2 units.
+        margin: how far the upper quantiles may lie above ``most``, in log2 units.
         ages: (2,) float32, youngest and oldest age in seconds.
         low: (N_AGES, n_summary) float32, smallest value of each column of the summary.
         high: (N_AGES, n_summary) float32, largest value of each column of the summary.
@@ -204,20 +204,29 @@ class Support:
         extrapolated: NDArray[np.bool_],
         max_horizon_s: float,
     ) -> NDArray[np.float64]:
-        """Bound the growth quantiles (N, N_GRID + 1, 3) as the module describes.
+        """Bound the growth (N, N_GRID + 1, 1 + len(QUANTILES)) from ``grid_growth`` as the module describes.
 
-        The bounded quantiles stay in order and never decrease with the horizon.
+        The bounded quantiles stay in order, and the bounded growth never decreases with the horizon.
         """
-        growth = self._spread(growth, age_s, grid_s(max_horizon_s))
+        bounded = self._spread(growth, age_s, grid_s(max_horizon_s))
         largest = self.largest(age_s, count).astype(np.float64)
-        usual = np.minimum(self.usual[support_row(age_s)], largest[..., None])
-        low, median, high = np.moveaxis(growth, -1, 0)
-        out = extrapolated[:, None]
-        median = np.minimum(median, np.where(out, usual[..., 1], largest))
-        low = np.minimum(np.where(out, np.minimum(low, usual[..., 0]), low), median)
-        high = np.where(out, np.maximum(high, usual[..., 1]), high)
-        high = np.maximum(np.minimum(high, largest + self.margin), median)
-        bounded = np.stack([low, median, high], axis=-1)
+        centre_limit = largest.copy()
+        upper_limit = largest + self.margin
+        quantiles = bounded[..., 1:]
+        if extrapolated.any():
+            far = np.flatnonzero(extrapolated)
+            usual = np.minimum(self.usual[support_row(age_s[far])], largest[far, :, None])
+            centre_limit[far] = usual[..., 1]
+            lower, upper = slice(0, LOW + 1), slice(HIGH, None)
+            quantiles[far, :, lower] = np.minimum(quantiles[far, :, lower], usual[..., :1])
+            quantiles[far, :, upper] = np.maximum(quantiles[far, :, upper], usual[..., 1:])
+        # The mean and the median.
+        centre = bounded[..., :: MEDIAN + 1]
+        np.minimum(centre, centre_limit[..., None], out=centre)
+        median = quantiles[..., MEDIAN, None]
+        np.minimum(quantiles[..., :MEDIAN], median, out=quantiles[..., :MEDIAN])
+        np.minimum(quantiles[..., MEDIAN + 1 :], upper_limit[..., None], out=quantiles[..., MEDIAN + 1 :])
+        np.maximum(quantiles[..., MEDIAN + 1 :], median, out=quantiles[..., MEDIAN + 1 :])
         bounded[:, 0] = 0.0
         return np.maximum.accumulate(bounded, axis=1)
 
@@ -226,10 +235,10 @@ class Support:
     ) -> NDArray[np.float64]:
         """Spread the growth at the shortest trained horizon evenly over log(age + 1 minute), for all shorter horizons."""
         last = int(np.searchsorted(horizon_s, self.shortest, side="right")) - 1
-        if last < 1:
-            return growth
-        older = np.log1p(horizon_s[: last + 1] / (age_s[:, None] + LOG_AGE_OFFSET_S))
         out = growth.copy()
+        if last < 1:
+            return out
+        older = np.log1p(horizon_s[: last + 1] / (age_s[:, None] + LOG_AGE_OFFSET_S))
         out[:, : last + 1] = growth[:, last : last + 1] * (older / older[:, -1:])[..., None]
         return out
 

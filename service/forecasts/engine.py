@@ -89,16 +89,18 @@ class Engine:
         """Call ``observer`` with every forecast that is made from a video's newest history. The observer must not block."""
         self._observers.append(observer)
 
-    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> ForecastResult:
-        """Forecast a registered video as of ``at_us`` (None: now)."""
+    async def forecast(
+        self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...], thresholds: tuple[float, ...] = ()
+    ) -> ForecastResult:
+        """Forecast a registered video as of ``at_us`` (None: now), at horizons and for thresholds, both ascending."""
         snapshot, stale = await self._snapshots.get(video_id)
         if snapshot is None:
             raise NotFound("this video is not registered", field="video_id", value=video_id)
         clock_us, deployment = self._clock(), self.active
-        key = (video_id, horizons_us, at_us)
+        key = (video_id, horizons_us, at_us, thresholds)
         task = None if stale else self.cache.find(key, snapshot, deployment, clock_us)
         if task is None:
-            job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us)
+            job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us, thresholds)
             # Run in a separate task, which continues for the other callers if the first caller disconnects.
             task = asyncio.get_running_loop().create_task(self._make(job, snapshot, as_of_bins, stale))
             self._in_progress[deployment] += 1
@@ -179,6 +181,7 @@ class Engine:
         clock_us: int,
         at_us: int | None,
         horizons_us: tuple[int, ...],
+        thresholds: tuple[float, ...] = (),
     ) -> tuple[_Job, bool]:
         now = clock_us if at_us is None else at_us
         published_us = snapshot.video.published_us
@@ -193,7 +196,7 @@ class Engine:
                 now = snapshot.newest_us
             else:
                 history, as_of_bins = ended_by(history, now - published_us), True
-        request = Request(snapshot.video, history, now, horizons_us, snapshot.client)
+        request = Request(snapshot.video, history, now, horizons_us, snapshot.client, thresholds)
         return _Job(request, not as_of_bins, deployment), as_of_bins
 
     async def _make(self, job: _Job, snapshot: Snapshot, as_of_bins: bool, stale: bool) -> ForecastResult:

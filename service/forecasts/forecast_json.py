@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from model.engagement.bins import SECOND_US
-from model.forecast import Neighbour
+from model.forecast import Forecast, Neighbour, ThresholdForecast
+from model.quantiles.head import QUANTILES
 from service.forecasts.forecast_result import ForecastResult
 from service.times import iso
+
+QUANTILE_NAMES: Final = tuple(f"q{level}" for level in QUANTILES)
+"""Names of the quantiles in a response: q0.05 to q0.95."""
 
 
 def forecast_json(result: ForecastResult) -> bytes:
@@ -23,8 +27,11 @@ def forecast_json(result: ForecastResult) -> bytes:
 def forecast_fields(result: ForecastResult) -> dict[str, Any]:
     """Return the members of the response.
 
-    Quantiles are cumulative counts at ``time``. A neighbour's ``growth`` maps a horizon in seconds to the factor by which the neighbour's
-    count grew over that horizon. The horizon begins when the neighbour was as old as the forecast video is now.
+    Quantiles and ``mean`` are cumulative counts at ``time``; ``Forecast`` says which mean it is. A neighbour's ``growth`` maps a horizon in
+    seconds to the factor by which the neighbour's count grew over that horizon. The horizon begins when the neighbour was as old as the
+    forecast video is now. The member ``thresholds`` is absent unless thresholds were asked. A threshold's ``probability`` maps a horizon
+    in seconds to the probability that the count is at least the threshold at that horizon. Its ``passed_by`` maps a probability to the
+    time by which the threshold is passed with it, or to null if this is later than the longest trained horizon.
     """
     forecast = result.forecast
     return {
@@ -37,12 +44,14 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
             {
                 "horizon_s": _seconds(horizon_us),
                 "time": iso(forecast.now_us + horizon_us),
-                "q0.1": float(low),
-                "q0.5": float(middle),
-                "q0.9": float(high),
+                "mean": mean,
+                **dict(zip(QUANTILE_NAMES, quantiles, strict=True)),
             }
-            for horizon_us, (low, middle, high) in zip(forecast.horizons_us, forecast.quantiles.tolist(), strict=True)
+            for horizon_us, mean, quantiles in zip(
+                forecast.horizons_us, forecast.mean.tolist(), forecast.quantiles.tolist(), strict=True
+            )
         ],
+        **({"thresholds": [_threshold(t, forecast) for t in forecast.thresholds]} if forecast.thresholds else {}),
         "intensity_per_hour": {kind: _number(rate) for kind, rate in forecast.intensity.items()},
         "neighbours": [_neighbour(neighbour) for neighbour in forecast.neighbours],
         "model_version": result.model_version,
@@ -52,6 +61,18 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
         "degraded": forecast.degraded,
         "extrapolated": forecast.extrapolated,
         "stale": result.stale,
+    }
+
+
+def _threshold(passing: ThresholdForecast, forecast: Forecast) -> dict[str, Any]:
+    return {
+        "threshold": passing.threshold,
+        "probability": dict(
+            zip((str(_seconds(us)) for us in forecast.horizons_us), passing.probabilities.tolist(), strict=True)
+        ),
+        "passed_by": {
+            str(confidence): None if us is None else iso(us) for confidence, us in passing.passed_by_us.items()
+        },
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 
 from model.forecast import Forecast, Request
+from model.quantiles.head import HIGH, LOW, MEDIAN
 from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.forecasts.engine import Engine
@@ -128,9 +129,9 @@ class Shadow(BackgroundTask):
 
     def _compare(self, active: Forecast, shadow: Forecast) -> None:
         ours, theirs = np.log2(1 + active.quantiles), np.log2(1 + shadow.quantiles)
-        for difference in (theirs[:, 1] - ours[:, 1]).tolist():
+        for difference in (theirs[:, MEDIAN] - ours[:, MEDIAN]).tolist():
             self._metrics.shadow_difference.observe(difference)
-        widths, widths_shadow = ours[:, 2] - ours[:, 0], theirs[:, 2] - theirs[:, 0]
+        widths, widths_shadow = ours[:, HIGH] - ours[:, LOW], theirs[:, HIGH] - theirs[:, LOW]
         positive = widths > 0
         for ratio in (widths_shadow[positive] / widths[positive]).tolist():
             self._metrics.shadow_width.observe(ratio)

@@ -24,10 +24,10 @@ log = structlog.get_logger(__name__)
 EVERY_S: Final = 5.0
 _SCORES: Final = {
     "labels": ("m3tr_quality_labels", "Number of forecasts scored in the last days"),
-    "nmse": ("m3tr_quality_nmse_ratio", "Mean squared error of the median, divided by the variance of log2 growth"),
+    "nmse": ("m3tr_quality_nmse_ratio", "Mean squared error of the mean, divided by the variance of log2 growth"),
     "mae": ("m3tr_quality_mae_log2", "Mean absolute error of the median, in doublings"),
     "coverage": ("m3tr_quality_coverage_ratio", "Fraction of outcomes between q0.1 and q0.9. The target is 0.80"),
-    "pinball": ("m3tr_quality_pinball_log2", "Mean pinball loss of the three quantiles, in doublings"),
+    "pinball": ("m3tr_quality_pinball_log2", "Mean pinball loss of q0.1, q0.5 and q0.9, in doublings"),
     "width": ("m3tr_quality_width_log2", "Mean width of the interval, in doublings"),
 }
 

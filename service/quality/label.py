@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, TOTAL
 from model.quantiles.calibration import AGE_EDGES_H, COLD, calibration_column, calibration_row
+from model.quantiles.head import N_STEPS
 from service.forecasts.forecast_result import ForecastResult
 
 _STEPS_US: Final[tuple[int, ...]] = tuple(
@@ -29,8 +30,9 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
 
     ``age_bucket`` and ``horizon_bucket``: indices of the calibration cell that the forecast belongs to.
     ``counts``: cumulative counts by engagement type, for the types that make up the metric.
-    ``quantiles``: forecast counts at q0.1, q0.5 and q0.9.
-    ``stretch``: adaptive factors of the interval's lower and upper side. The quantiles already include these factors.
+    ``quantiles``: forecast counts at the levels of ``QUANTILES``.
+    ``stretch``: adaptive factors of the distances of all quantiles but the median. The quantiles already include these factors.
+    ``mean``: forecast mean, as a count.
     ``client``: name of the API key that registered the video.
     """
 
@@ -44,8 +46,9 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     metric: str
     counts: dict[str, int]
     value_now: float
-    quantiles: tuple[float, float, float]
-    stretch: tuple[float, float]
+    quantiles: tuple[float, float, float, float, float, float, float]
+    stretch: tuple[float, float, float, float, float, float]
+    mean: float
     client: str = ""
 
     @property
@@ -100,10 +103,10 @@ def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> It
     age_bucket = int(calibration_row(age_s, np.array([forecast.cold_start]))[0])
     horizon_buckets = calibration_column(np.array(forecast.horizons_us) / SECOND_US).tolist()
     counts = {kind: forecast.counts[kind] for kind in metric_kinds(forecast.metric, forecast.counts)}
-    for horizon_us, horizon_bucket, quantiles in zip(
-        forecast.horizons_us, horizon_buckets, forecast.quantiles.tolist(), strict=True
+    for horizon_us, horizon_bucket, mean, quantiles in zip(
+        forecast.horizons_us, horizon_buckets, forecast.mean.tolist(), forecast.quantiles.tolist(), strict=True
     ):
-        low, high = (1.0, 1.0) if factors is None else factors[age_bucket, horizon_bucket].tolist()
+        stretch = [1.0] * N_STEPS if factors is None else factors[age_bucket, horizon_bucket].tolist()
         yield Label(
             video.video_id,
             result.model_version,
@@ -116,6 +119,7 @@ def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> It
             counts,
             forecast.value_now,
             tuple(quantiles),
-            (low, high),
+            tuple(stretch),
+            mean,
             result.snapshot.client,
         )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from model.quantiles.adaptive import Adaptive
+from model.quantiles.head import HIGH, LOW, MEDIAN, QUANTILES
 from service.quality.label_store import LabelStore, parse_adaptive
 from service.quality.scores import ScoreSums, age_name, horizon_name
 from service.settings import QualitySettings
+
+_STRETCHED: Final = tuple(str(level) for level in QUANTILES if level != QUANTILES[MEDIAN])
+"""Levels of the quantiles that are stretched."""
 
 
 class QualityReport:
@@ -52,7 +56,10 @@ class QualityReport:
                     "age": age_name(age_bucket),
                     "horizon": horizon_name(horizon_bucket),
                     **sums.scores([(age_bucket, horizon_bucket)]),
-                    "stretch": factors[age_bucket, horizon_bucket].tolist(),
+                    "stretch": factors[age_bucket, horizon_bucket, [LOW, HIGH - 1]].tolist(),
+                    "stretch_by_level": dict(
+                        zip(_STRETCHED, factors[age_bucket, horizon_bucket].tolist(), strict=True)
+                    ),
                 }
                 for age_bucket, horizon_bucket in sorted(sums.cells)
             ],

@@ -119,7 +119,9 @@ class Scorer(BackgroundTask):
             ages = np.array([label.age_bucket for label in labels])
             stretch = np.array([label.stretch for label in labels])
             buckets = np.full(len(labels), bucket)
-            after = encode_adaptive(parse_adaptive(before).learned(ages, buckets, reaches(y, predicted, stretch)))
+            after = encode_adaptive(
+                parse_adaptive(before).learned(ages, buckets, reaches(y, predicted[:, 1:], stretch))
+            )
         for label, verdict in verdicts:
             if isinstance(verdict, str):
                 added[f"{label.age_bucket}:{bucket}:{verdict}"] += 1

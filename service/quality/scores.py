@@ -15,21 +15,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.quantiles.calibration import AGE_EDGES_H, COLD, HORIZON_EDGES_H
-from model.quantiles.head import QUANTILES
+from model.quantiles.head import HIGH, LOW, MEDIAN, QUANTILES
 from service.quality.label import Label
 
-SUMS: Final = ("n", "y", "yy", "squared", "absolute", "below", "above", "pinball", "width")
+_UP_TO: Final = {str(level): f"upto{round(100 * level)}" for level in QUANTILES}
+SUMS: Final = (
+    "n",
+    "y",
+    "yy",
+    "squared",
+    "absolute",
+    "below",
+    "above",
+    "pinball",
+    "width",
+    "inside50",
+    "inside90",
+    *_UP_TO.values(),
+)
 """Names of the sums.
 
 ``n``: number of labels.
 ``y``: sum of the observed growth y.
 ``yy``: sum of the square of y.
-``squared``: sum of the median's squared error.
+``squared``: sum of the mean's squared error.
 ``absolute``: sum of the median's absolute error.
-``below``: number of outcomes below the interval.
-``above``: number of outcomes above the interval.
-``pinball``: sum of the mean pinball loss of the three quantiles.
-``width``: sum of the interval's width.
+``below``: number of outcomes below the 80 % interval, which ranges from q0.1 to q0.9.
+``above``: number of outcomes above the 80 % interval.
+``pinball``: sum of the mean pinball loss of q0.1, q0.5 and q0.9.
+``width``: sum of the 80 % interval's width.
+``inside50``: number of outcomes from q0.25 to q0.75.
+``inside90``: number of outcomes from q0.05 to q0.95.
+``upto5`` to ``upto95``: number of outcomes up to each quantile, q0.05 to q0.95.
 """
 UNSCORED: Final = ("unlabelled", "gone")
 """Reasons why a label is not scored. ``unlabelled``: the label has no outcome. ``gone``: the label's video was deleted."""
@@ -40,29 +57,37 @@ Cell = tuple[int, int]
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the observed growth of n labels, of shape (n,), and the predicted quantiles of their growth, of shape (n, 3)."""
+    """Return the observed growth of n labels, of shape (n,), and the predicted growth, of shape (n, 1 + len(QUANTILES)).
+
+    The predicted growth is the mean, then the quantiles.
+    """
     then = 1.0 + np.array([label.value_now for label in labels])
     y = np.maximum(np.log2((1.0 + np.array(counts)) / then), 0.0)
-    predicted = np.log2((1.0 + np.array([label.quantiles for label in labels])) / then[:, None])
+    predicted = np.log2((1.0 + np.array([(label.mean, *label.quantiles) for label in labels])) / then[:, None])
     return y, predicted
 
 
 def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
     """Return the amounts that the labels add to each sum in ``SUMS``, keyed by ``<age bucket>:<horizon bucket>:<name>``."""
-    low, median, high = predicted.T
-    error = y[:, None] - predicted
-    level = np.array(QUANTILES)
+    mean, quantiles = predicted[:, 0], predicted[:, 1:]
+    scored = quantiles[:, (LOW, MEDIAN, HIGH)]
+    low, median, high = scored.T
+    error = y[:, None] - scored
+    level = np.array(QUANTILES)[[LOW, MEDIAN, HIGH]]
     parts = np.stack(
         [
             np.ones(len(y)),
             y,
             y * y,
-            (median - y) ** 2,
+            (mean - y) ** 2,
             np.abs(median - y),
             y < low,
             y > high,
             np.maximum(level * error, (level - 1) * error).mean(1),
             high - low,
+            (y >= quantiles[:, LOW + 1]) & (y <= quantiles[:, HIGH - 1]),
+            (y >= quantiles[:, LOW - 1]) & (y <= quantiles[:, HIGH + 1]),
+            *(y[:, None] <= quantiles).T,
         ]
     )
     out: dict[str, float] = defaultdict(float)
@@ -96,7 +121,18 @@ class ScoreSums:
         n = total["n"]
         unscored = {name: round(total[name]) for name in UNSCORED}
         if not n:
-            names = ("nmse", "mae", "coverage", "below", "above", "pinball", "width")
+            names = (
+                "nmse",
+                "mae",
+                "coverage",
+                "below",
+                "above",
+                "pinball",
+                "width",
+                "coverage_50",
+                "coverage_90",
+                "up_to",
+            )
             return {"labels": 0, **unscored, **dict.fromkeys(names)}
         variance = total["yy"] / n - (total["y"] / n) ** 2
         return {
@@ -109,6 +145,9 @@ class ScoreSums:
             "above": total["above"] / n,
             "pinball": total["pinball"] / n,
             "width": total["width"] / n,
+            "coverage_50": total["inside50"] / n,
+            "coverage_90": total["inside90"] / n,
+            "up_to": {level: total[name] / n for level, name in _UP_TO.items()},
         }
 
     def horizon_buckets(self) -> list[int]:

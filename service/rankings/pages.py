@@ -125,6 +125,8 @@ class _StoredVideo(msgspec.Struct):
     expected: float
     horizon_us: int
     as_of_us: int
+    mean: float | None = None
+    """None in a row that an earlier release wrote."""
 
 
 _decoder: Final = msgspec.json.Decoder(_StoredVideo)
@@ -151,6 +153,7 @@ def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | Non
         "counts": stored.counts,
         "value_now": stored.value_now,
         "expected": stored.expected,
+        "mean": stored.mean,
         "horizon_s": stored.horizon_us / SECOND_US,
         "as_of": as_of,
     }

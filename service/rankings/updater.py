@@ -22,6 +22,7 @@ import orjson
 import structlog
 from prometheus_client.core import Metric
 
+from model.quantiles.head import MEDIAN
 from service.background import BackgroundTask
 from service.forecasts.engine import Engine
 from service.forecasts.forecast_result import ForecastResult
@@ -162,12 +163,13 @@ class RankingUpdater(BackgroundTask):
 
     def _rank(self, name: bytes, result: ForecastResult, *, unchanged: bool) -> list[Command]:
         forecast = result.forecast
-        expected = float(forecast.quantiles[0, 1])
+        expected = float(forecast.quantiles[0, MEDIAN])
         row = {
             "title": (result.snapshot.video.title or "")[:TITLE_LENGTH] or None,
             "counts": forecast.counts,
             "value_now": forecast.value_now,
             "expected": expected,
+            "mean": float(forecast.mean[0]),
             "horizon_us": forecast.horizons_us[0],
             "as_of_us": forecast.now_us,
         }

@@ -14,6 +14,7 @@ from service.http.visit import Visit
 from service.routes.parameters import authorize, query_numbers, video_id
 from service.routes.request_schemas import STREAM_QUERY
 from service.streaming.topic import Subscription
+from service.videos.thresholds import parse_thresholds
 
 router = APIRouter(tags=["live"])
 
@@ -35,10 +36,12 @@ async def watch_forecast(request: Request) -> Response:
 
     The API key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
     """
-    context = authorize(request, "predict", ("horizons_s",))
+    context = authorize(request, "predict", ("horizons_s", "thresholds"))
     identifier = video_id(request, context)
     horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
-    return _Events(await context.subscriptions.subscribe(identifier, horizons_us, Visit.of(request).client))
+    thresholds = parse_thresholds(query_numbers(request, "thresholds"))
+    client = Visit.of(request).client
+    return _Events(await context.subscriptions.subscribe(identifier, horizons_us, client, thresholds))
 
 
 class _Events(Response):

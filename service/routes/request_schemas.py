@@ -11,7 +11,7 @@ from service.store import keys
 from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
 from service.times import ALLOWED
 from service.videos.metadata import VideoBody
-from service.videos.request_bodies import CorrectionBody, PredictBody
+from service.videos.request_bodies import THRESHOLDS, CorrectionBody, PredictBody
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 _ID: Final = {"type": "string", "minLength": 1}
@@ -50,7 +50,14 @@ _HORIZONS: Final = {
     "explode": False,
     "schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
 }
-STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS]}
+_THRESHOLDS: Final = {
+    "name": "thresholds",
+    "in": "query",
+    "explode": False,
+    "schema": THRESHOLDS,
+    "description": "counts; the response has the probability of passing each",
+}
+STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS, _THRESHOLDS]}
 LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
     "parameters": [
         {
@@ -76,6 +83,7 @@ FORECAST_QUERY: Final[dict[str, Any]] = response_schemas.FORECAST | {
         _VIDEO_ID,
         {"name": "at", "in": "query", "schema": _TIME},
         _HORIZONS,
+        _THRESHOLDS,
     ]
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from service.forecasts.forecast_json import QUANTILE_NAMES
+
 Schema = dict[str, Any]
 
 _TEXT: Final[Schema] = {"type": "string"}
@@ -35,7 +37,12 @@ def _optional(schema: Schema, **more: Schema) -> Schema:
 
 
 def _with(schema: Schema, **more: Schema) -> Schema:
-    return _object(**schema["properties"], **more)
+    """Return ``schema`` with additional required members."""
+    return {
+        **schema,
+        "required": [*schema["required"], *more],
+        "properties": {**schema["properties"], **more},
+    }
 
 
 PROBLEM: Final[Schema] = {
@@ -74,7 +81,13 @@ _OUTCOME: Final = _optional(
     ),
     ignored=_IGNORED,
 )
-_QUANTILES: Final = _object(**{"horizon_s": _NUMBER, "time": _TIME, "q0.1": _NUMBER, "q0.5": _NUMBER, "q0.9": _NUMBER})
+_MEAN: Final[Schema] = {
+    "type": "number",
+    "description": "count whose growth log2((1 + count) / (1 + count now)) is the expected growth; q0.5 is the median",
+}
+_QUANTILES: Final = _object(
+    **{"horizon_s": _NUMBER, "time": _TIME, "mean": _MEAN, **dict.fromkeys(QUANTILE_NAMES, _NUMBER)}
+)
 _NEIGHBOUR: Final = _object(
     video_id=_TEXT,
     similarity=_MAYBE_NUMBER,
@@ -82,22 +95,40 @@ _NEIGHBOUR: Final = _object(
     trajectory_similarity=_MAYBE_NUMBER,
     growth={"type": "object", "additionalProperties": _MAYBE_NUMBER, "description": "growth factor by horizon_s"},
 )
-_FORECAST: Final = _object(
-    video_id=_TEXT,
-    at=_TIME,
-    metric=_TEXT,
-    counts=_COUNTS,
-    value_now=_MAYBE_NUMBER,
-    forecasts=_list(_QUANTILES),
-    intensity_per_hour={"type": "object", "additionalProperties": _MAYBE_NUMBER},
-    neighbours=_list(_NEIGHBOUR),
-    model_version=_TEXT,
-    state_age_s=_MAYBE_NUMBER,
-    cold_start=_FLAG,
-    as_of_bins=_FLAG,
-    degraded=_list(_TEXT),
-    extrapolated=_list(_TEXT),
-    stale=_FLAG,
+_THRESHOLD: Final = _object(
+    threshold=_NUMBER,
+    probability={
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
+        "description": "probability, by horizon_s, that the count is at least the threshold at that horizon",
+    },
+    passed_by={
+        "type": "object",
+        "additionalProperties": {"anyOf": [_TIME, {"type": "null"}]},
+        "description": "time by which the threshold is passed with a probability of 0.5 and of 0.9. It is the time of the forecast if the "
+        "threshold is passed already, and null if it is later than the bundle's longest horizon",
+    },
+)
+_THRESHOLDS: Final[Schema] = {**_list(_THRESHOLD), "description": "absent unless thresholds were asked"}
+_FORECAST: Final = _optional(
+    _object(
+        video_id=_TEXT,
+        at=_TIME,
+        metric=_TEXT,
+        counts=_COUNTS,
+        value_now=_MAYBE_NUMBER,
+        forecasts=_list(_QUANTILES),
+        intensity_per_hour={"type": "object", "additionalProperties": _MAYBE_NUMBER},
+        neighbours=_list(_NEIGHBOUR),
+        model_version=_TEXT,
+        state_age_s=_MAYBE_NUMBER,
+        cold_start=_FLAG,
+        as_of_bins=_FLAG,
+        degraded=_list(_TEXT),
+        extrapolated=_list(_TEXT),
+        stale=_FLAG,
+    ),
+    thresholds=_THRESHOLDS,
 )
 _PREDICTED: Final = _with(
     _FORECAST,
@@ -136,6 +167,7 @@ _LISTED: Final = _object(
     counts=_COUNTS,
     value_now=_MAYBE_NUMBER,
     expected=_MAYBE_NUMBER,
+    mean=_MAYBE_NUMBER,
     horizon_s=_NUMBER,
     as_of=_TIME,
 )

@@ -22,6 +22,7 @@ from service.routes.request_schemas import (
     correction_body,
     video_body,
 )
+from service.videos.thresholds import parse_thresholds
 from service.videos.video_json import video_fields
 
 router = APIRouter(tags=["videos"])
@@ -95,10 +96,11 @@ async def post_correction(request: Request) -> Response:
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
 async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
-    context = authorize(request, "predict", ("at", "horizons_s"))
+    context = authorize(request, "predict", ("at", "horizons_s", "thresholds"))
     identifier = video_id(request, context)
     horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
-    result = await context.predictions.forecast(identifier, query_time(request, "at"), horizons_us)
+    thresholds = parse_thresholds(query_numbers(request, "thresholds"))
+    result = await context.predictions.forecast(identifier, query_time(request, "at"), horizons_us, thresholds)
     return Response(forecast_json(result), media_type="application/json")
 
 

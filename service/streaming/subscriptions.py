@@ -1,8 +1,9 @@
 """Subscriptions to forecasts.
 
-Each pair (video, horizons) is computed once for all its subscribers. The subscribers always get the newest forecast.
+Each forecast of a video, with its horizons and thresholds, is computed once for all its subscribers. The subscribers always get the
+newest one.
 
-stream of changes -> topic (video, horizons) -> forecast -> event -> one slot per subscriber -> its connection
+stream of changes -> topic (video, question) -> forecast -> event -> one slot per subscriber -> its connection
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ log = structlog.get_logger(__name__)
 
 EVENTS_PER_S: Final = 2000
 """Approximate maximum number of events per second over all subscribers, however many videos change."""
-Key = tuple[str, tuple[int, ...]]
+Question = tuple[tuple[int, ...], tuple[float, ...]]
+"""Horizons in microseconds, and thresholds."""
+Key = tuple[str, Question]
 
 
 class ForecastSubscriptions:
@@ -38,7 +41,7 @@ class ForecastSubscriptions:
 
     def __init__(
         self,
-        forecast: Callable[[str, None, tuple[int, ...]], Awaitable[ForecastResult]],
+        forecast: Callable[[str, None, tuple[int, ...], tuple[float, ...]], Awaitable[ForecastResult]],
         encode: Callable[[ForecastResult], bytes],
         settings: StreamSettings,
         *,
@@ -51,7 +54,7 @@ class ForecastSubscriptions:
         self._client_limit = max(1, int(self._limit * share))
         self._by_client: Counter[bytes] = Counter()
         self._slots = PacedSlots(in_progress)
-        self._topics: dict[str, dict[tuple[int, ...], Topic]] = {}
+        self._topics: dict[str, dict[Question, Topic]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.subscribers = 0
@@ -59,7 +62,9 @@ class ForecastSubscriptions:
         self.forecasts = 0
         """Number of forecasts made for subscribers so far."""
 
-    async def subscribe(self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"") -> Subscription:
+    async def subscribe(
+        self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"", thresholds: tuple[float, ...] = ()
+    ) -> Subscription:
         """Return a subscription that already holds its first event. Call ``leave`` when the subscription is no longer needed.
 
         Raises Unavailable if there are too many subscribers, OverShare if this client has too many subscriptions, and any Problem of the
@@ -73,7 +78,8 @@ class ForecastSubscriptions:
             raise OverShare(
                 "this client has too many subscriptions", retry_after_s=5, part="stream", allowed=self._client_limit
             )
-        topic = self._topics.get(video_id, {}).get(horizons_us) or self._open((video_id, horizons_us))
+        question = horizons_us, thresholds
+        topic = self._topics.get(video_id, {}).get(question) or self._open((video_id, question))
         subscription = Subscription()
         topic.join(subscription)
         self.subscribers += 1
@@ -87,7 +93,7 @@ class ForecastSubscriptions:
             if not self._by_client[client]:
                 del self._by_client[client]
             if not topic.subscriptions:
-                self._remove((video_id, horizons_us), topic)
+                self._remove((video_id, question), topic)
                 topic.task.cancel()
 
         subscription.leave = leave
@@ -129,7 +135,7 @@ class ForecastSubscriptions:
     def _open(self, key: Key) -> Topic:
         async def make() -> tuple[int, bytes]:
             async with self._slots:
-                result = await self._forecast(key[0], None, key[1])
+                result = await self._forecast(key[0], None, *key[1])
             self.forecasts += 1
             version = result.snapshot.version
             return version, b"id: %d\nevent: forecast\ndata: %b\n\n" % (version, self._encode(result))

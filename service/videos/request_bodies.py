@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from service.store.rows.row_fields import MAX_COUNT
 from service.times import ALLOWED, parse_time
+from service.videos.thresholds import MAX_THRESHOLDS
 
 _TIME_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}], "description": ALLOWED}
 )
+THRESHOLDS: Final = {
+    "type": "array",
+    "items": {"type": "number", "exclusiveMinimum": 0},
+    "minItems": 1,
+    "maxItems": MAX_THRESHOLDS,
+}
 
 
 def time_field(name: str) -> Any:
@@ -37,7 +44,7 @@ class CorrectionBody(BaseModel):
 
 
 class PredictBody(BaseModel):
-    """A video, its new rows, and the requested horizons."""
+    """A video, its new rows, the requested horizons, and the thresholds whose probabilities of being passed are requested."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -47,3 +54,7 @@ class PredictBody(BaseModel):
     counters: list[Any] = []
     at: time_field("at") | None = None  # type: ignore[valid-type]
     horizons_s: list[Any] | None = None
+    thresholds: Annotated[
+        list[Any] | None, WithJsonSchema({"anyOf": [THRESHOLDS, {"type": "null"}], "default": None})
+    ] = None
+    """Counts, at most 16."""

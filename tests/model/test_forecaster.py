@@ -26,6 +26,7 @@ from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
+from model.quantiles.head import HIGH, MEDIAN, N_STEPS, QUANTILES
 from tests.conftest import Mini
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,7 @@ def random_requests(forecaster: Forecaster, n: int, seed: int) -> list[Request]:
 
 def assert_same(a: Forecast, b: Forecast) -> None:
     np.testing.assert_array_equal(a.quantiles, b.quantiles)
+    np.testing.assert_array_equal(a.mean, b.mean)
     assert (a.value_now, a.counts, a.intensity, a.cold_start, a.state_age_s) == (
         b.value_now,
         b.counts,
@@ -84,7 +86,7 @@ def assert_same(a: Forecast, b: Forecast) -> None:
 def test_forecasts_do_not_depend_on_order_or_batch(forecaster: Forecaster) -> None:
     requests = random_requests(forecaster, 300, 4)
     alone = [forecaster.forecast([request])[0] for request in requests]
-    assert len({float(answer.quantiles[-1, 1]) for answer in alone}) > 200
+    assert len({float(answer.quantiles[-1, MEDIAN]) for answer in alone}) > 200
     rng = np.random.default_rng(0)
     for size in (7, 300):
         order = rng.permutation(len(requests))
@@ -104,6 +106,8 @@ def test_quantiles_never_fall_and_never_cross(forecaster: Forecaster) -> None:
         assert (q >= answer.value_now).all()
         assert (np.diff(q, axis=0) >= 0).all()
         assert (np.diff(q, axis=1) >= 0).all()
+        assert np.isfinite(answer.mean).all() and (answer.mean >= answer.value_now).all()
+        assert (np.diff(answer.mean) >= 0).all()
         series = request.history.series.get("view")
         assert answer.value_now == (series.total() if series else 0)
         assert all(np.isfinite(rate) and rate >= 0 for rate in answer.intensity.values())
@@ -130,7 +134,7 @@ def write_queries(path: Path, rows: list[tuple[str, int, int]]) -> None:
 def quantiles(bundle: Path, data: Path, queries: Path, out: Path) -> np.ndarray:
     forecast(bundle, data, queries, out)
     table = pq.read_table(out)
-    return np.stack([table[f"q{level}"].to_numpy() for level in (0.1, 0.5, 0.9)], axis=1)
+    return np.stack([table[f"q{level}"].to_numpy() for level in QUANTILES], axis=1)
 
 
 def times_us(table: pa.Table) -> np.ndarray:
@@ -222,7 +226,7 @@ def test_neighbours_are_used_as_they_were_known_at_now(
     video = np.array([index_of[name] for name, _, _ in rows])
     now, target = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
     without = forecast_at(alone, seen, video, now, target - now)
-    assert (without != answers["later"]).any(axis=1).mean() > 0.5, (
+    assert (without[:, 1:] != answers["later"]).any(axis=1).mean() > 0.5, (
         "the test means something only if neighbours change the forecasts"
     )
 
@@ -265,7 +269,7 @@ def test_forecasts_of_real_data_do_not_look_ahead(mini: Mini, real_data: Path, t
     whole, cut_off = (
         quantiles(mini.bundle, folder, tmp_path / "queries.parquet", tmp_path / "out.parquet") for folder in (full, cut)
     )
-    assert np.isfinite(whole).all() and len(np.unique(whole[:, 1])) > 100
+    assert np.isfinite(whole).all() and len(np.unique(whole[:, MEDIAN])) > 100
     np.testing.assert_array_equal(whole, cut_off)
 
 
@@ -273,14 +277,15 @@ def test_each_client_has_its_own_stretch_in_any_batch(mini_bundle: Path) -> None
     forecaster = Forecaster.load(mini_bundle, bank=EmptyBank(), device="cpu")
     requests = [replace(r, client=("", "a", "b")[i % 3]) for i, r in enumerate(random_requests(forecaster, 30, 9))]
     plain = forecaster.forecast(requests)
-    forecaster.adapt(None, {"a": np.full((N_ROWS, N_COLUMNS, 2), 3.0)})
+    forecaster.adapt(None, {"a": np.full((N_ROWS, N_COLUMNS, N_STEPS), 3.0)})
     stretched = forecaster.forecast(requests)
     for request, before, after in zip(requests, plain, stretched, strict=True):
         assert_same(forecaster.forecast([request])[0], after)
         if request.client != "a":
             assert_same(before, after)
     assert (
-        sum(float(a.quantiles[-1, 2]) > float(b.quantiles[-1, 2]) for a, b in zip(stretched, plain, strict=True)) >= 8
+        sum(float(a.quantiles[-1, HIGH]) > float(b.quantiles[-1, HIGH]) for a, b in zip(stretched, plain, strict=True))
+        >= 8
     )
     forecaster.adapt(None)
     for before, after in zip(plain, forecaster.forecast(requests), strict=True):

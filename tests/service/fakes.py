@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bank import EmptyBank
 from model.errors import BankError
 from model.features.attributes import BOOLEANS, Attribute
-from model.forecast import Forecast, Neighbour, Request
+from model.forecast import Forecast, Neighbour, Request, ThresholdForecast
 
 HOUR_US = 3_600_000_000
 
@@ -86,13 +87,17 @@ class FakeForecaster:
         moment += sum((b + 1) * r for b, r in request.history.reach.items())
         growth = np.array([1 + h / HOUR_US for h in request.horizons_us])
         middle = value + growth * (1 + moment % 9973)
+        low = 0.5 * (value + middle)
         return Forecast(
             now_us=request.now_us,
             metric=self.manifest.metric,
             value_now=value,
             counts=counts,
             horizons_us=request.horizons_us,
-            quantiles=np.stack([0.5 * (value + middle), middle, 2 * middle], axis=1),
+            quantiles=np.stack(
+                [low - 1, low, (low + middle) / 2, middle, 1.5 * middle, 2 * middle, 3 * middle], axis=1
+            ),
+            mean=1.1 * middle,
             intensity={kind: float(n) for kind, n in counts.items()},
             neighbours=[]
             if self.bank_down
@@ -100,7 +105,14 @@ class FakeForecaster:
             cold_start=not counts,
             degraded=["bank"] if self.bank_down else [],
             state_age_s=(request.now_us - request.video.published_us) / 1e6,
+            thresholds=[_passing(request, threshold, value, middle) for threshold in request.thresholds],
         )
+
+
+def _passing(request: Request, threshold: float, value: float, middle: NDArray[np.float64]) -> ThresholdForecast:
+    passed = value >= threshold
+    probabilities = np.ones(len(middle)) if passed else np.clip(middle / (middle + threshold), 0.001, 0.999)
+    return ThresholdForecast(threshold, probabilities, {0.5: request.now_us if passed else None, 0.9: None})
 
 
 class FakeBank(EmptyBank):

@@ -44,10 +44,12 @@ def served(redis_url: str) -> Iterator[Live]:
 GOOD: list[tuple[str, str, Any]] = [
     ("GET", "/videos/v/forecast", None),
     ("GET", "/videos/v/forecast?horizons_s=60,3600", None),
+    ("GET", "/videos/v/forecast?horizons_s=60,3600&thresholds=10,1000000", None),
     ("GET", "/videos/v", None),
     ("GET", "/videos", None),
     ("PUT", "/videos/good", {"published_at": T0, "title": "t", "further": 1}),
     ("POST", "/predict", {"video": {"video_id": "v"}, "events": [{"time": T0 + 9, "type": "like"}]}),
+    ("POST", "/predict", {"video": {"video_id": "v"}, "thresholds": [10, 2.5e6]}),
     ("POST", "/predict", [{"video": {"video_id": "v"}}, {"video": {"video_id": "unknown"}}, 7]),
     ("POST", "/events", [{"video_id": "v", "time": T0, "type": "view"}, {"video_id": "v"}, {"video_id": "w"}]),
     ("POST", "/counters", [{"video_id": "0", "time": T0 + 1, "views": 5}, {"video_id": "0", "time": T0, "likes": -1}]),

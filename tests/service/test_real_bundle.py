@@ -23,6 +23,7 @@ from index_builder.datasets.observed import Observed
 from model.engagement.bins import HOUR_US
 from model.engagement.types import counter_column
 from model.forecaster import Forecaster
+from model.quantiles.head import QUANTILES
 from service.times import iso
 from tests import patience
 from tests.conftest import Mini
@@ -91,7 +92,7 @@ def cases(mini: Mini) -> list[Case]:
             np.repeat(np.array(chosen), len(HORIZONS_S)),
             np.repeat(now, len(HORIZONS_S)),
             np.tile(np.array(HORIZONS_S) * 1_000_000, len(chosen)),
-        ).reshape(len(chosen), len(HORIZONS_S), 3)
+        ).reshape(len(chosen), len(HORIZONS_S), 8)
     finally:
         forecaster.close()
     cases = []
@@ -115,7 +116,7 @@ def http(mini: Mini, cases: list[Case], tmp_path_factory: pytest.TempPathFactory
 def check(case: Case, answer: httpx.Response) -> None:
     assert answer.status_code == 200, answer.text
     made = answer.json()
-    found = np.array([[f["q0.1"], f["q0.5"], f["q0.9"]] for f in made["forecasts"]])
+    found = np.array([[f["mean"], *(f[f"q{level}"] for level in QUANTILES)] for f in made["forecasts"]])
     np.testing.assert_allclose(found, case.quantiles, rtol=1e-5, atol=1e-9)
     assert made["stale"] is False and made["degraded"] == [] and not made["as_of_bins"]
     assert made["cold_start"] == (not any(row.get("count", 1) for row in case.events + case.counters))

@@ -60,6 +60,24 @@ def test_register_send_rows_forecast(service: Live) -> None:
     assert {key for key in service.dump() if b"{" in key and b"{forgotten}" not in key} == set()
 
 
+def test_a_forecast_has_a_mean_seven_quantiles_and_asked_thresholds(service: Live) -> None:
+    service.register("v")
+    service.post("/events", EVENTS)
+    made = forecast(service, horizons_s="3600,7200", thresholds="1000000,2")
+    for one in made["forecasts"]:
+        names = [name for name in one if name.startswith("q")]
+        assert names == ["q0.05", "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95"]
+        assert [one[name] for name in names] == sorted(one[name] for name in names) and one["mean"] > 0
+    passed, far = made["thresholds"]
+    assert passed == {
+        "threshold": 2,
+        "probability": {"3600": 1.0, "7200": 1.0},
+        "passed_by": {"0.5": made["at"], "0.9": None},
+    }
+    assert far["threshold"] == 1_000_000 and far["passed_by"] == {"0.5": None, "0.9": None}
+    assert 0 < far["probability"]["3600"] <= far["probability"]["7200"] < 1
+
+
 def test_predict_equals_register_send_rows_forecast(service: Live) -> None:
     service.register("v", title="t")
     service.post("/events", EVENTS)

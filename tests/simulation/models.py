@@ -38,7 +38,7 @@ class _Weighted(FakeForecaster):
 
     def _one(self, request: Request) -> Forecast:
         made = super()._one(request)
-        return replace(made, quantiles=made.quantiles * self._weight)
+        return replace(made, quantiles=made.quantiles * self._weight, mean=made.mean * self._weight)
 
 
 class _NoStates(FakePool):
@@ -95,6 +95,7 @@ def comparable(forecast: Forecast) -> tuple[Any, ...]:
         sorted(forecast.counts.items()),
         forecast.horizons_us,
         forecast.quantiles.tobytes(),
+        forecast.mean.tobytes(),
         sorted(forecast.intensity.items()),
         repr(forecast.neighbours),
         forecast.cold_start,

@@ -14,6 +14,7 @@ from index_builder.datasets.load import load_dataset
 from index_builder.evaluation.evaluate import evaluate
 from model.engagement.bins import HOUR_US
 from model.errors import DataError
+from model.quantiles.head import QUANTILES
 from tests.conftest import Mini
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,12 @@ def asked(path: Path, rows: list[ASKED]) -> Path:
 
 
 def quantiles(path: Path) -> list[tuple[float | None, ...]]:
-    return list(zip(*pq.read_table(path).select(["q0.1", "q0.5", "q0.9"]).to_pydict().values(), strict=True))
+    return list(
+        zip(
+            *pq.read_table(path).select(["mean", *(f"q{level}" for level in QUANTILES)]).to_pydict().values(),
+            strict=True,
+        )
+    )
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def test_a_query_that_cannot_be_answered_has_no_numbers(
     forecast(bundle, mini.data, asked(tmp_path / "both.parquet", both), tmp_path / "out.parquet")
     found = quantiles(tmp_path / "out.parquet")
     assert [found[0], found[-1]] == quantiles(tmp_path / "expected.parquet")
-    assert found[1:-1] == [(None, None, None)] * len(odd)
+    assert found[1:-1] == [(None,) * 8] * len(odd)
     printed = capsys.readouterr().err
     assert (
         "both.parquet: 2 queries not answered: video_id is not in the data set's videos.parquet, the first in row 1: 'nobody'"

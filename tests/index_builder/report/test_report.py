@@ -31,6 +31,7 @@ from model.engagement.bins import HOUR_US
 from model.engagement.video import Video
 from model.errors import DataError
 from tests.conftest import Mini
+from tests.model.growth_parts import parts
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,7 @@ def test_evaluate_writes_a_self_contained_page_and_escapes_titles(
         assert arm in text
     assert page.n["svg"] > 12
     assert "6 h old, +24 h" in text
+    assert "Probabilities of passing a threshold" in text
 
 
 def test_evaluate_refuses_an_impossible_report_path_before_it_starts(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_the_holdout_evaluation_scores_only_videos_that_decided_nothing(mini: Mi
         seed=0,
     )
     decides = samples.video % 3 == 0
-    perfect = (samples.growth[..., None] + np.array([-0.1, 0, 0.1])).astype(np.float32)
+    perfect = parts(samples.growth, 0.1)
     found = holdout_evaluation(load_bundle(mini.bundle).manifest, data, samples, samples, decides, {MODEL: perfect})
     assert not (found.queries.video % 3 == 0).any()
     assert len(found.queries.video) == int((np.isfinite(samples.growth) & ~(samples.cold | decides)[:, None]).sum())
@@ -172,7 +174,7 @@ def test_the_bootstrap_of_means_agrees_with_the_bootstrap_of_the_scores() -> Non
     video = np.repeat(np.arange(80), 5)
     y = np.repeat(rng.normal(size=80), 5) + rng.normal(size=400) * 0.1
     mean = VideoBootstrap(video, draws=2000).mean(np.abs(y))
-    low, high = intervals(video, y, np.zeros(400), draws=2000)["mae"]
+    low, high = intervals(video, y, np.zeros((400, 1)), draws=2000)["mae"]
     assert mean.value == pytest.approx(np.abs(y).mean())
     assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.02)
     alone = VideoBootstrap(np.arange(400), draws=2000).mean(np.abs(y))
@@ -224,4 +226,4 @@ def test_charts_draw_empty_and_hostile_input() -> None:
     bootstrap = VideoBootstrap(np.zeros(3, np.int64))
     mean = bootstrap.mean(np.ones(3))
     Page(str(dots("a <b>", [], factors=True)))
-    Page(str(reliability("none", (0.1, 0.5, 0.9), [mean] * 3, None, {HOSTILE: [mean] * 3})))
+    Page(str(reliability("none", ((0.1, 0.5, 0.9), [mean] * 3), None, {HOSTILE: [mean] * 3})))

@@ -47,7 +47,7 @@ def test_undefined_scores_are_not_errors() -> None:
     assert np.isnan(nmse(one, one)) and np.isnan(spearman(one, one))
     assert nmse(np.ones(3), np.zeros(3)) == np.inf
     assert np.isnan(spearman(np.arange(3.0), np.ones(3)))
-    point = score(np.arange(3.0), np.arange(3.0))
+    point = score(np.arange(3.0), np.arange(3.0)[:, None])
     assert point.n == 3 and point.nmse == 0 and np.isnan([point.cover, point.width, point.pinball]).all()
 
 
@@ -81,7 +81,9 @@ def test_scores_equal_the_benchmark_script(real_data: Path, tmp_path: Path) -> N
     patience.run(command, cwd=tmp_path, check=True, capture_output=True, seconds=120)
     cells = json.loads(out.read_text())["cells"]
     for cell, rows in {"a": frame[frame.cell == "a"], "b": frame[frame.cell == "b"], "pooled": frame}.items():
-        ours = score(*(growth(rows, c) for c in ("value_target", "q0.5", "q0.1", "q0.9")))
+        ours = score(
+            growth(rows, "value_target"), np.stack([growth(rows, c) for c in ("q0.1", "q0.5", "q0.9")], axis=1)
+        )
         assert ours.n == cells[cell]["n"]
         for name, theirs in NAMES.items():
             assert getattr(ours, name) == pytest.approx(cells[cell][theirs], rel=1e-12), (cell, name)
@@ -89,14 +91,25 @@ def test_scores_equal_the_benchmark_script(real_data: Path, tmp_path: Path) -> N
 
 def test_intervals_contain_the_score_and_depend_only_on_the_seed() -> None:
     frame = forecasts(400)
-    y, m, lo, hi = (growth(frame, c) for c in ("value_target", "q0.5", "q0.1", "q0.9"))
+    y, lo, m, hi = (growth(frame, c) for c in ("value_target", "q0.1", "q0.5", "q0.9"))
+    forecast = np.stack([m + 0.01, lo - 0.1, lo, (lo + m) / 2, m, (m + hi) / 2, hi, hi + 0.1], axis=1)
     video = np.arange(400)
-    found = intervals(video, y, m, lo, hi, seed=3)
-    whole = score(y, m, lo, hi)
+    found = intervals(video, y, forecast, seed=3)
+    whole = score(y, forecast)
     for name, (low, high) in found.items():
         assert low < getattr(whole, name) < high, name
-    assert found == intervals(video, y, m, lo, hi, seed=3)
-    assert found != intervals(video, y, m, lo, hi, seed=4)
+    assert found == intervals(video, y, forecast, seed=3)
+    assert found != intervals(video, y, forecast, seed=4)
+
+
+def test_the_mean_is_scored_by_squares_and_the_median_by_absolute_errors() -> None:
+    y = np.random.default_rng(2).normal(size=200)
+    quantiles = y[:, None] + np.array([-3, -2, -1, 0.5, 1, 2, 3])
+    found = score(y, np.concatenate([y[:, None] * 2, quantiles], axis=1))
+    assert found.nmse == pytest.approx(nmse(y, 2 * y)) and found.mae == pytest.approx(0.5)
+    assert found.src == pytest.approx(1)
+    assert (found.cover, found.cover50, found.cover90) == (1, 1, 1)
+    assert found.pinball == pytest.approx(np.mean([0.1 * 2, 0.5 * 0.5, 0.1 * 2]))
 
 
 def test_rows_of_one_video_are_drawn_together() -> None:
@@ -107,7 +120,7 @@ def test_rows_of_one_video_are_drawn_together() -> None:
     video = np.repeat(np.arange(30) * 7, 20)
 
     def spread(owner: np.ndarray) -> float:
-        low, high = intervals(owner[order], y[order], m[order], draws=300)["mae"]
+        low, high = intervals(owner[order], y[order], m[order, None], draws=300)["mae"]
         return high - low
 
     # 20 equal rows for each video: the right interval is sqrt(20) = 4.5 times that of independent rows.
@@ -116,5 +129,5 @@ def test_rows_of_one_video_are_drawn_together() -> None:
 
 def test_a_point_forecast_has_only_point_scores() -> None:
     y = np.random.default_rng(0).normal(size=50)
-    found = intervals(np.arange(50), y, y + 1, draws=20)
+    found = intervals(np.arange(50), y, y[:, None] + 1, draws=20)
     assert np.isfinite(found["nmse"]).all() and np.isnan(found["cover"]).all()

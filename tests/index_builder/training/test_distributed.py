@@ -87,9 +87,9 @@ def test_two_processes_train_the_same_weights_and_write_one_bundle(tmp_path: Pat
     one, two = (load_bundle(tmp_path / name) for name in ("one", "two"))
     assert (one.manifest.training["processes"], two.manifest.training["processes"]) == (1, 2)
     for stage in ("forecast", "fusion"):
-        alone, together = (b.manifest.training["passes"][stage]["held_back_pinball"] for b in (one, two))
+        alone, together = (b.manifest.training["passes"][stage]["held_back_loss"] for b in (one, two))
         assert together == pytest.approx(alone, rel=0.05)
-    falling = two.manifest.training["passes"]["forecast"]["held_back_pinball"]
+    falling = two.manifest.training["passes"]["forecast"]["held_back_loss"]
     assert falling[-1] < falling[0]
     assert not np.array_equal(two.weights["mhp.embed.weight"], one.weights["mhp.embed.weight"])
 

@@ -66,7 +66,7 @@ def test_a_learning_rate_that_is_too_high_is_stopped_and_undone(mini: Mini, tmp_
     config.write_text(settings, encoding="utf-8")
     train(mini.data, as_of_us=mini.as_of_us, metric="view", out=tmp_path / "bundle", device="cpu", config=config)
     made = load_bundle(tmp_path / "bundle").manifest.training["passes"]["forecast"]
-    losses, best = made["held_back_pinball"], made["best"]
+    losses, best = made["held_back_loss"], made["best"]
     assert len(losses) == best + 1 < 12
     assert losses[best - 1] == min(losses)
 

@@ -45,7 +45,7 @@ def test_training_in_bfloat16_is_close_to_float32(data: Path, tmp_path: Path) ->
     assert {value.dtype for name, value in low.weights.items() if name.startswith("mhp.")} == {np.dtype("float32")}
     assert not np.array_equal(low.weights["mhp.embed.weight"], full.weights["mhp.embed.weight"])
     for stage in ("forecast", "fusion"):
-        a, b = (bundle.manifest.training["passes"][stage]["held_back_pinball"] for bundle in (low, full))
+        a, b = (bundle.manifest.training["passes"][stage]["held_back_loss"] for bundle in (low, full))
         assert a == pytest.approx(b, rel=0.05)
 
 

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from model.quantiles.adaptive import LIMIT, RAMP, STEPS, VOTERS, Adaptive, median_logs, reaches
 from model.quantiles.calibration import COLD, N_COLUMNS, N_ROWS, Calibration, calibration_column, calibration_row
-from model.quantiles.head import N_BASIS, grid_growth
+from model.quantiles.head import N_BASIS, N_PARTS, N_STEPS, QUANTILES, grid_growth, grid_parts, moved
 
-Z = 1.2816
-"""Half-width of a standard normal's 80 % interval."""
+Z = np.array([1.6449, 1.2816, 0.6745, 0.6745, 1.2816, 1.6449])
+"""Distances of a standard normal's quantiles from its median."""
+ENDS = [1, 4]
+"""The 0.1 and 0.9 quantiles among those that are stretched."""
 
 
 def world(n: int, seed: int, spread: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
@@ -24,7 +26,17 @@ def world(n: int, seed: int, spread: float) -> tuple[NDArray[np.int64], NDArray[
 
 
 def reach(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([-y, y], axis=1) / Z
+    return np.stack([-y, -y, -y, y, y, y], axis=1) / Z
+
+
+def upwards(n: int) -> NDArray[np.float64]:
+    """Outcomes far above every quantile."""
+    return np.where(np.arange(N_STEPS) < 3, 0.0, 9.0) * np.ones((n, 1))
+
+
+def inside(y: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether outcomes lie inside the 80 % interval."""
+    return np.asarray((reach(y) <= factors)[:, ENDS].all(axis=1))
 
 
 def tracked(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tuple[Adaptive, NDArray[np.bool_]]:
@@ -33,7 +45,7 @@ def tracked(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tup
     covered = np.zeros(n, np.bool_)
     for start in range(0, n, 50):
         now = slice(start, start + 50)
-        covered[now] = (reach(y[now]) <= state.factors()[rows[now], columns[now]]).all(1)
+        covered[now] = inside(y[now], state.factors()[rows[now], columns[now]])
         if (known := slice(start - late, start - late + 50)).start >= 0:
             state = state.learned(rows[known], columns[known], reach(y[known]))
     return state, covered
@@ -42,7 +54,7 @@ def tracked(state: Adaptive, n: int, seed: int, spread: float, late: int) -> tup
 def test_without_outcomes_nothing_changes() -> None:
     assert (Adaptive.new().factors() == 1.0).all()
     none = np.zeros(0, np.int64)
-    assert (Adaptive.new().learned(none, none, np.zeros((0, 2))).factors() == 1.0).all()
+    assert (Adaptive.new().learned(none, none, np.zeros((0, N_STEPS))).factors() == 1.0).all()
 
 
 @pytest.mark.parametrize("late", [0, 1000])
@@ -65,7 +77,7 @@ def test_every_cell_has_its_own_coverage() -> None:
     state, covered = Adaptive.new(), np.zeros(n, np.bool_)
     for start in range(0, n, 100):
         now = slice(start, start + 100)
-        covered[now] = (reach(y[now]) <= state.factors()[rows[now], columns[now]]).all(1)
+        covered[now] = inside(y[now], state.factors()[rows[now], columns[now]])
         state = state.learned(rows[now], columns[now], reach(y[now]))
     late = np.arange(n) >= n // 2
     for column in range(N_COLUMNS):
@@ -81,17 +93,34 @@ def test_a_cell_without_outcomes_uses_the_common_terms() -> None:
 
 def test_misses_on_one_side_widen_only_that_side() -> None:
     n = 500
-    upwards = np.stack([np.zeros(n), np.full(n, 9.0)], axis=1)
-    factors = Adaptive.new().learned(np.full(n, 1), np.full(n, 1), upwards).factors()
-    assert factors[1, 1, 0] < 1 < factors[1, 1, 1]
+    factors = Adaptive.new().learned(np.full(n, 1), np.full(n, 1), upwards(n)).factors()
+    assert factors[1, 1, :3].max() < 1 < factors[1, 1, 3:].min()
+
+
+def test_every_quantile_regains_its_own_level() -> None:
+    """Outcomes turn from a normal into a skew distribution with heavy tails."""
+    rng = np.random.default_rng(8)
+    n = 40_000
+    rows = columns = np.ones(n, np.int64)
+    y = np.where(rng.random(n) < 0.5, rng.exponential(1.0, n), -0.4 * rng.random(n))
+    state, below = Adaptive.new(), np.zeros((n, N_STEPS))
+    for start in range(0, n, 100):
+        now = slice(start, start + 100)
+        beyond = reach(y[now]) > state.factors()[rows[now], columns[now]]
+        below[now] = np.where(np.arange(N_STEPS) < 3, beyond, ~beyond)
+        state = state.learned(rows[now], columns[now], reach(y[now]))
+    levels = [level for level in QUANTILES if level != 0.5]
+    np.testing.assert_allclose(below[n // 2 :].mean(0), levels, atol=0.01)
 
 
 def test_the_stretch_is_bounded_and_leaves_its_bound_at_once() -> None:
     n = 3000
     cell = np.zeros(n, np.int64)
-    wide = Adaptive.new().learned(cell, cell, np.full((n, 2), np.inf))
+    wide = Adaptive.new().learned(cell, cell, np.full((n, N_STEPS), np.inf))
     assert wide.factors().max() == pytest.approx(np.exp(LIMIT), rel=0.03) and np.isfinite(wide.factors()).all()
-    assert (wide.learned(cell[:200], cell[:200], np.zeros((200, 2))).factors()[0, 0] < 0.7 * np.exp(LIMIT)).all()
+    assert (
+        wide.learned(cell[:300], cell[:300], np.zeros((300, N_STEPS))).factors()[0, 0, 2:4] < 0.7 * np.exp(LIMIT)
+    ).all()
 
 
 def test_a_state_is_restored_from_json() -> None:
@@ -104,28 +133,38 @@ def test_a_state_is_restored_from_json() -> None:
 
 def test_reaches_do_not_depend_on_the_stretch() -> None:
     growth = np.array([0.2, 3.0, 1.0, 2.0])
-    plain = np.array([[0.5, 1.0, 2.0]] * 3 + [[1.0, 1.0, 1.0]])
-    stretch = np.array([[0.5, 2.0]] * 4)
-    low, median, high = plain.T
-    stretched = np.stack(
-        [median - (median - low) * stretch[:, 0], median, median + (high - median) * stretch[:, 1]], axis=1
-    )
-    expected = [[1.6, -0.8], [-4.0, 2.0], [0.0, 0.0], [0.0, np.inf]]
-    np.testing.assert_allclose(reaches(growth, plain, np.ones((4, 2))), expected)
-    np.testing.assert_allclose(reaches(growth, stretched, stretch), expected)
+    distance = np.array([[0.8, 0.5, 0.25, 0.5, 1.0, 2.0]] * 3 + [[0.0] * 6])
+    stretch = np.array([[0.5, 0.6, 0.7, 1.5, 2.0, 3.0]] * 4)
+    expected = [
+        [1.0, 1.6, 3.2, -1.6, -0.8, -0.4],
+        [-2.5, -4.0, -8.0, 4.0, 2.0, 1.0],
+        [0.0] * 6,
+        [0.0] * 3 + [np.inf] * 3,
+    ]
+    for factors in (np.ones((4, N_STEPS)), stretch):
+        far = distance * factors
+        quantiles = 1 + np.concatenate([-far[:, :3], np.zeros((4, 1)), far[:, 3:]], axis=1)
+        np.testing.assert_allclose(reaches(growth, quantiles, factors), expected)
 
 
 def test_stretched_quantiles_never_fall_and_never_cross() -> None:
     rng = np.random.default_rng(6)
     rows, columns = rng.integers(0, N_ROWS, 4000), rng.integers(0, N_COLUMNS, 4000)
-    state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, 2)))
-    calibration = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, 2))).times(state.factors())
+    state = Adaptive.new().learned(rows, columns, rng.exponential(3.0, (4000, N_STEPS)))
+    plain = Calibration(rng.uniform(0.3, 3.0, (N_ROWS, N_COLUMNS, N_STEPS)), rng.uniform(-1, 1, (N_ROWS, N_COLUMNS)))
+    calibration = plain.times(state.factors())
+    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    np.testing.assert_array_equal(again.shift, plain.shift)
+    np.testing.assert_array_equal(again.stretch, plain.stretch * state.factors())
     age_s = rng.uniform(0, 30 * 86400, 13)
     cold = age_s < 86400
     max_horizon_s = 168 * 3600.0
-    coefficients = rng.exponential(0.3, (len(age_s), 3, N_BASIS)).astype(np.float32)
-    growth = grid_growth(coefficients, age_s, max_horizon_s, calibration.on_grid(age_s, cold, max_horizon_s))
-    assert (growth >= 0).all() and (np.diff(growth, axis=1) >= 0).all() and (np.diff(growth, axis=2) >= 0).all()
+    coefficients = rng.exponential(0.3, (len(age_s), N_PARTS, N_BASIS)).astype(np.float32)
+    centre, steps = grid_parts(coefficients, age_s, max_horizon_s)
+    centre = moved(centre, steps, calibration.shift_on_grid(age_s, cold, max_horizon_s))
+    growth = grid_growth(centre, steps, calibration.on_grid(age_s, cold, max_horizon_s))
+    assert (growth >= 0).all() and (np.diff(growth, axis=1) >= 0).all()
+    assert (np.diff(growth[..., 1:], axis=2) >= 0).all()
     assert (growth[:, 0] == 0).all()
 
 
@@ -140,14 +179,14 @@ def test_cells_are_those_of_the_calibration() -> None:
 
 def all_missed_above(n: int) -> Adaptive:
     cell = np.ones(n, np.int64)
-    return Adaptive.new().learned(cell, cell, np.stack([np.zeros(n), np.full(n, 9.0)], axis=1))
+    return Adaptive.new().learned(cell, cell, upwards(n))
 
 
 def test_the_first_outcomes_move_the_stretch_less() -> None:
-    first = all_missed_above(1).logs()[1, 1, 1]
+    first = all_missed_above(1).logs()[1, 1, 4]
     assert first == pytest.approx(0.9 * sum(STEPS) / RAMP)
-    assert all_missed_above(10).logs()[1, 1, 1] < 0.2 * 10 * 0.9 * sum(STEPS)
-    more = all_missed_above(RAMP + 1).logs()[1, 1, 1] - all_missed_above(RAMP).logs()[1, 1, 1]
+    assert all_missed_above(10).logs()[1, 1, 4] < 0.2 * 10 * 0.9 * sum(STEPS)
+    more = all_missed_above(RAMP + 1).logs()[1, 1, 4] - all_missed_above(RAMP).logs()[1, 1, 4]
     assert more == pytest.approx(0.9 * sum(STEPS))
 
 
@@ -158,6 +197,12 @@ def test_a_state_of_an_earlier_release_is_read() -> None:
     again = Adaptive.from_json(data)
     np.testing.assert_array_equal(again.factors(), state.factors())
     assert again.outcomes == 60 and again.seen.sum() == 0
+    # A still earlier release stretched the lower and the upper half of the 80 % interval.
+    halves = {name: state.to_json()[name] for name in ("outcomes", "seen")} | {
+        name: getattr(state, name)[..., ENDS].tolist() for name in ("overall", "by_horizon", "by_cell")
+    }
+    again = Adaptive.from_json(halves)
+    np.testing.assert_array_equal(again.factors(), state.factors()[..., [1, 1, 1, 4, 4, 4]])
 
 
 def test_a_dishonest_client_does_not_move_the_median_past_honest_ones() -> None:
@@ -166,18 +211,18 @@ def test_a_dishonest_client_does_not_move_the_median_past_honest_ones() -> None:
     assert (median_logs([*honest[1:], all_missed_above(RAMP - 1)]) == 0).all(), (
         "one of them has too few outcomes to count"
     )
-    logs = [float(state.logs()[1, 1, 1]) for state in honest]
-    for liar in (all_missed_above(5000), Adaptive(-9 * np.ones(2), *_nothing(), 5000)):
-        between = float(median_logs([*honest, liar])[1, 1, 1])
+    logs = [float(state.logs()[1, 1, 4]) for state in honest]
+    for liar in (all_missed_above(5000), Adaptive(-9 * np.ones(N_STEPS), *_nothing(), 5000)):
+        between = float(median_logs([*honest, liar])[1, 1, 4])
         assert min(logs) <= between <= max(logs)
 
 
 def _nothing() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.zeros((N_COLUMNS, 2)), np.zeros((N_ROWS, N_COLUMNS, 2))
+    return np.zeros((N_COLUMNS, N_STEPS)), np.zeros((N_ROWS, N_COLUMNS, N_STEPS))
 
 
 def test_the_starting_stretch_fades_as_outcomes_arrive() -> None:
-    base = np.full((N_ROWS, N_COLUMNS, 2), 0.4)
+    base = np.full((N_ROWS, N_COLUMNS, N_STEPS), 0.4)
     np.testing.assert_allclose(Adaptive.new().over(base), np.exp(0.4))
     state = all_missed_above(3 * RAMP)
     np.testing.assert_allclose(state.over(base), np.exp(np.clip(state.logs() + 0.1, -LIMIT, LIMIT)))

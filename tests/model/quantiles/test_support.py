@@ -18,7 +18,7 @@ from model.engagement.history import History, Series
 from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
-from model.quantiles.head import N_GRID, grid_s
+from model.quantiles.head import HIGH, LOW, MEDIAN, N_GRID, grid_s
 from model.quantiles.support import N_AGES, N_LEVELS, Support, support_row
 from tests.conftest import Mini
 from tests.model.histories import NOW_US, artificial, series
@@ -76,8 +76,8 @@ def test_steady_views_continue_without_exploding(forecaster: Forecaster) -> None
     by_events = forecast_of(forecaster, 65 * 60 * SECOND_US, view=cells("events", spread, [1] * 120))
     by_counter = forecast_of(forecaster, 65 * 60 * SECOND_US, view=cells("counters", [3600], [120]))
     for answer in (by_events, by_counter):
-        assert 120 <= answer.quantiles[1, 1] < 12_000
-        assert answer.quantiles[2, 2] < 120_000
+        assert 120 <= answer.quantiles[1, MEDIAN] < 12_000
+        assert answer.quantiles[2, HIGH] < 120_000
     assert "counters:view" in by_counter.extrapolated
     assert "counters:view" not in by_events.extrapolated
 
@@ -85,14 +85,14 @@ def test_steady_views_continue_without_exploding(forecaster: Forecaster) -> None
 def test_twelve_hours_of_silence_lower_the_growth(forecaster: Forecaster) -> None:
     spread = np.linspace(1, 3600, 120).tolist()
     answer = forecast_of(forecaster, 13 * HOUR_US, view=cells("events", spread, [1] * 120))
-    assert growth_of(answer)[0, 1] < 0.5
-    assert growth_of(answer)[1, 1] < 1.5
+    assert growth_of(answer)[0, MEDIAN] < 0.5
+    assert growth_of(answer)[1, MEDIAN] < 1.5
 
 
 def test_a_burst_is_extrapolated_and_gets_a_wide_interval(forecaster: Forecaster) -> None:
     answer = forecast_of(forecaster, HOUR_US, view=cells("events", np.linspace(3500, 3590, 50).tolist(), [2000] * 50))
     assert {"counts", "pace"} <= set(answer.extrapolated)
-    low, _, high = growth_of(answer)[1]
+    low, high = growth_of(answer)[1, [LOW, HIGH]]
     support = Support.of(forecaster._weights)
     day = int(np.searchsorted(grid_s(forecaster.manifest.max_horizon_us / SECOND_US), 86_400.0)) - 1
     usual = support.usual[support_row(np.array([3600.0]))[0], day]
@@ -142,21 +142,21 @@ def samples(n: int, growth: float) -> Support:
 def test_quantiles_stay_ordered_within_the_bound() -> None:
     support = samples(2000, 3.0)
     rng = np.random.default_rng(1)
-    growth = np.maximum.accumulate(np.sort(rng.exponential(4, (50, N_GRID + 1, 3)), axis=-1), axis=1)
+    growth = np.maximum.accumulate(np.sort(rng.exponential(4, (50, N_GRID + 1, 8)), axis=-1), axis=1)
     age_s, count = np.exp(rng.uniform(1, 16, 50)), 10 ** rng.uniform(0, 12, 50)
     for far in (False, True):
         bounded = support.bound(growth, age_s, count, np.full(50, far), _WEEK_S)
-        assert (np.diff(bounded, axis=-1) >= 0).all()
+        assert (np.diff(bounded[..., 1:], axis=-1) >= 0).all()
         assert (np.diff(bounded, axis=1) >= 0).all()
         assert (bounded[:, 0] == 0).all()
-        assert (bounded[..., 1] <= support.largest(age_s, count) + 1e-6).all()
-        assert (bounded[..., 2] <= support.largest(age_s, count) + support.margin + 1e-6).all()
+        assert (bounded[..., [0, 1 + MEDIAN]] <= support.largest(age_s, count)[..., None] + 1e-6).all()
+        assert (bounded[..., -1] <= support.largest(age_s, count) + support.margin + 1e-6).all()
 
 
 def test_growth_within_the_bound_is_not_changed() -> None:
     support = samples(2000, 3.0)
-    growth = np.zeros((5, N_GRID + 1, 3)) + np.linspace(0, 1e-4, N_GRID + 1)[None, :, None]
-    growth = growth * np.array([0.5, 1.0, 1.5])
+    growth = np.zeros((5, N_GRID + 1, 8)) + np.linspace(0, 1e-4, N_GRID + 1)[None, :, None]
+    growth = growth * np.array([1.0, 0.4, 0.5, 0.8, 1.0, 1.2, 1.5, 1.6])
     assert np.array_equal(
         support.bound(growth, np.full(5, 3600.0), np.full(5, 10.0), np.zeros(5, bool), _WEEK_S), growth
     )
@@ -164,7 +164,7 @@ def test_growth_within_the_bound_is_not_changed() -> None:
 
 def test_growth_below_the_shortest_trained_horizon_is_spread_by_log_age() -> None:
     support = replace(samples(2000, 3.0), shortest=20 * 3600.0)
-    growth = np.zeros((1, N_GRID + 1, 3)) + np.minimum(np.arange(N_GRID + 1) / 8, 1.0)[None, :, None] * 0.1
+    growth = np.zeros((1, N_GRID + 1, 8)) + np.minimum(np.arange(N_GRID + 1) / 8, 1.0)[None, :, None] * 0.1
     bounded = support.bound(growth, np.array([86_400.0]), np.array([10.0]), np.zeros(1, bool), _WEEK_S)
     horizon_s = grid_s(_WEEK_S)
     early = horizon_s <= 20 * 3600.0

@@ -61,6 +61,16 @@ def test_forecast_of_an_unchanged_video_is_cached(service: Live, model: Counting
     assert "m3tr_forecasts_reused_total 1.0" in service.http.get("/metrics").text
 
 
+def test_forecasts_with_other_thresholds_are_not_mixed(service: Live, model: Counting) -> None:
+    plain, low, high = ask(service), ask(service, thresholds="5"), ask(service, thresholds="1e6,5")
+    assert "thresholds" not in plain and model.made == 3
+    assert [t["threshold"] for t in low["thresholds"]] == [5]
+    assert [t["threshold"] for t in high["thresholds"]] == [5, 1_000_000]
+    body = {"video": {"video_id": "v"}, "horizons_s": [3600], "thresholds": [1_000_000, 5, 5.0]}
+    assert service.http.post("/predict", json=body).json()["thresholds"] == high["thresholds"]
+    assert ask(service) == plain and ask(service, thresholds="5") == low and model.made == 3
+
+
 def test_new_row_gives_a_new_forecast(service: Live, model: Counting) -> None:
     for i in range(20):
         service.post("/events", row(str(i)))

@@ -138,6 +138,14 @@ BAD_PREDICTIONS = [
     ("horizon too small", {"horizons_s": [1e-9]}, "horizons_s"),
     ("no horizon", {"horizons_s": []}, "horizons_s"),
     ("too many horizons", {"horizons_s": list(range(1, 100))}, "horizons_s"),
+    ("threshold 0", {"thresholds": [0]}, "thresholds"),
+    ("threshold below zero", {"thresholds": [1000, -1]}, "thresholds"),
+    ("threshold of text", {"thresholds": ["1000"]}, "thresholds"),
+    ("threshold true", {"thresholds": [True]}, "thresholds"),
+    ("threshold null", {"thresholds": [None]}, "thresholds"),
+    ("threshold alone", {"thresholds": 1000}, "thresholds"),
+    ("no threshold", {"thresholds": []}, "thresholds"),
+    ("too many thresholds", {"thresholds": list(range(1, 18))}, "thresholds"),
     ("at before publication", {"at": T0 - 1}, "at"),
     ("at in the future", {"at": NOW + 3600}, "at"),
     ("bad event", {"events": [{"time": T0, "type": "view"}, {"time": T0, "type": "clap"}]}, "events[1].type"),
@@ -156,18 +164,31 @@ def test_invalid_predictions(service: Live, change: dict[str, Any], field: str) 
 
 
 def test_prediction_with_nan(service: Live) -> None:
-    text = json.dumps({"video": OK_VIDEO, "horizons_s": [float("nan")]})
-    body = problem(service.http.post("/predict", content=text, headers={"content-type": "application/json"}), 422)
-    assert (body["field"], body["value"]) == ("horizons_s", "nan")
+    for name in ("horizons_s", "thresholds"):
+        text = json.dumps({"video": OK_VIDEO, name: [float("nan")]})
+        body = problem(service.http.post("/predict", content=text, headers={"content-type": "application/json"}), 422)
+        assert (body["field"], body["value"]) == (name, "nan")
     assert service.dump() == {}
 
 
 @pytest.mark.parametrize(
-    "query", ["horizons_s=0", "horizons_s=-1", f"horizons_s={MAX_H + 1}", "horizons_s=x", "horizons_s=nan"]
+    "query",
+    [
+        "horizons_s=0",
+        "horizons_s=-1",
+        f"horizons_s={MAX_H + 1}",
+        "horizons_s=x",
+        "horizons_s=nan",
+        "thresholds=0",
+        "thresholds=inf",
+        "thresholds=1e400",
+        "thresholds=5,x",
+        "thresholds=" + ",".join(map(str, range(1, 18))),
+    ],
 )
 def test_invalid_forecast_queries(service: Live, query: str) -> None:
     service.register("v")
-    assert problem(service.http.get(f"/videos/v/forecast?{query}"), 422)["field"] == "horizons_s"
+    assert problem(service.http.get(f"/videos/v/forecast?{query}"), 422)["field"] == query.partition("=")[0]
     assert problem(service.http.get(f"/videos/v/forecast?at={T0 - 1}"), 422)["field"] == "at"
 
 

@@ -94,6 +94,7 @@ def test_lists_in_queries(service: Live, query: str) -> None:
     [
         ("GET", "/videos/a/forecast?horizon_s=3600", "horizon_s", "did you mean horizons_s?"),
         ("GET", "/videos/a/forecast?horizons=3600", "horizons", "did you mean horizons_s?"),
+        ("GET", "/videos/a/forecast?threshold=1", "threshold", "did you mean thresholds?"),
         ("GET", "/videos/a/forecast?At=1", "At", "did you mean at?"),
         ("GET", "/videos/a/forecast/stream?at=1", "at", "horizons_s"),
         ("GET", "/videos?sorted=views", "sorted", "did you mean sort?"),

@@ -118,7 +118,7 @@ async def missed(world: World, n: int, client: str) -> None:
 
 def test_each_client_has_its_own_state_and_a_new_one_the_common_state(empty_redis: str) -> None:
     async def work(world: World) -> None:
-        cell = (1, 1, 1)
+        cell = (1, 1, 4)
         for n in range(1, 5):
             await missed(world, RAMP, f"a{n}")
             await world.adaptation.refresh()

@@ -22,7 +22,7 @@ DAY = 24 * H
 
 
 def label(at_us: int, horizon_us: int, count: int = 0, metric: str = "view") -> Label:
-    return Label("v", "m1", P0, at_us, horizon_us, 0, 0, metric, {"view": count}, count, (0, 0, 0), (1, 1))
+    return Label("v", "m1", P0, at_us, horizon_us, 0, 0, metric, {"view": count}, count, (0,) * 7, (1,) * 6, 0)
 
 
 def snapshot(mode: Any, cells: list[tuple[int, int]], newest_us: int, kind: str = "view") -> Snapshot:

@@ -50,13 +50,16 @@ def test_scores_of_two_labels(empty_redis: str) -> None:
             "labels": 2,
             "unlabelled": 0,
             "gone": 0,
-            "nmse": pytest.approx(1.0),
+            "nmse": pytest.approx(((np.log2(2.01) - 2) ** 2 + np.log2(2.01) ** 2) / 2),
             "mae": pytest.approx(1.0),
             "coverage": 0.5,
             "below": 0.0,
             "above": 0.5,
             "pinball": pytest.approx(np.mean(loss)),
             "width": pytest.approx(upper),
+            "coverage_50": 0.0,
+            "coverage_90": 0.5,
+            "up_to": {"0.05": 0.0, "0.1": 0.5, "0.25": 0.5, "0.5": 0.5, "0.75": 0.5, "0.9": 0.5, "0.95": 0.5},
         }
 
     with_world(empty_redis, work)
@@ -215,7 +218,7 @@ def test_outcomes_stretch_the_active_models_intervals(empty_redis: str) -> None:
         factors = cast(Any, world.forecaster.factors)
         column = int(calibration_column(np.array([3600.0]))[0])
         # Each further outcome counts less.
-        expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.1, 0.9]))
+        expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.05, -0.1, -0.25, 0.75, 0.9, 0.95]))
         np.testing.assert_allclose(factors[1, column], expected)
         # The next label holds the stretch of its interval.
         (one,) = labels_of(answer(at_us=P0 + H), world.adaptation.factors("m1"))

@@ -124,7 +124,9 @@ def answer(
     cold: bool = False,
 ) -> ForecastResult:
     counts = {"view": round(value)}
-    made = Forecast(at_us, metric, value, counts, horizons_us, np.array(quantiles, float), {}, [], cold, [], 0.0)
+    low, middle, high = np.array(quantiles, float).T
+    seven = np.stack([low - 5, low, (low + middle) / 2, middle, (middle + high) / 2, high, high + 5], axis=1)
+    made = Forecast(at_us, metric, value, counts, horizons_us, seven, middle + 1, {}, [], cold, [], 0.0)
     snapshot = Snapshot(1, Video(video_id, P0), History(), None, client=client)
     return ForecastResult(snapshot, made, model, as_of_bins=False, stale=False)
 

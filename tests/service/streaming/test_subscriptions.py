@@ -110,6 +110,17 @@ def test_first_event_comes_at_once_and_then_one_per_change(service: Live) -> Non
         assert len(watch.events) == 3
 
 
+def test_subscriptions_with_other_thresholds_are_not_mixed(service: Live) -> None:
+    service.register("v")
+    path = "/videos/v/forecast/stream?horizons_s=3600"
+    with watching(service, path) as [plain], watching(service, f"{path}&thresholds=5,7") as [asked]:
+        first = asked.wait(lambda event: True)["data"]
+        assert [t["threshold"] for t in first["thresholds"]] == [5, 7]
+        service.post("/events", [VIEW])
+        assert "thresholds" not in plain.wait_views(1)["data"]
+        assert len(asked.wait_views(1)["data"]["thresholds"]) == 2
+
+
 def test_simultaneous_changes_make_one_event(empty_redis: str) -> None:
     with live(empty_redis, stream_interval_ms=300) as service:
         service.register("v")
