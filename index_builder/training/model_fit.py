@@ -108,6 +108,7 @@ class ModelFit:
             cuts_per_video=config.cuts_per_video,
             seed=seed,
             cascade=self.cascade,
+            signals=plan.schema.signals,
         )
         return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
@@ -186,7 +187,13 @@ class ModelFit:
         plan = self._plan
         with plan.step("find neighbours", sum(len(sample_set) for sample_set, _ in sample_sets)) as advance:
             bank = PointInTimeBank.of(
-                plan.observed, self._curves, objective, self._config, plan.max_horizon_us, self.cascade
+                plan.observed,
+                self._curves,
+                objective,
+                self._config,
+                plan.max_horizon_us,
+                self.cascade,
+                plan.schema.signals,
             )
             candidates = [
                 bank.candidates(sample_set, states, lambda n: advance(n)) for sample_set, states in sample_sets
@@ -246,6 +253,7 @@ class ModelFit:
             cascade=self.cascade is not None,
             small_head=plan.few,
             attributes=plan.schema.attribute_layout,
+            n_signals=len(plan.schema.signals),
         )
         if group.size > 1:
             torch.manual_seed(plan.seed * group.size + group.rank)

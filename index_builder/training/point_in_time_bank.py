@@ -27,6 +27,7 @@ from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Encoded, NeighbourInputs, Objective
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.features.signals import Signal
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -55,6 +56,7 @@ class PointInTimeBank:
         config: TrainConfig,
         max_horizon_us: int,
         cascade: Cascade | None,
+        signals: Sequence[Signal] = (),
     ) -> PointInTimeBank:
         """Encode the content of every video, and the video's state at every age bucket. Return the bank of these vectors."""
         published, width = observed.data.published_us, objective.net.mhp.shape.d_model
@@ -81,6 +83,7 @@ class PointInTimeBank:
                 horizon_us=np.zeros((len(video), 1), np.int64),
                 value=np.full((len(video), 1), np.nan),
                 cascade=cascade,
+                signals=signals,
             ),
             max_horizon_us,
             config.bank_videos,

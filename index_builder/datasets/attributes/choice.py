@@ -83,14 +83,6 @@ def choose_attributes(
     return choices
 
 
-def in_words(choices: Sequence[Choice]) -> list[str]:
-    """Return lines that name the attributes that are read, and the columns that are not, with the reasons."""
-    read = [f"{c.name} ({c.reason})" for c in choices if c.attribute is not None]
-    unread = [f"{c.name} ({c.reason})" for c in choices if c.attribute is None]
-    lines = [f"attributes read: {', '.join(read)}"] if read else []
-    return lines + ([f"columns not read: {', '.join(unread)}"] if unread else [])
-
-
 def _choose(name: str, values: list[Any], videos: int, *, forced: bool) -> Choice:
     if len(values) < MIN_VIDEOS:
         return Choice(name, None, f"known of {len(values)} videos; needed: {MIN_VIDEOS}")
