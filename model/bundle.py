@@ -31,6 +31,7 @@ from model.engagement.types import check_types
 from model.errors import BundleError, DataError
 from model.features.attributes import Attribute
 from model.features.schema import Schema
+from model.features.signals import Signal
 from model.mhp.shape import MHPShape
 from model.quantiles.calibration import Calibration
 
@@ -129,6 +130,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
             "categories": list(schema.categories),
             "languages": list(schema.languages),
             "attributes": [_attribute_json(attribute) for attribute in schema.attributes],
+            "signals": [{"name": signal.name, "quantiles": list(signal.quantiles)} for signal in schema.signals],
         },
         "shape": {name: getattr(shape, name) for name in shape.__slots__},
         "encoder": manifest.encoder,
@@ -164,7 +166,7 @@ def load_bundle(folder: Path) -> Bundle:
 
     Raises:
         BundleError: a file is missing or altered, the format is not supported, an engagement type has a reserved
-            name, or a declared attribute is not valid.
+            name, or a declared attribute or signal is not valid.
     """
     try:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -201,6 +203,10 @@ def load_bundle(folder: Path) -> Bundle:
         attributes = tuple(_attribute_of(item) for item in schema.get("attributes", []))
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST}: schema.attributes: {error}") from None
+    try:
+        signals = tuple(Signal(item["name"], tuple(item["quantiles"])) for item in schema.get("signals", []))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST}: schema.signals: {error}") from None
     manifest = Manifest(
         version=body["version"],
         schema=Schema(
@@ -211,6 +217,7 @@ def load_bundle(folder: Path) -> Bundle:
             tuple(schema["categories"]),
             tuple(schema["languages"]),
             attributes,
+            signals,
         ),
         shape=MHPShape(**body["shape"]),
         encoder=body["encoder"],

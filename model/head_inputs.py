@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from model.bank import PastVideo
 from model.bank.neighbours import N_NEIGHBOUR, Ranked, fill_features
+from model.engagement.bins import SECOND_US
+from model.engagement.signals import signal_cells_of
 from model.features.creator import N_CREATOR, N_GROWTH, creator_features
 from model.features.schema import Schema
 from model.features.tokens import Tokens
@@ -78,6 +80,10 @@ class HeadInputs:
         }
         if self.schema.attributes:
             inputs["attributes"] = self.schema.attribute_features(videos)
+        if self.schema.signals:
+            histories = [request.history for request in requests]
+            cells = [signal_cells_of(histories, signal.name) for signal in self.schema.signals]
+            inputs["signals"] = self.schema.signal_features(cells, ages_us / SECOND_US)
         return inputs
 
     def _neighbours(

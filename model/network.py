@@ -21,6 +21,7 @@ from model.mhp.likelihood import IntensityHead
 from model.mhp.network import MambaHawkes
 from model.mhp.shape import MHPShape
 from model.quantiles.head import MEDIAN, N_BASIS, N_CENTRE, N_PARTS, N_STEPS
+from model.signal_net import SignalNet
 
 SENTENCE_DIM = 384
 NGRAM_DIM = 16
@@ -260,11 +261,13 @@ class M3TR(nn.Module):
         cascade: bool = False,
         small_head: bool = False,
         attributes: AttributeLayout | None = None,
+        n_signals: int = 0,
     ) -> None:
         """Create all networks.
 
         ``cascade`` says whether the inputs contain cascade features. ``small_head`` selects the small head, which is
         meant for few training videos. ``attributes`` is the layout of the attribute features, if there are any.
+        ``n_signals`` is the number of signals that the network reads.
         """
         super().__init__()
         self.n_cascade = N_CASCADE if cascade else 0
@@ -283,6 +286,8 @@ class M3TR(nn.Module):
         self.attributes = AttributeNet(attributes) if attributes is not None and attributes.width else None
         self.target_dim = shape.d_model + 2 * shape.n_features + CONTENT_DIM + self.numbers.dim + 3 * NAME_DIM
         self.target_dim += self.attributes.dim if self.attributes is not None else 0
+        self.signals = SignalNet(n_signals) if n_signals else None
+        self.target_dim += self.signals.dim if self.signals is not None else 0
         self.fusion = Fusion(self.target_dim)
         self.head = HeadNet(self.target_dim, head_dropout, small=small_head, from_cascade=cascade)
 
@@ -298,6 +303,7 @@ class M3TR(nn.Module):
         category: Tensor,
         language: Tensor,
         attributes: Tensor | None = None,
+        signals: Tensor | None = None,
     ) -> Tensor:
         """Join all that is known about N videos into target vectors (N, target_dim).
 
@@ -312,6 +318,7 @@ class M3TR(nn.Module):
             category: (N,) category indices.
             language: (N,) language indices.
             attributes: (N, layout.width) attribute features. They are needed if the network reads attributes.
+            signals: (N, n_signals * N_SIGNAL) features of signals. They are needed if the network reads signals.
         """
         audience = category * self.language.num_embeddings + language
         names = torch.cat([self.category(category), self.language(language), self.audience(audience)], dim=-1)
@@ -324,4 +331,6 @@ class M3TR(nn.Module):
         if self.attributes is not None:
             encoded = self.attributes(attributes)
             parts.append(encoded if self.parts.content else encoded * 0)
+        if self.signals is not None:
+            parts.append(self.signals(signals))
         return torch.cat(parts, dim=-1)

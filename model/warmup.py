@@ -24,7 +24,7 @@ from model.engagement import rows
 from model.engagement.bins import HOUR_US
 from model.engagement.history import History, Series
 from model.engagement.video import Video
-from model.features import creator, shape, summary, tokens
+from model.features import creator, shape, signals, summary, tokens
 from model.growth import curve_kernels, curves
 from model.mhp.backends import cpu
 
@@ -67,6 +67,7 @@ KERNELS: Final[dict[Any, str]] = {
     tokens._tokenize: "I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 S2 S2 F2 F2 B2 B1 S2 S2 F2 F1 U1 F1",
     shape._fill: "I1 F2 F1 I1 I1 F1 f i i S2",
     summary._summarise: "I1 F2 F2 F2 F1 I1 F1 F1 i S2",
+    signals._read_signal: "I1 I1 F1 I1 F1 F1 F1 S2",
     cascade._expect: "I1 F2 F1 F1 F1 F1 F1 constants F1 F1 F2 F2",
     cpu._advance: "weights I1 I1 S2 S2 S4 S4 S2",
 }

@@ -101,7 +101,10 @@ async def _registered(redis: RedisConnection) -> AsyncIterator[str]:
 
 
 def record(snapshot: Snapshot) -> dict[str, Any]:
-    """Return a video as one JSON object: metadata, time of the newest row, bins and values for each type, and reach for each bin."""
+    """Return a video as one JSON object.
+
+    The object has the metadata, the time of the newest row, the bins and values of each type and signal, and the reach of each bin.
+    """
     history, video = snapshot.history, snapshot.video
     return {
         "video": {"video_id": video.video_id, "published_us": video.published_us, **video.metadata()},
@@ -111,6 +114,10 @@ def record(snapshot: Snapshot) -> dict[str, Any]:
             for kind, series in history.series.items()
         },
         "reach": [[int(index), int(value)] for index, value in history.reach.items()],
+        "signals": {
+            name: {"bins": readings.bins.tolist(), "values": readings.values.tolist()}
+            for name, readings in history.signals.items()
+        },
     }
 
 

@@ -20,7 +20,6 @@ import redis
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from model.engagement.bins import EDGES_US, N_BINS, SECOND_US, bin_index, bin_start_us
-from model.engagement.video import METADATA
 from service.settings import Settings
 from service.store.functions import connect
 from service.store.keys import video_prefix
@@ -32,7 +31,6 @@ from service.wiring import new_metrics
 
 ROOT = Path(__file__).parents[2]
 
-FIELDS = tuple(declared.name for declared in METADATA)
 KINDS = ("view", "like", "comment", "share")
 BAR_MEDIAN, BAR_ANY = 16_384, 81_920
 MONTH_BINS = int(bin_index(30 * 86_400 * SECOND_US)) + 1
@@ -118,7 +116,7 @@ async def measure(url: str, data: DataSet, sample: int) -> None:
     both: dict[str, list[int]] = {"counters": [], "events": []}
     for v in chosen:
         video, seen = data.videos[v], snapshots(data, v)
-        metadata = {name: value for name in FIELDS if (value := getattr(video, name, None)) is not None}
+        metadata = video.metadata()
         for mode, sizes in both.items():
             video_id, published_us = f"{video.video_id}", video.published_us
             rows = (

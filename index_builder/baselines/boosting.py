@@ -3,7 +3,8 @@
 LightGBM learns growth from feature rows. Each row combines one horizon with what is known of a video at one time:
 
     engagement  the counts, rates and gaps of the newest reading, and the time since that reading
-    video       category, language, duration, hour and weekday of publication
+    signals     the newest readings and their changes
+    video       category, language, duration, hour and weekday of publication, attributes
     creator     the counts and growth of the creator's earlier videos
     text        the principal components of the text's sentence vector
 
@@ -99,6 +100,7 @@ class FeatureTable:
                 samples.summary,
                 samples.last,
                 samples.branch[:, 1],
+                samples.signals,
                 creator,
                 self._fixed[samples.video],
                 self.sentence[samples.video] @ components,
@@ -143,6 +145,7 @@ def boosted(
         n_labels=_LABELS,
         cuts_per_video=_CUTS,
         seed=seed,
+        signals=schema.signals,
     )
     samples = samples.take(~samples.cold)
     limit = ROWS // _LABELS
@@ -161,6 +164,7 @@ def boosted(
         queries.now_us,
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
+        signals=schema.signals,
     )
     asked = FeatureTable(observed, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
     out = np.empty((len(asked), len(_OBJECTIVES)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +28,7 @@ from model.engagement.bins import SECOND_US
 from model.engagement.cells import EVENT_MODE, Cells
 from model.engagement.history import History, Mode, Series
 from model.engagement.rows import cells_at
+from model.engagement.signals import SignalCells
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import DataError
@@ -39,9 +40,10 @@ _BATCH = 512
 _COLUMNS = ("video_id", "metric", "now", "target_time")
 
 
-def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
-    """Return the history of each of the S sequences in ``cells``."""
-    out = []
+def histories(cells: Cells, types: tuple[str, ...], signals: Mapping[str, SignalCells] | None = None) -> list[History]:
+    """Return the history of each of the S sequences in ``cells``. ``signals`` holds their readings by signal."""
+    readings = {name: part.readings() for name, part in (signals or {}).items()}
+    out: list[History] = []
     offsets = cells.offsets.tolist()
     for start, stop in pairwise(offsets):
         bins, kinds, values = cells.bins[start:stop], cells.types[start:stop], cells.values[start:stop]
@@ -51,7 +53,8 @@ def histories(cells: Cells, types: tuple[str, ...]) -> list[History]:
             mode: Mode = "events" if cells.modes[start:stop][mine][0] == EVENT_MODE else "counters"
             series[types[kind]] = Series(mode, bins[mine], values[mine])
         reach = {b: r for b, r in zip(bins.tolist(), cells.reach[start:stop].tolist(), strict=True) if r}
-        out.append(History(series, reach))
+        known = {name: of[len(out)] for name, of in readings.items() if len(of[len(out)].bins)}
+        out.append(History(series, reach, known))
     return out
 
 
@@ -78,10 +81,11 @@ def forecast_at(
     for first, _ in zip(range(0, cuts.shape[1], _BATCH), ready, strict=False):
         v, now = cuts[:, first : first + _BATCH]
         cells = cells_at(observed.events, observed.counters, v, now, data.published_us[v], len(data.types))
+        signals = data.signal_cells_at(v, now)
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
         requests = [
             Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
-            for i, history in enumerate(histories(cells, data.types))
+            for i, history in enumerate(histories(cells, data.types, signals))
         ]
         for rows, answer in zip(members, forecaster.forecast(requests, pool=pool, explain=False), strict=True):
             out[rows, 0], out[rows, 1:] = answer.mean, answer.quantiles

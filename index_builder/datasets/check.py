@@ -99,7 +99,7 @@ def _note_names(file: str, table: ParquetTable, log: Findings) -> None:
     misspelt = {column: similar for column in unknown if (similar := similar_column(file, column, present))}
     for column, similar in misspelt.items():
         log.note("warning", file, column, f"this is not a column of the format; did you mean {similar}?")
-    # The check of the videos reports each further column of videos.parquet.
-    if rest := [column for column in unknown if column not in misspelt and file != VIDEOS_FILE]:
+    # The checks of the videos and counters report each further column of their files.
+    if rest := [column for column in unknown if column not in misspelt and file == EVENTS_FILE]:
         more = ", ..." if len(rest) > 20 else ""
         log.note("info", file, "", f"columns that are not read: {', '.join(rest[:20])}{more}")

@@ -18,6 +18,8 @@ from index_builder.datasets.check_videos import CheckedVideos
 from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, MAX_TYPES, VIDEOS_FILE
 from index_builder.datasets.findings import Findings
 from index_builder.datasets.parquet_files import ParquetTable
+from index_builder.datasets.signals.choice import choose_signals
+from index_builder.datasets.signals.columns import SignalBuffer, signal_columns
 from model.engagement.types import COUNTER_COLUMNS, ENGAGEMENT_TYPES
 
 _SUSPICIOUS_FALLS: Final = 0.05
@@ -167,9 +169,13 @@ def check_counters(
     """Add findings about the counters. ``event_pairs`` are the encoded (video, type) pairs that have events."""
     parts: list[_Rows] = []
     values: dict[str, list[Ints]] = {}
+    names, unread = signal_columns(table)
+    signals = SignalBuffer(names)
     start = 0
-    for batch in table.batches():
-        parts.append(_locate(COUNTERS_FILE, batch, videos, start, log))
+    for batch in table.batches(names):
+        located = _locate(COUNTERS_FILE, batch, videos, start, log)
+        parts.append(located)
+        signals.add(batch, located.video, located.time_us, located.video >= 0)
         for name in COUNTER_COLUMNS:
             if name in batch.schema.names:
                 cells = batch.column(name)
@@ -178,6 +184,12 @@ def check_counters(
                 missing = counts.null | counts.nan | counts.invalid()
                 values.setdefault(name, []).append(np.where(missing, -1, counts.values))
         start += len(batch)
+    n_videos = max((int(part.video.max(initial=-1)) for part in parts), default=-1) + 1
+    for choice in choose_signals(signals.rows(n_videos)):
+        verb = "is not read" if choice.signal is None else "is read"
+        log.note("info", COUNTERS_FILE, choice.name, f"this column {verb}: {choice.reason}")
+    for name, reason in unread.items():
+        log.note("info", COUNTERS_FILE, name, f"this column is not read: {reason}")
     if not parts:
         return
     rows = _Rows.joined(parts)

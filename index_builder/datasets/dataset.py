@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import HOUR_US
+from model.engagement.signals import SignalCells, SignalRows, signal_cells_at
 from model.engagement.video import Video
 
 SILENCE_US: Final = HOUR_US
@@ -52,7 +53,8 @@ class DataSet:
     ``events`` and ``counters``: None if the data set has no file of that kind.
     ``dropped``: maps "file: reason" to the number of dropped rows.
     ``first``: maps "file: reason" to a description of the first dropped row. Rows are numbered from 0.
-    ``unread``: maps each further column of videos.parquet that is not an attribute to the reason.
+    ``unread``: maps each further column that is not an attribute or signal to the reason.
+    ``signals``: the readings of each signal, by name.
     """
 
     videos: list[Video]
@@ -63,6 +65,12 @@ class DataSet:
     dropped: Mapping[str, int] = field(default_factory=dict)
     first: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    signals: Mapping[str, SignalRows] = field(default_factory=dict)
+
+    def signal_cells_at(self, video: NDArray[np.int64], now_us: NDArray[np.int64]) -> dict[str, SignalCells]:
+        """Return the readings of each signal, by name, of n pairs of a video and a time, from the rows up to this time."""
+        published = self.published_us[video]
+        return {name: signal_cells_at(rows, video, now_us, published) for name, rows in self.signals.items()}
 
     def left_out(self) -> list[str]:
         """Describe the dropped rows, with one line per reason."""

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from index_builder.datasets.attributes.writing import ENCODED, AttributeWriter
 from index_builder.datasets.file_format import (
     COLUMN_OF_TYPE,
     COUNTERS_FILE,
@@ -21,6 +21,8 @@ from index_builder.datasets.file_format import (
     VIDEOS_FILE,
     written_schema,
 )
+from index_builder.datasets.further_columns import ENCODED, FurtherColumns
+from model.engagement.attributes import Attributes
 from model.engagement.history import History
 from model.engagement.rows import bin_times_us, flat_cells
 from model.engagement.video import Video
@@ -28,7 +30,10 @@ from model.engagement.video import Video
 _BUFFERED_ROWS: Final = 1 << 16
 """Maximum number of rows of each file that are buffered before they are written."""
 _SCHEMAS: Final = {file: written_schema(file) for file in LAYOUT}
-_SCHEMAS[VIDEOS_FILE] = _SCHEMAS[VIDEOS_FILE].append(pa.field(ENCODED, pa.string()))
+_EXTENDED: Final = (VIDEOS_FILE, COUNTERS_FILE)
+"""Files with further columns."""
+for _file in _EXTENDED:
+    _SCHEMAS[_file] = _SCHEMAS[_file].append(pa.field(ENCODED, pa.string()))
 
 
 @dataclass(slots=True)
@@ -59,11 +64,11 @@ class DataSetWriter:
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._tables: dict[str, list[pa.Table]] = {name: [] for name in _SCHEMAS}
         self._buffered = dict.fromkeys(_SCHEMAS, 0)
-        self._attributes = AttributeWriter()
+        self._further = {name: FurtherColumns() for name in _EXTENDED}
 
     def add(self, video: Video, history: History, newest_us: int) -> None:
         """Write a video and its history. ``newest_us`` is the time of the video's newest row."""
-        attributes = self._attributes.encode(video.attributes)
+        attributes = self._further[VIDEOS_FILE].encode(video.attributes)
         columns = {name: [value] for name, value in _video_columns(video).items()}
         self._write(VIDEOS_FILE, columns | {ENCODED: [attributes]})
         self._add_events(video, history, newest_us)
@@ -77,8 +82,9 @@ class DataSetWriter:
             self._flush(name)
         for writer in self._writers.values():
             writer.close()
-        if VIDEOS_FILE in self._writers:
-            self.exported.left_out |= self._attributes.finish(self._folder / VIDEOS_FILE)
+        for name, further in self._further.items():
+            if name in self._writers:
+                self.exported.left_out |= further.finish(self._folder / name)
 
     def _add_events(self, video: Video, history: History, newest_us: int) -> None:
         types = sorted(history.series)
@@ -100,9 +106,10 @@ class DataSetWriter:
         for name in counted.keys() - COLUMN_OF_TYPE.keys():
             self.exported.left_out[name] = self.exported.left_out.get(name, 0) + len(counted[name].bins)
         known = {name: series for name, series in counted.items() if name in COLUMN_OF_TYPE}
-        if not known:
+        observed = [s.bins for s in known.values()] + [readings.bins for readings in history.signals.values()]
+        if not observed:
             return
-        bins = np.unique(np.concatenate([series.bins for series in known.values()]))
+        bins = np.unique(np.concatenate(observed))
         rows: dict[str, Any] = {
             "video_id": [video.video_id] * len(bins),
             "time": bin_times_us(bins, video.published_us, newest_us),
@@ -114,6 +121,7 @@ class DataSetWriter:
                 values[at], missing[at] = known[name].values, False
             rows[column] = pa.array(values, mask=missing)
         if len(bins):
+            rows[ENCODED] = [self._further[COUNTERS_FILE].encode(values) for values in _readings_by_bin(history, bins)]
             self._write(COUNTERS_FILE, rows)
 
     def _write(self, name: str, rows: dict[str, Any]) -> None:
@@ -131,6 +139,15 @@ class DataSetWriter:
         if self._tables[name]:
             self._writers[name].write_table(pa.concat_tables(self._tables[name]))
         self._tables[name], self._buffered[name] = [], 0
+
+
+def _readings_by_bin(history: History, bins: NDArray[np.int64]) -> list[Attributes]:
+    """Return the names and readings of the signals in each of ``bins``."""
+    rows: list[dict[str, float]] = [{} for _ in bins]
+    for name, readings in history.signals.items():
+        for at, value in zip(np.searchsorted(bins, readings.bins).tolist(), readings.values.tolist(), strict=True):
+            rows[at][name] = value
+    return [tuple(row.items()) for row in rows]
 
 
 def _video_columns(video: Video) -> dict[str, Any]:

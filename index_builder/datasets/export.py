@@ -26,7 +26,7 @@ import numpy as np
 from index_builder.datasets.dataset_writer import DataSetWriter, Exported
 from index_builder.datasets.file_format import LAYOUT
 from index_builder.progress import progress
-from model.engagement.history import History, Mode, Series
+from model.engagement.history import History, Mode, Readings, Series
 from model.engagement.video import Video
 from model.errors import DataError
 
@@ -39,6 +39,11 @@ class _Series(msgspec.Struct):
     values: list[int]
 
 
+class _Readings(msgspec.Struct):
+    bins: list[int]
+    values: list[float]
+
+
 class _Damaged(msgspec.Struct):
     video_id: str
     why: str
@@ -49,6 +54,7 @@ class _Record(msgspec.Struct):
     newest_us: int | None
     series: dict[str, _Series]
     reach: list[tuple[int, int]]
+    signals: dict[str, _Readings]
 
     def described(self) -> Video:
         metadata = {name: value for name, value in self.video.items() if name not in ("video_id", "published_us")}
@@ -59,7 +65,11 @@ class _Record(msgspec.Struct):
             name: Series(s.mode, np.array(s.bins, np.int64), np.array(s.values, np.int64))
             for name, s in self.series.items()
         }
-        return History(series, dict(self.reach))
+        signals = {
+            name: Readings(np.array(s.bins, np.int64), np.array(s.values, np.float64))
+            for name, s in self.signals.items()
+        }
+        return History(series, dict(self.reach), signals)
 
 
 def export_store(out: Path, *, redis_url: str | None = None, data_dir: Path | None = None) -> Exported:

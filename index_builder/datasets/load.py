@@ -25,6 +25,8 @@ from index_builder.datasets.load_rows import VideoIndex, drop_mixed_events, read
 from index_builder.datasets.load_videos import read_videos
 from index_builder.datasets.parquet_files import ParquetTable
 from index_builder.datasets.row_buffer import RowBuffer
+from index_builder.datasets.signals.columns import signal_columns
+from model.engagement.signals import SignalRows
 from model.engagement.types import ENGAGEMENT_TYPES, check_types
 from model.errors import DataError
 
@@ -55,10 +57,11 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
     index = VideoIndex(ids, published_us, before_us, dropped)
     codes: dict[str, int] = {}
     buffers: dict[str, RowBuffer] = {}
+    signals: dict[str, SignalRows] = {}
     if EVENTS_FILE in present:
         buffers[EVENTS_FILE] = read_events(tables[EVENTS_FILE], index, codes)
     if COUNTERS_FILE in present:
-        buffers[COUNTERS_FILE] = read_counters(tables[COUNTERS_FILE], index, codes)
+        buffers[COUNTERS_FILE], signals = read_counters(tables[COUNTERS_FILE], index, codes)
         if EVENTS_FILE in present:
             drop_mixed_events(videos, buffers[EVENTS_FILE], buffers[COUNTERS_FILE], list(codes), dropped)
     n_rows = np.zeros(len(codes), np.int64)
@@ -72,7 +75,9 @@ def load_dataset(path: Path, *, before_us: int | None = None) -> DataSet:
         buffers[name].rows(len(videos), type_map) if name in buffers else None for name in (EVENTS_FILE, COUNTERS_FILE)
     )
     unread = readable_columns(tables[VIDEOS_FILE])[1]
-    return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first, unread)
+    if COUNTERS_FILE in present:
+        unread |= signal_columns(tables[COUNTERS_FILE])[1]
+    return DataSet(videos, published_us, types, events, counters, dict(dropped.counts), dropped.first, unread, signals)
 
 
 def load_and_report(path: Path, *, before_us: int | None = None) -> DataSet:

@@ -17,6 +17,8 @@ from index_builder.datasets.file_format import COUNTERS_FILE, EVENTS_FILE, MAX_T
 from index_builder.datasets.parquet_columns import Flags
 from index_builder.datasets.parquet_files import ParquetTable
 from index_builder.datasets.row_buffer import RowBuffer
+from index_builder.datasets.signals.columns import SignalBuffer, signal_columns
+from model.engagement.signals import SignalRows
 from model.engagement.types import COUNTER_COLUMNS
 from model.engagement.video import Video
 from model.errors import DataError
@@ -99,13 +101,18 @@ def _type_codes(array: pa.Array, types: dict[str, int]) -> tuple[NDArray[np.int6
     return found, found >= 0
 
 
-def read_counters(table: ParquetTable, index: VideoIndex, types: dict[str, int]) -> RowBuffer:
-    """Return the usable cells of counters.parquet, as one row per cell."""
+def read_counters(
+    table: ParquetTable, index: VideoIndex, types: dict[str, int]
+) -> tuple[RowBuffer, dict[str, SignalRows]]:
+    """Return the usable cells of counters.parquet, as one row per cell, and the readings of each signal."""
+    signal_names, _ = signal_columns(table)
+    signals = SignalBuffer(signal_names)
     names = [name for name in COUNTER_COLUMNS if name in table.names]
     codes = np.array([types.setdefault(COUNTER_COLUMNS[name], len(types)) for name in names], np.int64)
     buffer = RowBuffer(table.rows * len(names))
-    for batch in table.batches():
+    for batch in table.batches(signal_names):
         video, time_us, keep = index.locate(COUNTERS_FILE, batch)
+        signals.add(batch, video, time_us, keep)
         value = np.empty((len(keep), len(names)), np.int64)
         usable = np.empty((len(keep), len(names)), np.bool_)
         for column, name in enumerate(names):
@@ -124,7 +131,7 @@ def read_counters(table: ParquetTable, index: VideoIndex, types: dict[str, int])
         )
         index.dropped.start += len(batch)
     index.dropped.start = 0
-    return buffer
+    return buffer, signals.rows(len(index.ids))
 
 
 def drop_mixed_events(

@@ -7,6 +7,7 @@ whose names begin with ``_`` or ``.`` (``_SUCCESS``, checksums) and files of oth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ BATCH_ROWS: Final = 1 << 18
 """Maximum number of rows in memory while a file is read."""
 _SUFFIXES: Final = ("", ".parquet", ".parq", ".pq")
 _MAGIC: Final = b"PAR1"
+_INDEX: Final = re.compile(r"__index_level_\d+__")
+"""Name of a column with row labels, which pandas writes."""
 _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -50,7 +53,8 @@ class Part:
 class ParquetTable:
     """Finds the files of one table and yields its rows as batches.
 
-    ``names`` are the columns of the format that are present. ``further`` are the other columns.
+    ``names`` are the columns of the format that are present. ``further`` are the other columns, without those that
+    hold the row labels of pandas.
 
     Args:
         path: the file or folder. Its name is one of the names in ``LAYOUT``.
@@ -68,7 +72,8 @@ class ParquetTable:
         self.parts = [self._part(path, file) for file in files]
         self.rows = sum(part.rows for part in self.parts)
         self.names = tuple(name for name in LAYOUT[self.file] if any(name in part.match.names for part in self.parts))
-        self.further = tuple(dict.fromkeys(name for part in self.parts for name in part.match.unknown))
+        unknown = dict.fromkeys(name for part in self.parts for name in part.match.unknown)
+        self.further = tuple(name for name in unknown if not _INDEX.fullmatch(name))
 
     def _files(self, folder: Path) -> list[Path]:
         found = []

@@ -72,7 +72,7 @@ class _Queue:
     """Rows to send, in order of time.
 
     ``time_us``, ``video`` and ``row`` are (n,) int64, and ``is_counter`` is (n,) bool. ``row`` is the row number of an
-    event, or the index of a counter observation.
+    event, or the index of a counter observation. The readings of signals alone follow the counter observations.
     """
 
     time_us: NDArray[np.int64]
@@ -108,9 +108,10 @@ class Replay:
         self._batch = batch_rows if rate is None else max(1, min(batch_rows, int(rate / 4)))
         self._copies = _copies(data.events) if data.events is not None else np.zeros(0, np.int64)
         self._starts = _observations(data.counters) if data.counters is not None else np.zeros(1, np.int64)
+        self._readings = _lone_readings(data, self._starts)
         begin = np.iinfo(np.int64).min if from_us is None else from_us
         chosen = np.ones(len(data.videos), np.bool_) if videos is None else videos
-        self._queue = _queue(data, self._starts, chosen, begin)
+        self._queue = _queue(data, self._starts, self._readings, chosen, begin)
         self._unregistered = chosen & (data.published_us >= begin)
         self._unregistered[self._queue.video] = True
         self._next = 0
@@ -204,16 +205,32 @@ class Replay:
         return cells
 
     def _snapshot(self, observation: int, text: str) -> dict[str, Any]:
-        counters = self._data.counters
-        assert counters is not None
-        start, end = int(self._starts[observation]), int(self._starts[observation + 1])
-        video_id = self._data.videos[counters.video[start]].video_id
-        cells: dict[str, Any] = {"video_id": video_id, "time": text}
-        for row in range(start, end):
+        counters, lone = self._data.counters, observation - (len(self._starts) - 1)
+        rows = range(0)
+        if lone >= 0 or counters is None:
+            video, time_us = map(int, self._readings[lone])
+        else:
+            rows = range(int(self._starts[observation]), int(self._starts[observation + 1]))
+            video, time_us = int(counters.video[rows[0]]), int(counters.time_us[rows[0]])
+        cells: dict[str, Any] = {"video_id": self._data.videos[video].video_id, "time": text}
+        for row in rows:
+            assert counters is not None
             column = COLUMN_OF_TYPE[self._data.types[counters.type[row]]]
             cells[column] = max(cells.get(column, 0), int(counters.value[row]))
+        if signals := self._signals(video, time_us):
+            cells["signals"] = signals
         cells["id"] = _identity("counters", *cells.items())
         return cells
+
+    def _signals(self, video: int, time_us: int) -> dict[str, float]:
+        """Return the readings of a video's signals at exactly this time."""
+        found = {}
+        for name, rows in self._data.signals.items():
+            first, last = rows.offsets[video], rows.offsets[video + 1]
+            at = first + int(np.searchsorted(rows.time_us[first:last], time_us, side="right")) - 1
+            if at >= first and rows.time_us[at] == time_us:
+                found[name] = float(rows.value[at])
+        return found
 
 
 def _identity(*parts: object) -> str:
@@ -221,8 +238,36 @@ def _identity(*parts: object) -> str:
     return blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
-def _queue(data: DataSet, starts: NDArray[np.int64], chosen: NDArray[np.bool_], from_us: int) -> _Queue:
-    parts = []
+def _lone_readings(data: DataSet, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the (video, time) pairs (n, 2) int64 at which signals were read but no counter was."""
+    parts = [np.zeros((0, 2), np.int64)]
+    for rows in data.signals.values():
+        video = np.repeat(np.arange(len(rows.offsets) - 1), np.diff(rows.offsets))
+        parts.append(np.stack([video, rows.time_us], axis=1))
+    read = np.unique(np.concatenate(parts), axis=0)
+    if data.counters is None or not len(read):
+        return read
+    first = starts[:-1]
+    counted = np.stack([data.counters.video[first].astype(np.int64), data.counters.time_us[first]], axis=1)
+    return read[~_rows_in(read, counted)]
+
+
+def _rows_in(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return flags (n,) bool of the pairs ``rows`` (n, 2) that are among ``others`` (m, 2)."""
+    _, codes = np.unique(np.concatenate([rows, others]), axis=0, return_inverse=True)
+    return np.isin(codes[: len(rows)], codes[len(rows) :])
+
+
+def _queue(
+    data: DataSet,
+    starts: NDArray[np.int64],
+    readings: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    from_us: int,
+) -> _Queue:
+    n_observations = len(starts) - 1
+    lone = n_observations + np.arange(len(readings))
+    parts: list[tuple[NDArray[Any], ...]] = [(readings[:, 1], readings[:, 0], lone, np.ones(len(readings), np.bool_))]
     if (events := data.events) is not None:
         parts.append((events.time_us, events.video, np.arange(len(events)), np.zeros(len(events), np.bool_)))
     if (counters := data.counters) is not None:

@@ -97,7 +97,7 @@ def examples(
     cells = cells_at(observed.events, observed.counters, video, now, data.published_us[video], len(data.types))
     share = (np.arange(1, _STEPS + 1) / _STEPS) ** 1.5
     out = []
-    for i, history in enumerate(histories(cells, data.types)):
+    for i, history in enumerate(histories(cells, data.types, data.signal_cells_at(video, now))):
         row, target, longest = rows[i], data.videos[video[i]], int(queries.horizon_us[rows[i]])
         horizons = np.unique(np.maximum((share * longest).astype(np.int64), 1))
         request = Request(target, history, int(now[i]), tuple(horizons.tolist()))

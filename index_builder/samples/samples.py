@@ -12,6 +12,7 @@ Usually nothing is observed yet at this cut point.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,10 @@ from index_builder.datasets.observed import Observed, snapshot_rows
 from model.cascade import Cascade, followers_of
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.rows import cells_at, rows_until
+from model.engagement.signals import signal_cells_at
 from model.engagement.types import metric_types
 from model.features.shape import shape_bucket, shapes
+from model.features.signals import N_SIGNAL, Signal, signal_features
 from model.features.summary import summaries
 from model.features.tokens import tokenize
 
@@ -51,6 +54,7 @@ class Samples:
     (see ``model.features.shape``). The shape is not centred.
     ``expected`` (N, N_GRID + 1) float32: growth that a cascade expects. The width is 0 without a cascade.
     ``cascade`` (N, N_CASCADE) float32: features of the cascade. The width is 0 without a cascade.
+    ``signals`` (N, width) float32: features of the signals. The width is 0 if the schema declares none.
     ``horizon_s`` and ``growth`` (N, J) float64: J horizons in seconds, and the growth over each. Growth is NaN where
     there is no label.
     """
@@ -70,6 +74,7 @@ class Samples:
     bucket: NDArray[np.int64]
     expected: NDArray[np.float32]
     cascade: NDArray[np.float32]
+    signals: NDArray[np.float32]
     horizon_s: NDArray[np.float64]
     growth: NDArray[np.float64]
 
@@ -150,6 +155,25 @@ def _labels(
     return horizon, np.where(valid & (horizon > 0), observed.totals[row].astype(np.float64), np.nan)
 
 
+def _signals(
+    observed: Observed,
+    signals: Sequence[Signal],
+    video: NDArray[np.int64],
+    now: NDArray[np.int64],
+    published: NDArray[np.int64],
+    age_s: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Return the features of the signals. A signal without any reading in the data set is masked."""
+    parts = [np.zeros((len(video), 0), np.float32)]
+    for signal in signals:
+        rows = observed.data.signals.get(signal.name)
+        if rows is None:
+            parts.append(np.zeros((len(video), N_SIGNAL), np.float32))
+        else:
+            parts.append(signal_features(signal, signal_cells_at(rows, video, now, published), age_s))
+    return np.concatenate(parts, axis=1)
+
+
 def read_samples(
     observed: Observed,
     video: NDArray[np.int64],
@@ -158,11 +182,13 @@ def read_samples(
     horizon_us: NDArray[np.int64],
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
+    signals: Sequence[Signal] = (),
 ) -> Samples:
     """Read samples at given pairs of (video, now), sorted by video.
 
     The labels are ``value`` at ``horizon_us``. Both have shape (N, J), and ``value`` is NaN where there is no label.
-    With a fitted ``cascade``, the samples include the growth that the cascade expects.
+    With a fitted ``cascade``, the samples include the growth that the cascade expects. With ``signals``, they include
+    the features of these signals.
     """
     data = observed.data
     published = data.published_us[video]
@@ -211,9 +237,10 @@ def read_samples(
                 bucket,
                 expected,
                 numbers,
+                _signals(observed, signals, video[at], now[at], published[at], age_s),
             )
         )
-    position, pending, branch, branch_clock, last, cold, summary, shape, bucket, expected, numbers = (
+    position, pending, branch, branch_clock, last, cold, summary, shape, bucket, expected, numbers, read_signals = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     value_now = observed.count_at(video, now)
@@ -234,6 +261,7 @@ def read_samples(
         bucket,
         expected,
         numbers,
+        read_signals,
         horizon_us / SECOND_US,
         growth,
     )
@@ -249,10 +277,19 @@ def draw_samples(
     cuts_per_video: int,
     seed: int,
     cascade: Cascade | None = None,
+    signals: Sequence[Signal] = (),
 ) -> Samples:
     """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out."""
     rng = np.random.default_rng(seed)
     video, now = _cut_times(observed, until_us, max_age_us, cuts_per_video, rng)
     horizon, value = _labels(observed, video, now, until_us, max_horizon_us, n_labels, rng)
     some = np.isfinite(value).any(1)
-    return read_samples(observed, video[some], now[some], horizon_us=horizon[some], value=value[some], cascade=cascade)
+    return read_samples(
+        observed,
+        video[some],
+        now[some],
+        horizon_us=horizon[some],
+        value=value[some],
+        cascade=cascade,
+        signals=signals,
+    )

@@ -91,8 +91,10 @@ class TrainConfig:
     """
     attributes: tuple[str, ...] | None = None
     """Further columns of videos.parquet that the model reads. By default, the columns are chosen by their values."""
+    signals: tuple[str, ...] | None = None
+    """Further numeric columns of counters.parquet that the model reads. By default, all of them are read."""
     exclude: tuple[str, ...] = ()
-    """Further columns of videos.parquet that the model does not read."""
+    """Further columns of either file that the model does not read."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -139,7 +141,11 @@ class TrainConfig:
                 raise DataError(f"{name}: {value!r}; allowed: {allowed}{', or -1' if name in _DEPEND_ON_SIZE else ''}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
-        for name, given in (("attributes", self.attributes or ()), ("exclude", self.exclude)):
+        for name, given in (
+            ("attributes", self.attributes or ()),
+            ("signals", self.signals or ()),
+            ("exclude", self.exclude),
+        ):
             if not isinstance(given, tuple) or not all(isinstance(item, str) for item in given):
                 raise DataError(f"{name}: {given!r}; allowed: a list of names of columns")
         for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):

@@ -111,6 +111,7 @@ class ModelFit:
             cuts_per_video=config.cuts_per_video,
             seed=seed,
             cascade=self.cascade,
+            signals=plan.schema.signals,
         )
         return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
@@ -257,6 +258,7 @@ class ModelFit:
             cascade=self.cascade is not None,
             small_head=plan.few,
             attributes=plan.schema.attribute_layout,
+            n_signals=len(plan.schema.signals),
         )
         if group.size > 1:
             torch.manual_seed(plan.seed * group.size + group.rank)

@@ -161,6 +161,7 @@ class Objective:
             put(c.category[video]),
             put(c.language[video]),
             put(c.attributes[video]) if self.net.attributes is not None else None,
+            put(samples.signals[rows]) if self.net.signals is not None else None,
         )
 
     def fit_scales(self, sample_set: SampleSet) -> None:

@@ -19,6 +19,7 @@ from index_builder.training.model_fit import TrainedModel
 from model.bank.neighbours import N_NEIGHBOUR
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
+from model.features.signals import N_SIGNAL
 from model.features.summary import n_summary
 from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
 from model.quantiles.support import Support
@@ -48,8 +49,10 @@ class _Head(nn.Module):
         neighbours: Tensor,
         mask: Tensor,
         attributes: Tensor | None = None,
+        signals: Tensor | None = None,
     ) -> Tensor:
-        target = self.net.target(hidden, read, last, summary, content, creator, static, category, language, attributes)
+        known = hidden, read, last, summary, content, creator, static, category, language
+        target = self.net.target(*known, attributes, signals)
         out: Tensor = self.net.head(target, self.net.fusion(target, neighbours, mask))
         return out
 
@@ -109,9 +112,11 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
         },
         folder / "content.onnx",
     )
-    attributes = {}
+    further = {}
     if net.attributes is not None:
-        attributes["attributes"] = torch.zeros(n, net.attributes.layout.width)
+        further["attributes"] = torch.zeros(n, net.attributes.layout.width)
+    if net.signals is not None:
+        further["signals"] = torch.zeros(n, net.signals.n_signals * N_SIGNAL)
     _export(
         _Head(net),
         {
@@ -126,7 +131,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
             "language": torch.zeros(n, dtype=torch.int64),
             "neighbours": torch.zeros(n, neighbours, N_NEIGHBOUR),
             "mask": torch.ones(n, neighbours),
-            **attributes,
+            **further,
         },
         folder / "head.onnx",
     )

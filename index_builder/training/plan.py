@@ -12,6 +12,7 @@ import numpy as np
 from index_builder.datasets.attributes.choice import MIN_VIDEOS, choose_attributes
 from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.observed import Observed
+from index_builder.datasets.signals.choice import choose_signals
 from index_builder.progress import progress
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import ProcessGroup
@@ -25,7 +26,8 @@ class Plan:
     """The plan of one training run.
 
     ``few`` is True if the data set has few videos. Videos published up to ``split_us`` are for training, and later
-    videos are the holdout. Only rows up to ``until_us`` are read. ``choices`` says which attributes the model reads.
+    videos are the holdout. Only rows up to ``until_us`` are read. ``choices`` and ``signals`` say which
+    attributes and signals the model reads.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class Plan:
         self.max_horizon_us = int(min(config.max_horizon_h * HOUR_US, max(span // 2, HOUR_US)))
         self.max_age_us = int(config.max_age_h * HOUR_US)
         given = [video.attributes for video in self.data.videos]
-        self.choices = choose_attributes(given, only=config.attributes, exclude=config.exclude)
+        of_signals = self.data.signals
+        on_videos = [name for name in config.exclude if name not in of_signals]
+        self.choices = choose_attributes(given, only=config.attributes, exclude=on_videos)
+        self.signals = choose_signals(of_signals, only=config.signals, exclude=config.exclude)
         self.schema = Schema(
             self.data.types,
             observed.name,
@@ -56,6 +61,7 @@ class Plan:
             _names(v.category for v in self.data.videos),
             _names(v.language for v in self.data.videos),
             tuple(choice.attribute for choice in self.choices if choice.attribute is not None),
+            tuple(choice.signal for choice in self.signals if choice.signal is not None),
         )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
 

@@ -149,9 +149,8 @@ def forecast_spans(
         v = video[part]
         if sentence is not None:
             forecaster.content([data.videos[a] for a in v], sentence[v])
-        known = histories(
-            cells_at(observed.events, observed.counters, v, start_us[part], data.published_us[v], len(types)), types
-        )
+        cells = cells_at(observed.events, observed.counters, v, start_us[part], data.published_us[v], len(types))
+        known = histories(cells, types, data.signal_cells_at(v, start_us[part]))
         for i in range(m):
             requests = [
                 Request(data.videos[a], history, int(at), (hour_us, int(ahead)))

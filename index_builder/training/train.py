@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.datasets.attributes.choice import Choice, in_words
 from index_builder.datasets.check import check_dataset
 from index_builder.datasets.findings import Finding, console, report
 from index_builder.datasets.growth_check import require_growth
@@ -90,9 +89,7 @@ def train(
     ):
         plan = Plan(observed, settings, as_of_us, group, seed)
         if group.is_first:
-            unread = [Choice(name, None, reason) for name, reason in dataset.unread.items()]
-            for line in in_words([*plan.choices, *unread]):
-                print(line, file=sys.stderr)
+            _print_inputs(plan)
         run = TrainingRun(plan, _sentences(plan), staging_path(out))
         scored, forecasts = run.fit_with_holdout()
         model = run.refit_on_all(scored) if plan.few and plan.config.refit else scored
@@ -106,6 +103,16 @@ def _print_findings(findings: list[Finding]) -> None:
     """Print errors and warnings, so that they are visible before training starts."""
     if serious := [finding for finding in findings if finding.severity != "info"]:
         report(serious, console(stderr=True))
+
+
+def _print_inputs(plan: Plan) -> None:
+    """Print the further columns that the model reads, and those that it does not read, with the reasons."""
+    inputs = [(c.name, c.attribute is not None, c.reason) for c in plan.choices]
+    inputs += [(c.name, c.signal is not None, c.reason) for c in plan.signals]
+    inputs += [(name, False, reason) for name, reason in plan.data.unread.items()]
+    for heading, wanted in (("further inputs", True), ("columns not read", False)):
+        if found := [f"{name} ({reason})" for name, read, reason in inputs if read == wanted]:
+            print(f"{heading}: {', '.join(found)}", file=sys.stderr)
 
 
 def _device(name: str) -> str:

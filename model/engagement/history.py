@@ -47,14 +47,29 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Readings:
+    """The readings of one signal, such as a rank: a number that may rise and fall.
+
+    Attributes:
+        bins: (n,) int64, strictly increasing.
+        values: (n,) float64, the newest reading of each bin. If several readings have the same time, it is the largest.
+    """
+
+    bins: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """Engagement of one video by type. A type that is absent was never observed.
 
     ``reach`` maps a bin to the summed audience of the accounts that acted in the bin. An unknown audience is 0.
+    ``signals`` maps a signal's name to its readings.
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)
     reach: Mapping[int, int] = field(default_factory=dict)
+    signals: Mapping[str, Readings] = field(default_factory=dict)
 
     def totals(self) -> dict[str, int]:
         """Return the current cumulative count of every observed type."""

@@ -17,8 +17,12 @@ COUNTER_COLUMNS: Final[Mapping[str, str]] = {"views": "view", "likes": "like", "
 TOTAL: Final = "total"
 REACH: Final = "reach"
 """Name of the events' column with the audience of the accounts that acted. This name is not an engagement type."""
+SIGNALS: Final = "signals"
+"""Name under which the store keeps readings that are not engagement. This name is not an engagement type."""
+SIGNAL_MARK: Final = "~"
+"""First character of a signal's name where signals and engagement types stand together. No engagement type begins with it."""
 
-RESERVED: Final = (REACH, TOTAL)
+RESERVED: Final = (REACH, TOTAL, SIGNALS)
 """Names with a meaning of their own. No engagement type may have one of these names."""
 
 
@@ -32,10 +36,12 @@ def check_types(types: Iterable[str]) -> None:
     """
     known = set(types)
     for kind in sorted(known):
+        if kind.startswith(SIGNAL_MARK):
+            raise DataError(f"type: {kind!r} begins with {SIGNAL_MARK!r}; give it another name")
         if kind in RESERVED:
             raise DataError(
-                f"type: {kind!r} is a reserved name ({REACH}: the audience of an event; {TOTAL}: the sum over all types) and"
-                " cannot be an engagement type; give it another name"
+                f"type: {kind!r} is a reserved name ({REACH}: the audience of an event; {TOTAL}: the sum over all types;"
+                f" {SIGNALS}: readings that are not engagement) and cannot be an engagement type; give it another name"
             )
         if COUNTER_COLUMNS.get(kind) in known:
             raise DataError(

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import SECOND_US
+from model.engagement.signals import SignalCells
 from model.engagement.video import Video
 from model.features.attributes import Attribute, AttributeLayout, attribute_features
+from model.features.signals import Signal, signal_features
 
 N_STATIC: Final = 9
 """Number of static features: duration and followers with their masks, whether there is text, and sine and cosine of
@@ -32,6 +34,7 @@ class Schema:
         categories: known categories, numbered from 1. The number 0 means missing or unknown.
         languages: known languages, numbered in the same way.
         attributes: attributes that are read.
+        signals: signals that are read.
         attribute_layout: where each attribute is in the features of a video.
     """
 
@@ -42,6 +45,7 @@ class Schema:
     categories: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
+    signals: tuple[Signal, ...] = ()
     attribute_layout: AttributeLayout = field(init=False, repr=False, compare=False)
     _category: dict[str, int] = field(init=False, repr=False, default_factory=dict)
     _language: dict[str, int] = field(init=False, repr=False, default_factory=dict)
@@ -66,6 +70,15 @@ class Schema:
     def attribute_features(self, videos: Sequence[Video]) -> NDArray[np.float32]:
         """Return the features of the attributes, (N, attribute_layout.width) float32."""
         return attribute_features(self.attributes, self.attribute_layout, videos)
+
+    def signal_features(self, cells: Sequence[SignalCells], age_s: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the features of the signals, (S, len(signals) * N_SIGNAL) float32.
+
+        ``cells`` holds the readings of each signal in S sequences, which are read at the ages ``age_s`` (S,) in seconds.
+        """
+        none = np.zeros((len(age_s), 0), np.float32)
+        found = [signal_features(signal, part, age_s) for signal, part in zip(self.signals, cells, strict=True)]
+        return np.concatenate([none, *found], axis=1)
 
     def static(self, videos: Sequence[Video]) -> NDArray[np.float32]:
         """Return the static features, (N, N_STATIC) float32."""

@@ -13,7 +13,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from model.engagement.bins import HOUR_US, bin_end_us
-from model.engagement.history import History, Series
+from model.engagement.history import History, Readings, Series
 from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from service.deployment.deployment import Deployment
@@ -47,7 +47,13 @@ def ended_by(history: History, age_us: int) -> History:
         return Series(series.mode, series.bins[kept], series.values[kept])
 
     reach = {index: value for index, value in history.reach.items() if int(bin_end_us(index)) <= age_us}
-    return History({kind: cut(series) for kind, series in history.series.items()}, reach)
+
+    def ended(readings: Readings) -> Readings:
+        kept = bin_end_us(readings.bins) <= age_us
+        return Readings(readings.bins[kept], readings.values[kept])
+
+    signals = {name: ended(readings) for name, readings in history.signals.items()}
+    return History({kind: cut(series) for kind, series in history.series.items()}, reach, signals)
 
 
 class Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.engagement.types import counter_column
-from service.store.rows.row_fields import SHARED_FIELDS
+from service.store.rows.row_fields import SHARED_FIELDS, SIGNALS
 
 
 class AcceptedTypes:
@@ -14,7 +14,7 @@ class AcceptedTypes:
     def __init__(self, types: Sequence[str]) -> None:
         self.types = frozenset(types)
         self.columns = {counter_column(kind): kind for kind in types}
-        self.counters_fields = frozenset((*SHARED_FIELDS, *self.columns))
+        self.counters_fields = frozenset((*SHARED_FIELDS, SIGNALS, *self.columns))
         """All fields that a counters row may have."""
         self.types_text = ", ".join(types)
         self.columns_text = ", ".join(self.columns)

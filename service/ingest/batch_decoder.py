@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.history import Mode
+from model.engagement.signals import MAX_SIGNALS, MAX_VALUE, is_signal
+from model.engagement.types import SIGNAL_MARK
 from service.ingest.accepted_types import AcceptedTypes
 from service.settings import IngestSettings
 from service.store.rows.event_ids import packed_ids
@@ -29,6 +31,7 @@ from service.store.rows.row_fields import (
     MAX_COUNT,
     REACH,
     SHARED_FIELDS,
+    SIGNALS,
     TIME,
     TYPE,
     VIDEO_ID,
@@ -55,6 +58,7 @@ class BatchDecoder:
         self._codes = {name: code for code, name in enumerate(self._types)}
         # The name of a counter column contains the name of a type, which may not be a valid name in Python.
         attributes = {f"column_{i}": column for i, column in enumerate(accepted.columns)}
+        self._columns = frozenset(accepted.columns)
         self._cells = tuple((attribute, accepted.columns[column]) for attribute, column in attributes.items())
         rows = _row_structs(self._types, attributes, settings.max_id_length)
         lists: dict[Mode, Any] = {mode: GenericAlias(list, (row,)) for mode, row in rows.items()}
@@ -107,18 +111,32 @@ class BatchDecoder:
         except _UNUSUAL:
             return None
         if mode == "counters":
-            batch.cells = [
+            cells: list[tuple[tuple[str, float], ...]] = [
                 tuple(
                     (kind, value) for attribute, kind in self._cells if (value := getattr(row, attribute)) is not None
                 )
                 for row in rows
             ]
-            return batch if all(batch.cells) else None
+            for i, row in enumerate(rows):
+                if row.signals:
+                    signals = self._signals(row.signals)
+                    if signals is None:
+                        return None
+                    cells[i] += signals
+            batch.cells = cells
+            return batch if all(cells) else None
         codes = self._codes
         batch.type_codes = np.frombuffer(bytes([codes[row.type] for row in rows]), np.uint8)
         batch.counts = _numbers([row.count for row in rows], COUNT.default)
         batch.reaches = _numbers([row.reach for row in rows], REACH.default)
         return batch
+
+    def _signals(self, given: dict[str, float | None]) -> tuple[tuple[str, float], ...] | None:
+        """Return the cells of a row's signals, or None if a name or value is unusual."""
+        if len(given) > MAX_SIGNALS or not all(is_signal(name) and name not in self._columns for name in given):
+            return None
+        known = [(SIGNAL_MARK + name, float(value)) for name, value in sorted(given.items()) if value is not None]
+        return tuple(known) if all(abs(value) <= MAX_VALUE for _, value in known) else None
 
     def _times(self, values: list[Any]) -> NDArray[np.int64] | None:
         kinds = set(map(type, values))
@@ -159,6 +177,7 @@ def _row_structs(types: Sequence[str], columns: dict[str, str], max_id_length: i
     struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
     event = [(name, *fields[name]) for name in EVENT_FIELDS]
     shared = [(name, *fields[name]) for name in SHARED_FIELDS]
+    shared.append((SIGNALS, dict[str, float | None] | None, None))
     counters = [*shared, *((attribute, number(COUNTER_MINIMUM), None) for attribute in columns)]
     return {"events": struct("Event", event), "counters": struct("Counters", counters, rename=columns)}
 

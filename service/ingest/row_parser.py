@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model.engagement.history import Mode
+from model.engagement.signals import ALLOWED, ALLOWED_NAME, MAX_SIGNALS, MAX_VALUE, is_signal
+from model.engagement.types import SIGNAL_MARK
 from service.ingest.accepted_types import AcceptedTypes
 from service.problems import Invalid, did_you_mean, shown
 from service.settings import IngestSettings
@@ -23,6 +25,7 @@ from service.store.rows.row_fields import (
     ONLY_EVENT_FIELDS,
     REACH,
     SHARED_FIELDS,
+    SIGNALS,
     TIME,
     TYPE,
     VIDEO_ID,
@@ -157,13 +160,14 @@ class RowParser:
     ) -> InputRow:
         unknown = self._unknown_counters(item)
         columns = self._accepted.columns
-        cells = tuple(
+        cells: tuple[tuple[str, float], ...] = tuple(
             (kind, _parse_number(column, item[column], COUNTER_MINIMUM))
             for column, kind in columns.items()
             if item.get(column) is not None
         )
+        cells += self._signals(item.get(SIGNALS))
         if not cells:
-            allowed = f"at least one of {self._accepted.columns_text}"
+            allowed = f"at least one of {self._accepted.columns_text}, or {SIGNALS}"
             for name in unknown:
                 raise Invalid(name, item[name], allowed + did_you_mean(name, columns))
             raise Invalid("counters", "missing", allowed)
@@ -178,6 +182,24 @@ class RowParser:
         for name in unknown[:IGNORED_PER_ROW]:
             ignored[shown(name)] += 1
         return row
+
+    def _signals(self, given: object) -> tuple[tuple[str, float], ...]:
+        """Return the cells of a row's signals, sorted by name. A signal without a value is left out."""
+        if given is None:
+            return ()
+        if not isinstance(given, dict) or len(given) > MAX_SIGNALS:
+            found = given if not isinstance(given, dict) else f"{len(given)} signals"
+            raise Invalid(SIGNALS, found, f"an object with at most {MAX_SIGNALS} signals")
+        cells = []
+        for name, value in sorted(given.items()):
+            if not is_signal(name) or name in self._accepted.columns:
+                raise Invalid(SIGNALS, name, f"{ALLOWED_NAME}, and other than {self._accepted.columns_text}")
+            if value is None:
+                continue
+            if type(value) not in (int, float) or not abs(value) <= MAX_VALUE:
+                raise Invalid(f"{SIGNALS}.{name}", value, ALLOWED)
+            cells.append((SIGNAL_MARK + name, float(value)))
+        return tuple(cells)
 
     def _unknown_counters(self, item: dict[str, Any]) -> Sequence[str]:
         """Return the names of counters that the bundle does not know. Raise Invalid for any other unknown field."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from model.engagement.history import Mode
+from model.engagement.signals import MAX_SIGNALS, MAX_VALUE
 from service.rankings.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.routes import response_schemas
 from service.store import keys
-from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH
+from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH, SIGNALS
 from service.times import ALLOWED
 from service.videos.metadata import VideoBody
 from service.videos.request_bodies import THRESHOLDS, CorrectionBody, PredictBody
@@ -22,7 +23,15 @@ _FIELDS: Final[dict[Mode, dict[str, Any]]] = {
         COUNT.name: {**_COUNTER, "minimum": COUNT.minimum, "default": COUNT.default},
         REACH.name: {**_COUNTER, "minimum": REACH.minimum, "description": "size of the acting account's audience"},
     },
-    "counters": {name: _COUNTER for name in ("views", "likes", "comments", "shares")},
+    "counters": {
+        **dict.fromkeys(("views", "likes", "comments", "shares"), _COUNTER),
+        SIGNALS: {
+            "type": "object",
+            "maxProperties": MAX_SIGNALS,
+            "additionalProperties": {"type": ["number", "null"], "minimum": -MAX_VALUE, "maximum": MAX_VALUE},
+            "description": "readings that may rise and fall, such as a rank. The newest reading stands",
+        },
+    },
 }
 _VIDEO_ID: Final = {"name": "video_id", "in": "path", "required": True, "schema": _ID}
 _REQUEST_KEY: Final = {

@@ -10,6 +10,8 @@ from model.engagement.history import Mode
 
 CUMULATIVE: Final = 2
 """Mode number of an engagement type whose rows are cumulative counters. The Lua functions use the same number."""
+READINGS: Final = 3
+"""Mode number of the entry of signals, which has no total."""
 MODES: Final[dict[int, Mode]] = {1: "events", CUMULATIVE: "counters"}
 """Mode for each mode number. The number 0, for a type without any rows, is not included."""
 _TYPE_FIELDS: Final = 6

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import N_BINS
-from model.engagement.history import History, Series
-from model.engagement.types import REACH
+from model.engagement.history import History, Readings, Series
+from model.engagement.types import REACH, SIGNALS
 from model.engagement.video import METADATA, Video
 from service.store.quarantine import Damaged
 from service.store.record_meta import CUMULATIVE, MODES, parse_meta
@@ -76,7 +76,10 @@ def _parse(video_id: str, record: Record) -> Snapshot:
         blocks.setdefault(kind.decode(), []).extend(flat)
     series: dict[str, Series] = {}
     reach: dict[int, int] = {}
+    signals: dict[str, Readings] = {}
     for kind in meta.types:
+        if kind.name == SIGNALS:
+            signals = _readings(blocks.get(SIGNALS, []))
         if kind.mode not in MODES and kind.name != REACH:
             continue
         by_bin = _cells(kind.name, blocks.get(kind.name, []))
@@ -93,11 +96,26 @@ def _parse(video_id: str, record: Record) -> Snapshot:
     return Snapshot(
         version=meta.version,
         video=Video.from_metadata(video_id, meta.published_us, stored),
-        history=History(series, reach),
+        history=History(series, reach, signals),
         newest_us=meta.newest_us if meta.newest_us >= 0 else None,
         registered_us=meta.registered_us,
         client=client,
     )
+
+
+def _readings(flat: Sequence[bytes]) -> dict[str, Readings]:
+    """Convert a flat list of "bin:name" and "time value" texts to the readings of each signal."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for field, stored in zip(flat[::2], flat[1::2], strict=True):
+        index, _, name = field.decode().partition(":")
+        found.setdefault(name, []).append((int(index), float(stored.split(b" ")[1])))
+    signals = {}
+    for name, pairs in sorted(found.items()):
+        bins, values = zip(*sorted(pairs), strict=True)
+        signals[name] = Readings(np.array(bins, np.int64), np.array(values, np.float64))
+        if bins[0] < 0 or bins[-1] >= N_BINS or not np.isfinite(signals[name].values).all():
+            raise ValueError(f"the readings of {name} are not finite numbers in the bins 0 .. {N_BINS - 1}")
+    return signals
 
 
 def _cells(kind: str, flat: Sequence[bytes]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 from model.bank.tombstone import tombstone
-from model.engagement.types import ENGAGEMENT_TYPES, REACH, check_types
+from model.engagement.types import ENGAGEMENT_TYPES, REACH, SIGNALS, check_types
 from service.fair_turns import Turns
 from service.metrics import Metrics
 from service.problems import Conflict, NotFound, Unavailable
@@ -104,7 +104,7 @@ class Store:
         )
         self.forgotten = Forgotten(connection)
         check_types(types)
-        self._types = [*types, REACH]
+        self._types = [*types, REACH, SIGNALS]
         self.quarantine = Quarantine(metrics)
 
     async def ready(self) -> None:

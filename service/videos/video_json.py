@@ -25,6 +25,7 @@ def video_fields(snapshot: Snapshot, stale: bool) -> dict[str, Any]:
         "counts": snapshot.history.totals(),
         "fed_by": {kind: series.mode for kind, series in snapshot.history.series.items()},
         "bins": _bins(snapshot.history),
+        **({"signals": signals} if (signals := _newest_readings(snapshot.history)) else {}),
         "newest_row_at": None if snapshot.newest_us is None else iso(snapshot.newest_us),
         "stale": stale,
     }
@@ -41,6 +42,11 @@ def prediction_json(result: ForecastResult, applied: AppliedRows) -> bytes:
         **ignored_counters(applied.outcome),
     }
     return forecast_json(result)[:-1] + b',"rows":' + orjson.dumps(rows) + b"}"
+
+
+def _newest_readings(history: History) -> dict[str, float]:
+    """Return the newest reading of each signal."""
+    return {name: float(readings.values[-1]) for name, readings in history.signals.items()}
 
 
 def _bins(history: History) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.engagement.attributes import Attributes
 from model.errors import DataError
@@ -83,12 +84,10 @@ def choose_attributes(
     return choices
 
 
-def in_words(choices: Sequence[Choice]) -> list[str]:
-    """Return lines that name the attributes that are read, and the columns that are not, with the reasons."""
-    read = [f"{c.name} ({c.reason})" for c in choices if c.attribute is not None]
-    unread = [f"{c.name} ({c.reason})" for c in choices if c.attribute is None]
-    lines = [f"attributes read: {', '.join(read)}"] if read else []
-    return lines + ([f"columns not read: {', '.join(unread)}"] if unread else [])
+def are_times(values: NDArray[np.float64]) -> bool:
+    """Return whether all values (n,), n >= 1, look like seconds since 1970 or a smaller unit of time."""
+    low, high = _EPOCH_S
+    return any(low * unit <= values.min() and values.max() <= high * unit for unit in _EPOCHS)
 
 
 def _choose(name: str, values: list[Any], videos: int, *, forced: bool) -> Choice:
@@ -107,10 +106,9 @@ def _choose(name: str, values: list[Any], videos: int, *, forced: bool) -> Choic
     return Choice(name, None, "values of several kinds")
 
 
-def _number(name: str, values: np.ndarray[Any, np.dtype[np.float64]], forced: bool) -> Choice:
-    low, high = _EPOCH_S
+def _number(name: str, values: NDArray[np.float64], forced: bool) -> Choice:
     whole = bool((values == np.floor(values)).all())
-    if not forced and any(low * unit <= values.min() and values.max() <= high * unit for unit in _EPOCHS):
+    if not forced and are_times(values):
         return Choice(name, None, "a time")
     if not forced and whole and len(values) >= 100 and len(np.unique(values)) > _DISTINCT_SHARE * len(values):
         return Choice(name, None, "almost only different whole numbers: it identifies the video")

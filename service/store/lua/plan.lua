@@ -50,29 +50,62 @@ local function add_event(plan, age, kind, count, reach)
   add_to(state, bin, count)
 end
 
+-- Adds a reading of a signal to the plan. The newest reading of a bin stands. Of readings with the same time, the largest stands.
+local function add_reading(plan, time, bin, name, value)
+  local state = state_of(plan, SIGNALS)
+  state.mode = READINGS
+  if not state.readings then state.readings = {} end
+  local field = string.format('%.0f:%s', bin, name)
+  local cell = state.readings[field]
+  if not cell then
+    cell = {bin = bin, time = -1}
+    local stored = redis.call('HGET', block_key(plan.prefix, SIGNALS, bin), field)
+    if stored then
+      local at, reading = string.match(stored, '^(%d+) (%S+)$')
+      cell.time, cell.value = tonumber(at), tonumber(reading)
+      if not cell.value then damaged('a reading of ' .. name .. ' is not a time and a number') end
+    end
+    state.readings[field] = cell
+  end
+  if time > cell.time or (time == cell.time and value > cell.value) then
+    cell.time, cell.value, cell.changed = time, value, true
+  end
+end
+
+-- Adds a cumulative counter to the plan. Returns whether it is below the total and not older than the largest value.
+local function raise_counter(plan, time, bin, kind, value)
+  local state = state_of(plan, kind)
+  state.mode = CUMULATIVE
+  if not state.raised then state.raised = {} end
+  local cell = state.raised[bin]
+  if not cell then
+    local old = tonumber(redis.call('HGET', block_key(plan.prefix, kind, bin), bin) or '-1')
+    cell = {value = old, old = old}
+    state.raised[bin] = cell
+  end
+  if value > cell.value then cell.value = value end
+  local corrected = value < state.total and time >= state.top
+  if value > state.total or state.top < 0 then
+    state.total = math.max(state.total, value)
+    state.top = time
+  end
+  return corrected
+end
+
 -- Adds a row of cumulative counters to the plan. If the row is refused, returns the reason and the subject. The third value is the
 -- number of its counters that are below the total and not older than the largest value.
 local function raise_counters(plan, time, cells)
   for i = 1, #cells, 2 do
-    if state_of(plan, cells[i]).mode == EVENTS then return 'mode_conflict', cells[i] end
+    local signal = string.byte(cells[i]) == TILDE
+    if not signal and state_of(plan, cells[i]).mode == EVENTS then return 'mode_conflict', cells[i] end
   end
   local bin = bin_of(time - plan.meta[PUBLISHED])
   local corrected = 0
   for i = 1, #cells, 2 do
-    local state, value = state_of(plan, cells[i]), cells[i + 1]
-    state.mode = CUMULATIVE
-    if not state.raised then state.raised = {} end
-    local cell = state.raised[bin]
-    if not cell then
-      local old = tonumber(redis.call('HGET', block_key(plan.prefix, cells[i], bin), bin) or '-1')
-      cell = {value = old, old = old}
-      state.raised[bin] = cell
-    end
-    if value > cell.value then cell.value = value end
-    if value < state.total and time >= state.top then corrected = corrected + 1 end
-    if value > state.total or state.top < 0 then
-      state.total = math.max(state.total, value)
-      state.top = time
+    if string.byte(cells[i]) == TILDE then
+      add_reading(plan, time, bin, string.sub(cells[i], 2), cells[i + 1])
+    elseif raise_counter(plan, time, bin, cells[i], cells[i + 1]) then
+      corrected = corrected + 1
     end
   end
   return nil, nil, corrected
@@ -130,6 +163,12 @@ local function write_bins(plan)
       if cell.value > cell.old then
         changed = true
         redis.call('HSET', block_key(prefix, kind, bin), bin, cell.value)
+      end
+    end
+    for field, cell in pairs(state.readings or {}) do
+      if cell.changed then
+        changed = true
+        redis.call('HSET', block_key(prefix, SIGNALS, cell.bin), field, string.format('%.0f %.17g', cell.time, cell.value))
       end
     end
   end

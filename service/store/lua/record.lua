@@ -10,6 +10,7 @@
 -- bins:<type>:<block>  hash from bin to a number. Events: the sum in the bin (the open bin is not in the hash). Counters: the
 --              largest value in the bin. Type "reach": the sum of audiences in the bin. A block has BLOCK bins. With so few, Redis
 --              stores the hash as a listpack, which takes about 10 bytes for each bin.
+--              Type "signals": hash from "<bin>:<signal>" to "<time> <value>", the newest reading of the signal in the bin.
 -- parked       list: the rows of an unregistered video as they were sent (MessagePack), up to a limit.
 -- parked-ids   set: the event ids of the parked rows.
 -- ids:<day>    set: the event ids that arrived from that day on, for dedup_ttl_s rounded up to days. The set expires dedup_ttl_s
@@ -34,7 +35,7 @@ local COUNTERS_ROW = 255 -- the type code of a counters row
 -- Positions in meta. Times are in microseconds. NEWEST is -1 before the first row. IDS_NOW and IDS_BEFORE are the days of the two
 -- id sets, or -1 without a set. From TYPES on, there are FIELDS values for each engagement type:
 --   1. name
---   2. mode
+--   2. mode. The type "signals" has the mode READINGS and no total
 --   3. total: the sum of events, or the largest counter value
 --   4. top: for counters, the time of the largest value (us), else -1
 --   5. open bin: for events and reach, the newest bin, else -1
@@ -42,7 +43,9 @@ local COUNTERS_ROW = 255 -- the type code of a counters row
 -- The newest bin of events is called open. Its sum is kept in meta, because most rows add to it. When a newer bin opens, the old one
 -- is moved to its hash.
 local PUBLISHED, REGISTERED, VERSION, NEWEST, IDS_NOW, IDS_BEFORE, TYPES, FIELDS = 1, 2, 3, 4, 5, 6, 7, 6
-local UNFED, EVENTS, CUMULATIVE = 0, 1, 2
+local UNFED, EVENTS, CUMULATIVE, READINGS = 0, 1, 2, 3
+local SIGNALS = 'signals'
+local TILDE = 126 -- the first character of a signal's name in the cells of a counters row
 
 -- Returns the bin of an age. Next to an edge, the logarithm may give a neighbouring bin, so the edges decide.
 local function bin_of(age)

@@ -13,13 +13,14 @@ class InputRow:
     """A valid row.
 
     ``index``: the row's position in the request.
-    ``cells``: (type, value) pairs. An event has exactly one pair.
+    ``cells``: (type, value) pairs. An event has exactly one pair. The values are counts. In a counters row, a name that begins with
+    ``SIGNAL_MARK`` is a signal, and its value may be any number.
     """
 
     index: int
     video_id: str
     time_us: int
     mode: Mode
-    cells: tuple[tuple[str, int], ...]
+    cells: tuple[tuple[str, float], ...]
     reach: int = REACH.default
     id: str | None = None

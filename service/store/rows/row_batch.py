@@ -42,7 +42,7 @@ class RowBatch:
     counts: NDArray[np.int64] | None = None
     reaches: NDArray[np.int64] | None = None
     ids: list[bytes] | None = None
-    cells: list[tuple[tuple[str, int], ...]] | None = None
+    cells: list[tuple[tuple[str, float], ...]] | None = None
     rows: Sequence[InputRow] | None = None
     indices: Sequence[int] | None = None
     list_rejections: bool = True

@@ -32,6 +32,12 @@ TYPE: Final = "type"
 COUNT: Final = NumberField("count", minimum=1, default=1)
 REACH: Final = NumberField("reach", minimum=0, default=0)
 
+SIGNALS: Final = "signals"
+"""Optional, for counters. An object that maps names of signals to numbers.
+
+In the cells of a row, the name of a signal begins with ``SIGNAL_MARK``.
+"""
+
 SHARED_FIELDS: Final = (VIDEO_ID, TIME, ID)
 EVENT_FIELDS: Final = (VIDEO_ID, TIME, TYPE, COUNT.name, REACH.name, ID)
 ONLY_EVENT_FIELDS: Final = frozenset(EVENT_FIELDS) - frozenset(SHARED_FIELDS)

@@ -185,6 +185,34 @@ def test_attributes_are_exported_as_columns(tmp_path: Path, url: str) -> None:
     assert pq.read_schema(tmp_path / "out" / "videos.parquet").names[-4:] == ["hd", "note", "regions", "score"]
 
 
+def test_signals_are_exported_as_columns(tmp_path: Path, url: str) -> None:
+    simulate(tmp_path / "data", videos=2, seed=7, days=1)
+    data = load_dataset(tmp_path / "data")
+    published = data.videos[0].published_us
+    videos = [replace(data.videos[0], video_id=name) for name in ("counted", "events", "quiet")]
+    odd = DataSet(videos, np.full(3, published), (), None, None)
+    rows = (
+        InputRow(0, "counted", published + 5, "counters", (("view", 7), ("~rank", 3.0))),
+        InputRow(0, "counted", published + HOUR_US, "counters", (("~rank", 1.5), ("~heat", -2.0))),
+        InputRow(0, "counted", published + 2 * HOUR_US, "counters", (("view", 9),)),
+        InputRow(0, "events", published + HOUR_US, "events", (("view", 2),)),
+        InputRow(0, "events", published + HOUR_US, "counters", (("~rank", 8.0),)),
+    )
+    snapshots = fed(url, odd, rows)
+    export_store(tmp_path / "out", redis_url=url)
+    again = load_dataset(tmp_path / "out")
+    assert sorted(again.signals) == ["heat", "rank"]
+    video = np.arange(3)
+    exported = again.signal_cells_at(video, np.full(3, published + 9 * HOUR_US))
+    for v, each in enumerate(again.videos):
+        stored = snapshots[each.video_id].history.signals if each.video_id in snapshots else {}
+        for name, cells in exported.items():
+            found = cells.readings()[v]
+            expected = stored.get(name)
+            assert found.bins.tolist() == ([] if expected is None else expected.bins.tolist())
+            assert found.values.tolist() == ([] if expected is None else expected.values.tolist())
+
+
 def test_a_store_without_rows_is_exported_as_a_data_set(tmp_path: Path, url: str) -> None:
     simulate(tmp_path / "data", videos=3, seed=7, days=1)
     data = load_dataset(tmp_path / "data")

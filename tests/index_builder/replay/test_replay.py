@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_dataset
 from index_builder.replay.client import Client, ServiceError
 from index_builder.replay.replay import Replay
+from model.engagement.attributes import attributes_of
+from model.engagement.signals import SignalRows
 from model.engagement.video import Video
 
 SECOND = 1_000_000
@@ -112,6 +115,23 @@ def test_rows_go_out_in_time_order_after_their_videos(data: DataSet) -> None:
         {"video_id": "b/ü", "time": "1970-01-01T00:03:30.000000Z", "type": "view", "count": 4},
     ]
     assert (counts.videos, counts.sent, counts.accepted, counts.duplicate, counts.rejected) == (2, 7, 7, 0, 0)
+
+
+def test_attributes_and_signals_are_sent(data: DataSet) -> None:
+    ranks = SignalRows(np.array([0, 2, 2]), np.array([130, 140], np.int64) * SECOND, np.array([3.0, 2.5]))
+    heat = SignalRows(np.array([0, 1, 2]), np.array([130, 500], np.int64) * SECOND, np.array([-1.0, 9.0]))
+    videos = [replace(data.videos[0], attributes=attributes_of({"hd": True, "regions": ["at"]})), data.videos[1]]
+    service = Service()
+    with service.client() as client:
+        Replay(replace(data, videos=videos, signals={"rank": ranks, "heat": heat}), client).play()
+    assert service.videos["a"]["attributes"] == {"hd": True, "regions": ["at"]}
+    sent = {(row["video_id"], row["time"][14:19]): row for row in service.rows if "type" not in row}
+    assert {at: (row.get("comments"), row.get("signals")) for at, row in sent.items()} == {
+        ("a", "02:10"): (1, {"rank": 3.0, "heat": -1.0}),
+        ("a", "02:20"): (None, {"rank": 2.5}),
+        ("a", "03:25"): (2, None),
+        ("b/ü", "08:20"): (None, {"heat": 9.0}),
+    }
 
 
 def test_a_repeated_replay_changes_nothing_at_any_batch_size(data: DataSet) -> None:

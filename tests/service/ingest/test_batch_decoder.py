@@ -122,8 +122,12 @@ VALUES: list[Any] = [
 @pytest.mark.parametrize("value", VALUES, ids=[repr(value)[:30] for value in VALUES])
 def test_unusual_values_are_declined_or_read_as_by_the_parser(mode: Mode, value: Any) -> None:
     base = GOOD if mode == "events" else COUNTERS
-    for field in ("video_id", "time", "type", "count", "reach", "id", "views", "likes", "other"):
-        rows = [base, {**base, field: value}]
+    changes = [
+        {field: value} for field in ("video_id", "time", "type", "count", "reach", "id", "views", "likes", "other")
+    ]
+    changes += [{"signals": value}, {"signals": {"rank": value, "heat": 2}}, {"signals": {"views": value}}]
+    for change in changes:
+        field, rows = next(iter(change)), [base, {**base, **change}]
         expected = careful(mode, rows)
         assert same(FAST.json(mode, json.dumps(rows).encode()), expected), field
         assert same(FAST.items(mode, rows), expected), field
@@ -184,6 +188,14 @@ def test_any_batch(rows: list[Any]) -> None:
     expected = careful("events", rows)
     fast = FAST.json("events", json.dumps(rows).encode())
     assert same(fast, expected)
+
+
+def test_signals_are_decoded() -> None:
+    rows = [COUNTERS, {**COUNTERS, "signals": {"rank": 3, "heat": -0.5, "gone": None}}, {**COUNTERS, "signals": {}}]
+    rows.append({"video_id": "v", "time": 1_759_000_000, "signals": {"rank": 2}})
+    fast = FAST.json("counters", json.dumps(rows).encode())
+    assert fast is not None and same(fast, careful("counters", rows))
+    assert fast.cells is not None and fast.cells[1] == (("view", 3), ("~heat", -0.5), ("~rank", 3.0))
 
 
 @given(st.lists(st.text(min_size=1), unique=True))

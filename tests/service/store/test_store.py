@@ -108,7 +108,7 @@ def test_any_order_batching_and_duplication_give_one_histogram(
     expected: Counter[str] = Counter()
     for row in events:
         index = int(bin_index(row.time_us - P0))
-        expected[f"{index}:{row.cells[0][0]}"] += row.cells[0][1]
+        expected[f"{index}:{row.cells[0][0]}"] += int(row.cells[0][1])
         expected[f"{index}:reach"] += row.reach
     again = (
         data.draw(st.lists(st.sampled_from([r for r in events if r.id]), max_size=10))

@@ -1,7 +1,7 @@
-"""Writes attributes as further columns of videos.parquet.
+"""Writes attributes as further columns of videos.parquet, and signals as further columns of counters.parquet.
 
-The names and kinds of all attributes are known only when every video was written. So the attributes are first written
-as one column of JSON. At the end, this column is replaced by one column for each attribute.
+The names and kinds of all columns are known only when every row was written. So the values are first written as one
+column of JSON. At the end, this column is replaced by one column for each name.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import pyarrow.parquet as pq
 from index_builder.datasets.attributes.columns import WRITTEN
 from model.engagement.attributes import Attributes, kind_of
 
-ENCODED: Final = "attributes as JSON"
+ENCODED: Final = "further columns as JSON"
 """Name of the temporary column."""
 _BATCH_ROWS: Final = 1 << 16
 
 
-class AttributeWriter:
-    """Encodes the attributes of the videos of one file, and finally gives each attribute its own column."""
+class FurtherColumns:
+    """Encodes the further values of the rows of one file, and finally gives each name its own column."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Counter[str]] = {}
 
-    def encode(self, attributes: Attributes) -> str | None:
-        """Return the attributes as JSON, or None if there are none."""
-        for name, value in attributes:
+    def encode(self, values: Attributes) -> str | None:
+        """Return the values of one row as JSON, or None if there are none."""
+        for name, value in values:
             self._kinds.setdefault(name, Counter())[kind_of(value)] += 1
-        return msgspec.json.encode(dict(attributes)).decode() if attributes else None
+        return msgspec.json.encode(dict(values)).decode() if values else None
 
     def finish(self, path: Path) -> dict[str, int]:
-        """Replace the temporary column of the file at ``path`` by the columns of the attributes.
+        """Replace the temporary column of the file at ``path`` by one column for each name.
 
-        An attribute with values of several kinds keeps those of its most frequent kind. Return the number of values
+        A name with values of several kinds keeps those of its most frequent kind. Return the number of values
         that were left out, by name.
         """
         kinds = {name: counted.most_common(1)[0][0] for name, counted in sorted(self._kinds.items())}
