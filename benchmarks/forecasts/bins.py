@@ -39,7 +39,7 @@ from index_builder.bundles.open_bundle import open_bundle
 from index_builder.cli import parse_time
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.evaluation.likelihood import intensity_of, states_after, tokens_of
+from index_builder.evaluation.process_states import intensity_of, network_of, states_after, tokens_of
 from index_builder.samples.queries import cut_queries
 from index_builder.scoring.metrics import score
 from index_builder.training.train import train
@@ -89,7 +89,7 @@ def newest(data: Path, as_of_us: int, videos: int, out: Path) -> Path:
 def expected(bundle: Bundle, own: Tokens, asked: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Means in gap and interval of ``asked`` (n, K), and dispersions, from the states after the ``own`` tokens."""
     head = intensity_of(bundle)
-    hidden = torch.cat([states_after(bundle, own), head.start[None]])
+    hidden = torch.cat([states_after(network_of(bundle), own), head.start[None]])
     pace = torch.from_numpy(pace_rows(own))
     last = np.full(len(asked.counts), len(own.counts))
     for v in range(len(asked.offsets) - 1):

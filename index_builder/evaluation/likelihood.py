@@ -20,21 +20,17 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from index_builder.baselines.point_processes import ExponentialHawkes, Pace, log_likelihood
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
+from index_builder.evaluation.process_states import before_rows, intensity_of, network_of, scored_rows
 from index_builder.evaluation.time_rescaling import Rescaled, expected_counts, rescaled, windows
 from index_builder.progress import progress
-from index_builder.samples.exposure import Exposure, exposure_of
+from index_builder.samples.exposure import Exposure, oldest_us
 from model.bundle import Bundle, load_bundle
-from model.engagement.rows import cells_at
 from model.errors import DataError
-from model.features.tokens import Tokens, tokenize
-from model.mhp.likelihood import IntensityHead
-from model.mhp.network import MambaHawkes
-from model.mhp.pace import pace_rows
+from model.features.tokens import Tokens
 
 FIT_VIDEOS: Final = 600
 """Maximum number of videos that the baselines are fitted on."""
@@ -61,67 +57,6 @@ class Likelihood:
     tokens: int
 
 
-def tokens_of(observed: Observed, videos: NDArray[np.int64], until_us: int) -> Tokens:
-    """Return the tokens of ``videos`` from rows up to ``until_us``."""
-    published = observed.data.published_us[videos]
-    now = np.maximum(until_us, published)
-    n_types = len(observed.data.types)
-    cells = cells_at(observed.events, observed.counters, videos, now, published, n_types)
-    return tokenize(cells, published, now, n_types)
-
-
-def _module(bundle: Bundle, prefix: str, module: nn.Module) -> None:
-    state = {n.removeprefix(prefix): torch.from_numpy(w) for n, w in bundle.weights.items() if n.startswith(prefix)}
-    module.load_state_dict(state)
-
-
-def intensity_of(bundle: Bundle) -> IntensityHead:
-    """Return the bundle's intensity head."""
-    head = IntensityHead(bundle.manifest.shape.d_model, bundle.manifest.shape.n_types)
-    _module(bundle, "intensity.", head)
-    return head
-
-
-@torch.no_grad()
-def states_after(bundle: Bundle, tokens: Tokens) -> Tensor:
-    """Return the hidden state (n, d_model) of the bundle's Mamba-Hawkes process after each token."""
-    shape = bundle.manifest.shape
-    mhp = MambaHawkes(shape)
-    _module(bundle, "mhp.", mhp)
-    lengths = np.diff(tokens.offsets)
-    order = np.argsort(lengths, kind="stable")
-    out = torch.zeros(len(tokens.counts), shape.d_model)
-    at = int(np.searchsorted(lengths[order], 1))
-    while at < len(order):
-        # Videos are sorted by length, so the last video of a batch is the longest.
-        stop = at + 1
-        while stop < len(order) and lengths[order[stop]] * (stop + 1 - at) <= _BATCH_TOKENS:
-            stop += 1
-        part = order[at:stop]
-        step = np.arange(lengths[part].max())[:, None]
-        index = tokens.offsets[part][None] + np.minimum(step, lengths[part] - 1)
-        none = torch.zeros(len(part), 1, 2, shape.n_features)
-        hidden, _ = mhp(
-            torch.from_numpy(tokens.features[index]),
-            torch.from_numpy(tokens.clock[index]),
-            torch.zeros(len(part), 1, dtype=torch.int64),
-            none,
-            none[..., :2],
-            torch.zeros(len(part), 1, dtype=torch.bool),
-        )
-        real = step < lengths[part]
-        out[torch.from_numpy(index[real])] = hidden[torch.from_numpy(real)]
-        at = stop
-    return out
-
-
-def before_rows(bundle: Bundle, tokens: Tokens, exposure: Exposure) -> tuple[Tensor, Tensor]:
-    """Return the state (m, d_model) and the pace (m, K, len(MEMORIES), 2) before each of m rows of the exposure."""
-    # Index -1 is the state without any token.
-    states = torch.cat([states_after(bundle, tokens), intensity_of(bundle).start.detach()[None]])
-    return states[torch.from_numpy(exposure.before)], torch.from_numpy(pace_rows(tokens)[exposure.before])
-
-
 @torch.no_grad()
 def mhp_log_likelihood(bundle: Bundle, tokens: Tokens, exposure: Exposure) -> NDArray[np.float64]:
     """Return the log-likelihood (m, K) of every row and type under the bundle's Mamba-Hawkes process.
@@ -129,8 +64,9 @@ def mhp_log_likelihood(bundle: Bundle, tokens: Tokens, exposure: Exposure) -> ND
     The log-likelihood is 0 where a type is not scored.
     """
     arrays = (exposure.previous_s, exposure.bounds_s, exposure.counts)
-    value = intensity_of(bundle).log_likelihood(
-        *before_rows(bundle, tokens, exposure), *(torch.from_numpy(array) for array in arrays)
+    head = intensity_of(bundle)
+    value = head.log_likelihood(
+        *before_rows(network_of(bundle), head, tokens, exposure), *(torch.from_numpy(array) for array in arrays)
     )
     return np.asarray(value.numpy())
 
@@ -159,9 +95,11 @@ def likelihoods(
 ) -> tuple[dict[str, Likelihood], list[Rescaled]]:
     """Score the Mamba-Hawkes process and the baselines on videos published in [published_from, published_before).
 
-    The rows of these videos up to the end of the data are used. ``advance`` is called with 1 after the Mamba-Hawkes
-    process and after each baseline. Return one ``Likelihood`` per process, keyed by name, and the time rescaling of the
-    Mamba-Hawkes process.
+    The rows of these videos are used up to the end of the data, and up to the age ``oldest_us`` of the bundle's schema.
+    ``advance`` is called with 1 after the Mamba-Hawkes process and after each baseline.
+
+    Returns:
+        One ``Likelihood`` per process, keyed by name, and the time rescaling of the Mamba-Hawkes process.
 
     Raises:
         DataError: the bundle has no Mamba-Hawkes process, its types differ from the data set's types, or there is no
@@ -180,9 +118,9 @@ def likelihoods(
     past = np.flatnonzero(published < published_from_us)
     if len(past) > FIT_VIDEOS:
         past = np.sort(np.random.default_rng(seed).choice(past, FIT_VIDEOS, replace=False))
-    until_us = observed.data.last_us() or 0
-    asked = _rows(observed, np.flatnonzero(held), until_us)
-    learned = _rows(observed, past, published_from_us)
+    until_us, max_age_us = observed.data.last_us() or 0, oldest_us(bundle.manifest.schema)
+    asked = scored_rows(observed, np.flatnonzero(held), until_us, max_age_us)
+    learned = scored_rows(observed, past, published_from_us, max_age_us)
     for name, found in (("from", asked), ("before", learned)):
         if not found[1].n_counts:
             raise DataError(
@@ -201,13 +139,9 @@ def likelihoods(
 def time_rescaling(bundle: Bundle, tokens: Tokens, exposure: Exposure, *, seed: int = 0) -> list[Rescaled]:
     """Return the expected over the real counts of the bundle's process, by type and age."""
     found = windows(exposure)
-    expected = expected_counts(intensity_of(bundle), *before_rows(bundle, tokens, exposure), exposure, found)
+    head = intensity_of(bundle)
+    expected = expected_counts(head, *before_rows(network_of(bundle), head, tokens, exposure), exposure, found)
     return rescaled(exposure, found, expected, bundle.manifest.types, seed=seed)
-
-
-def _rows(observed: Observed, videos: NDArray[np.int64], until_us: int) -> tuple[Tokens, Exposure]:
-    tokens = tokens_of(observed, videos, until_us)
-    return tokens, exposure_of(observed, videos, tokens, until_us)
 
 
 def _summary(exposure: Exposure, values: NDArray[np.float64], seed: int) -> Likelihood:

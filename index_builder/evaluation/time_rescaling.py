@@ -124,10 +124,10 @@ def _fill_windows(  # type: ignore[no-untyped-def]
 
 
 @torch.no_grad()
-def expected_counts(
+def window_integrals(
     head: IntensityHead, states: Tensor, pace: Tensor, exposure: Exposure, found: Windows
 ) -> NDArray[np.float64]:
-    """Return the expected count (W,) of each window, given that the row's gap is empty up to the window.
+    """Return (3, W) float64: the integrals of the intensity over the gap before each window and over it, and the dispersion.
 
     Args:
         head: the intensity head.
@@ -136,20 +136,29 @@ def expected_counts(
         exposure: m rows.
         found: the windows of these rows.
     """
-    log_scale, c, alpha, dispersion = (value.numpy() for value in head(states, pace))
-    out = np.zeros(len(found.row))
-    for start in range(0, len(out), _ROWS):
+    log_scale, c, alpha, dispersion = head(states, pace, torch.from_numpy(exposure.previous_s))
+    out = np.zeros((3, len(found.row)))
+    for start in range(0, out.shape[1], _ROWS):
         part = slice(start, start + _ROWS)
-        row, kind = found.row[part], found.kind[part]
-        previous = exposure.previous_s[row][:, None]
+        row, kind = torch.from_numpy(found.row[part]), torch.from_numpy(found.kind[part])
+        previous = exposure.previous_s[found.row[part]][:, None]
         clock = torch.from_numpy((found.bounds_s[part] - previous) / (previous + LOG_AGE_OFFSET_S))
-        own = [torch.from_numpy(value[row, kind]) for value in (log_scale, c, alpha, dispersion)]
-        gap, active = (
-            torch.exp(own[0].double()) * softplus_integral(own[2], own[1], clock[:, i], clock[:, i + 1])
-            for i in range(2)
-        )
-        out[part] = mean_after_gap(gap, active, own[3]).numpy()
+        for i in range(2):
+            integral = softplus_integral(alpha[row, kind], c[row, kind], clock[:, i], clock[:, i + 1])
+            out[i, part] = (torch.exp(log_scale[row, kind]) * integral).numpy()
+        out[2, part] = dispersion[row, kind].numpy()
     return out
+
+
+def expected_counts(
+    head: IntensityHead, states: Tensor, pace: Tensor, exposure: Exposure, found: Windows
+) -> NDArray[np.float64]:
+    """Return the expected count (W,) of each window, given that the row's gap is empty up to the window.
+
+    The arguments are those of ``window_integrals``.
+    """
+    gap, active, dispersion = torch.from_numpy(window_integrals(head, states, pace, exposure, found))
+    return np.asarray(mean_after_gap(gap, active, dispersion).numpy())
 
 
 def rescaled(

@@ -4,7 +4,8 @@ A type that is fed by events is observed from publication on, in every bin. A ty
 from one reading to the next. A token may lack a reading of some type. Then this type is scored until its last reading
 before the token, and again from its next reading on. So what is scored never depends on the counts.
 
-A video is watched until the start of the bin that is still filling. After the last token, it is known that there was no
+A video is watched until the start of the bin that is still filling, but at most until the oldest age that a forecast
+of the model reaches (``oldest_us``). After the last token, it is known that there was no
 engagement until this time, or until the last reading of a counter. This silence is scored like the gap before a token.
 """
 
@@ -22,6 +23,7 @@ from index_builder.datasets.observed import Observed
 from model.engagement.bins import EDGES_US, bin_index, bin_start_us
 from model.engagement.cells import COUNTER_MODE, Cells
 from model.engagement.rows import cells_at
+from model.features.schema import Schema
 from model.features.tokens import Tokens
 
 BY_COUNTERS: Final = 0
@@ -67,6 +69,11 @@ class Exposure:
         return int(self.scored[self.token >= 0].sum())
 
 
+def oldest_us(schema: Schema) -> int:
+    """Return the oldest age in microseconds that a forecast of a training sample reaches."""
+    return schema.max_age_us + schema.max_horizon_us
+
+
 def feeding(observed: Observed) -> NDArray[np.int64]:
     """Return how the data set feeds each of its K types: BY_COUNTERS, BY_EVENTS or BY_BOTH, (K,) int64."""
     kinds = np.arange(len(observed.data.types))
@@ -75,14 +82,18 @@ def feeding(observed: Observed) -> NDArray[np.int64]:
 
 
 def exposure_of(
-    observed: Observed, videos: NDArray[np.int64], tokens: Tokens, until_us: NDArray[np.int64] | int
+    observed: Observed,
+    videos: NDArray[np.int64],
+    tokens: Tokens,
+    until_us: NDArray[np.int64] | int,
+    max_age_us: int,
 ) -> Exposure:
-    """Return the exposure of ``videos`` (S,) up to ``until_us``, an int or (S,) int64.
+    """Return the exposure of ``videos`` (S,) up to ``until_us``, an int or (S,) int64, and up to an age of ``max_age_us``.
 
     ``tokens`` are the tokens of the same videos, from rows up to ``until_us`` or later.
     """
     published = observed.data.published_us[videos]
-    watched_us = bin_start_us(bin_index(np.maximum(until_us - published, 0)))
+    watched_us = bin_start_us(bin_index(np.clip(until_us - published, 0, max_age_us)))
     n_types = len(observed.data.types)
     cells = cells_at(observed.events, observed.counters, videos, published + watched_us - 1, published, n_types)
     return exposure(cells, tokens, watched_us.astype(np.float64) * 1e-6, feeding(observed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.cascade.fit import STEPS, fit_cascade
-from index_builder.samples.exposure import exposure_of
+from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
+from index_builder.evaluation.process_states import scored_rows
+from index_builder.samples.exposure import exposure_of, oldest_us
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
@@ -128,7 +131,7 @@ class ModelFit:
         every = np.arange(len(published))
         corpus = Corpus(
             inputs.tokens,
-            exposure_of(plan.observed, every, inputs.tokens, watched),
+            exposure_of(plan.observed, every, inputs.tokens, watched, oldest_us(plan.schema)),
             inputs.pace_rows,
             self.samples.samples,
             self.samples.creator,
@@ -144,12 +147,29 @@ class ModelFit:
         stopping = stopping_half(plan.data, holdout.samples.video)
         with plan.step(f"train{_suffix(holdout)}", trainer.n_batches() * trainer.passes()) as advance:
             first = trainer.stage_one(holdout.take(stopping), lambda n, note: advance(n, note=note))
+        if len(holdout) and config.parts.mhp:
+            self._calibrate_intensity(objective, holdout)
         if config.fusion_epochs:
             return self._train_fusion(trainer, holdout, stopping, first)
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
         return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, parts, None)
+
+    def _calibrate_intensity(self, objective: Objective, holdout: SampleSet) -> None:
+        """Fit the factors of the intensity to training videos and the holdout."""
+        plan, net = self._plan, objective.net
+        rng = np.random.default_rng(plan.seed)
+        with plan.step("calibrate intensity", 1) as advance:
+            network, head = copy.deepcopy(net.mhp).cpu().eval(), copy.deepcopy(net.intensity).cpu()
+            parts = []
+            for sample_set, until_us in ((self.samples, self._until_us), (holdout, plan.until_us)):
+                videos = np.unique(sample_set.samples.video)
+                videos = np.sort(rng.permutation(videos)[:VIDEOS])
+                parts.append(scored_rows(plan.observed, videos, until_us, oldest_us(plan.schema)))
+            calibrate_intensity(network, head, parts)
+            net.intensity.log_factor.copy_(head.log_factor)
+            advance()
 
     def _train_fusion(
         self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping

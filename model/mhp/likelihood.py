@@ -3,7 +3,10 @@
 Between two tokens, the intensity of type k depends on the state h_j *before* the interval. The intensity uses the
 relative clock tau = (t - t_j) / (t_j + c):
 
-    lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
+    lambda_k(tau) = S_k softplus(alpha_k tau + c_k),   S_k = f_k exp(w_s h_j + b_s) prod_m R_km^v_km,  alpha_k <= 0
+
+f_k is a factor that depends on the age t_j. It is fitted after training (``log_factor``), because the likelihood alone
+does not make the expected and the real counts of all videos equal in sum.
 
 With this form, the intensity can have any value from one view per day to a million views per hour. R is the video's
 pace so far (``model.mhp.pace``). At the start of training, the exponents v sum to 1. So the Hawkes process first
@@ -21,7 +24,7 @@ and of no token, sum to 1.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +37,10 @@ _LOG_SCALE = 4
 _ITERATIONS = 20
 _MIN_SUM = 1e-12
 _LEAST_MEAN = 1e-12
+FACTOR_KNOTS: Final = tuple(
+    math.log(60 * minutes + LOG_AGE_OFFSET_S) for minutes in (0, 5, 20, 60, 240, 720, 2160, 7200, 28800)
+)
+"""Knots of the fitted factors: log(age + 1 minute) with the age in seconds. The ages range from 0 to 20 days."""
 _FIT_STEPS, _FIT_TOKENS, _FIT_RATE = 300, 4000, 0.03
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
@@ -126,10 +133,23 @@ def _usual_factor(counts: Tensor, exposure: Tensor) -> Tensor:
     return f
 
 
+def factor_weights(age_s: Tensor) -> Tensor:
+    """Return the weights of FACTOR_KNOTS at ages (...) in seconds, (..., len(FACTOR_KNOTS)) float64. They sum to 1."""
+    knots = torch.tensor(FACTOR_KNOTS, dtype=torch.float64, device=age_s.device)
+    x = torch.log(age_s.double() + LOG_AGE_OFFSET_S).clamp(float(knots[0]), float(knots[-1])).unsqueeze(-1)
+    step = knots.diff()
+    rising = (x[..., :] - knots[:-1]) / step
+    one = torch.ones_like(x)
+    left = torch.cat([one, rising], -1)
+    right = torch.cat([1 - rising, one], -1)
+    return torch.minimum(left, right).clamp(min=0)
+
+
 class IntensityHead(nn.Module):
     """Computes each type's intensity from a hidden state (..., d_model) and the pace so far (..., n_types, len(MEMORIES), 2)."""
 
     usual: Tensor
+    log_factor: Tensor
 
     def __init__(self, d_model: int, n_types: int) -> None:
         super().__init__()
@@ -138,6 +158,7 @@ class IntensityHead(nn.Module):
         self.project = nn.Linear(d_model, 4 * n_types)
         self.exponents = nn.Parameter(torch.full((n_types * len(MEMORIES),), 1 / len(MEMORIES)))
         self.register_buffer("usual", torch.ones(n_types))
+        self.register_buffer("log_factor", torch.zeros(n_types, len(FACTOR_KNOTS)))
 
     def fit(self, counts: Tensor, bounds_s: Tensor, previous_s: Tensor, pace: Tensor) -> None:
         """Set the parameters before training to the maximum-likelihood values of a simpler model.
@@ -186,11 +207,15 @@ class IntensityHead(nn.Module):
         rate = torch.log((pace[..., 0] + 1) / (pace[..., 1] + 1 / self.usual.unsqueeze(-1)))
         return (rate * self.exponents.view(self.n_types, -1)).sum(-1)
 
-    def forward(self, hidden: Tensor, pace: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return log S, c, alpha (<= 0) and dispersion (> 0). Each has shape (..., n_types)."""
+    def forward(self, hidden: Tensor, pace: Tensor, age_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return log S, c, alpha (<= 0) and dispersion (> 0). Each has shape (..., n_types).
+
+        ``hidden`` and ``pace`` are known at the ages ``age_s`` (...) in seconds.
+        """
         log_scale, c, alpha, dispersion = self.project(hidden).chunk(4, dim=-1)
-        log_scale = _LOG_SCALE * log_scale + self._log_pace(pace)
-        return log_scale.clamp(-20, 30), c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
+        log_scale = (_LOG_SCALE * log_scale + self._log_pace(pace)).clamp(-20, 30)
+        log_scale = log_scale + factor_weights(age_s) @ self.log_factor.double().t()
+        return log_scale, c, -F.softplus(alpha), F.softplus(dispersion + 1) + 1e-3
 
     def integrals(
         self, hidden: Tensor, pace: Tensor, previous_s: Tensor, bounds_s: Tensor
@@ -199,7 +224,7 @@ class IntensityHead(nn.Module):
 
         All three have shape (..., n_types). The arguments are those of ``log_likelihood``. Unknown bounds give NaN.
         """
-        log_scale, c, alpha, dispersion = self(hidden, pace)
+        log_scale, c, alpha, dispersion = self(hidden, pace, previous_s)
         clock = (bounds_s - previous_s[..., None, None]) / (previous_s + LOG_AGE_OFFSET_S)[..., None, None]
         scale = torch.exp(log_scale.double())
         gap, active = (softplus_integral(alpha, c, clock[..., i], clock[..., i + 1]) for i in range(2))

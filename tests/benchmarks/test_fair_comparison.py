@@ -14,7 +14,8 @@ from benchmarks.forecasts.rates import AGES_H, asked, ratio
 from benchmarks.forecasts.tideh import TRAINED, WEEK_US, median_error, prepare
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.evaluation.likelihood import mhp_log_likelihood, tokens_of
+from index_builder.evaluation.likelihood import mhp_log_likelihood
+from index_builder.evaluation.process_states import tokens_of
 from index_builder.samples.exposure import exposure_of
 from index_builder.samples.queries import cut_queries
 from model.bundle import load_bundle
@@ -40,7 +41,7 @@ def test_both_grids_are_scored_on_the_same_intervals(mini: Mini) -> None:
     videos = np.arange(15)
     asked = tokens_of(observed, videos, mini.as_of_us)
     same = value(asked, expected(bundle, asked, asked), 1.0, 1.0)
-    rows = exposure_of(observed, videos, asked, mini.as_of_us)
+    rows = exposure_of(observed, videos, asked, mini.as_of_us, 720 * HOUR_US)
     scored = mhp_log_likelihood(bundle, asked, rows)
     first_seen = asked.observed[rows.token] & (rows.token >= 0)[:, None]
     assert same == pytest.approx(float(scored[first_seen].mean()), rel=0.02)

@@ -16,11 +16,12 @@ from index_builder.evaluation.likelihood import (
     baseline_log_likelihood,
     likelihoods,
     mhp_log_likelihood,
-    tokens_of,
 )
-from index_builder.samples.exposure import BY_EVENTS, Exposure, exposure_of
+from index_builder.evaluation.process_states import scored_rows
+from index_builder.samples.exposure import BY_EVENTS, Exposure
 from model.ablation import Ablation
 from model.bundle import load_bundle
+from model.engagement.bins import HOUR_US
 from model.engagement.cells import Cells
 from model.errors import DataError
 from model.features.tokens import Tokens
@@ -28,6 +29,8 @@ from model.mhp.backends.cpu import CPUBackend
 from model.mhp.likelihood import IntensityHead
 from model.mhp.pace import MEMORIES, pace_after
 from tests.conftest import Mini
+
+MONTH_US = 720 * HOUR_US
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +154,9 @@ def test_overdispersion_is_found() -> None:
         assert b > a + 0.5
 
 
-def scored(observed: Observed, videos: np.ndarray, until_us: int) -> Rows:
-    tokens = tokens_of(observed, videos, until_us)
-    return tokens, exposure_of(observed, videos, tokens, until_us)
-
-
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_token_is_scored_from_earlier_tokens_only(name: str, mini: Mini, observed: Observed) -> None:
-    rows = scored(observed, np.arange(20), mini.as_of_us)
+    rows = scored_rows(observed, np.arange(20), mini.as_of_us, MONTH_US)
     process = BASELINES[name](0).fit(*rows)
     before = log_likelihood(rows[1], 0, process.means(*rows))
     newest = rows[1].offsets[1:] - 2
@@ -185,7 +183,7 @@ def tokens_until(tokens: Tokens, video: int, stop: int) -> Tokens:
 def test_the_batched_likelihood_equals_the_serving_steps(mini: Mini, observed: Observed) -> None:
     """The batched scan and the serving kernel, one token at a time, agree."""
     bundle = load_bundle(mini.bundle)
-    tokens, exposure = scored(observed, np.arange(12), mini.as_of_us)
+    tokens, exposure = scored_rows(observed, np.arange(12), mini.as_of_us, MONTH_US)
     found = mhp_log_likelihood(bundle, tokens, exposure)
     backend, shape = CPUBackend(bundle.manifest.shape, bundle.weights), bundle.manifest.shape
     head = IntensityHead(shape.d_model, shape.n_types)
