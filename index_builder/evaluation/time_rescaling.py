@@ -187,7 +187,9 @@ def rescaled(
             e, n = by_video.sum(1)
             if e > 0:
                 drawn = by_video[:, pick].sum(2)
-                low, high = np.quantile(_ratio(*drawn), (0.025, 0.975))
+                ratios = _ratio(*drawn)
+                # A draw without engagement has an infinite ratio, between which and another no number can be interpolated.
+                low, high = np.quantile(ratios, 0.025, method="lower"), np.quantile(ratios, 0.975, method="higher")
                 from_h = None if at is None else AGES_H[at]
                 out.append(Rescaled(name, from_h, float(e), float(n), float(_ratio(e, n)), float(low), float(high)))
     return out
