@@ -114,6 +114,6 @@ def test_misspelt_columns_are_reported_with_the_intended_name(
         tables[file] = tables[file].drop_columns(meant)
     tables[file] = tables[file].append_column(given, pa.array([1] * len(tables[file])))
     found = check_dataset(write(tmp_path, tables), now_us=NOW)
-    assert [(f.severity, f.problem) for f in found if f.column == given] == [
+    assert [(f.severity, f.problem) for f in found if f.column == given and f.severity != "info"] == [
         ("warning", f"this is not a column of the format; did you mean {meant}?")
     ]
