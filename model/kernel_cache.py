@@ -39,6 +39,7 @@ _PACKAGES: Final = (
     "model/mhp",
     "model/mhp/backends",
     "index_builder/baselines",
+    "index_builder/evaluation",
     "index_builder/samples",
 )
 """Folders with kernels."""
