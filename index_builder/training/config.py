@@ -95,6 +95,8 @@ class TrainConfig:
     """Further numeric columns of counters.parquet that the model reads. By default, all of them are read."""
     exclude: tuple[str, ...] = ()
     """Further columns of either file that the model does not read."""
+    use_trees: bool = True
+    """If False, the ensemble has no boosted trees (an ablation)."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -148,7 +150,7 @@ class TrainConfig:
         ):
             if not isinstance(given, tuple) or not all(isinstance(item, str) for item in given):
                 raise DataError(f"{name}: {given!r}; allowed: a list of names of columns")
-        for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
+        for name in ("refit", "use_trees", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
