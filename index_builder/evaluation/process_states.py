@@ -30,15 +30,15 @@ def tokens_of(observed: Observed, videos: NDArray[np.int64], until_us: int) -> T
     return tokenize(cells, published, now, n_types)
 
 
-def _module(bundle: Bundle, prefix: str, module: nn.Module) -> None:
+def _module(bundle: Bundle, prefix: str, module: nn.Module, defaults: dict[str, Tensor] | None = None) -> None:
     state = {n.removeprefix(prefix): torch.from_numpy(w) for n, w in bundle.weights.items() if n.startswith(prefix)}
-    module.load_state_dict(state)
+    module.load_state_dict((defaults or {}) | state)
 
 
 def intensity_of(bundle: Bundle) -> IntensityHead:
-    """Return the bundle's intensity head."""
+    """Return the bundle's intensity head. In a bundle without fitted factors, the factors are 1."""
     head = IntensityHead(bundle.manifest.shape.d_model, bundle.manifest.shape.n_types)
-    _module(bundle, "intensity.", head)
+    _module(bundle, "intensity.", head, {"log_factor": head.log_factor})
     return head
 
 

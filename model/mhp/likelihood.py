@@ -35,6 +35,8 @@ from model.mhp.pace import MEMORIES
 
 _LOG_SCALE = 4
 _ITERATIONS = 20
+_SERIES = 44
+"""Number of terms of the dilogarithm's series. Its argument is at most 1/2, so the rest is below 1e-16."""
 _MIN_SUM = 1e-12
 _LEAST_MEAN = 1e-12
 FACTOR_KNOTS: Final = tuple(
@@ -55,11 +57,11 @@ class _NegativeDilog(torch.autograd.Function):
         z = -torch.exp(-x.abs())
         # Landen's identity, Li2(z) = -Li2(z / (z - 1)) - ln(1 - z)^2 / 2, maps the argument to [0, 1/2]. The series converges there.
         w = z / (z - 1)
-        total, power = torch.zeros_like(w), torch.ones_like(w)
-        for k in range(1, 48):
-            power = power * w
-            total = total + power / (k * k)
-        small = total + torch.log1p(-z).square() / 2
+        # Horner's scheme, in place because this runs in every step of training.
+        total = torch.zeros_like(w)
+        for k in range(_SERIES, 0, -1):
+            total.add_(1 / (k * k)).mul_(w)
+        small = total.add_(torch.log1p(-z).square_(), alpha=0.5)
         # For x > 0, the inversion formula is used: Li2(-e^x) = -pi^2 / 6 - x^2 / 2 - Li2(-e^-x).
         return torch.where(x > 0, math.pi**2 / 6 + x.square() / 2 - small, small)
 
