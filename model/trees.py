@@ -122,6 +122,10 @@ class Trees:
         by_name = weights["trees.category"], weights["trees.language"]
         return Trees(path, weights["trees.weight"], weights["trees.projection"], by_name)
 
+    def growth(self, table: Floats) -> NDArray[np.float64]:
+        """Return the mean and the median of growth, (n, N_CENTRE) in log2 units >= 0, for input rows (n, F + N_ASKED)."""
+        return np.maximum(self._graph({"x": table}).astype(np.float64), 0)
+
     def blend(
         self,
         centre: NDArray[np.float64],
@@ -138,8 +142,8 @@ class Trees:
             return centre
         horizon_s = np.broadcast_to(grid_s(max_horizon_s)[_STEPS[1:]], (len(warm), TREE_HORIZONS))
         known = at_now({name: value[warm] for name, value in inputs.items()}, components[warm], self.by_name)
-        read = self._graph({"x": rows(known, asked(age_s[warm], now_s[warm], horizon_s))})
-        growth = np.maximum(read.astype(np.float64), 0).reshape(len(warm), TREE_HORIZONS, N_CENTRE)
+        read = self.growth(rows(known, asked(age_s[warm], now_s[warm], horizon_s)))
+        growth = read.reshape(len(warm), TREE_HORIZONS, N_CENTRE)
         out = centre.copy()
         out[warm] += self.weight * (_interpolated(growth) - centre[warm])
         return out
