@@ -54,7 +54,7 @@ class TrainConfig:
 
     The second model is trained for the number of passes that was best for the first model.
     """
-    likelihood_weight: float = 0.01
+    likelihood_weight: float = 0.1
     """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
     validation_share: float = 0.1
     """Fraction of the videos that are held out for calibration and evaluation, 0.01 .. 0.5. The newest videos are held out."""

@@ -99,7 +99,10 @@ def cases(mini: Mini) -> list[Case]:
     for i, v in enumerate(chosen):
         known = {name: getattr(data.videos[v], name) for name in data.videos[v].__dataclass_fields__}
         published_us = known.pop("published_us")
-        video = {"published_at": iso(published_us), **{n: value for n, value in known.items() if value is not None}}
+        video = {
+            "published_at": iso(published_us),
+            **{n: value for n, value in known.items() if value not in (None, ())},
+        }
         cases.append(Case(video, int(now[i]), *rows_until(data, v, int(now[i])), quantiles[i]))
     assert sum(len(case.events) + len(case.counters) for case in cases) > 100
     return cases
