@@ -95,8 +95,8 @@ class TrainConfig:
     """Further numeric columns of counters.parquet that the model reads. By default, all of them are read."""
     exclude: tuple[str, ...] = ()
     """Further columns of either file that the model does not read."""
-    use_trees: bool = True
-    """If False, the ensemble has no boosted trees (an ablation)."""
+    tree_rounds: int = 400
+    """Maximum number of boosted trees for the mean, and for the median. With 0, the ensemble has no trees (an ablation)."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -129,6 +129,7 @@ class TrainConfig:
             "labels_per_cut": (1, 100),
             "bank_videos": (0, 10_000_000),
             "neighbours": (1, 100),
+            "tree_rounds": (0, 10_000),
             "fusion_samples": (1, 100_000_000),
             "batch_tokens": (64, 1_000_000),
             "d_model": (8, 1024),
@@ -150,7 +151,7 @@ class TrainConfig:
         ):
             if not isinstance(given, tuple) or not all(isinstance(item, str) for item in given):
                 raise DataError(f"{name}: {given!r}; allowed: a list of names of columns")
-        for name in ("refit", "use_trees", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
+        for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 

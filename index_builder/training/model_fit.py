@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -26,9 +27,10 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
-from index_builder.trees.fit import FittedTrees, blended, fit_trees
+from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.errors import DataError
 from model.features.shape import centre_of
 from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
@@ -235,7 +237,16 @@ class ModelFit:
     ) -> FittedTrees | None:
         """Fit the boosted trees. The stopping half of the holdout decides on their number and weights."""
         plan = self._plan
-        if not self._config.use_trees or (earlier is not None and earlier.trees is None):
+        if (
+            not self._config.tree_rounds
+            or not plan.process_group.is_first
+            or (earlier is not None and earlier.trees is None)
+        ):
+            return None
+        try:
+            load_lightgbm()
+        except DataError as error:
+            print(f"the ensemble has no boosted trees: {error}", file=sys.stderr)
             return None
         sample_set, found, parts = holdout
         judged = None
@@ -243,7 +254,15 @@ class ModelFit:
             judged = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
         with plan.step("fit trees", 1) as advance:
             sizes = len(plan.schema.categories), len(plan.schema.languages)
-            trees = fit_trees(fit, judged, self._inputs.content, sizes, plan.seed, earlier.trees if earlier else None)
+            trees = fit_trees(
+                fit,
+                judged,
+                self._inputs.content,
+                sizes,
+                self._config.tree_rounds,
+                plan.seed,
+                earlier.trees if earlier else None,
+            )
             advance()
         return trees
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
 from index_builder.samples.network_inputs import ContentInputs, SampleSet
 from model.engagement.bins import SECOND_US
+from model.errors import DataError
 from model.quantiles.head import N_CENTRE
 from model.trees import N_COMPONENTS, asked, at_now, rows
 
@@ -18,8 +19,6 @@ Floats = NDArray[np.float32]
 
 ROWS: Final = 500_000
 """Maximum number of training rows."""
-ROUNDS: Final = 400
-"""Maximum number of trees for the mean, and for the median."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
     "learning_rate": 0.06,
@@ -87,6 +86,19 @@ class FittedTrees:
         return np.asarray(np.maximum(out, 0), np.float32).reshape(*samples.growth.shape, N_CENTRE)
 
 
+def load_lightgbm() -> Any:
+    """Return the module ``lightgbm``.
+
+    Raises:
+        DataError: LightGBM, or the system library that it needs, is not installed.
+    """
+    try:
+        import lightgbm
+    except (ImportError, OSError) as error:
+        raise DataError(f"LightGBM cannot be loaded ({error}); needed: pip install lightgbm, and libgomp") from None
+    return lightgbm
+
+
 def projection_of(sentence: Floats, videos: NDArray[np.int64]) -> Floats:
     """Return the projection (D, N_COMPONENTS) to the principal components of the text vectors of ``videos``."""
     mine = sentence[np.unique(videos)].astype(np.float64)
@@ -114,6 +126,7 @@ def fit_trees(
     judged: tuple[SampleSet, NeighbourInputs, Floats] | None,
     content: ContentInputs,
     sizes: tuple[int, int],
+    rounds: int,
     seed: int,
     earlier: FittedTrees | None = None,
 ) -> FittedTrees:
@@ -125,11 +138,11 @@ def fit_trees(
             They decide on the number of trees and on the weights. None if ``earlier`` decides.
         content: the content of all videos.
         sizes: numbers of categories and languages.
+        rounds: maximum number of trees for the mean, and for the median.
         seed: seed of the random numbers.
         earlier: trees whose numbers and weights are used if ``judged`` is None.
     """
-    import lightgbm
-
+    lightgbm = load_lightgbm()
     sample_set, found = fit
     projection = projection_of(content.sentence, sample_set.samples.video)
     by_name = (
@@ -148,14 +161,14 @@ def fit_trees(
     for i, objective in enumerate(_OBJECTIVES):
         parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf}
         if valid is None or not len(valid[1]):
-            rounds = earlier.boosters[i].num_trees() if earlier is not None else ROUNDS // 2
-            boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(rounds, 1)))
+            number = earlier.boosters[i].num_trees() if earlier is not None else rounds
+            boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))
             continue
         stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
         trained = lightgbm.train(
             parameters,
             data := lightgbm.Dataset(x, y),
-            ROUNDS,
+            rounds,
             [lightgbm.Dataset(*valid, reference=data)],
             callbacks=[stop],
         )
