@@ -4,6 +4,7 @@
     weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants,
                           training range, rates
     content.onnx          text and metadata -> content vector
+    trees.onnx            boosted trees, if the bundle has any: numbers, content, neighbours, horizon -> mean and median
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
     report.html           the evaluation, for human readers
@@ -39,6 +40,7 @@ FORMAT_VERSION: Final = 8
 MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"
+TREES: Final = "trees.onnx"
 FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration.json", REPORT)
 
 
@@ -140,7 +142,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         "parts": asdict(manifest.parts),
         "training": manifest.training,
         "evaluation": manifest.evaluation,
-        "files": {name: _hash(folder / name) for name in FILES},
+        "files": {name: _hash(folder / name) for name in (*FILES, TREES) if name in FILES or (folder / name).exists()},
     }
     body["version"] = _version(body)
     (folder / MANIFEST).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -184,7 +186,7 @@ def load_bundle(folder: Path) -> Bundle:
         )
     if body.get("version") != _version(body):
         raise BundleError(f"{folder / MANIFEST}: the version does not match the content: the file was altered")
-    for name in FILES:
+    for name in (*FILES, *([TREES] if TREES in body["files"] else [])):
         expected = body["files"].get(name)
         try:
             actual = _hash(folder / name)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
 from model.bank.neighbours import Ranked, explain, rank
-from model.bundle import BANK, Bundle, Manifest, load_bundle
+from model.bundle import BANK, TREES, Bundle, Manifest, load_bundle
 from model.cascade import Cascade, followers_of
-from model.content.ngrams import bag_mean, video_bags
-from model.content.text import ENCODER_ID, SentenceEncoder, text_of
+from model.content.text import ENCODER_ID, SentenceEncoder
+from model.content_reader import ContentReader
 from model.engagement.bins import SECOND_US
 from model.engagement.cells import cells_of
 from model.engagement.types import metric_types
@@ -29,7 +29,6 @@ from model.features.tokens import Tokens, tokenize
 from model.forecast import Forecast, Request, ThresholdForecast
 from model.growth.curve_kernels import growth_horizons_us
 from model.head_inputs import HeadInputs
-from model.lru_cache import LRUCache
 from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
 from model.onnx_graph import Graph
@@ -38,12 +37,11 @@ from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, mov
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 from model.request_answers import at_horizons, threshold_forecasts
+from model.trees import Trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CONTENT_CACHE: Final = 20_000
-"""Maximum number of videos whose content vectors are cached."""
 _BATCH: Final = 256
 """Maximum number of requests that are computed together."""
 
@@ -97,13 +95,14 @@ class Forecaster:
         self._bundled = self._calibration = bundle.calibration
         self._by_client: dict[str, Calibration] = {}
         self.encoder = encoder or SentenceEncoder(encoder_workers)
-        self._content_net = Graph(bundle.path / "content.onnx")
         self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self._metric = metric_types(self.manifest.metric, self.manifest.types)
         growth_us = growth_horizons_us(self.manifest.max_horizon_us)
         self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, bundle.weights["pace"])
-        self._contents: LRUCache[Video, NDArray[np.float32]] = LRUCache(_CONTENT_CACHE)
+        self._trees = Trees.of(bundle.path / TREES, bundle.weights)
+        projection = None if self._trees is None else self._trees.projection
+        self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
 
@@ -171,31 +170,7 @@ class Forecaster:
 
         Pass ``sentence`` (N, 384), the encoded texts of the videos, to avoid encoding the texts again.
         """
-        found = {video: self._contents.get(video) for video in dict.fromkeys(videos)}
-        new = [video for video, vector in found.items() if vector is None]
-        if new:
-            if sentence is None:
-                encoded = self.encoder.encode([text_of(video) for video in new])
-            else:
-                rows = {v: i for i, v in enumerate(videos)}
-                encoded = sentence[[rows[v] for v in new]]
-            schema = self.manifest.schema
-            static = schema.static(new)
-            table = self._weights["ngrams.weight"]
-            vectors = self._content_net(
-                {
-                    "sentence": encoded,
-                    "ngrams": bag_mean(table, *video_bags(new, buckets=len(table))),
-                    "has_text": np.ascontiguousarray(static[:, 4:5]),
-                    "category": np.array([schema.category(v) for v in new], dtype=np.int64),
-                    "language": np.array([schema.language(v) for v in new], dtype=np.int64),
-                    "static": static,
-                }
-            )
-            for video, vector in zip(new, vectors, strict=True):
-                found[video] = vector
-                self._contents.put(video, vector)
-        return np.stack([vector for video in videos if (vector := found[video]) is not None])
+        return self._contents.read(videos, sentence).vectors
 
     def tokens(self, requests: Sequence[Request]) -> Tokens:
         """Return the tokens of every request's history as of the request's ``now``."""
@@ -220,7 +195,7 @@ class Forecaster:
         self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool
     ) -> list[Forecast]:
         with _timed("content", stage):
-            content = self.content([r.video for r in requests])
+            content, components = self._contents.read([r.video for r in requests])
         with _timed("state", stage):
             tokens = self.tokens(requests)
             _, hidden = pool.read([r.video.video_id for r in requests], tokens)
@@ -235,12 +210,14 @@ class Forecaster:
             extrapolated = self._extrapolated(requests, age_s, summary, cold)
             expected, cascade_features = self._expected(requests, tokens, age_s, values)
             summary = np.concatenate([self._support.within(age_s, summary, cold), cascade_features], axis=1)
-            coefficients = self._head(
-                self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
-            )
+            inputs = self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
+            coefficients = self._head(inputs)
             max_horizon_s = self.manifest.max_horizon_us / SECOND_US
             stretch = self._stretch([r.client for r in requests], age_s, cold)
             centre, steps = grid_parts(coefficients, age_s, max_horizon_s, expected)
+            if self._trees is not None:
+                now_s = np.array([r.now_us for r in requests]) / SECOND_US
+                centre = self._trees.blend(centre, inputs, components, age_s, now_s, cold, max_horizon_s)
             centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
             growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
             growth = self._support.bound(growth, age_s, values, far, max_horizon_s)

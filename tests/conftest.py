@@ -20,6 +20,7 @@ fusion_epochs = 1
 d_model = 16
 cuts_per_video = 4
 bank_videos = 150
+tree_rounds = 12
 """
 
 

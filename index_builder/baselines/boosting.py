@@ -8,8 +8,7 @@ LightGBM learns growth from feature rows. Each row combines one horizon with wha
     creator     the counts and growth of the creator's earlier videos
     text        the principal components of the text's sentence vector
 
-Three tree ensembles forecast the mean, the lower end and the upper end of the interval. This module needs the package
-extra ``boosting``.
+Three tree ensembles forecast the mean, the lower end and the upper end of the interval.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import content_inputs, creator_rows
 from index_builder.samples.queries import Queries
 from index_builder.samples.samples import Samples, draw_samples, read_samples
-from model.errors import DataError
+from index_builder.trees.fit import load_lightgbm
 from model.features.schema import Schema
 from model.growth.curves import curves, usual_pace
 
@@ -131,12 +130,7 @@ def boosted(
     Raises:
         DataError: LightGBM is not installed.
     """
-    try:
-        import lightgbm
-    except (ImportError, OSError) as error:
-        raise DataError(
-            f"boosting: LightGBM cannot be loaded ({error}); needed: pip install 'm3tr-online[boosting]', and libgomp"
-        ) from None
+    lightgbm = load_lightgbm()
     samples = draw_samples(
         past,
         until_us=until_us,

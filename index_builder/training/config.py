@@ -95,6 +95,8 @@ class TrainConfig:
     """Further numeric columns of counters.parquet that the model reads. By default, all of them are read."""
     exclude: tuple[str, ...] = ()
     """Further columns of either file that the model does not read."""
+    tree_rounds: int = 400
+    """Maximum number of boosted trees for the mean, and for the median. With 0, the ensemble has no trees (an ablation)."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -127,6 +129,7 @@ class TrainConfig:
             "labels_per_cut": (1, 100),
             "bank_videos": (0, 10_000_000),
             "neighbours": (1, 100),
+            "tree_rounds": (0, 10_000),
             "fusion_samples": (1, 100_000_000),
             "batch_tokens": (64, 1_000_000),
             "d_model": (8, 1024),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -15,22 +16,26 @@ from index_builder.cascade.fit import STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
 from index_builder.samples.exposure import exposure_of, oldest_us
+from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.objective import NeighbourInputs, Objective
+from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
+from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.errors import DataError
 from model.features.shape import centre_of
 from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
+from model.quantiles.head import N_CENTRE
 
 NGRAM_BUCKETS: Final = 1 << 15
 
@@ -76,6 +81,7 @@ class TrainedModel:
     ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
+    ``trees``: the boosted trees, or None.
     """
 
     objective: Objective
@@ -85,6 +91,7 @@ class TrainedModel:
     centre: NDArray[np.float32]
     samples: int
     stages: dict[str, EarlyStopping]
+    trees: FittedTrees | None = None
 
 
 class ModelFit:
@@ -118,11 +125,11 @@ class ModelFit:
         )
         return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
-    def train(self, holdout: SampleSet) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Train both stages and forecast the holdout.
+    def train(self, holdout: SampleSet, earlier: TrainedModel | None = None) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Train both stages and the trees, and forecast the holdout.
 
         Half of the holdout decides which pass was the best. If the holdout is empty, all passes are made and the last
-        pass is kept.
+        pass is kept, and ``earlier`` is the model whose trees decide on their number and weights.
         """
         plan, config, inputs = self._plan, self._config, self._inputs
         published = plan.data.published_us
@@ -150,7 +157,7 @@ class ModelFit:
         if len(holdout) and config.parts.mhp:
             self._calibrate_intensity(objective, holdout)
         if config.fusion_epochs:
-            return self._train_fusion(trainer, holdout, stopping, first)
+            return self._train_fusion(trainer, holdout, stopping, first, earlier)
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
@@ -172,7 +179,12 @@ class ModelFit:
             advance()
 
     def _train_fusion(
-        self, trainer: Trainer, holdout: SampleSet, stopping: NDArray[np.bool_], first: EarlyStopping
+        self,
+        trainer: Trainer,
+        holdout: SampleSet,
+        stopping: NDArray[np.bool_],
+        first: EarlyStopping,
+        earlier: TrainedModel | None,
     ) -> tuple[TrainedModel, HoldoutForecasts]:
         """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
@@ -206,7 +218,53 @@ class ModelFit:
         if similarity:
             plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
         model = self._trained(objective, similarity, {"forecast": first, "fusion": second})
-        return model, HoldoutForecasts(holdout, parts, plain)
+        if (
+            trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
+        ) is None:
+            return model, HoldoutForecasts(holdout, parts, plain)
+        content, none = self._inputs.content, NeighbourInputs.none(len(holdout))
+        parts = blended(parts, holdout, trees.centre(trees.inputs(holdout, content, holdout_neighbours)), trees.weight)
+        if plain is not None:
+            plain = blended(plain, holdout, trees.centre(trees.inputs(holdout, content, none)), trees.weight)
+        return replace(model, trees=trees), HoldoutForecasts(holdout, parts, plain)
+
+    def _fit_trees(
+        self,
+        fit: tuple[SampleSet, NeighbourInputs],
+        holdout: tuple[SampleSet, NeighbourInputs, NDArray[np.float32]],
+        stopping: NDArray[np.bool_],
+        earlier: TrainedModel | None,
+    ) -> FittedTrees | None:
+        """Fit the boosted trees. The stopping half of the holdout decides on their number and weights."""
+        plan = self._plan
+        if (
+            not self._config.tree_rounds
+            or not plan.process_group.is_first
+            or (earlier is not None and earlier.trees is None)
+        ):
+            return None
+        try:
+            load_lightgbm()
+        except DataError as error:
+            print(f"the ensemble has no boosted trees: {error}", file=sys.stderr)
+            return None
+        sample_set, found, parts = holdout
+        judged = None
+        if len(sample_set):
+            judged = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
+        with plan.step("fit trees", 1) as advance:
+            sizes = len(plan.schema.categories), len(plan.schema.languages)
+            trees = fit_trees(
+                fit,
+                judged,
+                self._inputs.content,
+                sizes,
+                self._config.tree_rounds,
+                plan.seed,
+                earlier.trees if earlier else None,
+            )
+            advance()
+        return trees
 
     def _find_neighbours(
         self, objective: Objective, *sample_sets: SampleSet

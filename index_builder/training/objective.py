@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
 from index_builder.samples.network_inputs import Corpus, SampleSet
 from index_builder.samples.samples import Samples
 from index_builder.scoring.holdout import LEVEL_WEIGHTS
 from index_builder.training.batches import Batch, batches
-from model.bank.neighbours import N_NEIGHBOUR
 from model.network import FUSED_DIM, M3TR
 from model.quantiles.head import MEDIAN, N_PARTS, QUANTILES, basis, on_grid_at
 
@@ -55,31 +55,6 @@ class Encoded:
 
     hidden: NDArray[np.float32]
     parts: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class NeighbourInputs:
-    """Neighbours of N samples, as the fusion block reads them.
-
-    Both arrays are float32: ``features`` (N, K, N_NEIGHBOUR) and ``mask`` (N, K), for up to K neighbours per sample.
-    """
-
-    features: NDArray[np.float32]
-    mask: NDArray[np.float32]
-
-    @staticmethod
-    def none(samples: int) -> NeighbourInputs:
-        """Return inputs without neighbours for ``samples`` samples."""
-        return NeighbourInputs(np.zeros((samples, 0, N_NEIGHBOUR), np.float32), np.zeros((samples, 0), np.float32))
-
-    def take(self, rows: NDArray[np.bool_]) -> NeighbourInputs:
-        """Return the neighbours of the samples that ``rows`` selects."""
-        return NeighbourInputs(self.features[rows], self.mask[rows])
-
-
-def numbers_read(samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the summaries of samples ``rows``, joined with the features of their cascades."""
-    return np.concatenate([samples.summary[rows], samples.cascade[rows]], axis=1)
 
 
 class Objective:

@@ -16,7 +16,9 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from index_builder.training.model_fit import TrainedModel
+from index_builder.trees.export import write_trees
 from model.bank.neighbours import N_NEIGHBOUR
+from model.bundle import TREES
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.signals import N_SIGNAL
@@ -97,6 +99,9 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights |= support.arrays() | rates.arrays()
+    if model.trees is not None:
+        weights |= model.trees.arrays()
+        write_trees(model.trees, folder / TREES)
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     _save(weights, folder)
     n = 4

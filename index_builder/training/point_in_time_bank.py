@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
+from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.samples.past_neighbours import (
     BankArrays,
@@ -24,7 +25,7 @@ from index_builder.samples.past_neighbours import (
     unit,
 )
 from index_builder.training.config import TrainConfig
-from index_builder.training.objective import NeighbourInputs, Objective
+from index_builder.training.objective import Objective
 from model.engagement.bins import SECOND_US
 from model.engagement.types import metric_types
 from model.features.shape import centre_of, centred, shapes

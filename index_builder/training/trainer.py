@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet
 from index_builder.scoring.holdout import warm_loss
 from index_builder.training.batches import batches
@@ -25,7 +26,7 @@ from index_builder.training.checkpoint import Checkpoints, Training
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import ProcessGroup
 from index_builder.training.early_stopping import EarlyStopping
-from index_builder.training.objective import NeighbourInputs, Objective
+from index_builder.training.objective import Objective
 
 Report = Callable[[int, str], None]
 """Reports progress. The arguments are the number of batches done and a note."""

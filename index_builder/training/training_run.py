@@ -73,7 +73,7 @@ class TrainingRun:
             fusion_epochs=passes.get("fusion", self.plan.config.fusion_epochs),
         )
         fit = ModelFit(self.plan, self._inputs, self.plan.until_us, config)
-        model = fit.train(fit.samples.take(np.zeros(0, np.int64)))[0]
+        model = fit.train(fit.samples.take(np.zeros(0, np.int64)), first)[0]
         # Only the first model has a holdout, from which these factors come.
         model.objective.net.intensity.log_factor.copy_(first.objective.net.intensity.log_factor)
         return model

@@ -1,0 +1,1 @@
+"""Boosted trees, the second member of the ensemble."""

@@ -1,0 +1,237 @@
+"""Fits the boosted trees and chooses their weights in the ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
+from index_builder.samples.network_inputs import ContentInputs, SampleSet
+from model.engagement.bins import SECOND_US
+from model.errors import DataError
+from model.quantiles.head import N_CENTRE
+from model.trees import N_COMPONENTS, asked, at_now, rows
+
+Floats = NDArray[np.float32]
+
+ROWS: Final = 500_000
+"""Maximum number of training rows."""
+_PATIENCE: Final = 40
+_PARAMETERS: Final[dict[str, Any]] = {
+    "learning_rate": 0.06,
+    "num_leaves": 63,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "verbose": -1,
+    "deterministic": True,
+    "force_col_wise": True,
+}
+_OBJECTIVES: Final[tuple[dict[str, Any], ...]] = ({"objective": "regression"}, {"objective": "quantile", "alpha": 0.5})
+_PRIOR_SAMPLES: Final = 100.0
+_WEIGHTS: Final = np.linspace(0, 1, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeInputs:
+    """What the trees read of N samples: ``known`` (N, F) float32 at ``now``, and the samples themselves."""
+
+    known: Floats
+    samples: SampleSet
+
+    def table(self, chosen: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.float64]]:
+        """Return the rows (n, F + N_ASKED) and the growth (n,) of the labels that ``chosen`` (N, J) selects."""
+        samples = self.samples.samples
+        horizons = asked(samples.age_s, samples.now_us / SECOND_US, samples.horizon_s)
+        at, column = np.nonzero(chosen)
+        return np.concatenate([self.known[at], horizons[at, column]], axis=1), samples.growth[at, column]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTrees:
+    """Boosted trees and what they read.
+
+    ``boosters``: the trees of the mean and of the median, as LightGBM dumps them.
+    ``weight`` (N_CENTRE,): weights in the ensemble.
+    ``projection`` (D, N_COMPONENTS) and ``by_name``: see ``model.trees``.
+    """
+
+    boosters: tuple[Any, ...]
+    weight: Floats
+    projection: Floats
+    by_name: tuple[Floats, Floats]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays that are stored in a bundle's weights."""
+        return {
+            "trees.weight": self.weight,
+            "trees.projection": self.projection,
+            "trees.category": self.by_name[0],
+            "trees.language": self.by_name[1],
+        }
+
+    def inputs(self, sample_set: SampleSet, content: ContentInputs, found: NeighbourInputs) -> TreeInputs:
+        """Return what the trees read of samples, computed as the service computes it."""
+        return _inputs(sample_set, content, found, self.projection, self.by_name)
+
+    def centre(self, inputs: TreeInputs) -> Floats:
+        """Return the mean and the median of growth of every sample and horizon, (N, J, N_CENTRE)."""
+        samples = inputs.samples.samples
+        horizons = asked(samples.age_s, samples.now_us / SECOND_US, samples.horizon_s)
+        table = rows(inputs.known, horizons)
+        out = np.stack([booster.predict(table) for booster in self.boosters], axis=-1)
+        return np.asarray(np.maximum(out, 0), np.float32).reshape(*samples.growth.shape, N_CENTRE)
+
+
+def load_lightgbm() -> Any:
+    """Return the module ``lightgbm``.
+
+    Raises:
+        DataError: LightGBM, or the system library that it needs, is not installed.
+    """
+    try:
+        import lightgbm
+    except (ImportError, OSError) as error:
+        raise DataError(f"LightGBM cannot be loaded ({error}); needed: pip install lightgbm, and libgomp") from None
+    return lightgbm
+
+
+def projection_of(sentence: Floats, videos: NDArray[np.int64]) -> Floats:
+    """Return the projection (D, N_COMPONENTS) to the principal components of the text vectors of ``videos``."""
+    mine = sentence[np.unique(videos)].astype(np.float64)
+    centred = mine - mine.mean(0)
+    vectors: Floats = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :N_COMPONENTS].astype(np.float32)
+    return np.ascontiguousarray(vectors)
+
+
+def growth_by_name(sample_set: SampleSet, codes: NDArray[np.int64], n_names: int) -> Floats:
+    """Return the mean growth of the samples of each name, (n_names + 1,), shrunk towards the mean of all.
+
+    ``codes`` (V,) are the codes of the videos' names.
+    """
+    samples = sample_set.samples
+    known = np.isfinite(samples.growth) & ~samples.cold[:, None]
+    code = codes[samples.video]
+    total = np.bincount(code, np.where(known, samples.growth, 0).sum(1), n_names + 1)
+    number = np.bincount(code, known.sum(1), n_names + 1)
+    mean = total.sum() / max(number.sum(), 1)
+    return np.asarray((total + _PRIOR_SAMPLES * mean) / (number + _PRIOR_SAMPLES), np.float32)
+
+
+def fit_trees(
+    fit: tuple[SampleSet, NeighbourInputs],
+    judged: tuple[SampleSet, NeighbourInputs, Floats] | None,
+    content: ContentInputs,
+    sizes: tuple[int, int],
+    rounds: int,
+    seed: int,
+    earlier: FittedTrees | None = None,
+) -> FittedTrees:
+    """Fit the trees to warm samples and their neighbours.
+
+    Args:
+        fit: training samples and their neighbours.
+        judged: other samples, their neighbours, and the centre (N, J, N_CENTRE) that the network forecasts for them.
+            They decide on the number of trees and on the weights. None if ``earlier`` decides.
+        content: the content of all videos.
+        sizes: numbers of categories and languages.
+        rounds: maximum number of trees for the mean, and for the median.
+        seed: seed of the random numbers.
+        earlier: trees whose numbers and weights are used if ``judged`` is None.
+    """
+    lightgbm = load_lightgbm()
+    sample_set, found = fit
+    projection = projection_of(content.sentence, sample_set.samples.video)
+    by_name = (
+        growth_by_name(sample_set, content.category, sizes[0]),
+        growth_by_name(sample_set, content.language, sizes[1]),
+    )
+    inputs = _inputs(sample_set, content, found, projection, by_name)
+    x, y = inputs.table(_chosen(sample_set, ROWS, np.random.default_rng(seed)))
+    valid = None
+    if judged is not None:
+        held = _inputs(judged[0], content, judged[1], projection, by_name)
+        wanted = np.isfinite(judged[0].samples.growth) & ~judged[0].samples.cold[:, None]
+        valid = held.table(wanted)
+    leaf = int(np.clip(len(y) / 2000, 20, 200))
+    boosters = []
+    for i, objective in enumerate(_OBJECTIVES):
+        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf}
+        if valid is None or not len(valid[1]):
+            number = earlier.boosters[i].num_trees() if earlier is not None else rounds
+            boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))
+            continue
+        stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
+        trained = lightgbm.train(
+            parameters,
+            data := lightgbm.Dataset(x, y),
+            rounds,
+            [lightgbm.Dataset(*valid, reference=data)],
+            callbacks=[stop],
+        )
+        boosters.append(lightgbm.Booster(model_str=trained.model_to_string(num_iteration=trained.best_iteration)))
+    trees = FittedTrees(tuple(boosters), np.zeros(N_CENTRE, np.float32), projection, by_name)
+    if judged is None:
+        weight = earlier.weight if earlier is not None else trees.weight
+    else:
+        weight = _best_weight(judged[0], judged[2], trees.centre(held))
+    return FittedTrees(trees.boosters, weight, projection, by_name)
+
+
+def blended(parts: Floats, sample_set: SampleSet, centre: Floats, weight: Floats) -> Floats:
+    """Return the network's parts of growth (N, J, N_PARTS) with the centre of the ensemble. Cold samples keep the network's."""
+    out = parts.copy()
+    warm = ~sample_set.samples.cold
+    out[warm, :, :N_CENTRE] += weight * (centre[warm] - parts[warm, :, :N_CENTRE])
+    return out
+
+
+def _inputs(
+    sample_set: SampleSet,
+    content: ContentInputs,
+    found: NeighbourInputs,
+    projection: Floats,
+    by_name: tuple[Floats, Floats],
+) -> TreeInputs:
+    samples, video = sample_set.samples, sample_set.samples.video
+    head: dict[str, NDArray[np.generic]] = {
+        "summary": numbers_read(samples, np.arange(len(video))),
+        "creator": sample_set.creator,
+        "static": content.static[video],
+        "attributes": content.attributes[video],
+        "signals": samples.signals,
+        "last": samples.last,
+        "read": samples.branch[:, 1],
+        "category": content.category[video],
+        "language": content.language[video],
+        "neighbours": found.features,
+        "mask": found.mask,
+    }
+    return TreeInputs(at_now(head, content.sentence[video] @ projection, by_name), sample_set)
+
+
+def _chosen(sample_set: SampleSet, limit: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which labels (N, J) are training rows: at most ``limit`` labels of warm samples, drawn at random."""
+    samples = sample_set.samples
+    known = np.isfinite(samples.growth) & ~samples.cold[:, None]
+    if known.sum() > limit:
+        known &= rng.random(known.shape) < limit / known.sum()
+    return known
+
+
+def _best_weight(sample_set: SampleSet, network: Floats, trees: Floats) -> Floats:
+    """Return the weights of the trees with the smallest squared error of the mean and the smallest absolute error of the median."""
+    samples = sample_set.samples
+    known = np.isfinite(samples.growth) & ~samples.cold[:, None]
+    y, first, second = samples.growth[known], network[known].astype(np.float64), trees[known].astype(np.float64)
+    if not len(y):
+        return np.zeros(N_CENTRE, np.float32)
+    errors = [[_error(y, first[:, c] + w * (second[:, c] - first[:, c]), c) for w in _WEIGHTS] for c in range(N_CENTRE)]
+    return np.asarray(_WEIGHTS[np.argmin(errors, axis=1)], np.float32)
+
+
+def _error(y: NDArray[np.float64], forecast: NDArray[np.float64], column: int) -> float:
+    return float(np.mean((forecast - y) ** 2) if column == 0 else np.mean(np.abs(forecast - y)))
