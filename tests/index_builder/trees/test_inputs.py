@@ -68,6 +68,7 @@ def test_training_and_service_read_the_same_numbers(
         monkeypatch.setattr(trees, "growth", recorded(tables, trees.growth))
         monkeypatch.setattr(forecaster, "_head", recorded(heads, forecaster._head))
         forecaster.forecast(requests_of(observed, video, now))
+        support = forecaster._support
         schema, cascade, pace = forecaster.manifest.schema, forecaster._cascade, forecaster._inputs.pace
     known = curves(observed.metric, observed.totals, data.published_us, mini.as_of_us, continuous=observed.continuous)
     known = replace(known, pace=np.asarray(pace, np.float64))
@@ -79,6 +80,8 @@ def test_training_and_service_read_the_same_numbers(
         value=np.full((len(video), 1), np.nan),
         cascade=cascade,
     )
+    # The service limits summaries to the range of the training samples. These samples are others.
+    samples = replace(samples, summary=support.within(samples.age_s, samples.summary, samples.cold))
     sample_set = SampleSet.of(data, known, samples, schema.max_horizon_us, 150)
     fitted = FittedTrees((), trees.weight.astype(np.float32), trees.projection, trees.by_name)
     found = NeighbourInputs(np.asarray(heads[0]["neighbours"]), np.asarray(heads[0]["mask"]))
