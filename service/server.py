@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
@@ -207,6 +207,30 @@ def _exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
+@contextlib.contextmanager
+def _exit_at_once(store: EmbeddedServer | None) -> Iterator[None]:
+    """Stop the store and end the process at the first signal, without an exception in the body of the ``with`` statement.
+
+    The kernel compiler does not survive an exception at an arbitrary line: it may raise a different one, or none.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # A second signal must not interrupt the stop of the store.
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        if store is not None:
+            store.stop()
+        os._exit(0)
+
+    earlier = {number: signal.signal(number, end) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
 def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
     """Run the service until SIGTERM or SIGINT. Requests in progress are finished first, and the store stops last.
 
@@ -232,11 +256,9 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server.start()
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
-        log.info(
-            "ready to forecast",
-            model_version=deployment.version,
-            seconds=round(warm_first(deployment, settings.bundle), 1),
-        )
+        with _exit_at_once(server):
+            seconds = warm_first(deployment, settings.bundle)
+        log.info("ready to forecast", model_version=deployment.version, seconds=round(seconds, 1))
         context = build(settings, metrics, deployment, redis_url, server=server)
         watchdog = Watchdog(settings.drain_s + settings.shutdown_s + _AFTER_REQUESTS_S, server)
         Server(configuration(context), context, watchdog.start).run()
