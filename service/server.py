@@ -213,13 +213,17 @@ def _exit_at_once(store: EmbeddedServer | None) -> Iterator[None]:
 
     The kernel compiler does not survive an exception at an arbitrary line: it may raise a different one, or none.
     """
+    signals = (signal.SIGTERM, signal.SIGINT)
 
     def end(number: int, frame: FrameType | None) -> None:
+        # A second signal must not interrupt the stop of the store.
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
         if store is not None:
             store.stop()
         os._exit(0)
 
-    earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {number: signal.signal(number, end) for number in signals}
     try:
         yield
     finally:
