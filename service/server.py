@@ -208,8 +208,8 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _exit_at_once(store: EmbeddedServer | None) -> Iterator[None]:
-    """Stop the store and end the process at the first signal, without an exception in the body of the ``with`` statement.
+def _exit_at_once(store: EmbeddedServer | None, deployment: Deployment) -> Iterator[None]:
+    """Stop the store, close the model and end the process at the first signal, without an exception in the ``with`` statement's body.
 
     The kernel compiler does not survive an exception at an arbitrary line: it may raise a different one, or none.
     """
@@ -219,9 +219,12 @@ def _exit_at_once(store: EmbeddedServer | None) -> Iterator[None]:
         # A second signal must not interrupt the stop of the store.
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
-        if store is not None:
-            store.stop()
-        os._exit(0)
+        try:
+            if store is not None:
+                store.stop()
+            deployment.close()
+        finally:
+            os._exit(0)
 
     earlier = {number: signal.signal(number, end) for number in signals}
     try:
@@ -256,7 +259,7 @@ def serve(settings: Settings, metrics: Metrics, deployment: Deployment) -> None:
             server.start()
             redis_url = server.url
         asyncio.run(format.check_at_start(redis_url, settings, metrics))
-        with _exit_at_once(server):
+        with _exit_at_once(server, deployment):
             seconds = warm_first(deployment, settings.bundle)
         log.info("ready to forecast", model_version=deployment.version, seconds=round(seconds, 1))
         context = build(settings, metrics, deployment, redis_url, server=server)
