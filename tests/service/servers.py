@@ -37,17 +37,22 @@ class RedisProcess:
     """A Redis server on a port of its own."""
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
         self.folder, self.options = folder, options
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.start()
+        for _ in range(5):
+            self.port = port or free_port()
+            self.start()
+            if self.popen.poll() is None:
+                return
+            # Another process may have taken the port, or that of the cluster's bus, between the choice and the start.
+        raise AssertionError((self.folder / "log").read_text())
 
     def start(self) -> None:
         command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         with (self.folder / "log").open("ab") as log:
             self.popen = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, cwd=self.folder)
         with self.client() as client:
-            wait_until(lambda: answers(client))
+            wait_until(lambda: self.popen.poll() is not None or answers(client))
 
     @property
     def url(self) -> str:
@@ -176,7 +181,7 @@ class Sentinel(RedisProcess):
         with (self.folder / "log").open("ab") as log:
             self.popen = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         with self.client() as client:
-            wait_until(lambda: answers(client))
+            wait_until(lambda: self.popen.poll() is not None or answers(client))
 
 
 def _in_step(client: redis.Redis) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from redis._parsers import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.cluster import get_node_name
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
@@ -29,7 +30,10 @@ _REDIRECTIONS: Final = 8
 """Maximum number of MOVED redirections that are followed in one call."""
 _TRY_AGAIN_S: Final = 0.05
 _MAP_S: Final = 0.5
-"""Time limit in seconds for the nodes to report their slot map. The first reply is used."""
+"""Time limit in seconds for the nodes to report their slot map."""
+
+SlotMap = dict[tuple[int, int], str]
+"""The name of the primary of each span of slots. A span is its first and its last slot."""
 
 
 class _Keys(AsyncCommandsParser):
@@ -59,7 +63,6 @@ class Cluster:
         self._slots: dict[str, asyncio.Semaphore] = {}
         """Per node, a limit on the number of calls at the same time."""
         self._unmapped: dict[str, ClusterNode] = {}
-        self._map: Any = None
         self.silent_nodes: set[str] = set()
 
     @property
@@ -149,22 +152,30 @@ class Cluster:
         """Do nothing. The nodes that answer are recorded during each probe."""
 
     async def refresh(self) -> None:
-        """Ask all nodes for their slot map. If the first reply differs from our map, use it."""
+        """Ask the nodes for their slot map. If a reply differs from the map in use, fetch the map again.
+
+        The nodes learn of a change one after another, and the map may be fetched from a node that has not learned of it
+        yet. The next refresh notices this, because it compares with the map in use.
+        """
         end = asyncio.get_running_loop().time() + min(_MAP_S, self._deadline_s)
-        asks = [
-            asyncio.create_task(self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))
-            for node in self._redis.get_nodes()
-        ]
+        nodes = self._redis.get_nodes()
+        asked = [node for node in nodes if str(node.name) not in self.silent_nodes] or nodes
+        asks = [asyncio.create_task(self._reported_map(node, end)) for node in asked]
+        answered = False
         try:
             for ask in asyncio.as_completed(asks):
-                slots = (await ask)[0]
-                if not isinstance(slots, Exception):
-                    await self._take_map(slots)
+                if (reported := await ask) is None:
+                    continue
+                answered = True
+                if self._differs(reported):
+                    # redis-py asks the node with this name last.
+                    silent = next(iter(self.silent_nodes), None)
+                    await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
                     break
-            else:
+            if not answered:
                 # No known node answers. Start again with the nodes in the address.
                 options = connection_options(self._deadline_s, "m3tr")
-                old, self._redis, self._map = self._redis, self._new(options), None
+                old, self._redis = self._redis, self._new(options)
                 await old.aclose()
         finally:
             for ask in asks:
@@ -172,13 +183,25 @@ class Cluster:
             await asyncio.gather(*asks, return_exceptions=True)
         self.silent_nodes &= {str(node.name) for node in self._redis.get_primaries()}
 
-    async def _take_map(self, slots: Any) -> None:
-        if slots == self._map:
-            return
-        # redis-py asks the node with this name last.
-        silent = next(iter(self.silent_nodes), None)
-        await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
-        self._map = slots
+    async def _reported_map(self, node: ClusterNode, end: float) -> SlotMap | None:
+        """Return the slot map that a node reports, or None if it does not answer."""
+        slots = (await self._ask(node, [["CLUSTER SLOTS"]], end, probe=True))[0]
+        if isinstance(slots, Exception):
+            return None
+        found: SlotMap = {}
+        for first, last, (host, port, *_), *_ in slots:
+            # A node that does not know its own address reports an empty one.
+            found[first, last] = get_node_name(host.decode() if host else node.host, port)
+        return found
+
+    def _differs(self, reported: SlotMap) -> bool:
+        """Return whether a slot has another primary in ``reported`` than in the map in use."""
+        ours = self._redis.nodes_manager.slots_cache
+        return any(
+            slot not in ours or ours[slot][0].name != name
+            for (first, last), name in reported.items()
+            for slot in range(first, last + 1)
+        )
 
     def reader(self, block_s: float) -> Any:
         """Create a client for blocking calls of up to ``block_s`` seconds."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio.cluster import NodesManager
+from redis.crc import key_slot
 
 from service.settings import Settings
 from service.store import keys
@@ -66,6 +68,13 @@ class Load(threading.Thread):
 def is_primary(server: RedisProcess) -> bool:
     with server.client() as client:
         return bool(client.info("replication")["role"] == "master")
+
+
+def owner_of_first_slot(server: RedisProcess) -> int:
+    """The port of the primary of slot 0, as far as ``server`` knows."""
+    with server.client() as client:
+        spans: Any = client.execute_command("CLUSTER", "SLOTS")
+    return int(next(primary[1] for first, _, primary, *_ in spans if first == 0))
 
 
 def views(service: Live, video: str) -> int:
@@ -232,6 +241,44 @@ def test_a_shard_fails_over(shards: Cluster, how: signal.Signals) -> None:
             assert others.goes_on(since) < WITHIN_S
         assert all(views(service, video) == len(others.acknowledged[video]) for video in rest)
         wait_until(lambda: service.http.get("/health/ready").status_code == 200, 3)
+
+
+def test_a_map_from_a_node_that_does_not_know_of_the_change_is_fetched_again(
+    shards: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        link = connect(shards.url, new_metrics(Settings(bundle=Path("unused"))), deadline_s=2, connections=4)
+        try:
+            with shards.client() as client:
+                name = next(
+                    f"k{i}" for i in range(100) if client.get_node_from_key(f"k{i}").port == shards.nodes[0].port
+                )
+            assert await link.pipeline("test", [["SET", name, "a"]]) == [True]
+            backend: Any = link.server.backend
+            manager = backend._redis.nodes_manager
+            with shards.nodes[3].client() as replica:
+                replica.execute_command("CLUSTER", "FAILOVER")
+                wait_until(lambda: all(owner_of_first_slot(node) == shards.nodes[3].port for node in shards.nodes))
+            fetch, fetches = NodesManager.initialize, []
+
+            async def fetch_late(self: NodesManager, **options: Any) -> None:
+                # The first fetch brings the map of before.
+                fetches.append(options)
+                if len(fetches) > 1:
+                    await fetch(self, **options)
+
+            monkeypatch.setattr(NodesManager, "initialize", fetch_late)
+            for _ in range(2):
+                await backend.refresh()
+            assert len(fetches) == 2
+            assert manager.get_node_from_slot(key_slot(name.encode())).port == shards.nodes[3].port
+            # A map that is right is not fetched again.
+            await backend.refresh()
+            assert len(fetches) == 2
+        finally:
+            await link.close()
+
+    asyncio.run(work())
 
 
 def test_a_shard_that_hangs_does_not_affect_the_others(shards: Cluster) -> None:
