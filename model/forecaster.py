@@ -99,9 +99,12 @@ class Forecaster:
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self._metric = metric_types(self.manifest.metric, self.manifest.types)
         growth_us = growth_horizons_us(self.manifest.max_horizon_us)
-        self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, bundle.weights["pace"])
-        self._trees = Trees.of(bundle.path / TREES, bundle.weights)
-        projection = None if self._trees is None else self._trees.projection
+        pace, base = bundle.weights["pace"], bundle.weights["base_growth"].astype(np.float64)
+        self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, pace, base)
+        self._trees = Trees.of(
+            bundle.path / TREES, bundle.weights, len(self.manifest.types), self.manifest.max_horizon_us / SECOND_US
+        )
+        projection = None if self._trees is None else self._trees.reader.projection
         self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
@@ -217,7 +220,7 @@ class Forecaster:
             centre, steps = grid_parts(coefficients, age_s, max_horizon_s, expected)
             if self._trees is not None:
                 now_s = np.array([r.now_us for r in requests]) / SECOND_US
-                centre = self._trees.blend(centre, inputs, components, age_s, now_s, cold, max_horizon_s)
+                centre = self._trees.blend(centre, inputs, components, age_s, now_s, cold)
             centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
             growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
             growth = self._support.bound(growth, age_s, values, far, max_horizon_s)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from model.ablation import WHOLE, Ablation
 from model.attribute_net import AttributeNet
-from model.bank.neighbours import N_NEIGHBOUR
+from model.bank.neighbours import N_NEIGHBOUR, SIMILARITY
 from model.cascade import N_CASCADE
 from model.features.attributes import AttributeLayout
-from model.features.creator import N_CREATOR, N_GROWTH
+from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.summary import n_summary
 from model.mhp.likelihood import IntensityHead
@@ -115,7 +115,7 @@ class Fusion(nn.Module):
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
         # The factor 4 multiplies the neighbours' similarity, not the temperature. Some ONNX exporters fail if a
         # constant multiplies a scalar parameter.
-        score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
+        score = learned + self.temperature * (4 * neighbours[..., SIMILARITY])
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
         negative = (torch.softmax(-score + absent, -1).unsqueeze(-1) * value).sum(1)

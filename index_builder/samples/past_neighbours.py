@@ -37,6 +37,7 @@ class BankArrays:
     ``trajectory_video`` (T,) int64: video of each trajectory vector.
     ``trajectory_bucket`` (T,) int64: age bucket of each trajectory vector.
     ``trajectory_usable_us`` (T,) int64: time from which each trajectory vector may be used.
+    ``base``: weights of the base forecast of growth (``model.features.base_growth``).
     """
 
     published_us: NDArray[np.int64]
@@ -47,6 +48,7 @@ class BankArrays:
     trajectory_bucket: NDArray[np.int64]
     trajectory_usable_us: NDArray[np.int64]
     trajectory: NDArray[np.float32]
+    base: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +193,10 @@ def _features(  # type: ignore[no-untyped-def]
     lengths,
     horizons,
     pace,
+    base,
     features,
     mask,
 ):
-    one = np.empty(N_GROWTH + 1)
     cosines = np.empty(2)
     for i in range(len(target)):
         age = now_us[i] - published[target[i]]
@@ -215,8 +217,9 @@ def _features(  # type: ignore[no-untyped-def]
                 cosines,
                 similarity[i, j],
                 same,
+                published[target[i]] - published[v],
                 pace,
-                one,
+                base,
                 features[i, j],
             )
             mask[i, j] = 1
@@ -260,6 +263,7 @@ def neighbour_features(
         curves.lengths,
         growth_horizons_us(max_horizon_us),
         curves.pace,
+        bank.base,
         features,
         mask,
     )

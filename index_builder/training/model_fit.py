@@ -20,6 +20,7 @@ from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
+from index_builder.training.base_fit import fit_base
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
@@ -27,12 +28,13 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
-from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm
+from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm, tree_reader
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
 from model.errors import DataError
 from model.features.shape import centre_of
 from model.features.tokens import Tokens
+from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
 from model.quantiles.head import N_CENTRE
@@ -76,6 +78,7 @@ class TrainedModel:
     """A trained network together with the values that a bundle needs.
 
     ``pace``: the usual pace of growth.
+    ``base``: weights of the base forecast of growth.
     ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
     ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
@@ -86,6 +89,7 @@ class TrainedModel:
 
     objective: Objective
     pace: NDArray[np.float64]
+    base: NDArray[np.float64]
     cascade: Cascade | None
     content_weight: float
     centre: NDArray[np.float32]
@@ -100,9 +104,9 @@ class ModelFit:
     def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
         observed, published = plan.observed, plan.data.published_us
-        self.pace = usual_pace(
-            curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
-        )
+        known = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
+        self.pace = usual_pace(known)
+        self.base = fit_base(known, growth_horizons_us(plan.max_horizon_us))
         self._curves = replace(inputs.curves, pace=self.pace)
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
@@ -253,12 +257,12 @@ class ModelFit:
         if len(sample_set):
             judged = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
         with plan.step("fit trees", 1) as advance:
-            sizes = len(plan.schema.categories), len(plan.schema.languages)
+            content = self._inputs.content
             trees = fit_trees(
                 fit,
                 judged,
-                self._inputs.content,
-                sizes,
+                content,
+                tree_reader(fit[0], content, plan.schema, self.base),
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,
@@ -276,7 +280,9 @@ class ModelFit:
         """
         plan = self._plan
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
-            bank = PointInTimeBank.of(plan.observed, self._curves, objective, self._config, plan.max_horizon_us)
+            bank = PointInTimeBank.of(
+                plan.observed, self._curves, self.base, objective, self._config, plan.max_horizon_us
+            )
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
@@ -297,7 +303,7 @@ class ModelFit:
             centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
         )
         weight, centre = similarity or without
-        return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
+        return TrainedModel(objective, self.pace, self.base, self.cascade, weight, centre, len(self.samples), stages)
 
     def _fit_cascade(self) -> Cascade | None:
         """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""

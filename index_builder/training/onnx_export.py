@@ -95,7 +95,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
     weights["trajectory_centre"] = model.centre.astype(np.float32)
-    weights["pace"] = model.pace
+    weights["pace"], weights["base_growth"] = model.pace, model.base
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights |= support.arrays() | rates.arrays()

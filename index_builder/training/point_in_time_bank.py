@@ -54,11 +54,15 @@ class PointInTimeBank:
     def of(
         observed: Observed,
         known: Curves,
+        base: NDArray[np.float64],
         objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
     ) -> PointInTimeBank:
-        """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors."""
+        """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors.
+
+        ``base`` holds the weights of the base forecast of growth.
+        """
         published, metric = observed.data.published_us, metric_types(observed.name, observed.data.types)
         tokens = objective.corpus.tokens
         content = unit(objective.every_content())
@@ -73,7 +77,9 @@ class PointInTimeBank:
         )
         some = shape.any(1)
         vectors = unit(centred(shape, bucket, centre))[some]
-        arrays = BankArrays(published, known, content, usable_us, video[some], bucket[some], usable[some], vectors)
+        arrays = BankArrays(
+            published, known, content, usable_us, video[some], bucket[some], usable[some], vectors, base
+        )
         return PointInTimeBank(arrays, centre, config, max_horizon_us, creator_codes(observed.data.videos))
 
     def candidates(self, sample_set: SampleSet, report: Callable[[int], None]) -> Candidates:
