@@ -23,9 +23,10 @@ from model.engagement.cells import cells_of
 from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.features.shape import centred, shape_bucket, shapes
+from model.features.shape import shape_bucket, shapes
 from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
+from model.features.trajectory import TrajectorySpace
 from model.forecast import Forecast, Request, ThresholdForecast
 from model.growth.curve_kernels import growth_horizons_us
 from model.head_inputs import HeadInputs
@@ -82,7 +83,7 @@ class Forecaster:
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
-        self._weights = bundle.weights
+        self._space = TrajectorySpace.of(bundle.weights)
         self._cascade: Cascade | None = None
         if "cascade.constants" in bundle.weights:
             self._cascade = Cascade(
@@ -185,14 +186,13 @@ class Forecaster:
         )
 
     def trajectory(self, tokens: Tokens, sequence: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the trajectory vectors (N, D) of N pairs of a token sequence and a nominal age; see ``model.features.shape``.
+        """Return the trajectory vectors (N, P) of N pairs of a token sequence and a nominal age; see ``model.features.trajectory``.
 
         A vector is zero if the shape cannot be read, or if the bundle does not search by trajectory.
         """
-        centre = self._weights["trajectory_centre"]
         if not self.manifest.parts.by_trajectory:
-            return np.zeros((len(sequence), centre.shape[1]), np.float32)
-        return centred(shapes(tokens, sequence, bucket, self._metric), bucket, centre)
+            return np.zeros((len(sequence), self._space.dim), np.float32)
+        return self._space.vectors(shapes(tokens, sequence, bucket, self._metric), bucket)
 
     def _batch(
         self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool

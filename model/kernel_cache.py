@@ -41,6 +41,7 @@ _PACKAGES: Final = (
     "index_builder/baselines",
     "index_builder/evaluation",
     "index_builder/samples",
+    "index_builder/training",
 )
 """Folders with kernels."""
 _COMPILED: Final = ("*.nbi", "*.nbc")

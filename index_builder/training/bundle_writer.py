@@ -162,7 +162,7 @@ class BundleWriter:
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
             plan.step(step, len(members)) as advance,
-            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.centre.shape[1]) as bank,
+            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.space.dim) as bank,
         ):
             fill_bank(
                 bank,

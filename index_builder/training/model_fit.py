@@ -28,14 +28,17 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
+from index_builder.training.trajectory_fit import fit_projection, residuals
 from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm, tree_reader
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.engagement.types import metric_types
 from model.errors import DataError
-from model.features.shape import centre_of
+from model.features.shape import shapes
 from model.features.tokens import Tokens
+from model.features.trajectory import TrajectorySpace
 from model.growth.curve_kernels import growth_horizons_us
-from model.growth.curves import Curves, curves, usual_pace
+from model.growth.curves import Curves, curves, trajectory_cuts, usual_pace
 from model.network import M3TR
 from model.quantiles.head import N_CENTRE
 
@@ -81,7 +84,7 @@ class TrainedModel:
     ``base``: weights of the base forecast of growth.
     ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
-    ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
+    ``space``: turns shapes into trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
@@ -92,7 +95,7 @@ class TrainedModel:
     base: NDArray[np.float64]
     cascade: Cascade | None
     content_weight: float
-    centre: NDArray[np.float32]
+    space: TrajectorySpace
     samples: int
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
@@ -104,9 +107,9 @@ class ModelFit:
     def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
         observed, published = plan.observed, plan.data.published_us
-        known = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
-        self.pace = usual_pace(known)
-        self.base = fit_base(known, growth_horizons_us(plan.max_horizon_us))
+        self._learned = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
+        self._growth_us = growth_horizons_us(plan.max_horizon_us)
+        self.pace, self.base = usual_pace(self._learned), fit_base(self._learned, self._growth_us)
         self._curves = replace(inputs.curves, pace=self.pace)
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
@@ -272,38 +275,53 @@ class ModelFit:
 
     def _find_neighbours(
         self, objective: Objective, *sample_sets: SampleSet
-    ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
+    ) -> tuple[tuple[float, TrajectorySpace], NeighbourInputs, NeighbourInputs]:
         """Find the neighbours of the samples of two sample sets.
 
-        Return (content weight, trajectory centre), then the neighbours of each set. The content weight is chosen on the
+        Return (content weight, trajectory space), then the neighbours of each set. The content weight is chosen on the
         first set.
         """
         plan = self._plan
+        space = self._trajectory_space(objective.corpus.tokens)
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
             bank = PointInTimeBank.of(
-                plan.observed, self._curves, self.base, objective, self._config, plan.max_horizon_us
+                plan.observed, self._curves, space, self.base, objective, self._config, plan.max_horizon_us
             )
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
-            (weight, bank.centre),
+            (weight, space),
             bank.nearest(fit, candidates[0], weight),
             bank.nearest(holdout, candidates[1], weight),
         )
 
+    def _trajectory_space(self, tokens: Tokens) -> TrajectorySpace:
+        """Fit the projection of trajectory vectors to what was known at ``until_us``."""
+        plan = self._plan
+        video, bucket, _ = trajectory_cuts(self._learned)
+        if not self._config.parts.by_trajectory:
+            video, bucket = video[:0], bucket[:0]
+        with plan.step("fit trajectories", 1) as advance:
+            shape = shapes(tokens, video, bucket, metric_types(plan.observed.name, plan.data.types))
+            residual = residuals(self._learned, self.base, self._growth_us, video, bucket)
+            space = TrajectorySpace.around(shape, bucket)
+            space = fit_projection(space, shape, residual, video, bucket, plan.seed)
+            advance()
+        return replace(space, projection=plan.process_group.broadcast(space.projection))
+
     def _trained(
         self,
         objective: Objective,
-        similarity: tuple[float, NDArray[np.float32]] | None,
+        similarity: tuple[float, TrajectorySpace] | None,
         stages: dict[str, EarlyStopping],
     ) -> TrainedModel:
         without = (
             self._config.parts.fixed_weight or 0.0,
-            centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
+            TrajectorySpace.around(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
         )
-        weight, centre = similarity or without
-        return TrainedModel(objective, self.pace, self.base, self.cascade, weight, centre, len(self.samples), stages)
+        weight, space = similarity or without
+        return TrainedModel(objective, self.pace, self.base, self.cascade, weight, space, len(self.samples), stages)
 
     def _fit_cascade(self) -> Cascade | None:
         """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""

@@ -94,7 +94,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     shape = net.mhp.shape
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
-    weights["trajectory_centre"] = model.centre.astype(np.float32)
+    weights |= model.space.arrays()
     weights["pace"], weights["base_growth"] = model.pace, model.base
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction

@@ -28,7 +28,8 @@ from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Objective
 from model.engagement.bins import SECOND_US
 from model.engagement.types import metric_types
-from model.features.shape import centre_of, centred, shapes
+from model.features.shape import shapes
+from model.features.trajectory import TrajectorySpace
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,13 +40,12 @@ _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 class PointInTimeBank:
     """Finds the neighbours that a bank would have returned at any past time.
 
-    ``centre`` (len(NOMINAL_AGES_US), D) is the mean shape at each nominal age. It is subtracted from every shape to make a
-    trajectory vector.
+    ``space`` turns shapes into trajectory vectors.
     ``creators`` (V,) are codes of the videos' creators.
     """
 
     arrays: BankArrays
-    centre: NDArray[np.float32]
+    space: TrajectorySpace
     config: TrainConfig
     max_horizon_us: int
     creators: NDArray[np.int64]
@@ -54,6 +54,7 @@ class PointInTimeBank:
     def of(
         observed: Observed,
         known: Curves,
+        space: TrajectorySpace,
         base: NDArray[np.float64],
         objective: Objective,
         config: TrainConfig,
@@ -61,7 +62,7 @@ class PointInTimeBank:
     ) -> PointInTimeBank:
         """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors.
 
-        ``base`` holds the weights of the base forecast of growth.
+        ``space`` turns shapes into trajectory vectors. ``base`` holds the weights of the base forecast of growth.
         """
         published, metric = observed.data.published_us, metric_types(observed.name, observed.data.types)
         tokens = objective.corpus.tokens
@@ -71,21 +72,21 @@ class PointInTimeBank:
         if not config.parts.by_trajectory:
             video, bucket, age = (array[:0] for array in (video, bucket, age))
         shape = shapes(tokens, video, bucket, metric)
-        centre = centre_of(shape, bucket)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
         some = shape.any(1)
-        vectors = unit(centred(shape, bucket, centre))[some]
+        shape, video, bucket, usable = shape[some], video[some], bucket[some], usable[some]
+        vectors = unit(space.vectors(shape, bucket))
         arrays = BankArrays(
             published, known, content, usable_us, video[some], bucket[some], usable[some], vectors, base
         )
-        return PointInTimeBank(arrays, centre, config, max_horizon_us, creator_codes(observed.data.videos))
+        return PointInTimeBank(arrays, space, config, max_horizon_us, creator_codes(observed.data.videos))
 
     def candidates(self, sample_set: SampleSet, report: Callable[[int], None]) -> Candidates:
         """Return the candidates of every sample, by content and by trajectory."""
         samples = sample_set.samples
-        trajectory = unit(centred(samples.shape, samples.bucket, self.centre))
+        trajectory = unit(self.space.vectors(samples.shape, samples.bucket))
         if not self.config.parts.by_trajectory:
             trajectory = np.zeros_like(trajectory)
         return find_candidates(
