@@ -145,6 +145,7 @@ class HeadInputs:
             age_us,
             self.growth_us,
             self.pace,
+            self.base,
             out,
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.neighbours import KNOWN, N_NEIGHBOUR, RECENCY, RESIDUAL, SIMILARITY
-from model.features.creator import N_GROWTH
+from model.growth.curve_kernels import N_GROWTH
 
 Floats = NDArray[np.float32]
 
@@ -28,9 +28,10 @@ HALF_LIFE_DAYS: Final = 7.0
 _LIVES: Final = (np.inf, HALF_LIFE_DAYS)
 N_MEANS: Final = N_NEIGHBOUR - RESIDUAL - N_GROWTH + 1
 """Number of means over all neighbours. They are the features after the residuals, and the number of neighbours."""
-N_NEAR: Final = 3 * len(_LIVES) + 3
+N_NEAR: Final = 3 * len(_LIVES) + 4
 """Number of values for a horizon. For each of the two weights: the mean growth, the base forecast plus the mean residual, and the
-sum of the weights. Then the base forecast, the spread of the residuals, and the number of neighbours with known growth."""
+sum of the weights. Then the base forecast, the base forecast plus the mean residual of the creator's other videos, the spread of the
+neighbours' residuals, and the number of neighbours with known growth."""
 _MIN_WEIGHT: Final = 1e-6
 
 
@@ -51,6 +52,7 @@ def near_growth(
     features: Floats,
     mask: Floats,
     base: NDArray[np.float64],
+    of_creator: NDArray[np.float64],
     horizon_s: NDArray[np.float64],
     growth_s: Sequence[float] | NDArray[np.float64],
 ) -> Floats:
@@ -60,6 +62,7 @@ def near_growth(
         features: (N, K, N_NEIGHBOUR) features of the neighbours.
         mask: (N, K) 1 for a neighbour, 0 for padding.
         base: (N, N_GROWTH) base forecasts of the targets.
+        of_creator: (N, N_GROWTH) mean residuals of the creator's other videos.
         horizon_s: (N, J) horizons in seconds.
         growth_s: (N_GROWTH,) horizons in seconds of the neighbours' growth.
     """
@@ -78,7 +81,7 @@ def near_growth(
         at[..., 3 * i + 2] = np.log1p(total)
         if i == 0:
             at[..., -2] = np.sqrt((weight * np.square(residual - mean[:, None])).sum(1) / some)
-    at[..., -3] = base
+    at[..., -4], at[..., -3] = base, base + of_creator
     at[..., -1] = (known * mask[..., None]).sum(1)
     return _interpolated(table, np.concatenate([[0.0], np.asarray(growth_s, np.float64)]), horizon_s)
 

@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import SECOND_US
-from model.features.base_growth import base_of_summaries
-from model.growth.curve_kernels import growth_horizons_us
+from model.features.creator import RESIDUAL
+from model.features.summary import share_columns
+from model.growth.base_growth import base_of_features
+from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
 from model.neighbour_growth import N_NEAR, near_growth, neighbour_means
 from model.onnx_graph import Graph
 from model.quantiles.head import N_CENTRE, N_GRID, grid_s
@@ -91,9 +93,12 @@ class TreeReader:
             neighbour_means(features, mask),
         ]
         known = np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
-        base = base_of_summaries(np.asarray(inputs["summary"], np.float32), age_s, self.n_types, self.base)
+        summary = np.asarray(inputs["summary"], np.float64)
+        shares = np.ascontiguousarray(summary[:, share_columns(self.n_types)[:3]])
+        base = base_of_features(summary[:, 1], shares, age_s, self.base)
         growth_s = growth_horizons_us(round(self.max_horizon_s * SECOND_US)) / SECOND_US
-        near = near_growth(features, mask, base, horizon_s, growth_s)
+        of_creator = np.asarray(inputs["creator"], np.float64)[:, RESIDUAL : RESIDUAL + N_GROWTH]
+        near = near_growth(features, mask, base, of_creator, horizon_s, growth_s)
         return TreeInputs(known, np.concatenate([_asked(age_s, now_s, horizon_s), near], axis=-1))
 
 

@@ -24,8 +24,8 @@ from model.engagement import rows
 from model.engagement.bins import HOUR_US
 from model.engagement.history import History, Series
 from model.engagement.video import Video
-from model.features import base_growth, creator, shape, signals, summary, tokens, trajectory
-from model.growth import curve_kernels, curves
+from model.features import creator, shape, signals, summary, tokens, trajectory
+from model.growth import base_growth, curve_kernels, curves
 from model.mhp.backends import cpu
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ KERNELS: Final[dict[Any, str]] = {
     curve_kernels.curve_growth: "R1 R1 i i I1 F1",
     base_growth._fill_many: "F1 F2 F3 F1 F2",
     neighbours.fill_features: "R1 R1 i i I1 f F1 f b i F1 F3 S1",
-    creator.creator_features: "I1 I2 I2 I1 I1 i i I1 F1 S1",
+    creator.creator_features: "I1 I2 I2 I1 I1 i i I1 F1 F3 S1",
     tokens._tokenize: "I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 S2 S2 F2 F2 B2 B1 S2 S2 F2 F1 U1 F1",
     shape._fill: "I1 F2 F1 I1 I1 F1 f i i S2",
     trajectory._project: "S2 I1 S2 S2 S2",

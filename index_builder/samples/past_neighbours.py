@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from index_builder.samples.samples import Samples
 from model.bank.neighbours import N_NEIGHBOUR, combine, fill_features
-from model.features.creator import N_GROWTH, known_points
-from model.growth.curve_kernels import growth_horizons_us
+from model.features.creator import known_points
+from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
 from model.growth.curves import Curves
 
 _BLOCK = 512
@@ -37,7 +37,6 @@ class BankArrays:
     ``trajectory_video`` (T,) int64: video of each trajectory vector.
     ``trajectory_bucket`` (T,) int64: age bucket of each trajectory vector.
     ``trajectory_usable_us`` (T,) int64: time from which each trajectory vector may be used.
-    ``base``: weights of the base forecast of growth (``model.features.base_growth``).
     """
 
     published_us: NDArray[np.int64]
@@ -48,7 +47,6 @@ class BankArrays:
     trajectory_bucket: NDArray[np.int64]
     trajectory_usable_us: NDArray[np.int64]
     trajectory: NDArray[np.float32]
-    base: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +261,7 @@ def neighbour_features(
         curves.lengths,
         growth_horizons_us(max_horizon_us),
         curves.pace,
-        bank.base,
+        curves.base,
         features,
         mask,
     )

@@ -1,4 +1,4 @@
-"""Fits the base forecast of growth, with which neighbours are compared. See ``model.features.base_growth``."""
+"""Fits the base forecast of growth, with which neighbours are compared. See ``model.growth.base_growth``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.features.base_growth import N_BASE, curve_features
-from model.features.creator import N_GROWTH
-from model.growth.curve_kernels import NOMINAL_AGES_US, curve_growth
+from model.growth.base_growth import N_BASE, curve_features
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US, curve_growth
 from model.growth.curves import Curves
 
 _MIN_VIDEOS: Final = 30

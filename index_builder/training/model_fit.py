@@ -110,7 +110,7 @@ class ModelFit:
         self._learned = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
         self._growth_us = growth_horizons_us(plan.max_horizon_us)
         self.pace, self.base = usual_pace(self._learned), fit_base(self._learned, self._growth_us)
-        self._curves = replace(inputs.curves, pace=self.pace)
+        self._curves = replace(inputs.curves, pace=self.pace, base=self.base)
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
             self.samples = self.draw(until_us, plan.seed)
@@ -284,9 +284,7 @@ class ModelFit:
         plan = self._plan
         space = self._trajectory_space(objective.corpus.tokens)
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
-            bank = PointInTimeBank.of(
-                plan.observed, self._curves, space, self.base, objective, self._config, plan.max_horizon_us
-            )
+            bank = PointInTimeBank.of(plan.observed, self._curves, space, objective, self._config, plan.max_horizon_us)
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
@@ -304,7 +302,7 @@ class ModelFit:
             video, bucket = video[:0], bucket[:0]
         with plan.step("fit trajectories", 1) as advance:
             shape = shapes(tokens, video, bucket, metric_types(plan.observed.name, plan.data.types))
-            residual = residuals(self._learned, self.base, self._growth_us, video, bucket)
+            residual = residuals(replace(self._learned, base=self.base), self._growth_us, video, bucket)
             space = TrajectorySpace.around(shape, bucket)
             space = fit_projection(space, shape, residual, video, bucket, plan.seed)
             advance()

@@ -55,14 +55,13 @@ class PointInTimeBank:
         observed: Observed,
         known: Curves,
         space: TrajectorySpace,
-        base: NDArray[np.float64],
         objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
     ) -> PointInTimeBank:
         """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors.
 
-        ``space`` turns shapes into trajectory vectors. ``base`` holds the weights of the base forecast of growth.
+        ``space`` turns shapes into trajectory vectors.
         """
         published, metric = observed.data.published_us, metric_types(observed.name, observed.data.types)
         tokens = objective.corpus.tokens
@@ -78,9 +77,7 @@ class PointInTimeBank:
         some = shape.any(1)
         shape, video, bucket, usable = shape[some], video[some], bucket[some], usable[some]
         vectors = unit(space.vectors(shape, bucket))
-        arrays = BankArrays(
-            published, known, content, usable_us, video[some], bucket[some], usable[some], vectors, base
-        )
+        arrays = BankArrays(published, known, content, usable_us, video, bucket, usable, vectors)
         return PointInTimeBank(arrays, space, config, max_horizon_us, creator_codes(observed.data.videos))
 
     def candidates(self, sample_set: SampleSet, report: Callable[[int], None]) -> Candidates:

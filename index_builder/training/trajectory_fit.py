@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.features.base_growth import LOG_AGES, N_BASE, base_growth
-from model.features.creator import N_GROWTH
 from model.features.trajectory import TrajectorySpace
-from model.growth.curve_kernels import NOMINAL_AGES_US, curve_growth
+from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US, curve_growth
 from model.growth.curves import Curves
 
 Floats = NDArray[np.float32]
@@ -40,7 +39,6 @@ _FIRST_FOCUS: Final = 8.0
 
 def residuals(
     known: Curves,
-    base: NDArray[np.float64],
     horizons_us: NDArray[np.int64],
     video: NDArray[np.int64],
     bucket: NDArray[np.int64],
@@ -48,7 +46,15 @@ def residuals(
     """Return the residuals (T, N_GROWTH) float32 of T pairs of a video and a nominal age. They are NaN where the growth is not known."""
     out = np.full((len(video), N_GROWTH), np.nan)
     _residuals(
-        known.ages_us, known.values, known.lengths, video, NOMINAL_AGES_US[bucket], horizons_us, base, LOG_AGES, out
+        known.ages_us,
+        known.values,
+        known.lengths,
+        video,
+        NOMINAL_AGES_US[bucket],
+        horizons_us,
+        known.base,
+        LOG_AGES,
+        out,
     )
     return out.astype(np.float32)
 

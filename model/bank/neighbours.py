@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate
-from model.features.base_growth import LOG_AGES, N_BASE, base_growth
-from model.features.creator import N_GROWTH
 from model.forecast import Neighbour
-from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
+from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
+from model.growth.curve_kernels import CURVE_EDGES_US, N_GROWTH, curve_growth, pace_sum
 
 KNOWN: Final = N_GROWTH
 """First column of the masks of the growth."""
@@ -29,7 +28,7 @@ N_NEIGHBOUR: Final = _REST + 11
 """Number of features of a neighbour. The features are, in order:
 
 - the growth over each horizon after the target's age, and a mask for each horizon
-- the residual over each horizon: the growth minus the base forecast (``model.features.base_growth``)
+- the residual over each horizon: the growth minus the base forecast (``model.growth.base_growth``)
 - the neighbour's level minus the target's level at the target's age, and a mask. A level is log2(1 + count).
 - the cosine of content and its mask, and the cosine of trajectory and its mask
 - the combined similarity

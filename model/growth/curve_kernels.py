@@ -28,8 +28,12 @@ def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
     return np.searchsorted(NOMINAL_AGES_US, age_us, side="right") - 1
 
 
+N_GROWTH: Final = 8
+"""Number of horizons over which the growth of other videos is read."""
+
+
 def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
-    """Return the horizons over which the growth of other videos is read, (8,) int64 microseconds."""
+    """Return the horizons over which the growth of other videos is read, (N_GROWTH,) int64 microseconds."""
     return np.array([max_horizon_us * n // 168 for n in (1, 6, 12, 24, 48, 72, 120, 168)], dtype=np.int64)
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from index_builder.trees.export import write_trees
 from index_builder.trees.fit import FittedTrees
-from model.features.base_growth import N_BASE
-from model.features.creator import N_GROWTH
-from model.growth.curve_kernels import NOMINAL_AGES_US
+from model.growth.base_growth import N_BASE
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US
 from model.quantiles.head import N_CENTRE
 from model.trees import N_COMPONENTS, TreeReader, Trees
 

@@ -73,7 +73,7 @@ def test_training_and_service_read_the_same_numbers(
         support = forecaster._support
         schema, cascade, pace = forecaster.manifest.schema, forecaster._cascade, forecaster._inputs.pace
     known = curves(observed.metric, observed.totals, data.published_us, mini.as_of_us, continuous=observed.continuous)
-    known = replace(known, pace=np.asarray(pace, np.float64))
+    known = replace(known, pace=np.asarray(pace, np.float64), base=trees.reader.base)
     horizon_us = np.round(grid_s(schema.max_horizon_us / SECOND_US)[STEPS[1:]] * SECOND_US).astype(np.int64)
     samples = read_samples(
         observed,

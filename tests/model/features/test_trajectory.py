@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from index_builder.training.trajectory_fit import fit_projection
-from model.features.creator import N_GROWTH
 from model.features.trajectory import TrajectorySpace
-from model.growth.curve_kernels import NOMINAL_AGES_US
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US
 
 DIM = 12
 

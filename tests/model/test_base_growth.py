@@ -8,11 +8,17 @@ from index_builder.training.base_fit import fit_base
 from model.engagement.bins import HOUR_US, SECOND_US, bin_index
 from model.engagement.cells import cells_of
 from model.engagement.history import History, Series
-from model.features.base_growth import LOG_AGES, N_BASE, base_growth, base_of_summaries
-from model.features.creator import N_GROWTH
-from model.features.summary import summaries
+from model.features.summary import share_columns, summaries
 from model.features.tokens import tokenize
-from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, NOMINAL_AGES_US, curve_growth, growth_horizons_us
+from model.growth.base_growth import LOG_AGES, N_BASE, base_growth, base_of_features
+from model.growth.curve_kernels import (
+    CURVE_EDGES_US,
+    N_CURVE,
+    N_GROWTH,
+    NOMINAL_AGES_US,
+    curve_growth,
+    growth_horizons_us,
+)
 from model.growth.curves import Curves
 
 HORIZONS_US = growth_horizons_us(48 * HOUR_US)
@@ -67,7 +73,12 @@ def test_a_summary_and_a_curve_give_the_same_base() -> None:
     from_curve = np.empty(N_GROWTH)
     ages_us = CURVE_EDGES_US[:26]
     base_growth(ages_us, values, 26, age_us, weights, LOG_AGES, np.empty(N_BASE), from_curve)
-    from_summary = base_of_summaries(summary, np.array([age_us / SECOND_US]), 1, weights)[0]
+    from_summary = base_of_features(
+        summary[:, 1].astype(np.float64),
+        np.ascontiguousarray(summary[:, share_columns(1)[:3]], np.float64),
+        np.array([age_us / SECOND_US]),
+        weights,
+    )[0]
     assert from_curve[-1] > 0.1
     np.testing.assert_allclose(from_summary, from_curve, rtol=0.1, atol=0.02)
 

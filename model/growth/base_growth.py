@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.bins import SECOND_US
-from model.features.summary import share_columns
-from model.growth.curve_kernels import NOMINAL_AGES_US, curve_level
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US, curve_level
 
 N_BASE: Final = 6
 """Number of features of the base forecast."""
@@ -74,18 +73,24 @@ def base_growth(ages_us, values, n, age_us, weights, log_ages, features, out):  
     _fill_base(age_us * 1e-6, features, weights, log_ages, out)
 
 
+def no_base() -> NDArray[np.float64]:
+    """Return the weights of a base forecast that is always 0."""
+    return np.zeros((len(NOMINAL_AGES_US), N_GROWTH, N_BASE))
+
+
 @numba.njit(cache=True, nogil=True)
 def _fill_many(age_s, features, weights, log_ages, out):  # type: ignore[no-untyped-def]
     for i in range(len(age_s)):
         _fill_base(age_s[i], features[i], weights, log_ages, out[i])
 
 
-def base_of_summaries(
-    summary: NDArray[np.float32], age_s: NDArray[np.float64], n_types: int, weights: NDArray[np.float64]
+def base_of_features(
+    level: NDArray[np.float64], shares: NDArray[np.float64], age_s: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the base forecasts (N, N_GROWTH) of requests, from their summaries (N, >= n_summary) and ages (N,) in seconds."""
-    level = summary[:, 1].astype(np.float64)
-    shares = summary[:, share_columns(n_types)[:3]].astype(np.float64)
+    """Return the base forecasts (N, N_GROWTH) of N curves.
+
+    ``level`` (N,) is L(a), ``shares`` (N, 3) are the last three features, and ``age_s`` (N,) the ages in seconds.
+    """
     features = np.column_stack([np.ones(len(level)), level, level * level / 10, shares])
     out = np.zeros((len(level), weights.shape[1]))
     _fill_many(age_s, features, weights, LOG_AGES, out)
