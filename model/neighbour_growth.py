@@ -2,10 +2,10 @@
 
 For each horizon h, the neighbours whose growth over h is known have the weight
 
-    exp(FOCUS s) or exp(FOCUS s) 0.5^(d / HALF_LIFE_DAYS)
+    exp(FOCUS s) 0.5^(d / half-life)
 
-with the similarity s, and the number d of days by which the neighbour was published earlier. The second weight prefers
-recent neighbours, because the growth of videos changes over the months. The numbers are read at the horizons of
+with the similarity s, and the number d of days by which the neighbour was published earlier. There are two half-lives. Recent
+neighbours count for more, because the growth of videos changes over the months. The numbers are read at the horizons of
 ``growth_horizons_us``, and interpolated in log(horizon + 1 minute).
 """
 
@@ -24,12 +24,11 @@ Floats = NDArray[np.float32]
 
 FOCUS: Final = 4.0
 """Factor of the similarity in the weights, as in the fusion block at the start of training."""
-HALF_LIFE_DAYS: Final = 7.0
-_LIVES: Final = (np.inf, HALF_LIFE_DAYS)
+HALF_LIVES_DAYS: Final = (14.0, 2.0)
 N_MEANS: Final = N_NEIGHBOUR - RESIDUAL - N_GROWTH + 1
 """Number of means over all neighbours. They are the features after the residuals, and the number of neighbours."""
-N_NEAR: Final = 3 * len(_LIVES) + 4
-"""Number of values for a horizon. For each of the two weights: the mean growth, the base forecast plus the mean residual, and the
+N_NEAR: Final = 3 * len(HALF_LIVES_DAYS) + 4
+"""Number of values for a horizon. For each half-life: the mean growth, the base forecast plus the mean residual, and the
 sum of the weights. Then the base forecast, the base forecast plus the mean residual of the creator's other videos, the spread of the
 neighbours' residuals, and the number of neighbours with known growth."""
 _MIN_WEIGHT: Final = 1e-6
@@ -40,7 +39,7 @@ def neighbour_means(features: Floats, mask: Floats) -> Floats:
     out = np.zeros((len(mask), N_MEANS), np.float32)
     if not mask.shape[1]:
         return out
-    weight = _weights(features, mask, np.inf)
+    weight = _weights(features, mask, HALF_LIVES_DAYS[0])
     rest = features[..., RESIDUAL + N_GROWTH :].astype(np.float64)
     total = np.maximum(weight.sum(1), _MIN_WEIGHT)
     out[:, :-1] = np.einsum("nk,nkf->nf", weight, rest, optimize=False) / total[:, None]
@@ -71,7 +70,7 @@ def near_growth(
     residual = features[..., RESIDUAL : RESIDUAL + N_GROWTH].astype(np.float64)
     table = np.zeros((len(mask), 1 + N_GROWTH, N_NEAR))
     at = table[:, 1:]
-    for i, days in enumerate(_LIVES):
+    for i, days in enumerate(HALF_LIVES_DAYS):
         weight = _weights(features, mask, days)[..., None] * known
         total = weight.sum(1)
         some = np.maximum(total, _MIN_WEIGHT)

@@ -7,13 +7,13 @@ import pytest
 
 from model.bank.neighbours import KNOWN, N_NEIGHBOUR, RECENCY, RESIDUAL, SIMILARITY
 from model.growth.curve_kernels import N_GROWTH
-from model.neighbour_growth import FOCUS, HALF_LIFE_DAYS, N_MEANS, N_NEAR, near_growth, neighbour_means
+from model.neighbour_growth import FOCUS, HALF_LIVES_DAYS, N_MEANS, N_NEAR, near_growth, neighbour_means
 
 GROWTH_S = np.array([1, 6, 12, 24, 48, 72, 120, 168]) * 3600.0
 HORIZONS_S = np.array([[3600.0, 24 * 3600.0, 168 * 3600.0]])
 BASE = np.linspace(0.1, 0.8, N_GROWTH)[None]
 OF_CREATOR = np.full((1, N_GROWTH), 0.25)
-PLAIN, RECENT = slice(0, 3), slice(3, 6)
+FIRST, SECOND = slice(0, 3), slice(3, 6)
 
 
 def neighbour(growth: float, residual: float, similarity: float, days: float, known: int = N_GROWTH) -> np.ndarray:
@@ -32,9 +32,8 @@ def near(*neighbours: np.ndarray, horizons_s: np.ndarray = HORIZONS_S) -> np.nda
 
 def test_means_are_weighted_by_similarity_and_recency() -> None:
     read = near(neighbour(1.0, 0.5, 0.9, 0), neighbour(3.0, -0.5, 0.4, 14))
-    plain = np.exp(FOCUS * np.array([0.9, 0.4]))
-    recent = plain * 0.5 ** (np.array([0, 14]) / HALF_LIFE_DAYS)
-    for columns, weight in ((PLAIN, plain), (RECENT, recent)):
+    for columns, half_life in zip((FIRST, SECOND), HALF_LIVES_DAYS, strict=True):
+        weight = np.exp(FOCUS * np.array([0.9, 0.4])) * 0.5 ** (np.array([0, 14]) / half_life)
         growth, forecast, total = read[1, columns]
         assert growth == pytest.approx(weight @ [1, 3] / weight.sum(), rel=1e-4)
         assert forecast == pytest.approx(BASE[0, 3] + weight @ [0.5, -0.5] / weight.sum(), rel=1e-4)
