@@ -40,8 +40,8 @@ _PACKAGES: Final = (
     "model/mhp/backends",
     "index_builder/baselines",
     "index_builder/evaluation",
+    "index_builder/neighbours",
     "index_builder/samples",
-    "index_builder/training",
 )
 """Folders with kernels."""
 _COMPILED: Final = ("*.nbi", "*.nbc")

@@ -9,7 +9,7 @@ inputs holds, in this order:
 - the usual growth of the video's category, and of its language
 - the means of the neighbours' similarities and levels
 - the horizon, the horizon relative to the age, and the times of day of ``now`` and of the horizon's end
-- what the neighbours did over this horizon (``model.neighbour_growth``)
+- what the neighbours did over this horizon (``model.bank.neighbour_growth``)
 
 In the service, the trees are read at TREE_HORIZONS horizons of the head's grid, and interpolated between them.
 """
@@ -24,12 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bank.neighbour_growth import N_NEAR, near_growth, neighbour_means
 from model.engagement.bins import SECOND_US
 from model.features.creator import RESIDUAL
 from model.features.summary import share_columns
 from model.growth.base_growth import base_of_features
 from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
-from model.neighbour_growth import N_NEAR, near_growth, neighbour_means
 from model.onnx_graph import Graph
 from model.quantiles.head import N_CENTRE, N_GRID, grid_s
 

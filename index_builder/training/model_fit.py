@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from index_builder.cascade.fit import STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
+from index_builder.neighbours.base_fit import fit_base
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.trajectory_fit import fit_projection, residuals
 from index_builder.samples.exposure import exposure_of, oldest_us
-from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
-from index_builder.training.base_fit import fit_base
 from index_builder.training.checkpoint import Checkpoints, code_key, run_key
 from index_builder.training.config import TrainConfig
 from index_builder.training.early_stopping import EarlyStopping
@@ -28,7 +29,6 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
-from index_builder.training.trajectory_fit import fit_projection, residuals
 from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm, tree_reader
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US

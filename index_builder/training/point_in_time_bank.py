@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
-from index_builder.samples.neighbour_inputs import NeighbourInputs
-from index_builder.samples.network_inputs import SampleSet, creator_codes
-from index_builder.samples.past_neighbours import (
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.past_neighbours import (
     BankArrays,
     Candidates,
     find_candidates,
@@ -24,6 +23,7 @@ from index_builder.samples.past_neighbours import (
     neighbour_features,
     unit,
 )
+from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Objective
 from model.engagement.bins import SECOND_US

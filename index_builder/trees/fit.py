@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs, numbers_read
 from index_builder.samples.network_inputs import ContentInputs, SampleSet
 from model.engagement.bins import SECOND_US
 from model.errors import DataError

@@ -18,11 +18,12 @@ from tests.project.source import ROOT
 _ROOMS = {
     "model": """
         errors kernel_cache __init__ lru_cache ablation onnx_graph engagement growth features content quantiles
-        mhp mhp.backends rates cascade forecast bank neighbour_growth attribute_net signal_net network bundle content_reader trees head_inputs
+        mhp mhp.backends rates cascade forecast bank attribute_net signal_net network bundle content_reader trees head_inputs
         request_answers forecaster indexing warmup
     """,
     "index_builder": """
-        __init__ progress datasets simulation samples cascade trees scoring baselines bundles report evaluation training replay demo cli
+        __init__ progress datasets simulation samples cascade neighbours trees scoring baselines bundles report evaluation training
+        replay demo cli
     """,
     "service": """
         __init__ problems environment times strict_json version metrics background lifecycle fair_turns event_loop_lag settings

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from index_builder.bundles.forecast import histories
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet, content_inputs
 from index_builder.samples.samples import read_samples
 from index_builder.trees.fit import read_inputs

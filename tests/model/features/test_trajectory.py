@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from index_builder.training.trajectory_fit import fit_projection
+from index_builder.neighbours.trajectory_fit import fit_projection
 from model.features.trajectory import TrajectorySpace
 from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US
 

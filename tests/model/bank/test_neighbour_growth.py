@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model.bank.neighbour_growth import FOCUS, HALF_LIVES_DAYS, N_MEANS, N_NEAR, near_growth, neighbour_means
 from model.bank.neighbours import KNOWN, N_NEIGHBOUR, RECENCY, RESIDUAL, SIMILARITY
 from model.growth.curve_kernels import N_GROWTH
-from model.neighbour_growth import FOCUS, HALF_LIVES_DAYS, N_MEANS, N_NEAR, near_growth, neighbour_means
 
 GROWTH_S = np.array([1, 6, 12, 24, 48, 72, 120, 168]) * 3600.0
 HORIZONS_S = np.array([[3600.0, 24 * 3600.0, 168 * 3600.0]])

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
+from index_builder.neighbours.base_fit import fit_base
+from index_builder.neighbours.trajectory_fit import fit_projection, residuals
 from index_builder.samples.network_inputs import SampleSet, token_sequences
 from index_builder.samples.samples import read_samples
 from index_builder.simulation.simulate import DEFAULT_START_US, simulate
 from index_builder.simulation.videos import DAY_US
-from index_builder.training.base_fit import fit_base
 from index_builder.training.config import TrainConfig
 from index_builder.training.point_in_time_bank import PointInTimeBank
-from index_builder.training.trajectory_fit import fit_projection, residuals
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.features.creator import N_CREATOR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from index_builder.training.base_fit import fit_base
+from index_builder.neighbours.base_fit import fit_base
 from model.engagement.bins import HOUR_US, SECOND_US, bin_index
 from model.engagement.cells import cells_of
 from model.engagement.history import History, Series
