@@ -102,9 +102,7 @@ class Forecaster:
         growth_us = growth_horizons_us(self.manifest.max_horizon_us)
         pace, base = bundle.weights["pace"], bundle.weights["base_growth"].astype(np.float64)
         self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, pace, base)
-        self._trees = Trees.of(
-            bundle.path / TREES, bundle.weights, len(self.manifest.types), self.manifest.max_horizon_us / SECOND_US
-        )
+        self._trees = Trees.of(bundle.path / TREES, bundle.weights, self.manifest.schema, self.manifest.parts.content)
         projection = None if self._trees is None else self._trees.reader.projection
         self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)

@@ -3,10 +3,9 @@
 The trees forecast the mean and the median of growth for one pair of (what is known at ``now``, horizon). A row of their
 inputs holds, in this order:
 
-- the numbers that the network's head reads: summary, cascade, creator, static features, attributes and signals
+- the numbers that the network's head reads: summary, cascade, creator and signals
 - the features of the newest token and of the read token
-- the content vector's source: the principal components of the text
-- the usual growth of the video's category, and of its language
+- the content: static features, attributes, the principal components of the text, and the usual growth of the category and of the language
 - the means of the neighbours' similarities and levels
 - the horizon, the horizon relative to the age, and the times of day of ``now`` and of the horizon's end
 - what the neighbours did over this horizon (``model.bank.neighbour_growth``)
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from model.bank.neighbour_growth import N_NEAR, near_growth, neighbour_means
 from model.engagement.bins import SECOND_US
 from model.features.creator import RESIDUAL
+from model.features.schema import Schema
 from model.features.summary import share_columns
 from model.growth.base_growth import base_of_features
 from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
@@ -40,6 +40,8 @@ N_COMPONENTS: Final = 32
 STEPS: Final = np.array([0, 8, 16, 24, 32, 38, 43, 48, 52, 56, 60, 62, 64])
 """Horizons of the head's grid at which the trees are read. At the first, the growth is 0."""
 TREE_HORIZONS: Final = len(STEPS) - 1
+_LEAST: Final = 1e-3
+"""Least growth that is scaled."""
 N_CLOCK: Final = 8
 N_ASKED: Final = N_CLOCK + N_NEAR
 """Number of values that the trees read of a horizon."""
@@ -56,6 +58,7 @@ class TreeReader:
         base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) weights of the base forecast of growth.
         n_types: number of engagement types.
         max_horizon_s: longest horizon in seconds.
+        content: whether the trees read the content. Without it, its numbers are zero (an ablation).
     """
 
     projection: Floats
@@ -63,6 +66,7 @@ class TreeReader:
     base: NDArray[np.float64]
     n_types: int
     max_horizon_s: float
+    content: bool = True
 
     def read(
         self,
@@ -82,16 +86,15 @@ class TreeReader:
             horizon_s: (N, J) horizons in seconds.
         """
         names = [table[inputs[name]] for table, name in zip(self.by_name, ("category", "language"), strict=True)]
-        numbers = [inputs[name] for name in ("summary", "creator", "static", "attributes", "signals") if name in inputs]
-        features, mask = (np.asarray(inputs[name], np.float32) for name in ("neighbours", "mask"))
-        parts = [
-            *numbers,
-            inputs["last"],
-            inputs["read"],
+        of_content = [inputs[name] for name in ("static", "attributes") if name in inputs] + [
             components,
             np.stack(names, 1),
-            neighbour_means(features, mask),
         ]
+        if not self.content:
+            of_content = [np.zeros_like(part) for part in of_content]
+        numbers = [inputs[name] for name in ("summary", "creator", "signals") if name in inputs]
+        features, mask = (np.asarray(inputs[name], np.float32) for name in ("neighbours", "mask"))
+        parts = [*numbers, inputs["last"], inputs["read"], *of_content, neighbour_means(features, mask)]
         known = np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
         summary = np.asarray(inputs["summary"], np.float64)
         shares = np.ascontiguousarray(summary[:, share_columns(self.n_types)[:3]])
@@ -148,13 +151,15 @@ class Trees:
         self.reader = reader
 
     @staticmethod
-    def of(path: Path, weights: Mapping[str, NDArray[Any]], n_types: int, max_horizon_s: float) -> Trees | None:
-        """Return the trees of a bundle, or None if the bundle has none."""
+    def of(path: Path, weights: Mapping[str, NDArray[Any]], schema: Schema, content: bool) -> Trees | None:
+        """Return the trees of a bundle, or None if the bundle has none. ``content`` says whether they read the content."""
         if "trees.weight" not in weights:
             return None
         by_name = weights["trees.category"], weights["trees.language"]
         base = weights["base_growth"].astype(np.float64)
-        reader = TreeReader(weights["trees.projection"], by_name, base, n_types, max_horizon_s)
+        reader = TreeReader(
+            weights["trees.projection"], by_name, base, len(schema.types), schema.max_horizon_us / SECOND_US, content
+        )
         return Trees(path, weights["trees.weight"], reader)
 
     def growth(self, table: Floats) -> NDArray[np.float64]:
@@ -179,14 +184,23 @@ class Trees:
         read = self.reader.read(mine, components[warm], age_s[warm], now_s[warm], horizon_s)
         growth = self.growth(read.rows()).reshape(len(warm), TREE_HORIZONS, N_CENTRE)
         out = centre.copy()
-        out[warm] += self.weight * (_interpolated(growth) - centre[warm])
+        out[warm] = _moved(centre[warm], self.weight * (growth - centre[warm][:, STEPS[1:]]))
         return out
 
 
-def _interpolated(growth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interpolate growth (N, TREE_HORIZONS, N_CENTRE) on the grid, (N, N_GRID + 1, N_CENTRE). The growth at horizon 0 is 0."""
-    at = np.concatenate([np.zeros((len(growth), 1, N_CENTRE)), growth], axis=1)
+def _moved(centre: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centre (N, N_GRID + 1, N_CENTRE) moved by ``by`` (N, TREE_HORIZONS, N_CENTRE) at the trees' horizons.
+
+    Between these horizons, the move is interpolated. Before the first one, the centre is scaled, so that it keeps its form and
+    stays positive.
+    """
+    at = np.concatenate([np.zeros((len(by), 1, N_CENTRE)), by], axis=1)
     grid = np.arange(N_GRID + 1)
     upper = np.clip(np.searchsorted(STEPS, grid), 1, TREE_HORIZONS)
     share = ((grid - STEPS[upper - 1]) / (STEPS[upper] - STEPS[upper - 1]))[None, :, None]
-    return np.asarray(at[:, upper - 1] * (1 - share) + at[:, upper] * share)
+    out = centre + at[:, upper - 1] * (1 - share) + at[:, upper] * share
+    first = STEPS[1]
+    there = centre[:, first]
+    scaled = centre[:, :first] * ((there + by[:, 0]) / np.maximum(there, _LEAST))[:, None]
+    out[:, :first] = np.where((there > _LEAST)[:, None], scaled, out[:, :first])
+    return np.asarray(out)

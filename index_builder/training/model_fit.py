@@ -265,7 +265,7 @@ class ModelFit:
                 fit,
                 judged,
                 content,
-                tree_reader(fit[0], content, plan.schema, self.base),
+                tree_reader(fit[0], content, plan.schema, self.base, reads_content=self._config.use_content),
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,

@@ -24,9 +24,9 @@ _CHUNK: Final = 10_000
 """Number of samples whose inputs are computed together, which limits the memory."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
-    "learning_rate": 0.06,
-    "num_leaves": 63,
-    "feature_fraction": 0.6,
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "feature_fraction": 0.4,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "verbose": -1,
@@ -111,6 +111,8 @@ def tree_reader(
     content: ContentInputs,
     schema: Schema,
     base: NDArray[np.float64],
+    *,
+    reads_content: bool = True,
 ) -> TreeReader:
     """Return what computes the rows of trees that learn from ``sample_set``. ``base`` are the weights of the base forecast."""
     return TreeReader(
@@ -122,6 +124,7 @@ def tree_reader(
         base,
         len(schema.types),
         schema.max_horizon_us / SECOND_US,
+        reads_content,
     )
 
 
@@ -189,7 +192,7 @@ def fit_trees(
         held = read_inputs(reader, judged[0], content, judged[1])
         wanted = np.isfinite(judged[0].samples.growth) & ~judged[0].samples.cold[:, None]
         valid = _table(held, judged[0], wanted)
-    leaf = int(np.clip(len(y) / 2000, 20, 200))
+    leaf = int(np.clip(len(y) / 1000, 20, 400))
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
         parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf}

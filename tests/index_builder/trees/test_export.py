@@ -11,8 +11,8 @@ from index_builder.trees.export import write_trees
 from index_builder.trees.fit import FittedTrees
 from model.growth.base_growth import N_BASE
 from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US
-from model.quantiles.head import N_CENTRE
-from model.trees import N_COMPONENTS, TreeReader, Trees
+from model.quantiles.head import N_CENTRE, N_GRID
+from model.trees import N_COMPONENTS, STEPS, TREE_HORIZONS, TreeReader, Trees, _moved
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -42,3 +42,16 @@ def test_the_graph_equals_the_boosters(fitted: FittedTrees, tmp_path: Path) -> N
     np.testing.assert_allclose(got, np.maximum(expected, 0), atol=2e-5)
     for n in (1, 3, 17):
         np.testing.assert_array_equal(read.growth(x[:n]), got[:n])
+
+
+def test_a_move_is_interpolated_and_keeps_short_growth_positive() -> None:
+    grid = np.arange(N_GRID + 1)
+    centre = np.repeat((grid / N_GRID)[None, :, None], N_CENTRE, axis=2)
+    np.testing.assert_allclose(_moved(centre, np.zeros((1, TREE_HORIZONS, N_CENTRE))), centre, atol=1e-12)
+    lower = _moved(centre, -0.9 * centre[:, STEPS[1:]])
+    assert (lower >= 0).all() and (np.diff(lower, axis=1) >= 0).all()
+    np.testing.assert_allclose(lower[:, STEPS], 0.1 * centre[:, STEPS], atol=1e-12)
+    higher = _moved(centre, np.full((1, TREE_HORIZONS, N_CENTRE), 0.5))
+    np.testing.assert_allclose(higher[:, STEPS[1:]], centre[:, STEPS[1:]] + 0.5, atol=1e-12)
+    flat = _moved(np.zeros_like(centre), np.full((1, TREE_HORIZONS, N_CENTRE), 0.5))
+    assert 0 < flat[0, 4, 0] < 0.5
