@@ -183,17 +183,19 @@ def read_samples(
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
     signals: Sequence[Signal] = (),
+    shape_of: str | None = None,
 ) -> Samples:
     """Read samples at given pairs of (video, now), sorted by video.
 
     The labels are ``value`` at ``horizon_us``. Both have shape (N, J), and ``value`` is NaN where there is no label.
     With a fitted ``cascade``, the samples include the growth that the cascade expects. With ``signals``, they include
-    the features of these signals.
+    the features of these signals. ``shape_of`` is the metric whose shapes are read, by default that of ``observed``.
     """
     data = observed.data
     published = data.published_us[video]
     n_types = len(data.types)
     metric = metric_types(observed.name, data.types)
+    shape_types = metric_types(shape_of or observed.name, data.types)
     followers = followers_of(data.videos)
     sizes = (rows_until(observed.events, video, now) - observed.events.offsets[video]) + (
         rows_until(observed.counters, video, now) - observed.counters.offsets[video]
@@ -233,7 +235,7 @@ def read_samples(
                 last.astype(np.float32),
                 tokens.cold,
                 summaries(tokens, age_s, metric),
-                shapes(tokens, np.arange(len(at)), bucket, metric),
+                shapes(tokens, np.arange(len(at)), bucket, shape_types),
                 bucket,
                 expected,
                 numbers,
@@ -278,8 +280,12 @@ def draw_samples(
     seed: int,
     cascade: Cascade | None = None,
     signals: Sequence[Signal] = (),
+    shape_of: str | None = None,
 ) -> Samples:
-    """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out."""
+    """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out.
+
+    ``shape_of`` is the metric whose shapes are read. By default, it is that of ``observed``.
+    """
     rng = np.random.default_rng(seed)
     video, now = _cut_times(observed, until_us, max_age_us, cuts_per_video, rng)
     horizon, value = _labels(observed, video, now, until_us, max_horizon_us, n_labels, rng)
@@ -292,4 +298,5 @@ def draw_samples(
         value=value[some],
         cascade=cascade,
         signals=signals,
+        shape_of=shape_of,
     )

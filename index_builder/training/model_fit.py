@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.cascade.fit import NEAR_STEPS, STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
 from index_builder.samples.exposure import exposure_of, oldest_us
@@ -82,6 +82,7 @@ class TrainedModel:
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
+    ``bank``: the bank in which the neighbours of the samples were found, or None.
     """
 
     objective: Objective
@@ -92,18 +93,27 @@ class TrainedModel:
     samples: int
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
+    bank: PointInTimeBank | None = None
 
 
 class ModelFit:
-    """Fits one model to what was known at ``until_us``. ``samples`` are its training samples."""
+    """Fits one model to what was known at ``until_us``. ``samples`` are its training samples.
 
-    def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
+    ``near`` is another metric's cascade, from which the fit of the cascade starts.
+    """
+
+    def __init__(
+        self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig, near: Cascade | None = None
+    ) -> None:
+        self._near = near
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
         observed, published = plan.observed, plan.data.published_us
         self.pace = usual_pace(
             curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
         )
         self._curves = replace(inputs.curves, pace=self.pace)
+        self._bank: PointInTimeBank | None = None
+        self._projection: NDArray[np.float32] | None = None
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
             self.samples = self.draw(until_us, plan.seed)
@@ -122,6 +132,7 @@ class ModelFit:
             seed=seed,
             cascade=self.cascade,
             signals=plan.schema.signals,
+            shape_of=plan.schema.metric,
         )
         return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
@@ -157,7 +168,7 @@ class ModelFit:
         if len(holdout) and config.parts.mhp:
             self._calibrate_intensity(objective, holdout)
         if config.fusion_epochs:
-            return self._train_fusion(trainer, holdout, stopping, first, earlier)
+            return self._train_fusion(trainer, holdout, stopping, {"forecast": first}, earlier)
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
@@ -183,10 +194,13 @@ class ModelFit:
         trainer: Trainer,
         holdout: SampleSet,
         stopping: NDArray[np.bool_],
-        first: EarlyStopping,
+        stages: dict[str, EarlyStopping],
         earlier: TrainedModel | None,
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours."""
+        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours.
+
+        ``stages`` are the stages before.
+        """
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
@@ -217,7 +231,7 @@ class ModelFit:
         parts, plain = objective.predict(holdout, holdout_states.hidden, holdout_neighbours), None
         if similarity:
             plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
-        model = self._trained(objective, similarity, {"forecast": first, "fusion": second})
+        model = self._trained(objective, similarity, stages | {"fusion": second})
         if (
             trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
         ) is None:
@@ -262,6 +276,7 @@ class ModelFit:
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,
+                self._projection,
             )
             advance()
         return trees
@@ -278,6 +293,7 @@ class ModelFit:
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
             bank = PointInTimeBank.of(plan.observed, self._curves, objective, self._config, plan.max_horizon_us)
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
+        self._bank = bank
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
@@ -297,20 +313,23 @@ class ModelFit:
             centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
         )
         weight, centre = similarity or without
-        return TrainedModel(objective, self.pace, self.cascade, weight, centre, len(self.samples), stages)
+        return TrainedModel(
+            objective, self.pace, self.cascade, weight, centre, len(self.samples), stages, bank=self._bank
+        )
 
     def _fit_cascade(self) -> Cascade | None:
         """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""
         plan = self._plan
         if not (plan.observed.continuous and self._config.parts.cascade):
             return None
-        with plan.step("fit cascade", STEPS) as advance:
+        with plan.step("fit cascade", STEPS if self._near is None else NEAR_STEPS) as advance:
             fitted = fit_cascade(
                 plan.observed,
                 self._until_us,
                 plan.max_age_us,
                 plan.max_horizon_us,
                 seed=plan.seed,
+                near=self._near,
                 advance=lambda n: advance(n),
             )
         if fitted is None:
@@ -355,6 +374,7 @@ class ModelFit:
             plan.seed,
             plan.as_of_us,
             plan.observed.name,
+            plan.schema.metric,
             str(plan.process_group.device.type),
             plan.process_group.size,
             versions(),

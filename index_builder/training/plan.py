@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,12 +28,20 @@ class Plan:
 
     ``few`` is True if the data set has few videos. Videos published up to ``split_us`` are for training, and later
     videos are the holdout. Only rows up to ``until_us`` are read. ``choices`` and ``signals`` say which
-    attributes and signals the model reads.
+    attributes and signals the model reads. ``observed`` is the data set prepared for the metric that is trained, and
+    ``further`` is the data set prepared for each metric after the first.
     """
 
     def __init__(
-        self, observed: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
+        self,
+        observed: Observed,
+        config: TrainConfig,
+        as_of_us: int,
+        process_group: ProcessGroup,
+        seed: int,
+        further: Sequence[Observed] = (),
     ) -> None:
+        self.further, self._suffix = tuple(further), ""
         self.observed, self.config, self.as_of_us, self.process_group, self.seed = (
             observed,
             config,
@@ -62,8 +71,15 @@ class Plan:
             _names(v.language for v in self.data.videos),
             tuple(choice.attribute for choice in self.choices if choice.attribute is not None),
             tuple(choice.signal for choice in self.signals if choice.signal is not None),
+            tuple(each.name for each in further),
         )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
+
+    def of(self, observed: Observed) -> Plan:
+        """Return the same plan for training a further metric, which ``observed`` is prepared for."""
+        out = copy.copy(self)
+        out.observed, out._suffix = observed, f", {observed.name}"
+        return out
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
@@ -72,7 +88,7 @@ class Plan:
             yield lambda *_, **__: None
             return
         start = time.monotonic()
-        with progress(name, total) as bar:
+        with progress(name + self._suffix, total) as bar:
             yield bar.advance
             bar.advance(0, note=f"done in {time.monotonic() - start:.0f} s")
 

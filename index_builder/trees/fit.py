@@ -129,6 +129,7 @@ def fit_trees(
     rounds: int,
     seed: int,
     earlier: FittedTrees | None = None,
+    projection: Floats | None = None,
 ) -> FittedTrees:
     """Fit the trees to warm samples and their neighbours.
 
@@ -141,10 +142,12 @@ def fit_trees(
         rounds: maximum number of trees for the mean, and for the median.
         seed: seed of the random numbers.
         earlier: trees whose numbers and weights are used if ``judged`` is None.
+        projection: (D, N_COMPONENTS) projection of the text that is used instead of one fitted to the samples' videos.
     """
     lightgbm = load_lightgbm()
     sample_set, found = fit
-    projection = projection_of(content.sentence, sample_set.samples.video)
+    if projection is None:
+        projection = projection_of(content.sentence, sample_set.samples.video)
     by_name = (
         growth_by_name(sample_set, content.category, sizes[0]),
         growth_by_name(sample_set, content.language, sizes[1]),
