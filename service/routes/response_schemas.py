@@ -110,25 +110,31 @@ _THRESHOLD: Final = _object(
     },
 )
 _THRESHOLDS: Final[Schema] = {**_list(_THRESHOLD), "description": "absent unless thresholds were asked"}
-_FORECAST: Final = _optional(
+_OF_METRIC: Final = _optional(
     _object(
-        video_id=_TEXT,
-        at=_TIME,
         metric=_TEXT,
-        counts=_COUNTS,
         value_now=_MAYBE_NUMBER,
         forecasts=_list(_QUANTILES),
         intensity_per_hour={"type": "object", "additionalProperties": _MAYBE_NUMBER},
         neighbours=_list(_NEIGHBOUR),
+        extrapolated=_list(_TEXT),
+    ),
+    thresholds=_THRESHOLDS,
+)
+_FORECAST: Final = _optional(
+    _with(
+        _OF_METRIC,
+        video_id=_TEXT,
+        at=_TIME,
+        counts=_COUNTS,
         model_version=_TEXT,
         state_age_s=_MAYBE_NUMBER,
         cold_start=_FLAG,
         as_of_bins=_FLAG,
         degraded=_list(_TEXT),
-        extrapolated=_list(_TEXT),
         stale=_FLAG,
     ),
-    thresholds=_THRESHOLDS,
+    further={**_list(_OF_METRIC), "description": "the other requested metrics; absent unless more than one was asked"},
 )
 _PREDICTED: Final = _with(
     _FORECAST,

@@ -14,7 +14,15 @@ from service.http.visit import Visit
 from service.problems import Invalid
 from service.rankings.pages import parse_cursor, parse_limit, parse_sort
 from service.routes import response_schemas
-from service.routes.parameters import authorize, key_name, query_numbers, query_text, query_time, video_id
+from service.routes.parameters import (
+    authorize,
+    key_name,
+    query_names,
+    query_numbers,
+    query_text,
+    query_time,
+    video_id,
+)
 from service.routes.request_schemas import (
     FORECAST_QUERY,
     LIST_QUERY,
@@ -96,11 +104,13 @@ async def post_correction(request: Request) -> Response:
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
 async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
-    context = authorize(request, "predict", ("at", "horizons_s", "thresholds"))
+    context = authorize(request, "predict", ("at", "horizons_s", "thresholds", "metrics"))
     identifier = video_id(request, context)
     horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
     thresholds = parse_thresholds(query_numbers(request, "thresholds"))
-    result = await context.predictions.forecast(identifier, query_time(request, "at"), horizons_us, thresholds)
+    metrics = context.predictions.metrics(query_names(request, "metrics"))
+    at_us = query_time(request, "at")
+    result = await context.predictions.forecast(identifier, at_us, horizons_us, thresholds, metrics)
     return Response(forecast_json(result), media_type="application/json")
 
 
