@@ -92,6 +92,12 @@ LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
             "schema": {"type": "string"},
             "description": "next_cursor of the previous page",
         },
+        {
+            "name": "metric",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "a metric of the served bundle, by default its first one",
+        },
     ]
 }
 FORECAST_QUERY: Final[dict[str, Any]] = response_schemas.FORECAST | {

@@ -203,7 +203,12 @@ PREDICTED: Final = response(
 REGISTERED: Final = response(_REGISTERED)
 CORRECTED: Final = response(_object(video_id=_TEXT, type=_TEXT, replaced=_WHOLE, total=_WHOLE, version=_WHOLE))
 VIDEO: Final = response(_VIDEO)
-LIST: Final = response(_object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}))
+LIST: Final = response(
+    _optional(
+        _object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}),
+        metric={"type": "string", "description": "absent for the first metric of the bundle"},
+    )
+)
 MODELS: Final = response(_object(models=_list(_MODEL)))
 OBJECT: Final = response({"type": "object"})
 METRICS: Final = response(_TEXT, "text/plain")

@@ -12,7 +12,7 @@ from service.http.bodies import read_json
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import Invalid
-from service.rankings.pages import parse_cursor, parse_limit, parse_sort
+from service.rankings.pages import parse_cursor, parse_limit, parse_metric, parse_sort
 from service.routes import response_schemas
 from service.routes.parameters import (
     authorize,
@@ -116,13 +116,13 @@ async def get_forecast(request: Request) -> Response:
 
 @router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
 async def list_videos(request: Request) -> Response:
-    """List videos by growth, by expected count, or by present count.
+    """List videos by growth, by expected count, or by present count, of the bundle's first metric or of ``metric``.
 
     ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. The cursor is null on the
     last page.
     """
-    context = authorize(request, "predict", ("sort", "limit", "cursor"))
-    sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
-    order = parse_sort(sort)
-    page = await context.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order))
+    context = authorize(request, "predict", ("sort", "limit", "cursor", "metric"))
+    sort, limit, cursor, metric = (query_text(request, name) for name in ("sort", "limit", "cursor", "metric"))
+    order, further = parse_sort(sort), parse_metric(metric, context.engine.active.forecaster.manifest.metrics)
+    page = await context.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order, further), further)
     return json_response(page)

@@ -56,12 +56,14 @@ class FakeForecaster:
         self.bank_down = False
         self.batches: list[int] = []
         self.factors: object = None
+        self.adapted: dict[str, Mapping[str, object]] = {}
 
     def new_pool(self, capacity: int) -> FakePool:
         return FakePool()
 
-    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None) -> None:
+    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None, metric: str | None = None) -> None:
         self.by_client = by_client or {}
+        self.adapted[metric or self.manifest.metric] = self.by_client
         self.factors = self.by_client.get("", factors)
 
     def forecast(
