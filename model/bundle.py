@@ -1,7 +1,7 @@
 """A bundle: everything that a forecast needs, in one folder. When a bundle is loaded, all its files except the bank's are verified.
 
     manifest.json         description of the bundle, and the SHA-256 of every other file
-    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory centre, cascade constants,
+    weights.safetensors   Mamba-Hawkes, intensity, n-gram table, trajectory space, cascade constants,
                           training range, rates
     content.onnx          text and metadata -> content vector
     trees.onnx            boosted trees, if the bundle has any: numbers, content, neighbours, horizon -> mean and median
@@ -152,7 +152,7 @@ class Bundle:
     @property
     def dims(self) -> tuple[int, int]:
         """The dimensions of the content vectors and of the trajectory vectors."""
-        return int(self.weights["content_dim"][0]), self.weights["trajectory_centre"].shape[1]
+        return int(self.weights["content_dim"][0]), self.weights["trajectory.projection"].shape[1]
 
 
 def metric_folder(metric: str) -> str:

@@ -21,8 +21,9 @@ from model.engagement.bins import SECOND_US
 from model.engagement.cells import cells_of
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
-from model.features.shape import centred, shape_bucket, shapes
+from model.features.shape import shape_bucket, shapes
 from model.features.tokens import Tokens, tokenize
+from model.features.trajectory import TrajectorySpace
 from model.forecast import Forecast, Request
 from model.metrics.known import Known
 from model.metrics.metric_model import MetricModel
@@ -76,13 +77,14 @@ class Forecaster:
         self.backend = choose_backend(device, bundle.manifest.shape, bundle.weights)
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
-        self._centre = bundle.weights["trajectory_centre"]
+        self._space = TrajectorySpace.of(bundle.weights)
         self.encoder = encoder or SentenceEncoder(encoder_workers)
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
         self.metrics = {metric: MetricModel(bundle, metric) for metric in self.manifest.metrics}
         first = self.metrics[self.manifest.metric]
         self._shape_types = first.types
-        self._contents = ContentReader(bundle, self.encoder, None if first.trees is None else first.trees.projection)
+        projection = None if first.trees is None else first.trees.reader.projection
+        self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
 
@@ -185,13 +187,13 @@ class Forecaster:
         )
 
     def trajectory(self, tokens: Tokens, sequence: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the trajectory vectors (N, D) of N pairs of a token sequence and a nominal age; see ``model.features.shape``.
+        """Return the trajectory vectors (N, P) of N pairs of a token sequence and a nominal age; see ``model.features.trajectory``.
 
         A vector is zero if the shape cannot be read, or if the bundle does not search by trajectory.
         """
         if not self.manifest.parts.by_trajectory:
-            return np.zeros((len(sequence), self._centre.shape[1]), np.float32)
-        return centred(shapes(tokens, sequence, bucket, self._shape_types), bucket, self._centre)
+            return np.zeros((len(sequence), self._space.dim), np.float32)
+        return self._space.vectors(shapes(tokens, sequence, bucket, self._shape_types), bucket)
 
     def _batch(
         self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool

@@ -12,7 +12,7 @@ from model.bank import PastVideo
 from model.bank.neighbours import N_NEIGHBOUR, Ranked, fill_features
 from model.engagement.bins import SECOND_US
 from model.engagement.signals import signal_cells_of
-from model.features.creator import N_CREATOR, N_GROWTH, creator_features
+from model.features.creator import N_CREATOR, creator_features
 from model.features.schema import Schema
 from model.features.tokens import Tokens
 from model.forecast import Request
@@ -28,6 +28,7 @@ class HeadInputs:
         neighbours: number K of neighbours.
         growth_us: (N_GROWTH,) int64 horizons at which the growth of other videos is read.
         pace: (N_CURVE,) float64 usual growth by age.
+        base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) float64 weights of the base forecast of growth.
         further: the metric whose curves of other videos are read, or None for the bundle's first metric.
     """
 
@@ -35,6 +36,7 @@ class HeadInputs:
     neighbours: int
     growth_us: NDArray[np.int64]
     pace: NDArray[np.floating]
+    base: NDArray[np.float64]
     further: str | None = None
 
     def build(
@@ -98,7 +100,6 @@ class HeadInputs:
         """Return the features of the neighbours (N, K, N_NEIGHBOUR), and a mask (N, K) that is 1 for each neighbour and 0 for padding."""
         n, k = len(requests), self.neighbours
         features, mask = np.zeros((n, k, N_NEIGHBOUR), np.float32), np.zeros((n, k), np.float32)
-        scratch = np.empty(N_GROWTH + 1)
         for i, request in enumerate(requests):
             level = np.log2(1 + values[i])
             for j, item in enumerate(ranked[i]):
@@ -116,8 +117,9 @@ class HeadInputs:
                     cosines,
                     item.similarity,
                     same_creator,
+                    request.video.published_us - candidate.published_us,
                     self.pace,
-                    scratch,
+                    self.base,
                     features[i, j],
                 )
                 mask[i, j] = 1
@@ -147,6 +149,7 @@ class HeadInputs:
             age_us,
             self.growth_us,
             self.pace,
+            self.base,
             out,
         )
 

@@ -40,6 +40,7 @@ _PACKAGES: Final = (
     "model/mhp/backends",
     "index_builder/baselines",
     "index_builder/evaluation",
+    "index_builder/neighbours",
     "index_builder/samples",
 )
 """Folders with kernels."""

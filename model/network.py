@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from model.ablation import WHOLE, Ablation
 from model.attribute_net import AttributeNet
-from model.bank.neighbours import N_NEIGHBOUR
+from model.bank.neighbours import N_NEIGHBOUR, RECENCY, SIMILARITY
 from model.cascade import N_CASCADE
 from model.features.attributes import AttributeLayout
-from model.features.creator import N_CREATOR, N_GROWTH
+from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.summary import n_summary
 from model.mhp.likelihood import IntensityHead
@@ -100,6 +100,7 @@ class Fusion(nn.Module):
         self.key = nn.Linear(N_NEIGHBOUR, width)
         self.value = nn.Sequential(nn.Linear(N_NEIGHBOUR, width), nn.SiLU(), nn.Linear(width, width))
         self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.fading = nn.Parameter(torch.tensor(0.5))
         self.out = nn.Sequential(nn.Linear(5 * width, 96), nn.SiLU(), nn.Dropout(0.1), nn.Linear(96, FUSED_DIM))
 
     def forward(self, target: Tensor, neighbours: Tensor, mask: Tensor) -> Tensor:
@@ -115,7 +116,12 @@ class Fusion(nn.Module):
         learned = (self.key(neighbours) * query.unsqueeze(1)).sum(-1) / query.shape[-1] ** 0.5
         # The factor 4 multiplies the neighbours' similarity, not the temperature. Some ONNX exporters fail if a
         # constant multiplies a scalar parameter.
-        score = learned + self.temperature * (4 * neighbours[..., 2 * N_GROWTH + 6])
+        # At first, the weight of a neighbour from d days ago falls as (1 + d)^-0.5.
+        score = (
+            learned
+            + self.temperature * (4 * neighbours[..., SIMILARITY])
+            - self.fading * (3 * neighbours[..., RECENCY])
+        )
         absent = (mask - 1) * 1e4
         positive = (torch.softmax(score + absent, -1).unsqueeze(-1) * value).sum(1)
         negative = (torch.softmax(-score + absent, -1).unsqueeze(-1) * value).sum(1)

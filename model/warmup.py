@@ -24,8 +24,8 @@ from model.engagement import rows
 from model.engagement.bins import HOUR_US
 from model.engagement.history import History, Series
 from model.engagement.video import Video
-from model.features import creator, shape, signals, summary, tokens
-from model.growth import curve_kernels, curves
+from model.features import creator, shape, signals, summary, tokens, trajectory
+from model.growth import base_growth, curve_kernels, curves
 from model.mhp.backends import cpu
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _TYPES: Final = {
     "B2": types.boolean[:, ::1],
     "F1": types.float64[::1],
     "F2": types.float64[:, ::1],
+    "F3": types.float64[:, :, ::1],
     "S1": types.float32[::1],
     "S2": types.float32[:, ::1],
     "S3": types.float32[:, :, ::1],
@@ -62,10 +63,12 @@ KERNELS: Final[dict[Any, str]] = {
     curves._snapshot_curves: "I1 I1 I1 I1 i I1 I2 I2 I1",
     curves._event_curves: "I1 I1 I1 I1 i I1 I2 I2 I1",
     curve_kernels.curve_growth: "R1 R1 i i I1 F1",
-    neighbours.fill_features: "R1 R1 i i I1 f F1 f b F1 F1 S1",
-    creator.creator_features: "I1 I2 I2 I1 I1 i i I1 F1 S1",
+    base_growth._fill_many: "F1 F2 F3 F1 F2",
+    neighbours.fill_features: "R1 R1 i i I1 f F1 f b i F1 F3 S1",
+    creator.creator_features: "I1 I2 I2 I1 I1 i i I1 F1 F3 S1",
     tokens._tokenize: "I1 I1 I1 I1 I1 I1 I1 I1 I1 i I1 S2 S2 F2 F2 B2 B1 S2 S2 F2 F1 U1 F1",
     shape._fill: "I1 F2 F1 I1 I1 F1 f i i S2",
+    trajectory._project: "S2 I1 S2 S2 S2",
     summary._summarise: "I1 F2 F2 F2 F1 I1 F1 F1 i S2",
     signals._read_signal: "I1 I1 F1 I1 F1 F1 F1 S2",
     cascade._expect: "I1 F2 F1 F1 F1 F1 F1 constants F1 F1 F2 F2",

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
-from index_builder.samples.past_neighbours import unit
+from index_builder.neighbours.past_neighbours import unit
 from index_builder.samples.queries import Queries
 from index_builder.samples.text_encoding import WORTH_A_PROCESS, sentences
 from model.content.text import text_of

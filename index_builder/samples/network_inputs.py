@@ -85,7 +85,7 @@ def content_inputs(
 
 
 @numba.njit(cache=True)
-def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, published, horizons, pace, out):  # type: ignore[no-untyped-def]
+def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, published, horizons, pace, base, out):  # type: ignore[no-untyped-def]
     for i in range(len(video)):
         v = video[i]
         creator_features(
@@ -98,6 +98,7 @@ def _creator_rows(past, starts, ends, video, now_us, ages, values, lengths, publ
             now_us[i] - published[v],
             horizons,
             pace,
+            base,
             out[i],
         )
 
@@ -148,6 +149,7 @@ def creator_rows(
         published_us,
         growth_horizons_us(max_horizon_us),
         curves.pace,
+        curves.base,
         out,
     )
     return out

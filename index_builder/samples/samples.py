@@ -13,7 +13,7 @@ Usually nothing is observed yet at this cut point.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,13 @@ class Samples:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """Return the samples that ``rows`` selects."""
         return Samples(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+    def without_inputs(self) -> Samples:
+        """Return the samples without what only a network reads, which is most of their memory. That has the width 0."""
+        n = len(self.video)
+        wide = ("branch", "branch_clock", "last", "shape", "expected", "cascade", "signals")
+        empty = {name: np.zeros((n, 0), np.float32) for name in wide}
+        return replace(self, **empty)  # type: ignore[arg-type]
 
 
 def _cut_times(

@@ -27,9 +27,9 @@ from index_builder.report import (
 )
 from index_builder.scoring.calibrate import calibrate
 from index_builder.scoring.holdout import holdout_scores, stopping_half
-from index_builder.training.model_fit import NGRAM_BUCKETS, TrainedModel, versions
+from index_builder.training.model_fit import TrainedModel, versions
 from index_builder.training.onnx_export import write_metric, write_network, write_rates
-from index_builder.training.plan import Plan
+from index_builder.training.plan import NGRAM_BUCKETS, Plan
 from index_builder.training.rate_spans import rates_of
 from index_builder.training.support_range import support_of
 from index_builder.training.training_run import TrainedMetric
@@ -186,7 +186,7 @@ class BundleWriter:
         forecaster = Forecaster(load_bundle(folder), EmptyBank(), device="cpu")
         with (
             plan.step(step, len(members)) as advance,
-            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.centre.shape[1]) as bank,
+            EmbeddedBank.build(folder / BANK, CONTENT_DIM, model.space.dim) as bank,
         ):
             fill_bank(
                 bank,

@@ -6,7 +6,6 @@ import copy
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 from index_builder.cascade.fit import NEAR_STEPS, STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
+from index_builder.neighbours.base_fit import fit_base
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.trajectory_fit import fit_projection, residuals
 from index_builder.samples.exposure import exposure_of, oldest_us
-from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import ContentInputs, Corpus, SampleSet
 from index_builder.samples.samples import draw_samples
 from index_builder.scoring.holdout import stopping_half, warm_loss
@@ -27,17 +28,17 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
-from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm
+from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm, tree_reader
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
+from model.engagement.types import metric_types
 from model.errors import DataError
-from model.features.shape import centre_of
+from model.features.shape import shapes
 from model.features.tokens import Tokens
-from model.growth.curves import Curves, curves, usual_pace
-from model.network import M3TR
+from model.features.trajectory import TrajectorySpace
+from model.growth.curve_kernels import growth_horizons_us
+from model.growth.curves import Curves, curves, trajectory_cuts, usual_pace
 from model.quantiles.head import N_CENTRE
-
-NGRAM_BUCKETS: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,10 @@ class TrainedModel:
     """A trained network together with the values that a bundle needs.
 
     ``pace``: the usual pace of growth.
+    ``base``: weights of the base forecast of growth.
     ``cascade``: the fitted cascade, or None.
     ``content_weight``: weight of content in similarity.
-    ``centre`` (A, D): mean shape at each of A nominal ages, which is subtracted from shapes to make trajectory vectors.
+    ``space``: turns shapes into trajectory vectors.
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
@@ -87,9 +89,10 @@ class TrainedModel:
 
     objective: Objective
     pace: NDArray[np.float64]
+    base: NDArray[np.float64]
     cascade: Cascade | None
     content_weight: float
-    centre: NDArray[np.float32]
+    space: TrajectorySpace
     samples: int
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
@@ -108,10 +111,10 @@ class ModelFit:
         self._near = near
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
         observed, published = plan.observed, plan.data.published_us
-        self.pace = usual_pace(
-            curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
-        )
-        self._curves = replace(inputs.curves, pace=self.pace)
+        self._learned = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
+        self._growth_us = growth_horizons_us(plan.max_horizon_us)
+        self.pace, self.base = usual_pace(self._learned), fit_base(self._learned, self._growth_us)
+        self._curves = replace(inputs.curves, pace=self.pace, base=self.base)
         self._bank: PointInTimeBank | None = None
         self._projection: NDArray[np.float32] | None = None
         self.cascade = self._fit_cascade()
@@ -156,7 +159,11 @@ class ModelFit:
             inputs.content,
         )
         objective = Objective(
-            self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
+            plan.network(config, cascade=self.cascade is not None),
+            corpus,
+            plan.max_horizon_us / SECOND_US,
+            plan.process_group.device,
+            config.batch_tokens,
         )
         objective.fit_scales(self.samples)
         file_prefix = "" if len(holdout) else "all-"
@@ -267,55 +274,68 @@ class ModelFit:
         if len(sample_set):
             judged = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
         with plan.step("fit trees", 1) as advance:
-            sizes = len(plan.schema.categories), len(plan.schema.languages)
+            content = self._inputs.content
             trees = fit_trees(
                 fit,
                 judged,
-                self._inputs.content,
-                sizes,
+                content,
+                tree_reader(fit[0], content, plan.schema, self.base, self._projection),
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,
-                self._projection,
             )
             advance()
         return trees
 
     def _find_neighbours(
         self, objective: Objective, *sample_sets: SampleSet
-    ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
+    ) -> tuple[tuple[float, TrajectorySpace], NeighbourInputs, NeighbourInputs]:
         """Find the neighbours of the samples of two sample sets.
 
-        Return (content weight, trajectory centre), then the neighbours of each set. The content weight is chosen on the
+        Return (content weight, trajectory space), then the neighbours of each set. The content weight is chosen on the
         first set.
         """
         plan = self._plan
+        space = self._trajectory_space(objective.corpus.tokens)
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
-            bank = PointInTimeBank.of(plan.observed, self._curves, objective, self._config, plan.max_horizon_us)
+            bank = PointInTimeBank.of(plan.observed, self._curves, space, objective, self._config, plan.max_horizon_us)
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
         self._bank = bank
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
-            (weight, bank.centre),
+            (weight, space),
             bank.nearest(fit, candidates[0], weight),
             bank.nearest(holdout, candidates[1], weight),
         )
 
+    def _trajectory_space(self, tokens: Tokens) -> TrajectorySpace:
+        """Fit the projection of trajectory vectors to what was known at ``until_us``."""
+        plan = self._plan
+        video, bucket, _ = trajectory_cuts(self._learned)
+        if not self._config.parts.by_trajectory:
+            video, bucket = video[:0], bucket[:0]
+        with plan.step("fit trajectories", 1) as advance:
+            shape = shapes(tokens, video, bucket, metric_types(plan.observed.name, plan.data.types))
+            residual = residuals(replace(self._learned, base=self.base), self._growth_us, video, bucket)
+            space = TrajectorySpace.around(shape, bucket)
+            space = fit_projection(space, shape, residual, video, bucket, plan.seed)
+            advance()
+        return replace(space, projection=plan.process_group.broadcast(space.projection))
+
     def _trained(
         self,
         objective: Objective,
-        similarity: tuple[float, NDArray[np.float32]] | None,
+        similarity: tuple[float, TrajectorySpace] | None,
         stages: dict[str, EarlyStopping],
     ) -> TrainedModel:
         without = (
             self._config.parts.fixed_weight or 0.0,
-            centre_of(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
+            TrajectorySpace.around(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
         )
-        weight, centre = similarity or without
-        return TrainedModel(
-            objective, self.pace, self.cascade, weight, centre, len(self.samples), stages, bank=self._bank
-        )
+        weight, space = similarity or without
+        own = self.pace, self.base, self.cascade, weight, space, len(self.samples), stages
+        return TrainedModel(objective, *own, bank=self._bank)
 
     def _fit_cascade(self) -> Cascade | None:
         """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""
@@ -336,30 +356,6 @@ class ModelFit:
             return None
         broadcast = plan.process_group.broadcast
         return replace(fitted, constants=broadcast(fitted.constants), correction=broadcast(fitted.correction))
-
-    def _network(self) -> M3TR:
-        """Create the untrained network.
-
-        The network is the same on every process. Only the random numbers of dropout differ between processes.
-        """
-        plan, config, group = self._plan, self._config, self._plan.process_group
-        torch.manual_seed(plan.seed)
-        net = M3TR(
-            plan.shape,
-            len(plan.schema.categories),
-            len(plan.schema.languages),
-            NGRAM_BUCKETS,
-            text_dropout=config.text_dropout,
-            head_dropout=config.head_dropout,
-            parts=config.parts,
-            cascade=self.cascade is not None,
-            small_head=plan.few,
-            attributes=plan.schema.attribute_layout,
-            n_signals=len(plan.schema.signals),
-        )
-        if group.size > 1:
-            torch.manual_seed(plan.seed * group.size + group.rank)
-        return net
 
     def _key(self, corpus: Corpus) -> str:
         """Return a SHA-256 digest of the settings and of everything that the fit reads."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs, numbers_read
 from index_builder.samples.network_inputs import Corpus, SampleSet
 from index_builder.samples.samples import Samples
 from index_builder.scoring.holdout import LEVEL_WEIGHTS

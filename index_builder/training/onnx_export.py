@@ -95,7 +95,7 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     net = model.objective.net.eval().cpu()
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
-    weights["trajectory_centre"] = model.centre.astype(np.float32)
+    weights |= model.space.arrays()
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     write_metric(model, neighbours, support, rates, folder, weights)
     n = _ROWS
@@ -123,7 +123,7 @@ def write_metric(
 ) -> None:
     """Write what belongs to one metric: weights.safetensors with the ``shared`` weights, head.onnx and trees.onnx."""
     net, cascade, weights = model.objective.net.eval().cpu(), model.cascade, dict(shared or {})
-    weights["pace"] = model.pace
+    weights["pace"], weights["base_growth"] = model.pace, model.base
     if cascade is not None:
         weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
     weights |= support.arrays() | rates.arrays()

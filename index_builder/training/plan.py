@@ -7,8 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
+import torch
 
 from index_builder.datasets.attributes.choice import MIN_VIDEOS, choose_attributes
 from index_builder.datasets.dataset import DataSet
@@ -21,6 +23,9 @@ from model.engagement.bins import HOUR_US
 from model.features.schema import Schema
 from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
+from model.network import M3TR
+
+NGRAM_BUCKETS: Final = 1 << 15
 
 
 class Plan:
@@ -80,6 +85,30 @@ class Plan:
         out = copy.copy(self)
         out.observed, out._suffix = observed, f", {observed.name}"
         return out
+
+    def network(self, config: TrainConfig, *, cascade: bool) -> M3TR:
+        """Create the untrained network. ``cascade`` says whether it reads a cascade.
+
+        The network is the same on every process. Only the random numbers of dropout differ between processes.
+        """
+        group = self.process_group
+        torch.manual_seed(self.seed)
+        net = M3TR(
+            self.shape,
+            len(self.schema.categories),
+            len(self.schema.languages),
+            NGRAM_BUCKETS,
+            text_dropout=config.text_dropout,
+            head_dropout=config.head_dropout,
+            parts=config.parts,
+            cascade=cascade,
+            small_head=self.few,
+            attributes=self.schema.attribute_layout,
+            n_signals=len(self.schema.signals),
+        )
+        if group.size > 1:
+            torch.manual_seed(self.seed * group.size + group.rank)
+        return net
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_builder.datasets.observed import Observed
-from index_builder.samples.neighbour_inputs import NeighbourInputs
-from index_builder.samples.network_inputs import SampleSet, creator_codes
-from index_builder.samples.past_neighbours import (
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.past_neighbours import (
     BankArrays,
     Candidates,
     find_candidates,
@@ -24,11 +23,13 @@ from index_builder.samples.past_neighbours import (
     neighbour_features,
     unit,
 )
+from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Objective
 from model.engagement.bins import SECOND_US
 from model.engagement.types import metric_types
-from model.features.shape import centre_of, centred, shapes
+from model.features.shape import shapes
+from model.features.trajectory import TrajectorySpace
 from model.growth.curves import Curves, trajectory_cuts, usable_from
 
 _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,13 +40,12 @@ _WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 class PointInTimeBank:
     """Finds the neighbours that a bank would have returned at any past time.
 
-    ``centre`` (len(NOMINAL_AGES_US), D) is the mean shape at each nominal age. It is subtracted from every shape to make a
-    trajectory vector.
+    ``space`` turns shapes into trajectory vectors.
     ``creators`` (V,) are codes of the videos' creators.
     """
 
     arrays: BankArrays
-    centre: NDArray[np.float32]
+    space: TrajectorySpace
     config: TrainConfig
     max_horizon_us: int
     creators: NDArray[np.int64]
@@ -54,11 +54,15 @@ class PointInTimeBank:
     def of(
         observed: Observed,
         known: Curves,
+        space: TrajectorySpace,
         objective: Objective,
         config: TrainConfig,
         max_horizon_us: int,
     ) -> PointInTimeBank:
-        """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors."""
+        """Encode the content of every video, and read the video's shape at every nominal age. Return the bank of these vectors.
+
+        ``space`` turns shapes into trajectory vectors.
+        """
         published, metric = observed.data.published_us, metric_types(observed.name, observed.data.types)
         tokens = objective.corpus.tokens
         content = unit(objective.every_content())
@@ -67,19 +71,19 @@ class PointInTimeBank:
         if not config.parts.by_trajectory:
             video, bucket, age = (array[:0] for array in (video, bucket, age))
         shape = shapes(tokens, video, bucket, metric)
-        centre = centre_of(shape, bucket)
         usable = usable_from(
             Curves(known.ages_us[video], known.values[video], known.lengths[video]), published[video], age
         )
         some = shape.any(1)
-        vectors = unit(centred(shape, bucket, centre))[some]
-        arrays = BankArrays(published, known, content, usable_us, video[some], bucket[some], usable[some], vectors)
-        return PointInTimeBank(arrays, centre, config, max_horizon_us, creator_codes(observed.data.videos))
+        shape, video, bucket, usable = shape[some], video[some], bucket[some], usable[some]
+        vectors = unit(space.vectors(shape, bucket))
+        arrays = BankArrays(published, known, content, usable_us, video, bucket, usable, vectors)
+        return PointInTimeBank(arrays, space, config, max_horizon_us, creator_codes(observed.data.videos))
 
     def candidates(self, sample_set: SampleSet, report: Callable[[int], None]) -> Candidates:
         """Return the candidates of every sample, by content and by trajectory."""
         samples = sample_set.samples
-        trajectory = unit(centred(samples.shape, samples.bucket, self.centre))
+        trajectory = unit(self.space.vectors(samples.shape, samples.bucket))
         if not self.config.parts.by_trajectory:
             trajectory = np.zeros_like(trajectory)
         return find_candidates(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from index_builder.samples.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet
 from index_builder.scoring.holdout import warm_loss
 from index_builder.training.batches import batches

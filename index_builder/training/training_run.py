@@ -49,6 +49,12 @@ class TrainedMetric:
         """The name of the metric."""
         return self.observed.name
 
+    def release(self) -> None:
+        """Release the inputs of the training samples. The networks have read them."""
+        for model in (self.model, self.scored):
+            corpus = model.objective.corpus
+            model.objective.corpus = replace(corpus, samples=corpus.samples.without_inputs())
+
 
 class TrainingRun:
     """Trains the models of a plan, in the same way on every process.
@@ -80,11 +86,13 @@ class TrainingRun:
         refits = plan.few and plan.config.refit
         scored, forecasts = self.fit_with_holdout()
         first = TrainedMetric(plan.observed, self.refit_on_all(scored) if refits else scored, scored, forecasts)
+        first.release()
         out = [first]
         for observed in plan.further:
             own, held = self.fit_with_holdout(observed, first.scored)
             served = self.refit_on_all(own, observed, first.model) if refits else own
             out.append(TrainedMetric(observed, served, own, held))
+            out[-1].release()
         return out
 
     def fit_with_holdout(

@@ -8,17 +8,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.neighbour_inputs import NeighbourInputs, numbers_read
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs, numbers_read
 from index_builder.samples.network_inputs import ContentInputs, SampleSet
 from model.engagement.bins import SECOND_US
 from model.errors import DataError
+from model.features.schema import Schema
 from model.quantiles.head import N_CENTRE
-from model.trees import N_COMPONENTS, asked, at_now, rows
+from model.trees import N_COMPONENTS, TreeInputs, TreeReader
 
 Floats = NDArray[np.float32]
 
 ROWS: Final = 500_000
 """Maximum number of training rows."""
+_CHUNK: Final = 10_000
+"""Number of samples whose inputs are computed together, which limits the memory."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
     "learning_rate": 0.06,
@@ -36,54 +39,36 @@ _WEIGHTS: Final = np.linspace(0, 1, 11)
 
 
 @dataclass(frozen=True, slots=True)
-class TreeInputs:
-    """What the trees read of N samples: ``known`` (N, F) float32 at ``now``, and the samples themselves."""
-
-    known: Floats
-    samples: SampleSet
-
-    def table(self, chosen: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.float64]]:
-        """Return the rows (n, F + N_ASKED) and the growth (n,) of the labels that ``chosen`` (N, J) selects."""
-        samples = self.samples.samples
-        horizons = asked(samples.age_s, samples.now_us / SECOND_US, samples.horizon_s)
-        at, column = np.nonzero(chosen)
-        return np.concatenate([self.known[at], horizons[at, column]], axis=1), samples.growth[at, column]
-
-
-@dataclass(frozen=True, slots=True)
 class FittedTrees:
     """Boosted trees and what they read.
 
     ``boosters``: the trees of the mean and of the median, as LightGBM dumps them.
     ``weight`` (N_CENTRE,): weights in the ensemble.
-    ``projection`` (D, N_COMPONENTS) and ``by_name``: see ``model.trees``.
+    ``reader``: computes their inputs.
     """
 
     boosters: tuple[Any, ...]
     weight: Floats
-    projection: Floats
-    by_name: tuple[Floats, Floats]
+    reader: TreeReader
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that are stored in a bundle's weights."""
         return {
             "trees.weight": self.weight,
-            "trees.projection": self.projection,
-            "trees.category": self.by_name[0],
-            "trees.language": self.by_name[1],
+            "trees.projection": self.reader.projection,
+            "trees.category": self.reader.by_name[0],
+            "trees.language": self.reader.by_name[1],
         }
 
     def inputs(self, sample_set: SampleSet, content: ContentInputs, found: NeighbourInputs) -> TreeInputs:
-        """Return what the trees read of samples, computed as the service computes it."""
-        return _inputs(sample_set, content, found, self.projection, self.by_name)
+        """Return what the trees read of samples and their horizons, computed as the service computes it."""
+        return read_inputs(self.reader, sample_set, content, found)
 
     def centre(self, inputs: TreeInputs) -> Floats:
         """Return the mean and the median of growth of every sample and horizon, (N, J, N_CENTRE)."""
-        samples = inputs.samples.samples
-        horizons = asked(samples.age_s, samples.now_us / SECOND_US, samples.horizon_s)
-        table = rows(inputs.known, horizons)
-        out = np.stack([booster.predict(table) for booster in self.boosters], axis=-1)
-        return np.asarray(np.maximum(out, 0), np.float32).reshape(*samples.growth.shape, N_CENTRE)
+        rows = inputs.rows()
+        out = np.stack([booster.predict(rows) for booster in self.boosters], axis=-1)
+        return np.asarray(np.maximum(out, 0), np.float32).reshape(*inputs.asked.shape[:2], N_CENTRE)
 
 
 def load_lightgbm() -> Any:
@@ -121,15 +106,73 @@ def growth_by_name(sample_set: SampleSet, codes: NDArray[np.int64], n_names: int
     return np.asarray((total + _PRIOR_SAMPLES * mean) / (number + _PRIOR_SAMPLES), np.float32)
 
 
+def tree_reader(
+    sample_set: SampleSet,
+    content: ContentInputs,
+    schema: Schema,
+    base: NDArray[np.float64],
+    projection: Floats | None = None,
+) -> TreeReader:
+    """Return what computes the rows of trees that learn from ``sample_set``. ``base`` are the weights of the base forecast.
+
+    ``projection`` is the projection of the text. By default, it is fitted to the samples' videos.
+    """
+    if projection is None:
+        projection = projection_of(content.sentence, sample_set.samples.video)
+    return TreeReader(
+        projection,
+        (
+            growth_by_name(sample_set, content.category, len(schema.categories)),
+            growth_by_name(sample_set, content.language, len(schema.languages)),
+        ),
+        base,
+        len(schema.types),
+        schema.max_horizon_us / SECOND_US,
+    )
+
+
+def read_inputs(
+    reader: TreeReader, sample_set: SampleSet, content: ContentInputs, found: NeighbourInputs
+) -> TreeInputs:
+    """Return what the trees read of samples, their neighbours and their horizons, computed as the service computes it."""
+    samples, video = sample_set.samples, sample_set.samples.video
+    head: dict[str, NDArray[np.generic]] = {
+        "summary": numbers_read(samples, np.arange(len(video))),
+        "creator": sample_set.creator,
+        "static": content.static[video],
+        "attributes": content.attributes[video],
+        "signals": samples.signals,
+        "last": samples.last,
+        "read": samples.branch[:, 1],
+        "category": content.category[video],
+        "language": content.language[video],
+        "neighbours": found.features,
+        "mask": found.mask,
+    }
+    components = content.sentence[video] @ reader.projection
+    parts = []
+    for start in range(0, max(len(video), 1), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        mine = {name: value[rows] for name, value in head.items()}
+        now_s, horizon_s = samples.now_us[rows] / SECOND_US, samples.horizon_s[rows]
+        parts.append(reader.read(mine, components[rows], samples.age_s[rows], now_s, horizon_s))
+    return TreeInputs(np.concatenate([part.known for part in parts]), np.concatenate([part.asked for part in parts]))
+
+
+def _table(inputs: TreeInputs, sample_set: SampleSet, chosen: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.float64]]:
+    """Return the rows (n, F + N_ASKED) and the growth (n,) of the labels that ``chosen`` (N, J) selects."""
+    at, column = np.nonzero(chosen)
+    return np.concatenate([inputs.known[at], inputs.asked[at, column]], axis=1), sample_set.samples.growth[at, column]
+
+
 def fit_trees(
     fit: tuple[SampleSet, NeighbourInputs],
     judged: tuple[SampleSet, NeighbourInputs, Floats] | None,
     content: ContentInputs,
-    sizes: tuple[int, int],
+    reader: TreeReader,
     rounds: int,
     seed: int,
     earlier: FittedTrees | None = None,
-    projection: Floats | None = None,
 ) -> FittedTrees:
     """Fit the trees to warm samples and their neighbours.
 
@@ -138,27 +181,20 @@ def fit_trees(
         judged: other samples, their neighbours, and the centre (N, J, N_CENTRE) that the network forecasts for them.
             They decide on the number of trees and on the weights. None if ``earlier`` decides.
         content: the content of all videos.
-        sizes: numbers of categories and languages.
+        reader: computes the rows.
         rounds: maximum number of trees for the mean, and for the median.
         seed: seed of the random numbers.
         earlier: trees whose numbers and weights are used if ``judged`` is None.
-        projection: (D, N_COMPONENTS) projection of the text that is used instead of one fitted to the samples' videos.
     """
     lightgbm = load_lightgbm()
     sample_set, found = fit
-    if projection is None:
-        projection = projection_of(content.sentence, sample_set.samples.video)
-    by_name = (
-        growth_by_name(sample_set, content.category, sizes[0]),
-        growth_by_name(sample_set, content.language, sizes[1]),
-    )
-    inputs = _inputs(sample_set, content, found, projection, by_name)
-    x, y = inputs.table(_chosen(sample_set, ROWS, np.random.default_rng(seed)))
+    inputs = read_inputs(reader, sample_set, content, found)
+    x, y = _table(inputs, sample_set, _chosen(sample_set, ROWS, np.random.default_rng(seed)))
     valid = None
     if judged is not None:
-        held = _inputs(judged[0], content, judged[1], projection, by_name)
+        held = read_inputs(reader, judged[0], content, judged[1])
         wanted = np.isfinite(judged[0].samples.growth) & ~judged[0].samples.cold[:, None]
-        valid = held.table(wanted)
+        valid = _table(held, judged[0], wanted)
     leaf = int(np.clip(len(y) / 2000, 20, 200))
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
@@ -176,12 +212,12 @@ def fit_trees(
             callbacks=[stop],
         )
         boosters.append(lightgbm.Booster(model_str=trained.model_to_string(num_iteration=trained.best_iteration)))
-    trees = FittedTrees(tuple(boosters), np.zeros(N_CENTRE, np.float32), projection, by_name)
+    trees = FittedTrees(tuple(boosters), np.zeros(N_CENTRE, np.float32), reader)
     if judged is None:
         weight = earlier.weight if earlier is not None else trees.weight
     else:
         weight = _best_weight(judged[0], judged[2], trees.centre(held))
-    return FittedTrees(trees.boosters, weight, projection, by_name)
+    return FittedTrees(trees.boosters, weight, reader)
 
 
 def blended(parts: Floats, sample_set: SampleSet, centre: Floats, weight: Floats) -> Floats:
@@ -190,30 +226,6 @@ def blended(parts: Floats, sample_set: SampleSet, centre: Floats, weight: Floats
     warm = ~sample_set.samples.cold
     out[warm, :, :N_CENTRE] += weight * (centre[warm] - parts[warm, :, :N_CENTRE])
     return out
-
-
-def _inputs(
-    sample_set: SampleSet,
-    content: ContentInputs,
-    found: NeighbourInputs,
-    projection: Floats,
-    by_name: tuple[Floats, Floats],
-) -> TreeInputs:
-    samples, video = sample_set.samples, sample_set.samples.video
-    head: dict[str, NDArray[np.generic]] = {
-        "summary": numbers_read(samples, np.arange(len(video))),
-        "creator": sample_set.creator,
-        "static": content.static[video],
-        "attributes": content.attributes[video],
-        "signals": samples.signals,
-        "last": samples.last,
-        "read": samples.branch[:, 1],
-        "category": content.category[video],
-        "language": content.language[video],
-        "neighbours": found.features,
-        "mask": found.mask,
-    }
-    return TreeInputs(at_now(head, content.sentence[video] @ projection, by_name), sample_set)
 
 
 def _chosen(sample_set: SampleSet, limit: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -11,19 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate, Curve
-from model.features.creator import N_GROWTH
 from model.forecast import Neighbour
-from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
+from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
+from model.growth.curve_kernels import CURVE_EDGES_US, N_GROWTH, curve_growth, pace_sum
 
-N_NEIGHBOUR: Final = 2 * N_GROWTH + 10
+KNOWN: Final = N_GROWTH
+"""First column of the masks of the growth."""
+RESIDUAL: Final = 2 * N_GROWTH
+"""First column of the residuals."""
+_REST: Final = 3 * N_GROWTH
+SIMILARITY: Final = _REST + 6
+"""Column of the combined similarity."""
+RECENCY: Final = _REST + 10
+"""Column of the recency."""
+N_NEIGHBOUR: Final = _REST + 11
 """Number of features of a neighbour. The features are, in order:
 
 - the growth over each horizon after the target's age, and a mask for each horizon
+- the residual over each horizon: the growth minus the base forecast (``model.growth.base_growth``)
 - the neighbour's level minus the target's level at the target's age, and a mask. A level is log2(1 + count).
 - the cosine of content and its mask, and the cosine of trajectory and its mask
 - the combined similarity
 - whether the neighbour and the target have the same creator
 - the number of known growth steps, and how much faster than usual these steps were
+- the recency: how many days earlier than the target the neighbour was published, on a log scale
 """
 _EDGES_US: Final = CURVE_EDGES_US
 
@@ -79,7 +90,7 @@ def _cosines(query: NDArray[np.float32] | None, vectors: list[NDArray[np.float32
 
 @numba.njit(cache=True, nogil=True)
 def fill_features(  # type: ignore[no-untyped-def]
-    ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, pace, one, out
+    ages_us, values, n, age_us, horizons_us, level_now, cosines, similarity, same_creator, earlier_us, pace, base, out
 ):
     """Write a neighbour's features into ``out``.
 
@@ -93,17 +104,22 @@ def fill_features(  # type: ignore[no-untyped-def]
         cosines: (2,) cosines of content and trajectory. NaN where missing.
         similarity: the combined similarity.
         same_creator: whether the neighbour and the target have the same creator.
+        earlier_us: how much earlier than the target the neighbour was published, in microseconds.
         pace: (N_CURVE,) usual growth by age.
-        one: (N_GROWTH + 1,) float64 array whose content is overwritten.
+        base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) float64 weights of the base forecast.
         out: (N_NEIGHBOUR,) float32.
     """
     out[:] = 0
+    one, expected, features = np.empty(N_GROWTH + 1), np.empty(N_GROWTH), np.empty(N_BASE)
     curve_growth(ages_us, values, n, age_us, horizons_us, one)
+    if not np.isnan(one[N_GROWTH]):
+        base_growth(ages_us, values, n, age_us, base, LOG_AGES, features, expected)
     for h in range(N_GROWTH):
         if not np.isnan(one[h]):
             out[h] = one[h] / 2
-            out[N_GROWTH + h] = 1
-    at = 2 * N_GROWTH
+            out[KNOWN + h] = 1
+            out[RESIDUAL + h] = one[h] - expected[h]
+    at = _REST
     if not np.isnan(one[N_GROWTH]):
         out[at] = (one[N_GROWTH] - level_now) / 4
         out[at + 1] = 1
@@ -111,11 +127,12 @@ def fill_features(  # type: ignore[no-untyped-def]
         if not np.isnan(cosines[c]):
             out[at + 2 + 2 * c] = cosines[c]
             out[at + 3 + 2 * c] = 1
-    out[at + 6] = similarity
+    out[SIMILARITY] = similarity
     out[at + 7] = 1 if same_creator else 0
     faster, steps = pace_sum(ages_us, values, n, _EDGES_US, pace)
     out[at + 8] = np.log1p(steps) / 3
     out[at + 9] = faster / (steps + 1.0)
+    out[RECENCY] = np.log1p(max(earlier_us, 0) * 1e-6 / 86_400.0) / 3
 
 
 def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...], further: str | None = None) -> Neighbour:

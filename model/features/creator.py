@@ -7,12 +7,12 @@ from typing import Final
 import numba
 import numpy as np
 
-from model.growth.curve_kernels import CURVE_EDGES_US, curve_growth, pace_sum
+from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
+from model.growth.curve_kernels import CURVE_EDGES_US, N_GROWTH, curve_growth, pace_sum
 
 MAX_PAST: Final = 32
 """Maximum number of a creator's videos that are read. The newest videos are chosen."""
-N_GROWTH: Final = 8
-N_CREATOR: Final = 2 * N_GROWTH + 7
+N_CREATOR: Final = 3 * N_GROWTH + 7
 """Number of features. The features are, in order:
 
 - the number of known videos, their mean last level, and their mean growth so far
@@ -20,7 +20,12 @@ N_CREATOR: Final = 2 * N_GROWTH + 7
   known
 - the mean level at the target's age, and whether it is known. A level is log2(1 + count).
 - the number of known growth steps, and how much faster than usual these steps were
+- the mean residual over each horizon: the growth minus the base forecast (``model.growth.base_growth``), shrunk towards 0
 """
+RESIDUAL: Final = 2 * N_GROWTH + 7
+"""First column of the residuals."""
+_PRIOR_VIDEOS: Final = 2.0
+"""Prior: number of videos with a residual of 0 that are added to the creator's own videos."""
 _PRIOR_STEPS: Final = 3.0
 """Prior: number of growth steps at the usual pace that are added to the creator's own steps."""
 _EDGES_US: Final = CURVE_EDGES_US
@@ -36,7 +41,7 @@ def known_points(ages_us, length, published_us, now_us):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True)
-def creator_features(past, ages_us, values, lengths, published_us, now_us, age_us, horizons_us, pace, out):  # type: ignore[no-untyped-def]
+def creator_features(past, ages_us, values, lengths, published_us, now_us, age_us, horizons_us, pace, base, out):  # type: ignore[no-untyped-def]
     """Write the features of a creator into ``out``. The features are computed from the curves of the creator's other videos.
 
     Only points that were observed by ``now_us`` are read, from at most MAX_PAST videos.
@@ -51,12 +56,14 @@ def creator_features(past, ages_us, values, lengths, published_us, now_us, age_u
         age_us: age of the target at ``now_us``.
         horizons_us: (N_GROWTH,) int64 horizons of growth.
         pace: (N_CURVE,) usual growth by age.
+        base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) weights of the base forecast.
         out: (N_CREATOR,) float32.
     """
     out[:] = 0
     one = np.empty(N_GROWTH + 1)
     sums = np.zeros(N_GROWTH + 1)
     known = np.zeros(N_GROWTH + 1)
+    residuals, expected, features = np.zeros(N_GROWTH), np.empty(N_GROWTH), np.empty(N_BASE)
     videos, last_level, total_growth = 0, 0.0, 0.0
     faster, steps = 0.0, 0
     for p in range(len(past) - 1, -1, -1):
@@ -72,10 +79,14 @@ def creator_features(past, ages_us, values, lengths, published_us, now_us, age_u
         faster += more
         steps += added
         curve_growth(ages_us[v], values[v], n, age_us, horizons_us, one)
+        if not np.isnan(one[N_GROWTH]):
+            base_growth(ages_us[v], values[v], n, age_us, base, LOG_AGES, features, expected)
         for h in range(N_GROWTH + 1):
             if not np.isnan(one[h]):
                 sums[h] += one[h]
                 known[h] += 1
+                if h < N_GROWTH:
+                    residuals[h] += one[h] - expected[h]
         if videos == MAX_PAST:
             break
     if videos == 0:
@@ -88,5 +99,7 @@ def creator_features(past, ages_us, values, lengths, published_us, now_us, age_u
             scale = 16.0 if h == N_GROWTH else 2.0
             out[3 + 2 * h] = sums[h] / known[h] / scale
             out[4 + 2 * h] = 1.0
-    out[N_CREATOR - 2] = np.log1p(steps) / 3
-    out[N_CREATOR - 1] = faster / (steps + _PRIOR_STEPS)
+        if h < N_GROWTH:
+            out[RESIDUAL + h] = residuals[h] / (known[h] + _PRIOR_VIDEOS)
+    out[RESIDUAL - 2] = np.log1p(steps) / 3
+    out[RESIDUAL - 1] = faster / (steps + _PRIOR_STEPS)

@@ -67,23 +67,6 @@ def shapes(
     return out
 
 
-def centre_of(vectors: NDArray[np.float32], bucket: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean shape at each nominal age, (len(NOMINAL_AGES_US), D) float32, of shapes (N, D) and buckets (N,) >= 0."""
-    total = np.zeros((len(NOMINAL_AGES_US), vectors.shape[1]))
-    some = vectors.any(1)
-    np.add.at(total, bucket[some], vectors[some])
-    known = np.bincount(bucket[some], minlength=len(NOMINAL_AGES_US))
-    return (total / np.maximum(known, 1)[:, None]).astype(np.float32)
-
-
-def centred(
-    vectors: NDArray[np.float32], bucket: NDArray[np.int64], centre: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return shapes (N, D) minus the mean shape of their nominal age, so that their cosines differ more. A missing shape stays zero."""
-    some = vectors.any(axis=1, keepdims=True)
-    return np.where(some, vectors - centre[np.maximum(bucket, 0)], np.float32(0))
-
-
 def _others(n_types: int, metric: tuple[int, ...]) -> list[int]:
     return [k for k in range(n_types) if (k,) != metric]
 

@@ -18,7 +18,7 @@ _STEPS: Final = 3
 """Number of newest tokens that are read individually."""
 _SHARES: Final = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32])
 """Fractions of the age, counted back from now, over which growth is measured."""
-_SPANS_S: Final = np.array([3600.0, 4 * 3600.0, 12 * 3600.0])
+_SPANS_S: Final = np.array([0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 24.0]) * 3600.0
 """Spans in seconds, counted back from now, over which counts are measured."""
 _MAX_SLOPE: Final = 8.0
 _MIN_STEP: Final = 0.02
@@ -43,6 +43,12 @@ def pace_columns(n_types: int) -> list[int]:
     first = 6 + n_types + _STEPS * (5 + n_types)
     shares = range(first, first + len(_SHARES) + len(_SPANS_S))
     return sorted([at + 3 for at in steps] + [at + 4 for at in steps] + list(shares))
+
+
+def share_columns(n_types: int) -> list[int]:
+    """Return the columns of a summary that hold the growth over the newest 1/2, 1/4, 1/8, 1/16 and 1/32 of the age."""
+    first = 6 + n_types + _STEPS * (5 + n_types)
+    return list(range(first, first + len(_SHARES)))
 
 
 @numba.njit(cache=True, nogil=True)

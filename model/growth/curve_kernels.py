@@ -28,9 +28,27 @@ def age_bucket(age_us: NDArray[np.int64] | int) -> NDArray[np.int64]:
     return np.searchsorted(NOMINAL_AGES_US, age_us, side="right") - 1
 
 
+N_GROWTH: Final = 8
+"""Number of horizons over which the growth of other videos is read."""
+
+
 def growth_horizons_us(max_horizon_us: int) -> NDArray[np.int64]:
-    """Return the horizons over which the growth of other videos is read, (8,) int64 microseconds."""
+    """Return the horizons over which the growth of other videos is read, (N_GROWTH,) int64 microseconds."""
     return np.array([max_horizon_us * n // 168 for n in (1, 6, 12, 24, 48, 72, 120, 168)], dtype=np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
+def curve_level(ages_us, values, n, age_us):  # type: ignore[no-untyped-def]
+    """Return log2(1 + count) of a curve with n >= 1 known points at an age. Before the first point, the level is that of the first point.
+
+    Between points, the level is linear in log(age + 1 minute). After the last point, it is that of the last point.
+    """
+    k = min(max(np.searchsorted(ages_us[:n], age_us, side="left"), 1), n - 1) if n > 1 else 0
+    j = max(k - 1, 0)
+    low, high = np.log2(1.0 + values[j]), np.log2(1.0 + values[k])
+    a, b = np.log(ages_us[j] * 1e-6 + 60.0), np.log(ages_us[k] * 1e-6 + 60.0)
+    share = (np.log(age_us * 1e-6 + 60.0) - a) / (b - a) if b > a else 0.0
+    return low + min(max(share, 0.0), 1.0) * (high - low)
 
 
 @numba.njit(cache=True, nogil=True)

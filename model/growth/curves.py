@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engagement.rows import VideoRows
+from model.growth.base_growth import no_base
 from model.growth.curve_kernels import CURVE_EDGES_US, N_CURVE, NOMINAL_AGES_US, slope
 
 FAR_FUTURE_US: Final = np.iinfo(np.int64).max
@@ -27,12 +28,15 @@ class Curves:
             ``values``.
         pace: (N_CURVE,) float64, usual growth per log age in each coarse age bin. The curves of a creator's videos
             and of neighbours are compared with it.
+        base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) float64, weights of the base forecast of growth
+            (``model.growth.base_growth``). The growth of these videos is compared with it.
     """
 
     ages_us: NDArray[np.int64]
     values: NDArray[np.int64]
     lengths: NDArray[np.int64]
     pace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_CURVE))
+    base: NDArray[np.float64] = field(default_factory=no_base)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -49,10 +49,9 @@ class MetricModel:
         self._by_client: dict[str, Calibration] = {}
         self.head = Graph(part.path / HEAD)
         growth_us = growth_horizons_us(manifest.max_horizon_us)
-        self.inputs = HeadInputs(
-            manifest.schema, manifest.neighbours, growth_us, part.weights["pace"], further=self._further
-        )
-        self.trees = Trees.of(part.path / TREES, part.weights)
+        pace, base = part.weights["pace"], part.weights["base_growth"].astype(np.float64)
+        self.inputs = HeadInputs(manifest.schema, manifest.neighbours, growth_us, pace, base, self._further)
+        self.trees = Trees.of(part.path / TREES, part.weights, len(manifest.types), self._max_horizon_s)
 
     def adapt(self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]]) -> None:
         """Stretch intervals as ``Forecaster.adapt`` says."""
@@ -74,7 +73,7 @@ class MetricModel:
         )
         centre, steps = grid_parts(self.head(inputs), age_s, max_horizon_s, expected)
         if self.trees is not None:
-            centre = self.trees.blend(centre, inputs, known.components, age_s, known.now_s, cold, max_horizon_s)
+            centre = self.trees.blend(centre, inputs, known.components, age_s, known.now_s, cold)
         centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
         stretch = self._stretch([r.client for r in requests], age_s, cold)
         growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])

@@ -22,7 +22,8 @@ _ROOMS = {
         metrics forecaster indexing warmup
     """,
     "index_builder": """
-        __init__ progress datasets simulation samples cascade trees scoring baselines bundles report evaluation training replay demo cli
+        __init__ progress datasets simulation samples cascade neighbours trees scoring baselines bundles report evaluation training
+        replay demo cli
     """,
     "service": """
         __init__ problems environment times strict_json version metrics background lifecycle fair_turns event_loop_lag settings

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.samples.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet
 from index_builder.scoring.holdout import stopping_half
 from index_builder.training.checkpoint import Checkpoints
@@ -19,17 +19,19 @@ from index_builder.training.plan import Plan
 from index_builder.training.trainer import Trainer
 from index_builder.trees.fit import FittedTrees
 from model.engagement.bins import SECOND_US
+from model.features.trajectory import TrajectorySpace
 from model.network import M3TR
 
 _SHARED: Final = ("mhp.", "intensity.", "ngrams.", "content.", "category.", "language.", "audience.")
 """Prefixes of the weights that do not depend on the metric."""
 _FURTHER_PASSES: Final = 2
 """Passes of a further metric, as a multiple of the passes of stage two. Its head starts from that of the first metric."""
+_MIN_PASSES: Final = 4
 
 
 def further_config(config: TrainConfig) -> TrainConfig:
     """Return the settings with which a further metric is trained."""
-    passes = max(_FURTHER_PASSES * config.fusion_epochs, 1)
+    passes = max(_FURTHER_PASSES * config.fusion_epochs, _MIN_PASSES)
     return replace(config, fusion_epochs=passes, use_retrieval=config.parts.neighbours)
 
 
@@ -61,7 +63,7 @@ class MetricFit(ModelFit):
 
     def _warm_network(self, first: M3TR) -> M3TR:
         """Return a network with the weights of the first metric's network. Only the parts that depend on a cascade may be untrained."""
-        net = self._network()
+        net = self._plan.network(self._config, cascade=self.cascade is not None)
         given, own = first.state_dict(), net.state_dict()
         alike = first.n_cascade == net.n_cascade
         net.load_state_dict(
@@ -71,7 +73,7 @@ class MetricFit(ModelFit):
 
     def _find_neighbours(
         self, objective: Objective, *sample_sets: SampleSet
-    ) -> tuple[tuple[float, NDArray[np.float32]], NeighbourInputs, NeighbourInputs]:
+    ) -> tuple[tuple[float, TrajectorySpace], NeighbourInputs, NeighbourInputs]:
         """Find the neighbours that the first metric's search finds. Their growth is that of this metric."""
         first, bank = self._first, self._first.bank
         assert bank is not None
@@ -81,7 +83,7 @@ class MetricFit(ModelFit):
             for sample_set in sample_sets:
                 candidates = bank.candidates(sample_set, lambda n: advance(n))
                 found.append(own.nearest(sample_set, candidates, first.content_weight))
-        return (first.content_weight, first.centre), found[0], found[1]
+        return (first.content_weight, first.space), found[0], found[1]
 
     def _fit_trees(
         self,
@@ -93,5 +95,5 @@ class MetricFit(ModelFit):
         """Fit the boosted trees, which read the same components of the text as those of the first metric."""
         if self._first.trees is None:
             return None
-        self._projection = self._first.trees.projection
+        self._projection = self._first.trees.reader.projection
         return super()._fit_trees(fit, holdout, stopping, earlier)

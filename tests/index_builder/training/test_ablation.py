@@ -91,7 +91,7 @@ def changes(name: str, bundle: Bundle, asked: list[Request]) -> Iterator[list[Fo
     if name == "mhp":
         yield answers(scaled(bundle, lambda w: w.startswith(("mhp.", "intensity."))), asked)
     elif name == "trajectory":
-        yield answers(scaled(bundle, lambda w: w == "trajectory_centre"), asked)
+        yield answers(scaled(bundle, lambda w: w == "trajectory.centre"), asked)
     elif name == "retrieval":
         yield answers(bundle, asked, EmptyBank())
         hung: Any = HungBank()

@@ -9,8 +9,10 @@ import pytest
 
 from index_builder.trees.export import write_trees
 from index_builder.trees.fit import FittedTrees
+from model.growth.base_growth import N_BASE
+from model.growth.curve_kernels import N_GROWTH, NOMINAL_AGES_US
 from model.quantiles.head import N_CENTRE
-from model.trees import N_COMPONENTS, Trees
+from model.trees import N_COMPONENTS, TreeReader, Trees
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -24,8 +26,9 @@ def fitted() -> FittedTrees:
     boosters = tuple(
         lightgbm.train(goal | {"verbose": -1, "num_leaves": 15}, lightgbm.Dataset(x, y), 30) for goal in objectives
     )
-    none = np.zeros((1, N_COMPONENTS), np.float32)
-    return FittedTrees(boosters, np.array([0.5, 0.25], np.float32), none, (np.zeros(1, np.float32),) * 2)
+    none, base = np.zeros((1, N_COMPONENTS), np.float32), np.zeros((len(NOMINAL_AGES_US), N_GROWTH, N_BASE))
+    reader = TreeReader(none, (np.zeros(1, np.float32),) * 2, base, 1, 3600.0)
+    return FittedTrees(boosters, np.array([0.5, 0.25], np.float32), reader)
 
 
 def test_the_graph_equals_the_boosters(fitted: FittedTrees, tmp_path: Path) -> None:
@@ -33,7 +36,7 @@ def test_the_graph_equals_the_boosters(fitted: FittedTrees, tmp_path: Path) -> N
     # All inputs are multiples of 1/7, so many equal a threshold up to its rounding.
     x = (np.random.default_rng(1).integers(-5, 50, (500, 6)) / 7).astype(np.float32)
     expected = np.stack([booster.predict(x) for booster in fitted.boosters], axis=-1)
-    read = Trees(tmp_path / "trees.onnx", fitted.weight, fitted.projection, fitted.by_name)
+    read = Trees(tmp_path / "trees.onnx", fitted.weight, fitted.reader)
     got = read.growth(x)
     assert got.shape == (500, N_CENTRE)
     np.testing.assert_allclose(got, np.maximum(expected, 0), atol=2e-5)

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from index_builder.bundles.forecast import histories
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
-from index_builder.samples.neighbour_inputs import NeighbourInputs
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import SampleSet, content_inputs
 from index_builder.samples.samples import read_samples
-from index_builder.trees.fit import FittedTrees
-from model.engagement.bins import HOUR_US
+from index_builder.trees.fit import read_inputs
+from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.rows import cells_at
 from model.forecast import Request
 from model.forecaster import Forecaster
 from model.growth.curves import curves
+from model.quantiles.head import grid_s
+from model.trees import STEPS, TREE_HORIZONS
 from tests.conftest import Mini
 
 HORIZON_US = 24 * HOUR_US
@@ -72,24 +74,26 @@ def test_training_and_service_read_the_same_numbers(
         support = model.support
         schema, cascade, pace = forecaster.manifest.schema, model.cascade, model.inputs.pace
     known = curves(observed.metric, observed.totals, data.published_us, mini.as_of_us, continuous=observed.continuous)
-    known = replace(known, pace=np.asarray(pace, np.float64))
+    known = replace(known, pace=np.asarray(pace, np.float64), base=trees.reader.base)
+    horizon_us = np.round(grid_s(schema.max_horizon_us / SECOND_US)[STEPS[1:]] * SECOND_US).astype(np.int64)
     samples = read_samples(
         observed,
         video,
         now,
-        horizon_us=np.full((len(video), 1), HORIZON_US, np.int64),
-        value=np.full((len(video), 1), np.nan),
+        horizon_us=np.tile(horizon_us, (len(video), 1)),
+        value=np.full((len(video), TREE_HORIZONS), np.nan),
         cascade=cascade,
     )
     # The service limits summaries to the range of the training samples. These samples are others.
     samples = replace(samples, summary=support.within(samples.age_s, samples.summary, samples.cold))
     sample_set = SampleSet.of(data, known, samples, schema.max_horizon_us, 150)
-    fitted = FittedTrees((), trees.weight.astype(np.float32), trees.projection, trees.by_name)
     found = NeighbourInputs(np.asarray(heads[0]["neighbours"]), np.asarray(heads[0]["mask"]))
-    built = fitted.inputs(sample_set, content_inputs(data.videos, schema), found).known
+    built = read_inputs(trees.reader, sample_set, content_inputs(data.videos, schema), found)
     warm = np.flatnonzero(~samples.cold)
-    served = tables[0].reshape(len(warm), -1, tables[0].shape[1])[:, 0, : built.shape[1]]
-    np.testing.assert_allclose(served, built[warm], rtol=1e-4, atol=1e-4)
+    served = tables[0].reshape(len(warm), TREE_HORIZONS, -1)
+    np.testing.assert_allclose(served, built.rows().reshape(len(video), TREE_HORIZONS, -1)[warm], rtol=1e-4, atol=1e-4)
+    # Some neighbour's growth was read.
+    assert (served[..., -1] > 0).any()
 
 
 def test_the_weights_of_the_trees_move_forecasts(mini: Mini, observed: Observed) -> None:

@@ -8,7 +8,7 @@ import pytest
 from model.engagement.bins import HOUR_US, bin_index
 from model.engagement.cells import cells_of
 from model.engagement.history import History, Series
-from model.features.shape import N_STEPS, OTHER_WEIGHT, centre_of, centred, shape_bucket, shape_dim, shapes
+from model.features.shape import N_STEPS, OTHER_WEIGHT, shape_bucket, shape_dim, shapes
 from model.features.tokens import Tokens, tokenize
 from model.growth.curve_kernels import NOMINAL_AGES_US
 
@@ -80,12 +80,3 @@ def test_the_nominal_age_is_covered_by_data() -> None:
     events = {"view": Series("events", bin_index(np.array([HOUR_US])), np.array([3]))}
     assert NOMINAL_AGES_US[shape_bucket(tokens_of(events, 39 * HOUR_US).known_until_s)[0]] > 27 * HOUR_US
     assert shape_bucket(np.array([60.0])).tolist() == [-1]
-
-
-def test_missing_shapes_stay_zero_when_centred() -> None:
-    vectors = np.concatenate([shape_of(counters(HOURS, VIEWS), 40 * HOUR_US)[None], np.zeros((1, 2 * N_STEPS))])
-    bucket = np.array([13, -1])
-    centre = centre_of(vectors[:1].astype(np.float32), bucket[:1])
-    moved = centred(vectors.astype(np.float32), bucket, centre)
-    np.testing.assert_allclose(moved, 0, atol=1e-7)
-    assert not centred(vectors.astype(np.float32), bucket, np.ones_like(centre))[1].any()

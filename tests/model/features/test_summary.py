@@ -68,6 +68,6 @@ def test_shares_and_spans_are_counted_back_from_now() -> None:
     for j, share in enumerate((1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)):
         before = (ages_s <= 16 * HOUR_S * (1 - share)).sum()
         assert row[at + j] == pytest.approx(np.log2(5001 / (1 + before)), abs=0.02)
-    for j, span in enumerate((1, 4, 12)):
+    for j, span in enumerate((0.5, 1, 2, 3, 4, 6, 8, 12, 18, 24)):
         within = (ages_s > (16 - span) * HOUR_S).sum()
         assert row[at + 5 + j] == pytest.approx(np.log2((1 + within) / 5001), abs=0.15)

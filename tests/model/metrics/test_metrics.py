@@ -20,10 +20,9 @@ from model.bundle import Manifest, load_bundle, metric_folder
 from model.engagement.bins import HOUR_US
 from model.engagement.rows import cells_at
 from model.errors import BundleError, DataError
-from model.features.creator import N_GROWTH
 from model.forecast import Forecast, Request
 from model.forecaster import Forecaster
-from model.growth.curve_kernels import curve_growth, growth_horizons_us
+from model.growth.curve_kernels import N_GROWTH, curve_growth, growth_horizons_us
 from model.growth.curves import curves
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
 from model.quantiles.head import MEDIAN, N_STEPS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
+from index_builder.neighbours.base_fit import fit_base
+from index_builder.neighbours.trajectory_fit import fit_projection, residuals
 from index_builder.samples.network_inputs import SampleSet, token_sequences
 from index_builder.samples.samples import read_samples
 from index_builder.simulation.simulate import DEFAULT_START_US, simulate
@@ -19,8 +22,12 @@ from index_builder.simulation.videos import DAY_US
 from index_builder.training.config import TrainConfig
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from model.engagement.bins import HOUR_US
-from model.features.creator import N_CREATOR, N_GROWTH
-from model.growth.curves import curves
+from model.engagement.types import metric_types
+from model.features.creator import N_CREATOR
+from model.features.shape import shapes
+from model.features.trajectory import TrajectorySpace
+from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
+from model.growth.curves import curves, trajectory_cuts
 
 AGE_US = 28 * HOUR_US
 HORIZON_US = 24 * HOUR_US
@@ -39,10 +46,16 @@ def mean_growth(
     value = observed.count_at(asked, now + HORIZON_US)[:, None]
     samples = read_samples(observed, asked, now, horizon_us=np.full((len(asked), 1), HORIZON_US, np.int64), value=value)
     content = np.zeros((len(data.videos), 4), np.float32)
-    objective: Any = SimpleNamespace(
-        corpus=SimpleNamespace(tokens=token_sequences(observed, until_us)), every_content=lambda: content
+    tokens = token_sequences(observed, until_us)
+    objective: Any = SimpleNamespace(corpus=SimpleNamespace(tokens=tokens), every_content=lambda: content)
+    video, bucket, _ = trajectory_cuts(known)
+    shape = shapes(tokens, video, bucket, metric_types("views", data.types))
+    growth_us = growth_horizons_us(7 * HORIZON_US)
+    known = replace(known, base=fit_base(known, growth_us))
+    space = fit_projection(
+        TrajectorySpace.around(shape, bucket), shape, residuals(known, growth_us, video, bucket), video, bucket, 0
     )
-    bank = PointInTimeBank.of(observed, known, objective, TrainConfig(), 7 * HORIZON_US)
+    bank = PointInTimeBank.of(observed, known, space, objective, TrainConfig(), 7 * HORIZON_US)
     sample_set = SampleSet(samples, np.zeros((len(asked), N_CREATOR), np.float32))
     found = bank.nearest(sample_set, bank.candidates(sample_set, lambda n: None), 0.0)
     # Growth over max_horizon * 24 / 168 is the fourth of the neighbours' horizons.

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from index_builder.samples.samples import Samples
 from model.bank.neighbours import N_NEIGHBOUR, combine, fill_features
-from model.features.creator import N_GROWTH, known_points
-from model.growth.curve_kernels import growth_horizons_us
+from model.features.creator import known_points
+from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
 from model.growth.curves import Curves
 
 _BLOCK = 512
@@ -191,10 +191,10 @@ def _features(  # type: ignore[no-untyped-def]
     lengths,
     horizons,
     pace,
+    base,
     features,
     mask,
 ):
-    one = np.empty(N_GROWTH + 1)
     cosines = np.empty(2)
     for i in range(len(target)):
         age = now_us[i] - published[target[i]]
@@ -215,8 +215,9 @@ def _features(  # type: ignore[no-untyped-def]
                 cosines,
                 similarity[i, j],
                 same,
+                published[target[i]] - published[v],
                 pace,
-                one,
+                base,
                 features[i, j],
             )
             mask[i, j] = 1
@@ -260,6 +261,7 @@ def neighbour_features(
         curves.lengths,
         growth_horizons_us(max_horizon_us),
         curves.pace,
+        curves.base,
         features,
         mask,
     )
