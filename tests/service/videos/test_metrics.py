@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from model.bank import EmptyBank
 from model.bundle import Manifest, load_bundle
+from model.forecaster import Forecaster
 from service.models.versions import misfit
 from tests.conftest import Mini
 from tests.service.fakes import FakeForecaster
@@ -117,3 +119,23 @@ def test_a_model_without_a_served_metric_cannot_be_activated(mini_metrics: Mini)
     more = replace(served, schema=replace(served.schema, further=("comments", "likes")))
     assert misfit(fewer, served) == "it does not forecast likes, which this service forecasts: start a service with it"
     assert misfit(more, served) is None and misfit(served, fewer) is None
+
+
+@pytest.mark.slow
+def test_a_real_bundle_serves_its_metrics(mini_metrics: Mini, empty_redis: str) -> None:
+    forecaster = Forecaster.load(mini_metrics.bundle, bank=EmptyBank(), device="cpu")
+    with live(empty_redis, forecaster=forecaster, pool=forecaster.new_pool(16), bank=EmptyBank()) as service:
+        service.register("v", title="a title")
+        rows = [{"video_id": "v", "time": T0 + h * 3600, "views": 40 * h, "likes": 3 * h} for h in range(1, 9)]
+        service.post("/counters", rows)
+        path = f"/videos/v/forecast?at={T0 + 9 * 3600}&horizons_s=3600,86400"
+        both = service.http.get(f"{path}&metrics=views,likes").json()
+        (likes,) = both["further"]
+        assert [(made["metric"], made["value_now"]) for made in (both, likes)] == [("views", 320), ("likes", 24)]
+        assert likes["intensity_per_hour"].keys() == {"like"}
+        alone = service.http.get(f"{path}&metrics=likes").json()
+        assert {name: alone[name] for name in likes} == likes
+        plain = service.http.get(path).json()
+        assert plain == {name: value for name, value in both.items() if name != "further"}
+        answer = service.http.get(f"{path}&metrics=shares")
+        assert (answer.status_code, answer.json()["field"]) == (422, "metrics")
