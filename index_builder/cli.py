@@ -134,10 +134,14 @@ def check(data: Data) -> None:
 def train(
     data: Data,
     as_of: AsOf,
-    metric: Annotated[
-        str, typer.Option(help="Metric to forecast: views, likes, ..., an event type, or total (the sum of all).")
-    ],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metric to forecast: views, likes, ..., an event type, or total (the sum of all). Repeat the option for more "
+            "metrics in the same bundle, the most important first. [default: each counted type that most videos have]"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Device to train on: auto, cpu or cuda.")] = "auto",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of passes over the data. [default: set by --config]")
@@ -151,7 +155,9 @@ def train(
     """
     from index_builder.training.train import train as run
 
-    summary = run(data, as_of_us=as_of, metric=metric, out=out, device=device, epochs=epochs, seed=seed, config=config)
+    summary = run(
+        data, as_of_us=as_of, metric=metric or (), out=out, device=device, epochs=epochs, seed=seed, config=config
+    )
     if summary is not None:
         typer.echo(summary)
 
@@ -220,6 +226,9 @@ def evaluate(
         Path | None, typer.Option(help="HTML file for a report with tables, charts and examples.")
     ] = None,
     growing_bank: GrowingBank = False,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric to score. Repeat the option for more. [default: all of the bundle]")
+    ] = None,
 ) -> None:
     """Compare a bundle with simple baselines.
 
@@ -238,6 +247,7 @@ def evaluate(
         boosting=boosting,
         report=report,
         growing_bank=growing_bank,
+        metrics=metric or (),
     )
     if likelihood:
         from index_builder.evaluation.likelihood import score_likelihood

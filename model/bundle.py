@@ -8,6 +8,8 @@
     head.onnx             state, content, creator, neighbours -> quantile coefficients
     calibration.json      conformal stretch factors
     report.html           the evaluation, for human readers
+    metrics/NAME/         the same for each further metric of the bundle: weights.safetensors (training range, rates, pace,
+                          cascade constants), head.onnx, trees.onnx, calibration.json and report.html
     bank/                 past videos, which are not part of the bundle's version, because the bank grows
 
 The version is the SHA-256 digest of the manifest. So bundles that differ in one byte have different versions. No file
@@ -18,9 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +32,7 @@ from safetensors.numpy import load_file
 
 from model.ablation import WHOLE, Ablation
 from model.engagement.bins import BINS_VERSION
-from model.engagement.types import check_types
+from model.engagement.types import check_types, metric_types
 from model.errors import BundleError, DataError
 from model.features.attributes import Attribute
 from model.features.schema import Schema
@@ -41,7 +45,13 @@ MANIFEST: Final = "manifest.json"
 BANK: Final = "bank"
 REPORT: Final = "report.html"
 TREES: Final = "trees.onnx"
-FILES: Final = ("weights.safetensors", "content.onnx", "head.onnx", "calibration.json", REPORT)
+WEIGHTS: Final = "weights.safetensors"
+HEAD: Final = "head.onnx"
+CALIBRATION: Final = "calibration.json"
+METRICS: Final = "metrics"
+FILES: Final = (WEIGHTS, "content.onnx", HEAD, CALIBRATION, REPORT)
+METRIC_FILES: Final = (WEIGHTS, HEAD, CALIBRATION, REPORT)
+"""Files of a further metric, in its own folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +86,26 @@ class Manifest:
 
     @property
     def metric(self) -> str:
-        """The metric that is forecast: a counter column, an event type, or total."""
+        """The first metric that is forecast: a counter column, an event type, or total."""
         return self.schema.metric
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that are forecast, the first metric first."""
+        return self.schema.metrics
+
+    def of(self, metric: str) -> Manifest:
+        """Return the description of this bundle as if a further metric were its only metric.
+
+        For the first metric, this is the description itself.
+        """
+        if metric == self.metric:
+            return self
+        schema = replace(self.schema, metric=metric, further=())
+        training = self.training | self.training.get("further", {}).get(metric, {})
+        return replace(
+            self, schema=schema, training=training, evaluation=self.evaluation.get("further", {}).get(metric, {})
+        )
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -91,18 +119,52 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricBundle:
+    """What a bundle holds for one metric: a folder with ``head.onnx``, and ``trees.onnx`` if there are trees, weights and calibration."""
+
+    path: Path
+    weights: dict[str, NDArray[np.float32]]
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded bundle."""
+    """A loaded bundle.
+
+    Attributes:
+        path: the folder.
+        manifest: the description.
+        weights: the weights that all metrics share, and those of the first metric.
+        calibration: the calibration of the first metric.
+        further: what belongs to each further metric.
+    """
 
     path: Path
     manifest: Manifest
     weights: dict[str, NDArray[np.float32]]
     calibration: Calibration
+    further: dict[str, MetricBundle] = field(default_factory=dict)
+
+    def of(self, metric: str) -> MetricBundle:
+        """Return what belongs to a metric of the bundle."""
+        return self.further.get(metric) or MetricBundle(self.path, self.weights, self.calibration)
 
     @property
     def dims(self) -> tuple[int, int]:
         """The dimensions of the content vectors and of the trajectory vectors."""
         return int(self.weights["content_dim"][0]), self.weights["trajectory.projection"].shape[1]
+
+
+def metric_folder(metric: str) -> str:
+    """Return the path of a further metric's folder inside a bundle. Any name of a metric gives a safe path."""
+    return f"{METRICS}/{quote(metric, safe='').replace('.', '%2E')}"
+
+
+def _files(further: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the files that a bundle must have, and those that it may have."""
+    folders = [metric_folder(metric) for metric in further]
+    needed = [*FILES, *(f"{folder}/{name}" for folder in folders for name in METRIC_FILES)]
+    return needed, [TREES, *(f"{folder}/{TREES}" for folder in folders)]
 
 
 def _hash(path: Path) -> str:
@@ -119,14 +181,16 @@ def _version(body: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
-    """Complete a folder that holds FILES: hash the files and write the manifest with its ``version``. Return the version."""
+    """Complete a folder that holds a bundle's files: hash them and write the manifest with its ``version``. Return the version."""
     schema, shape = manifest.schema, manifest.shape
+    needed, optional = _files(schema.further)
     body: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "bins_version": manifest.bins_version,
         "schema": {
             "types": list(schema.types),
             "metric": schema.metric,
+            "metrics": list(schema.metrics),
             "max_horizon_us": schema.max_horizon_us,
             "max_age_us": schema.max_age_us,
             "categories": list(schema.categories),
@@ -142,7 +206,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         "parts": asdict(manifest.parts),
         "training": manifest.training,
         "evaluation": manifest.evaluation,
-        "files": {name: _hash(folder / name) for name in (*FILES, TREES) if name in FILES or (folder / name).exists()},
+        "files": {name: _hash(folder / name) for name in (*needed, *(n for n in optional if (folder / n).exists()))},
     }
     body["version"] = _version(body)
     (folder / MANIFEST).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -186,7 +250,9 @@ def load_bundle(folder: Path) -> Bundle:
         )
     if body.get("version") != _version(body):
         raise BundleError(f"{folder / MANIFEST}: the version does not match the content: the file was altered")
-    for name in (*FILES, *([TREES] if TREES in body["files"] else [])):
+    further = _further(folder, body["schema"])
+    needed, optional = _files(further)
+    for name in (*needed, *(name for name in optional if name in body["files"])):
         expected = body["files"].get(name)
         try:
             actual = _hash(folder / name)
@@ -220,6 +286,7 @@ def load_bundle(folder: Path) -> Bundle:
             tuple(schema["languages"]),
             attributes,
             signals,
+            further,
         ),
         shape=MHPShape(**body["shape"]),
         encoder=body["encoder"],
@@ -230,5 +297,24 @@ def load_bundle(folder: Path) -> Bundle:
         evaluation=body["evaluation"],
         parts=Ablation(**body.get("parts", {})),
     )
-    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    return Bundle(folder, manifest, load_file(folder / "weights.safetensors"), Calibration.from_json(calibration))
+    parts = {metric: _metric_bundle(folder / metric_folder(metric)) for metric in further}
+    first = _metric_bundle(folder)
+    return Bundle(folder, manifest, first.weights, first.calibration, parts)
+
+
+def _further(folder: Path, schema: dict[str, Any]) -> tuple[str, ...]:
+    """Return the further metrics that a manifest declares."""
+    metrics = schema.get("metrics", [schema["metric"]])
+    try:
+        if metrics[:1] != [schema["metric"]] or len(set(metrics)) != len(metrics):
+            raise DataError(f"{metrics!r} must begin with {schema['metric']!r} and name each metric once")
+        for metric in metrics[1:]:
+            metric_types(metric, tuple(schema["types"]))
+    except (DataError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST}: schema.metrics: {error}") from None
+    return tuple(metrics[1:])
+
+
+def _metric_bundle(folder: Path) -> MetricBundle:
+    calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    return MetricBundle(folder, load_file(folder / WEIGHTS), Calibration.from_json(calibration))

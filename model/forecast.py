@@ -21,7 +21,8 @@ class Request:
         now_us: time of the forecast.
         horizons_us: microseconds after ``now_us``, each in (0, max_horizon_us].
         client: owner of the video. Intervals may depend on the client's own outcomes (see ``Forecaster.adapt``).
-        thresholds: counts > 0, ascending, whose probabilities of being passed are asked.
+        thresholds: counts > 0, ascending, whose probabilities of being passed are asked, for each metric.
+        metrics: metrics of the bundle that are forecast, each once. Without any, the bundle's first metric is forecast.
     """
 
     video: Video
@@ -30,6 +31,7 @@ class Request:
     horizons_us: tuple[int, ...]
     client: str = ""
     thresholds: tuple[float, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class ThresholdForecast:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The forecast of one video.
+    """The forecast of one metric of one video.
 
     Attributes:
         now_us: time of the forecast.
@@ -85,7 +87,8 @@ class Forecast:
         mean: (H,) float64, the cumulative count whose growth log2((1 + count) / (1 + present count)) is the expected
             growth, for each horizon. So it has the smallest expected squared error on the log scale. It is a geometric
             mean, and lies below the arithmetic mean of the possible counts.
-        intensity: expected engagements in the next hour by type (see ``model.rates``).
+        intensity: expected engagements in the next hour by type (see ``model.rates``): of all types for the bundle's
+            first metric, and of its own types for a further metric, whose median it follows.
         neighbours: similar past videos.
         cold_start: whether nothing was known about the video's engagement.
         degraded: names of components that were not available.

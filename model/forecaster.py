@@ -13,32 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
-from model.bank.neighbours import Ranked, explain, rank
-from model.bundle import BANK, TREES, Bundle, Manifest, load_bundle
-from model.cascade import Cascade, followers_of
+from model.bank.neighbours import Ranked, rank
+from model.bundle import BANK, Bundle, Manifest, load_bundle
 from model.content.text import ENCODER_ID, SentenceEncoder
 from model.content_reader import ContentReader
 from model.engagement.bins import SECOND_US
 from model.engagement.cells import cells_of
-from model.engagement.types import metric_types
 from model.engagement.video import Video
 from model.errors import BankError, BundleError, DataError
 from model.features.shape import shape_bucket, shapes
-from model.features.summary import summaries
 from model.features.tokens import Tokens, tokenize
 from model.features.trajectory import TrajectorySpace
-from model.forecast import Forecast, Request, ThresholdForecast
-from model.growth.curve_kernels import growth_horizons_us
-from model.head_inputs import HeadInputs
+from model.forecast import Forecast, Request
+from model.metrics.known import Known
+from model.metrics.metric_model import MetricModel
 from model.mhp.backends.select import choose_backend
 from model.mhp.state_pool import StatePool
-from model.onnx_graph import Graph
-from model.quantiles.calibration import Calibration
-from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
-from model.quantiles.support import Support
-from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
-from model.request_answers import at_horizons, threshold_forecasts
-from model.trees import Trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +41,12 @@ def check_request(manifest: Manifest, request: Request) -> None:
     """Raise DataError if no forecast can be made for the request.
 
     Raises:
-        DataError: ``now`` is before publication, or a horizon is outside (0, max_horizon_us].
+        DataError: ``now`` is before publication, a horizon is outside (0, max_horizon_us], or the bundle does not
+            forecast a metric.
     """
+    for metric in request.metrics:
+        if metric not in manifest.metrics:
+            raise DataError(f"metrics: {metric!r}; allowed: {', '.join(manifest.metrics)}")
     if request.now_us < request.video.published_us:
         raise DataError(
             f"now: {request.now_us} is before published_at {request.video.published_us}; allowed: later times"
@@ -84,26 +78,12 @@ class Forecaster:
         if bundle.manifest.encoder != ENCODER_ID:
             raise BundleError(f"{bundle.path}: encoder {bundle.manifest.encoder!r}; installed: {ENCODER_ID!r}")
         self._space = TrajectorySpace.of(bundle.weights)
-        self._cascade: Cascade | None = None
-        if "cascade.constants" in bundle.weights:
-            self._cascade = Cascade(
-                bundle.weights["cascade.constants"].astype(np.float64),
-                bundle.weights["cascade.correction"].astype(np.float64),
-                self.manifest.max_horizon_us / SECOND_US,
-            )
-        self._support = Support.of(bundle.weights)
-        self._rates = Rates.of(bundle.weights)
-        self._bundled = self._calibration = bundle.calibration
-        self._by_client: dict[str, Calibration] = {}
         self.encoder = encoder or SentenceEncoder(encoder_workers)
-        self._head = Graph(bundle.path / "head.onnx")
         self._type_index = {kind: i for i, kind in enumerate(self.manifest.types)}
-        self._metric = metric_types(self.manifest.metric, self.manifest.types)
-        growth_us = growth_horizons_us(self.manifest.max_horizon_us)
-        pace, base = bundle.weights["pace"], bundle.weights["base_growth"].astype(np.float64)
-        self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, pace, base)
-        self._trees = Trees.of(bundle.path / TREES, bundle.weights, self.manifest.schema, self.manifest.parts.content)
-        projection = None if self._trees is None else self._trees.reader.projection
+        self.metrics = {metric: MetricModel(bundle, metric) for metric in self.manifest.metrics}
+        first = self.metrics[self.manifest.metric]
+        self._shape_types = first.types
+        projection = None if first.trees is None else first.trees.reader.projection
         self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)
         self._lock = Lock()
@@ -126,15 +106,18 @@ class Forecaster:
         self.bank.close()
 
     def adapt(
-        self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]] | None = None
+        self,
+        factors: NDArray[np.float64] | None,
+        by_client: Mapping[str, NDArray[np.float64]] | None = None,
+        metric: str | None = None,
     ) -> None:
         """Stretch intervals by ``factors`` (N_ROWS, N_COLUMNS, N_STEPS) in addition to the bundle's calibration.
 
         If ``factors`` is None, an earlier stretch is removed. ``by_client`` maps a client to its own factors. For
-        this client's videos, its own factors are used instead of ``factors``.
+        this client's videos, its own factors are used instead of ``factors``. ``metric`` is the metric whose intervals
+        are stretched. Without it, those of the bundle's first metric are.
         """
-        self._calibration = self._bundled if factors is None else self._bundled.times(factors)
-        self._by_client = {name: self._bundled.times(own) for name, own in (by_client or {}).items()}
+        self.metrics[metric or self.manifest.metric].adapt(factors, by_client or {})
 
     def new_pool(self, capacity: int) -> StatePool:
         """Return a new cache of states for this model. The cache holds up to ``capacity`` videos."""
@@ -148,7 +131,24 @@ class Forecaster:
         stage: Callable[[str, float], None] | None = None,
         explain: bool = True,
     ) -> list[Forecast]:
-        """Forecast every request. Return the forecasts in the order of the requests.
+        """Forecast the first metric of every request. Return the forecasts in the order of the requests.
+
+        ``forecast_metrics`` explains the arguments.
+        """
+        answers = self.forecast_metrics(requests, pool=pool, stage=stage, explain=explain)
+        return [next(iter(answer.values())) for answer in answers]
+
+    def forecast_metrics(
+        self,
+        requests: Sequence[Request],
+        *,
+        pool: StatePool | None = None,
+        stage: Callable[[str, float], None] | None = None,
+        explain: bool = True,
+    ) -> list[dict[str, Forecast]]:
+        """Forecast every metric of every request.
+
+        All metrics of a request share one state, one content vector and one search for neighbours.
 
         Args:
             requests: any number of requests.
@@ -156,16 +156,19 @@ class Forecaster:
             stage: called with (name, seconds) after each of the stages "content", "state", "bank" and "head".
             explain: whether forecasts list their neighbours.
 
+        Returns:
+            For each request, its forecast of each of its metrics, in the order of ``Request.metrics``.
+
         Raises:
             DataError: no forecast can be made for a request. In this case no request is computed.
         """
         for request in requests:
             check_request(self.manifest, request)
-        forecasts: list[Forecast] = []
+        answers: list[dict[str, Forecast]] = []
         with self._lock:
             for start in range(0, len(requests), _BATCH):
-                forecasts += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
-        return forecasts
+                answers += self._batch(requests[start : start + _BATCH], pool or self._no_pool, stage, explain)
+        return answers
 
     def content(self, videos: Sequence[Video], sentence: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return content vectors, (N, content_dim) float32. The vectors are cached with the video's metadata as the key.
@@ -190,56 +193,27 @@ class Forecaster:
         """
         if not self.manifest.parts.by_trajectory:
             return np.zeros((len(sequence), self._space.dim), np.float32)
-        return self._space.vectors(shapes(tokens, sequence, bucket, self._metric), bucket)
+        return self._space.vectors(shapes(tokens, sequence, bucket, self._shape_types), bucket)
 
     def _batch(
         self, requests: Sequence[Request], pool: StatePool, stage: Callable[[str, float], None] | None, explain: bool
-    ) -> list[Forecast]:
+    ) -> list[dict[str, Forecast]]:
         with _timed("content", stage):
             content, components = self._contents.read([r.video for r in requests])
         with _timed("state", stage):
             tokens = self.tokens(requests)
             _, hidden = pool.read([r.video.video_id for r in requests], tokens)
-        ages_us = np.array([r.now_us - r.video.published_us for r in requests], dtype=np.int64)
-        values = tokens.totals[:, list(self._metric)].sum(1)
-        cold = tokens.cold
         with _timed("bank", stage):
             ranked, past, degraded = self._neighbours(requests, content, tokens)
+        known = Known(requests, tokens, hidden, content, components, ranked, past, degraded)
+        asked = [r.metrics or self.manifest.metrics[:1] for r in requests]
+        made: list[dict[str, Forecast]] = [{} for _ in requests]
         with _timed("head", stage):
-            age_s = ages_us / SECOND_US
-            summary = summaries(tokens, age_s, self._metric)
-            extrapolated = self._extrapolated(requests, age_s, summary, cold)
-            expected, cascade_features = self._expected(requests, tokens, age_s, values)
-            summary = np.concatenate([self._support.within(age_s, summary, cold), cascade_features], axis=1)
-            inputs = self._inputs.build(requests, tokens, hidden, content, summary, ages_us, values, ranked, past)
-            coefficients = self._head(inputs)
-            max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-            stretch = self._stretch([r.client for r in requests], age_s, cold)
-            centre, steps = grid_parts(coefficients, age_s, max_horizon_s, expected)
-            if self._trees is not None:
-                now_s = np.array([r.now_us for r in requests]) / SECOND_US
-                centre = self._trees.blend(centre, inputs, components, age_s, now_s, cold)
-            centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
-            growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
-            growth = self._support.bound(growth, age_s, values, far, max_horizon_s)
-            rates = self._next_hour(requests, growth, age_s, cold, values, tokens.totals)
-            asked = at_horizons(requests, growth, max_horizon_s)
-        return [
-            self._forecast_of(
-                r,
-                tokens.totals[i],
-                values[i],
-                asked[i],
-                threshold_forecasts(r, float(values[i]), growth[i], max_horizon_s),
-                rates[i],
-                ranked[i] if explain else [],
-                bool(cold[i]),
-                degraded,
-                extrapolated[i],
-                float(age_s[i] - tokens.last_end_s[i]),
-            )
-            for i, r in enumerate(requests)
-        ]
+            for metric, model in self.metrics.items():
+                if rows := [i for i, metrics in enumerate(asked) if metric in metrics]:
+                    for i, forecast in zip(rows, model.forecast(known.take(rows), explained=explain), strict=True):
+                        made[i][metric] = forecast
+        return [{metric: found[metric] for metric in metrics} for metrics, found in zip(asked, made, strict=True)]
 
     def _neighbours(
         self,
@@ -268,100 +242,6 @@ class Forecaster:
             return [[] for _ in requests], {}, ["bank"]
         weight = self.manifest.content_weight
         return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
-
-    def _stretch(
-        self, clients: Sequence[str], age_s: NDArray[np.float64], cold: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
-        """Return the stretch of the requests' quantiles on the grid, (N, N_GRID + 1, N_STEPS). Each client may have its own."""
-        max_horizon_s, by_client = self.manifest.max_horizon_us / SECOND_US, self._by_client
-        first, *others = dict.fromkeys(clients)
-        stretch = by_client.get(first, self._calibration).on_grid(age_s, cold, max_horizon_s)
-        for client in others:
-            own = np.array([name == client for name in clients])
-            stretch[own] = by_client.get(client, self._calibration).on_grid(age_s[own], cold[own], max_horizon_s)
-        return stretch
-
-    def _extrapolated(
-        self,
-        requests: Sequence[Request],
-        age_s: NDArray[np.float64],
-        summary: NDArray[np.float32],
-        cold: NDArray[np.bool_],
-    ) -> list[list[str]]:
-        """Return, for each request, the names of its properties outside the training range; see ``Support.extrapolated``."""
-        observed = [{kind: s.mode for kind, s in r.history.series.items() if len(s.bins)} for r in requests]
-        return self._support.extrapolated(self.manifest.types, observed, age_s, summary, cold)
-
-    def _expected(
-        self, requests: Sequence[Request], tokens: Tokens, age_s: NDArray[np.float64], values: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32] | float, NDArray[np.float32]]:
-        """Return the growth that a cascade expects for each request on the head's grid, and the cascade features for the head.
-
-        The growth is at most the largest growth seen in training. Without a cascade, the growth is 0 and there are no
-        features.
-        """
-        if self._cascade is None:
-            return 0.0, np.zeros((len(requests), 0), np.float32)
-        videos = [r.video for r in requests]
-        published_s = np.array([v.published_us for v in videos], dtype=np.float64) / SECOND_US
-        growth, process = self._cascade.growth(tokens, age_s, self._metric, followers_of(videos), published_s)
-        growth = np.minimum(growth, self._support.largest(age_s, values))
-        return growth, self._cascade.features(growth, process)
-
-    def _next_hour(
-        self,
-        requests: Sequence[Request],
-        growth: NDArray[np.float64],
-        age_s: NDArray[np.float64],
-        cold: NDArray[np.bool_],
-        values: NDArray[np.float64],
-        totals: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """Return the expected engagements of each type in the next hour, (N, K)."""
-        max_horizon_s = self.manifest.max_horizon_us / SECOND_US
-        horizon_s = slope_horizon_s(age_s, max_horizon_s)
-        spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)
-        medians = on_grid_at(np.ascontiguousarray(growth[..., 1 + MEDIAN]), spans_s, max_horizon_s)
-        increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
-        slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
-        now_s = np.array([r.now_us for r in requests], dtype=np.float64) / SECOND_US
-        return self._rates.expected(
-            RateInputs(age_s, cold, slope, median, waves(now_s, age_s, HOUR_S, horizon_s), values, totals)
-        )
-
-    def _forecast_of(
-        self,
-        request: Request,
-        totals: NDArray[np.float64],
-        value_now: float,
-        growth: NDArray[np.float64],
-        thresholds: list[ThresholdForecast],
-        rates: NDArray[np.float64],
-        ranked: list[Ranked],
-        cold: bool,
-        degraded: list[str],
-        extrapolated: list[str],
-        state_age_s: float,
-    ) -> Forecast:
-        counts = counts_at(float(value_now), growth)
-        observed = request.history.series
-        age_us = request.now_us - request.video.published_us
-        return Forecast(
-            request.now_us,
-            self.manifest.metric,
-            float(value_now),
-            {kind: round(totals[i]) for kind, i in self._type_index.items() if kind in observed},
-            request.horizons_us,
-            counts[:, 1:],
-            counts[:, 0],
-            {kind: float(rates[i]) for kind, i in self._type_index.items()},
-            [explain(item, age_us, request.horizons_us) for item in ranked],
-            cold,
-            list(degraded),
-            max(state_age_s, 0.0),
-            extrapolated,
-            thresholds,
-        )
 
 
 @contextmanager

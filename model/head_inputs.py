@@ -29,6 +29,7 @@ class HeadInputs:
         growth_us: (N_GROWTH,) int64 horizons at which the growth of other videos is read.
         pace: (N_CURVE,) float64 usual growth by age.
         base: (len(NOMINAL_AGES_US), N_GROWTH, N_BASE) float64 weights of the base forecast of growth.
+        further: the metric whose curves of other videos are read, or None for the bundle's first metric.
     """
 
     schema: Schema
@@ -36,6 +37,7 @@ class HeadInputs:
     growth_us: NDArray[np.int64]
     pace: NDArray[np.floating]
     base: NDArray[np.float64]
+    further: str | None = None
 
     def build(
         self,
@@ -103,11 +105,12 @@ class HeadInputs:
             for j, item in enumerate(ranked[i]):
                 candidate = item.candidate
                 cosines = np.array([np.nan if s is None else s for s in (item.content, item.trajectory)])
+                curve = candidate.curve_of(self.further)
                 same_creator = candidate.creator_id is not None and candidate.creator_id == request.video.creator_id
                 fill_features(
-                    candidate.curve.ages_us,
-                    candidate.curve.values,
-                    len(candidate.curve.ages_us),
+                    curve.ages_us,
+                    curve.values,
+                    len(curve.ages_us),
                     ages_us[i],
                     self.growth_us,
                     level,
@@ -132,14 +135,15 @@ class HeadInputs:
         if not past:
             return
         ages, values = np.zeros((len(past), N_CURVE), np.int64), np.zeros((len(past), N_CURVE), np.int64)
-        for row, p in enumerate(past):
-            ages[row, : len(p.curve.ages_us)] = p.curve.ages_us
-            values[row, : len(p.curve.values)] = p.curve.values
+        known = [p.curve_of(self.further) for p in past]
+        for row, curve in enumerate(known):
+            ages[row, : len(curve.ages_us)] = curve.ages_us
+            values[row, : len(curve.values)] = curve.values
         creator_features(
             np.arange(len(past)),
             ages,
             values,
-            np.array([len(p.curve.ages_us) for p in past]),
+            np.array([len(curve.ages_us) for curve in known]),
             np.array([p.published_us for p in past]),
             request.now_us,
             age_us,

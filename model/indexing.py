@@ -13,6 +13,7 @@ from model.bank.interface import NEVER_US, BankVideo, Curve
 from model.engagement.rows import VideoRows, cells_at, metric_rows
 from model.engagement.types import metric_types
 from model.engagement.video import Video
+from model.errors import DataError
 from model.features.tokens import tokenize
 from model.growth.curves import FAR_FUTURE_US, Curves, curves, trajectory_cuts, usable_from
 
@@ -61,8 +62,12 @@ def entries(
     type_codes = np.array([types.index(kind) for kind in past.types], dtype=np.int64)
     n_types = len(past.types)
     kinds = metric_types(forecaster.manifest.metric, past.types)
-    source, totals, continuous = metric_rows(past.events, past.counters, kinds, n_types)
-    known = curves(source, totals, past.published_us, until_us, continuous=continuous)
+    known = _curves(past, kinds, until_us)
+    further = {
+        metric: _curves(past, own, until_us)
+        for metric in forecaster.manifest.metrics[1:]
+        if (own := _types_or_none(metric, past.types))
+    }
     if members is None:
         members = np.arange(len(past.videos))
     members = members[known.lengths[members] > 0]
@@ -96,8 +101,25 @@ def entries(
                 video.creator_id,
                 vectors[i],
                 trajectories.get(int(v), {}),
-                Curve(known.ages_us[v, : known.lengths[v]], known.values[v, : known.lengths[v]]),
+                _curve(known, v),
                 int(min(usable[v], NEVER_US)),
+                {metric: _curve(own, v) for metric, own in further.items() if own.lengths[v]},
             )
             for i, (v, video) in enumerate(zip(batch.tolist(), videos, strict=True))
         ]
+
+
+def _curve(of: Curves, v: int) -> Curve:
+    return Curve(of.ages_us[v, : of.lengths[v]], of.values[v, : of.lengths[v]])
+
+
+def _curves(past: ObservedVideos, kinds: tuple[int, ...], until_us: int) -> Curves:
+    source, totals, continuous = metric_rows(past.events, past.counters, kinds, len(past.types))
+    return curves(source, totals, past.published_us, until_us, continuous=continuous)
+
+
+def _types_or_none(metric: str, types: tuple[str, ...]) -> tuple[int, ...] | None:
+    try:
+        return metric_types(metric, types)
+    except DataError:
+        return None

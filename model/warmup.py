@@ -84,7 +84,10 @@ def compile_kernels() -> None:
 
 
 def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None:
-    """Forecast an artificial video three times: without history, with events, and with counters. Nothing is returned or stored."""
+    """Forecast all metrics of an artificial video three times: without history, with events, and with counters.
+
+    Nothing is returned or stored.
+    """
     from model.forecast import Request
 
     now_us = time.time_ns() // 1000
@@ -98,7 +101,8 @@ def forecast_once(forecaster: Forecaster, pool: StatePool | None = None) -> None
     ]
     video = Video("", now_us - HOUR_US, title="-", creator_id="-")
     for history in histories:
-        forecaster.forecast([Request(video, history, now_us, horizons_us)], pool=pool)
+        asked = Request(video, history, now_us, horizons_us, metrics=forecaster.manifest.metrics)
+        forecaster.forecast_metrics([asked], pool=pool)
 
 
 def main() -> None:

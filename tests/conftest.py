@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ tree_rounds = 12
 
 LIMIT_S = 600.0
 """Seconds of a quiet machine's time that one test may take, its fixtures included."""
-TRAINS = frozenset(("mini", "mini_bundle"))
+TRAINS = frozenset(("mini", "mini_bundle", "mini_metrics"))
 """Fixtures that train: a test that uses one is marked as slow."""
 
 
@@ -67,15 +67,15 @@ class Mini:
     """What the training said at its end."""
 
 
-def make_mini(folder: Path) -> Mini:
+def make_mini(folder: Path, metric: str | Sequence[str] = "view", *, counters: bool = False) -> Mini:
     """Simulate the data set and train the bundle, in ``folder``. About 20 s."""
     data, bundle, config = folder / "data", folder / "bundle", folder / "config.toml"
     config.write_text(MINI_CONFIG, encoding="utf-8")
-    simulate(data, videos=150, seed=11, days=30)
+    simulate(data, videos=150, seed=11, days=30, counters=counters)
     from index_builder.datasets.load import load_dataset
 
     as_of_us = (load_dataset(data).last_us() or 0) - 14 * 24 * HOUR_US
-    said = train(data, as_of_us=as_of_us, metric="view", out=bundle, device="cpu", seed=1, config=config)
+    said = train(data, as_of_us=as_of_us, metric=metric, out=bundle, device="cpu", seed=1, config=config)
     return Mini(data, bundle, as_of_us, said or "")
 
 
@@ -83,6 +83,12 @@ def make_mini(folder: Path) -> Mini:
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     """A real bundle, small: trained, calibrated, with its bank. About 20 s."""
     return make_mini(tmp_path_factory.mktemp("mini"))
+
+
+@pytest.fixture(scope="session")
+def mini_metrics(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    """A real bundle, small, that forecasts views and likes from counters. About 20 s."""
+    return make_mini(tmp_path_factory.mktemp("metrics"), ("views", "likes"), counters=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -65,12 +64,17 @@ def forecast_at(
     now_us: NDArray[np.int64],
     horizon_us: NDArray[np.int64],
     advance: Callable[[int], None] | None = None,
+    metric: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Forecast cumulative counts for Q triples of (video, now, horizon).
 
-    Return a float64 array of shape (Q, 1 + len(QUANTILES)): the mean, then the quantiles. All horizons of one pair
-    (video, now) share one hidden state and one search for neighbours.
+    Return a float64 array of shape (Q, 1 + len(QUANTILES)): the mean, then the quantiles. All horizons and metrics of
+    one pair (video, now) share one hidden state and one search for neighbours. ``metric`` (Q,) holds indices of the
+    bundle's metrics. Without it, the metric of ``observed`` is forecast.
     """
+    names = forecaster.manifest.metrics
+    if metric is None:
+        metric = np.full(len(video), names.index(observed.name))
     cuts, group = np.unique(np.stack([video, now_us]), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(cuts.shape[1] + 1))
@@ -84,11 +88,19 @@ def forecast_at(
         signals = data.signal_cells_at(v, now)
         members = [order[starts[g] : starts[g + 1]] for g in range(first, first + len(v))]
         requests = [
-            Request(data.videos[v[i]], history, int(now[i]), tuple(horizon_us[members[i]].tolist()))
+            Request(
+                data.videos[v[i]],
+                history,
+                int(now[i]),
+                tuple(horizon_us[members[i]].tolist()),
+                metrics=tuple(names[m] for m in np.unique(metric[members[i]]).tolist()),
+            )
             for i, history in enumerate(histories(cells, data.types, signals))
         ]
-        for rows, answer in zip(members, forecaster.forecast(requests, pool=pool, explain=False), strict=True):
-            out[rows, 0], out[rows, 1:] = answer.mean, answer.quantiles
+        for rows, answer in zip(members, forecaster.forecast_metrics(requests, pool=pool, explain=False), strict=True):
+            for name, made in answer.items():
+                mine = metric[rows] == names.index(name)
+                out[rows[mine], 0], out[rows[mine], 1:] = made.mean[mine], made.quantiles[mine]
         if advance:
             advance(sum(len(m) for m in members))
     return out
@@ -119,7 +131,7 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
     ``Forecast`` says which mean. With ``growing_bank``, neighbours and
     creator features may also come from videos published after training, as in a service.
 
-    A query gets empty columns if its video is unknown, its metric is not the bundle's metric, or one of its times is
+    A query gets empty columns if its video is unknown, its metric is none of the bundle's metrics, or one of its times is
     impossible. The number of these queries is printed to standard error, with the reasons.
 
     Raises:
@@ -149,7 +161,9 @@ def forecast(bundle: Path, data: Path, queries: Path, out: Path, *, growing_bank
         # saves time.
         gc.freeze()
         with progress("forecast", len(video)) as bar:
-            answers[rows] = forecast_at(forecaster, observed, video, now, target - now, bar.advance)
+            answers[rows] = forecast_at(
+                forecaster, observed, video, now, target - now, bar.advance, queried.metric[rows]
+            )
     for i, name in enumerate(("mean", *(f"q{level}" for level in QUANTILES))):
         table = table.drop_columns([name]) if name in table.column_names else table
         table = table.append_column(name, pa.array(answers[:, i], from_pandas=True))
@@ -163,12 +177,14 @@ class _Queries:
     ``video`` (Q,) int64: index of the video, -1 if it is unknown.
     ``now_us`` and ``target_us`` (Q,) int64: times in microseconds since 1970 UTC.
     ``answerable`` (Q,) bool: True if the query can be answered.
+    ``metric`` (Q,) int64: index of the bundle's metric, -1 if the bundle does not forecast it.
     """
 
     video: NDArray[np.int64]
     now_us: NDArray[np.int64]
     target_us: NDArray[np.int64]
     answerable: NDArray[np.bool_]
+    metric: NDArray[np.int64]
 
     @staticmethod
     def of(path: Path, table: pa.Table, dataset: DataSet, manifest: Manifest) -> _Queries:
@@ -179,6 +195,8 @@ class _Queries:
         )
         known = pa.array([video.video_id for video in dataset.videos], pa.large_string())
         video = parquet_columns.positions(ids, known)
+        metric = parquet_columns.positions(metrics, pa.array(manifest.metrics, pa.large_string()))
+        allowed = " or ".join(map(repr, manifest.metrics))
         now, target = (
             parquet_columns.times(_column(path, table, name, parquet_columns.is_time, "timestamp"))
             for name in ("now", "target_time")
@@ -187,10 +205,7 @@ class _Queries:
         published = dataset.published_us[video] if len(dataset.videos) else np.zeros(len(video), np.int64)
         longest_us = manifest.max_horizon_us
         wrong = {
-            f"metric is not {manifest.metric!r}, which this bundle forecasts": (
-                metrics,
-                pc.not_equal(metrics, manifest.metric),
-            ),
+            f"metric is not {allowed}, which this bundle forecasts": (metrics, metric < 0),
             "video_id is not in the data set's videos.parquet": (ids, video < 0),
             "now is not a valid time": (None, now.missing()),
             "target_time is not a valid time": (None, target.missing()),
@@ -214,7 +229,7 @@ class _Queries:
             raise DataError("; ".join(problems))
         for line in problems:
             print(line, file=sys.stderr)
-        return _Queries(video, now.us, target.us, answerable)
+        return _Queries(video, now.us, target.us, answerable, metric)
 
 
 def _column(path: Path, table: pa.Table, name: str, fits: Callable[[pa.DataType], bool], allowed: str) -> pa.Array:

@@ -57,7 +57,8 @@ def open_with_growing_bank(bundle: Path, observed: Observed, until_us: int) -> I
         embedded_folder.copy(bundle / BANK, path)
         forecaster = Forecaster(loaded, bank := EmbeddedBank.open(path, *loaded.dims))
         try:
-            members = _grown(bank, observed, until_us, int(loaded.manifest.training["as_of_us"]))
+            first = Observed.of(observed.data, loaded.manifest.metric)
+            members = _grown(bank, first, until_us, int(loaded.manifest.training["as_of_us"]))
             videos = [observed.data.videos[v] for v in members]
             sentence = np.zeros((len(observed.data.videos), DIM), np.float32)
             with progress("read text", len(videos)) as bar:

@@ -23,6 +23,8 @@ from model.cascade import CONSTANTS, DAY_S, MAX_BRANCHING, MAX_COUNT, TREND_LIMI
 from model.engagement.bins import HOUR_US, SECOND_US
 
 STEPS: Final = 200
+NEAR_STEPS: Final = 60
+"""Number of steps of a fit that starts from the constants of another metric's cascade."""
 BATCH: Final = 256
 """Maximum number of cascades per group. One step of the fit uses one or more groups."""
 _MIN_PAIRS: Final = 1000
@@ -59,8 +61,9 @@ _CONSTANTS: Final[dict[str, tuple[float, float, float]]] = {
 """Start value, lower bound and upper bound of every constant."""
 
 
-def _inverse(name: str) -> float:
-    start, low, high = _CONSTANTS[name]
+def _inverse(name: str, start: float | None = None) -> float:
+    first, low, high = _CONSTANTS[name]
+    start = first if start is None else min(max(start, low + 1e-3 * (high - low)), high - 1e-3 * (high - low))
     return math.log((start - low) / (high - start)) if start > low else -6.0
 
 
@@ -103,14 +106,19 @@ class PowerLawHawkes:
 
     Args:
         of_increment: True to minimise the first error.
+        near: cascade from whose constants the fit starts. Then it makes NEAR_STEPS steps.
     """
 
     name = "power-law Hawkes"
 
-    def __init__(self, *, of_increment: bool = False) -> None:
+    def __init__(self, *, of_increment: bool = False, near: Cascade | None = None) -> None:
         self._of_increment = of_increment
         self._few = False
-        self._raw = {name: torch.tensor(_inverse(name)).double().requires_grad_() for name in _CONSTANTS}
+        self._steps = STEPS if near is None else NEAR_STEPS
+        known = {} if near is None else dict(zip(CONSTANTS, near.constants.tolist(), strict=True))
+        self._raw = {
+            name: torch.tensor(_inverse(name, known.get(name))).double().requires_grad_() for name in _CONSTANTS
+        }
         self._typical = 0.0
         self._followers = 0.0
         self._mean_mark = 1.0
@@ -143,7 +151,7 @@ class PowerLawHawkes:
         """Fit on queries whose growth is known, and return ``self``.
 
         The fit reads the known growth of each query. Apart from this growth, the fit reads only rows up to the query's
-        ``now``. ``advance`` is called with 1 after each of STEPS steps.
+        ``now``. ``advance`` is called with 1 after each step.
         """
         parts = cascades(observed, past, BATCH)
         if not parts:
@@ -157,10 +165,10 @@ class PowerLawHawkes:
             self._mean_mark = sum(float(m.sum()) for m in marks) / max(total, 1.0)
         start = {name: value.detach().clone() for name, value in self._raw.items()}
         optimizer = torch.optim.Adam(list(self._raw.values()), lr=0.1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self._steps)
         rng = np.random.default_rng(seed)
         at_once = max(1, 2 * BATCH // max(len(parts[0].counts), 1))
-        for _ in range(STEPS):
+        for _ in range(self._steps):
             chosen = [parts[i] for i in rng.permutation(len(parts))[:at_once]]
             loss = torch.cat([self._errors(part) for part in chosen]).mean()
             drift = torch.stack([(self._raw[name] - start[name]).square() for name in start]).sum()
@@ -275,11 +283,13 @@ def fit_cascade(
     max_horizon_us: int,
     *,
     seed: int = 0,
+    near: Cascade | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Cascade | None:
     """Return a cascade that is fitted on all ages and horizons, from what was known by ``until_us``.
 
-    Return None if nothing was known. ``advance`` is called with 1 after each of STEPS steps.
+    Return None if nothing was known. ``advance`` is called with 1 after each of STEPS steps. With ``near``, the cascade
+    of another metric, the fit starts from its constants and makes NEAR_STEPS steps.
     """
     published = observed.data.published_us
     ages = [a for a in _AGES_H if a * HOUR_US <= max_age_us]
@@ -288,9 +298,8 @@ def fit_cascade(
     if not len(past.video):
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(past.video))[:_MAX_PAIRS])
-    return (
-        PowerLawHawkes().fit(observed, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
-    )
+    process = PowerLawHawkes(near=near)
+    return process.fit(observed, past.take(chosen), seed=seed, advance=advance).fitted(max_horizon_us / SECOND_US)
 
 
 def hawkes_growth(

@@ -18,6 +18,7 @@ from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, 
 from index_builder.bundles.forecast import forecast_at
 from index_builder.bundles.open_bundle import open_bundle, open_with_growing_bank
 from index_builder.cascade.fit import STEPS, PowerLawHawkes, hawkes_growth
+from index_builder.datasets.dataset import DataSet
 from index_builder.datasets.load import load_and_report, load_dataset
 from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
@@ -27,7 +28,7 @@ from index_builder.samples.queries import cut_queries
 from index_builder.scoring.cell_scores import POOLED, scores_by_cell
 from index_builder.scoring.thresholds import FACTORS
 from model.bank import EmptyBank
-from model.bundle import load_bundle
+from model.bundle import load_bundle, metric_folder
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.errors import DataError
@@ -46,8 +47,12 @@ def evaluate(
     boosting: bool = False,
     report: Path | None = None,
     growing_bank: bool = False,
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score a bundle on the videos of ``data`` published in [published_from, published_before). Print and return the table.
+    """Score a bundle on the videos of ``data`` published in [published_from, published_before). Print and return the tables.
+
+    ``metrics`` are those that are scored, by default all metrics of the bundle. One metric gives its table. Several give
+    a table for each metric, by name, and their reports have the metric's name before the ending of the file's name.
 
     The baselines are fitted on videos published before ``published_from_us``, from what was observed up to that time.
     ``boosting`` adds gradient boosting, which takes minutes. ``report`` is the file for the report page. With
@@ -55,19 +60,54 @@ def evaluate(
     service.
 
     Raises:
-        DataError: there is no query, a horizon is longer than the trained maximum, or the report's folder does not
-            exist.
+        DataError: there is no query, a horizon is longer than the trained maximum, the report's folder does not
+            exist, or the bundle does not forecast a metric.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DataError(f"report: {str(report)!r}; allowed: a file in a folder that exists")
     manifest = load_bundle(bundle).manifest
+    if unknown := [name for name in metrics if name not in manifest.metrics]:
+        raise DataError(f"metric: {unknown[0]!r}; allowed: {', '.join(manifest.metrics)}, which this bundle forecasts")
     if max(horizons_h) * HOUR_US > manifest.max_horizon_us:
         raise DataError(
             f"horizons: {max(horizons_h):g} h; allowed: up to {manifest.max_horizon_us / HOUR_US:g} h, the trained maximum"
         )
     dataset = load_and_report(data)
-    metric_types(manifest.metric, dataset.types)
-    observed = Observed.of(dataset, manifest.metric)
+    chosen = tuple(metrics) or manifest.metrics
+    for metric in chosen:
+        metric_types(metric, dataset.types)
+    period = published_from_us, published_before_us
+    tables = {}
+    for metric in chosen:
+        page = report
+        if report is not None and len(chosen) > 1:
+            page = report.with_stem(f"{report.stem}-{Path(metric_folder(metric)).name}")
+        tables[metric] = _evaluate(
+            bundle, data, dataset, metric, period, ages_h, horizons_h, boosting, page, growing_bank
+        )
+        _print(tables[metric], metric if len(chosen) > 1 else "")
+    table = tables if len(chosen) > 1 else tables[chosen[0]]
+    if out is not None:
+        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return table
+
+
+def _evaluate(
+    bundle: Path,
+    data: Path,
+    dataset: DataSet,
+    metric: str,
+    period: tuple[int, int | None],
+    ages_h: Sequence[float],
+    horizons_h: Sequence[float],
+    boosting: bool,
+    report: Path | None,
+    growing_bank: bool,
+) -> dict[str, Any]:
+    """Score one metric of a bundle, and return the table."""
+    published_from_us, published_before_us = period
+    manifest = load_bundle(bundle).manifest.of(metric)
+    observed = Observed.of(dataset, metric)
     published = dataset.published_us
     end = dataset.last_us() or 0
     tested = published >= published_from_us
@@ -124,16 +164,13 @@ def evaluate(
             )
             learned = bool(times.min() < manifest.training["as_of_us"])
             write_page(report, Evaluation(manifest, dataset.videos, queries, growths, table, about, looked_at, learned))
-    _print(table)
-    if out is not None:
-        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return table
 
 
-def _print(table: dict[str, Any]) -> None:
+def _print(table: dict[str, Any], metric: str) -> None:
     shown = Table(
-        title="Growth log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a bootstrap over videos. nMSE and SRC "
-        "score the mean, MAE the median"
+        title=f"{metric}{': growth' if metric else 'Growth'} log2((1 + count then) / (1 + count now)); nMSE with a 95 % interval from a "
+        "bootstrap over videos. nMSE and SRC score the mean, MAE the median"
     )
     shown.add_column("cell")
     shown.add_column("model")

@@ -100,7 +100,8 @@ def examples(
     for i, history in enumerate(histories(cells, data.types, data.signal_cells_at(video, now))):
         row, target, longest = rows[i], data.videos[video[i]], int(queries.horizon_us[rows[i]])
         horizons = np.unique(np.maximum((share * longest).astype(np.int64), 1))
-        request = Request(target, history, int(now[i]), tuple(horizons.tolist()))
+        asked = tuple(horizons.tolist())
+        request = Request(target, history, int(now[i]), asked, metrics=(observed.name,))
         (answer,) = forecaster.forecast([request])
         before, after = _observed(observed, int(video[i]), int(now[i]), int(now[i]) + longest)
         similar = [

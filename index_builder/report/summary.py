@@ -14,6 +14,7 @@ from index_builder.report.verdict import verdict
 from index_builder.scoring import answers
 from index_builder.scoring.cell_scores import POOLED
 from index_builder.scoring.metrics import HIGH, LOW
+from model.bundle import REPORT, metric_folder
 from model.engagement.bins import HOUR_US, SECOND_US
 
 
@@ -88,6 +89,9 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
         "Scored on": evaluation.about,
         "Similarity": f"{manifest.content_weight:.0%} content, {1 - manifest.content_weight:.0%} trajectory",
     }
+    if schema.further:
+        reports = (f"{metric_in_words(metric)} ({metric_folder(metric)}/{REPORT})" for metric in schema.further)
+        out["It also forecasts"] = ", ".join(reports)
     if off := [name for name, on in asdict(manifest.parts).items() if not on]:
         out["Switched off"] = ", ".join(off)
     if len(ahead):

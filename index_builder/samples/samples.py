@@ -13,7 +13,7 @@ Usually nothing is observed yet at this cut point.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,13 @@ class Samples:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """Return the samples that ``rows`` selects."""
         return Samples(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+    def without_inputs(self) -> Samples:
+        """Return the samples without what only a network reads, which is most of their memory. That has the width 0."""
+        n = len(self.video)
+        wide = ("branch", "branch_clock", "last", "shape", "expected", "cascade", "signals")
+        empty = {name: np.zeros((n, 0), np.float32) for name in wide}
+        return replace(self, **empty)  # type: ignore[arg-type]
 
 
 def _cut_times(
@@ -183,17 +190,19 @@ def read_samples(
     value: NDArray[np.float64],
     cascade: Cascade | None = None,
     signals: Sequence[Signal] = (),
+    shape_of: str | None = None,
 ) -> Samples:
     """Read samples at given pairs of (video, now), sorted by video.
 
     The labels are ``value`` at ``horizon_us``. Both have shape (N, J), and ``value`` is NaN where there is no label.
     With a fitted ``cascade``, the samples include the growth that the cascade expects. With ``signals``, they include
-    the features of these signals.
+    the features of these signals. ``shape_of`` is the metric whose shapes are read, by default that of ``observed``.
     """
     data = observed.data
     published = data.published_us[video]
     n_types = len(data.types)
     metric = metric_types(observed.name, data.types)
+    shape_types = metric_types(shape_of or observed.name, data.types)
     followers = followers_of(data.videos)
     sizes = (rows_until(observed.events, video, now) - observed.events.offsets[video]) + (
         rows_until(observed.counters, video, now) - observed.counters.offsets[video]
@@ -233,7 +242,7 @@ def read_samples(
                 last.astype(np.float32),
                 tokens.cold,
                 summaries(tokens, age_s, metric),
-                shapes(tokens, np.arange(len(at)), bucket, metric),
+                shapes(tokens, np.arange(len(at)), bucket, shape_types),
                 bucket,
                 expected,
                 numbers,
@@ -278,8 +287,12 @@ def draw_samples(
     seed: int,
     cascade: Cascade | None = None,
     signals: Sequence[Signal] = (),
+    shape_of: str | None = None,
 ) -> Samples:
-    """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out."""
+    """Draw training samples from rows and labels up to ``until_us``. Samples without a label are left out.
+
+    ``shape_of`` is the metric whose shapes are read. By default, it is that of ``observed``.
+    """
     rng = np.random.default_rng(seed)
     video, now = _cut_times(observed, until_us, max_age_us, cuts_per_video, rng)
     horizon, value = _labels(observed, video, now, until_us, max_horizon_us, n_labels, rng)
@@ -292,4 +305,5 @@ def draw_samples(
         value=value[some],
         cascade=cascade,
         signals=signals,
+        shape_of=shape_of,
     )

@@ -29,8 +29,8 @@ _SAMPLE_S: Final = 6e-4
 """Seconds per sample: drawing, encoding, finding the sample's neighbours."""
 
 
-def estimate_s(observed: Observed, config: TrainConfig) -> float:
-    """Return the estimated duration in seconds of training on ``observed`` on a CPU."""
+def estimate_s(observed: Observed, config: TrainConfig, further: int = 0) -> float:
+    """Return the estimated duration in seconds of training on ``observed`` on a CPU, with a number of further metrics."""
     videos = len(observed.data.videos)
     rows = np.diff(observed.events.offsets) + np.diff(observed.counters.offsets)
     tokens = int(np.minimum(rows, _MAX_TOKENS).sum())
@@ -38,6 +38,8 @@ def estimate_s(observed: Observed, config: TrainConfig) -> float:
     cuts = config.cuts_per_video * videos if observed.continuous else len(observed.totals)
     fusion = config.fusion_epochs * -(-min(cuts, config.fusion_samples) // FUSION_ROWS)
     once = config.passes(batches, videos) * batches * _BATCH_S + fusion * _FUSION_S + cuts * _SAMPLE_S
+    # A further metric has no first stage, and twice the passes of the second one.
+    once += further * (2 * fusion * _FUSION_S + cuts * _SAMPLE_S + batches * _BATCH_S)
     models = 2 if config.refit and videos < config.few_videos else 1
     return _START_S + videos * _TEXT_S + models * once
 

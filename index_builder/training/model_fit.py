@@ -6,13 +6,12 @@ import copy
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.cascade.fit import STEPS, fit_cascade
+from index_builder.cascade.fit import NEAR_STEPS, STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
 from index_builder.neighbours.base_fit import fit_base
@@ -39,10 +38,7 @@ from model.features.tokens import Tokens
 from model.features.trajectory import TrajectorySpace
 from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import Curves, curves, trajectory_cuts, usual_pace
-from model.network import M3TR
 from model.quantiles.head import N_CENTRE
-
-NGRAM_BUCKETS: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +84,7 @@ class TrainedModel:
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
+    ``bank``: the bank in which the neighbours of the samples were found, or None.
     """
 
     objective: Objective
@@ -99,18 +96,27 @@ class TrainedModel:
     samples: int
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
+    bank: PointInTimeBank | None = None
 
 
 class ModelFit:
-    """Fits one model to what was known at ``until_us``. ``samples`` are its training samples."""
+    """Fits one model to what was known at ``until_us``. ``samples`` are its training samples.
 
-    def __init__(self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig) -> None:
+    ``near`` is another metric's cascade, from which the fit of the cascade starts.
+    """
+
+    def __init__(
+        self, plan: Plan, inputs: TrainingInputs, until_us: int, config: TrainConfig, near: Cascade | None = None
+    ) -> None:
+        self._near = near
         self._plan, self._inputs, self._until_us, self._config = plan, inputs, until_us, config
         observed, published = plan.observed, plan.data.published_us
         self._learned = curves(observed.metric, observed.totals, published, until_us, continuous=observed.continuous)
         self._growth_us = growth_horizons_us(plan.max_horizon_us)
         self.pace, self.base = usual_pace(self._learned), fit_base(self._learned, self._growth_us)
         self._curves = replace(inputs.curves, pace=self.pace, base=self.base)
+        self._bank: PointInTimeBank | None = None
+        self._projection: NDArray[np.float32] | None = None
         self.cascade = self._fit_cascade()
         with plan.step("draw samples", 1) as advance:
             self.samples = self.draw(until_us, plan.seed)
@@ -129,6 +135,7 @@ class ModelFit:
             seed=seed,
             cascade=self.cascade,
             signals=plan.schema.signals,
+            shape_of=plan.schema.metric,
         )
         return SampleSet.of(plan.data, self._curves, samples, plan.max_horizon_us, config.bank_videos)
 
@@ -152,7 +159,11 @@ class ModelFit:
             inputs.content,
         )
         objective = Objective(
-            self._network(), corpus, plan.max_horizon_us / SECOND_US, plan.process_group.device, config.batch_tokens
+            plan.network(config, cascade=self.cascade is not None),
+            corpus,
+            plan.max_horizon_us / SECOND_US,
+            plan.process_group.device,
+            config.batch_tokens,
         )
         objective.fit_scales(self.samples)
         file_prefix = "" if len(holdout) else "all-"
@@ -164,7 +175,7 @@ class ModelFit:
         if len(holdout) and config.parts.mhp:
             self._calibrate_intensity(objective, holdout)
         if config.fusion_epochs:
-            return self._train_fusion(trainer, holdout, stopping, first, earlier)
+            return self._train_fusion(trainer, holdout, stopping, {"forecast": first}, earlier)
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
@@ -190,10 +201,13 @@ class ModelFit:
         trainer: Trainer,
         holdout: SampleSet,
         stopping: NDArray[np.bool_],
-        first: EarlyStopping,
+        stages: dict[str, EarlyStopping],
         earlier: TrainedModel | None,
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours."""
+        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours.
+
+        ``stages`` are the stages before.
+        """
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
@@ -224,7 +238,7 @@ class ModelFit:
         parts, plain = objective.predict(holdout, holdout_states.hidden, holdout_neighbours), None
         if similarity:
             plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
-        model = self._trained(objective, similarity, {"forecast": first, "fusion": second})
+        model = self._trained(objective, similarity, stages | {"fusion": second})
         if (
             trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
         ) is None:
@@ -265,7 +279,14 @@ class ModelFit:
                 fit,
                 judged,
                 content,
-                tree_reader(fit[0], content, plan.schema, self.base, reads_content=self._config.use_content),
+                tree_reader(
+                    fit[0],
+                    content,
+                    plan.schema,
+                    self.base,
+                    self._projection,
+                    reads_content=self._config.use_content,
+                ),
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,
@@ -286,6 +307,7 @@ class ModelFit:
         with plan.step("find neighbours", sum(map(len, sample_sets))) as advance:
             bank = PointInTimeBank.of(plan.observed, self._curves, space, objective, self._config, plan.max_horizon_us)
             candidates = [bank.candidates(sample_set, lambda n: advance(n)) for sample_set in sample_sets]
+        self._bank = bank
         fit, holdout = sample_sets
         weight = plan.process_group.broadcast_value(bank.best_weight(fit, candidates[0]))
         return (
@@ -319,50 +341,28 @@ class ModelFit:
             TrajectorySpace.around(self.samples.samples.shape[:0], self.samples.samples.bucket[:0]),
         )
         weight, space = similarity or without
-        return TrainedModel(objective, self.pace, self.base, self.cascade, weight, space, len(self.samples), stages)
+        own = self.pace, self.base, self.cascade, weight, space, len(self.samples), stages
+        return TrainedModel(objective, *own, bank=self._bank)
 
     def _fit_cascade(self) -> Cascade | None:
         """Return the cascade fitted to the events, or None for counters. The first process's fit is used by all processes."""
         plan = self._plan
         if not (plan.observed.continuous and self._config.parts.cascade):
             return None
-        with plan.step("fit cascade", STEPS) as advance:
+        with plan.step("fit cascade", STEPS if self._near is None else NEAR_STEPS) as advance:
             fitted = fit_cascade(
                 plan.observed,
                 self._until_us,
                 plan.max_age_us,
                 plan.max_horizon_us,
                 seed=plan.seed,
+                near=self._near,
                 advance=lambda n: advance(n),
             )
         if fitted is None:
             return None
         broadcast = plan.process_group.broadcast
         return replace(fitted, constants=broadcast(fitted.constants), correction=broadcast(fitted.correction))
-
-    def _network(self) -> M3TR:
-        """Create the untrained network.
-
-        The network is the same on every process. Only the random numbers of dropout differ between processes.
-        """
-        plan, config, group = self._plan, self._config, self._plan.process_group
-        torch.manual_seed(plan.seed)
-        net = M3TR(
-            plan.shape,
-            len(plan.schema.categories),
-            len(plan.schema.languages),
-            NGRAM_BUCKETS,
-            text_dropout=config.text_dropout,
-            head_dropout=config.head_dropout,
-            parts=config.parts,
-            cascade=self.cascade is not None,
-            small_head=plan.few,
-            attributes=plan.schema.attribute_layout,
-            n_signals=len(plan.schema.signals),
-        )
-        if group.size > 1:
-            torch.manual_seed(plan.seed * group.size + group.rank)
-        return net
 
     def _key(self, corpus: Corpus) -> str:
         """Return a SHA-256 digest of the settings and of everything that the fit reads."""
@@ -377,6 +377,7 @@ class ModelFit:
             plan.seed,
             plan.as_of_us,
             plan.observed.name,
+            plan.schema.metric,
             str(plan.process_group.device.type),
             plan.process_group.size,
             versions(),

@@ -151,6 +151,11 @@ class Objective:
             self.put(a[rows]) for a in (exposure.counts, exposure.bounds_s, exposure.previous_s)
         )
         self.net.intensity.fit(counts, bounds_s, previous_s, self.put(self.corpus.pace[exposure.before[rows]]))
+        self.fit_numbers(sample_set)
+
+    def fit_numbers(self, sample_set: SampleSet) -> None:
+        """Fit the bins of the number encoding to the warm samples."""
+        samples = sample_set.samples
         warm = np.flatnonzero(~samples.cold)
         if len(warm):
             warm = warm[np.linspace(0, len(warm) - 1, min(len(warm), 50_000)).astype(np.int64)]

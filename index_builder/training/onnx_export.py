@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from index_builder.training.model_fit import TrainedModel
 from index_builder.trees.export import write_trees
 from model.bank.neighbours import N_NEIGHBOUR
-from model.bundle import TREES
+from model.bundle import HEAD, TREES, WEIGHTS
 from model.features.creator import N_CREATOR
 from model.features.schema import N_STATIC
 from model.features.signals import N_SIGNAL
@@ -27,7 +28,8 @@ from model.network import CONTENT_DIM, M3TR, NGRAM_DIM, SENTENCE_DIM
 from model.quantiles.support import Support
 from model.rates import Rates
 
-_WEIGHTS: Final = "weights.safetensors"
+_ROWS: Final = 4
+"""Number of rows of the example inputs with which graphs are exported."""
 
 
 class _Head(nn.Module):
@@ -89,22 +91,14 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def write_network(model: TrainedModel, neighbours: int, support: Support, rates: Rates, folder: Path) -> None:
-    """Write weights.safetensors, content.onnx and head.onnx. The head reads ``neighbours`` neighbours."""
-    net, cascade = model.objective.net.eval().cpu(), model.cascade
-    shape = net.mhp.shape
+    """Write weights.safetensors, content.onnx, head.onnx and trees.onnx. The head reads ``neighbours`` neighbours."""
+    net = model.objective.net.eval().cpu()
     prefixes = ("mhp.", "intensity.", "ngrams.")
     weights = {name: value.numpy() for name, value in net.state_dict().items() if name.startswith(prefixes)}
     weights |= model.space.arrays()
-    weights["pace"], weights["base_growth"] = model.pace, model.base
-    if cascade is not None:
-        weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
-    weights |= support.arrays() | rates.arrays()
-    if model.trees is not None:
-        weights |= model.trees.arrays()
-        write_trees(model.trees, folder / TREES)
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
-    _save(weights, folder)
-    n = 4
+    write_metric(model, neighbours, support, rates, folder, weights)
+    n = _ROWS
     _export(
         net.content,
         {
@@ -117,7 +111,27 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
         },
         folder / "content.onnx",
     )
-    further = {}
+
+
+def write_metric(
+    model: TrainedModel,
+    neighbours: int,
+    support: Support,
+    rates: Rates,
+    folder: Path,
+    shared: Mapping[str, NDArray[np.generic]] | None = None,
+) -> None:
+    """Write what belongs to one metric: weights.safetensors with the ``shared`` weights, head.onnx and trees.onnx."""
+    net, cascade, weights = model.objective.net.eval().cpu(), model.cascade, dict(shared or {})
+    weights["pace"], weights["base_growth"] = model.pace, model.base
+    if cascade is not None:
+        weights["cascade.constants"], weights["cascade.correction"] = cascade.constants, cascade.correction
+    weights |= support.arrays() | rates.arrays()
+    if model.trees is not None:
+        weights |= model.trees.arrays()
+        write_trees(model.trees, folder / TREES)
+    _save(weights, folder)
+    n, shape, further = _ROWS, net.mhp.shape, {}
     if net.attributes is not None:
         further["attributes"] = torch.zeros(n, net.attributes.layout.width)
     if net.signals is not None:
@@ -138,14 +152,14 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
             "mask": torch.ones(n, neighbours),
             **further,
         },
-        folder / "head.onnx",
+        folder / HEAD,
     )
 
 
 def write_rates(rates: Rates, folder: Path) -> None:
     """Replace the rates in weights.safetensors."""
-    _save(load_file(folder / _WEIGHTS) | rates.arrays(), folder)
+    _save(load_file(folder / WEIGHTS) | rates.arrays(), folder)
 
 
 def _save(weights: dict[str, NDArray[np.generic]], folder: Path) -> None:
-    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / _WEIGHTS)
+    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / WEIGHTS)

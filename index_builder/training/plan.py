@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
+import torch
 
 from index_builder.datasets.attributes.choice import MIN_VIDEOS, choose_attributes
 from index_builder.datasets.dataset import DataSet
@@ -20,6 +23,9 @@ from model.engagement.bins import HOUR_US
 from model.features.schema import Schema
 from model.features.tokens import n_features
 from model.mhp.shape import MHPShape
+from model.network import M3TR
+
+NGRAM_BUCKETS: Final = 1 << 15
 
 
 class Plan:
@@ -27,12 +33,20 @@ class Plan:
 
     ``few`` is True if the data set has few videos. Videos published up to ``split_us`` are for training, and later
     videos are the holdout. Only rows up to ``until_us`` are read. ``choices`` and ``signals`` say which
-    attributes and signals the model reads.
+    attributes and signals the model reads. ``observed`` is the data set prepared for the metric that is trained, and
+    ``further`` is the data set prepared for each metric after the first.
     """
 
     def __init__(
-        self, observed: Observed, config: TrainConfig, as_of_us: int, process_group: ProcessGroup, seed: int
+        self,
+        observed: Observed,
+        config: TrainConfig,
+        as_of_us: int,
+        process_group: ProcessGroup,
+        seed: int,
+        further: Sequence[Observed] = (),
     ) -> None:
+        self.further, self._suffix = tuple(further), ""
         self.observed, self.config, self.as_of_us, self.process_group, self.seed = (
             observed,
             config,
@@ -62,8 +76,39 @@ class Plan:
             _names(v.language for v in self.data.videos),
             tuple(choice.attribute for choice in self.choices if choice.attribute is not None),
             tuple(choice.signal for choice in self.signals if choice.signal is not None),
+            tuple(each.name for each in further),
         )
         self.shape = MHPShape(n_features(len(self.data.types)), len(self.data.types), config.d_model, config.n_layers)
+
+    def of(self, observed: Observed) -> Plan:
+        """Return the same plan for training a further metric, which ``observed`` is prepared for."""
+        out = copy.copy(self)
+        out.observed, out._suffix = observed, f", {observed.name}"
+        return out
+
+    def network(self, config: TrainConfig, *, cascade: bool) -> M3TR:
+        """Create the untrained network. ``cascade`` says whether it reads a cascade.
+
+        The network is the same on every process. Only the random numbers of dropout differ between processes.
+        """
+        group = self.process_group
+        torch.manual_seed(self.seed)
+        net = M3TR(
+            self.shape,
+            len(self.schema.categories),
+            len(self.schema.languages),
+            NGRAM_BUCKETS,
+            text_dropout=config.text_dropout,
+            head_dropout=config.head_dropout,
+            parts=config.parts,
+            cascade=cascade,
+            small_head=self.few,
+            attributes=self.schema.attribute_layout,
+            n_signals=len(self.schema.signals),
+        )
+        if group.size > 1:
+            torch.manual_seed(self.seed * group.size + group.rank)
+        return net
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Callable[..., None]]:
@@ -72,7 +117,7 @@ class Plan:
             yield lambda *_, **__: None
             return
         start = time.monotonic()
-        with progress(name, total) as bar:
+        with progress(name + self._suffix, total) as bar:
             yield bar.advance
             bar.advance(0, note=f"done in {time.monotonic() - start:.0f} s")
 

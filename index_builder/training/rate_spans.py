@@ -55,8 +55,8 @@ def rates_of(
     seed: int = 0,
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Rates:
-    """Fit rates to the forecasts of a forecaster that learned from what was known at ``split_us``.
+) -> dict[str, Rates]:
+    """Fit the rates of each metric to the forecasts of a forecaster that learned from what was known at ``split_us``.
 
     The rates are fitted to spans before ``split_us`` and corrected by spans from ``split_us`` to ``until_us``. Pass
     ``sentence`` (V, 384) to avoid encoding the texts again. ``advance`` is called with the number of forecasts just
@@ -66,10 +66,12 @@ def rates_of(
     max_age_us, limit = forecaster.manifest.schema.max_age_us, MAX_HOURS if observed.continuous else MAX_GAPS
     drawn = [spans(observed, *times, max_age_us, rng) for times in ((0, split_us), (split_us, until_us))]
     learned, held = (
-        forecast_spans(forecaster, observed, *_some(found, limit, rng), sentence=sentence, advance=advance)
+        forecast_metrics(forecaster, observed, *_some(found, limit, rng), sentence=sentence, advance=advance)
         for found in drawn
     )
-    return fit(learned, held, metric_types(observed.name, observed.data.types))
+    return {
+        metric: fit(spans, held[metric], metric_types(metric, observed.data.types)) for metric, spans in learned.items()
+    }
 
 
 def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
@@ -118,7 +120,29 @@ def forecast_spans(
     sentence: NDArray[np.float32] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Spans:
-    """Forecast N spans. Return the expected and the real growth. There are ``n_times`` forecasts per span.
+    """Forecast the first metric of N spans; see ``forecast_metrics``."""
+    first = forecaster.manifest.metric
+    made = forecast_metrics(
+        forecaster, observed, video, start_us, end_us, (first,), n_times=n_times, sentence=sentence, advance=advance
+    )
+    return made[first]
+
+
+def forecast_metrics(
+    forecaster: Forecaster,
+    observed: Observed,
+    video: Ints,
+    start_us: Ints,
+    end_us: Ints,
+    metrics: tuple[str, ...] = (),
+    *,
+    n_times: int | None = None,
+    sentence: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Spans]:
+    """Forecast ``metrics`` (default: all) of N spans. Return the expected and the real growth, by metric.
+
+    There are ``n_times`` forecasts per span.
 
     A span is divided into segments of equal length in log(age + 1 minute). Each segment is forecast at one time. The
     time is chosen so that a rate proportional to 1 / age equals its mean over the segment. Without ``n_times``, spans
@@ -142,8 +166,11 @@ def forecast_spans(
     age_s = (now - published_us) / SECOND_US
     slope_us = (slope_horizon_s(age_s, max_horizon_us / SECOND_US) * SECOND_US).astype(np.int64)
     hour_us = min(HOUR_US, max_horizon_us)
-    counts, increments = np.zeros((n, len(types))), np.zeros((n, m, 2))
-    value_now, cold, served = np.zeros(n), np.zeros(n, np.bool_), np.zeros((n, m, len(types)))
+    metrics = metrics or forecaster.manifest.metrics
+    counts, cold = np.zeros((n, len(types))), np.zeros(n, np.bool_)
+    increments = {metric: np.zeros((n, m, 2)) for metric in metrics}
+    value_now = {metric: np.zeros(n) for metric in metrics}
+    served = {metric: np.full((n, m, len(types)), np.nan) for metric in metrics}
     for first in range(0, n, _BATCH):
         part = slice(first, first + _BATCH)
         v = video[part]
@@ -153,32 +180,39 @@ def forecast_spans(
         known = histories(cells, types, data.signal_cells_at(v, start_us[part]))
         for i in range(m):
             requests = [
-                Request(data.videos[a], history, int(at), (hour_us, int(ahead)))
+                Request(data.videos[a], history, int(at), (hour_us, int(ahead)), metrics=metrics)
                 for a, history, at, ahead in zip(v, known, now[part, i], slope_us[part, i], strict=True)
             ]
-            answers = forecaster.forecast(requests, explain=False)
-            increments[part, i] = [answer.quantiles[:, MEDIAN] - answer.value_now for answer in answers]
-            served[part, i] = [[answer.intensity[kind] for kind in types] for answer in answers]
+            found = forecaster.forecast_metrics(requests, explain=False)
+            for metric in metrics:
+                answers = [answer[metric] for answer in found]
+                increments[metric][part, i] = [answer.quantiles[:, MEDIAN] - answer.value_now for answer in answers]
+                served[metric][part, i] = [[answer.intensity.get(kind, np.nan) for kind in types] for answer in answers]
+                value_now[metric][part] = [answer.value_now for answer in answers]
             if advance:
                 advance(len(requests))
-        value_now[part] = [answer.value_now for answer in answers]
         cold[part] = [answer.cold_start for answer in answers]
         counts[part] = [[answer.counts.get(kind, 0) for kind in types] for answer in answers]
     span_s = (end_us - start_us)[:, None] / SECOND_US
     horizon_s = slope_us / SECOND_US
-    each = RateInputs(
-        age_s.ravel(),
-        cold.repeat(m),
-        in_next_hour(increments[..., 1], age_s, horizon_s).ravel(),
-        in_next_hour(increments[..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
-        waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1),
-        value_now.repeat(m),
-        counts.repeat(m, axis=0),
-    )
+    wave = waves(now / SECOND_US, age_s, span_s if at_start else HOUR_S, horizon_s).reshape(n * m, -1)
     if at_start:
         hours = 1 / in_next_hour(hours, age_s, span_s)
     timed = (end_us - start_us <= _TIMED_US) | at_start
-    return Spans(video, hours, timed, each, served, growth_of_spans(observed, video, start_us, end_us))
+    grown = growth_of_spans(observed, video, start_us, end_us)
+    out = {}
+    for metric in metrics:
+        each = RateInputs(
+            age_s.ravel(),
+            cold.repeat(m),
+            in_next_hour(increments[metric][..., 1], age_s, horizon_s).ravel(),
+            in_next_hour(increments[metric][..., 0], age_s, np.full_like(age_s, hour_us / SECOND_US)).ravel(),
+            wave,
+            value_now[metric].repeat(m),
+            counts.repeat(m, axis=0),
+        )
+        out[metric] = Spans(video, hours, timed, each, served[metric], grown)
+    return out
 
 
 def growth_of_spans(observed: Observed, video: Ints, start_us: Ints, end_us: Ints) -> NDArray[np.float64]:

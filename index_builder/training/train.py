@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,13 @@ from numpy.typing import NDArray
 
 from index_builder.datasets.check import check_dataset
 from index_builder.datasets.findings import Finding, console, report
-from index_builder.datasets.growth_check import require_growth
 from index_builder.datasets.load import load_dataset
-from index_builder.datasets.observed import Observed
 from index_builder.samples.network_inputs import encode_text
 from index_builder.training.bundle_writer import BundleWriter
 from index_builder.training.config import TrainConfig
 from index_builder.training.distributed import join_process_group
 from index_builder.training.duration_estimate import duration_in_words, estimate_s
+from index_builder.training.metrics.choice import observed_metrics
 from index_builder.training.plan import Plan
 from index_builder.training.staging import staging_folder, staging_path
 from index_builder.training.training_run import TrainingRun
@@ -36,7 +36,7 @@ def train(
     data: Path,
     *,
     as_of_us: int,
-    metric: str,
+    metric: str | Sequence[str] = (),
     out: Path,
     device: str = "auto",
     epochs: int | None = None,
@@ -44,6 +44,9 @@ def train(
     config: Path | None = None,
 ) -> str | None:
     """Train a bundle and fill its bank. Only data up to ``as_of_us`` is used.
+
+    ``metric`` names the metrics that the bundle forecasts, the first one first. Without any, the bundle forecasts each
+    counted type that most videos have.
 
     The newest videos are the holdout. One half of the holdout decides when to stop. The other half is scored for the
     report. The whole holdout calibrates the intervals. ``index_builder.training.training_run`` explains the use of the
@@ -74,29 +77,32 @@ def train(
         raise DataError(
             f"{data}: {len(dataset.videos)} videos published up to the as-of time; needed: at least {_MIN_VIDEOS}"
         )
-    observed = Observed.of(dataset, metric)
-    require_growth(observed)
+    observed, *further = observed_metrics(dataset, [metric] if isinstance(metric, str) else metric)
     settings = settings.suited_to(len(dataset.videos))
     if first_process:
-        duration = duration_in_words(estimate_s(observed, settings))
+        duration = duration_in_words(estimate_s(observed, settings, len(further)))
+        also = f", then {', '.join(each.name for each in further)}" if further else ""
         print(
-            f"{len(dataset.videos):,} videos, {len(observed.totals):,} rows of {metric}: training takes {duration}",
+            f"{len(dataset.videos):,} videos, {len(observed.totals):,} rows of {observed.name}{also}: training takes {duration}",
             file=sys.stderr,
         )
     with (
         join_process_group(torch_device) as group,
         staging_folder(out) if group.is_first else nullcontext(staging_path(out)) as folder,
     ):
-        plan = Plan(observed, settings, as_of_us, group, seed)
+        plan = Plan(observed, settings, as_of_us, group, seed, further)
         if group.is_first:
             _print_inputs(plan)
-        run = TrainingRun(plan, _sentences(plan), staging_path(out))
-        scored, forecasts = run.fit_with_holdout()
-        model = run.refit_on_all(scored) if plan.few and plan.config.refit else scored
+        trained = TrainingRun(plan, _sentences(plan), staging_path(out)).train()
         if not group.is_first:
             return None
-        verdict = BundleWriter(plan, model, scored, forecasts).write(folder)
-    return f"{out}: bundle of {metric}. On holdout videos it is {verdict}\nnext: m3tr-serve --bundle {out}"
+        verdicts = BundleWriter(plan, trained).write(folder)
+    if not further:
+        return f"{out}: bundle of {observed.name}. On holdout videos it is {verdicts[observed.name]}\nnext: m3tr-serve --bundle {out}"
+    lines = [f"  {name}: {verdict}" for name, verdict in verdicts.items()]
+    return "\n".join(
+        [f"{out}: bundle of {', '.join(verdicts)}. On holdout videos it is", *lines, f"next: m3tr-serve --bundle {out}"]
+    )
 
 
 def _print_findings(findings: list[Finding]) -> None:

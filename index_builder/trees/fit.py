@@ -111,12 +111,18 @@ def tree_reader(
     content: ContentInputs,
     schema: Schema,
     base: NDArray[np.float64],
+    projection: Floats | None = None,
     *,
     reads_content: bool = True,
 ) -> TreeReader:
-    """Return what computes the rows of trees that learn from ``sample_set``. ``base`` are the weights of the base forecast."""
+    """Return what computes the rows of trees that learn from ``sample_set``. ``base`` are the weights of the base forecast.
+
+    ``projection`` is the projection of the text. By default, it is fitted to the samples' videos.
+    """
+    if projection is None:
+        projection = projection_of(content.sentence, sample_set.samples.video)
     return TreeReader(
-        projection_of(content.sentence, sample_set.samples.video),
+        projection,
         (
             growth_by_name(sample_set, content.category, len(schema.categories)),
             growth_by_name(sample_set, content.language, len(schema.languages)),

@@ -10,7 +10,7 @@ A search returns only data that were already known at ``now_us``. The bank enfor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -44,6 +44,11 @@ class Curve:
         return self if n == len(self.ages_us) else Curve(self.ages_us[:n], self.values[:n])
 
 
+NO_CURVE: Final = Curve(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+"""The curve of a metric that was not observed. The arrays are read-only, like those of a stored curve."""
+NO_CURVE.ages_us.flags.writeable = NO_CURVE.values.flags.writeable = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BankVideo:
     """One video as it is passed to the bank.
@@ -55,8 +60,10 @@ class BankVideo:
         content: (Dc,) float32 or None.
         trajectories: maps an age bucket (0 .. 254) to a pair: a vector (Dt,) float32, and the time from which this
             vector is usable.
+        curve: growth of the bundle's first metric.
         usable_from_us: time from which ``content`` is usable. With NEVER_US, no search by content finds the video,
             but ``creator`` still does.
+        further: growth of each of the bundle's other metrics that was observed.
     """
 
     video_id: str
@@ -67,6 +74,7 @@ class BankVideo:
     trajectories: Mapping[int, tuple[NDArray[np.float32], int]]
     curve: Curve
     usable_from_us: int
+    further: Mapping[str, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +102,11 @@ class Candidate:
     ``now_us``.
 
     Attributes:
-        curve: the points up to ``now_us``.
+        curve: the points up to ``now_us``, for the bundle's first metric.
         content: (Dc,) float32, the stored content vector divided by its norm. The array is read-only.
         trajectory: (Dt,) float32, the stored trajectory vector of the query's age bucket divided by its norm. The
             array is read-only.
+        further: the points up to ``now_us``, for each of the bundle's other metrics that was observed.
     """
 
     video_id: str
@@ -107,15 +116,25 @@ class Candidate:
     curve: Curve
     content: NDArray[np.float32] | None
     trajectory: NDArray[np.float32] | None
+    further: Mapping[str, Curve] = field(default_factory=dict)
+
+    def curve_of(self, further: str | None) -> Curve:
+        """Return the curve of a further metric, or of the first metric if ``further`` is None. The curve may have no points."""
+        return self.curve if further is None else self.further.get(further, NO_CURVE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PastVideo:
-    """A video of a creator. Its ``curve`` is NOT truncated. The caller must truncate the curve at the time of the forecast."""
+    """A video of a creator. Its curves are NOT truncated. The caller must truncate them at the time of the forecast."""
 
     video_id: str
     published_us: int
     curve: Curve
+    further: Mapping[str, Curve] = field(default_factory=dict)
+
+    def curve_of(self, further: str | None) -> Curve:
+        """Return the curve of a further metric, or of the first metric if ``further`` is None. The curve may have no points."""
+        return self.curve if further is None else self.further.get(further, NO_CURVE)
 
 
 class Bank(Protocol):

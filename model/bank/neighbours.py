@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bank.interface import BankQuery, Candidate
+from model.bank.interface import BankQuery, Candidate, Curve
 from model.forecast import Neighbour
 from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
 from model.growth.curve_kernels import CURVE_EDGES_US, N_GROWTH, curve_growth, pace_sum
@@ -135,17 +135,19 @@ def fill_features(  # type: ignore[no-untyped-def]
     out[RECENCY] = np.log1p(max(earlier_us, 0) * 1e-6 / 86_400.0) / 3
 
 
-def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...]) -> Neighbour:
-    """Return the description of a neighbour for a forecast: its similarities, and its growth from ``age_us`` on."""
-    growth = _growth_factors(item.candidate, age_us, horizons_us)
+def explain(item: Ranked, age_us: int, horizons_us: tuple[int, ...], further: str | None = None) -> Neighbour:
+    """Return the description of a neighbour for a forecast: its similarities, and its growth from ``age_us`` on.
+
+    The growth is that of the metric ``further``, or of the first metric if ``further`` is None.
+    """
+    growth = _growth_factors(item.candidate.curve_of(further), age_us, horizons_us)
     return Neighbour(item.candidate.video_id, item.similarity, item.content, item.trajectory, growth)
 
 
-def _growth_factors(candidate: Candidate, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
-    """Return, for each horizon, the factor by which the candidate's count grew from ``age_us`` on. An unknown factor is None."""
+def _growth_factors(curve: Curve, age_us: int, horizons_us: tuple[int, ...]) -> dict[int, float | None]:
+    """Return, for each horizon, the factor by which a count grew from ``age_us`` on. An unknown factor is None."""
     order = sorted(horizons_us)
     growth = np.empty(len(order) + 1)
-    curve = candidate.curve
     curve_growth(curve.ages_us, curve.values, len(curve.ages_us), age_us, np.array(order, dtype=np.int64), growth)
     known = {h: None if np.isnan(growth[i]) else float(np.exp2(growth[i])) for i, h in enumerate(order)}
     return {h: known[h] for h in horizons_us}

@@ -29,6 +29,7 @@ class StoredVideo:
     curve: Curve
     content: NDArray[np.float32] | None
     trajectories: dict[int, tuple[NDArray[np.float32], int] | None] = field(default_factory=dict)
+    further: Mapping[str, Curve] = field(default_factory=dict)
 
     def trajectory(self, age_bucket: int, now_us: int) -> NDArray[np.float32] | None:
         """Return the trajectory vector of an age bucket. Return None if it does not exist, or was not usable yet at ``now_us``."""
@@ -45,11 +46,12 @@ class StoredVideo:
             self.curve.until(now_us - self.published_us),
             self.content if self.usable_from_us <= now_us else None,
             self.trajectory(age_bucket, now_us),
+            {name: curve.until(now_us - self.published_us) for name, curve in self.further.items()},
         )
 
     def past(self) -> PastVideo:
-        """Return the video as an entry of its creator's list, with the whole curve."""
-        return PastVideo(self.video_id, self.published_us, self.curve)
+        """Return the video as an entry of its creator's list, with the whole curves."""
+        return PastVideo(self.video_id, self.published_us, self.curve, self.further)
 
 
 def encode_curve(curve: Curve) -> str:
@@ -64,7 +66,7 @@ def decode_curve(text: str) -> Curve:
 
 
 def payload(video: BankVideo) -> dict[str, Any]:
-    """Return the payload of a video's point. Fields that are None are left out."""
+    """Return the payload of a video's point. Fields that are None are left out, and so are curves if there are no further ones."""
     fields = {
         "video_id": video.video_id,
         "published_us": int(video.published_us),
@@ -72,6 +74,7 @@ def payload(video: BankVideo) -> dict[str, Any]:
         "category": video.category,
         "creator_id": video.creator_id,
         "curve": encode_curve(video.curve),
+        "curves": {name: encode_curve(curve) for name, curve in video.further.items()} or None,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -86,6 +89,7 @@ def row(fields: Mapping[str, Any], content: list[float] | None) -> StoredVideo:
         fields.get("creator_id"),
         decode_curve(fields["curve"]),
         None if content is None else frozen(content),
+        further={name: decode_curve(text) for name, text in fields.get("curves", {}).items()},
     )
 
 

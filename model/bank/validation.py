@@ -48,7 +48,8 @@ def check_video(video: BankVideo) -> None:
             raise DataError(f"usable_from_us: {usable_us}, must not be before published_us {video.published_us}")
     for bucket in video.trajectories:
         _bucket(bucket)
-    _curve(video.curve)
+    for curve in (video.curve, *video.further.values()):
+        _curve(curve)
 
 
 def last_of_each(videos: Iterable[BankVideo]) -> list[BankVideo]:

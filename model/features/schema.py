@@ -28,13 +28,14 @@ class Schema:
 
     Attributes:
         types: engagement types, in the order of the token features.
-        metric: the metric that is forecast.
+        metric: the first metric that is forecast. Trajectories are those of this metric.
         max_horizon_us: longest horizon in the training data, in microseconds.
         max_age_us: highest age in the training data, in microseconds.
         categories: known categories, numbered from 1. The number 0 means missing or unknown.
         languages: known languages, numbered in the same way.
         attributes: attributes that are read.
         signals: signals that are read.
+        further: the other metrics that are forecast.
         attribute_layout: where each attribute is in the features of a video.
     """
 
@@ -46,6 +47,7 @@ class Schema:
     languages: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     signals: tuple[Signal, ...] = ()
+    further: tuple[str, ...] = ()
     attribute_layout: AttributeLayout = field(init=False, repr=False, compare=False)
     _category: dict[str, int] = field(init=False, repr=False, default_factory=dict)
     _language: dict[str, int] = field(init=False, repr=False, default_factory=dict)
@@ -54,6 +56,11 @@ class Schema:
         object.__setattr__(self, "attribute_layout", AttributeLayout.of(self.attributes))
         self._category.update({name: i + 1 for i, name in enumerate(self.categories)})
         self._language.update({name: i + 1 for i, name in enumerate(self.languages)})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that are forecast, the first metric first."""
+        return (self.metric, *self.further)
 
     def category(self, video: Video) -> int:
         """Return the index of the video's category. The index is 0 if the category is missing or unknown."""

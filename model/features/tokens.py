@@ -81,6 +81,15 @@ class Tokens:
         """The summed audience of the accounts that acted in each token's interval, (n,) float64. An unknown audience is 0."""
         return np.asarray(np.expm1(self.features[:, 4 * self.counts.shape[1]].astype(np.float64) / _COUNT_SCALE))
 
+    def take(self, rows: NDArray[np.int64]) -> Tokens:
+        """Return the tokens of the sequences ``rows`` (s,), in this order."""
+        sizes = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], sizes)
+        by_token = ("features", "clock", "interval_s", "counts", "observed", "prefix")
+        taken = {name: getattr(self, name)[at if name in by_token else rows] for name in self.__slots__[1:]}
+        return Tokens(offsets, **taken)
+
     @property
     def cold(self) -> NDArray[np.bool_]:
         """Whether each sequence is a cold start, (S,) bool.

@@ -83,7 +83,7 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = settings.request_deadline_ms / 1000
-        self.batcher: Batcher[_Job, Forecast] = Batcher(
+        self.batcher: Batcher[_Job, dict[str, Forecast]] = Batcher(
             self._compute,
             size=settings.batch_forecasts,
             wait_s=settings.batch_wait_ms / 1000,
@@ -96,17 +96,25 @@ class Engine:
         self._observers.append(observer)
 
     async def forecast(
-        self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...], thresholds: tuple[float, ...] = ()
+        self,
+        video_id: str,
+        at_us: int | None,
+        horizons_us: tuple[int, ...],
+        thresholds: tuple[float, ...] = (),
+        metrics: tuple[str, ...] = (),
     ) -> ForecastResult:
-        """Forecast a registered video as of ``at_us`` (None: now), at horizons and for thresholds, both ascending."""
+        """Forecast a registered video as of ``at_us`` (None: now), at horizons and for thresholds, both ascending.
+
+        ``metrics`` are metrics of the active bundle. Without any, its first metric is forecast.
+        """
         snapshot, stale = await self._snapshots.get(video_id)
         if snapshot is None:
             raise NotFound("this video is not registered", field="video_id", value=video_id)
         clock_us, deployment = self._clock(), self.active
-        key = (video_id, horizons_us, at_us, thresholds)
+        key = (video_id, horizons_us, at_us, thresholds, metrics)
         task = None if stale else self.cache.find(key, snapshot, deployment, clock_us)
         if task is None:
-            job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us, thresholds)
+            job, as_of_bins = self._job(snapshot, deployment, clock_us, at_us, horizons_us, thresholds, metrics)
             # Run in a separate task, which continues for the other callers if the first caller disconnects.
             task = asyncio.get_running_loop().create_task(self._make(job, snapshot, as_of_bins, stale))
             self._in_progress[deployment] += 1
@@ -188,6 +196,7 @@ class Engine:
         at_us: int | None,
         horizons_us: tuple[int, ...],
         thresholds: tuple[float, ...] = (),
+        metrics: tuple[str, ...] = (),
     ) -> tuple[_Job, bool]:
         now = clock_us if at_us is None else at_us
         published_us = snapshot.video.published_us
@@ -202,20 +211,21 @@ class Engine:
                 now = snapshot.newest_us
             else:
                 history, as_of_bins = ended_by(history, now - published_us), True
-        request = Request(snapshot.video, history, now, horizons_us, snapshot.client, thresholds)
+        request = Request(snapshot.video, history, now, horizons_us, snapshot.client, thresholds, metrics)
         return _Job(request, not as_of_bins, deployment), as_of_bins
 
     async def _make(self, job: _Job, snapshot: Snapshot, as_of_bins: bool, stale: bool) -> ForecastResult:
         try:
             async with asyncio.timeout(self._deadline_s):
-                forecast = await self.batcher.submit(job)
+                forecasts = tuple((await self.batcher.submit(job)).values())
         except TimeoutError:
             raise Unavailable("the forecast missed its deadline", part="model") from None
         self.made_s = time.monotonic()
         if stale:
-            forecast = replace(forecast, degraded=[*forecast.degraded, "store"])
-        self._count(forecast)
-        result = ForecastResult(snapshot, forecast, job.deployment.version, as_of_bins, stale)
+            forecasts = tuple(replace(made, degraded=[*made.degraded, "store"]) for made in forecasts)
+        first, *further = forecasts
+        self._count(first)
+        result = ForecastResult(snapshot, first, job.deployment.version, as_of_bins, stale, further=tuple(further))
         for observer in self._observers if job.newest and not stale else ():
             observer(result)
         return result
@@ -234,14 +244,14 @@ class Engine:
         for part in forecast.degraded:
             self._metrics.degraded.labels(part).inc()
 
-    def _compute(self, jobs: Sequence[_Job]) -> Sequence[Forecast]:
+    def _compute(self, jobs: Sequence[_Job]) -> Sequence[dict[str, Forecast]]:
         self._metrics.batch_size.observe(len(jobs))
         groups: dict[tuple[Deployment, bool], list[int]] = {}
         for i, job in enumerate(jobs):
             groups.setdefault((job.deployment, job.newest), []).append(i)
-        results: dict[int, Forecast] = {}
+        results: dict[int, dict[str, Forecast]] = {}
         for (deployment, newest), indices in groups.items():
-            forecasts = deployment.forecaster.forecast(
+            forecasts = deployment.forecaster.forecast_metrics(
                 [jobs[i].request for i in indices],
                 pool=deployment.pool if newest else None,
                 stage=lambda name, seconds: self._metrics.model_seconds.labels(name).observe(seconds),

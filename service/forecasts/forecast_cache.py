@@ -13,8 +13,8 @@ from service.store.snapshot import Snapshot
 SHARE_OF_AGE: Final = 1e-3
 """Time for which a forecast is served from the cache, as a fraction of its video's age."""
 
-Key = tuple[str, tuple[int, ...], int | None, tuple[float, ...]]
-"""Video id, horizons in microseconds, requested time (None: now), and thresholds."""
+Key = tuple[str, tuple[int, ...], int | None, tuple[float, ...], tuple[str, ...]]
+"""Video id, horizons in microseconds, requested time (None: now), thresholds, and metrics (none: the bundle's first one)."""
 
 
 class _Entry(NamedTuple):
@@ -31,7 +31,7 @@ class ForecastCache:
     While a forecast is in progress, equal requests share it.
 
     A cached forecast is valid only for the video's version and the deployment that it was made with. Therefore a new row, a different
-    model, a different horizon or a different threshold always causes a new forecast.
+    model, a different horizon, threshold or metric always causes a new forecast.
     """
 
     def __init__(self, capacity: int, reuse_us: int) -> None:

@@ -32,13 +32,30 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
     forecast video is now. The member ``thresholds`` is absent unless thresholds were asked. A threshold's ``probability`` maps a horizon
     in seconds to the probability that the count is at least the threshold at that horizon. Its ``passed_by`` maps a probability to the
     time by which the threshold is passed with it, or to null if this is later than the longest trained horizon.
+
+    ``metric`` and what belongs to it are those of the first requested metric. The member ``further`` is absent unless more than one
+    metric was asked. It lists what belongs to each of the others.
     """
     forecast = result.forecast
     return {
         "video_id": result.snapshot.video.video_id,
         "at": iso(forecast.now_us),
-        "metric": forecast.metric,
         "counts": forecast.counts,
+        **_of_metric(forecast),
+        **({"further": [_of_metric(made) for made in result.further]} if result.further else {}),
+        "model_version": result.model_version,
+        "state_age_s": _number(forecast.state_age_s),
+        "cold_start": forecast.cold_start,
+        "as_of_bins": result.as_of_bins,
+        "degraded": forecast.degraded,
+        "stale": result.stale,
+    }
+
+
+def _of_metric(forecast: Forecast) -> dict[str, Any]:
+    """Return the members that belong to one metric."""
+    return {
+        "metric": forecast.metric,
         "value_now": _number(forecast.value_now),
         "forecasts": [
             {
@@ -54,13 +71,7 @@ def forecast_fields(result: ForecastResult) -> dict[str, Any]:
         **({"thresholds": [_threshold(t, forecast) for t in forecast.thresholds]} if forecast.thresholds else {}),
         "intensity_per_hour": {kind: _number(rate) for kind, rate in forecast.intensity.items()},
         "neighbours": [_neighbour(neighbour) for neighbour in forecast.neighbours],
-        "model_version": result.model_version,
-        "state_age_s": _number(forecast.state_age_s),
-        "cold_start": forecast.cold_start,
-        "as_of_bins": result.as_of_bins,
-        "degraded": forecast.degraded,
         "extrapolated": forecast.extrapolated,
-        "stale": result.stale,
     }
 
 

@@ -111,19 +111,33 @@ class Shadow(BackgroundTask):
 
     async def _make(self, deployment: Deployment, results: Sequence[ForecastResult]) -> None:
         # The observed forecasts were made from the whole snapshot, so the shadow uses the whole history too.
+        own = deployment.forecaster.manifest.metrics
+        results = [result for result in results if result.forecast.metric in own]
         requests = [
-            Request(r.snapshot.video, r.snapshot.history, r.forecast.now_us, r.forecast.horizons_us, r.snapshot.client)
+            Request(
+                r.snapshot.video,
+                r.snapshot.history,
+                r.forecast.now_us,
+                r.forecast.horizons_us,
+                r.snapshot.client,
+                metrics=tuple(forecast.metric for forecast in r.forecasts if forecast.metric in own),
+            )
             for r in results
         ]
         loop = asyncio.get_running_loop()
         forecasts = await loop.run_in_executor(
             self._thread,
-            lambda: deployment.forecaster.forecast(requests, pool=deployment.pool),
+            lambda: deployment.forecaster.forecast_metrics(requests, pool=deployment.pool),
         )
-        for result, forecast in zip(results, forecasts, strict=True):
+        for result, made in zip(results, forecasts, strict=True):
             self._metrics.shadow_forecasts.labels("made").inc()
-            self._compare(result.forecast, forecast)
-            shadowed = ForecastResult(result.snapshot, forecast, deployment.version, as_of_bins=False, stale=False)
+            for active in result.forecasts:
+                if active.metric in made:
+                    self._compare(active, made[active.metric])
+            first, *further = made.values()
+            shadowed = ForecastResult(
+                result.snapshot, first, deployment.version, as_of_bins=False, stale=False, further=tuple(further)
+            )
             for observer in self._observers:
                 observer(shadowed)
 

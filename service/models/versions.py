@@ -48,6 +48,7 @@ class Version:
             as_of_us = self.manifest.training.get("as_of_us")
             row |= {
                 "metric": self.manifest.metric,
+                "metrics": list(self.manifest.metrics),
                 "types": list(self.manifest.types),
                 "max_horizon_s": self.manifest.max_horizon_us // SECOND_US,
                 "as_of": None if as_of_us is None else iso(as_of_us),
@@ -67,12 +68,14 @@ class Version:
 def misfit(manifest: Manifest, served: Manifest) -> str | None:
     """Return the reason why a bundle cannot be activated in this service, or None if the bundle can be activated.
 
-    The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metric, and longest horizon. A
-    different bundle fits if it forecasts the served bundle's metric, knows all engagement types of the served bundle, and has at least the
-    served bundle's longest horizon. To use further types or longer horizons of a bundle, start a service with that bundle.
+    The bundle that a service starts with (``served``) decides what the service accepts: engagement types, metrics, and longest horizon.
+    A different bundle fits if it forecasts the served bundle's metrics, with the same first one, knows all its engagement types, and has
+    at least its longest horizon. To use further metrics, types or longer horizons of a bundle, start a service with that bundle.
     """
     if manifest.metric != served.metric:
         return f"it forecasts {manifest.metric} but this service forecasts {served.metric}: start a service with it"
+    if others := [metric for metric in served.metrics if metric not in manifest.metrics]:
+        return f"it does not forecast {', '.join(others)}, which this service forecasts: start a service with it"
     if missing := sorted(set(served.types) - set(manifest.types)):
         return f"it does not read {', '.join(missing)}, which this service accepts: start a service with it"
     reach_s, needed_s = manifest.max_horizon_us // SECOND_US, served.max_horizon_us // SECOND_US

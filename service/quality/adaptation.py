@@ -16,7 +16,7 @@ from service.background import BackgroundTask
 from service.deployment.deployment import Deployment
 from service.problems import Unavailable
 from service.quality.label_store import LabelStore, parse_adaptive
-from service.quality.scores import ScoreSums, horizon_name
+from service.quality.scores import ScoresOfModel, horizon_name
 from service.settings import QualitySettings
 
 log = structlog.get_logger(__name__)
@@ -45,13 +45,13 @@ class Adaptation(BackgroundTask):
     ) -> None:
         self.enabled = settings.adaptive
         self._label_store, self._active, self._shadow, self._clock = label_store, active, shadow, clock
-        self._applied: dict[Deployment, dict[str, str]] = {}
-        self._factors: dict[str, tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
-        self._scores_by_model: dict[str, ScoreSums] = {}
+        self._applied: dict[Deployment, dict[str, dict[str, str]]] = {}
+        self._factors: dict[tuple[str, str], tuple[NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]] = {}
+        self._scores_by_model: dict[str, ScoresOfModel] = {}
 
-    def factors(self, version: str, client: str = "") -> NDArray[np.float64] | None:
-        """Return the interval stretch that a model applies to a client's videos, or None if the model applies no stretch."""
-        common, by_client = self._factors.get(version, (None, {}))
+    def factors(self, version: str, metric: str, client: str = "") -> NDArray[np.float64] | None:
+        """Return the interval stretch that a model applies to a metric of a client's videos, or None if the model applies no stretch."""
+        common, by_client = self._factors.get((version, metric), (None, {}))
         return by_client.get(client, common)
 
     async def refresh(self) -> None:
@@ -66,28 +66,30 @@ class Adaptation(BackgroundTask):
         """Apply the newest adaptive state to a model. ``apply`` is also called before the model's first forecast."""
         if not self.enabled:
             return
-        stored = await self._label_store.adaptives(deployment.version)
-        if self._applied.get(deployment, {}) == stored:
-            return
-        states = {client: parse_adaptive(text) for client, text in stored.items()}
-        base = median_logs(list(states.values()))
-        common = np.exp(base) if base.any() else None
-        by_client = {client: state.over(base) for client, state in states.items()}
-        deployment.forecaster.adapt(common, by_client)
-        self._factors[deployment.version] = common, by_client
-        self._applied[deployment] = stored
+        stored = await self._label_store.adaptives(deployment.version, deployment.forecaster.manifest.metrics)
+        applied = self._applied.setdefault(deployment, {})
+        for metric, texts in stored.items():
+            if applied.get(metric, {}) == texts:
+                continue
+            states = {client: parse_adaptive(text) for client, text in texts.items()}
+            base = median_logs(list(states.values()))
+            common = np.exp(base) if base.any() else None
+            by_client = {client: state.over(base) for client, state in states.items()}
+            deployment.forecaster.adapt(common, by_client, metric)
+            self._factors[deployment.version, metric] = common, by_client
+            applied[metric] = texts
 
     def readings(self) -> Sequence[Metric]:
-        """Return scores by model and horizon, for the newest models only."""
-        families = {
-            name: GaugeMetricFamily(*text, labels=["model_version", "horizon"]) for name, text in _SCORES.items()
-        }
-        for version, sums in self._scores_by_model.items():
-            for bucket in sums.horizon_buckets():
-                scores = sums.scores([cell for cell in sums.cells if cell[1] == bucket])
-                for name, family in families.items():
-                    if scores[name] is not None:
-                        family.add_metric([version, horizon_name(bucket)], scores[name])
+        """Return scores by model, metric and horizon, for the newest models only."""
+        labels = ["model_version", "metric", "horizon"]
+        families = {name: GaugeMetricFamily(*text, labels=labels) for name, text in _SCORES.items()}
+        for version, by_metric in self._scores_by_model.items():
+            for metric, sums in by_metric.sorted(self._active().forecaster.manifest.metrics):
+                for bucket in sums.horizon_buckets():
+                    scores = sums.scores([cell for cell in sums.cells if cell[1] == bucket])
+                    for name, family in families.items():
+                        if scores[name] is not None:
+                            family.add_metric([version, metric, horizon_name(bucket)], scores[name])
         return list(families.values())
 
     async def _run(self) -> None:

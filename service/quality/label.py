@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.types import COUNTER_COLUMNS, TOTAL
+from model.forecast import Forecast
 from model.quantiles.calibration import AGE_EDGES_H, COLD, calibration_column, calibration_row
 from model.quantiles.head import N_STEPS
 from service.forecasts.forecast_result import ForecastResult
@@ -60,16 +61,16 @@ class Label(msgspec.Struct, frozen=True, array_like=True):
     def key(self) -> str:
         """Key that identifies the label.
 
-        All forecasts of a video by one model at one horizon within one age step have the same key. The time before the video's first row
-        counts as a separate step.
+        All forecasts of a video's metric by one model at one horizon within one age step have the same key. The time before the video's
+        first row counts as a separate step.
         """
         step = -1 if self.age_bucket == COLD else age_step(self.now_us - self.published_us)
-        parts = (self.video_id, self.model_version, self.horizon_us, step)
+        parts = (self.video_id, self.model_version, self.metric, self.horizon_us, step)
         return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=12).hexdigest()
 
     @property
     def key_until_us(self) -> int:
-        """Time from which a forecast with the same video, model and horizon has a different key."""
+        """Time from which a forecast with the same video, model, metric and horizon has a different key."""
         return self.published_us + step_end_us(age_step(self.now_us - self.published_us))
 
 
@@ -92,13 +93,13 @@ def metric_kinds(metric: str, kinds: Iterable[str]) -> list[str]:
     return [kind for kind in kinds if metric in (TOTAL, kind) or COUNTER_COLUMNS.get(metric) == kind]
 
 
-def labels_of(result: ForecastResult, factors: NDArray[np.float64] | None) -> Iterator[Label]:
-    """Yield one label per horizon of a forecast.
+def labels_of(result: ForecastResult, forecast: Forecast, factors: NDArray[np.float64] | None) -> Iterator[Label]:
+    """Yield one label per horizon of a forecast, which is one of those of ``result``.
 
     ``factors``: adaptive stretch factors that the forecast already includes, indexed by age bucket and horizon bucket. None if there are
     no such factors.
     """
-    forecast, video = result.forecast, result.snapshot.video
+    video = result.snapshot.video
     age_s = np.array([(forecast.now_us - video.published_us) / SECOND_US])
     age_bucket = int(calibration_row(age_s, np.array([forecast.cold_start]))[0])
     horizon_buckets = calibration_column(np.array(forecast.horizons_us) / SECOND_US).tolist()

@@ -8,10 +8,10 @@ tag ``{labels}``. Times are in microseconds.
     of:<bucket>        sorted set in text order; a member is a digest of a video's id, then a label key; used to find a video's labels
     made:<bucket>      Redis hash from label key to label (JSON); the replica that removes a label from this hash has scored it
     done:<bucket>      sorted set of scored labels' keys, ordered by the time until which no label with the same key is accepted
-    day:<day>:<model>  Redis hash from "<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
+    day:<day>:<model>  Redis hash from "<metric>|<age bucket>:<horizon bucket>:<name>" to a sum over the labels scored on that day
     models             sorted set of model versions, ordered by the day on which one of their labels was last scored
-    adaptive:<model>   adaptive state (JSON) for videos that were registered without an API key
-    adaptive:<model>:<client>   adaptive state (JSON) for videos that were registered with this client's API key
+    adaptive:<model>|<metric>   adaptive state (JSON) of a metric for videos that were registered without an API key
+    adaptive:<model>|<metric>:<client>   adaptive state (JSON) for videos that were registered with this client's API key
     clients:<model>    set of names of the clients that have an adaptive state
     paced:<bucket>:<client>   sorted set of the client's recent label keys, ordered by due time; limits the client's rate
 """
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -32,7 +33,7 @@ from model.engagement.bins import SECOND_US
 from model.quantiles.adaptive import Adaptive
 from model.quantiles.calibration import N_COLUMNS
 from service.quality.label import Label
-from service.quality.scores import ScoreSums
+from service.quality.scores import ScoresOfModel
 from service.store.keys import label_key
 from service.store.redis.connection import Command, RedisConnection
 
@@ -107,7 +108,7 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Scored labels of one horizon bucket, model and client.
+    """Scored labels of one horizon bucket, model, metric and client.
 
     ``sums``: amounts that the labels add to the score sums.
     ``before``: stored adaptive state that the scorer read.
@@ -206,7 +207,7 @@ class LabelStore:
             *_keys(bucket, "due", "made", "done"),
             _day_key(day, model),
             label_key("models"),
-            _adaptive_key(model, first.client),
+            _adaptive_key(model, first.metric, first.client),
             _clients_key(model),
             *_keys(bucket, "of"),
         ]
@@ -243,36 +244,41 @@ class LabelStore:
             if not cursor:
                 return names
 
-    async def adaptive(self, model: str, client: str = "") -> str:
-        """Return the stored adaptive state of a model for a client's videos, or "" before the first outcome."""
-        found = (await self._redis.pipeline("labels", [["GET", _adaptive_key(model, client)]]))[0]
+    async def adaptive(self, model: str, metric: str, client: str = "") -> str:
+        """Return the stored adaptive state of a model's metric for a client's videos, or "" before the first outcome."""
+        found = (await self._redis.pipeline("labels", [["GET", _adaptive_key(model, metric, client)]]))[0]
         return found.decode() if found else ""
 
-    async def adaptives(self, model: str) -> dict[str, str]:
-        """Return the stored adaptive states of a model, keyed by client. Clients without a state are left out."""
+    async def adaptives(self, model: str, metrics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the stored adaptive states of each metric of a model, keyed by client. Clients without a state are left out."""
         found = (await self._redis.pipeline("labels", [["SMEMBERS", _clients_key(model)]]))[0]
         clients = ["", *sorted(name.decode() for name in found)]
-        keys = [_adaptive_key(model, client) for client in clients]
+        asked = [(metric, client) for metric in metrics for client in clients]
+        keys = [_adaptive_key(model, metric, client) for metric, client in asked]
         states = (await self._redis.pipeline("labels", [["MGET", *keys]]))[0]
-        return {client: state.decode() for client, state in zip(clients, states, strict=True) if state}
+        out: dict[str, dict[str, str]] = {metric: {} for metric in metrics}
+        for (metric, client), state in zip(asked, states, strict=True):
+            if state:
+                out[metric][client] = state.decode()
+        return out
 
     async def pending(self) -> int:
         """Return the number of labels whose outcome is not known yet."""
         commands: list[Command] = [["HLEN", _keys(bucket, "made")[0]] for bucket in range(N_COLUMNS)]
         return sum(await self._redis.pipeline("labels", commands))
 
-    async def scores_by_model(self, now_us: int) -> dict[str, ScoreSums]:
+    async def scores_by_model(self, now_us: int) -> dict[str, ScoresOfModel]:
         """Return the scores of the last ``days`` days, keyed by model version, the newest version first."""
         today = now_us // SECOND_US // DAY_S
         found = await self._redis.pipeline("labels", [["ZRANGE", label_key("models"), 0, MODELS - 1, "REV"]])
         models = [name.decode() for name in found[0]]
-        scores_by_model = {model: ScoreSums() for model in models}
+        scores_by_model = {model: ScoresOfModel() for model in models}
         days = range(today - self._days + 1, today + 1)
         asked = [(model, _day_key(day, model)) for model in models for day in days]
         replies = await self._redis.pipeline("labels", [["HGETALL", key] for _, key in asked]) if asked else []
         for (model, _), flat in zip(asked, replies, strict=True):
             scores_by_model[model].add(_fields(flat))
-        return {model: sums for model, sums in scores_by_model.items() if sums.cells}
+        return {model: scores for model, scores in scores_by_model.items() if scores.by_metric}
 
     async def _run(self, script: str, keys: Sequence[str], request: Mapping[str, Any]) -> Any:
         packed = msgspec.msgpack.encode(request)
@@ -318,8 +324,9 @@ def _day_key(day: int, model: str) -> str:
     return label_key(f"day:{day}:{model}")
 
 
-def _adaptive_key(model: str, client: str) -> str:
-    return label_key(f"adaptive:{model}:{client}" if client else f"adaptive:{model}")
+def _adaptive_key(model: str, metric: str, client: str) -> str:
+    name = f"adaptive:{model}|{quote(metric, safe='')}"
+    return label_key(f"{name}:{client}" if client else name)
 
 
 def _clients_key(model: str) -> str:

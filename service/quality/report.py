@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,29 +18,38 @@ _STRETCHED: Final = tuple(str(level) for level in QUANTILES if level != QUANTILE
 
 
 class QualityReport:
-    """Reports the scores of the last days by model, horizon and age."""
+    """Reports the scores of the last days by model, metric, horizon and age."""
 
     def __init__(self, label_store: LabelStore, settings: QualitySettings, clock: Callable[[], int]) -> None:
         self._label_store, self._clock = label_store, clock
         self._days, self._adaptive = settings.quality_days, settings.adaptive
 
-    async def read(self, active: str) -> dict[str, Any]:
-        """Return the report. ``active`` is the version of the active model. Raises Unavailable if the store does not answer."""
+    async def read(self, active: str, metrics: Sequence[str]) -> dict[str, Any]:
+        """Return the report. ``active`` is the version of the active model, and ``metrics`` are its metrics.
+
+        Each model has an entry for each metric, the first metric first. Raises Unavailable if the store does not answer.
+        """
         scores_by_model = await self._label_store.scores_by_model(self._clock())
         return {
             "model_version": active,
             "days": self._days,
             "adaptive": self._adaptive,
             "pending": await self._label_store.pending(),
-            "models": [await self._model(version, sums) for version, sums in scores_by_model.items()],
+            "models": [
+                await self._model(version, metric, sums)
+                for version, by_metric in scores_by_model.items()
+                for metric, sums in by_metric.sorted(metrics)
+            ],
         }
 
-    async def _model(self, version: str, sums: ScoreSums) -> dict[str, Any]:
-        states = [parse_adaptive(text) for text in (await self._label_store.adaptives(version)).values()]
+    async def _model(self, version: str, metric: str, sums: ScoreSums) -> dict[str, Any]:
+        stored = await self._label_store.adaptives(version, (metric,))
+        states = [parse_adaptive(text) for text in stored[metric].values()]
         # Each client has its own adaptive state. Show the median over clients.
         factors = np.exp(np.median([state.logs() for state in states or [Adaptive.new()]], axis=0))
         return {
             "model_version": version,
+            "metric": metric,
             "adapted_to": sum(state.outcomes for state in states),
             "clients": len(states),
             **sums.scores(),

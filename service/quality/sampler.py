@@ -72,7 +72,7 @@ class Sampler(BackgroundTask):
         self._grace_us = settings.label_grace_s * SECOND_US
         self._new: OrderedDict[str, None] = OrderedDict()
         self._schedule = Schedule(FOLLOWED)
-        self._made: LRUCache[tuple[str, int], tuple[int, ...]] = LRUCache(QUEUE)
+        self._made: LRUCache[tuple[str, int], tuple[tuple[int, ...], tuple[str, ...]]] = LRUCache(QUEUE)
         self._shadowed: deque[ForecastResult] = deque(maxlen=QUEUE)
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -92,10 +92,9 @@ class Sampler(BackgroundTask):
     def shadowed(self, result: ForecastResult) -> None:
         """Queue a forecast of the shadow model, to be stored as labels.
 
-        The forecast is skipped unless this sampler made the active model's forecast for the same video, time and horizons.
+        The forecast is skipped unless this sampler made the active model's forecast for the same video, time, horizons and metrics.
         """
-        forecast = result.forecast
-        if self._made.get((result.snapshot.video.video_id, forecast.now_us)) == forecast.horizons_us:
+        if self._made.get((result.snapshot.video.video_id, result.forecast.now_us)) == _asked(result):
             if len(self._shadowed) == QUEUE:
                 self._metrics.labels.labels("dropped").inc()
             self._shadowed.append(result)
@@ -111,10 +110,13 @@ class Sampler(BackgroundTask):
         for video_id in due:
             # If anything fails below, the video is tried again at the time set here.
             self._schedule.later(video_id, now_us + _AGAIN_US)
-        max_us = self._engine.active.forecaster.manifest.max_horizon_us
+        manifest = self._engine.active.forecaster.manifest
+        max_us, metrics = manifest.max_horizon_us, manifest.metrics
         horizons_us = tuple(h for h in self._horizons_us if h <= max_us) or (max_us,)
+        metrics = metrics if len(metrics) > 1 else ()
         results = await asyncio.gather(
-            *(self._engine.forecast(video_id, None, horizons_us) for video_id in due), return_exceptions=True
+            *(self._engine.forecast(video_id, None, horizons_us, metrics=metrics) for video_id in due),
+            return_exceptions=True,
         )
         good: list[ForecastResult] = []
         for video_id, result in zip(due, results, strict=True):
@@ -140,9 +142,11 @@ class Sampler(BackgroundTask):
         by_bucket: dict[tuple[int, str], list[Label]] = defaultdict(list)
         for result in results:
             client = result.snapshot.client
-            self._made.put((result.snapshot.video.video_id, result.forecast.now_us), result.forecast.horizons_us)
-            for label in labels_of(result, self._adaptation.factors(result.model_version, client)):
-                by_bucket[label.horizon_bucket, client].append(label)
+            self._made.put((result.snapshot.video.video_id, result.forecast.now_us), _asked(result))
+            for forecast in result.forecasts:
+                factors = self._adaptation.factors(result.model_version, forecast.metric, client)
+                for label in labels_of(result, forecast, factors):
+                    by_bucket[label.horizon_bucket, client].append(label)
         failed: list[Unavailable] = []
         for (bucket, _), labels in by_bucket.items():
             # Storing is idempotent: a second try after a partial failure stores no label twice.
@@ -192,3 +196,8 @@ class Sampler(BackgroundTask):
             except Exception:
                 log.exception("the sampling of forecasts failed")
             await asyncio.sleep(max(made / self._rate, _EVERY_S if not made else 0.0))
+
+
+def _asked(result: ForecastResult) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the horizons and metrics of a result."""
+    return result.forecast.horizons_us, tuple(forecast.metric for forecast in result.forecasts)

@@ -20,7 +20,7 @@ from service.problems import Unavailable
 from service.quality.label import Label, metric_kinds
 from service.quality.label_store import LabelStore, Settlement, encode_adaptive, parse_adaptive
 from service.quality.outcomes import NEAR, outcome
-from service.quality.scores import growth, sums
+from service.quality.scores import field, growth, sums
 from service.settings import QualitySettings
 from service.store.quarantine import Damaged
 from service.store.redis.lease import Lease
@@ -57,7 +57,7 @@ class Scorer(BackgroundTask):
         self._label_store, self._store, self._lease = label_store, store, lease
         self._metrics, self._clock = metrics, clock
         self._grace_us = settings.label_grace_s * SECOND_US
-        self._silence = False
+        self._silence: dict[str, bool] = {}
 
     async def _ended(self) -> None:
         # Release the lease, so that a different replica can continue at once.
@@ -78,7 +78,7 @@ class Scorer(BackgroundTask):
         # Read the clock before the store, so that the data read from the store is complete up to this time.
         now_us = self._clock()
         snapshots = await self._store.read_many(dict.fromkeys(label.video_id for label in labels))
-        done: dict[tuple[str, str], list[tuple[Label, Verdict]]] = defaultdict(list)
+        done: dict[tuple[str, str, str], list[tuple[Label, Verdict]]] = defaultdict(list)
         again: dict[str, int] = {}
         for label in labels:
             try:
@@ -89,30 +89,30 @@ class Scorer(BackgroundTask):
             if verdict == "later":
                 again[label.key] = now_us + max(SECOND_US, label.horizon_us // _AGAIN)
             else:
-                done[label.model_version, label.client].append((label, verdict))
+                done[label.model_version, label.metric, label.client].append((label, verdict))
         await self._label_store.later(bucket, again)
-        for (model, client), verdicts in done.items():
-            await self._settle(bucket, model, client, verdicts, now_us)
+        for verdicts in done.values():
+            await self._settle(bucket, verdicts, now_us)
 
     def _verdict(self, label: Label, snapshot: Snapshot | Damaged | None, now_us: int) -> Verdict:
         if not isinstance(snapshot, Snapshot) or snapshot.video.published_us != label.published_us:
             return "gone"
         series = snapshot.history.series
         if kinds := metric_kinds(label.metric, series):
-            # Remember whether events or counters feed this video. The next video without rows is assumed to be fed in the same way.
-            self._silence = all(series[kind].mode == "events" for kind in kinds)
-        found = outcome(label, snapshot, now_us, self._silence)
+            # Remember whether events or counters feed this metric. The next video without rows is assumed to be fed in the same way.
+            self._silence[label.metric] = all(series[kind].mode == "events" for kind in kinds)
+        found = outcome(label, snapshot, now_us, self._silence.get(label.metric, False))
         if found == "later" and now_us <= label.target_us + NEAR * label.horizon_us + self._grace_us:
             return "later"
         return "unlabelled" if isinstance(found, str) else found
 
-    async def _settle(
-        self, bucket: int, model: str, client: str, verdicts: Sequence[tuple[Label, Verdict]], now_us: int
-    ) -> None:
+    async def _settle(self, bucket: int, verdicts: Sequence[tuple[Label, Verdict]], now_us: int) -> None:
+        """Settle labels of one model, metric and client."""
+        first = verdicts[0][0]
         scored = [(label, verdict) for label, verdict in verdicts if not isinstance(verdict, str)]
         labels = [label for label, _ in scored]
         added: dict[str, float] = defaultdict(float)
-        before = after = await self._label_store.adaptive(model, client)
+        before = after = await self._label_store.adaptive(first.model_version, first.metric, first.client)
         if labels:
             y, predicted = growth(labels, [count for _, count in scored])
             added.update(sums(labels, y, predicted))
@@ -124,7 +124,7 @@ class Scorer(BackgroundTask):
             )
         for label, verdict in verdicts:
             if isinstance(verdict, str):
-                added[f"{label.age_bucket}:{bucket}:{verdict}"] += 1
+                added[field(label, verdict)] += 1
         settled = await self._label_store.settle(
             bucket, Settlement([label for label, _ in verdicts], added, before, after), now_us
         )

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +52,14 @@ SUMS: Final = (
 UNSCORED: Final = ("unlabelled", "gone")
 """Reasons why a label is not scored. ``unlabelled``: the label has no outcome. ``gone``: the label's video was deleted."""
 
-_FIELD: Final = re.compile(r"(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
+_FIELD: Final = re.compile(r"(?:([^|]*)\|)?(\d{1,3}):(\d{1,3}):(\w+)", re.ASCII)
 
 Cell = tuple[int, int]
+
+
+def field(label: Label, name: str) -> str:
+    """Return the name of a field to which a label adds an amount: ``<metric>|<age bucket>:<horizon bucket>:<name>``."""
+    return f"{quote(label.metric, safe='')}|{label.age_bucket}:{label.horizon_bucket}:{name}"
 
 
 def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -68,7 +74,7 @@ def growth(labels: Sequence[Label], counts: Sequence[float]) -> tuple[NDArray[np
 
 
 def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """Return the amounts that the labels add to each sum in ``SUMS``, keyed by ``<age bucket>:<horizon bucket>:<name>``."""
+    """Return the amounts that the labels add to each sum in ``SUMS``, keyed by ``field``."""
     mean, quantiles = predicted[:, 0], predicted[:, 1:]
     scored = quantiles[:, (LOW, MEDIAN, HIGH)]
     low, median, high = scored.T
@@ -93,7 +99,7 @@ def sums(labels: Sequence[Label], y: NDArray[np.float64], predicted: NDArray[np.
     out: dict[str, float] = defaultdict(float)
     for i, label in enumerate(labels):
         for name, value in zip(SUMS, parts[:, i].tolist(), strict=True):
-            out[f"{label.age_bucket}:{label.horizon_bucket}:{name}"] += value
+            out[field(label, name)] += value
     return dict(out)
 
 
@@ -102,12 +108,6 @@ class ScoreSums:
 
     def __init__(self) -> None:
         self.cells: dict[Cell, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-
-    def add(self, fields: Mapping[str, float]) -> None:
-        """Add sums that ``sums`` returned. Fields with a different format are skipped."""
-        for field, value in fields.items():
-            if (found := _FIELD.fullmatch(field)) is not None:
-                self.cells[int(found[1]), int(found[2])][found[3]] += value
 
     def scores(self, cells: Iterable[Cell] | None = None) -> dict[str, Any]:
         """Return each score, computed over the labels of all given cells together. An undefined score is None.
@@ -153,6 +153,25 @@ class ScoreSums:
     def horizon_buckets(self) -> list[int]:
         """Return the horizon buckets that have labels, in ascending order."""
         return sorted({bucket for _, bucket in self.cells})
+
+
+class ScoresOfModel:
+    """Sums of one model, by metric. Sums without a metric, which an earlier release wrote, have the metric ""."""
+
+    def __init__(self) -> None:
+        self.by_metric: dict[str, ScoreSums] = {}
+
+    def add(self, fields: Mapping[str, float]) -> None:
+        """Add sums that ``sums`` returned. Fields with a different format are skipped."""
+        for name, value in fields.items():
+            if (found := _FIELD.fullmatch(name)) is not None:
+                own = self.by_metric.setdefault(unquote(found[1] or ""), ScoreSums())
+                own.cells[int(found[2]), int(found[3])][found[4]] += value
+
+    def sorted(self, metrics: Sequence[str]) -> list[tuple[str, ScoreSums]]:
+        """Return the sums of each metric, those of ``metrics`` first and in their order."""
+        order = {metric: place for place, metric in enumerate(metrics)}
+        return sorted(self.by_metric.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
 
 
 def age_name(bucket: int) -> str:

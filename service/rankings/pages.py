@@ -8,6 +8,7 @@ between two pages, the video moves in the list. It may then be returned again, o
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ _CURSOR_LENGTH: Final = 8192
 
 
 class Position(NamedTuple):
-    """Position of a page's last item."""
+    """Position of a page's last item. ``sort`` is the name of the ranking (``keys.ranking``)."""
 
     sort: str
     score: float
@@ -41,6 +42,13 @@ def parse_sort(text: str | None) -> str:
     return text
 
 
+def parse_metric(text: str | None, metrics: Sequence[str]) -> str | None:
+    """Return the further metric whose list is requested, or None for the first of ``metrics``, those of the active bundle."""
+    if text is not None and text not in metrics:
+        raise Invalid("metric", text, f"one of {', '.join(metrics)}, which the served bundle forecasts")
+    return None if text is None or text == metrics[0] else text
+
+
 def parse_limit(text: str | None) -> int:
     """Return the requested number of items per page."""
     if text is None:
@@ -50,7 +58,7 @@ def parse_limit(text: str | None) -> int:
     return int(text)
 
 
-def parse_cursor(text: str | None, sort: str) -> Position | None:
+def parse_cursor(text: str | None, sort: str, further: str | None = None) -> Position | None:
     """Return the position that a cursor encodes, or None without a cursor."""
     if text is None:
         return None
@@ -61,8 +69,9 @@ def parse_cursor(text: str | None, sort: str) -> Position | None:
         position.video_id.encode()
     except (ValueError, msgspec.MsgspecError):
         position = None
-    if position is None or position.sort != sort:
-        raise Invalid("cursor", text, f"the unchanged next_cursor of an earlier page with sort={sort}")
+    if position is None or position.sort != keys.ranking(sort, further):
+        asked = f"sort={sort}" if further is None else f"sort={sort} and metric={further}"
+        raise Invalid("cursor", text, f"the unchanged next_cursor of an earlier page with {asked}")
     return position
 
 
@@ -72,10 +81,11 @@ class RankingPages:
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
 
-    async def page(self, sort: str, limit: int, after: Position | None) -> dict[str, Any]:
-        """Return one page as the body of a response."""
+    async def page(self, sort: str, limit: int, after: Position | None, further: str | None = None) -> dict[str, Any]:
+        """Return one page as the body of a response, of the list of a further metric or else of the bundle's first metric."""
         start = 0 if after is None else await self._rank_after(after)
-        key = keys.rank(sort)
+        ranking = keys.ranking(sort, further)
+        key = keys.rank(ranking)
         found = scored(
             (await self._redis.pipeline("list", [["ZRANGE", key, start, start + limit - 1, "REV", "WITHSCORES"]]))[0]
         )
@@ -83,12 +93,15 @@ class RankingPages:
         rows = (await self._redis.pipeline("list", [["HMGET", keys.RANK_ROWS, *names]]))[0] if names else []
         cursor = None
         if len(found) == limit:
-            position = Position(sort, found[-1][1], names[-1].decode("utf-8", "reposition"))
+            position = Position(ranking, found[-1][1], names[-1].decode("utf-8", "reposition"))
             cursor = base64.urlsafe_b64encode(msgspec.json.encode(position)).decode()
         return {
             "sort": sort,
+            **({} if further is None else {"metric": further}),
             "videos": [
-                video for item, row in zip(found, rows, strict=True) if (video := _video(*item, row)) is not None
+                video
+                for item, row in zip(found, rows, strict=True)
+                if (video := _video(*item, row, further)) is not None
             ],
             "next_cursor": cursor,
         }
@@ -118,6 +131,12 @@ class RankingPages:
         return low
 
 
+class _Values(msgspec.Struct):
+    value_now: float
+    expected: float
+    mean: float | None = None
+
+
 class _StoredVideo(msgspec.Struct):
     title: str | None
     counts: dict[str, int]
@@ -127,12 +146,13 @@ class _StoredVideo(msgspec.Struct):
     as_of_us: int
     mean: float | None = None
     """None in a row that an earlier release wrote."""
+    further: dict[str, _Values] = {}
 
 
 _decoder: Final = msgspec.json.Decoder(_StoredVideo)
 
 
-def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | None:
+def _video(name: bytes, score: float, row: bytes | None, further: str | None) -> dict[str, Any] | None:
     """Return an item of a page.
 
     ``row`` holds the video's stored details. Return None if the row cannot be decoded, or if the row is missing because the video was
@@ -143,17 +163,18 @@ def _video(name: bytes, score: float, row: bytes | None) -> dict[str, Any] | Non
         return None
     try:
         stored = _decoder.decode(row)
+        values = stored if further is None else stored.further[further]
         as_of = iso(stored.as_of_us)
-    except (msgspec.MsgspecError, UnicodeError, ValueError, OverflowError):
+    except (msgspec.MsgspecError, UnicodeError, ValueError, OverflowError, KeyError):
         return None
     return {
         "video_id": video_id,
         "score": score,
         "title": stored.title,
         "counts": stored.counts,
-        "value_now": stored.value_now,
-        "expected": stored.expected,
-        "mean": stored.mean,
+        "value_now": values.value_now,
+        "expected": values.expected,
+        "mean": values.mean,
         "horizon_s": stored.horizon_us / SECOND_US,
         "as_of": as_of,
     }

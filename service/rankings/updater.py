@@ -8,6 +8,8 @@ videos that it took are therefore only delayed.
     views      present count of the metric
     expected   median forecast of that count at the horizon
     rising     log2 of (expected + 100) / (views + 100), which is the growth in doublings; adding 100 keeps very small counts off the top
+
+Each metric of the active bundle has these three lists.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import orjson
 import structlog
 from prometheus_client.core import Metric
 
+from model.forecast import Forecast
 from model.quantiles.head import MEDIAN
 from service.background import BackgroundTask
 from service.forecasts.engine import Engine
@@ -134,9 +137,12 @@ class RankingUpdater(BackgroundTask):
         claim = now_s + _CLAIM_S
         taken = ["ZADD", keys.RANK_DUE, "XX", "GT", *(part for name in due for part in (claim, name))]
         await self._redis.pipeline("rank", [taken])
-        horizons_us = (min(self._horizon_us, self._engine.active.forecaster.manifest.max_horizon_us),)
+        manifest = self._engine.active.forecaster.manifest
+        horizons_us = (min(self._horizon_us, manifest.max_horizon_us),)
+        metrics = manifest.metrics if len(manifest.metrics) > 1 else ()
         results = await asyncio.gather(
-            *(self._engine.forecast(name.decode(), None, horizons_us) for name in due), return_exceptions=True
+            *(self._engine.forecast(name.decode(), None, horizons_us, metrics=metrics) for name in due),
+            return_exceptions=True,
         )
         commands: list[Command] = []
         # If a video's due time was lowered in the meantime, the video has changed again, and it stays due.
@@ -150,10 +156,13 @@ class RankingUpdater(BackgroundTask):
             elif not result.stale:
                 commands += self._rank(name, result, unchanged=score is not None and float(score) >= claim)
         if commands:
+            if metrics[1:]:
+                # Before a video is added to a list, the list's name is known to whoever removes a video.
+                commands.insert(0, ["SADD", keys.RANK_METRICS, *map(keys.ranked_metric, metrics[1:])])
             await self._redis.pipeline("rank", [*commands, ["SET", keys.RANK_AT, time.time()]])
             if deleted := await self._deleted(due):
                 await self._redis.pipeline("rank", unlist_commands(deleted))
-            await self._trim()
+            await self._trim(metrics[1:])
         return len(due)
 
     async def _deleted(self, names: Sequence[bytes]) -> list[bytes]:
@@ -163,35 +172,36 @@ class RankingUpdater(BackgroundTask):
 
     def _rank(self, name: bytes, result: ForecastResult, *, unchanged: bool) -> list[Command]:
         forecast = result.forecast
-        expected = float(forecast.quantiles[0, MEDIAN])
-        row = {
+        silent = forecast.state_age_s > self._silent_s
+        row: dict[str, Any] = {
             "title": (result.snapshot.video.title or "")[:TITLE_LENGTH] or None,
             "counts": forecast.counts,
-            "value_now": forecast.value_now,
-            "expected": expected,
-            "mean": float(forecast.mean[0]),
+            **_values(forecast),
             "horizon_us": forecast.horizons_us[0],
             "as_of_us": forecast.now_us,
         }
-        commands: list[Command] = [
-            ["ZADD", keys.rank("views"), forecast.value_now, name],
-            ["ZADD", keys.rank("expected"), expected, name],
-            ["HSET", keys.RANK_ROWS, name, orjson.dumps(row)],
-        ]
-        if forecast.state_age_s > self._silent_s:
-            commands.append(["ZREM", keys.rank("rising"), name])
+        if result.further:
+            row["further"] = {made.metric: _values(made) for made in result.further}
+        commands: list[Command] = [["HSET", keys.RANK_ROWS, name, orjson.dumps(row)]]
+        for made, further in ((forecast, None), *((made, made.metric) for made in result.further)):
+            views, expected, rising = (
+                keys.rank(keys.ranking(sort, further)) for sort in ("views", "expected", "rising")
+            )
+            median = float(made.quantiles[0, MEDIAN])
+            commands += [["ZADD", views, made.value_now, name], ["ZADD", expected, median, name]]
+            growth = math.log2((median + PRIOR) / (made.value_now + PRIOR))
+            commands.append(["ZREM", rising, name] if silent else ["ZADD", rising, growth, name])
+        if silent:
             if unchanged:
                 commands.append(["ZREM", keys.RANK_DUE, name])
             return commands
-        growth = math.log2((expected + PRIOR) / (forecast.value_now + PRIOR))
-        commands.append(["ZADD", keys.rank("rising"), growth, name])
         if unchanged:
             due = time.time() + max(REFRESH_S, _SHARE_OF_SILENCE * forecast.state_age_s)
             commands.append(["ZADD", keys.RANK_DUE, "XX", due, name])
         return commands
 
-    async def _trim(self) -> None:
-        sets = [keys.rank(sort) for sort in keys.SORTS]
+    async def _trim(self, further: Sequence[str]) -> None:
+        sets = [keys.rank(keys.ranking(sort, metric)) for metric in (None, *further) for sort in keys.SORTS]
         *sizes, waiting = await self._redis.pipeline("rank", [["ZCARD", key] for key in (*sets, keys.RANK_DUE)])
         over: list[Command] = [
             ["ZPOPMIN", key, size - self._limit] for key, size in zip(sets, sizes, strict=True) if size > self._limit
@@ -204,12 +214,22 @@ class RankingUpdater(BackgroundTask):
         replies = await self._redis.pipeline("rank", over)
         if excess > 0 and (unwatched := members(replies[-1])):
             # These videos are ranked again only when they change. They must not stay at the top of the rising list with an old score.
-            await self._redis.pipeline("rank", [["ZREM", keys.rank("rising"), *unwatched]])
+            rising = [keys.rank(keys.ranking("rising", metric)) for metric in (None, *further)]
+            await self._redis.pipeline("rank", [["ZREM", key, *unwatched] for key in rising])
         dropped = sorted({name for reply in replies for name in members(reply)})
         found = await self._redis.pipeline("rank", [["ZMSCORE", key, *dropped] for key in sets])
         gone = [name for name, *scores in zip(dropped, *found, strict=True) if all(s is None for s in scores)]
         if gone:
             await self._redis.pipeline("rank", unlist_commands(gone))
+
+
+def _values(forecast: Forecast) -> dict[str, float]:
+    """Return what a list's row holds of one metric."""
+    return {
+        "value_now": forecast.value_now,
+        "expected": float(forecast.quantiles[0, MEDIAN]),
+        "mean": float(forecast.mean[0]),
+    }
 
 
 def members(reply: Sequence[Any]) -> list[bytes]:

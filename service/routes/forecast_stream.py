@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.http.visit import Visit
-from service.routes.parameters import authorize, query_numbers, video_id
+from service.routes.parameters import authorize, query_names, query_numbers, video_id
 from service.routes.request_schemas import STREAM_QUERY
 from service.streaming.topic import Subscription
 from service.videos.thresholds import parse_thresholds
@@ -36,12 +36,13 @@ async def watch_forecast(request: Request) -> Response:
 
     The API key may also be sent as ``?api_key=``, because a browser's EventSource cannot set headers.
     """
-    context = authorize(request, "predict", ("horizons_s", "thresholds"))
+    context = authorize(request, "predict", ("horizons_s", "thresholds", "metrics"))
     identifier = video_id(request, context)
     horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
     thresholds = parse_thresholds(query_numbers(request, "thresholds"))
-    client = Visit.of(request).client
-    return _Events(await context.subscriptions.subscribe(identifier, horizons_us, client, thresholds))
+    metrics = context.predictions.metrics(query_names(request, "metrics"))
+    question, client = (horizons_us, thresholds, metrics), Visit.of(request).client
+    return _Events(await context.subscriptions.subscribe(identifier, question, client))
 
 
 class _Events(Response):

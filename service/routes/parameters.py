@@ -106,9 +106,19 @@ def query_numbers(request: Request, name: str) -> list[Any] | None:
     A client may repeat the parameter, repeat it as ``name[]``, or separate the numbers by commas. Text that is not a number is kept as
     text and refused later.
     """
-    given = [value for key, value in request.query_params.multi_items() if key == name or _without_index(key) == name]
-    texts = [text for part in given for text in part.split(",")]
+    texts = _query_texts(request, name)
     return [text if (number := _number(text)) is None else number for text in texts] or None
+
+
+def query_names(request: Request, name: str) -> list[Any] | None:
+    """Return a list of names from the query string, given as ``query_numbers`` says, or None if the parameter is missing."""
+    texts = _query_texts(request, name)
+    return texts or None
+
+
+def _query_texts(request: Request, name: str) -> list[Any]:
+    given = [value for key, value in request.query_params.multi_items() if key == name or _without_index(key) == name]
+    return [text for part in given for text in part.split(",")]
 
 
 def _number(text: str) -> float | int | None:

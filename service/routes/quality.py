@@ -15,6 +15,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/quality", openapi_extra=response_schemas.OBJECT, response_model=None)
 async def quality(request: Request) -> Response:
-    """Return the scores of the last days by model, horizon and age, in log2 units of growth. An undefined score is null."""
+    """Return the scores of the last days by model, metric, horizon and age, in log2 units of growth. An undefined score is null."""
     context = authorize(request, "predict")
-    return json_response(await context.quality.read(context.engine.active.version))
+    active = context.engine.active
+    return json_response(await context.quality.read(active.version, active.forecaster.manifest.metrics))

@@ -12,7 +12,7 @@ from service.store import keys
 from service.store.rows.row_fields import COUNT, COUNTER_MINIMUM, MAX_COUNT, REACH, SIGNALS
 from service.times import ALLOWED
 from service.videos.metadata import VideoBody
-from service.videos.request_bodies import THRESHOLDS, CorrectionBody, PredictBody
+from service.videos.request_bodies import METRICS, THRESHOLDS, CorrectionBody, PredictBody
 
 _TIME: Final = {"description": ALLOWED, "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 _ID: Final = {"type": "string", "minLength": 1}
@@ -66,7 +66,14 @@ _THRESHOLDS: Final = {
     "schema": THRESHOLDS,
     "description": "counts; the response has the probability of passing each",
 }
-STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS, _THRESHOLDS]}
+_METRICS: Final = {
+    "name": "metrics",
+    "in": "query",
+    "explode": False,
+    "schema": METRICS,
+    "description": "metrics of the served bundle, by default its first one",
+}
+STREAM_QUERY: Final[dict[str, Any]] = {"parameters": [_VIDEO_ID, _HORIZONS, _THRESHOLDS, _METRICS]}
 LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
     "parameters": [
         {
@@ -85,6 +92,12 @@ LIST_QUERY: Final[dict[str, Any]] = response_schemas.LIST | {
             "schema": {"type": "string"},
             "description": "next_cursor of the previous page",
         },
+        {
+            "name": "metric",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "a metric of the served bundle, by default its first one",
+        },
     ]
 }
 FORECAST_QUERY: Final[dict[str, Any]] = response_schemas.FORECAST | {
@@ -93,6 +106,7 @@ FORECAST_QUERY: Final[dict[str, Any]] = response_schemas.FORECAST | {
         {"name": "at", "in": "query", "schema": _TIME},
         _HORIZONS,
         _THRESHOLDS,
+        _METRICS,
     ]
 }
 

@@ -110,25 +110,31 @@ _THRESHOLD: Final = _object(
     },
 )
 _THRESHOLDS: Final[Schema] = {**_list(_THRESHOLD), "description": "absent unless thresholds were asked"}
-_FORECAST: Final = _optional(
+_OF_METRIC: Final = _optional(
     _object(
-        video_id=_TEXT,
-        at=_TIME,
         metric=_TEXT,
-        counts=_COUNTS,
         value_now=_MAYBE_NUMBER,
         forecasts=_list(_QUANTILES),
         intensity_per_hour={"type": "object", "additionalProperties": _MAYBE_NUMBER},
         neighbours=_list(_NEIGHBOUR),
+        extrapolated=_list(_TEXT),
+    ),
+    thresholds=_THRESHOLDS,
+)
+_FORECAST: Final = _optional(
+    _with(
+        _OF_METRIC,
+        video_id=_TEXT,
+        at=_TIME,
+        counts=_COUNTS,
         model_version=_TEXT,
         state_age_s=_MAYBE_NUMBER,
         cold_start=_FLAG,
         as_of_bins=_FLAG,
         degraded=_list(_TEXT),
-        extrapolated=_list(_TEXT),
         stale=_FLAG,
     ),
-    thresholds=_THRESHOLDS,
+    further={**_list(_OF_METRIC), "description": "the other requested metrics; absent unless more than one was asked"},
 )
 _PREDICTED: Final = _with(
     _FORECAST,
@@ -197,7 +203,12 @@ PREDICTED: Final = response(
 REGISTERED: Final = response(_REGISTERED)
 CORRECTED: Final = response(_object(video_id=_TEXT, type=_TEXT, replaced=_WHOLE, total=_WHOLE, version=_WHOLE))
 VIDEO: Final = response(_VIDEO)
-LIST: Final = response(_object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}))
+LIST: Final = response(
+    _optional(
+        _object(sort=_TEXT, videos=_list(_LISTED), next_cursor={"type": ["string", "null"]}),
+        metric={"type": "string", "description": "absent for the first metric of the bundle"},
+    )
+)
 MODELS: Final = response(_object(models=_list(_MODEL)))
 OBJECT: Final = response({"type": "object"})
 METRICS: Final = response(_TEXT, "text/plain")

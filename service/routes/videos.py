@@ -12,9 +12,17 @@ from service.http.bodies import read_json
 from service.http.responses import json_response
 from service.http.visit import Visit
 from service.problems import Invalid
-from service.rankings.pages import parse_cursor, parse_limit, parse_sort
+from service.rankings.pages import parse_cursor, parse_limit, parse_metric, parse_sort
 from service.routes import response_schemas
-from service.routes.parameters import authorize, key_name, query_numbers, query_text, query_time, video_id
+from service.routes.parameters import (
+    authorize,
+    key_name,
+    query_names,
+    query_numbers,
+    query_text,
+    query_time,
+    video_id,
+)
 from service.routes.request_schemas import (
     FORECAST_QUERY,
     LIST_QUERY,
@@ -96,23 +104,25 @@ async def post_correction(request: Request) -> Response:
 @router.get("/videos/{video_id}/forecast", openapi_extra=FORECAST_QUERY, response_model=None)
 async def get_forecast(request: Request) -> Response:
     """Forecast a registered video."""
-    context = authorize(request, "predict", ("at", "horizons_s", "thresholds"))
+    context = authorize(request, "predict", ("at", "horizons_s", "thresholds", "metrics"))
     identifier = video_id(request, context)
     horizons_us = context.predictions.horizons(query_numbers(request, "horizons_s"))
     thresholds = parse_thresholds(query_numbers(request, "thresholds"))
-    result = await context.predictions.forecast(identifier, query_time(request, "at"), horizons_us, thresholds)
+    metrics = context.predictions.metrics(query_names(request, "metrics"))
+    at_us = query_time(request, "at")
+    result = await context.predictions.forecast(identifier, at_us, horizons_us, thresholds, metrics)
     return Response(forecast_json(result), media_type="application/json")
 
 
 @router.get("/videos", openapi_extra=LIST_QUERY, response_model=None)
 async def list_videos(request: Request) -> Response:
-    """List videos by growth, by expected count, or by present count.
+    """List videos by growth, by expected count, or by present count, of the bundle's first metric or of ``metric``.
 
     ``as_of`` is the time for which a row's numbers were computed. Pass ``next_cursor`` to get the next page. The cursor is null on the
     last page.
     """
-    context = authorize(request, "predict", ("sort", "limit", "cursor"))
-    sort, limit, cursor = (query_text(request, name) for name in ("sort", "limit", "cursor"))
-    order = parse_sort(sort)
-    page = await context.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order))
+    context = authorize(request, "predict", ("sort", "limit", "cursor", "metric"))
+    sort, limit, cursor, metric = (query_text(request, name) for name in ("sort", "limit", "cursor", "metric"))
+    order, further = parse_sort(sort), parse_metric(metric, context.engine.active.forecaster.manifest.metrics)
+    page = await context.rankings.page(order, parse_limit(limit), parse_cursor(cursor, order, further), further)
     return json_response(page)

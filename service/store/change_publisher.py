@@ -25,6 +25,15 @@ Change = tuple[str, int]
 ENTRIES_KEPT: Final = 4096
 CHANGES_PER_ENTRY: Final = 256
 _MEMBERS_PER_COMMAND: Final = 500
+_UNLIST_FURTHER: Final = f"""
+for _, metric in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  for _, sort in ipairs({{{", ".join(map(repr, keys.SORTS))}}}) do
+    redis.call('ZREM', '{keys.rank("")}' .. sort .. ':' .. metric, unpack(ARGV))
+  end
+end
+return 0
+"""
+"""Removes videos from the rankings of all further metrics. All their keys are in the cluster slot of KEYS[1]."""
 
 
 class ChangePublisher:
@@ -77,4 +86,5 @@ def unlist_commands(video_ids: Sequence[str | bytes]) -> list[Command]:
         some = video_ids[start : start + _MEMBERS_PER_COMMAND]
         commands += [["ZREM", key, *some] for key in (keys.RANK_DUE, *(keys.rank(sort) for sort in keys.SORTS))]
         commands.append(["HDEL", keys.RANK_ROWS, *some])
+        commands.append(["EVAL", _UNLIST_FURTHER, 1, keys.RANK_METRICS, *some])
     return commands

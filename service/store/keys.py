@@ -7,6 +7,7 @@ function may use all of them.
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote
 
 CHANGES: Final = "m3tr:changes"
 """Stream of changes with a maximum length. Each entry's field ``videos`` is a JSON list of [video_id, version] pairs, or of
@@ -35,6 +36,9 @@ RANK_AT: Final = "m3tr:{rank}:at"
 
 RANK_ROWS: Final = "m3tr:{rank}:rows"
 """Redis hash that maps each video id to the fields that rankings show about the video. The fields are JSON."""
+
+RANK_METRICS: Final = "m3tr:{rank}:metrics"
+"""Set of the further metrics that have rankings of their own. The names are percent-encoded."""
 
 FORGOTTEN: Final = "m3tr:{forgotten}:tombstones"
 """Sorted set of tombstones, which are digests of deleted videos' ids. The score is the time of the deletion (us)."""
@@ -78,6 +82,16 @@ _ESCAPES: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 SORTS: Final = ("rising", "expected", "views")
 """The values that rankings can be sorted by."""
+
+
+def ranking(sort: str, further: str | None = None) -> str:
+    """Return the name of a ranking. Without ``further``, it is that of the bundle's first metric."""
+    return sort if further is None else f"{sort}:{ranked_metric(further)}"
+
+
+def ranked_metric(metric: str) -> str:
+    """Return the name of a further metric as it stands in ``RANK_METRICS`` and in the names of its rankings."""
+    return quote(metric, safe="")
 
 
 def rank(sort: str) -> str:

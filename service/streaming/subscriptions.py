@@ -1,7 +1,7 @@
 """Subscriptions to forecasts.
 
-Each forecast of a video, with its horizons and thresholds, is computed once for all its subscribers. The subscribers always get the
-newest one.
+Each forecast of a video, with its horizons, thresholds and metrics, is computed once for all its subscribers. They always get the newest
+one.
 
 stream of changes -> topic (video, question) -> forecast -> event -> one slot per subscriber -> its connection
 """
@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 
 EVENTS_PER_S: Final = 2000
 """Approximate maximum number of events per second over all subscribers, however many videos change."""
-Question = tuple[tuple[int, ...], tuple[float, ...]]
-"""Horizons in microseconds, and thresholds."""
+Question = tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]
+"""Horizons in microseconds, thresholds, and metrics (none: the bundle's first one)."""
 Key = tuple[str, Question]
 
 
@@ -41,7 +41,7 @@ class ForecastSubscriptions:
 
     def __init__(
         self,
-        forecast: Callable[[str, None, tuple[int, ...], tuple[float, ...]], Awaitable[ForecastResult]],
+        forecast: Callable[[str, None, tuple[int, ...], tuple[float, ...], tuple[str, ...]], Awaitable[ForecastResult]],
         encode: Callable[[ForecastResult], bytes],
         settings: StreamSettings,
         *,
@@ -62,9 +62,7 @@ class ForecastSubscriptions:
         self.forecasts = 0
         """Number of forecasts made for subscribers so far."""
 
-    async def subscribe(
-        self, video_id: str, horizons_us: tuple[int, ...], client: bytes = b"", thresholds: tuple[float, ...] = ()
-    ) -> Subscription:
+    async def subscribe(self, video_id: str, question: Question, client: bytes = b"") -> Subscription:
         """Return a subscription that already holds its first event. Call ``leave`` when the subscription is no longer needed.
 
         Raises Unavailable if there are too many subscribers, OverShare if this client has too many subscriptions, and any Problem of the
@@ -78,7 +76,6 @@ class ForecastSubscriptions:
             raise OverShare(
                 "this client has too many subscriptions", retry_after_s=5, part="stream", allowed=self._client_limit
             )
-        question = horizons_us, thresholds
         topic = self._topics.get(video_id, {}).get(question) or self._open((video_id, question))
         subscription = Subscription()
         topic.join(subscription)

@@ -25,6 +25,7 @@ from service.times import iso
 from service.videos.forms import parse_form
 from service.videos.handler import VideoHandler
 from service.videos.horizons import parse_horizons
+from service.videos.metrics import parse_metrics
 from service.videos.request_bodies import PredictBody
 from service.videos.thresholds import parse_thresholds
 
@@ -41,6 +42,7 @@ class Prediction:
     at_us: int | None
     horizons_us: tuple[int, ...]
     thresholds: tuple[float, ...]
+    metrics: tuple[str, ...]
     ignored: Mapping[str, int]
     """Number of ignored rows for each counter that the served bundle does not know. The keys are names of counters."""
 
@@ -76,13 +78,22 @@ class ForecastHandler:
         """Return horizons in microseconds. Raises Invalid if one exceeds the bundle's longest horizon."""
         return parse_horizons(values, self._max_horizon_us, self._settings.max_horizons)
 
+    def metrics(self, values: list[Any] | None) -> tuple[str, ...]:
+        """Return the metrics to forecast, or none for the bundle's first one. Raises Invalid if the active bundle does not forecast one."""
+        return parse_metrics(values, self._engine.active.forecaster.manifest.metrics)
+
     async def forecast(
-        self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...], thresholds: tuple[float, ...] = ()
+        self,
+        video_id: str,
+        at_us: int | None,
+        horizons_us: tuple[int, ...],
+        thresholds: tuple[float, ...] = (),
+        metrics: tuple[str, ...] = (),
     ) -> ForecastResult:
         """Return the forecast of a registered video."""
         if at_us is not None:
             self._parser.check_future("at", at_us)
-        return await self._engine.forecast(video_id, at_us, horizons_us, thresholds)
+        return await self._engine.forecast(video_id, at_us, horizons_us, thresholds, metrics)
 
     async def parse(self, body: object, client: str = "", request: str | None = None) -> Prediction:
         """Validate a whole prediction. One invalid row makes the whole prediction invalid.
@@ -93,6 +104,7 @@ class ForecastHandler:
         metadata = dict(form.video)
         video_id = self._videos.identify(metadata.pop("video_id", None))
         horizons_us, thresholds = self.horizons(form.horizons_s), parse_thresholds(form.thresholds)
+        metrics = self.metrics(form.metrics)
         rows: list[InputRow] = []
         ignored: dict[str, int] = {}
         given: tuple[tuple[Mode, list[Any]], ...] = (("events", form.events), ("counters", form.counters))
@@ -109,7 +121,7 @@ class ForecastHandler:
             registration = self._videos.registration(self._videos.parse_metadata(metadata, "video"), client)
         if registration is not None and at_us is not None and at_us < registration.published_us:
             raise Invalid("at", iso(at_us), f"published_at ({iso(registration.published_us)}) or later")
-        return Prediction(video_id, registration, rows, at_us, horizons_us, thresholds, ignored)
+        return Prediction(video_id, registration, rows, at_us, horizons_us, thresholds, metrics, ignored)
 
     async def predict(self, prediction: Prediction) -> tuple[ForecastResult, AppliedRows]:
         """Register the video, store its rows, and forecast. Return the forecast and the outcome of the rows."""
@@ -125,7 +137,7 @@ class ForecastHandler:
         self._ingest.count("predict", applied.outcome)
         _raise_first(applied.outcome.rejections)
         try:
-            asked = (prediction.at_us, prediction.horizons_us, prediction.thresholds)
+            asked = (prediction.at_us, prediction.horizons_us, prediction.thresholds, prediction.metrics)
             return await self._engine.forecast(video_id, *asked), applied
         except NotFound:
             raise _unregistered() from None

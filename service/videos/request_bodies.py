@@ -21,6 +21,9 @@ THRESHOLDS: Final = {
 }
 
 
+METRICS: Final = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+
+
 def time_field(name: str) -> Any:
     """Return the type of a field that holds a time. Its value is in microseconds since 1970 UTC."""
     return Annotated[int, BeforeValidator(lambda value: parse_time(name, value)), _TIME_SCHEMA]
@@ -44,7 +47,7 @@ class CorrectionBody(BaseModel):
 
 
 class PredictBody(BaseModel):
-    """A video, its new rows, the requested horizons, and the thresholds whose probabilities of being passed are requested."""
+    """A video, its new rows, the requested horizons and metrics, and the thresholds whose probabilities of being passed are requested."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -58,3 +61,5 @@ class PredictBody(BaseModel):
         list[Any] | None, WithJsonSchema({"anyOf": [THRESHOLDS, {"type": "null"}], "default": None})
     ] = None
     """Counts, at most 16."""
+    metrics: Annotated[list[Any] | None, WithJsonSchema({"anyOf": [METRICS, {"type": "null"}], "default": None})] = None
+    """Metrics of the served bundle, by default its first one."""

@@ -19,7 +19,7 @@ _ROOMS = {
     "model": """
         errors kernel_cache __init__ lru_cache ablation onnx_graph engagement growth features content quantiles
         mhp mhp.backends rates cascade forecast bank attribute_net signal_net network bundle content_reader trees head_inputs
-        request_answers forecaster indexing warmup
+        metrics forecaster indexing warmup
     """,
     "index_builder": """
         __init__ progress datasets simulation samples cascade neighbours trees scoring baselines bundles report evaluation training

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class FakeSchema:
 class FakeManifest:
     version: str = "fa4e"
     metric: str = "total"
+    metrics: tuple[str, ...] = ("total",)
     types: tuple[str, ...] = ("view", "like", "comment", "share")
     max_horizon_us: int = 720 * HOUR_US
     bins_version: int = 1
@@ -49,17 +51,19 @@ class FakePool:
 class FakeForecaster:
     """Its quantiles are multiples of a sum over all cells; ``fail`` lists parts that are down."""
 
-    def __init__(self) -> None:
-        self.manifest = FakeManifest()
+    def __init__(self, metrics: tuple[str, ...] = ("total",)) -> None:
+        self.manifest = FakeManifest(metric=metrics[0], metrics=metrics)
         self.bank_down = False
         self.batches: list[int] = []
         self.factors: object = None
+        self.adapted: dict[str, Mapping[str, object]] = {}
 
     def new_pool(self, capacity: int) -> FakePool:
         return FakePool()
 
-    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None) -> None:
+    def adapt(self, factors: object, by_client: Mapping[str, object] | None = None, metric: str | None = None) -> None:
         self.by_client = by_client or {}
+        self.adapted[metric or self.manifest.metric] = self.by_client
         self.factors = self.by_client.get("", factors)
 
     def forecast(
@@ -74,11 +78,22 @@ class FakeForecaster:
             stage("head", 0.001)
         return [self._one(request) for request in requests]
 
+    def forecast_metrics(self, requests: Sequence[Request], **how: Any) -> list[dict[str, Forecast]]:
+        first = self.forecast(requests, **how)
+        return [
+            {
+                made.metric: made,
+                **{metric: self._one(replace(request, metrics=(metric,))) for metric in request.metrics[1:]},
+            }
+            for request, made in zip(requests, first, strict=True)
+        ]
+
     def _one(self, request: Request) -> Forecast:
         if request.video.title == "poison":
             raise ValueError("a video that no model can take")
         counts = request.history.totals()
-        value = float(sum(counts.values()))
+        metric = request.metrics[0] if request.metrics else self.manifest.metric
+        value = float(sum(n for kind, n in counts.items() if metric in ("total", kind)))
         moment = sum(
             (int(b) + 1) * int(v)
             for series in request.history.series.values()
@@ -90,7 +105,7 @@ class FakeForecaster:
         low = 0.5 * (value + middle)
         return Forecast(
             now_us=request.now_us,
-            metric=self.manifest.metric,
+            metric=metric,
             value_now=value,
             counts=counts,
             horizons_us=request.horizons_us,

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.service.fakes import FakeForecaster
 from tests.service.running import T0, Live, live
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ EXAMPLES = 25
 
 @pytest.fixture(scope="module")
 def served(redis_url: str) -> Iterator[Live]:
-    with live(redis_url) as service:
+    with live(redis_url, forecaster=FakeForecaster(("total", "like"))) as service:
         service.redis.flushall()
         for video in ("0", "1", "v"):
             service.register(video, title="t", creator_id="c")
@@ -45,6 +46,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("GET", "/videos/v/forecast", None),
     ("GET", "/videos/v/forecast?horizons_s=60,3600", None),
     ("GET", "/videos/v/forecast?horizons_s=60,3600&thresholds=10,1000000", None),
+    ("GET", "/videos/v/forecast?horizons_s=60,3600&metrics=like,total", None),
     ("GET", "/videos/v", None),
     ("GET", "/videos", None),
     ("PUT", "/videos/good", {"published_at": T0, "title": "t", "further": 1}),

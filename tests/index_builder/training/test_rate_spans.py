@@ -149,7 +149,7 @@ def test_expected_and_real_sums_agree_with_a_real_forecaster(
                 assert expected[rows, kind].sum() / real == pytest.approx(1, abs=0.15), (low, kind)
                 checked += 1
     assert checked >= 4
-    own = rates_of(forecaster, observed, split_us, mini.as_of_us, seed=1)
+    own = rates_of(forecaster, observed, split_us, mini.as_of_us, seed=1)["view"]
     least, most = own.bounds
     assert 0.1 <= least <= 1 <= most <= 10
     assert (

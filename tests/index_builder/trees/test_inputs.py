@@ -62,16 +62,17 @@ def test_training_and_service_read_the_same_numbers(
     video = np.arange(len(data.videos) - 60, len(data.videos) - 20, 3)
     now = data.published_us[video] + 30 * HOUR_US
     with closing(Forecaster.load(mini.bundle, device="cpu")) as forecaster:
-        trees: Any = forecaster._trees
+        model = forecaster.metrics["view"]
+        trees: Any = model.trees
         assert trees is not None
         tables: list[NDArray[np.float32]] = []
         heads: list[Mapping[str, NDArray[Any]]] = []
         monkeypatch.setattr(trees, "weight", np.array([0.5, 0.5]))
         monkeypatch.setattr(trees, "growth", recorded(tables, trees.growth))
-        monkeypatch.setattr(forecaster, "_head", recorded(heads, forecaster._head))
+        monkeypatch.setattr(model, "head", recorded(heads, model.head))
         forecaster.forecast(requests_of(observed, video, now))
-        support = forecaster._support
-        schema, cascade, pace = forecaster.manifest.schema, forecaster._cascade, forecaster._inputs.pace
+        support = model.support
+        schema, cascade, pace = forecaster.manifest.schema, model.cascade, model.inputs.pace
     known = curves(observed.metric, observed.totals, data.published_us, mini.as_of_us, continuous=observed.continuous)
     known = replace(known, pace=np.asarray(pace, np.float64), base=trees.reader.base)
     horizon_us = np.round(grid_s(schema.max_horizon_us / SECOND_US)[STEPS[1:]] * SECOND_US).astype(np.int64)
@@ -100,7 +101,7 @@ def test_the_weights_of_the_trees_move_forecasts(mini: Mini, observed: Observed)
     asked = requests_of(observed, video, observed.data.published_us[video] + 30 * HOUR_US)
     means = []
     with closing(Forecaster.load(mini.bundle, device="cpu")) as forecaster:
-        trees: Any = forecaster._trees
+        trees: Any = forecaster.metrics["view"].trees
         for weight in (0.0, 1.0):
             trees.weight = np.full(2, weight)
             whole = forecaster.forecast(asked)

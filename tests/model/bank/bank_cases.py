@@ -64,6 +64,7 @@ def random_videos(rng: np.random.Generator, n: int) -> list[BankVideo]:
                 trajectories,
                 Curve(ages, np.cumsum(rng.integers(0, 10**9, len(ages)))),
                 published + int(rng.integers(0, 100)) * HOUR,
+                {"likes": Curve(ages[1:], np.cumsum(rng.integers(0, 10**6, len(ages) - 1)))} if len(ages) % 2 else {},
             )
         )
     return videos
@@ -116,6 +117,7 @@ def facts(found: list[Candidate]) -> list[tuple[Any, ...]]:
             c.creator_id,
             c.curve.ages_us.tolist(),
             c.curve.values.tolist(),
+            {name: (own.ages_us.tolist(), own.values.tolist()) for name, own in c.further.items()},
             None if c.content is None else c.content.tolist(),
             None if c.trajectory is None else c.trajectory.tolist(),
         )

@@ -113,6 +113,10 @@ def test_search_equals_brute_force(kit: Kit) -> None:
             n = sum(past.published_us + age <= q.now_us for age in past.curve.ages_us.tolist())
             assert candidate.curve.ages_us.tolist() == past.curve.ages_us[:n].tolist()
             assert candidate.curve.values.tolist() == past.curve.values[:n].tolist()
+            assert set(candidate.further) == set(past.further)
+            for name, further in past.further.items():
+                known, got_curve = further.until(q.now_us - past.published_us), candidate.curve_of(name)
+                assert np.array_equal([got_curve.ages_us, got_curve.values], [known.ages_us, known.values])
             trajectory, usable_us = past.trajectories.get(q.age_bucket, (None, 0))
             for got, stored, known_us in (
                 (candidate.content, past.content, past.usable_from_us),
@@ -189,11 +193,14 @@ def test_a_vector_that_is_not_usable_yet_is_hidden(kit: Kit) -> None:
 
 
 def test_curves_end_at_now(kit: Kit) -> None:
-    bank = kit.filled([video("v", curve=curve((0, 1), (HOUR, 2**40), (2 * HOUR, 2**41)))])
+    points = (0, 1), (HOUR, 2**40), (2 * HOUR, 2**41)
+    bank = kit.filled([video("v", curve=curve(*points), further={"likes": curve(*points[1:])})])
     for now, n in ((T0 + HOUR, 2), (T0 + 2 * HOUR - 1, 2), (T0 + 2 * HOUR, 3), (LATE, 3)):
         [found] = one(bank, now_us=now)
         assert found.curve.ages_us.tolist() == [0, HOUR, 2 * HOUR][:n]
         assert found.curve.values.tolist() == [1, 2**40, 2**41][:n]
+        assert found.curve_of("likes").values.tolist() == [2**40, 2**41][: n - 1]
+        assert found.curve_of("shares").values.tolist() == []
 
 
 def test_missing_vectors_search_nothing_and_are_not_found(kit: Kit) -> None:
@@ -250,7 +257,7 @@ def test_upsert_replaces_everything(kit: Kit) -> None:
     assert one(bank, age_bucket=1, content=None) == []
     assert ids(one(bank, age_bucket=2)) == ["other"]
     [found] = one(bank, age_bucket=7, content=None)
-    assert facts([found]) == [("v", T0, None, "bob", [5], [6], None, np.eye(DT)[0].tolist())]
+    assert facts([found]) == [("v", T0, None, "bob", [5], [6], {}, None, np.eye(DT)[0].tolist())]
     assert [v.video_id for v in bank.creator(["ann"])["ann"]] == ["other"]
     assert bank.counts() == {"videos": 2, "trajectories": 2}
 
@@ -280,6 +287,7 @@ def test_facts_known_only_after_now_do_not_change_a_search_at_now(kit: Kit) -> N
         replace(
             v,
             curve=v.curve.until(now - v.published_us),
+            further={name: own.until(now - v.published_us) for name, own in v.further.items()},
             trajectories={b: t for b, t in v.trajectories.items() if t[1] <= now},
         )
         for v in videos
@@ -294,7 +302,7 @@ def test_facts_known_only_after_now_do_not_change_a_search_at_now(kit: Kit) -> N
 def test_a_creators_videos_are_in_order_and_have_complete_curves(kit: Kit) -> None:
     bank = kit.filled(
         [
-            video("b", published_us=T0 + 5, curve=curve((HOUR, 1), (9000 * HOUR, 2))),
+            video("b", published_us=T0 + 5, curve=curve((HOUR, 1), (9000 * HOUR, 2)), further={"likes": curve((9, 3))}),
             video("c", content=None, trajectories={}),
             video("a"),
             video("x", creator_id="bob"),
@@ -309,6 +317,7 @@ def test_a_creators_videos_are_in_order_and_have_complete_curves(kit: Kit) -> No
     }
     last = found["ann"][2]
     assert (last.published_us, last.curve.values.tolist()) == (T0 + 5, [1, 2])
+    assert last.curve_of("likes").values.tolist() == [3]
     assert bank.creator([]) == {}
 
 

@@ -93,7 +93,7 @@ def test_a_burst_is_extrapolated_and_gets_a_wide_interval(forecaster: Forecaster
     answer = forecast_of(forecaster, HOUR_US, view=cells("events", np.linspace(3500, 3590, 50).tolist(), [2000] * 50))
     assert {"counts", "pace"} <= set(answer.extrapolated)
     low, high = growth_of(answer)[1, [LOW, HIGH]]
-    support = forecaster._support
+    support = forecaster.metrics["view"].support
     day = int(np.searchsorted(grid_s(forecaster.manifest.max_horizon_us / SECOND_US), 86_400.0)) - 1
     usual = support.usual[support_row(np.array([3600.0]))[0], day]
     most = support.most[support_row(np.array([3600.0]))[0], 16, day]

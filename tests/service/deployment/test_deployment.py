@@ -87,7 +87,12 @@ class ShadowKit:
     def answer(self) -> None:
         snapshot = Snapshot(1, Video("v", T0 * 1_000_000), History({}), None)
         request: Any = SimpleNamespace(
-            video=snapshot.video, history=snapshot.history, now_us=T0 * 1_000_000, horizons_us=(1_000_000,)
+            video=snapshot.video,
+            history=snapshot.history,
+            now_us=T0 * 1_000_000,
+            horizons_us=(1_000_000,),
+            thresholds=(),
+            metrics=(),
         )
         made = ForecastResult(snapshot, FakeForecaster()._one(request), "active", False, False)
         self.shadow.observe(made)

@@ -122,17 +122,17 @@ def test_each_client_has_its_own_state_and_a_new_one_the_common_state(empty_redi
         for n in range(1, 5):
             await missed(world, RAMP, f"a{n}")
             await world.adaptation.refresh()
-            own = world.adaptation.factors("m1", f"a{n}")
+            own = world.adaptation.factors("m1", "view", f"a{n}")
             assert own is not None and own[cell] > 1.5
-            assert world.adaptation.factors("m1", "new") is None, "four are too few for a common state"
+            assert world.adaptation.factors("m1", "view", "new") is None, "four are too few for a common state"
         await missed(world, RAMP, "a5")
         await world.adaptation.refresh()
-        others = world.adaptation.factors("m1", "new")
+        others = world.adaptation.factors("m1", "view", "new")
         assert others is not None and own is not None and 1.5 < others[cell] <= own[cell] * 1.001
         # A client with a thousand more outcomes does not change the common state.
         await missed(world, 4 * RAMP, "a6")
         await world.adaptation.refresh()
-        own, now = world.adaptation.factors("m1", "a6"), world.adaptation.factors("m1", "new")
+        own, now = world.adaptation.factors("m1", "view", "a6"), world.adaptation.factors("m1", "view", "new")
         assert own is not None and now is not None and own[cell] > 2 * others[cell]
         np.testing.assert_allclose(now[cell], others[cell], rtol=0.01)
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from model.quantiles.calibration import COLD, N_COLUMNS, calibration_row
-from service.quality.label import age_step, labels_of
+from service.quality.label import age_step
 from service.quality.schedule import Schedule
-from tests.service.quality.world import P0, H, S, World, answer, events, given, keep, with_world
+from tests.service.quality.world import P0, H, S, World, answer, events, given, keep, labels_of, with_world
 
 
 def test_one_label_per_video_model_horizon_and_step_of_age() -> None:

@@ -13,14 +13,13 @@ import pytest
 
 from model.quantiles.adaptive import RAMP, STEPS, Adaptive
 from model.quantiles.calibration import N_COLUMNS, calibration_column
-from service.quality.label import labels_of
 from service.quality.label_store import Settlement, parse_adaptive
 from service.quality.report import QualityReport
 from service.store.keys import SAMPLING_LEASE
 from service.store.redis.lease import Lease
 from service.store.rows.row import InputRow
 from service.store.store import Registration
-from tests.service.quality.world import DAY, P0, Clock, H, S, World, answer, events, given, keep, with_world
+from tests.service.quality.world import DAY, P0, Clock, H, S, World, answer, events, given, keep, labels_of, with_world
 from tests.service.running import T0, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 
@@ -82,7 +81,7 @@ def test_two_replicas_score_each_label_once(empty_redis: str) -> None:
         for replica in replicas:
             counts.update(replica.outcomes())
         assert counts["scored"] == 150 and (await world.score_sums()).scores()["labels"] == 150
-        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 150
+        assert parse_adaptive(await world.label_store.adaptive("m1", "view")).outcomes == 150
         for replica in replicas[1:]:
             await replica.link.close()
 
@@ -99,14 +98,14 @@ def test_settlement_is_atomic(empty_redis: str) -> None:
         await keep(world, answer("a", at_us=P0 + H), answer("b", at_us=P0 + H))
         column = int(calibration_column(np.array([3600.0]))[0])
         one, two = await world.label_store.due(column, P0 + 9 * H, 10)
-        assert await world.label_store.settle(column, Settlement([one], {"1:1:n": 1.0}, "", "{}"), P0)
+        assert await world.label_store.settle(column, Settlement([one], {"view|1:1:n": 1.0}, "", "{}"), P0)
         for stale in (
-            Settlement([one, two], {"1:1:n": 2.0}, "{}", "{1}"),
-            Settlement([two], {"1:1:n": 1.0}, "", "{1}"),
+            Settlement([one, two], {"view|1:1:n": 2.0}, "{}", "{1}"),
+            Settlement([two], {"view|1:1:n": 1.0}, "", "{1}"),
         ):
             assert not await world.label_store.settle(column, stale, P0)
         assert (await world.score_sums()).cells == {(1, 1): {"n": 1.0}} and await world.label_store.pending() == 1
-        assert await world.label_store.settle(column, Settlement([two], {"1:1:n": 1.0}, "{}", "{}"), P0)
+        assert await world.label_store.settle(column, Settlement([two], {"view|1:1:n": 1.0}, "{}", "{}"), P0)
         assert (await world.score_sums()).cells == {(1, 1): {"n": 2.0}}
 
     with_world(empty_redis, work)
@@ -148,7 +147,7 @@ def test_labels_of_deleted_and_replaced_videos_are_dropped(empty_redis: str) -> 
         scores = (await world.score_sums()).scores()
         assert (scores["labels"], scores["gone"]) == (0, 2) and scores["nmse"] is None
         assert world.outcomes() == {"kept": 2, "gone": 2}
-        assert await world.label_store.adaptive("m1") == ""
+        assert await world.label_store.adaptive("m1", "view") == ""
 
     with_world(empty_redis, work)
 
@@ -188,7 +187,7 @@ def test_scores_of_past_days_are_not_shown(empty_redis: str) -> None:
         for days, labels in ((0, 1), (1, 1), (2, 0)):
             world.clock.now_us = P0 + 3 * H + days * DAY
             assert (await world.score_sums()).scores()["labels"] == labels
-        assert await QualityReport(world.label_store, world.settings, world.clock).read("m1") == {
+        assert await QualityReport(world.label_store, world.settings, world.clock).read("m1", ("view",)) == {
             "model_version": "m1",
             "days": 2,
             "adaptive": True,
@@ -209,7 +208,7 @@ async def missed_above(world: World, n: int, round_: int) -> None:
 def test_outcomes_stretch_the_active_models_intervals(empty_redis: str) -> None:
     async def work(world: World) -> None:
         await world.adaptation.refresh()
-        assert world.forecaster.factors is None and world.adaptation.factors("m1") is None
+        assert world.forecaster.factors is None and world.adaptation.factors("m1", "view") is None
         world.clock.now_us = P0 + H
         await missed_above(world, 20, 0)
         world.clock.now_us = P0 + 3 * H
@@ -221,9 +220,9 @@ def test_outcomes_stretch_the_active_models_intervals(empty_redis: str) -> None:
         expected = np.exp(sum(range(1, 21)) / RAMP * sum(STEPS) * np.array([-0.05, -0.1, -0.25, 0.75, 0.9, 0.95]))
         np.testing.assert_allclose(factors[1, column], expected)
         # The next label holds the stretch of its interval.
-        (one,) = labels_of(answer(at_us=P0 + H), world.adaptation.factors("m1"))
+        (one,) = labels_of(answer(at_us=P0 + H), world.adaptation.factors("m1", "view"))
         assert one.stretch == pytest.approx(tuple(expected))
-        assert world.adaptation.factors("m2") is None
+        assert world.adaptation.factors("m2", "view") is None
 
     with_world(empty_redis, work)
 
@@ -235,8 +234,8 @@ def test_intervals_do_not_adapt_when_switched_off(empty_redis: str) -> None:
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
         await world.adaptation.refresh()
-        assert world.forecaster.factors is None and world.adaptation.factors("m1") is None
-        assert parse_adaptive(await world.label_store.adaptive("m1")).outcomes == 3
+        assert world.forecaster.factors is None and world.adaptation.factors("m1", "view") is None
+        assert parse_adaptive(await world.label_store.adaptive("m1", "view")).outcomes == 3
 
     with_world(empty_redis, work, adaptive=False)
 
@@ -288,7 +287,7 @@ def test_label_is_scored_over_http(empty_redis: str) -> None:
         (cell,) = model["cells"]
         assert (cell["age"], cell["horizon"]) == ("2 to 8 h", "0.5 to 2 h") and model["clients"] == 1
         assert cell["width"] == pytest.approx(growth[2] - growth[0]) and cell["stretch"][1] < 1
-        told = 'm3tr_quality_mae_log2{horizon="0.5 to 2 h",model_version="fa4e"}'
+        told = 'm3tr_quality_mae_log2{horizon="0.5 to 2 h",metric="total",model_version="fa4e"}'
         wait_until(lambda: told in service.http.get("/metrics").text)
         text = service.http.get("/metrics").text
         assert 'm3tr_labels_total{outcome="scored"} 1.0' in text and promtool_complaints(text) == ""
@@ -302,7 +301,11 @@ def test_each_model_has_its_own_adaptive_state(empty_redis: str) -> None:
         world.clock.now_us = P0 + 3 * H
         await world.scorer.sweep()
         assert list(await world.label_store.scores_by_model(P0 + 3 * H)) == ["m2", "m1"]
-        assert [parse_adaptive(await world.label_store.adaptive(m)).outcomes for m in ("m1", "m2", "m3")] == [1, 1, 0]
+        assert [parse_adaptive(await world.label_store.adaptive(m, "view")).outcomes for m in ("m1", "m2", "m3")] == [
+            1,
+            1,
+            0,
+        ]
         assert (parse_adaptive("").factors() == Adaptive.new().factors()).all()
         assert N_COLUMNS == 8
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,9 @@ from model.engagement.video import Video
 from model.forecast import Forecast, Request
 from service.forecasts.forecast_result import ForecastResult
 from service.problems import NotFound
+from service.quality import label
 from service.quality.adaptation import Adaptation
+from service.quality.label import Label
 from service.quality.label_store import LabelStore
 from service.quality.sampler import Sampler
 from service.quality.scorer import Scorer
@@ -58,7 +60,7 @@ class Deployed:
 class World:
     """The parts that keep and score labels, without background work."""
 
-    def __init__(self, url: str, clock: Clock, **options: Any) -> None:
+    def __init__(self, url: str, clock: Clock, metrics: tuple[str, ...] = ("view",), **options: Any) -> None:
         self.settings = Settings(**{"bundle": Path("unused"), **options})
         self.metrics, self.clock = new_metrics(self.settings), clock
         self.link = connect(url, self.metrics, deadline_s=5, connections=8)
@@ -66,7 +68,7 @@ class World:
         self.label_store = LabelStore(
             self.link, capacity=self.settings.labels, days=self.settings.quality_days, share=self.settings.label_share
         )
-        self.forecaster = FakeForecaster()
+        self.forecaster = FakeForecaster(metrics)
         deployment: Any = Deployed("m1", self.forecaster)
         self.adaptation = Adaptation(self.label_store, lambda: deployment, self.settings, clock)
         engine: Any = SimpleNamespace(active=deployment, forecast=self.forecast)
@@ -84,19 +86,24 @@ class World:
         lease = Lease(self.link, "m3tr:{labels}:lease", 60)
         self.scorer = Scorer(self.label_store, self.store, lease, self.settings, self.metrics, clock)
 
-    async def forecast(self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...]) -> ForecastResult:
+    async def forecast(
+        self, video_id: str, at_us: int | None, horizons_us: tuple[int, ...], metrics: tuple[str, ...] = ()
+    ) -> ForecastResult:
         snapshot = await self.store.read(video_id)
         if snapshot is None:
             raise NotFound("gone")
-        request = Request(snapshot.video, snapshot.history, self.clock.now_us, horizons_us, snapshot.client)
-        return ForecastResult(snapshot, self.forecaster._one(request), "m1", as_of_bins=False, stale=False)
+        now_us = self.clock.now_us
+        request = Request(snapshot.video, snapshot.history, now_us, horizons_us, snapshot.client, metrics=metrics)
+        first, *further = self.forecaster.forecast_metrics([request])[0].values()
+        return ForecastResult(snapshot, first, "m1", as_of_bins=False, stale=False, further=tuple(further))
 
     def outcomes(self) -> dict[str, int]:
         (family,) = self.metrics.labels.collect()
         return {s.labels["outcome"]: int(s.value) for s in family.samples if s.name.endswith("_total") and s.value}
 
-    async def score_sums(self, model: str = "m1") -> ScoreSums:
-        return (await self.label_store.scores_by_model(self.clock.now_us)).get(model, ScoreSums())
+    async def score_sums(self, model: str = "m1", metric: str = "view") -> ScoreSums:
+        found = (await self.label_store.scores_by_model(self.clock.now_us)).get(model)
+        return ScoreSums() if found is None else found.by_metric.get(metric, ScoreSums())
 
 
 def with_world(url: str, work: Callable[[World], Awaitable[T]], clock: Clock | None = None, **options: Any) -> T:
@@ -129,6 +136,11 @@ def answer(
     made = Forecast(at_us, metric, value, counts, horizons_us, seven, middle + 1, {}, [], cold, [], 0.0)
     snapshot = Snapshot(1, Video(video_id, P0), History(), None, client=client)
     return ForecastResult(snapshot, made, model, as_of_bins=False, stale=False)
+
+
+def labels_of(result: ForecastResult, factors: Any) -> Iterator[Label]:
+    """The labels of the first metric."""
+    return label.labels_of(result, result.forecast, factors)
 
 
 def events(video_id: str, at_us: int, count: int, kind: str = "view") -> InputRow:

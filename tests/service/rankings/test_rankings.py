@@ -224,3 +224,31 @@ def test_the_age_of_the_lists_is_in_the_metrics(ranked: Live) -> None:
     # Another replica kept the lists an hour ago, and none does now.
     ranked.redis.set(keys.RANK_AT, time.time() - 3600)
     wait_until(lambda: told("m3tr_list_age_seconds") >= 3600)
+
+
+def test_each_metric_has_its_lists(empty_redis: str) -> None:
+    with live(empty_redis, ranking_forecasts=1000, forecaster=FakeForecaster(("view", "a:b", "like"))) as service:
+        fill(service, {"x": 900, "y": 10})
+        for video_id, likes in {"x": 2, "y": 700}.items():
+            service.post("/events", [{"video_id": video_id, "time": NOW + 6, "type": "like", "count": likes}])
+
+        def listed(sort: str, **query: str) -> list[tuple[str, float]]:
+            found = page(service, sort=sort, limit=200, **query)
+            assert found.get("metric") == (query.get("metric") if query.get("metric") != "view" else None)
+            return [(row["video_id"], row["value_now"]) for row in found["videos"]]
+
+        wait_until(lambda: listed("views", metric="like") == [("y", 700), ("x", 2)])
+        assert listed("views") == listed("views", metric="view") == [("x", 900), ("y", 10)]
+        row = next(row for row in page(service, sort="expected", metric="like")["videos"] if row["video_id"] == "y")
+        made = service.http.get("/videos/y/forecast", params={"horizons_s": 86400, "metrics": "like"}).json()
+        assert row["expected"] == made["forecasts"][0]["q0.5"]
+        assert {video_id for video_id, _ in listed("rising", metric="a:b")} == {"x", "y"}
+        cursor = page(service, sort="views", metric="like", limit=1)["next_cursor"]
+        assert listed("views", metric="like", cursor=cursor) == [("x", 2)]
+        for wrong, field in (({"metric": "laugh"}, "metric"), ({"cursor": cursor}, "cursor")):
+            answer = service.http.get("/videos", params={"sort": "views", **wrong})
+            assert (answer.status_code, answer.json()["field"]) == (422, field)
+        service.http.delete("/videos/y")
+        wait_until(lambda: [listed(sort, metric="like") for sort in keys.SORTS] == [[("x", 2)]] * 3)
+        left = [key for key in service.redis.scan_iter("m3tr:{rank}:*") if service.redis.type(key) == b"zset"]
+        assert len(left) >= 9 and all(service.redis.zscore(key, "y") is None for key in left)

@@ -172,7 +172,7 @@ def test_scoring_continues_beside_damaged_labels(redis_url: str, empty_redis: st
     with live(empty_redis, labels=1000, label_grace_s=0, label_horizons_s="900,40000") as service:
         # The first column is unusable; the adaptive state and the sums of the others cannot be read.
         service.redis.set(keys.label_key("due:0"), "of a wrong type")
-        service.redis.set(keys.label_key("adaptive:fa4e"), "garbage")
+        service.redis.set(keys.label_key("adaptive:fa4e|total"), "garbage")
         for video_id in ("bad", "good"):
             service.register(video_id, iso(round((now - 3 * 86400) * 1e6)))
             service.post("/events", [{"video_id": video_id, "time": now - 60, "type": "view", "count": 5}])

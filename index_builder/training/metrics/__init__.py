@@ -1,0 +1,1 @@
+"""Chooses the metrics of a bundle, and trains those after the first."""
