@@ -37,6 +37,7 @@ from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, mov
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 from model.request_answers import at_horizons, threshold_forecasts
+from model.simple_growth import SimpleGrowth
 from model.trees import Trees
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Forecaster:
         growth_us = growth_horizons_us(self.manifest.max_horizon_us)
         self._inputs = HeadInputs(self.manifest.schema, self.manifest.neighbours, growth_us, bundle.weights["pace"])
         self._trees = Trees.of(bundle.path / TREES, bundle.weights)
+        self._simple = SimpleGrowth.of(bundle.weights)
         projection = None if self._trees is None else self._trees.projection
         self._contents = ContentReader(bundle, self.encoder, projection)
         self._no_pool = StatePool(self.backend, 0)
@@ -218,6 +220,8 @@ class Forecaster:
             if self._trees is not None:
                 now_s = np.array([r.now_us for r in requests]) / SECOND_US
                 centre = self._trees.blend(centre, inputs, components, age_s, now_s, cold, max_horizon_s)
+            if self._simple is not None:
+                centre = self._simple.blend(centre, values, age_s, cold, max_horizon_s)
             centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
             growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])
             growth = self._support.bound(growth, age_s, values, far, max_horizon_s)

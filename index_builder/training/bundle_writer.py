@@ -39,6 +39,7 @@ from model.engagement.types import metric_types
 from model.forecaster import Forecaster
 from model.network import CONTENT_DIM
 from model.quantiles.calibration import Calibration
+from model.quantiles.head import N_CENTRE
 from model.quantiles.support import Support
 from model.rates import Rates
 
@@ -134,11 +135,20 @@ class BundleWriter:
             "processes": plan.process_group.size,
             "settings": asdict(plan.config),
             "versions": versions(),
+            "members": self._members(),
             "passes": {
                 name: {"held_back_loss": stage.losses, "best": stage.epoch + 1}
                 for name, stage in self.scored.stages.items()
             },
         }
+
+    def _members(self) -> dict[str, list[float]]:
+        """Return the weights of the ensemble's members in the mean and in the median."""
+        trees, simple = self.model.trees, self.model.simple
+        share = np.zeros(N_CENTRE) if trees is None else trees.weight.astype(np.float64)
+        own = np.zeros(N_CENTRE) if simple is None else simple.weight.astype(np.float64)
+        found = {"network": (1 - own) * (1 - share), "trees": (1 - own) * share, "simple": own}
+        return {name: np.round(weights, 4).tolist() for name, weights in found.items()}
 
     def _evaluation(self, manifest: Manifest) -> Evaluation:
         """Return the evaluation for the report, without examples."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index_builder.baselines import member
 from index_builder.cascade.fit import STEPS, fit_cascade
 from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
 from index_builder.evaluation.process_states import scored_rows
@@ -36,6 +37,7 @@ from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
 from model.quantiles.head import N_CENTRE
+from model.simple_growth import SimpleGrowth
 
 NGRAM_BUCKETS: Final = 1 << 15
 
@@ -82,6 +84,7 @@ class TrainedModel:
     ``samples``: number of samples that the network learned from.
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
+    ``simple``: the simple member, or None.
     """
 
     objective: Objective
@@ -92,6 +95,7 @@ class TrainedModel:
     samples: int
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
+    simple: SimpleGrowth | None = None
 
 
 class ModelFit:
@@ -161,7 +165,23 @@ class ModelFit:
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
-        return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, parts, None)
+        model = self._trained(objective, None, {"forecast": first})
+        return self._with_simple(model, HoldoutForecasts(holdout, parts, None), stopping, earlier)
+
+    def _with_simple(
+        self,
+        model: TrainedModel,
+        forecasts: HoldoutForecasts,
+        stopping: NDArray[np.bool_],
+        earlier: TrainedModel | None,
+    ) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Add the simple member to the ensemble. The stopping half of the holdout decides on its weight."""
+        if not self._config.simple_member or (earlier is not None and earlier.simple is None):
+            return model, forecasts
+        holdout, both = forecasts.holdout, (forecasts.parts, forecasts.plain)
+        known = earlier.simple if earlier is not None else None
+        simple, parts, plain = member.with_member(self.samples.samples, holdout.samples, both, stopping, known)
+        return replace(model, simple=simple), HoldoutForecasts(holdout, parts, plain)
 
     def _calibrate_intensity(self, objective: Objective, holdout: SampleSet) -> None:
         """Fit the factors of the intensity to training videos and the holdout."""
@@ -221,12 +241,13 @@ class ModelFit:
         if (
             trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
         ) is None:
-            return model, HoldoutForecasts(holdout, parts, plain)
+            return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
         content, none = self._inputs.content, NeighbourInputs.none(len(holdout))
         parts = blended(parts, holdout, trees.centre(trees.inputs(holdout, content, holdout_neighbours)), trees.weight)
         if plain is not None:
             plain = blended(plain, holdout, trees.centre(trees.inputs(holdout, content, none)), trees.weight)
-        return replace(model, trees=trees), HoldoutForecasts(holdout, parts, plain)
+        model = replace(model, trees=trees)
+        return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
 
     def _fit_trees(
         self,

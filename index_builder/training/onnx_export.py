@@ -102,6 +102,8 @@ def write_network(model: TrainedModel, neighbours: int, support: Support, rates:
     if model.trees is not None:
         weights |= model.trees.arrays()
         write_trees(model.trees, folder / TREES)
+    if model.simple is not None:
+        weights |= model.simple.arrays()
     weights["content_dim"] = np.array([CONTENT_DIM], dtype=np.int64)
     _save(weights, folder)
     n = 4
