@@ -2,7 +2,7 @@
 
     python -m benchmarks.forecasts.few_videos [SET ...] [--videos 100 250 1000] [--draws 10] [--test] [--work DIR]
 
-Draws videos that were published before a time from each real set, trains on them as of that time, and forecasts 1,000 videos that were
+Draws videos from the newest 5,000 of each real set before a time, trains on them as of that time, and forecasts 1,000 videos that were
 published later. The bank holds the drawn videos only. The baselines learn from the same drawn videos, at the asked ages and horizons
 only. The later videos are from a development period; with --test, they are from the test period of the published table. DIR keeps the
 scores of each draw: what exists is not computed again. Prints, for each set and number of videos, the mean over draws of nMSE of the
@@ -35,6 +35,8 @@ from index_builder.samples.queries import cut_queries
 from index_builder.scoring.metrics import nmse, score
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+NEWEST: Final = 5000
+"""Number of videos from which a draw is taken. A draw from several years would mostly show how growth has drifted."""
 ASKED: Final = 1000
 """Maximum number of videos to forecast."""
 MODEL: Final = "M3TR"
@@ -66,11 +68,12 @@ CASES: Final = {
 
 
 def draw(source: Path, out: Path, as_of: pd.Timestamp, before: pd.Timestamp | None, videos: int, seed: int) -> None:
-    """Write a data set of ``videos`` videos published before ``as_of`` and up to ASKED videos published from then on."""
+    """Write a data set of ``videos`` of the NEWEST videos before ``as_of`` and up to ASKED videos published from then on."""
     rng = np.random.default_rng([videos, seed])
     table = pd.read_parquet(source / "videos.parquet")
     published = pd.to_datetime(table.published_at, utc=True)
-    past, later = table[published < as_of], table[(published >= as_of) & ((published < before) if before else True)]
+    past = table[published < as_of].iloc[np.argsort(published[published < as_of].to_numpy(), kind="stable")[-NEWEST:]]
+    later = table[(published >= as_of) & ((published < before) if before else True)]
     parts = [part.iloc[rng.permutation(len(part))[:n]] for part, n in ((past, videos), (later, ASKED))]
     chosen = pd.concat(parts)
     out.mkdir(parents=True)

@@ -22,7 +22,14 @@ from index_builder.samples.neighbour_inputs import NeighbourInputs
 from index_builder.samples.network_inputs import ContentInputs, SampleSet, content_inputs
 from index_builder.samples.queries import Queries
 from index_builder.samples.samples import Samples, draw_samples, read_samples
-from index_builder.trees.fit import FittedTrees, TreeInputs, growth_by_name, load_lightgbm, projection_of
+from index_builder.trees.fit import (
+    ROWS_OF_A_THREAD,
+    FittedTrees,
+    TreeInputs,
+    growth_by_name,
+    load_lightgbm,
+    projection_of,
+)
 from model.features.schema import Schema
 from model.growth.curves import curves, usual_pace
 from model.quantiles.head import N_CENTRE
@@ -109,9 +116,12 @@ def boosted(
     rows, _ = _read(reader, asked_set, content_inputs(observed.data.videos, schema)).table(
         np.ones_like(asked.growth, bool)
     )
+    threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
     out = np.empty((len(rows), ENSEMBLES))
     for i, objective in enumerate(_OBJECTIVES):
-        trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)
+        trees = lightgbm.train(
+            _PARAMETERS | objective | {"seed": seed, "num_threads": threads}, lightgbm.Dataset(x, y), ROUNDS
+        )
         out[:, i] = trees.predict(rows)
         if advance:
             advance(1)

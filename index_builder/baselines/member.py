@@ -16,9 +16,7 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 _MIN_VIDEOS: Final = 30
-"""Minimum number of videos that decide on a cell's usual growth. Surrounding cells are added until there are enough."""
-_MIN_VIDEOS_SLOPE: Final = 100
-"""Minimum number of videos that decide on a cell's slope."""
+"""Minimum number of videos that decide on a cell. Surrounding cells are added until there are enough."""
 _FOLDS: Final = 5
 _WEIGHTS: Final = np.linspace(0, 1, 21)
 _CAUTION: Final = 1.0
@@ -179,9 +177,8 @@ def _fitted(labels: _Labels) -> SimpleGrowth:
     for i, j in np.ndindex(shape):
         square = _square(seen, i, j, min(_MIN_VIDEOS, videos))
         near = sums[:, square[0], square[1]].sum((1, 2))
-        wide = sums[:, *_square(seen, i, j, min(_MIN_VIDEOS_SLOPE, videos))].sum((1, 2))
         usual[i, j] = near[0] / near[1]
-        middles[i, j], spreads[i, j], slopes[i, j] = _slope(wide)
+        middles[i, j], spreads[i, j], slopes[i, j] = _slope(near)
     return SimpleGrowth(
         np.array(origin, np.float32),
         usual,

@@ -19,6 +19,8 @@ Floats = NDArray[np.float32]
 
 ROWS: Final = 500_000
 """Maximum number of training rows."""
+ROWS_OF_A_THREAD: Final = 200_000
+"""Number of training rows from which trees are fitted by all threads. With fewer rows, threads mostly wait for each other."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
     "learning_rate": 0.06,
@@ -157,9 +159,10 @@ def fit_trees(
         wanted = np.isfinite(judged[0].samples.growth) & ~judged[0].samples.cold[:, None]
         valid = held.table(wanted)
     leaf = int(np.clip(len(y) / 2000, 20, 200))
+    threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
-        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf}
+        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
         if valid is None or not len(valid[1]):
             number = earlier.boosters[i].num_trees() if earlier is not None else rounds
             boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))
