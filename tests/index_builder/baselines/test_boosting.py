@@ -84,5 +84,5 @@ def test_without_lightgbm_the_error_says_how_to_install_it(
     mini: Mini, task: tuple[Observed, Observed, Queries, Schema], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(DataError, match="boosting"):
+    with pytest.raises(DataError, match="pip install lightgbm"):
         boosted(*task, mini.as_of_us)

@@ -95,13 +95,10 @@ def test_with_few_videos_the_stretches_are_shrunk_towards_what_all_need(
 
 def test_what_all_need_counts_videos_and_not_their_outcomes(mini: Mini) -> None:
     samples = _drawn(mini)
-    outcomes = np.isfinite(samples.growth) & ~samples.cold[:, None]
-    samples, outcomes = (
-        array.take(outcomes.any(1)) if isinstance(array, Samples) else array[outcomes.any(1)]
-        for array in (samples, outcomes)
-    )
+    samples = samples.take(np.isfinite(samples.growth).any(1) & ~samples.cold)
     some = np.isin(samples.video, np.unique(samples.video)[:40])
-    samples, outcomes = samples.take(some), outcomes[some]
+    samples = samples.take(some)
+    outcomes = np.isfinite(samples.growth)
     # All outcomes of one video lie equally far above the median.
     error = np.exp(np.random.default_rng(3).normal(0, 0.5, 40))
     found = parts(samples.growth - error[np.unique(samples.video, return_inverse=True)[1]][:, None])
