@@ -216,8 +216,15 @@ def evaluate(
     ages: Annotated[str, typer.Option(metavar="HOURS", help="Ages at which to forecast.")] = "24,48",
     horizons: Annotated[str, typer.Option(metavar="HOURS", help="Horizons to forecast.")] = "24,72,120",
     out: Annotated[Path | None, typer.Option(help="JSON file for the table of scores.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Hours by which a counter's outcome may miss the wanted horizon.")
+    ] = 6.0,
     boosting: Annotated[
-        bool, typer.Option("--boosting", help="Also compare with gradient boosting (LightGBM). This takes minutes.")
+        bool,
+        typer.Option(
+            "--boosting",
+            help="Also compare with gradient boosting (LightGBM) that reads the model's inputs. This takes minutes.",
+        ),
     ] = False,
     likelihood: Annotated[
         bool, typer.Option("--likelihood", help="Also compare log-likelihoods with those of simple point processes.")
@@ -248,6 +255,7 @@ def evaluate(
         report=report,
         growing_bank=growing_bank,
         metrics=metric or (),
+        tolerance_h=tolerance,
     )
     if likelihood:
         from index_builder.evaluation.likelihood import score_likelihood

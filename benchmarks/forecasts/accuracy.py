@@ -1,11 +1,12 @@
 """The published table: train as of a time, forecast the benchmark's queries of videos published later, score the forecasts.
 
-    python -m benchmarks.forecasts.accuracy [youtube|weibo|all] [--ablation] [--work DIR]
+    python -m benchmarks.forecasts.accuracy [youtube|weibo|bilibili|hn|zhihu|tideh|all] [--ablation] [--boosting] [--work DIR]
 
 The data sets are in the folder M3TR_TEST_DATA; the tools that make queries and score forecasts are beside it in ../benchmark. DIR
 keeps queries, bundles, forecasts and scores: what exists is not computed again, and an interrupted training is resumed. DIR/accuracy.md
 is the table: nMSE and SRC of the mean, the other scores of the median and the quantiles. --ablation adds the model without each part,
-with paired bootstrap intervals of the difference.
+and --boosting adds LightGBM with the same inputs (``benchmarks.forecasts.boosting``); both with paired bootstrap intervals of the
+difference. The 100 cascades of tideh have no dates, so ``benchmarks.forecasts.tideh`` scores them in its own way.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("mhp", "trajectory", "retrieval", "content")
 EVENT_PARTS = (*PARTS, "cascade")
 WHOLE = "M3TR"
+BOOSTING = "LightGBM, same inputs"
 COLUMNS = ("nMSE", "MAE", "SRC", "cover", "width", "pinball")
 OF_THE_MEAN = ("nMSE", "SRC", "level")
 """Scores of the mean; the others score the median and the quantiles."""
@@ -53,7 +55,31 @@ CASES = {
     "weibo": (
         Case("weibo", "weibo_ced", "2013-06-01", "total", ("--ages", "1", "6", "--horizons", "24", "72"), EVENT_PARTS),
     ),
+    "bilibili": (
+        Case(
+            "bilibili",
+            "bilibili_rank",
+            "2023-02-20",
+            "views",
+            ("--ages", "12", "24", "--horizons", "12", "24", "--tolerance", "2"),
+        ),
+    ),
+    "hn": (
+        Case(
+            "hn", "hn_front", "2022-05-01", "likes", ("--ages", "3", "--horizons", "3", "6", "12", "--tolerance", "1")
+        ),
+    ),
+    "zhihu": (
+        Case(
+            "zhihu",
+            "zhihu_hot",
+            "2024-01-01",
+            "comments",
+            ("--ages", "12", "--horizons", "6", "12", "--tolerance", "1"),
+        ),
+    ),
 }
+TIDEH = "tideh"
 
 
 @dataclass(frozen=True)
@@ -156,16 +182,41 @@ class Bench:
             values |= {score: of_means["cells"][cell][score] for score in OF_THE_MEAN}
         return dict(scores)
 
-    def case(self, case: Case, ablation: bool) -> str:
+    def boosting(self, case: Case, bundle: Path) -> ModelScores:
+        """Train, forecast and score gradient boosting with the inputs of ``bundle``, unless that is done already."""
+        queries, folder = self.queries(case), self.work / case.name / "boosting"
+        folder.mkdir(exist_ok=True)
+        forecasts, scores = folder / "forecasts.parquet", folder / "scores.json"
+        if not forecasts.exists():
+            part = folder / "part.parquet"
+            module = [sys.executable, "-m", "benchmarks.forecasts.boosting"]
+            measured([*module, bundle, self.data / case.folder, queries, "--as-of", case.as_of, "--out", part])
+            part.rename(forecasts)
+        if not scores.exists():
+            scores.write_text(json.dumps(self.scores(queries, forecasts, BOOSTING), indent=1), encoding="utf-8")
+        return ModelScores(BOOSTING, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], "")
+
+    def tideh(self) -> str:
+        """The table of the cascades of tideh in Markdown."""
+        out = self.work / TIDEH / "table.txt"
+        if not out.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, "-m", "benchmarks.forecasts.tideh", "--data", str(self.data / TIDEH)]
+            out.write_text(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return f"## {TIDEH}\n\n```\n{out.read_text()}```\n"
+
+    def case(self, case: Case, ablation: bool, boosting: bool) -> str:
         """The tables of a case in Markdown."""
         whole = self.model(case, WHOLE)
         out = [f"## {case.name}: `{case.folder}` as of {case.as_of}, videos published from then on", "", *cells(whole)]
         out += ["", f"Training: {whole.training}.", ""]
-        if ablation:
+        if ablation or boosting:
             answers = self.queries(case).with_suffix(".answers.parquet")
             rows = []
-            for part in case.parts:
-                model = self.model(case, f"without {part}", f"use_{part} = false\n")
+            models = [self.boosting(case, whole.folder / "bundle")] if boosting else []
+            if ablation:
+                models += [self.model(case, f"without {part}", f"use_{part} = false\n") for part in case.parts]
+            for model in models:
                 found = differences(answers, whole.folder / "forecasts.parquet", model.folder / "forecasts.parquet")
                 rows.append(ablated(model, found))
             out += [
@@ -193,16 +244,20 @@ def ablated(model: ModelScores, found: dict[str, Difference]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="?", default="all", choices=[*CASES, "all"])
+    parser.add_argument("which", nargs="?", default="all", choices=[*CASES, TIDEH, "all"])
     parser.add_argument("--ablation", action="store_true", help="also the model without each part")
+    parser.add_argument("--boosting", action="store_true", help="also LightGBM with the same inputs")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="folder that keeps what is made")
     parser.add_argument("--config", type=Path, help="TOML file with training settings of every model")
     args = parser.parse_args()
     data = Path(os.environ.get("M3TR_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
     config = args.config.read_text(encoding="utf-8").rstrip() + "\n" if args.config else ""
     bench = Bench(data, args.work.resolve(), config)
-    chosen = CASES if args.which == "all" else {args.which: CASES[args.which]}
-    table = "\n".join(bench.case(case, args.ablation) for cases in chosen.values() for case in cases)
+    chosen = [*CASES, TIDEH] if args.which == "all" else [args.which]
+    cases = [case for name in chosen for case in CASES.get(name, ())]
+    tables = [bench.case(case, args.ablation, args.boosting) for case in cases]
+    tables += [bench.tideh()] if TIDEH in chosen else []
+    table = "\n".join(tables)
     (args.work / "accuracy.md").write_text(table, encoding="utf-8")
     print(table)
 

@@ -1,14 +1,10 @@
-"""Gradient boosting on hand-made features: the usual alternative to the model.
+"""Gradient boosting with the model's own inputs: the usual alternative to the model.
 
-LightGBM learns growth from feature rows. Each row combines one horizon with what is known of a video at one time:
+LightGBM reads the rows that the model's boosted trees read (``model.trees``): counts, rates and gaps, signals,
+attributes, creator, category, language, text, the cascade's expectation, and the horizon. Only the neighbours are left
+out, because retrieval is a part of the model.
 
-    engagement  the counts, rates and gaps of the newest reading, and the time since that reading
-    signals     the newest readings and their changes
-    video       category, language, duration, hour and weekday of publication, attributes
-    creator     the counts and growth of the creator's earlier videos
-    text        the principal components of the text's sentence vector
-
-Three tree ensembles forecast the mean, the lower end and the upper end of the interval.
+One ensemble forecasts the mean by squared error. The others forecast the quantiles 0.1, 0.5 and 0.9, each by its own loss.
 """
 
 from __future__ import annotations
@@ -20,18 +16,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index_builder.cascade.fit import fit_cascade
 from index_builder.datasets.observed import Observed
-from index_builder.samples.network_inputs import content_inputs, creator_rows
+from index_builder.neighbours.base_fit import fit_base
+from index_builder.neighbours.neighbour_inputs import NeighbourInputs
+from index_builder.samples.network_inputs import ContentInputs, SampleSet, content_inputs
 from index_builder.samples.queries import Queries
 from index_builder.samples.samples import Samples, draw_samples, read_samples
-from index_builder.trees.fit import load_lightgbm
+from index_builder.trees.fit import ROWS_OF_A_THREAD, label_rows, load_lightgbm, read_inputs, tree_reader
 from model.features.schema import Schema
+from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import curves, usual_pace
+from model.trees import TreeInputs, TreeReader
 
+ENSEMBLES: Final = 4
+"""Number of ensembles, which are trained one after the other."""
 ROUNDS: Final = 400
 ROWS: Final = 500_000
 """Maximum number of training rows."""
-_COMPONENTS: Final = 32
 _CUTS: Final = 16
 _LABELS: Final = 6
 _PARAMETERS: Final[dict[str, Any]] = {
@@ -45,71 +47,9 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "deterministic": True,
 }
 _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = (
-    {"objective": "quantile", "alpha": 0.1},
     {"objective": "regression"},
-    {"objective": "quantile", "alpha": 0.9},
+    *({"objective": "quantile", "alpha": level} for level in (0.1, 0.5, 0.9)),
 )
-
-
-class FeatureTable:
-    """Computes feature rows for the videos of one data set.
-
-    Args:
-        observed: the data set.
-        schema: gives the codes of categories and languages, and the maximum age and horizon of training samples.
-        until_us: only data up to this time is read.
-        pace: usual growth by age, an array of shape (N_CURVE,). If ``pace`` is None, the usual growth is computed from
-            ``observed``.
-    """
-
-    def __init__(
-        self, observed: Observed, schema: Schema, until_us: int, pace: NDArray[np.float64] | None = None
-    ) -> None:
-        data = observed.data
-        self._observed, self._schema = observed, schema
-        self._known = curves(
-            observed.metric, observed.totals, data.published_us, until_us, continuous=observed.continuous
-        )
-        self._known = replace(self._known, pace=usual_pace(self._known) if pace is None else pace)
-        self.pace = self._known.pace
-        content = content_inputs(data.videos, schema)
-        self.sentence = content.sentence
-        self._fixed = np.concatenate(
-            [content.category[:, None], content.language[:, None], content.static, content.attributes], axis=1
-        ).astype(np.float32)
-
-    def rows(self, samples: Samples, components: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one feature row per sample and horizon.
-
-        The result has shape (N * J, features) and dtype float32, for N samples with J horizons each. ``components``
-        (384, 32) projects the sentence vectors to 32 dimensions.
-        """
-        data, n_labels = self._observed.data, samples.horizon_s.shape[1]
-        creator = creator_rows(
-            data.videos,
-            data.published_us,
-            self._known,
-            samples.video,
-            samples.now_us,
-            self._schema.max_horizon_us,
-            len(data.videos),
-        )
-        at_cut = np.concatenate(
-            [
-                samples.summary,
-                samples.last,
-                samples.branch[:, 1],
-                samples.signals,
-                creator,
-                self._fixed[samples.video],
-                self.sentence[samples.video] @ components,
-            ],
-            axis=1,
-        ).astype(np.float32)
-        horizon = samples.horizon_s.ravel()
-        age = samples.age_s.repeat(n_labels)
-        asked = np.stack([np.log1p(horizon), np.log((age + horizon + 60) / (age + 60))], axis=1).astype(np.float32)
-        return np.concatenate([at_cut.repeat(n_labels, axis=0), asked], axis=1)
 
 
 def boosted(
@@ -123,14 +63,17 @@ def boosted(
 ) -> NDArray[np.float64]:
     """Forecast the growth of queries on ``observed``, with trees trained on ``past``.
 
-    Return a float64 array of shape (Q, 3) with the 0.1 quantile, the mean and the 0.9 quantile for each of Q queries.
-    ``past`` ends at ``until_us``. The lower quantile never exceeds the mean, and the upper quantile is never below the
-    mean. ``advance`` is called with 1 after each of the three ensembles is trained.
+    Return a float64 array of shape (Q, 4) with the mean and the quantiles 0.1, 0.5 and 0.9 for each of Q queries, in
+    log2 units >= 0. ``past`` ends at ``until_us``. The quantiles are in order. ``advance`` is called with 1 after each
+    of the ENSEMBLES ensembles is trained.
 
     Raises:
         DataError: LightGBM is not installed.
     """
     lightgbm = load_lightgbm()
+    cascade = None
+    if past.continuous:
+        cascade = fit_cascade(past, until_us, schema.max_age_us, schema.max_horizon_us, seed=seed)
     samples = draw_samples(
         past,
         until_us=until_us,
@@ -139,34 +82,56 @@ def boosted(
         n_labels=_LABELS,
         cuts_per_video=_CUTS,
         seed=seed,
+        cascade=cascade,
         signals=schema.signals,
     )
-    samples = samples.take(~samples.cold)
-    limit = ROWS // _LABELS
-    if len(samples.video) > limit:
-        chosen = np.random.default_rng(seed).choice(len(samples.video), limit, replace=False)
-        samples = samples.take(np.sort(chosen))
-    learned = FeatureTable(past, schema, until_us)
-    centred = learned.sentence - learned.sentence.mean(0)
-    components = np.linalg.svd(centred.T @ centred)[0][:, :_COMPONENTS].astype(np.float32)
-    x, y = learned.rows(samples, components), samples.growth.ravel()
-    known = np.isfinite(y)
-    x, y = x[known], y[known]
-    query_samples = read_samples(
+    known_growth = curves(past.metric, past.totals, past.data.published_us, until_us, continuous=past.continuous)
+    usual = usual_pace(known_growth), fit_base(known_growth, growth_horizons_us(schema.max_horizon_us))
+    learned = _sample_set(past, samples.take(~samples.cold), schema, until_us, usual)
+    content = content_inputs(past.data.videos, schema)
+    reader = tree_reader(learned, content, schema, usual[1])
+    known = np.isfinite(learned.samples.growth)
+    if known.sum() > ROWS:
+        known &= np.random.default_rng(seed).random(known.shape) < ROWS / known.sum()
+    x, y = label_rows(_read(reader, learned, content), learned, known)
+    asked = read_samples(
         observed,
         queries.video,
         queries.now_us,
         horizon_us=queries.horizon_us[:, None],
         value=np.full((len(queries.video), 1), np.nan),
+        cascade=cascade,
         signals=schema.signals,
     )
-    asked = FeatureTable(observed, schema, int(queries.now_us.max()), learned.pace).rows(query_samples, components)
-    out = np.empty((len(asked), len(_OBJECTIVES)))
+    asked_set = _sample_set(observed, asked, schema, int(queries.now_us.max()), usual)
+    rows = _read(reader, asked_set, content_inputs(observed.data.videos, schema)).rows()
+    threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
+    out = np.empty((len(rows), ENSEMBLES))
     for i, objective in enumerate(_OBJECTIVES):
-        trees = lightgbm.train(_PARAMETERS | objective | {"seed": seed}, lightgbm.Dataset(x, y), ROUNDS)
-        out[:, i] = trees.predict(asked)
+        trees = lightgbm.train(
+            _PARAMETERS | objective | {"seed": seed, "num_threads": threads}, lightgbm.Dataset(x, y), ROUNDS
+        )
+        out[:, i] = trees.predict(rows)
         if advance:
             advance(1)
-    out[:, 0] = np.minimum(out[:, 0], out[:, 1])
-    out[:, 2] = np.maximum(out[:, 2], out[:, 1])
-    return out
+    np.minimum(out[:, 1], out[:, 2], out=out[:, 1])
+    np.maximum(out[:, 3], out[:, 2], out=out[:, 3])
+    return np.maximum(out, 0.0)
+
+
+def _sample_set(
+    observed: Observed,
+    samples: Samples,
+    schema: Schema,
+    until_us: int,
+    usual: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> SampleSet:
+    """Return samples with the features of their creators. ``usual`` holds the usual pace and the base forecast of growth."""
+    data = observed.data
+    known = curves(observed.metric, observed.totals, data.published_us, until_us, continuous=observed.continuous)
+    known = replace(known, pace=usual[0], base=usual[1])
+    return SampleSet.of(data, known, samples, schema.max_horizon_us, len(data.videos))
+
+
+def _read(reader: TreeReader, sample_set: SampleSet, content: ContentInputs) -> TreeInputs:
+    return read_inputs(reader, sample_set, content, NeighbourInputs.none(len(sample_set)))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from index_builder.baselines.boosting import boosted
+from index_builder.baselines.boosting import ENSEMBLES, boosted
 from index_builder.baselines.content_retrieval import content_retrieval, has_text
 from index_builder.baselines.simple import GrowthFactor, LogLinear, MeanGrowth, Persistence
 from index_builder.bundles.forecast import forecast_at
@@ -24,8 +25,9 @@ from index_builder.datasets.observed import Observed
 from index_builder.progress import progress
 from index_builder.report import EXAMPLES, MODEL, Evaluation, examples, write_page
 from index_builder.report.summary import utc_minutes
-from index_builder.samples.queries import cut_queries
+from index_builder.samples.queries import TOLERANCE_H, cut_queries
 from index_builder.scoring.cell_scores import POOLED, scores_by_cell
+from index_builder.scoring.paired import Difference, differences
 from index_builder.scoring.thresholds import FACTORS
 from model.bank import EmptyBank
 from model.bundle import load_bundle, metric_folder
@@ -33,6 +35,8 @@ from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.errors import DataError
 from model.forecaster import Forecaster
+
+_BOOSTING: Final = "gradient boosting"
 
 
 def evaluate(
@@ -48,6 +52,7 @@ def evaluate(
     report: Path | None = None,
     growing_bank: bool = False,
     metrics: Sequence[str] = (),
+    tolerance_h: float = TOLERANCE_H,
 ) -> dict[str, Any]:
     """Score a bundle on the videos of ``data`` published in [published_from, published_before). Print and return the tables.
 
@@ -55,9 +60,10 @@ def evaluate(
     a table for each metric, by name, and their reports have the metric's name before the ending of the file's name.
 
     The baselines are fitted on videos published before ``published_from_us``, from what was observed up to that time.
-    ``boosting`` adds gradient boosting, which takes minutes. ``report`` is the file for the report page. With
-    ``growing_bank``, neighbours and creator features may also come from videos published after training, as in a
-    service.
+    ``boosting`` adds gradient boosting with the model's inputs, which takes minutes, and the paired differences between
+    the model and it. ``report`` is the file for the report page. With ``growing_bank``, neighbours and creator features
+    may also come from videos published after training, as in a service. For counters, an outcome is a snapshot at most
+    ``tolerance_h`` hours away from the wanted horizon.
 
     Raises:
         DataError: there is no query, a horizon is longer than the trained maximum, the report's folder does not
@@ -83,7 +89,7 @@ def evaluate(
         if report is not None and len(chosen) > 1:
             page = report.with_stem(f"{report.stem}-{Path(metric_folder(metric)).name}")
         tables[metric] = _evaluate(
-            bundle, data, dataset, metric, period, ages_h, horizons_h, boosting, page, growing_bank
+            bundle, data, dataset, metric, period, ages_h, horizons_h, tolerance_h, boosting, page, growing_bank
         )
         _print(tables[metric], metric if len(chosen) > 1 else "")
     table = tables if len(chosen) > 1 else tables[chosen[0]]
@@ -100,6 +106,7 @@ def _evaluate(
     period: tuple[int, int | None],
     ages_h: Sequence[float],
     horizons_h: Sequence[float],
+    tolerance_h: float,
     boosting: bool,
     report: Path | None,
     growing_bank: bool,
@@ -113,7 +120,7 @@ def _evaluate(
     tested = published >= published_from_us
     if published_before_us is not None:
         tested &= published < published_before_us
-    queries = cut_queries(observed, np.flatnonzero(tested), ages_h, horizons_h, end)
+    queries = cut_queries(observed, np.flatnonzero(tested), ages_h, horizons_h, end, tolerance_h)
     within = queries.horizon_us <= manifest.max_horizon_us
     queries = queries.take(np.flatnonzero(within))
     if not len(queries.video):
@@ -123,15 +130,13 @@ def _evaluate(
         if growing_bank
         else open_bundle(bundle) as forecaster
     ):
-        past = cut_queries(
-            observed, np.flatnonzero(published < published_from_us), ages_h, horizons_h, published_from_us
-        )
+        old = np.flatnonzero(published < published_from_us)
+        past = cut_queries(observed, old, ages_h, horizons_h, published_from_us, tolerance_h)
         growths: dict[str, NDArray[np.float64]] = {}
         if len(past.video):
             for baseline in (MeanGrowth(), Persistence(), GrowthFactor(), LogLinear()):
                 growths[baseline.name] = baseline.fit(past.pairs).predict(queries.pairs)[:, None]
             if observed.continuous:
-                old = np.flatnonzero(published < published_from_us)
                 with progress(PowerLawHawkes.name, STEPS) as bar:
                     growth = hawkes_growth(
                         observed, queries, old, ages_h, horizons_h, published_from_us, advance=bar.advance
@@ -143,8 +148,8 @@ def _evaluate(
                 growths["content retrieval"] = np.where(np.isnan(growth), growths[MeanGrowth.name], growth)
         if boosting:
             known = Observed.of(load_dataset(data, before_us=published_from_us), manifest.metric)
-            with progress("gradient boosting", 3) as bar:
-                growths["gradient boosting"] = boosted(
+            with progress(_BOOSTING, ENSEMBLES) as bar:
+                growths[_BOOSTING] = boosted(
                     known, observed, queries, manifest.schema, published_from_us, advance=bar.advance
                 )
         arms = {MODEL: forecaster, f"{MODEL} without retrieval": Forecaster(load_bundle(bundle), EmptyBank())}
@@ -154,6 +159,9 @@ def _evaluate(
             growths[name] = np.log2((1 + counts) / (1 + queries.pairs.value_now[:, None]))
         with progress("scores", len(growths)) as bar:
             table = scores_by_cell(queries, growths, bar.advance)
+        if boosting:
+            found = differences(queries.video, queries.pairs.growth, growths[_BOOSTING], growths[MODEL])
+            table[MODEL][POOLED]["minus"] = {_BOOSTING: {name: asdict(value) for name, value in found.items()}}
         if report is not None:
             with progress("report", EXAMPLES) as bar:
                 looked_at = examples(forecaster, observed, queries, bar.advance)
@@ -197,6 +205,11 @@ def _print(table: dict[str, Any], metric: str) -> None:
         shown.add_section()
     console = Console(width=140 if not Console().is_terminal else None)
     console.print(shown)
+    for rival, scores in table[MODEL][POOLED].get("minus", {}).items():
+        told = ", ".join(f"{name} {Difference(**difference)}" for name, difference in scores.items())
+        console.print(
+            f"{MODEL} minus {rival}, all cells, with a paired 95 % interval from a bootstrap over videos: {told}"
+        )
     if tenths := table[MODEL][POOLED].get("thresholds"):
         console.print(_reliability(tenths))
 

@@ -13,6 +13,8 @@ the counts of its training videos a little too well, and because engagement chan
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,12 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_builder.evaluation.process_states import before_rows
+from index_builder.datasets.observed import Observed
+from index_builder.evaluation.process_states import before_rows, scored_rows
 from index_builder.evaluation.time_rescaling import window_integrals, windows
 from index_builder.samples.exposure import Exposure
 from model.features.tokens import Tokens
 from model.mhp.likelihood import FACTOR_KNOTS, IntensityHead, factor_weights
 from model.mhp.network import MambaHawkes
+from model.network import M3TR
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +61,25 @@ class WindowMeans:
     active: Floats
     dispersion: Floats
     counts: Floats
+
+
+def calibrate_network(
+    net: M3TR, observed: Observed, samples: Sequence[tuple[NDArray[np.int64], int]], oldest_us: int, seed: int
+) -> None:
+    """Fit the factors of a network's intensity.
+
+    ``samples`` holds the videos (N,), with repetitions, and the time up to which their rows are read: first of the training
+    samples, then of the holdout. At most VIDEOS videos of each are used. ``oldest_us`` is the greatest age.
+    """
+    rng = np.random.default_rng(seed)
+    network, head = copy.deepcopy(net.mhp).cpu().eval(), copy.deepcopy(net.intensity).cpu()
+    parts = []
+    for video, until_us in samples:
+        videos = np.sort(rng.permutation(np.unique(video))[:VIDEOS])
+        parts.append(scored_rows(observed, videos, until_us, oldest_us))
+    calibrate_intensity(network, head, parts)
+    with torch.no_grad():
+        net.intensity.log_factor.copy_(head.log_factor)
 
 
 def calibrate_intensity(network: MambaHawkes, head: IntensityHead, parts: list[tuple[Tokens, Exposure]]) -> None:

@@ -19,6 +19,7 @@ from index_builder.report.svg import Svg, count
 from index_builder.scoring import answers
 from index_builder.scoring.cell_scores import POOLED
 from index_builder.scoring.metrics import HIGH, LOW
+from index_builder.scoring.paired import Difference
 
 _TARGET_COVER: Final = HIGH - LOW
 _EXAMPLES_WITH_NEIGHBOURS: Final = 4
@@ -103,6 +104,15 @@ class Sections:
         """Return the tenths of the probabilities of passing a threshold, or an empty list if the model forecasts too few quantiles."""
         found: list[dict[str, Any]] = self.evaluation.table[MODEL][POOLED].get("thresholds", [])
         return found
+
+    @property
+    def differences(self) -> list[tuple[str, str]]:
+        """Return pairs of (method, the model's scores minus this method's in words), for methods that were compared in pairs."""
+        compared: dict[str, Any] = self.evaluation.table[MODEL][POOLED].get("minus", {})
+        return [
+            (method, ", ".join(f"{name} {Difference(**found)}" for name, found in scores.items()))
+            for method, scores in compared.items()
+        ]
 
     @property
     def error_charts(self) -> list[tuple[str, Svg]]:

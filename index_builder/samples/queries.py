@@ -3,8 +3,8 @@
 A query asks at ``now`` for the metric at a later time.
 
     counters    ``now`` is the time of the newest snapshot in the 24 hours up to the wanted age. The outcome is the
-                snapshot nearest to the wanted horizon, at most 6 hours away from it. Both snapshots are real
-                observations, never interpolations.
+                snapshot nearest to the wanted horizon, at most TOLERANCE_H hours away from it. Both snapshots are
+                real observations, never interpolations.
     events      Events are observed continuously. So ``now`` and the time of the outcome are exactly as wanted.
 
 A video with count 0 at ``now`` gives no query.
@@ -23,7 +23,8 @@ from index_builder.datasets.observed import Observed, snapshot_rows
 from model.engagement.bins import HOUR_US, SECOND_US
 from model.engagement.rows import rows_until
 
-_TOLERANCE_US: Final = 6 * HOUR_US
+TOLERANCE_H: Final = 6.0
+"""Maximum difference in hours between the wanted horizon and the snapshot that is the outcome."""
 _FRESH_US: Final = 24 * HOUR_US
 
 
@@ -51,9 +52,17 @@ class Queries:
 
 
 def cut_queries(
-    observed: Observed, video: NDArray[np.int64], ages_h: Sequence[float], horizons_h: Sequence[float], until_us: int
+    observed: Observed,
+    video: NDArray[np.int64],
+    ages_h: Sequence[float],
+    horizons_h: Sequence[float],
+    until_us: int,
+    tolerance_h: float = TOLERANCE_H,
 ) -> Queries:
-    """Return the queries of the given videos whose outcome was observed up to ``until_us``."""
+    """Return the queries of the given videos whose outcome was observed up to ``until_us``.
+
+    For counters, the outcome's snapshot is at most ``tolerance_h`` hours away from the wanted horizon.
+    """
     parts = []
     published = observed.data.published_us[video]
     for age in ages_h:
@@ -63,7 +72,9 @@ def cut_queries(
                 now, target = at, at + int(horizon * HOUR_US)
                 fine = (observed.count_at(video, now) > 0) & (target <= until_us)
             else:
-                now, target, fine = _snapshots(observed, video, at, int(horizon * HOUR_US), until_us)
+                now, target, fine = _snapshots(
+                    observed, video, at, int(horizon * HOUR_US), until_us, int(tolerance_h * HOUR_US)
+                )
             name = f"age{age:g}h+{horizon:g}h"
             parts.append((video[fine], now[fine], (target - now)[fine], np.full(int(fine.sum()), name, dtype="<U32")))
     videos, now, horizon_us, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -78,7 +89,12 @@ def cut_queries(
 
 
 def _snapshots(
-    observed: Observed, video: NDArray[np.int64], at: NDArray[np.int64], horizon_us: int, until_us: int
+    observed: Observed,
+    video: NDArray[np.int64],
+    at: NDArray[np.int64],
+    horizon_us: int,
+    until_us: int,
+    tolerance_us: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     rows = snapshot_rows(observed.metric)
     times = observed.metric.time_us
@@ -93,10 +109,10 @@ def _snapshots(
     fine = (newest >= first) & (at - times[rows[np.maximum(newest, 0)]] < _FRESH_US)
     now = np.where(fine, times[rows[np.maximum(newest, 0)]], at)
     before = last(np.minimum(now + horizon_us, until_us))
-    after = np.minimum(before + 1, last(np.minimum(now + horizon_us + _TOLERANCE_US, until_us)))
+    after = np.minimum(before + 1, last(np.minimum(now + horizon_us + tolerance_us, until_us)))
     gaps = [np.abs(times[rows[np.maximum(i, 0)]] - now - horizon_us) for i in (before, after)]
     best = np.where(gaps[0] <= gaps[1], before, after)
-    fine &= (best > newest) & (np.minimum(gaps[0], gaps[1]) <= _TOLERANCE_US)
+    fine &= (best > newest) & (np.minimum(gaps[0], gaps[1]) <= tolerance_us)
     return now, np.where(fine, times[rows[np.maximum(best, 0)]], now), fine
 
 

@@ -9,16 +9,26 @@ from numpy.typing import NDArray
 
 from index_builder.samples.samples import Samples
 from model.engagement.bins import SECOND_US
-from model.quantiles.calibration import COLD, Calibration
-from model.quantiles.head import N_CENTRE
+from model.quantiles.calibration import (
+    BEYOND,
+    COLD,
+    STRETCH_RANGE,
+    Calibration,
+    beyond_median,
+    calibration_column,
+    calibration_row,
+)
+from model.quantiles.head import N_CENTRE, N_STEPS, distances, moved
 
 _MIN_DRIFT_VIDEOS: Final = 2000
 """Minimum number of holdout videos for comparing their older half with their newer half."""
 _PRIOR_VIDEOS: Final = 200
-"""Weight of the network's own interval widths, as a number of holdout videos.
+"""Weight of the stretch that all ages and horizons have in common, as a number of holdout videos.
 
-This weight is used to shrink the stretch if there are few holdout videos.
+The stretches of the buckets are shrunk towards it if there are few holdout videos.
 """
+_MIN_DISTANCE: Final = 1e-6
+_ROUNDING: Final = 1e-9
 
 
 def calibrate(samples: Samples, parts: NDArray[np.float32]) -> Calibration:
@@ -31,8 +41,8 @@ def calibrate(samples: Samples, parts: NDArray[np.float32]) -> Calibration:
     one to the newer half. Each quantile gets the larger of the two stretches, because a change within the holdout is
     likely to continue after it.
 
-    If there are fewer videos, the stretch of warm samples is shrunk towards 1, and the shift towards 0. The fewer
-    videos there are, the more they are shrunk. The shift is always fitted to all videos.
+    If there are fewer videos, the stretch of warm samples is shrunk towards the stretch that all of them need together,
+    and the shift towards 0. The fewer videos there are, the more they are shrunk. The shift is always fitted to all videos.
     """
     known = np.isfinite(samples.growth)
     first = (np.cumsum(known, axis=1) == 1) & known
@@ -46,8 +56,32 @@ def calibrate(samples: Samples, parts: NDArray[np.float32]) -> Calibration:
     shift[:COLD] *= weight
     halves = [older, ~older] if many else [older | True]
     stretch = np.max([_fitted(samples, parts, known & rows[:, None], shift).stretch for rows in halves], axis=0)
-    stretch[:COLD] **= weight
+    if not many and (outcomes := known & ~samples.cold[:, None]).any():
+        common = _common(samples, parts, outcomes, shift)
+        stretch[:COLD] = stretch[:COLD] ** weight * common ** (1 - weight)
     return Calibration(stretch, shift)
+
+
+def _common(
+    samples: Samples, parts: NDArray[np.float32], outcomes: NDArray[np.bool_], shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the stretch (N_STEPS,) of all warm outcomes together. Every video has the same weight.
+
+    The outcomes of one video are alike, so the finite-sample correction counts videos and not outcomes.
+    """
+    row = np.nonzero(outcomes)[0]
+    _, video, number = np.unique(samples.video[row], return_inverse=True, return_counts=True)
+    weight, n = 1 / number[video] / len(number), len(number)
+    cell = calibration_row(samples.age_s[row], samples.cold[row]), calibration_column(samples.horizon_s[outcomes])
+    whole = parts[outcomes].astype(np.float64)
+    median = moved(whole[:, :N_CENTRE], whole[:, N_CENTRE:], shift[cell])[:, 1]
+    scores = beyond_median(samples.growth[outcomes], median) / np.maximum(distances(whole[:, N_CENTRE:]), _MIN_DISTANCE)
+    out = np.empty(N_STEPS)
+    for at, level in enumerate((1 - BEYOND) * (n + 1) / n):
+        order = np.argsort(scores[:, at], kind="stable")
+        first = np.searchsorted(np.cumsum(weight[order]), level - _ROUNDING)
+        out[at] = scores[order[min(first, len(order) - 1)], at]
+    return np.clip(out, *STRETCH_RANGE)
 
 
 def _fitted(

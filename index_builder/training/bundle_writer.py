@@ -41,6 +41,7 @@ from model.engagement.types import metric_types
 from model.forecaster import Forecaster
 from model.network import CONTENT_DIM
 from model.quantiles.calibration import Calibration
+from model.quantiles.head import N_CENTRE
 from model.quantiles.support import Support
 from model.rates import Rates
 
@@ -234,8 +235,18 @@ def _trained(of: TrainedMetric) -> dict[str, Any]:
     return {
         "samples": of.model.samples,
         "held_back": len(of.forecasts.holdout),
+        "members": _members(of.model),
         "passes": {name: {"held_back_loss": stage.losses, "best": stage.epoch + 1} for name, stage in stages},
     }
+
+
+def _members(model: TrainedModel) -> dict[str, list[float]]:
+    """Return the weights of the ensemble's members in the mean and in the median."""
+    trees, simple = model.trees, model.simple
+    share = np.zeros(N_CENTRE) if trees is None else trees.weight.astype(np.float64)
+    own = np.zeros(N_CENTRE) if simple is None else simple.weight.astype(np.float64)
+    found = {"network": (1 - own) * (1 - share), "trees": (1 - own) * share, "simple": own}
+    return {name: np.round(weights, 4).tolist() for name, weights in found.items()}
 
 
 def _with_rate_factors(manifest: Manifest, rates: Mapping[str, Rates]) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from model.ablation import Ablation
 from model.errors import DataError
 
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
-_DEPEND_ON_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout")
+_DEPEND_ON_SIZE: Final = ("fusion_epochs", "weight_decay", "head_dropout", "validation_share")
 """Settings with the default -1, which means that the value depends on the number of videos."""
+
+HOLDOUT_VIDEOS: Final = 100
+"""Number of videos that are held out if a third of the videos is enough for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,11 @@ class TrainConfig:
     """
     likelihood_weight: float = 0.1
     """Weight of the Hawkes log-likelihood per token, relative to the forecast loss."""
-    validation_share: float = 0.1
-    """Fraction of the videos that are held out for calibration and evaluation, 0.01 .. 0.5. The newest videos are held out."""
+    validation_share: float = -1.0
+    """Fraction of the videos that are held out for calibration and evaluation, 0.01 .. 0.5. The newest videos are held out.
+
+    With -1, the fraction is 0.1, or as much as HOLDOUT_VIDEOS videos need, but at most a third.
+    """
     max_horizon_h: float = 168.0
     """Longest horizon that the model will forecast, in hours."""
     max_age_h: float = 720.0
@@ -97,6 +103,8 @@ class TrainConfig:
     """Further columns of either file that the model does not read."""
     tree_rounds: int = 400
     """Maximum number of boosted trees for the mean, and for the median. With 0, the ensemble has no trees (an ablation)."""
+    simple_member: bool = True
+    """If False, the ensemble does not contain the simple growth forecast (an ablation)."""
     use_mhp: bool = True
     """If False, the model has no Mamba-Hawkes state, no trajectory vectors and no likelihood (an ablation)."""
     use_trajectory: bool = True
@@ -151,7 +159,15 @@ class TrainConfig:
         ):
             if not isinstance(given, tuple) or not all(isinstance(item, str) for item in given):
                 raise DataError(f"{name}: {given!r}; allowed: a list of names of columns")
-        for name in ("refit", "use_mhp", "use_trajectory", "use_retrieval", "use_content", "use_cascade"):
+        for name in (
+            "refit",
+            "simple_member",
+            "use_mhp",
+            "use_trajectory",
+            "use_retrieval",
+            "use_content",
+            "use_cascade",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name}: {getattr(self, name)!r}; allowed: true, false")
 
@@ -164,6 +180,9 @@ class TrainConfig:
             weight_decay=self.weight_decay if self.weight_decay >= 0 else (0.3 if few else 0.02),
             head_dropout=self.head_dropout if self.head_dropout >= 0 else (0.5 if few else 0.15),
             cuts_per_video=self.cuts_per_video or (64 if few else 16),
+            validation_share=self.validation_share
+            if self.validation_share >= 0
+            else min(max(0.1, HOLDOUT_VIDEOS / max(videos, 1)), 1 / 3),
         )
 
     def passes(self, batches: int, videos: int) -> int:

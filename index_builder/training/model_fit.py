@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -11,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index_builder.baselines import member
 from index_builder.cascade.fit import NEAR_STEPS, STEPS, fit_cascade
-from index_builder.evaluation.intensity_calibration import VIDEOS, calibrate_intensity
-from index_builder.evaluation.process_states import scored_rows
+from index_builder.evaluation.intensity_calibration import calibrate_network
 from index_builder.neighbours.base_fit import fit_base
 from index_builder.neighbours.neighbour_inputs import NeighbourInputs
 from index_builder.neighbours.trajectory_fit import fit_projection, residuals
@@ -28,17 +26,17 @@ from index_builder.training.objective import Objective
 from index_builder.training.plan import Plan
 from index_builder.training.point_in_time_bank import PointInTimeBank
 from index_builder.training.trainer import FUSION_ROWS, Trainer
-from index_builder.trees.fit import FittedTrees, blended, fit_trees, load_lightgbm, tree_reader
+from index_builder.trees.fit import FittedTrees, blended, can_fit_trees, fit_trees, tree_reader
 from model.cascade import Cascade
 from model.engagement.bins import SECOND_US
 from model.engagement.types import metric_types
-from model.errors import DataError
 from model.features.shape import shapes
 from model.features.tokens import Tokens
 from model.features.trajectory import TrajectorySpace
 from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import Curves, curves, trajectory_cuts, usual_pace
 from model.quantiles.head import N_CENTRE
+from model.simple_growth import SimpleGrowth
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,7 @@ class TrainedModel:
     ``stages``: losses and best pass of each stage.
     ``trees``: the boosted trees, or None.
     ``bank``: the bank in which the neighbours of the samples were found, or None.
+    ``simple``: the simple member, or None.
     """
 
     objective: Objective
@@ -97,6 +96,7 @@ class TrainedModel:
     stages: dict[str, EarlyStopping]
     trees: FittedTrees | None = None
     bank: PointInTimeBank | None = None
+    simple: SimpleGrowth | None = None
 
 
 class ModelFit:
@@ -179,21 +179,30 @@ class ModelFit:
         with plan.step("read states", 1) as advance:
             parts = objective.encode(holdout).parts
             advance()
-        return self._trained(objective, None, {"forecast": first}), HoldoutForecasts(holdout, parts, None)
+        model = self._trained(objective, None, {"forecast": first})
+        return self._with_simple(model, HoldoutForecasts(holdout, parts, None), stopping, earlier)
+
+    def _with_simple(
+        self,
+        model: TrainedModel,
+        forecasts: HoldoutForecasts,
+        stopping: NDArray[np.bool_],
+        earlier: TrainedModel | None,
+    ) -> tuple[TrainedModel, HoldoutForecasts]:
+        """Add the simple member to the ensemble. The stopping half of the holdout decides on its weight."""
+        if not self._config.simple_member or (earlier is not None and earlier.simple is None):
+            return model, forecasts
+        holdout, both = forecasts.holdout, (forecasts.parts, forecasts.plain)
+        known = earlier.simple if earlier is not None else None
+        simple, parts, plain = member.with_member(self.samples.samples, holdout.samples, both, stopping, known)
+        return replace(model, simple=simple), HoldoutForecasts(holdout, parts, plain)
 
     def _calibrate_intensity(self, objective: Objective, holdout: SampleSet) -> None:
         """Fit the factors of the intensity to training videos and the holdout."""
-        plan, net = self._plan, objective.net
-        rng = np.random.default_rng(plan.seed)
+        plan = self._plan
         with plan.step("calibrate intensity", 1) as advance:
-            network, head = copy.deepcopy(net.mhp).cpu().eval(), copy.deepcopy(net.intensity).cpu()
-            parts = []
-            for sample_set, until_us in ((self.samples, self._until_us), (holdout, plan.until_us)):
-                videos = np.unique(sample_set.samples.video)
-                videos = np.sort(rng.permutation(videos)[:VIDEOS])
-                parts.append(scored_rows(plan.observed, videos, until_us, oldest_us(plan.schema)))
-            calibrate_intensity(network, head, parts)
-            net.intensity.log_factor.copy_(head.log_factor)
+            samples = (self.samples.samples.video, self._until_us), (holdout.samples.video, plan.until_us)
+            calibrate_network(objective.net, plan.observed, samples, oldest_us(plan.schema), plan.seed)
             advance()
 
     def _train_fusion(
@@ -242,12 +251,13 @@ class ModelFit:
         if (
             trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
         ) is None:
-            return model, HoldoutForecasts(holdout, parts, plain)
+            return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
         content, none = self._inputs.content, NeighbourInputs.none(len(holdout))
         parts = blended(parts, holdout, trees.centre(trees.inputs(holdout, content, holdout_neighbours)), trees.weight)
         if plain is not None:
             plain = blended(plain, holdout, trees.centre(trees.inputs(holdout, content, none)), trees.weight)
-        return replace(model, trees=trees), HoldoutForecasts(holdout, parts, plain)
+        model = replace(model, trees=trees)
+        return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
 
     def _fit_trees(
         self,
@@ -262,12 +272,8 @@ class ModelFit:
             not self._config.tree_rounds
             or not plan.process_group.is_first
             or (earlier is not None and earlier.trees is None)
+            or not can_fit_trees()
         ):
-            return None
-        try:
-            load_lightgbm()
-        except DataError as error:
-            print(f"the ensemble has no boosted trees: {error}", file=sys.stderr)
             return None
         sample_set, found, parts = holdout
         judged = None

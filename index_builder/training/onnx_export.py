@@ -130,6 +130,8 @@ def write_metric(
     if model.trees is not None:
         weights |= model.trees.arrays()
         write_trees(model.trees, folder / TREES)
+    if model.simple is not None:
+        weights |= model.simple.arrays()
     _save(weights, folder)
     n, shape, further = _ROWS, net.mhp.shape, {}
     if net.attributes is not None:

@@ -1,7 +1,8 @@
 """Finds the spans of time that rates are fitted to. Computes the forecast and the real growth in these spans.
 
-Counters: a span is the time between two readings, or between publication and the first reading. The forecaster
-forecasts at several times that are spread over the span. Each forecast uses what was known at the span's start.
+Counters: a span is the time between two readings, or between publication and the first reading. At most GAPS_PER_VIDEO
+spans of a video are drawn, evenly in log(age + 1 h). The forecaster forecasts at several times that are spread over the
+span. Each forecast uses what was known at the span's start.
 
 Events: spans start at ages that are drawn evenly in log(age + 1 h). The length of a span is 1/24 of the age, but at
 least one hour.
@@ -34,6 +35,8 @@ MAX_HOURS: Final = 6000
 
 Each maximum applies to the training videos and to the holdout separately.
 """
+GAPS_PER_VIDEO: Final = 16
+"""Maximum number of spans of one video with counters. All spans of a video together are one observation of the fit."""
 _TIMES_PER_SPAN: Final = 3
 _AGES: Final = 12
 """Number of spans per video with events."""
@@ -74,6 +77,16 @@ def rates_of(
     }
 
 
+def rate_forecasts(observed: Observed, held: float) -> int:
+    """Return about how many forecasts ``rates_of`` makes, if the fraction ``held`` of the videos is the holdout."""
+    if observed.continuous:
+        spans_of_all, limit, times = _AGES * len(observed.data.videos), MAX_HOURS, 1
+    else:
+        readings = np.diff(np.searchsorted(snapshot_rows(observed.metric), observed.metric.offsets))
+        spans_of_all, limit, times = int(np.minimum(readings, GAPS_PER_VIDEO).sum()), MAX_GAPS, _TIMES_PER_SPAN
+    return times * sum(min(int(spans_of_all * share), limit) for share in (1 - held, held))
+
+
 def _some(found: tuple[Ints, Ints, Ints], limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     rows = np.sort(rng.permutation(len(found[0]))[:limit])
     video, start, end = (column[rows] for column in found)
@@ -106,7 +119,20 @@ def spans(
         same = np.diff(video, prepend=-1) == 0
         start = np.where(same, np.roll(end, 1), published[video])
     fine = (start >= from_us) & (end > start) & (end <= until_us) & (start - published[video] <= max_age_us)
-    return video[fine], start[fine], end[fine]
+    video, start, end = video[fine], start[fine], end[fine]
+    if not observed.continuous:
+        first, last = start - published[video] + HOUR_US, end - published[video] + HOUR_US
+        some = _evenly(video, np.log(last / first), rng)
+        video, start, end = video[some], start[some], end[some]
+    return video, start, end
+
+
+def _evenly(video: Ints, weight: NDArray[np.float64], rng: np.random.Generator) -> Ints:
+    """Return the sorted indices of at most GAPS_PER_VIDEO rows of each video, drawn with probabilities proportional to ``weight``."""
+    # The rows with the smallest of exponential times with these rates are such a draw (Efraimidis and Spirakis, 2006).
+    order = np.lexsort((rng.exponential(size=len(video)) / weight, video))
+    rank = np.arange(len(video)) - np.searchsorted(video[order], video[order])
+    return np.sort(order[rank < GAPS_PER_VIDEO])
 
 
 def forecast_spans(
@@ -171,6 +197,7 @@ def forecast_metrics(
     increments = {metric: np.zeros((n, m, 2)) for metric in metrics}
     value_now = {metric: np.zeros(n) for metric in metrics}
     served = {metric: np.full((n, m, len(types)), np.nan) for metric in metrics}
+    pool = forecaster.new_pool(_BATCH)
     for first in range(0, n, _BATCH):
         part = slice(first, first + _BATCH)
         v = video[part]
@@ -183,7 +210,7 @@ def forecast_metrics(
                 Request(data.videos[a], history, int(at), (hour_us, int(ahead)), metrics=metrics)
                 for a, history, at, ahead in zip(v, known, now[part, i], slope_us[part, i], strict=True)
             ]
-            found = forecaster.forecast_metrics(requests, explain=False)
+            found = forecaster.forecast_metrics(requests, pool=pool, explain=False)
             for metric in metrics:
                 answers = [answer[metric] for answer in found]
                 increments[metric][part, i] = [answer.quantiles[:, MEDIAN] - answer.value_now for answer in answers]

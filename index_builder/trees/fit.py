@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ ROWS: Final = 500_000
 """Maximum number of training rows."""
 _CHUNK: Final = 10_000
 """Number of samples whose inputs are computed together, which limits the memory."""
+ROWS_OF_A_THREAD: Final = 200_000
+"""Number of training rows from which trees are fitted by all threads. With fewer rows, threads mostly wait for each other."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
     "learning_rate": 0.05,
@@ -82,6 +85,16 @@ def load_lightgbm() -> Any:
     except (ImportError, OSError) as error:
         raise DataError(f"LightGBM cannot be loaded ({error}); needed: pip install lightgbm, and libgomp") from None
     return lightgbm
+
+
+def can_fit_trees() -> bool:
+    """Return whether LightGBM can be loaded. If not, print why the ensemble has no trees."""
+    try:
+        load_lightgbm()
+    except DataError as error:
+        print(f"the ensemble has no boosted trees: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def projection_of(sentence: Floats, videos: NDArray[np.int64]) -> Floats:
@@ -162,7 +175,9 @@ def read_inputs(
     return TreeInputs(np.concatenate([part.known for part in parts]), np.concatenate([part.asked for part in parts]))
 
 
-def _table(inputs: TreeInputs, sample_set: SampleSet, chosen: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.float64]]:
+def label_rows(
+    inputs: TreeInputs, sample_set: SampleSet, chosen: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.float64]]:
     """Return the rows (n, F + N_ASKED) and the growth (n,) of the labels that ``chosen`` (N, J) selects."""
     at, column = np.nonzero(chosen)
     return np.concatenate([inputs.known[at], inputs.asked[at, column]], axis=1), sample_set.samples.growth[at, column]
@@ -192,16 +207,17 @@ def fit_trees(
     lightgbm = load_lightgbm()
     sample_set, found = fit
     inputs = read_inputs(reader, sample_set, content, found)
-    x, y = _table(inputs, sample_set, _chosen(sample_set, ROWS, np.random.default_rng(seed)))
+    x, y = label_rows(inputs, sample_set, _chosen(sample_set, ROWS, np.random.default_rng(seed)))
     valid = None
     if judged is not None:
         held = read_inputs(reader, judged[0], content, judged[1])
         wanted = np.isfinite(judged[0].samples.growth) & ~judged[0].samples.cold[:, None]
-        valid = _table(held, judged[0], wanted)
+        valid = label_rows(held, judged[0], wanted)
     leaf = int(np.clip(len(y) / 1000, 20, 400))
+    threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
-        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf}
+        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
         if valid is None or not len(valid[1]):
             number = earlier.boosters[i].num_trees() if earlier is not None else rounds
             boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))

@@ -23,6 +23,7 @@ from model.quantiles.calibration import Calibration
 from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
+from model.simple_growth import SimpleGrowth
 from model.trees import Trees
 
 
@@ -51,6 +52,7 @@ class MetricModel:
         growth_us = growth_horizons_us(manifest.max_horizon_us)
         pace, base = part.weights["pace"], part.weights["base_growth"].astype(np.float64)
         self.inputs = HeadInputs(manifest.schema, manifest.neighbours, growth_us, pace, base, self._further)
+        self._simple = SimpleGrowth.of(part.weights)
         self.trees = Trees.of(part.path / TREES, part.weights, manifest.schema, manifest.parts.content)
 
     def adapt(self, factors: NDArray[np.float64] | None, by_client: Mapping[str, NDArray[np.float64]]) -> None:
@@ -74,6 +76,8 @@ class MetricModel:
         centre, steps = grid_parts(self.head(inputs), age_s, max_horizon_s, expected)
         if self.trees is not None:
             centre = self.trees.blend(centre, inputs, known.components, age_s, known.now_s, cold)
+        if self._simple is not None:
+            centre = self._simple.blend(centre, values, age_s, cold, max_horizon_s)
         centre = moved(centre, steps, self._bundled.shift_on_grid(age_s, cold, max_horizon_s))
         stretch = self._stretch([r.client for r in requests], age_s, cold)
         growth, far = grid_growth(centre, steps, stretch), np.array([bool(names) for names in extrapolated])

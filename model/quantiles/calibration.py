@@ -29,7 +29,8 @@ N_COLUMNS: Final = len(HORIZON_EDGES_H) + 1
 _MIN_SAMPLES: Final = 150
 BEYOND: Final = np.array([min(level, 1 - level) for level in QUANTILES if level != QUANTILES[MEDIAN]])
 """Fraction of outcomes that lie beyond each quantile except the median, on the side away from the median, (N_STEPS,)."""
-_STRETCH_RANGE: Final = (0.05, 5.0)
+STRETCH_RANGE: Final = (0.05, 5.0)
+"""Smallest and largest stretch."""
 _MIN_DISTANCE: Final = 1e-6
 _MAX_SHIFT: Final = 1.0
 
@@ -178,5 +179,5 @@ def _conformal(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ones(N_STEPS)
     levels = np.minimum(1.0, (1 - BEYOND) * (n + 1) / n)
     found = [np.quantile(column, level, method="higher") for column, level in zip(scores.T, levels, strict=True)]
-    out: NDArray[np.float64] = np.clip(np.array(found), *_STRETCH_RANGE)
+    out: NDArray[np.float64] = np.clip(np.array(found), *STRETCH_RANGE)
     return out

@@ -30,7 +30,7 @@ def test_differences_match_the_scores_and_their_intervals_are_narrow_for_similar
         np.mean([pinball(y, m + shift, level) for level, shift in ((0.1, -1), (0.5, 0), (0.9, 1))])
         for m in (median["one"], median["two"])
     ]
-    assert np.isclose(two["nMSE"].mean, nmse(y, median["two"]) - nmse(y, median["one"]))
-    assert np.isclose(two["pinball"].mean, losses[1] - losses[0])
-    assert 0 < two["nMSE"].low < two["nMSE"].mean < two["nMSE"].high
+    assert np.isclose(two["nMSE"].value, nmse(y, median["two"]) - nmse(y, median["one"]))
+    assert np.isclose(two["pinball"].value, losses[1] - losses[0])
+    assert 0 < two["nMSE"].low < two["nMSE"].value < two["nMSE"].high
     assert far["nMSE"].high - far["nMSE"].low > 2 * (two["nMSE"].high - two["nMSE"].low)

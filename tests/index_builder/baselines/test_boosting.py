@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from index_builder.baselines.boosting import boosted
 from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
+from index_builder.evaluation.evaluate import evaluate
 from index_builder.samples.queries import Queries, cut_queries
 from index_builder.scoring.metrics import nmse
 from model.bundle import load_bundle
@@ -49,16 +51,38 @@ def test_boosting_beats_the_mean_and_its_quantiles_are_ordered(
 ) -> None:
     past, observed, queries, schema = task
     growth = boosted(past, observed, queries, schema, mini.as_of_us)
-    assert growth.shape == (len(queries.video), 3) and len(queries.video) > 40
-    assert (growth[:, 0] <= growth[:, 1]).all() and (growth[:, 1] <= growth[:, 2]).all()
-    assert nmse(queries.pairs.growth, growth[:, 1]) < 0.8
+    assert growth.shape == (len(queries.video), 4) and len(queries.video) > 40
+    assert (growth[:, 1] <= growth[:, 2]).all() and (growth[:, 2] <= growth[:, 3]).all() and (growth >= 0).all()
+    assert nmse(queries.pairs.growth, growth[:, 0]) < 0.8
+    assert (growth[:, 0] != growth[:, 2]).any()
     again = boosted(past, observed, queries, schema, mini.as_of_us)
     np.testing.assert_array_equal(again, growth)
+
+
+def test_evaluate_compares_the_model_and_boosting_in_pairs(
+    mini: Mini, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = evaluate(
+        mini.bundle,
+        mini.data,
+        published_from_us=mini.as_of_us - 5 * 86_400_000_000,
+        ages_h=(3.0, 12.0),
+        horizons_h=HORIZONS_H,
+        boosting=True,
+        report=tmp_path / "page.html",
+    )
+    minus = table["M3TR"]["pooled"]["minus"]["gradient boosting"]
+    for name, key in (("nMSE", "nmse"), ("pinball", "pinball")):
+        value = table["M3TR"]["pooled"][key] - table["gradient boosting"]["pooled"][key]
+        assert np.isclose(minus[name]["value"], value) and minus[name]["low"] < value < minus[name]["high"]
+    shown = f"{minus['nMSE']['value']:+.4f} ({minus['nMSE']['low']:+.4f}"
+    assert "M3TR minus gradient boosting" in " ".join(capsys.readouterr().out.split())
+    assert shown in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_without_lightgbm_the_error_says_how_to_install_it(
     mini: Mini, task: tuple[Observed, Observed, Queries, Schema], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(DataError, match="boosting"):
+    with pytest.raises(DataError, match="pip install lightgbm"):
         boosted(*task, mini.as_of_us)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def test_the_estimated_duration_grows_with_the_data(tmp_path: Path) -> None:
     many = Observed.of(load_dataset(made(tmp_path / "many", counters=readings(list(range(1, 300))))), "views")
     config = TrainConfig().suited_to(N)
     assert 10 < estimate_s(few, config) < estimate_s(many, config)
+    twice = Observed.of(load_dataset(made(tmp_path / "twice", counters=readings(list(range(1, 600))))), "views")
+    assert estimate_s(many, config) <= estimate_s(twice, config) <= 2 * estimate_s(many, config)
+    for less in ({"tree_rounds": 0}, {"refit": False}, {"epochs": 1}, {"use_mhp": False}):
+        assert estimate_s(many, replace(config, **less)) < estimate_s(many, config)
     assert [duration_in_words(s) for s in (3, 44, 100, 6000, 7200)] == [
         "about 10 s",
         "about 40 s",

@@ -73,19 +73,40 @@ def test_with_many_videos_intervals_are_stretched_as_the_worse_half_needs(
     )
 
 
-def test_with_few_videos_the_stretch_is_shrunk(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_few_videos_the_stretches_are_shrunk_towards_what_all_need(
+    mini: Mini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calibration, "_MAX_SHIFT", 0.0)
     samples = _drawn(mini)
     videos = len(np.unique(samples.video))
     assert videos < calibrate_module._MIN_DRIFT_VIDEOS
-    # Every outcome is three widths of the interval above the middle.
-    middle = samples.growth - 3
-    found = parts(middle)
+    # Every outcome is above the middle: by two widths of the interval at long horizons, and by four at short ones.
+    short = samples.horizon_s < 8 * 3600
+    found = parts(samples.growth - np.where(short, 4, 2))
+    column = calibration.calibration_column(np.array([3600.0, 20 * 3600.0]))
     for chance, share in ((0, 1.0), (videos, 0.5), (3 * videos, 0.25)):
         monkeypatch.setattr(calibrate_module, "_PRIOR_VIDEOS", chance)
         stretch = calibrate(samples, found).stretch[..., UPPER]
-        np.testing.assert_allclose(stretch[:COLD], 3**share, rtol=1e-3)
-        np.testing.assert_allclose(stretch[COLD], 3, rtol=1e-3)
+        # More than a tenth of the outcomes need 4, so all of them together need 4.
+        np.testing.assert_allclose(stretch[:COLD, column[0]], 4, rtol=1e-3)
+        rows = calibration.calibration_row(np.array([12.0, 24.0]) * 3600, np.zeros(2, bool))
+        np.testing.assert_allclose(stretch[rows, column[1]], 2**share * 4 ** (1 - share), rtol=1e-3)
+
+
+def test_what_all_need_counts_videos_and_not_their_outcomes(mini: Mini) -> None:
+    samples = _drawn(mini)
+    samples = samples.take(np.isfinite(samples.growth).any(1) & ~samples.cold)
+    some = np.isin(samples.video, np.unique(samples.video)[:40])
+    samples = samples.take(some)
+    outcomes = np.isfinite(samples.growth)
+    # All outcomes of one video lie equally far above the median.
+    error = np.exp(np.random.default_rng(3).normal(0, 0.5, 40))
+    found = parts(samples.growth - error[np.unique(samples.video, return_inverse=True)[1]][:, None])
+    none = np.zeros((calibration.N_ROWS, calibration.N_COLUMNS))
+    stretch = calibrate_module._common(samples, found, outcomes, none)
+    # One of 41 videos lies beyond each of the ordered errors, so the 0.9 quantile is the 37th of 40.
+    assert stretch[UPPER] == pytest.approx(np.sort(error)[36], rel=1e-4)
+    assert len(np.unique(np.bincount(samples.video)[np.unique(samples.video)])) > 1
 
 
 def test_with_few_videos_the_shift_is_shrunk(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ def test_settings_for_few_videos_differ() -> None:
 
 @pytest.mark.parametrize("amount", [0.0, 0.1])
 def test_explicit_settings_are_kept(amount: float) -> None:
-    mine = TrainConfig(head_dropout=amount, weight_decay=amount, cuts_per_video=5, fusion_epochs=0)
+    mine = TrainConfig(
+        head_dropout=amount, weight_decay=amount, cuts_per_video=5, fusion_epochs=0, validation_share=0.2
+    )
     assert mine.suited_to(2_000) == mine.suited_to(70_000) == mine
     assert not mine.parts.retrieval
 
@@ -49,3 +51,8 @@ def test_a_setting_out_of_range_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(line, encoding="utf-8")
     with pytest.raises(DataError, match=line.split()[0]):
         TrainConfig.read(path)
+
+
+def test_few_videos_hold_out_enough_of_them_for_weights_and_intervals() -> None:
+    shares = [TrainConfig().suited_to(videos).validation_share for videos in (60, 250, 500, 1000, 70_000)]
+    assert shares == pytest.approx([1 / 3, 1 / 3, 0.2, 0.1, 0.1])
