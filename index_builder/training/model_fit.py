@@ -248,15 +248,14 @@ class ModelFit:
         if similarity:
             plain = objective.predict(holdout, holdout_states.hidden, NeighbourInputs.none(len(holdout)))
         model = self._trained(objective, similarity, stages | {"fusion": second})
-        if (
-            trees := self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
-        ) is None:
-            return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
-        content, none = self._inputs.content, NeighbourInputs.none(len(holdout))
-        parts = blended(parts, holdout, trees.centre(trees.inputs(holdout, content, holdout_neighbours)), trees.weight)
-        if plain is not None:
-            plain = blended(plain, holdout, trees.centre(trees.inputs(holdout, content, none)), trees.weight)
-        model = replace(model, trees=trees)
+        trees = self._fit_trees((fit, fit_neighbours), (holdout, holdout_neighbours, parts), stopping, earlier)
+        if trees is not None:
+            content, none = self._inputs.content, NeighbourInputs.none(len(holdout))
+            read = trees.inputs(holdout, content, holdout_neighbours)
+            parts = blended(parts, holdout, trees.centre(read), trees.weight)
+            if plain is not None:
+                plain = blended(plain, holdout, trees.centre(trees.inputs(holdout, content, none)), trees.weight)
+            model = replace(model, trees=trees)
         return self._with_simple(model, HoldoutForecasts(holdout, parts, plain), stopping, earlier)
 
     def _fit_trees(
@@ -276,9 +275,8 @@ class ModelFit:
         ):
             return None
         sample_set, found, parts = holdout
-        judged = None
-        if len(sample_set):
-            judged = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
+        rest = sample_set.take(stopping), found.take(stopping), parts[stopping][..., :N_CENTRE]
+        judged = rest if len(sample_set) else None
         with plan.step("fit trees", 1) as advance:
             content = self._inputs.content
             trees = fit_trees(
