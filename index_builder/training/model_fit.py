@@ -213,10 +213,7 @@ class ModelFit:
         stages: dict[str, EarlyStopping],
         earlier: TrainedModel | None,
     ) -> tuple[TrainedModel, HoldoutForecasts]:
-        """Run stage two: find neighbours with the vectors of stage one, and train fusion and head on states and neighbours.
-
-        ``stages`` are the stages before.
-        """
+        """Run stage two, after ``stages``: find neighbours with the vectors of stage one, and train fusion and head on them."""
         plan, config, objective, fit = self._plan, self._config, trainer.objective, self.samples
         rng = np.random.default_rng(plan.seed)
         warm = np.flatnonzero(fit.samples.now_us > np.quantile(fit.samples.now_us, 0.1))
