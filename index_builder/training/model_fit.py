@@ -37,7 +37,7 @@ from model.features.tokens import Tokens
 from model.growth.curves import Curves, curves, usual_pace
 from model.network import M3TR
 from model.quantiles.head import N_CENTRE
-from model.simple_growth import SimpleGrowth
+from model.quantiles.simple_growth import SimpleGrowth
 
 NGRAM_BUCKETS: Final = 1 << 15
 
