@@ -1,4 +1,4 @@
-"""Fits the simple member of the ensemble (``model.simple_growth``), and chooses its weight."""
+"""Fits the simple member of the ensemble (``model.quantiles.simple_growth``), and chooses its weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from index_builder.samples.samples import Samples
 from model.quantiles.head import N_CENTRE
-from model.simple_growth import SimpleGrowth, cell_of, no_weight, unit_growth
+from model.quantiles.simple_growth import SimpleGrowth, cell_of, no_weight, unit_growth
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]

@@ -27,6 +27,12 @@ _PRIOR_VIDEOS: Final = 200
 
 The stretches of the buckets are shrunk towards it if there are few holdout videos.
 """
+_PRIOR_NARROW: Final = 100
+"""Weight of the network's own interval widths, as a number of holdout videos, where the holdout asks for narrower intervals.
+
+Wider intervals are taken as the holdout asks for them. Half of the holdout has decided when training stopped, so its errors
+are a little too small.
+"""
 _MIN_DISTANCE: Final = 1e-6
 _ROUNDING: Final = 1e-9
 
@@ -67,7 +73,8 @@ def _common(
 ) -> NDArray[np.float64]:
     """Return the stretch (N_STEPS,) of all warm outcomes together. Every video has the same weight.
 
-    The outcomes of one video are alike, so the finite-sample correction counts videos and not outcomes.
+    The outcomes of one video are alike, so the finite-sample correction counts videos and not outcomes. A stretch below 1
+    is shrunk towards 1.
     """
     row = np.nonzero(outcomes)[0]
     _, video, number = np.unique(samples.video[row], return_inverse=True, return_counts=True)
@@ -81,6 +88,7 @@ def _common(
         order = np.argsort(scores[:, at], kind="stable")
         first = np.searchsorted(np.cumsum(weight[order]), level - _ROUNDING)
         out[at] = scores[order[min(first, len(order) - 1)], at]
+    out = np.where(out < 1, np.maximum(out, STRETCH_RANGE[0]) ** (n / (n + _PRIOR_NARROW)), out)
     return np.clip(out, *STRETCH_RANGE)
 
 

@@ -36,7 +36,7 @@ from model.features.trajectory import TrajectorySpace
 from model.growth.curve_kernels import growth_horizons_us
 from model.growth.curves import Curves, curves, trajectory_cuts, usual_pace
 from model.quantiles.head import N_CENTRE
-from model.simple_growth import SimpleGrowth
+from model.quantiles.simple_growth import SimpleGrowth
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from model.metrics.request_answers import at_horizons, threshold_forecasts
 from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
 from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
+from model.quantiles.simple_growth import SimpleGrowth
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
-from model.simple_growth import SimpleGrowth
 from model.trees import Trees
 
 

@@ -18,8 +18,8 @@ from tests.project.source import ROOT
 _ROOMS = {
     "model": """
         errors kernel_cache __init__ lru_cache ablation onnx_graph engagement growth features content quantiles
-        mhp mhp.backends rates cascade forecast bank attribute_net signal_net network bundle content_reader trees simple_growth
-        head_inputs metrics forecaster indexing warmup
+        mhp mhp.backends rates cascade forecast bank attribute_net signal_net network bundle content_reader trees head_inputs
+        metrics forecaster indexing warmup
     """,
     "index_builder": """
         __init__ progress datasets simulation samples cascade neighbours trees scoring baselines bundles report evaluation training

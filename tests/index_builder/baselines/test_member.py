@@ -7,7 +7,7 @@ import numpy as np
 from index_builder.baselines.member import blended, fit_simple, with_weight
 from index_builder.samples.samples import Samples
 from model.quantiles.head import N_CENTRE, N_PARTS, grid_s
-from model.simple_growth import SimpleGrowth, unit_growth
+from model.quantiles.simple_growth import SimpleGrowth, unit_growth
 
 VIDEOS, CUTS, LABELS = 400, 6, 4
 

@@ -104,6 +104,8 @@ def test_what_all_need_counts_videos_and_not_their_outcomes(mini: Mini) -> None:
     found = parts(samples.growth - error[np.unique(samples.video, return_inverse=True)[1]][:, None])
     none = np.zeros((calibration.N_ROWS, calibration.N_COLUMNS))
     stretch = calibrate_module._common(samples, found, outcomes, none)
+    narrow = calibrate_module._common(samples, parts(samples.growth), outcomes, none)
+    assert (narrow > 0.05 ** (40 / 140) - 1e-6).all() and (narrow < 0.5).all()
     # One of 41 videos lies beyond each of the ordered errors, so the 0.9 quantile is the 37th of 40.
     assert stretch[UPPER] == pytest.approx(np.sort(error)[36], rel=1e-4)
     assert len(np.unique(np.bincount(samples.video)[np.unique(samples.video)])) > 1
