@@ -1,13 +1,12 @@
 """Expected engagements of each type in the next hour, computed from the slope of the forecast.
 
-The median of the forecast grows by m counts within a horizon h. The horizon h is half of the video's age a, but at
+The mean of the forecast grows by m counts within a horizon h. The horizon h is half of the video's age a, but at
 least one hour and at most one day. Growth is assumed to be even in log age, so the amount b of m belongs to the next
 hour:
 
     b = m log(1 + 1 h / (a + 1 min)) / log(1 + h / (a + 1 min))
 
-For old videos, b is a better prediction than the median for the next hour. Most hours of an old video have no
-engagement, so the median for one hour is close to 0.
+For old videos, b is a better prediction than the forecast for the next hour, which is close to 0.
 
 The expected number of engagements of type k is
 
@@ -27,11 +26,11 @@ later days. The value of a wave is its mean over the next hour minus its mean ov
 value says how much busier the next hour is than the average hour of the horizon.
 
 ``index_builder.training.rate_fit`` fits c and d. The fit makes the sum of e_k over past videos equal to the observed
-sum, for each range of ages. This scaling is needed because growth is skewed, so the median of growth lies below its
-mean.
+sum, for each range of ages. This scaling is needed because the forecast's mean is that of log growth, which lies
+below the log of the mean count.
 
 Finally, all types are scaled by one common factor, so that the sum over the metric's types lies between ``bounds[0]``
-and ``bounds[1]`` times the median growth of the next hour. For the upper bound, a median below half a count is
+and ``bounds[1]`` times the mean growth of the next hour. For the upper bound, a mean below half a count is
 replaced by half a count.
 """
 
@@ -56,8 +55,8 @@ _HARMONICS: Final = 2
 _BELOW: Final = np.diff(KNOTS, prepend=KNOTS[0] - 1)
 _ABOVE: Final = np.diff(KNOTS, append=KNOTS[-1] + 1)
 N_WAVES: Final = 4 * _HARMONICS
-MIN_MEDIAN: Final = 0.5
-"""Smallest median, in counts, that the upper bound of a rate uses. A smaller median is replaced by this value."""
+MIN_MEAN: Final = 0.5
+"""Smallest mean, in counts, that the upper bound of a rate uses. A smaller mean is replaced by this value."""
 _USUAL_COUNTS: Final = 20.0
 """Weight W of the usual shares, in counts."""
 _MIN_SLOPE: Final = 1e-3
@@ -121,7 +120,7 @@ class RateInputs:
         age_s: (N,) ages in seconds.
         cold: (N,) bool, whether each video is a cold start.
         slope: (N,) the slope b, see the module.
-        median: (N,) growth of the forecast's median in the next hour, in counts.
+        mean: (N,) growth of the forecast's mean in the next hour, in counts.
         waves: (N, N_WAVES) the waves, see ``waves``.
         value_now: (N,) current counts of the metric.
         counts: (N, K) current counts of each of the K types.
@@ -130,7 +129,7 @@ class RateInputs:
     age_s: Floats
     cold: NDArray[np.bool_]
     slope: Floats
-    median: Floats
+    mean: Floats
     waves: Floats
     value_now: Floats
     counts: Floats
@@ -150,7 +149,7 @@ class Rates:
         day: (N_WAVES, K) weights of the waves. Cold starts do not use them.
         share: (K,) usual share of each type in the metric.
         metric: indices of the types that the metric counts.
-        bounds: smallest and largest allowed ratio of the metric's rate to the median growth of the next hour.
+        bounds: smallest and largest allowed ratio of the metric's rate to the mean growth of the next hour.
     """
 
     log_factor: Floats
@@ -175,8 +174,8 @@ class Rates:
         rates = self.unbounded(inputs)
         total = rates[:, list(self.metric)].sum(1)
         low, high = self.bounds
-        highest = high * np.maximum(inputs.median, MIN_MEDIAN)
-        bounded = np.minimum(np.maximum(total, low * inputs.median), highest)
+        highest = high * np.maximum(inputs.mean, MIN_MEAN)
+        bounded = np.minimum(np.maximum(total, low * inputs.mean), highest)
         out: Floats = rates * (bounded / np.maximum(total, 1e-300))[:, None]
         return out
 

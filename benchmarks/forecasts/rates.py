@@ -28,7 +28,7 @@ from index_builder.training.rate_spans import forecast_spans, spans
 from model.engagement.bins import HOUR_US
 from model.engagement.types import metric_types
 from model.forecaster import Forecaster
-from model.rates import MIN_MEDIAN
+from model.rates import MIN_MEAN
 
 AGES_H = (0.5, 1, 3, 6, 12, 24, 48, 96, 168)
 EDGES_H = (0, 2, 8, 20, 36, 72, np.inf)
@@ -111,9 +111,9 @@ def main() -> None:
     print(f"{len(np.unique(v)):,} videos, {len(found.moments.cold):,} forecasts")
     expected = found.summed(found.served)
     print("\n".join(table(found, expected, (start - data.published_us[v]) / HOUR_US, manifest.types)))
-    some = found.moments.median >= MIN_MEDIAN
+    some = found.moments.mean >= MIN_MEAN
     metric = list(metric_types(manifest.metric, manifest.types))
-    factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.median[some]
+    factor = found.served.reshape(len(some), -1)[some][:, metric].sum(1) / found.moments.mean[some]
     print(
         f"rate over the median of the next hour: {factor.min():.2f} to {factor.max():.2f}; "
         f"stated {manifest.evaluation['rate_factor']}"

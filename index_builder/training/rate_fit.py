@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.rates import KNOTS, MIN_MEDIAN, N_WAVES, RateInputs, Rates, knot_weights
+from model.rates import KNOTS, MIN_MEAN, N_WAVES, RateInputs, Rates, knot_weights
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ _CORRECTION: Final = _Prior(0.15, 0.1, 0.1)
 _STEPS: Final = 25
 _TINY: Final = 1e-9
 _CUT_OFF: Final = 0.001
-"""Fraction of the rates that may be outside the bounds on each side. Bounds are multiples of the next hour's median growth."""
+"""Fraction of the rates that may be outside the bounds on each side. Bounds are multiples of the next hour's mean growth."""
 _MAX_RATIO: Final = 10.0
 
 
@@ -180,15 +180,15 @@ def _moved(
 
 
 def _bounds(rates: Rates, parts: list[Spans]) -> tuple[float, float]:
-    """Return a lower and an upper bound of nearly all rates, as multiples of the next hour's median growth.
+    """Return a lower and an upper bound of nearly all rates, as multiples of the next hour's mean growth.
 
     Only forecasts that are made after a video's first observation are used.
     """
     found = []
     for spans in parts:
         moments = spans.moments
-        some = (moments.median >= MIN_MEDIAN) & ~moments.cold
-        found.append(rates.unbounded(moments)[some][:, list(rates.metric)].sum(1) / moments.median[some])
+        some = (moments.mean >= MIN_MEAN) & ~moments.cold
+        found.append(rates.unbounded(moments)[some][:, list(rates.metric)].sum(1) / moments.mean[some])
     ratios = np.concatenate(found)
     if not len(ratios):
         return 1 / _MAX_RATIO, _MAX_RATIO

@@ -26,7 +26,6 @@ from model.engagement.types import metric_types
 from model.features.tokens import LOG_AGE_OFFSET_S
 from model.forecast import Request
 from model.forecaster import Forecaster
-from model.quantiles.head import MEDIAN
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
 
 MAX_GAPS: Final = 8000
@@ -213,7 +212,7 @@ def forecast_metrics(
             found = forecaster.forecast_metrics(requests, pool=pool, explain=False)
             for metric in metrics:
                 answers = [answer[metric] for answer in found]
-                increments[metric][part, i] = [answer.quantiles[:, MEDIAN] - answer.value_now for answer in answers]
+                increments[metric][part, i] = [answer.mean - answer.value_now for answer in answers]
                 served[metric][part, i] = [[answer.intensity.get(kind, np.nan) for kind in types] for answer in answers]
                 value_now[metric][part] = [answer.value_now for answer in answers]
             if advance:

@@ -20,7 +20,7 @@ from model.metrics.known import Known
 from model.metrics.request_answers import at_horizons, threshold_forecasts
 from model.onnx_graph import Graph
 from model.quantiles.calibration import Calibration
-from model.quantiles.head import MEDIAN, counts_at, grid_growth, grid_parts, moved, on_grid_at
+from model.quantiles.head import counts_at, grid_growth, grid_parts, moved, on_grid_at
 from model.quantiles.simple_growth import SimpleGrowth
 from model.quantiles.support import Support
 from model.rates import HOUR_S, RateInputs, Rates, in_next_hour, slope_horizon_s, waves
@@ -161,10 +161,10 @@ class MetricModel:
         max_horizon_s = self._max_horizon_s
         horizon_s = slope_horizon_s(age_s, max_horizon_s)
         spans_s = np.stack([horizon_s, np.full(len(values), min(HOUR_S, max_horizon_s))], axis=1)
-        medians = on_grid_at(np.ascontiguousarray(growth[..., 1 + MEDIAN]), spans_s, max_horizon_s)
-        increments = (1 + values)[:, None] * np.expm1(np.log(2) * medians)
-        slope, median = in_next_hour(increments, age_s[:, None], spans_s).T
+        means = on_grid_at(np.ascontiguousarray(growth[..., 0]), spans_s, max_horizon_s)
+        increments = (1 + values)[:, None] * np.expm1(np.log(2) * means)
+        slope, mean = in_next_hour(increments, age_s[:, None], spans_s).T
         wave = waves(known.now_s, age_s, HOUR_S, horizon_s)
         return self._rates.expected(
-            RateInputs(age_s, known.tokens.cold, slope, median, wave, values, known.tokens.totals)
+            RateInputs(age_s, known.tokens.cold, slope, mean, wave, values, known.tokens.totals)
         )

@@ -1,4 +1,4 @@
-"""Rates follow the slope of the forecast, and stay near the median of the next hour."""
+"""Rates follow the slope of the forecast, and stay near the forecast of the next hour."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_cold_starts_have_their_own_factors_and_no_waves() -> None:
     np.testing.assert_allclose(fitted.unbounded(cold)[:, 0], expected[:, 0])
 
 
-def test_the_metrics_rate_stays_within_bounds_of_the_next_hours_median() -> None:
+def test_the_metrics_rate_stays_within_bounds_of_the_next_hours_mean() -> None:
     inputs = rate_inputs()
     for metric in ((0,), (0, 1)):
         bounded, free = rates(metric, (0.5, 2.0)).expected(inputs), rates(metric).expected(inputs)
-        total, some = bounded[:, list(metric)].sum(1), inputs.median >= 0.5
-        assert (total[some] >= inputs.median[some] * 0.5 * (1 - 1e-9)).all()
-        assert (total[some] <= inputs.median[some] * 2 * (1 + 1e-9)).all()
-        assert (total <= np.maximum(inputs.median, 0.5) * 2 * (1 + 1e-9)).all()
+        total, some = bounded[:, list(metric)].sum(1), inputs.mean >= 0.5
+        assert (total[some] >= inputs.mean[some] * 0.5 * (1 - 1e-9)).all()
+        assert (total[some] <= inputs.mean[some] * 2 * (1 + 1e-9)).all()
+        assert (total <= np.maximum(inputs.mean, 0.5) * 2 * (1 + 1e-9)).all()
         assert (total != free[:, list(metric)].sum(1)).any() and (total == free[:, list(metric)].sum(1)).any()
         np.testing.assert_allclose(bounded[:, 1] / bounded[:, 0], free[:, 1] / free[:, 0])
 

@@ -139,7 +139,7 @@ def test_expected_and_real_sums_agree_with_a_real_forecaster(
     found = forecast_spans(forecaster, observed, video, start, end)
     rates = fit(found, found.take(np.zeros(len(video), bool)), (0,))
     expected = found.expected(rates)
-    # After a short training the model sees little growth of old videos, and no rate is more than ten times the median.
+    # After a short training the model sees little growth of old videos, and no rate is more than ten times the mean.
     factor = np.einsum("nj,jk->nk", knot_weights(found.moments.age_s), rates.log_factor[0])
     checked = 0
     for low, high in ((0, 1), (1, 3), (3, 8), (8, 24)):
