@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, BankQuery, EmbeddedBank, PastVideo
-from model.bank.neighbours import Ranked, rank
+from model.bank.neighbours import CANDIDATES, Ranked, rank
 from model.bundle import BANK, Bundle, Manifest, load_bundle
 from model.content.text import ENCODER_ID, SentenceEncoder
 from model.content_reader import ContentReader
@@ -231,7 +231,7 @@ class Forecaster:
         trajectory = self.trajectory(tokens, np.arange(len(requests)), bucket)
         k = self.manifest.neighbours
         queries = [
-            BankQuery(content[i], trajectory[i], max(int(bucket[i]), 0), r.now_us, r.video.video_id, k)
+            BankQuery(content[i], trajectory[i], max(int(bucket[i]), 0), r.now_us, r.video.video_id, CANDIDATES * k)
             for i, r in enumerate(requests)
         ]
         creators = sorted({r.video.creator_id for r in requests if r.video.creator_id})
@@ -241,7 +241,8 @@ class Forecaster:
         except BankError:
             return [[] for _ in requests], {}, ["bank"]
         weight = self.manifest.content_weight
-        return [rank(q, c, weight, k) for q, c in zip(queries, found, strict=True)], past, []
+        published = [r.video.published_us for r in requests]
+        return [rank(q, c, weight, k, at) for q, c, at in zip(queries, found, published, strict=True)], past, []
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from index_builder.samples.samples import Samples
-from model.bank.neighbours import N_NEIGHBOUR, combine, fill_features
+from model.bank.neighbours import N_NEIGHBOUR, aged, combine, fill_features
 from model.features.creator import known_points
 from model.growth.curve_kernels import N_GROWTH, growth_horizons_us
 from model.growth.curves import Curves
@@ -233,12 +233,14 @@ def neighbour_features(
     k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k most similar candidates.
+    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k best candidates: the most similar ones, less AGING.
 
     The fusion block reads the features and the mask. ``creator`` (V,) are codes of the videos' creators, -1 for none.
     """
     similarity = combine(candidates.content, candidates.trajectory, content_weight)
-    best = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), axis=1, kind="stable")[:, :k]
+    earlier_us = bank.published_us[samples.video][:, None] - bank.published_us[candidates.video]
+    order = aged(similarity, earlier_us)
+    best = np.argsort(np.where(np.isnan(order), np.inf, -order), axis=1, kind="stable")[:, :k]
     video, content, trajectory, s = (
         np.take_along_axis(x, best, 1)
         for x in (candidates.video, candidates.content, candidates.trajectory, similarity)

@@ -26,6 +26,7 @@ from index_builder.neighbours.past_neighbours import (
 from index_builder.samples.network_inputs import SampleSet, creator_codes
 from index_builder.training.config import TrainConfig
 from index_builder.training.objective import Objective
+from model.bank.neighbours import CANDIDATES
 from model.engagement.bins import SECOND_US
 from model.engagement.types import metric_types
 from model.features.shape import shapes
@@ -91,7 +92,7 @@ class PointInTimeBank:
             sample_set.samples,
             self.arrays.content,
             trajectory,
-            limit=self.config.neighbours,
+            limit=CANDIDATES * self.config.neighbours,
             bank_videos=self.config.bank_videos,
             report=report,
         )

@@ -36,6 +36,11 @@ N_NEIGHBOUR: Final = _REST + 11
 - the number of known growth steps, and how much faster than usual these steps were
 - the recency: how many days earlier than the target the neighbour was published, on a log scale
 """
+CANDIDATES: Final = 3
+"""The search finds this many times K candidates in each way. Of them, the best K become neighbours."""
+AGING: Final = 0.06
+"""Loss of similarity for each unit of log(1 + d), when candidates are ranked that were published d days before the target."""
+_DAY_US: Final = 86_400_000_000
 _EDGES_US: Final = CURVE_EDGES_US
 
 
@@ -60,13 +65,24 @@ def combine(
     return np.where(np.isnan(content), trajectory, np.where(np.isnan(trajectory), content, both))
 
 
-def rank(query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int) -> list[Ranked]:
-    """Return the k most similar candidates, most similar first. Ties are ordered by id."""
+def aged(similarity: NDArray[np.float64], earlier_us: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return similarities less the loss that recent videos do not have. ``earlier_us`` is how much earlier each video was published."""
+    return np.asarray(similarity - AGING * np.log1p(np.maximum(earlier_us, 0) / _DAY_US))
+
+
+def rank(
+    query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int, published_us: int
+) -> list[Ranked]:
+    """Return the k best candidates, best first: the most similar ones, less AGING. Ties are ordered by id.
+
+    ``published_us`` is the publication time of the target.
+    """
     contents = _cosines(query.content, [c.content for c in candidates])
     trajectories = _cosines(query.trajectory, [c.trajectory for c in candidates])
     similarity = combine(contents, trajectories, content_weight)
     known = [i for i in range(len(candidates)) if not np.isnan(similarity[i])]
-    best = sorted(known, key=lambda i: (-similarity[i], candidates[i].video_id))[:k]
+    order = aged(similarity, published_us - np.array([c.published_us for c in candidates], np.int64))
+    best = sorted(known, key=lambda i: (-order[i], candidates[i].video_id))[:k]
     return [
         Ranked(candidates[i], float(similarity[i]), _optional(contents[i]), _optional(trajectories[i])) for i in best
     ]
