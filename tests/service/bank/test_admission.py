@@ -20,7 +20,6 @@ from index_builder.datasets.load import load_dataset
 from index_builder.datasets.observed import Observed
 from model.bank import BankQuery, BankVideo, EmbeddedBank
 from model.engagement.bins import HOUR_US
-from model.engagement.video import Video
 from model.errors import BankError
 from model.forecaster import Forecaster
 from model.growth.curve_kernels import age_bucket
@@ -75,18 +74,13 @@ def real(url: str, bundle: Path, clock: Clock, bank: Any = None, **settings: Any
         forecaster.close()
 
 
-def metadata(video: Video) -> dict[str, Any]:
-    fields = [name for name in Video.__dataclass_fields__ if name not in ("video_id", "published_us")]
-    return {name: getattr(video, name) for name in fields if getattr(video, name) is not None}
-
-
 def lived(service: Live, data: DataSet, chosen: Sequence[int], until_us: int) -> list[str]:
     """Register videos and send their rows; return their new names, which the bank does not contain yet."""
     names = []
     for v in chosen:
         video = data.videos[v]
         name = f"lived-{video.video_id}"
-        service.register(name, iso(video.published_us), **metadata(video))
+        service.register(name, iso(video.published_us), **video.metadata())
         found, _ = rows_until(data, v, until_us)
         if found:
             service.post("/events", [{**row, "video_id": name} for row in found])
@@ -120,7 +114,7 @@ def test_admitted_video_is_a_neighbour_and_equals_the_builders_entry(
         pulse(service, now_us)
         wait_until(lambda: entered(service) >= len(names))
         assert forecaster.bank.counts()["videos"] == before + len(names)
-        service.register("new", iso(now_us - HOUR_US // 2), **metadata(data.videos[chosen[0]]))
+        service.register("new", iso(now_us - HOUR_US // 2), **data.videos[chosen[0]].metadata())
         told = service.http.get("/videos/new/forecast").json()["neighbours"]
         (found,) = [n for n in told if n["video_id"] == names[0]]
         assert found["content_similarity"] > 0.9
