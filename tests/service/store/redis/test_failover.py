@@ -257,7 +257,7 @@ def test_a_map_from_a_node_that_does_not_know_of_the_change_is_fetched_again(
             backend: Any = link.server.backend
             manager = backend._redis.nodes_manager
             with shards.nodes[3].client() as replica:
-                replica.execute_command("CLUSTER", "FAILOVER")
+                replica.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
                 wait_until(lambda: all(owner_of_first_slot(node) == shards.nodes[3].port for node in shards.nodes))
             fetch, fetches = NodesManager.initialize, []
 
