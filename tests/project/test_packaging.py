@@ -74,7 +74,7 @@ def test_imports_and_declared_dependencies_agree() -> None:
         for distribution in distributions.get(name.split(".")[0], [])
     }
     core = {canonicalize_name(requirement.name) for requirement in requirements()}
-    optional = {canonicalize_name(r.name) for extra in ("cpu", "gpu", "boosting") for r in requirements(extra)}
+    optional = {canonicalize_name(r.name) for extra in ("cpu", "gpu") for r in requirements(extra)}
     assert used - core - optional - {PROJECT["project"]["name"]} == set()
     assert core - used - NOT_IMPORTED == set()
 

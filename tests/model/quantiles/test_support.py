@@ -62,6 +62,10 @@ def test_medians_of_artificial_histories_stay_within_the_support(forecaster: For
 def test_without_the_bound_medians_leave_the_support(
     forecaster: Forecaster, seen: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Trees and the simple member repeat what training saw, so only the network can leave it.
+    model = next(iter(forecaster.metrics.values()))
+    monkeypatch.setattr(model, "trees", None)
+    monkeypatch.setattr(model, "_simple", None)
     monkeypatch.setattr(Support, "bound", lambda self, growth, *_: growth)
     monkeypatch.setattr(
         Support, "largest", lambda self, age_s, count: np.full((len(age_s), N_GRID + 1), 99, np.float32)
@@ -95,10 +99,11 @@ def test_a_burst_is_extrapolated_and_gets_a_wide_interval(forecaster: Forecaster
     low, high = growth_of(answer)[1, [LOW, HIGH]]
     support = forecaster.metrics["view"].support
     day = int(np.searchsorted(grid_s(forecaster.manifest.max_horizon_us / SECOND_US), 86_400.0)) - 1
-    usual = support.usual[support_row(np.array([3600.0]))[0], day]
+    # A day lies between two points of the grid.
+    usual = support.usual[support_row(np.array([3600.0]))[0], day : day + 2]
     most = support.most[support_row(np.array([3600.0]))[0], 16, day]
-    assert low <= usual[0] + 0.05
-    assert high >= min(usual[1], most) - 0.05
+    assert low <= usual[:, 0].max() + 0.01
+    assert high >= min(usual[:, 1].min(), most) - 0.05
 
 
 def test_inputs_outside_the_training_range_are_named(forecaster: Forecaster) -> None:
