@@ -161,18 +161,19 @@ class Cluster:
         nodes = self._redis.get_nodes()
         asked = [node for node in nodes if str(node.name) not in self.silent_nodes] or nodes
         asks = [asyncio.create_task(self._reported_map(node, end)) for node in asked]
-        answered = False
+        last: SlotMap | None = None
         try:
             for ask in asyncio.as_completed(asks):
-                if (reported := await ask) is None:
+                # Most nodes report the same map, which is compared with the one in use only once.
+                if (reported := await ask) is None or reported == last:
                     continue
-                answered = True
+                last = reported
                 if self._differs(reported):
                     # redis-py asks the node with this name last.
                     silent = next(iter(self.silent_nodes), None)
                     await self._redis.nodes_manager.initialize(last_failed_node_name=silent)
                     break
-            if not answered:
+            if last is None:
                 # No known node answers. Start again with the nodes in the address.
                 options = connection_options(self._deadline_s, "m3tr")
                 old, self._redis = self._redis, self._new(options)
