@@ -97,8 +97,8 @@ def test_two_hundred_invented_videos_do_not_change_anothers_intervals(
                 service.http.post("/events", json=[row], headers={"x-api-key": "attacker"}).raise_for_status()
             clock.now_us = P0 + 3600 * S
             wait_until(lambda: sum(m["labels"] for m in told(service, "/quality")["models"]) >= 201, 60)
-            # The upper end is at the limit of the training data.
-            wait_until(lambda: interval(service, "fake0")[0] > 1.02 * shaped[0], 60)
+            # One of the ends may be at the limit of the training data.
+            wait_until(lambda: not np.allclose(interval(service, "fake0"), shaped, rtol=0.02), 60)
             np.testing.assert_allclose(interval(service, "mine"), before, rtol=0.01)
             assert told(service, "/quality")["models"][0]["clients"] == 2
     finally:
