@@ -27,8 +27,6 @@ ROWS_OF_A_THREAD: Final = 200_000
 """Number of training rows from which trees are fitted by all threads. With fewer rows, threads mostly wait for each other."""
 _PATIENCE: Final = 40
 _PARAMETERS: Final[dict[str, Any]] = {
-    "learning_rate": 0.05,
-    "num_leaves": 31,
     "feature_fraction": 0.4,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
@@ -36,6 +34,10 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "deterministic": True,
     "force_col_wise": True,
 }
+_MANY_VIDEOS: Final = 20_000
+_FEW: Final[dict[str, Any]] = {"learning_rate": 0.05, "num_leaves": 31}
+_MANY: Final[dict[str, Any]] = {"learning_rate": 0.1, "num_leaves": 63}
+"""With fewer than _MANY_VIDEOS training videos, trees are smaller and take smaller steps, so that they do not learn the videos by heart."""
 _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = ({"objective": "regression"}, {"objective": "quantile", "alpha": 0.5})
 _PRIOR_SAMPLES: Final = 100.0
 _WEIGHTS: Final = np.linspace(0, 1, 11)
@@ -215,9 +217,12 @@ def fit_trees(
         valid = label_rows(held, judged[0], wanted)
     leaf = int(np.clip(len(y) / 1000, 20, 400))
     threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
+    of_size = _FEW if len(np.unique(sample_set.samples.video)) < _MANY_VIDEOS else _MANY
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
-        parameters = _PARAMETERS | objective | {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
+        parameters = (
+            _PARAMETERS | of_size | objective | {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
+        )
         if valid is None or not len(valid[1]):
             number = earlier.boosters[i].num_trees() if earlier is not None else rounds
             boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))
