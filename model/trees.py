@@ -37,8 +37,12 @@ Floats = NDArray[np.float32]
 
 N_COMPONENTS: Final = 32
 """Number of principal components of the text that the trees read."""
-STEPS: Final = np.array([0, 8, 16, 24, 32, 38, 43, 48, 52, 56, 60, 62, 64])
-"""Horizons of the head's grid at which the trees are read. At the first, the growth is 0."""
+STEPS: Final = np.array([0, 16, 28, 35, 40, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 64])
+"""Horizons of the head's grid at which the trees are read. At the first, the growth is 0.
+
+With a longest horizon of a week, they are at most a third apart from 8 hours on. Between horizons that are further apart, the
+interpolation would lose what the hour of day does to growth.
+"""
 TREE_HORIZONS: Final = len(STEPS) - 1
 _LEAST: Final = 1e-3
 """Least growth that is scaled."""
