@@ -2,6 +2,7 @@
 
 import os
 
-# A thread of OpenMP that waits for another one sleeps. By default it spins. On a machine with other work, it then takes
-# the core that the other thread needs, and training takes up to 15 times as long. OpenMP reads this when it is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A waiting thread of OpenMP spins only briefly before it sleeps. By default it spins long. Beside other work, it then takes
+# the core that the other thread needs. OpenMP reads this when it is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -233,7 +233,7 @@ def neighbour_features(
     k: int,
     max_horizon_us: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k best candidates: the most similar ones, less AGING.
+    """Return the features (N, k, N_NEIGHBOUR) and the mask (N, k) of the k best candidates, ranked by ``aged`` similarity.
 
     The fusion block reads the features and the mask. ``creator`` (V,) are codes of the videos' creators, -1 for none.
     """

@@ -291,6 +291,7 @@ class ModelFit:
                 self._config.tree_rounds,
                 plan.seed,
                 earlier.trees if earlier else None,
+                few=plan.few,
             )
             advance()
         return trees

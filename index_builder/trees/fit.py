@@ -34,10 +34,9 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "deterministic": True,
     "force_col_wise": True,
 }
-_MANY_VIDEOS: Final = 20_000
-_FEW: Final[dict[str, Any]] = {"learning_rate": 0.05, "num_leaves": 31}
-_MANY: Final[dict[str, Any]] = {"learning_rate": 0.1, "num_leaves": 63}
-"""With fewer than _MANY_VIDEOS training videos, trees are smaller and take smaller steps, so that they do not learn the videos by heart."""
+_FEW_VIDEOS: Final[dict[str, Any]] = {"learning_rate": 0.05, "num_leaves": 31}
+"""With few videos, trees are smaller and take smaller steps, so that they do not learn the videos by heart."""
+_MANY_VIDEOS: Final[dict[str, Any]] = {"learning_rate": 0.1, "num_leaves": 63}
 _OBJECTIVES: Final[tuple[dict[str, Any], ...]] = ({"objective": "regression"}, {"objective": "quantile", "alpha": 0.5})
 _PRIOR_SAMPLES: Final = 100.0
 _WEIGHTS: Final = np.linspace(0, 1, 11)
@@ -193,6 +192,8 @@ def fit_trees(
     rounds: int,
     seed: int,
     earlier: FittedTrees | None = None,
+    *,
+    few: bool,
 ) -> FittedTrees:
     """Fit the trees to warm samples and their neighbours.
 
@@ -205,6 +206,7 @@ def fit_trees(
         rounds: maximum number of trees for the mean, and for the median.
         seed: seed of the random numbers.
         earlier: trees whose numbers and weights are used if ``judged`` is None.
+        few: whether the data set has few videos.
     """
     lightgbm = load_lightgbm()
     sample_set, found = fit
@@ -217,12 +219,11 @@ def fit_trees(
         valid = label_rows(held, judged[0], wanted)
     leaf = int(np.clip(len(y) / 1000, 20, 400))
     threads = 1 if len(y) < ROWS_OF_A_THREAD else 0
-    of_size = _FEW if len(np.unique(sample_set.samples.video)) < _MANY_VIDEOS else _MANY
+    common = _PARAMETERS | (_FEW_VIDEOS if few else _MANY_VIDEOS)
+    common |= {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
     boosters = []
     for i, objective in enumerate(_OBJECTIVES):
-        parameters = (
-            _PARAMETERS | of_size | objective | {"seed": seed, "min_data_in_leaf": leaf, "num_threads": threads}
-        )
+        parameters = common | objective
         if valid is None or not len(valid[1]):
             number = earlier.boosters[i].num_trees() if earlier is not None else rounds
             boosters.append(lightgbm.train(parameters, lightgbm.Dataset(x, y), max(number, 1)))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank.interface import BankQuery, Candidate, Curve
+from model.engagement.bins import HOUR_US
 from model.forecast import Neighbour
 from model.growth.base_growth import LOG_AGES, N_BASE, base_growth
 from model.growth.curve_kernels import CURVE_EDGES_US, N_GROWTH, curve_growth, pace_sum
@@ -39,8 +40,8 @@ N_NEIGHBOUR: Final = _REST + 11
 CANDIDATES: Final = 3
 """The search finds this many times K candidates in each way. Of them, the best K become neighbours."""
 AGING: Final = 0.06
-"""Loss of similarity for each unit of log(1 + d), when candidates are ranked that were published d days before the target."""
-_DAY_US: Final = 86_400_000_000
+"""When candidates are ranked, one that was published d days before the target loses AGING * log(1 + d) of its similarity."""
+_DAY_US: Final = 24 * HOUR_US
 _EDGES_US: Final = CURVE_EDGES_US
 
 
@@ -66,14 +67,17 @@ def combine(
 
 
 def aged(similarity: NDArray[np.float64], earlier_us: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return similarities less the loss that recent videos do not have. ``earlier_us`` is how much earlier each video was published."""
+    """Return similarities, reduced for older videos by AGING.
+
+    ``earlier_us`` is how much earlier than the target each video was published, in microseconds. A later video loses nothing.
+    """
     return np.asarray(similarity - AGING * np.log1p(np.maximum(earlier_us, 0) / _DAY_US))
 
 
 def rank(
     query: BankQuery, candidates: Sequence[Candidate], content_weight: float, k: int, published_us: int
 ) -> list[Ranked]:
-    """Return the k best candidates, best first: the most similar ones, less AGING. Ties are ordered by id.
+    """Return the k best candidates, best first. The order is that of ``aged`` similarities, and ties are ordered by id.
 
     ``published_us`` is the publication time of the target.
     """

@@ -6,8 +6,9 @@ import numpy as np
 
 from model.bank.interface import BankQuery, Candidate, Curve
 from model.bank.neighbours import AGING, aged, rank
+from model.engagement.bins import HOUR_US
 
-DAY_US = 86_400_000_000
+DAY_US = 24 * HOUR_US
 NOW_US = 400 * DAY_US
 CURVE = Curve(np.array([1], np.int64), np.array([1], np.int64))
 
