@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from model.forecaster import Forecaster
 from model.quantiles.calibration import N_COLUMNS, N_ROWS
 from model.quantiles.head import HIGH, MEDIAN, N_STEPS, QUANTILES
 from tests.conftest import Mini
+from tests.copies import copy_tree
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +203,7 @@ def test_neighbours_are_used_as_they_were_known_at_now(
     assert without_later_rows(data, tmp_path / "known", now_us) > 100
     banks = {"later": data, "cut": tmp_path / "known"}
     for name, known in banks.items():
-        shutil.copytree(mini.bundle, tmp_path / name)
+        copy_tree(mini.bundle, tmp_path / name)
         index(tmp_path / name, known, as_of_us=end_us)
     rows = [
         (video.video_id, now_us, now_us + horizon)

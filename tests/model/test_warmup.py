@@ -13,6 +13,7 @@ import pytest
 from model import kernel_cache
 from tests import patience
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.project.source import ROOT
 
 SERVING = """
@@ -69,7 +70,7 @@ def run(*arguments: str | Path, root: Path = ROOT, **environment: str) -> subpro
 
 
 def test_serving_calls_only_kernels_compiled_before(mini: Mini, tmp_path: Path) -> None:
-    bundle = shutil.copytree(mini.bundle, tmp_path / "bundle")
+    bundle = copy_tree(mini.bundle, tmp_path / "bundle")
     process = run("-c", SERVING, mini.data, bundle)
     assert process.returncode == 0, process.stderr
 

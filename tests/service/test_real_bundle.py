@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from model.quantiles.head import QUANTILES
 from service.times import iso
 from tests import patience
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.service.running import Process
 from tests.service.test_metrics import promtool_complaints
 
@@ -213,7 +213,7 @@ def test_a_bank_that_is_down_does_not_stop_forecasts(mini: Mini, cases: list[Cas
 
 def test_flipped_byte_in_the_bundle_stops_the_start(mini: Mini, tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
-    shutil.copytree(mini.bundle, copy)
+    copy_tree(mini.bundle, copy)
     target = copy / "head.onnx"
     content = bytearray(target.read_bytes())
     content[len(content) // 2] ^= 1

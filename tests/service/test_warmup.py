@@ -18,6 +18,7 @@ from service.models.warmup import warm_first
 from service.settings import Settings
 from service.wiring import new_metrics
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.service.deployment.test_deployment import deployed
 from tests.service.fakes import FakeForecaster
 from tests.service.running import ROOT, Process
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_first_forecast_is_fast_with_an_empty_kernel_cache(mini: Mini, tmp_path: Path) -> None:
-    bundle, root = shutil.copytree(mini.bundle, tmp_path / "bundle"), tmp_path / "install"
+    bundle, root = copy_tree(mini.bundle, tmp_path / "bundle"), tmp_path / "install"
     # With an empty kernel cache.
     for package in ("model", "service"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))

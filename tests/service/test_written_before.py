@@ -19,6 +19,7 @@ import pytest
 
 from model.bundle import load_bundle
 from model.errors import BundleError
+from tests.copies import copy_tree
 from tests.service.running import Process
 from tests.service.test_real_bundle import COMMAND
 
@@ -63,7 +64,7 @@ def readable(folder: Path) -> bool:
 @pytest.fixture(scope="module")
 def client(folder: Path, readable: bool, mini_bundle: Path) -> Iterator[httpx.Client]:
     """A client of the real service on those files."""
-    bundle = folder / "bundle" if readable else shutil.copytree(mini_bundle, folder / "own")
+    bundle = folder / "bundle" if readable else copy_tree(mini_bundle, folder / "own")
     process = Process([*COMMAND, "--bundle", str(bundle)], folder / "store", M3TR_LABELS="0")
     try:
         with httpx.Client(base_url=process.url, timeout=60) as http:

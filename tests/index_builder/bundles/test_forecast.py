@@ -16,6 +16,7 @@ from model.engagement.bins import HOUR_US
 from model.errors import DataError
 from model.quantiles.head import QUANTILES
 from tests.conftest import Mini
+from tests.copies import copy_tree
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ def quantiles(path: Path) -> list[tuple[float | None, ...]]:
 
 @pytest.fixture
 def bundle(mini: Mini, tmp_path: Path) -> Path:
-    return shutil.copytree(mini.bundle, tmp_path / "bundle")
+    return copy_tree(mini.bundle, tmp_path / "bundle")
 
 
 def test_a_query_that_cannot_be_answered_has_no_numbers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import pytest
 from model.bank import BankVideo, EmbeddedBank, embedded_engine, embedded_folder
 from model.bank.tombstone import tombstone
 from model.errors import BankError
+from tests.copies import copy_tree
 from tests.model.bank.bank_cases import (
     DC,
     DT,
@@ -269,7 +269,7 @@ def test_no_file_holds_a_removed_id(tmp_path: Path, way: str, monkeypatch: pytes
     bank.forget([tombstone(name)])
     if way == "kill":
         # The files as a kill -9 leaves them, without a clean close.
-        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        copy = copy_tree(path, tmp_path / "copy")
         bank.close()
         path = copy
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from service.settings import Settings
 from service.store.functions import connect
 from service.store.store import Store
 from service.wiring import new_metrics
+from tests.copies import copy_tree
 
 RESERVED_NAMES = (*RESERVED, "views")
 
@@ -37,7 +37,7 @@ def test_data_sets_bundles_and_the_store_refuse_a_reserved_name(name: str, mini_
     with pytest.raises(DataError, match=f"type: '{name}'"):
         load_dataset(data)
 
-    bundle = Path(shutil.copytree(mini_bundle, tmp_path / "bundle"))
+    bundle = copy_tree(mini_bundle, tmp_path / "bundle")
     body = json.loads((bundle / MANIFEST).read_text("utf-8"))
     body["schema"]["types"] = ["view", name]
     del body["version"]

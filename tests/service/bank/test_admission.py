@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +27,7 @@ from service.bank.entries import bank_entries
 from service.store import keys
 from service.times import iso
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.service.fakes import FakeBank
 from tests.service.running import Live, live, wait_until
 from tests.service.test_real_bundle import rows_until
@@ -53,7 +53,7 @@ def data(mini: Mini) -> DataSet:
 @pytest.fixture
 def bundle(mini: Mini, tmp_path: Path) -> Path:
     """A copy, because a bank can be opened once only and is written to."""
-    return Path(shutil.copytree(mini.bundle, tmp_path / "bundle"))
+    return copy_tree(mini.bundle, tmp_path / "bundle")
 
 
 @contextmanager

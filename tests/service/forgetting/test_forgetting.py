@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from service.deployment.deployment import Deployment
 from service.forgetting import forgetting
 from service.store import keys
 from service.store.redis.embedded_server import EmbeddedServer
+from tests.copies import copy_tree
 from tests.service.fakes import FakeForecaster, FakePool
 from tests.service.running import T0, Live, live, wait_until
 
@@ -171,7 +171,7 @@ def test_video_known_only_to_a_bank_is_forgotten(empty_redis: str, tmp_path: Pat
 
 def test_video_registered_again_is_a_new_video(empty_redis: str, tmp_path: Path) -> None:
     path = make_bank(tmp_path / "bank", NAME, OTHER)
-    old = Path(shutil.copytree(path, tmp_path / "old"))
+    old = copy_tree(path, tmp_path / "old")
     bank = open_bank(path)
     with live(empty_redis, bank=bank) as service:
         service.register(NAME)

@@ -25,6 +25,7 @@ from service.app import create_app
 from service.deployment.loading import load_model
 from service.settings import Settings
 from service.wiring import build, new_metrics
+from tests.copies import copy_tree
 from tests.service.running import QUIET, T0, Process, live, wait_until
 from tests.service.test_metrics import promtool_complaints
 from tests.service.test_real_bundle import COMMAND, closing_process
@@ -37,7 +38,7 @@ AT = T0 + 30 * 3600
 
 def other(bundle: Path, out: Path, seed: int = 2) -> Path:
     """A copy with other weights and a new hash: another version, with other forecasts."""
-    shutil.copytree(bundle, out)
+    copy_tree(bundle, out)
     rng, weights = np.random.default_rng(seed), load_file(out / "weights.safetensors")
     changed = {
         name: (w * rng.normal(1, 0.05, w.shape)).astype(w.dtype) if name.startswith("mhp.blocks") else w
@@ -50,7 +51,7 @@ def other(bundle: Path, out: Path, seed: int = 2) -> Path:
 
 def narrower(bundle: Path, out: Path) -> Path:
     """A copy with a shorter longest horizon."""
-    shutil.copytree(bundle, out)
+    copy_tree(bundle, out)
     manifest = load_bundle(bundle).manifest
     schema = replace(manifest.schema, max_horizon_us=manifest.schema.max_horizon_us // 2)
     write_manifest(out, replace(manifest, schema=schema))
@@ -75,7 +76,7 @@ class Shelf:
 
 def shelf(mini: Path, folder: Path) -> Shelf:
     folder.mkdir()
-    shutil.copytree(mini, folder / "a")
+    copy_tree(mini, folder / "a")
     other(mini, folder / "b")
     return Shelf(folder)
 
@@ -186,7 +187,7 @@ def test_switch_gives_the_forecasts_of_a_service_started_with_that_bundle(
     switched = forecasts(http)
     assert {made["model_version"] for made in switched} == {shelved.hash("b")}
     assert all(x["forecasts"] != y["forecasts"] for x, y in zip(before, switched, strict=True))
-    shutil.copytree(shelved.folder / "b", tmp_path / "b")
+    copy_tree(shelved.folder / "b", tmp_path / "b")
     with inside(Shelf(tmp_path), empty_redis, served="b") as fresh:
         feed(fresh)
         assert forecasts(fresh) == switched

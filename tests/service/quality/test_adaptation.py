@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from service.store.snapshot import signed
 from service.store.store import Registration
 from service.times import iso
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.service.quality.world import Clock, World, answer, events, given, keep, with_world
 from tests.service.running import T0, Live, live, wait_until
 
@@ -48,7 +48,7 @@ def test_two_hundred_invented_videos_do_not_change_anothers_intervals(
     mini: Mini, empty_redis: str, tmp_path: Path
 ) -> None:
     """With 60 requests for the other's video, with horizons of 1 to 60 s."""
-    forecaster = Forecaster.load(Path(shutil.copytree(mini.bundle, tmp_path / "bundle")), device="cpu")
+    forecaster = Forecaster.load(copy_tree(mini.bundle, tmp_path / "bundle"), device="cpu")
     clock, kind = Clock(P0 + 600 * S), forecaster.manifest.types[0]
     # The test's clock stands still, so that a cached forecast would never expire.
     options: dict[str, Any] = {

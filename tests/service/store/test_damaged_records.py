@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from service.quality.label_store import encode_adaptive, parse_adaptive
 from service.store import keys
 from service.times import iso
 from tests.conftest import Mini
+from tests.copies import copy_tree
 from tests.service.running import T0, Live, live, wait_until
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def _outcomes(service: Live, outcome: str) -> float:
 
 
 def test_the_bank_grows_beside_a_damaged_record(mini: Mini, empty_redis: str, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(mini.bundle, tmp_path / "bundle"))
+    bundle = copy_tree(mini.bundle, tmp_path / "bundle")
     now = time.time()
     forecaster = Forecaster.load(bundle, device="cpu")
     try:
