@@ -1,12 +1,14 @@
 """The published table: train as of a time, forecast the benchmark's queries of videos published later, score the forecasts.
 
-    python -m benchmarks.forecasts.accuracy [youtube|weibo|bilibili|hn|zhihu|tideh|all] [--ablation] [--boosting] [--work DIR]
+    python -m benchmarks.forecasts.accuracy [youtube|weibo|bilibili|hn|zhihu|shapes|tideh|all] [--ablation] [--boosting] [--work DIR]
 
 The data sets are in the folder M3TR_TEST_DATA; the tools that make queries and score forecasts are beside it in ../benchmark. DIR
 keeps queries, bundles, forecasts and scores: what exists is not computed again, and an interrupted training is resumed. DIR/accuracy.md
 is the table: nMSE and SRC of the mean, the other scores of the median and the quantiles. --ablation adds the model without each part,
-and --boosting adds LightGBM with the same inputs (``benchmarks.forecasts.boosting``); both with paired bootstrap intervals of the
-difference. The 100 cascades of tideh have no dates, so ``benchmarks.forecasts.tideh`` scores them in its own way.
+and the whole model with a bank that does not grow after training. --boosting adds LightGBM with the same inputs
+(``benchmarks.forecasts.boosting``). Both have paired bootstrap intervals of the difference. The sets of ``shapes`` are simulated: in
+the second one, each class of videos grows differently after training. The 100 cascades of tideh have no dates, so
+``benchmarks.forecasts.tideh`` scores them in its own way.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("mhp", "trajectory", "retrieval", "content")
 EVENT_PARTS = (*PARTS, "cascade")
 WHOLE = "M3TR"
+HELD = "with the bank of the training day"
 BOOSTING = "LightGBM, same inputs"
 COLUMNS = ("nMSE", "MAE", "SRC", "cover", "width", "pinball")
 OF_THE_MEAN = ("nMSE", "SRC", "level")
@@ -37,7 +40,10 @@ OF_THE_MEAN = ("nMSE", "SRC", "level")
 
 @dataclass(frozen=True)
 class Case:
-    """One data set and time: trained as of ``as_of``, scored on videos published later; ``parts`` are the parts to ablate, one by one."""
+    """One data set and time: trained as of ``as_of``, scored on videos published later.
+
+    ``parts`` are the parts to ablate, one by one. A set with ``simulate``, which are options of ``m3tr-build simulate``, is made first.
+    """
 
     name: str
     folder: str
@@ -45,6 +51,14 @@ class Case:
     metric: str
     cut: tuple[str, ...] = ()
     parts: tuple[str, ...] = PARTS
+    simulate: tuple[str, ...] = ()
+
+
+def shapes(name: str, *drift: str) -> Case:
+    """A simulated set in which the shape of a video's first day tells its growth."""
+    options = ("--videos", "3000", "--seed", "3", "--shapes", "8", *drift)
+    cut = ("--ages", "24", "--horizons", "24", "72", "--tolerance", "2")
+    return Case(name, name, "2025-10-18", "views", cut, ("mhp", "trajectory", "retrieval"), options)
 
 
 CASES = {
@@ -78,6 +92,7 @@ CASES = {
             ("--ages", "12", "--horizons", "6", "12", "--tolerance", "1"),
         ),
     ),
+    "shapes": (shapes("shapes"), shapes("shapes-drift", "--drift", "2025-10-18")),
 }
 TIDEH = "tideh"
 
@@ -113,6 +128,17 @@ class Bench:
     def __init__(self, data: Path, work: Path, config: str = "") -> None:
         self.data, self.tools, self.work, self.config = data, data.parent / "benchmark", work, config
 
+    def folder(self, case: Case) -> Path:
+        """The case's data set, simulated first if it has to be."""
+        if not case.simulate:
+            return self.data / case.folder
+        out = self.work / case.name / "data"
+        if not out.exists():
+            part = self.work / case.name / "data.part"
+            measured(builder("simulate", "--out", part, *case.simulate))
+            part.rename(out)
+        return out
+
     def queries(self, case: Case) -> Path:
         out = self.work / case.name / "queries.parquet"
         if not out.with_suffix(".answers.parquet").exists():
@@ -121,7 +147,7 @@ class Bench:
             command: list[str | Path] = [
                 sys.executable,
                 script,
-                self.data / case.folder,
+                self.folder(case),
                 "--metric",
                 case.metric,
                 *case.cut,
@@ -141,7 +167,7 @@ class Bench:
             seconds, megabytes = measured(
                 builder(
                     "train",
-                    self.data / case.folder,
+                    self.folder(case),
                     "--as-of",
                     case.as_of,
                     "--metric",
@@ -158,13 +184,29 @@ class Bench:
         if not forecasts.exists():
             scores.unlink(missing_ok=True)
             part = folder / "part.parquet"
-            measured(builder("forecast", bundle, self.data / case.folder, queries, "--out", part, "--growing-bank"))
+            measured(builder("forecast", bundle, self.folder(case), queries, "--out", part, "--growing-bank"))
             part.rename(forecasts)
-        if not scores.exists():
-            scores.write_text(json.dumps(self.scores(queries, forecasts, name), indent=1), encoding="utf-8")
         # Missing if the benchmark was killed between a training and this note.
         note = folder / "training.txt"
         training = note.read_text(encoding="utf-8") if note.exists() else "not measured"
+        return self.scored(name, queries, folder, training)
+
+    def held(self, case: Case, bundle: Path) -> ModelScores:
+        """Forecast with the bank as it was after training, and score, unless that is done already."""
+        queries, folder = self.queries(case), self.work / case.name / "held-bank"
+        folder.mkdir(exist_ok=True)
+        if not (forecasts := folder / "forecasts.parquet").exists():
+            part = folder / "part.parquet"
+            measured(builder("forecast", bundle, self.folder(case), queries, "--out", part))
+            part.rename(forecasts)
+        return self.scored(HELD, queries, folder)
+
+    def scored(self, name: str, queries: Path, folder: Path, training: str = "") -> ModelScores:
+        """The model whose forecasts are in ``folder``, with its scores, computed unless they are known already."""
+        scores = folder / "scores.json"
+        if not scores.exists():
+            found = self.scores(queries, folder / "forecasts.parquet", name)
+            scores.write_text(json.dumps(found, indent=1), encoding="utf-8")
         return ModelScores(name, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], training)
 
     def scores(self, queries: Path, forecasts: Path, name: str) -> dict[str, Any]:
@@ -186,15 +228,13 @@ class Bench:
         """Train, forecast and score gradient boosting with the inputs of ``bundle``, unless that is done already."""
         queries, folder = self.queries(case), self.work / case.name / "boosting"
         folder.mkdir(exist_ok=True)
-        forecasts, scores = folder / "forecasts.parquet", folder / "scores.json"
+        forecasts = folder / "forecasts.parquet"
         if not forecasts.exists():
             part = folder / "part.parquet"
             module = [sys.executable, "-m", "benchmarks.forecasts.boosting"]
-            measured([*module, bundle, self.data / case.folder, queries, "--as-of", case.as_of, "--out", part])
+            measured([*module, bundle, self.folder(case), queries, "--as-of", case.as_of, "--out", part])
             part.rename(forecasts)
-        if not scores.exists():
-            scores.write_text(json.dumps(self.scores(queries, forecasts, BOOSTING), indent=1), encoding="utf-8")
-        return ModelScores(BOOSTING, folder, json.loads(scores.read_text(encoding="utf-8"))["cells"], "")
+        return self.scored(BOOSTING, queries, folder)
 
     def tideh(self) -> str:
         """The table of the cascades of tideh in Markdown."""
@@ -216,6 +256,7 @@ class Bench:
             models = [self.boosting(case, whole.folder / "bundle")] if boosting else []
             if ablation:
                 models += [self.model(case, f"without {part}", f"use_{part} = false\n") for part in case.parts]
+                models.append(self.held(case, whole.folder / "bundle"))
             for model in models:
                 found = differences(answers, whole.folder / "forecasts.parquet", model.folder / "forecasts.parquet")
                 rows.append(ablated(model, found))
