@@ -128,7 +128,7 @@ class Bench:
     def __init__(self, data: Path, work: Path, config: str = "") -> None:
         self.data, self.tools, self.work, self.config = data, data.parent / "benchmark", work, config
 
-    def folder(self, case: Case) -> Path:
+    def data_set(self, case: Case) -> Path:
         """The case's data set, simulated first if it has to be."""
         if not case.simulate:
             return self.data / case.folder
@@ -147,7 +147,7 @@ class Bench:
             command: list[str | Path] = [
                 sys.executable,
                 script,
-                self.folder(case),
+                self.data_set(case),
                 "--metric",
                 case.metric,
                 *case.cut,
@@ -160,14 +160,14 @@ class Bench:
         queries = self.queries(case)
         folder = self.work / case.name / name.replace(" ", "-")
         folder.mkdir(exist_ok=True)
-        bundle, forecasts, scores = folder / "bundle", folder / "forecasts.parquet", folder / "scores.json"
+        bundle, forecasts = folder / "bundle", folder / "forecasts.parquet"
         if not bundle.exists():
             config = folder / "config.toml"
             config.write_text(self.config + settings, encoding="utf-8")
             seconds, megabytes = measured(
                 builder(
                     "train",
-                    self.folder(case),
+                    self.data_set(case),
                     "--as-of",
                     case.as_of,
                     "--metric",
@@ -181,11 +181,7 @@ class Bench:
             spent = f"{seconds / 60:.1f} minutes, {megabytes:,.0f} MB"
             (folder / "training.txt").write_text(spent, encoding="utf-8")
             forecasts.unlink(missing_ok=True)
-        if not forecasts.exists():
-            scores.unlink(missing_ok=True)
-            part = folder / "part.parquet"
-            measured(builder("forecast", bundle, self.folder(case), queries, "--out", part, "--growing-bank"))
-            part.rename(forecasts)
+        self.forecast(case, bundle, folder, "--growing-bank")
         # Missing if the benchmark was killed between a training and this note.
         note = folder / "training.txt"
         training = note.read_text(encoding="utf-8") if note.exists() else "not measured"
@@ -195,11 +191,16 @@ class Bench:
         """Forecast with the bank as it was after training, and score, unless that is done already."""
         queries, folder = self.queries(case), self.work / case.name / "held-bank"
         folder.mkdir(exist_ok=True)
-        if not (forecasts := folder / "forecasts.parquet").exists():
-            part = folder / "part.parquet"
-            measured(builder("forecast", bundle, self.folder(case), queries, "--out", part))
-            part.rename(forecasts)
+        self.forecast(case, bundle, folder)
         return self.scored(HELD, queries, folder)
+
+    def forecast(self, case: Case, bundle: Path, folder: Path, *options: str) -> None:
+        """Write the forecasts of a bundle into ``folder``, unless that is done already."""
+        if not (forecasts := folder / "forecasts.parquet").exists():
+            (folder / "scores.json").unlink(missing_ok=True)
+            part = folder / "part.parquet"
+            measured(builder("forecast", bundle, self.data_set(case), self.queries(case), "--out", part, *options))
+            part.rename(forecasts)
 
     def scored(self, name: str, queries: Path, folder: Path, training: str = "") -> ModelScores:
         """The model whose forecasts are in ``folder``, with its scores, computed unless they are known already."""
@@ -232,7 +233,7 @@ class Bench:
         if not forecasts.exists():
             part = folder / "part.parquet"
             module = [sys.executable, "-m", "benchmarks.forecasts.boosting"]
-            measured([*module, bundle, self.folder(case), queries, "--as-of", case.as_of, "--out", part])
+            measured([*module, bundle, self.data_set(case), queries, "--as-of", case.as_of, "--out", part])
             part.rename(forecasts)
         return self.scored(BOOSTING, queries, folder)
 
